@@ -1,0 +1,3 @@
+"""Reproducible companion to four papers on generative dataset distillation."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,232 @@
+"""`ImageSet`: labelled images, real or synthetic. What a method distils from, what it makes, what is evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What travels with a set besides its pixels.
+
+    `mean` and `std` are per channel, of pixels in [0, 1]; `take` and `draw` return (pixel - mean) / std.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    split: str = "train"
+    licence: str = "not stated"
+    source: str = ""
+    notes: tuple[str, ...] = ()  # deviations from the official set, shown wherever the set is used
+    normalisation: str = "given"  # which of the constants in use, by name
+    imagenet_indices: tuple[int, ...] = ()  # position of each class in ImageNet-1k, where it has one
+    extra: dict[str, Any] = field(default_factory=dict)  # provenance of a synthetic set: method, config, seed
+
+
+class ImageSet:
+    """Images with labels, on one device.
+
+    Args:
+        images: (N, C, H, W); uint8 pixels (real sets), or float32 in normalised units (synthetic sets).
+        labels: (N,) int64 classes, or (N, K) float32 class probabilities or scores (soft labels).
+        facts:  name, classes, normalisation, source.
+    Raises: UserError: shapes, types or label values that do not fit together.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, facts: Facts):
+        if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+            raise UserError(
+                f"{facts.name}: images must be (N, C, H, W), uint8 pixels or float32 normalised; "
+                f"got {tuple(images.shape)} {images.dtype}"
+            )
+        if len(facts.mean) != images.shape[1] or len(facts.std) != images.shape[1]:
+            raise UserError(f"{facts.name}: {images.shape[1]} channels, but mean and std have {len(facts.mean)}, {len(facts.std)}")
+        hard = labels.ndim == 1 and labels.dtype == torch.int64
+        soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == len(facts.class_names)
+        if not (hard or soft) or len(labels) != len(images):
+            raise UserError(
+                f"{facts.name}: labels must be ({len(images)},) int64 or ({len(images)}, {len(facts.class_names)}) float; "
+                f"got {tuple(labels.shape)} {labels.dtype}"
+            )
+        if hard and len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(facts.class_names)):
+            raise UserError(
+                f"{facts.name}: label {int(labels.min())}..{int(labels.max())} out of range for {len(facts.class_names)} classes"
+            )
+        self.images, self.labels, self.facts = images, labels, facts
+
+    @classmethod
+    def from_classes(cls, images: Tensor, like: "ImageSet", **extra: Any) -> "ImageSet":
+        """A synthetic set from (K, ipc, C, H, W) normalised images, class k in row k, with `like`'s facts."""
+        classes, ipc = images.shape[:2]
+        labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
+        return cls(images.detach().reshape(classes * ipc, *images.shape[2:]).float(), labels, like.synthetic_facts(**extra))
+
+    def synthetic_facts(self, **extra: Any) -> Facts:
+        """This set's facts, for a set distilled from it."""
+        return dataclasses.replace(self.facts, split="synthetic", extra=extra)
+
+    # --- shape -----------------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        n, c, h, w = self.images.shape
+        return f"ImageSet({self.facts.name} {self.facts.split}: {n} images {c}x{h}x{w} {self.images.dtype}, {self.num_classes} classes, {self.device})"
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.facts.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels as stored; a set backed by a generator adds the generator."""
+        return self.images.nbytes + self.labels.nbytes
+
+    @property
+    def hard_labels(self) -> Tensor:
+        """(N,) int64: the labels, or the arg-max of soft ones."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(1)
+
+    # --- images ----------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.facts.mean, self.facts.std))
+        return 1 / (255 * std), -mean / std  # uint8 pixel -> normalised
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 pixels to normalised float32; float32 images are normalised already and pass unchanged."""
+        if images.dtype != torch.uint8:
+            return images
+        scale, shift = self._affine
+        return torch.addcmul(shift, images.float(), scale)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (n, C, H, W) and labels at positions `index`, on the set's device."""
+        index = index.to(self.device)
+        return self.normalise(self.images[index]), self.labels[index]
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Every image, normalised, and every label: for sets that fit in memory as float32."""
+        return self.normalise(self.images), self.labels
+
+    def pixels(self) -> Tensor:
+        """(N, C, H, W) float32 in [0, 1], for showing; values a method pushed outside are clipped."""
+        if self.images.dtype == torch.uint8:
+            return self.images.float() / 255
+        scale, shift = self._affine
+        return ((self.images - shift) / (255 * scale)).clamp(0, 1)
+
+    # --- classes and draws -----------------------------------------------------------------------------------------
+    @functools.cached_property
+    def class_index(self) -> list[Tensor]:
+        """For each class, the positions (N_k,) of its images, on the CPU."""
+        labels = self.hard_labels.cpu()
+        order = torch.argsort(labels, stable=True)
+        return list(torch.split(order, torch.bincount(labels, minlength=self.num_classes).tolist()))
+
+    def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
+        """(K, n) positions: n images of every class, without replacement within a class (with, where a class has fewer)."""
+        rows = []
+        for members in self.class_index:
+            if not len(members):
+                raise UserError(f"{self.facts.name}: class {len(rows)} ({self.facts.class_names[len(rows)]}) has no images")
+            if n <= len(members):
+                pick = torch.randperm(len(members), generator=rng)[:n]
+            else:
+                pick = torch.randint(len(members), (n,), generator=rng)
+            rows.append(members[pick])
+        return torch.stack(rows)
+
+    def draw_classes(self, n: int, rng: torch.Generator) -> Tensor:
+        """(K, n, C, H, W) normalised: n random images of every class."""
+        index = self.draw_index(n, rng)
+        return self.take(index.flatten())[0].unflatten(0, index.shape)
+
+    def draw(self, k: int, n: int, rng: torch.Generator) -> Tensor:
+        """(n, C, H, W) normalised: n random images of class k."""
+        members = self.class_index[k]
+        pick = torch.randperm(len(members), generator=rng)[:n] if n <= len(members) else torch.randint(len(members), (n,), generator=rng)
+        return self.take(members[pick])[0]
+
+    def epoch(self, rng: torch.Generator) -> "ImageSet":
+        """The images of one training epoch: the set itself. A set backed by a generator overrides this and draws afresh."""
+        return self
+
+    # --- copies ----------------------------------------------------------------------------------------------------
+    def to(self, device: torch.device | str) -> "ImageSet":
+        return self if self.device == torch.device(device) else ImageSet(self.images.to(device), self.labels.to(device), self.facts)
+
+    def subset(self, index: Tensor, **facts: Any) -> "ImageSet":
+        """The images at `index`, with `facts` (fields of `Facts`) replaced."""
+        index = index.to(self.device)
+        return ImageSet(self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts))
+
+    def sha256(self) -> str:
+        """Hash of shape, pixels and labels, equal on every device."""
+        if not hasattr(self, "_sha256"):
+            h = hashlib.sha256(f"{tuple(self.images.shape)}{self.images.dtype}{self.labels.dtype}".encode())
+            for t in (self.images, self.labels):
+                h.update(t.contiguous().cpu().numpy().data)
+            self._sha256 = h.hexdigest()
+        return self._sha256
+
+    # --- files -----------------------------------------------------------------------------------------------------
+    def save(self, path: str | Path) -> Path:
+        """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+        try:
+            save_file(tensors, part, {"format": "distill_lib.ImageSet/1", "facts": json.dumps(dataclasses.asdict(self.facts))})
+            os.replace(part, path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> "ImageSet":
+        """Read what `save` wrote; needs no other file.
+
+        Raises: UserError: missing, truncated or foreign file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as f:
+                meta = f.metadata() or {}
+                if meta.get("format") != "distill_lib.ImageSet/1":
+                    raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
+                facts = json.loads(meta["facts"])
+                images, labels = f.get_tensor("images"), f.get_tensor("labels")
+        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as err:
+            raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None
+        facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        return ImageSet(images, labels, Facts(**facts))

@@ -1,0 +1,23 @@
+"""One clear message for everything a user can get wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, said once: what was given and what would work. The command line prints it without a traceback."""
+
+
+def unknown(kind: str, given: object, choices: Iterable[str]) -> UserError:
+    """The error for a name that is not in a list.
+
+    >>> str(unknown("dataset", "cifar", ["CIFAR10", "MNIST"]))
+    "unknown dataset 'cifar': did you mean CIFAR10? Choose one of CIFAR10, MNIST"
+    """
+    choices = list(choices)
+    by_lower = {c.lower(): c for c in choices}
+    close = difflib.get_close_matches(str(given).lower(), by_lower, n=1, cutoff=0.6)
+    hint = f"did you mean {by_lower[close[0]]}? " if close else ""
+    return UserError(f"unknown {kind} {given!r}: {hint}{'C' if hint else 'c'}hoose one of {', '.join(choices)}")

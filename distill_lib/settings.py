@@ -1,0 +1,41 @@
+"""Settings as frozen, checked data: an unknown name or a wrong type is an error that lists what would work."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from typing import Any, dataclass_transform
+
+import pydantic
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as _dataclass
+
+from .errors import UserError
+
+__all__ = ["as_dict", "build", "replace", "settings"]
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type) -> type:
+    """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes."""
+    return _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Settings as plain JSON types, for records."""
+    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def build(cls: type, values: dict[str, Any]) -> Any:
+    """Settings from plain JSON types.
+
+    Raises: UserError: naming every bad field and listing the valid ones.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values, strict=False)
+    except pydantic.ValidationError as err:
+        names = ", ".join(f.name for f in dataclasses.fields(cls))
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']} (got {e.get('input')!r})" for e in err.errors()
+        )
+        raise UserError(f"bad {cls.__qualname__}: {problems}. Valid fields: {names}") from None
