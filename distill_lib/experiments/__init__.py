@@ -1,0 +1,5 @@
+"""What each table and figure consists of: one file per paper. Add an experiment to its paper's list."""
+
+from . import skd
+
+EXPERIMENTS = [*skd.EXPERIMENTS]

@@ -1,0 +1,184 @@
+"""The command line: `distill` or `python -m distill_lib`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from .errors import UserError, unknown
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reproduce, read and extend four papers on generative dataset distillation.",
+)
+KINDS = ["methods", "datasets", "networks", "protocols", "experiments"]
+Parameter = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    from .loop import TimeUp
+
+    try:
+        app(standalone_mode=False)
+    except UserError as err:
+        sys.exit(_fail(str(err), 2))
+    except TimeUp as stop:
+        sys.exit(_fail(str(stop), 3))
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(_fail("stopped; what was computed is saved", 130))
+    except Exception as err:
+        if type(err).__module__.startswith(("click", "typer")) and hasattr(err, "format_message"):
+            sys.exit(_fail(err.format_message(), 2))
+        raise
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _listing(kind: str) -> list[dict[str, object]]:
+    """What one kind of name is, as rows."""
+    if kind == "methods":
+        from .methods import METHODS
+
+        return [{"name": name, "about": module.__doc__.splitlines()[0]} for name, module in METHODS.items()]
+    if kind == "datasets":
+        from . import data
+
+        return data.facts_table()
+    if kind == "networks":
+        from . import networks
+
+        return [{"name": name, "about": about} for name, about in networks.about().items()]
+    if kind == "protocols":
+        from . import protocols
+
+        return [{"name": name, "about": protocols.PROTOCOLS[name].about} for name in protocols.PROTOCOLS]
+    from .experiment import experiments
+
+    return [{"name": e.name, "about": e.title} for e in experiments().values()]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="methods, datasets, networks, protocols or experiments; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the names that exist."""
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    found = {k: _listing(k) for k in ([kind] if kind else KINDS)}
+    if as_json:
+        print(json.dumps(found if kind is None else found[kind], indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for name, rows in found.items():
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        for column in rows[0] if rows else ["name"]:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values()))
+        console.print(table)
+
+
+def parse(pairs: list[str] | None) -> dict[str, object]:
+    """`-p name=value` pairs as a dictionary; a value is JSON where it reads as JSON, else text."""
+    out: dict[str, object] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"parameter {pair!r}: write name=value, for example -p ipcs=[1]")
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = value
+    return out
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
+    parameter: Parameter = None,
+    time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
+) -> None:
+    """Compute the missing cells of an experiment, and print them beside the paper's."""
+    from . import experiment as engine
+
+    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
+    limit = seconds(time_limit) if time_limit else None
+    if params.profile == "full":
+        todo = [s for s in engine.plan(experiment, params) if s.state in ("missing", "stale")]
+        print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {experiment} --profile full`")
+    outcome = engine.run(experiment, params, time_limit=limit, device=device)
+    from . import tables
+
+    frame = tables.details(outcome)
+    print(frame.to_string(index=False) if len(frame) else "nothing measured")
+
+
+def seconds(text: str) -> float:
+    """'90s', '9m', '2h' or plain seconds as a number."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        return float(number) * units[unit]
+    except ValueError:
+        raise UserError(f"time limit {text!r}: write it as 90s, 9m or 2h") from None
+
+
+@app.command()
+def plan(
+    experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    parameter: Parameter = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where every cell stands: recorded, missing, stale and why, or skipped and why."""
+    from . import experiment as engine
+
+    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
+    rows = [{"cell": str(s.cell), "state": s.state, "why": s.why} for s in engine.plan(experiment, params)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print(f"{row['state']:9} {row['cell']}" + (f"  ({row['why']})" if row["state"] != "recorded" else ""))
+
+
+@app.command()
+def reproduce(
+    profile: Annotated[str, typer.Option(help="recorded, smoke, small or full.")] = "smoke",
+    only: Annotated[str | None, typer.Option(help="One notebook: skd/table1_accuracy.")] = None,
+    parameter: Parameter = None,
+    jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
+) -> None:
+    """Run every notebook in a profile and build the book of that run."""
+    from . import book as book_
+
+    book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
+
+
+@app.command()
+def book() -> None:
+    """Build the book from the recorded results."""
+    from . import book as book_
+
+    print(book_.build())
+
+
+if __name__ == "__main__":
+    main()

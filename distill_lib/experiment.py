@@ -1,0 +1,447 @@
+"""The one place that joins data, method, evaluation and record.
+
+An `Experiment` is one table or figure of a paper: the cells it has, and for each profile the `Task` that measures a
+cell. `run` computes what is missing or stale, reuses the rest and says which; nothing else writes records.
+
+    params = check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1]})
+    outcome = run("skd/table1_accuracy", params)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+
+from . import paths, records
+from .errors import UserError, unknown
+from .loop import Loop, TimeUp, atomically
+from .records import Cell, Record
+from .settings import as_dict
+
+Profile = Literal["recorded", "smoke", "small", "full"]
+
+
+def _from_text(value: Any) -> Any:
+    """papermill hands over `-p ipcs "[1, 10]"` as text: read it as the list it means; `-p methods DM,DC` as names."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.replace("'", '"'))
+    except json.JSONDecodeError:
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def names_of(kind: str, choices: Callable[[], list[str]]) -> Any:
+    """A list-of-names type for parameter models: every name is one of `choices()`, or the error lists them; ["all"] is all."""
+
+    def check(value: list[str]) -> list[str]:
+        known = choices()
+        if value == ["all"]:
+            return known
+        for name in value:
+            if name not in known:
+                raise unknown(kind, name, known)
+        return value
+
+    return Annotated[list[str], pydantic.BeforeValidator(_from_text), pydantic.AfterValidator(check)]
+
+
+Numbers = Annotated[list[pydantic.PositiveInt], pydantic.BeforeValidator(_from_text)]
+
+
+class Parameters(pydantic.BaseModel):
+    """What every notebook can be told. A notebook's own model adds its axes; unknown names and wrong types are errors."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    profile: Profile = "recorded"
+    seed: pydantic.NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides a cell's numbers in one profile."""
+
+    cell: Cell
+    config: Any  # the method's Config
+    dataset: str  # what is loaded: the cell's data set or its stand-in
+    protocol: str  # with its budget: vico_dsa@100ep
+    num_eval: int = 5  # networks trained on each set
+    num_sets: int = 1  # independently distilled sets
+    seed: int = 0
+
+    @functools.cached_property
+    def key(self) -> dict[str, Any]:
+        """What a record must agree with to be reused."""
+        from . import evaluate, protocols
+        from .methods import METHODS
+
+        return {
+            "config": as_dict(self.config),
+            "dataset": self.dataset,
+            "network": self.cell.network,
+            "protocol": {"name": self.protocol, **as_dict(protocols.protocol(self.protocol))},
+            "num_eval": self.num_eval,
+            "num_sets": self.num_sets,
+            "seed": self.seed,
+            "code": {self.cell.method: METHODS[self.cell.method].VERSION, "evaluate": evaluate.VERSION},
+        }
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A cell that a profile does not compute, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure.
+
+    Attributes:
+        name:       skd/table1_accuracy: also the notebook, the results folder, the rows of the reported numbers.
+        title:      as on the page.
+        parameters: the model its notebook's parameters are checked against.
+        cells:      parameters -> the cells they select, in the paper's order.
+        task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
+    """
+
+    name: str
+    title: str
+    parameters: type[Parameters]
+    cells: Callable[[Any], list[Cell]]
+    task: Callable[[Cell, Any], Task | Skip]
+
+
+@functools.cache
+def experiments() -> dict[str, Experiment]:
+    """Every experiment by name."""
+    from .experiments import EXPERIMENTS
+
+    return {e.name: e for e in EXPERIMENTS}
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name. Raises: UserError: listing the names."""
+    if name not in experiments():
+        raise unknown("experiment", name, experiments())
+    return experiments()[name]
+
+
+# --- parameters --------------------------------------------------------------------------------------------------------
+def check_parameters(name: str, values: dict[str, Any]) -> Parameters:
+    """The experiment's parameters, checked.
+
+    Raises: UserError: naming each unknown or ill-typed parameter, and listing those that exist.
+    """
+    model = experiment(name).parameters
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as err:
+        problems = "; ".join(_problem(e, model) for e in err.errors())
+        raise UserError(f"{name}: {problems}. Parameters: {', '.join(model.model_fields)}") from None
+
+
+def _problem(error: Any, model: type[Parameters]) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return str(unknown("parameter", name, model.model_fields)).split(": ")[0]
+    if isinstance(cause := error.get("ctx", {}).get("error"), UserError):
+        return f"{name}: {cause}"
+    choices = get_args(model.model_fields[name].annotation) if name in model.model_fields else ()
+    if error["type"] == "literal_error":
+        return str(unknown(name, error["input"], map(str, choices)))
+    return f"{name}: {error['msg']} (got {error['input']!r})"
+
+
+def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
+    """A notebook's parameters from its global names, checked before anything runs.
+
+    papermill defines whatever it is given and only warns about a name the notebook does not have, so every plain value
+    among the notebook's globals must be a parameter. Call it as `experiment.parameters("...", globals())` in the first
+    cell after the parameters.
+
+    Raises: UserError: see `check_parameters`.
+    """
+    ipython = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ipython and isinstance(v, plain)}
+    return check_parameters(name, given)
+
+
+# --- state -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Status:
+    """Where a cell stands: `state` is recorded, missing, stale or skipped; `why` says so in words."""
+
+    cell: Cell
+    state: str
+    why: str = ""
+    task: Task | None = None
+    record: Record | None = None
+
+
+def status(cell: Cell, params: Parameters) -> Status:
+    """Where a cell stands in the profile of `params`, without loading data."""
+    task = _definition(cell).task(cell, params)
+    if isinstance(task, Skip):
+        return Status(cell, "skipped", task.reason)
+    record = records.load(cell, params.profile)
+    if record is None:
+        return Status(cell, "missing", "never computed", task)
+    changed = differences(record.key, task.key)
+    if changed:
+        return Status(cell, "stale", "; ".join(changed), task, record)
+    return Status(cell, "recorded", f"measured {record.made_by.get('at', 'at an unknown time')}", task, record)
+
+
+def plan(name: str, params: Parameters) -> list[Status]:
+    """The status of every cell the parameters select."""
+    return [status(cell, params) for cell in experiment(name).cells(params)]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two nested settings, one line each: 'config.iterations: 500 -> 20001'.
+
+    The data hash is compared when the data is loaded, not here: `new` need not hold it.
+    """
+    out = []
+    for k in sorted(old.keys() | new.keys()):
+        if k == "data_sha256":
+            continue
+        a, b = old.get(k), new.get(k)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differences(a, b, f"{prefix}{k}.")
+        elif a != b:
+            out.append(f"{prefix}{k}: {a!r} -> {b!r}")
+    return out
+
+
+def _definition(cell: Cell) -> Experiment:
+    return experiment(cell.experiment)
+
+
+# --- running -----------------------------------------------------------------------------------------------------------
+@dataclass
+class Outcome:
+    """What a run did: a status per cell (state computed, reused, skipped or failed) and the records it can show."""
+
+    params: Parameters
+    statuses: list[Status] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __iter__(self) -> Iterator[Status]:
+        return iter(self.statuses)
+
+    def of(self, state: str) -> list[Status]:
+        return [s for s in self.statuses if s.state == state]
+
+    @property
+    def summary(self) -> str:
+        """One line: cells computed, reused, skipped, failed."""
+        counts = {s: len(self.of(s)) for s in ("computed", "reused", "failed", "skipped", "recorded", "missing", "stale")}
+        return ", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" in {self.seconds:.0f} s"
+
+
+def run(
+    name: str,
+    params: Parameters,
+    cells: list[Cell] | None = None,
+    time_limit: float | None = None,
+    say: Callable[[str], None] = print,
+    device: str | None = None,
+) -> Outcome:
+    """Compute the cells that are missing or stale in the profile of `params`; reuse the others.
+
+    In the `recorded` profile nothing is computed.
+
+    Args:
+        cells:      a selection; by default every cell the parameters select.
+        time_limit: seconds after which to save and stop; the next run goes on from there.
+        say:        where the line per cell goes.
+    Raises: UserError: cells failed (after all others have run).  TimeUp: the limit was reached.
+    """
+    from filelock import FileLock, Timeout
+
+    start = time.monotonic()
+    cells = experiment(name).cells(params) if cells is None else cells
+    if params.profile == "recorded":
+        return Outcome(params, [_recorded(cell) for cell in cells])
+    outcome, deadline = Outcome(params), None if time_limit is None else start + time_limit
+    waiting, first_round = list(cells), len(cells)
+    while waiting:
+        cell = waiting.pop(0)
+        first_round -= 1
+        lock = paths.runs() / "locks" / params.profile / cell.experiment / f"{cell.stem}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:  # a cell another process is computing goes to the end of the queue
+            with FileLock(lock, timeout=0 if first_round >= 0 else 5):
+                result = _one(cell, params, deadline, say, device)
+        except Timeout:
+            waiting.append(cell)
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeUp("the time limit was reached while another run computed the rest") from None
+            continue
+        outcome.statuses.append(result)
+        _note(result)
+    outcome.seconds = time.monotonic() - start
+    order = {cell: i for i, cell in enumerate(cells)}
+    outcome.statuses.sort(key=lambda s: order[s.cell])
+    say(f"{name} [{params.profile}]: {outcome.summary}")
+    if failed := outcome.of("failed"):
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed))
+    return outcome
+
+
+def _recorded(cell: Cell) -> Status:
+    for profile in ("full", "small"):
+        if record := records.load(cell, profile):
+            return Status(cell, "recorded", profile, record=record)
+    return Status(cell, "missing", "not run")
+
+
+def _one(cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None) -> Status:
+    now = status(cell, params)
+    if now.state == "skipped":
+        return now
+    try:
+        if now.state == "recorded":
+            changed = _data_change(now)
+            if not changed:
+                return Status(cell, "reused", now.why, now.task, now.record)
+            now = Status(cell, "stale", changed, now.task, now.record)
+        say(f"{cell}: {now.why if now.state == 'stale' else now.state}")
+        record = compute(now.task, params.profile, deadline, device)
+        record.save(params.profile)
+    except (TimeUp, KeyboardInterrupt):
+        raise
+    except Exception as err:  # the other cells go on; the failure is reported at the end
+        if not isinstance(err, UserError):
+            import traceback
+
+            traceback.print_exc()
+        say(f"{cell}: failed: {err}")
+        return Status(cell, "failed", f"{type(err).__name__}: {err}", now.task)
+    return Status(cell, "computed", "", now.task, record)
+
+
+def _data_change(now: Status) -> str:
+    """Whether the data set at hand is another one than the record's; '' where it is the same or not at hand."""
+    stored = now.record.key.get("data_sha256")
+    try:
+        real, test = _load(now.task.dataset, "cpu")
+    except UserError:
+        return ""
+    current = {"train": real.sha256(), "test": test.sha256()}
+    return "" if stored == current else "the data set's pixels or labels differ from the recorded ones"
+
+
+@functools.lru_cache(maxsize=4)
+def _load(dataset: str, device: str) -> tuple[Any, Any]:
+    from . import data
+
+    real, test = data.load(dataset)
+    return real.to(device), test.to(device)
+
+
+def compute(task: Task, profile: str, deadline: float | None = None, device: str | None = None) -> Record:
+    """Distil and evaluate one cell; resumes where an interrupted run stopped.
+
+    Args:
+        deadline: `time.monotonic()` after which to save and raise `TimeUp`.
+    Returns: the record, not yet written.
+    """
+    from .data import ImageSet
+    from .device import measure, pick
+    from .evaluate import evaluate
+    from .methods import METHODS
+
+    place = pick(device)
+    real, test = _load(task.dataset, str(place))
+    method = METHODS[task.cell.method]
+    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
+    folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
+    spent = _Spent(folder / "seconds.json")
+    evaluations, bytes_ = [], 0
+    for i in range(task.num_sets):
+        loop = Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline)
+        file = set_path(task.cell, profile, i, records.digest(key))
+        with spent.phase("distill", place, measure):
+            if file.exists():
+                synthetic = ImageSet.load(file).to(place)
+            else:
+                synthetic = method.distill(real, task.config, seed=task.seed + i, loop=loop)
+                if synthetic is not real:
+                    synthetic.save(file)
+        bytes_ = max(bytes_, synthetic.nbytes)
+        with spent.phase("evaluate", place, measure):
+            evaluations.append(
+                evaluate(
+                    synthetic, test, task.protocol, network=task.cell.network, num_eval=task.num_eval,
+                    seed=task.seed + 1000 * i, loop=loop, real=real,
+                )
+            )  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)
+    metrics: dict[str, Any] = {"bytes": bytes_}
+    for name in evaluations[0].metrics:
+        metrics[name] = [v for e in evaluations for v in e.metrics[name]]
+    return Record(
+        cell=task.cell,
+        test_accuracy_pct=[float(v) for e in evaluations for v in e.test_accuracy_pct],
+        sets=[i for i, e in enumerate(evaluations) for _ in e.test_accuracy_pct],
+        key=key,
+        metrics=metrics,
+        seconds={k: round(v, 2) for k, v in spent.seconds.items()},
+        memory_mb=round(spent.memory_mb),
+        made_by={**records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes)},
+    )
+
+
+def set_path(cell: Cell, profile: str, index: int = 0, key: str = "") -> Path:
+    """Where a cell's distilled set lies."""
+    return paths.runs() / profile / "sets" / cell.experiment / f"{cell.stem}-{key}-set{index}.safetensors"
+
+
+class _Spent:
+    """Seconds per phase and peak memory, added up over interruptions."""
+
+    def __init__(self, file: Path):
+        self.file, self.seconds, self.memory_mb = file, {}, 0.0
+        if file.exists():
+            try:
+                saved = json.loads(file.read_text())
+                self.seconds, self.memory_mb = saved["seconds"], saved["memory_mb"]
+            except (json.JSONDecodeError, KeyError):
+                raise UserError(f"{file}: damaged; delete the folder {file.parent} to compute the cell from the start") from None
+
+    @contextmanager
+    def phase(self, name: str, place: Any, measure: Callable) -> Iterator[None]:
+        cost = None
+        try:
+            with measure(place) as cost:
+                yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + cost.seconds
+            self.memory_mb = max(self.memory_mb, cost.memory_mb)
+            body = json.dumps({"seconds": self.seconds, "memory_mb": self.memory_mb})
+            atomically(self.file, lambda part: part.write_text(body))
+
+
+def _note(result: Status) -> None:
+    """Tell the process that runs the notebooks what happened to a cell (a JSON line in the file `DISTILL_SUMMARY`)."""
+    if file := os.environ.get("DISTILL_SUMMARY"):
+        seconds = sum(result.record.seconds.values()) if result.state == "computed" else 0.0
+        line = {"experiment": result.cell.experiment, "cell": result.cell.stem, "state": result.state, "seconds": seconds}
+        with open(file, "a") as f:
+            f.write(json.dumps(line) + "\n")

@@ -1,0 +1,71 @@
+"""SKD: generative dataset distillation based on self-knowledge distillation (Li et al., ICASSP 2025)."""
+
+from __future__ import annotations
+
+from ..experiment import Experiment, Numbers, Parameters, Skip, Task, names_of
+from ..methods import METHODS
+from ..records import Cell
+
+TABLE1 = "skd/table1_accuracy"
+
+# Rows in the paper's order, with the protocol that produced the printed numbers.
+ROWS = {
+    "Random": "vico_noaug", "Herding": "vico_noaug", "K-Center": "vico_noaug", "Forgetting": "vico_noaug", "DC": "vico_noaug",
+    "DSA": "vico_dsa", "DM": "vico_dsa", "CAFE": "vico_dsa", "KIP": "frepo_mse", "MTT": "mtt", "FRePo": "frepo_mse",
+    "CGAN": "dim", "DiM": "dim", "SKD (no standardisation)": "dim", "SKD": "dim", "Full data": "vico_dsa",
+}  # fmt: skip
+# Rows measured under a second protocol too, so that they can be compared with the rows below them.
+AGAIN = {"Random": ["vico_dsa"], "Herding": ["vico_dsa"], "K-Center": ["vico_dsa"], "Forgetting": ["vico_dsa"], "DC": ["vico_dsa"]}
+DATASETS = ["MNIST", "FashionMNIST", "CIFAR10"]
+IPCS = [1, 10, 50]
+
+# What the smaller profiles compute; the page names it beside every number.
+STAND_INS = {"FashionMNIST": "FashionMNIST-mini", "CIFAR10": "BloodCells-mini"}  # smoke: real data inside the package
+SMOKE_CELLS = {"FashionMNIST": [1, 10], "CIFAR10": [1]}
+SMOKE_EPOCHS = {1: 60, 10: 20, None: 2}
+SMALL_CELLS = {"MNIST": [1], "FashionMNIST": [1, 10], "CIFAR10": [1]}
+SMALL_EPOCHS = {1: 300, 10: 100, 50: 40, None: 2}
+
+
+class Table1Parameters(Parameters):
+    methods: names_of("method", lambda: list(ROWS)) = list(ROWS)  # rows
+    datasets: names_of("dataset", lambda: DATASETS) = DATASETS  # column groups
+    ipcs: Numbers = IPCS  # images per class
+
+
+def table1_cells(params: Table1Parameters) -> list[Cell]:
+    """Every cell of the table, then the rows measured again under the protocol of the rows they are compared with."""
+    cells = []
+    for method in params.methods:
+        for protocol in [ROWS[method], *AGAIN.get(method, [])]:
+            for dataset in params.datasets:
+                for ipc in [None] if method == "Full data" else params.ipcs:
+                    cells.append(Cell(TABLE1, method, dataset, ipc, "ConvNet", protocol))
+    return cells
+
+
+def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if cell.method not in METHODS:
+        return Skip("method not implemented yet")
+    method = METHODS[cell.method]
+    if params.profile == "smoke":
+        if cell.dataset not in STAND_INS:
+            return Skip(f"no stand-in for {cell.dataset} in the package")
+        dataset = STAND_INS[cell.dataset]
+        if cell.ipc not in [*SMOKE_CELLS[cell.dataset], None]:
+            return Skip(f"smoke computes {cell.dataset} at IPC {SMOKE_CELLS[cell.dataset]}")
+        config = method.paper_config(cell.dataset, cell.ipc).smoke()
+        return Task(cell, config, dataset, f"{cell.protocol}@{SMOKE_EPOCHS[cell.ipc]}ep", num_eval=2, seed=params.seed)
+    config = method.paper_config(cell.dataset, cell.ipc)
+    if params.profile == "small":
+        if cell.ipc not in [*SMALL_CELLS[cell.dataset], None]:
+            return Skip(f"small computes {cell.dataset} at IPC {SMALL_CELLS[cell.dataset]}")
+        num_eval = 1 if cell.ipc is None else 3
+        sets = 3 if cell.method == "Random" else 1
+        return Task(cell, config.small(), cell.dataset, f"{cell.protocol}@{SMALL_EPOCHS[cell.ipc]}ep", num_eval, sets, params.seed)
+    return Task(cell, config, cell.dataset, cell.protocol, num_eval=5, num_sets=1 if cell.ipc is None else 5, seed=params.seed)
+
+
+EXPERIMENTS = [
+    Experiment(TABLE1, "SKD, Table 1: test accuracy", Table1Parameters, table1_cells, table1_task),
+]

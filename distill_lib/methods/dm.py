@@ -1,0 +1,100 @@
+"""DM: dataset condensation with distribution matching (Zhao & Bilen, WACV 2023). Book page: book/dm.md
+
+Pull each class's mean synthetic embedding onto its mean real embedding, in the feature spaces of networks drawn at
+random and never trained. One outer loop, no inner loop, no second derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import augment, networks
+from ..data import ImageSet
+from ..loop import Loop
+from ..rng import generator
+from ..settings import replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # images per class
+    iterations: int = 20_001  # outer steps, one fresh random network each; the official loop runs 0 to 20,000 inclusive
+    network: str = "ConvNet"
+    lr_img: float = 1.0  # SGD step size on the pixels, in normalised units
+    momentum_img: float = 0.5
+    batch_real: int = 256  # real images per class and step
+    dsa: str = "color_crop_cutout_flip_scale_rotate"  # siamese augmentation, one draw per class and step; "none" for none
+    init: Literal["real", "noise"] = "real"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the synthetic images stay float32
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, iterations=min(self.iterations, 60), batch_real=32)
+
+    def small(self) -> Config:
+        """A budget two CPU cores finish in minutes: fewer steps on smaller real batches."""
+        return replace(self, iterations=min(self.iterations, 500), batch_real=64)
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """The setting behind one cell of the paper's tables.
+
+    Source: the official repository's defaults and README: lr_img 1, and 10 from 100 images per class on; no flips on digits.
+    """
+    return Config(ipc=ipc, lr_img=10.0 if ipc >= 100 else 1.0, dsa=augment.strategy_for(dataset))
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Distil `real` into cfg.ipc images per class.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc normalised float32 images with hard labels.
+    Source:  algorithm 1 of the paper; loss summed over classes and features, as in the official code.
+    """
+    loop = loop or Loop()
+    rng = generator(seed, "DM")
+    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
+    dsa = augment.dsa(cfg.dsa)
+    for _ in loop.steps("distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}):
+        network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
+        real_batch = real.draw_classes(cfg.batch_real, rng)  # (K, batch_real, C, H, W)
+        omega = dsa.draw_siamese(real.num_classes, real.shape, rng)  # one operation and one parameter set per class
+        loss = matching_loss(network, dsa.apply(real_batch, omega), dsa.apply(synthetic, omega), cfg.precision)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.log(loss=loss)
+    return ImageSet.from_classes(synthetic, like=real, method="DM", seed=seed)
+
+
+def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
+    """(K, ipc, C, H, W): random real images of every class, or standard normal noise in normalised units."""
+    if cfg.init == "real":
+        return real.draw_classes(cfg.ipc, rng)
+    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)
+
+
+def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, precision: str = "float32") -> Tensor:
+    """Sum over classes of the squared distance between mean embeddings.
+
+    Equal to looping over the classes: instance norm keeps images apart, so one pass serves all classes.
+
+    Args:
+        real:      (K, n, C, H, W) augmented real images; no gradient flows into them.
+        synthetic: (K, m, C, H, W) augmented synthetic images.
+    Returns: scalar; gradient with respect to `synthetic`.
+    Source:  equation 4 of the paper, with sums in place of means over features.
+    """
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.no_grad():
+            target = torch.stack([networks.embed(network, batch).float().mean(0) for batch in real])  # (K, D)
+        embedded = networks.embed(network, synthetic.flatten(0, 1))  # (K * m, D)
+    mean = embedded.float().unflatten(0, synthetic.shape[:2]).mean(1)  # (K, D)
+    return (target - mean).square().sum()

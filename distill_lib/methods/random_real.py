@@ -1,0 +1,39 @@
+"""Random: real images drawn uniformly, the same number of every class. Book page: book/selection.md
+
+The floor every method must beat. Labels are hard, images unmodified (Zhao et al. 2021, baselines).
+"""
+
+from __future__ import annotations
+
+from ..data import ImageSet
+from ..loop import Loop
+from ..rng import generator
+from ..settings import settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # images per class
+
+    def smoke(self) -> Config:
+        return self
+
+    def small(self) -> Config:
+        return self
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    return Config(ipc=ipc)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Draw the set.
+
+    Args:
+        real: (N, C, H, W) images of K classes.
+    Returns: K x ipc of them, normalised, class after class.
+    """
+    images = real.draw_classes(cfg.ipc, generator(seed, "Random"))
+    return ImageSet.from_classes(images, like=real, method="Random", seed=seed)

@@ -1,0 +1,163 @@
+"""`Cell` (what a number is), `Record` (what was measured for it), and the files they live in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import platform
+import re
+import subprocess
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import paths
+from .errors import UserError
+from .loop import atomically
+from .settings import as_dict, build, settings
+
+FORMAT = 1
+
+
+@settings
+class Cell:
+    """One entry of a table or figure: what a number is, whoever measures it."""
+
+    experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
+    method: str
+    dataset: str  # as the paper names it; a profile may compute on a stand-in, which the record names
+    ipc: int | None = None  # images per class; None for the full data set
+    network: str = "ConvNet"  # evaluation network
+    protocol: str = "vico_dsa"
+    variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
+
+    @property
+    def stem(self) -> str:
+        """File name without its ending: dm_fashionmnist_ipc10_convnet_vico-dsa."""
+        size = "all" if self.ipc is None else f"ipc{self.ipc}"
+        parts = [self.method, self.dataset, size, self.network, self.protocol, self.variant]
+        return "_".join(re.sub(r"[^a-z0-9.]+", "-", p.lower()).strip("-") for p in parts if p)
+
+    def __str__(self) -> str:
+        size = "full data" if self.ipc is None else f"IPC {self.ipc}"
+        return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run measured for a cell.
+
+    Attributes:
+        cell:              what was measured.
+        test_accuracy_pct: last-epoch accuracy of every network, in percent, set after set.
+        sets:              for each network, which independently distilled set it was trained on.
+        key:               everything the numbers depend on: settings, protocol, data, code versions, seed.
+        metrics:           further measurements, each list as long as `test_accuracy_pct`, or a number.
+        seconds:           wall seconds by phase ("distill", "evaluate").
+        memory_mb:         peak memory over all phases.
+        made_by:           commit, device, versions, time.
+    """
+
+    cell: Cell
+    test_accuracy_pct: list[float]
+    sets: list[int]
+    key: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory_mb: float = 0.0
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, profile: str) -> Path:
+        """Write the record to its file in the profile's folder, whole or not at all."""
+        body = self.to_json()
+        return atomically(path(self.cell, profile), lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+
+    def to_json(self) -> dict[str, Any]:
+        body = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "cell": as_dict(self.cell)}
+        return {**body, "sha256": _digest(body)}
+
+
+def path(cell: Cell, profile: str) -> Path:
+    """The record file of a cell: results/full/skd/table1_accuracy/dm_cifar10_ipc10_convnet_vico-dsa.json."""
+    return paths.results(profile) / cell.experiment / f"{cell.stem}.json"
+
+
+def load(cell: Cell, profile: str) -> Record | None:
+    """The cell's record, or None where there is none.
+
+    Raises: UserError: the file is damaged or was edited by hand.
+    """
+    file = path(cell, profile)
+    if not file.exists():
+        return None
+    record = read(file)
+    if record.cell != cell:
+        raise UserError(f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again")
+    return record
+
+
+def read(file: Path) -> Record:
+    """Read and check one record file.
+
+    Raises: UserError: unreadable, not a record, of another format, or changed since it was written.
+    """
+    try:
+        body = json.loads(file.read_text())
+        stored = body.pop("sha256")
+        version = body.pop("format")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as err:
+        raise UserError(f"{file}: not a readable record ({err!r}); delete it to compute the cell again") from None
+    if version != FORMAT:
+        raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
+    if stored != _digest({"format": version, **body}):
+        raise UserError(f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again")
+    try:
+        record = Record(**{**body, "cell": build(Cell, body["cell"])})
+    except (TypeError, KeyError) as err:
+        raise UserError(f"{file}: not a record ({err})") from None
+    values = record.test_accuracy_pct
+    if not values or len(values) != len(record.sets) or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values):
+        raise UserError(f"{file}: test_accuracy_pct must be percentages, one per network; got {values}")
+    return record
+
+
+def provenance(device: Any) -> dict[str, Any]:
+    """Who measured: commit, device, versions and time."""
+    import torch
+
+    from .device import describe
+
+    info = {**code_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
+    if torch.device(device).type == "cuda":
+        info["cuda"] = torch.version.cuda
+    return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+
+
+@functools.cache
+def code_state() -> dict[str, Any]:
+    """Commit of the checkout and whether its code was changed since; empty outside a git checkout.
+
+    Where there is no git, `DISTILL_COMMIT` may name the commit the copy was taken from.
+    """
+    import os
+
+    try:
+        git = functools.partial(subprocess.run, cwd=paths.ROOT, capture_output=True, text=True, check=True, timeout=10)
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()[:12]
+        dirty = bool(git(["git", "status", "--porcelain", "--", "distill_lib"]).stdout.strip())
+        return {"commit": commit, "changed_since_commit": dirty}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": os.environ["DISTILL_COMMIT"]} if "DISTILL_COMMIT" in os.environ else {}
+
+
+def digest(value: Any) -> str:
+    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
+    return _digest(value)[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""Tables: the paper's number beside ours, with spread, cost, protocol and status. Plain DataFrames in, HTML out."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING, Any
+
+from . import records, reported, statistics
+from .records import Cell, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .experiment import Outcome
+
+NOT_RUN = "not run"
+
+
+def published(cell: Cell) -> dict[str, Any] | None:
+    """The row of the reported numbers for a cell, or None where the paper has no such cell."""
+    rows = reported.lookup(cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.variant)
+    return rows
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """'48.9 ± 0.6': mean and population standard deviation over networks; the mean alone for a single network."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
+    """Records of a cell by profile: full and small in the recorded view, else the run's own profile."""
+    if outcome.params.profile == "recorded":
+        found = {p: records.load(cell, p) for p in ("full", "small")}
+        return {p: r for p, r in found.items() if r}
+    return {outcome.params.profile: s.record for s in outcome if s.cell == cell and s.record}
+
+
+def heading(profile: str, record: Record, cell: Cell) -> str:
+    """Column heading of our numbers; a stand-in data set is named."""
+    data = record.key["dataset"]
+    return f"ours, {profile}" + ("" if data == cell.dataset else f", on {data}")
+
+
+def grid(outcome: Outcome, own_protocol: dict[str, str]) -> pd.DataFrame:
+    """The table in the paper's layout, our numbers in columns of their own, one per profile.
+
+    Args:
+        own_protocol: method -> protocol behind the printed numbers; a cell under another protocol gets a row of its own
+                      and no printed number.
+    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured.
+    """
+    import pandas as pd
+
+    columns: dict[tuple[str, str, str], dict[str, str]] = {}
+    rows: list[str] = []
+    full = "Full data"
+    cells = [s.cell for s in outcome]
+    sizes = {c.dataset: sorted({x.ipc for x in cells if x.dataset == c.dataset and x.ipc}) for c in cells}
+    ours: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        same = cell.protocol == own_protocol[cell.method]
+        label = cell.method if same else f"{cell.method} ({cell.protocol})"
+        if label not in rows:
+            rows.append(label)
+        found = measured(cell, outcome)
+        for size in [f"IPC {i}" for i in sizes[cell.dataset]] if cell.ipc is None else [f"IPC {cell.ipc}"]:
+            group = (cell.dataset, size)
+            ours.setdefault(group, [])
+            row = published(cell) if same else None
+            columns.setdefault((*group, "paper"), {})[label] = row["text"] if row else ""
+            for profile, record in found.items():
+                name = heading(profile, record, cell)
+                if name not in ours[group]:
+                    ours[group].append(name)
+                columns.setdefault((*group, name), {})[label] = spread(record.test_accuracy_pct)
+    order = [(d, s, w) for (d, s), names in ours.items() for w in ["paper", *sorted(names)]]
+    frame = pd.DataFrame({key: columns[key] for key in order}, index=rows).fillna(NOT_RUN)
+    frame.columns = pd.MultiIndex.from_tuples(order, names=["data set", "images per class", ""])
+    frame.index.name = "method"
+    if full in rows:
+        frame = frame.rename(index={full: "Full data (same in every column)"})
+    return frame
+
+
+def details(outcome: Outcome) -> pd.DataFrame:
+    """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost."""
+    import pandas as pd
+
+    out = []
+    for s in outcome:
+        row = published(s.cell)
+        for profile, record in measured(s.cell, outcome).items():
+            values = record.test_accuracy_pct
+            line = {
+                "method": s.cell.method,
+                "data": record.key["dataset"],
+                "IPC": "all" if s.cell.ipc is None else s.cell.ipc,
+                "profile": profile,
+                "protocol": record.key["protocol"]["name"],
+                "paper": row["text"] if row else "no such cell",
+                "ours": spread(values),
+                "difference": "",
+                "verdict": "reduced budget",
+                "networks": f"{len(values)} on {len(set(record.sets))} set{'s' * (len(set(record.sets)) > 1)}",
+                "seconds": round(sum(record.seconds.values())),
+                "memory MB": round(record.memory_mb),
+                "device": record.made_by.get("device", ""),
+                "commit": record.made_by.get("commit", ""),
+            }
+            same_data = record.key["dataset"] == s.cell.dataset
+            if row and row["value"] is not None and same_data:
+                line["difference"] = f"{sum(values) / len(values) - row['value']:+.1f}"
+                if profile == "full":
+                    line["verdict"] = statistics.equal_to_published(values, row["value"], row["std"], row["trials"]).verdict
+            elif not same_data:
+                line["verdict"] = "stand-in data"
+            out.append(line)
+    return pd.DataFrame(out)
+
+
+def points(outcome: Outcome, own_protocol: dict[str, str]) -> pd.DataFrame:
+    """Published and measured means for a figure: columns panel, method, who, value, std; panels without ours are left out."""
+    import pandas as pd
+
+    out: list[dict[str, Any]] = []
+    for s in outcome:
+        if s.cell.ipc is None or s.cell.protocol != own_protocol[s.cell.method]:
+            continue
+        row, panel = published(s.cell), f"{s.cell.dataset}, IPC {s.cell.ipc}"
+        if row and row["value"] is not None:
+            out.append({"panel": panel, "method": s.cell.method, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})
+        for profile, record in measured(s.cell, outcome).items():
+            values = pd.Series(record.test_accuracy_pct)
+            who = heading(profile, record, s.cell)
+            out.append({"panel": panel, "method": s.cell.method, "who": who, "value": values.mean(), "std": values.std(ddof=0)})
+    frame = pd.DataFrame(out, columns=["panel", "method", "who", "value", "std"])
+    with_ours = set(frame.loc[frame["who"] != "paper", "panel"])
+    return frame[frame["panel"].isin(with_ours)] if with_ours else frame
+
+
+def counts(outcome: Outcome) -> str:
+    """'12 of 138 cells measured at full, 9 at small': cells of the paper only, extras not counted."""
+    cells = [s.cell for s in outcome if published(s.cell)]
+    if outcome.params.profile == "recorded":
+        full = sum(bool(records.load(c, "full")) for c in cells)
+        small = sum(bool(records.load(c, "small")) for c in cells)
+        return f"{full} of {len(cells)} cells reproduced at full, {small} at small"
+    done = sum(bool(measured(c, outcome)) for c in cells)
+    return f"{done} of {len(cells)} cells measured at {outcome.params.profile}"
+
+
+def as_published(experiment: str) -> pd.DataFrame:
+    """A table as the paper prints it, 'not in the source' where the number is lost."""
+    return reported.matrix(experiment)
+
+
+class Shown:
+    """A table as HTML: scrolls inside its own box on a narrow screen, printed as text elsewhere."""
+
+    def __init__(self, frame: pd.DataFrame, caption: str = ""):
+        self.frame, self.caption = frame, caption
+
+    def __repr__(self) -> str:
+        return (self.caption + "\n" if self.caption else "") + self.frame.to_string()
+
+    def _repr_html_(self) -> str:
+        plain = self.frame.index.name is None
+        style = self.frame.style.set_table_attributes('class="distill-table"').format(lambda v: html.escape(str(v)))
+        if plain:
+            style = style.hide(axis="index")
+        paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
+        ours = [c for c in self.frame.columns if str(c[-1] if isinstance(c, tuple) else c).startswith("ours")]
+        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "")
+        classes[paper] = classes[paper].map(lambda v: f"{v} paper".strip())
+        classes[ours] = classes[ours].map(lambda v: f"{v} ours".strip())
+        if self.frame.index.is_unique and self.frame.columns.is_unique:
+            style = style.set_td_classes(classes)
+        if self.caption:
+            style = style.set_caption(html.escape(self.caption))
+        return f'<div class="distill-scroll" tabindex="0" role="region" aria-label="Table">{style.to_html()}</div>'
+
+
+def show(frame: pd.DataFrame, caption: str = "") -> Shown:
+    """A table for a notebook's last line."""
+    return Shown(frame, caption)
