@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -86,3 +87,46 @@ def can_compile() -> bool:
 def compiled(fn: Callable, **options) -> Callable:
     """`torch.compile(fn, **options)` where a compiler is there, else `fn` itself."""
     return torch.compile(fn, **options) if can_compile() else fn
+
+
+def out_of_memory(err: BaseException) -> bool:
+    """Whether an error says that the device, or the machine, ran out of memory."""
+    return isinstance(err, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(err)
+
+
+class Pieces:
+    """Runs a function over consecutive slices of 0..total, and over smaller ones from the moment memory runs out.
+
+    Args:
+        size: length of a slice; halved, for this and all later calls, whenever a slice does not fit.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, total: int, run: Callable[[slice], Any]) -> list[Any]:
+        """[run(slice(0, size)), run(slice(size, 2 * size)), ...]: `run` must leave nothing behind where it fails.
+
+        Raises: the out-of-memory error, where a slice of one does not fit either.
+        """
+        results, start = [], 0
+        while start < total:
+            stop = min(start + self.size, total)
+            try:
+                results.append(run(slice(start, stop)))
+            except (RuntimeError, MemoryError) as err:
+                if not out_of_memory(err) or stop - start == 1:
+                    raise
+                self.size = (stop - start) // 2
+                warnings.warn(f"out of memory: going on with {self.size} at a time (same result, slower)", stacklevel=2)
+            else:
+                start = stop
+                continue
+            if torch.cuda.is_available():  # outside the handler, whose traceback keeps the failed slice's tensors alive
+                torch.cuda.empty_cache()
+        return results
+
+
+def chunked(fn: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int) -> torch.Tensor:
+    """`fn` over slices of `x` along its first dimension, results concatenated; smaller slices where memory runs out."""
+    return torch.cat(Pieces(size)(len(x), lambda part: fn(x[part])))
