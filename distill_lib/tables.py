@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import records, reported, statistics
+from . import paths, records, reported, statistics
 from .records import Cell, Record
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ NOT_RUN = "not run"
 
 def published(cell: Cell) -> dict[str, Any] | None:
     """The row of the reported numbers for a cell, or None where the paper has no such cell."""
-    rows = reported.lookup(cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.variant)
-    return rows
+    return reported.lookup(cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.variant)
 
 
 def spread(values: list[float], digits: int = 1) -> str:
@@ -152,6 +151,30 @@ def counts(outcome: Outcome) -> str:
         return f"{full} of {len(cells)} cells reproduced at full, {small} at small"
     done = sum(bool(measured(c, outcome)) for c in cells)
     return f"{done} of {len(cells)} cells measured at {outcome.params.profile}"
+
+
+def headline() -> pd.DataFrame:
+    """Per table of the four papers: cells with a printed number, cells the source lost, cells measured at full and small."""
+    import pandas as pd
+
+    out = []
+    for name in reported.experiments():
+        rows = reported.load_experiment(name)
+        found = {}
+        for profile in ("full", "small"):
+            folder = paths.results(profile) / name
+            cells = [records.read(f).cell for f in sorted(folder.glob("*.json"))]
+            found[profile] = len({(c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells if published(c)})
+        out.append(
+            {
+                "table or figure": name,
+                "printed cells": int((rows["status"] == "printed").sum()),
+                "not in the source": int((rows["status"] == reported.LOST).sum()),
+                "measured, full": found["full"],
+                "measured, small": found["small"],
+            }
+        )
+    return pd.DataFrame(out)
 
 
 def as_published(experiment: str) -> pd.DataFrame:

@@ -1,0 +1,116 @@
+"""DM: the batched loss against the per-class loop of the paper, and the loss's own properties."""
+
+import torch
+
+from distill_lib import augment, data, networks
+from distill_lib.methods import dm
+from distill_lib.rng import generator
+
+K, N, M = 3, 6, 2
+
+
+def batches(seed=0, shape=(1, 28, 28), n=N, m=M):
+    rng = generator(seed, "dm test")
+    return torch.randn(K, n, *shape, generator=rng), torch.randn(K, m, *shape, generator=rng)
+
+
+def network(like=(1, 28, 28), width="ConvNet"):
+    facts = data.Facts("toy", tuple("abc"), (0.0,) * like[0], (1.0,) * like[0])
+    toy = data.ImageSet(torch.zeros(K, *like), torch.arange(K), facts)
+    return networks.fresh(width, toy, generator(0, "net")).requires_grad_(False)
+
+
+def loop_reference(net, real, synthetic):
+    """The paper's loop over classes, one network pass per class and set, in float64."""
+    net, loss = net.double(), 0.0
+    for k in range(K):
+        loss = loss + (net.embed(real[k].double()).mean(0) - net.embed(synthetic[k].double()).mean(0)).square().sum()
+    net.float()
+    return loss
+
+
+def test_the_batched_loss_and_its_image_gradient_equal_the_per_class_loop():
+    net, (real, synthetic) = network(), batches()
+    fast = synthetic.clone().requires_grad_()
+    loss = dm.matching_loss(net, real, fast)
+    loss.backward()
+    slow = synthetic.clone().requires_grad_()
+    reference = loop_reference(net, real, slow)
+    reference.backward()
+    assert abs(loss.item() - reference.item()) < 1e-4 * reference.item()
+    assert (fast.grad - slow.grad).norm() < 1e-4 * slow.grad.norm()
+
+
+def test_equal_batches_have_zero_loss_and_gradient():
+    net, (real, _) = network(), batches()
+    synthetic = real.clone().requires_grad_()
+    loss = dm.matching_loss(net, real, synthetic)
+    loss.backward()
+    assert loss.item() < 1e-8 and synthetic.grad.abs().max() < 1e-5
+
+
+def test_the_loss_adds_over_classes():
+    net, (real, synthetic) = network(), batches()
+    both = synthetic.clone().requires_grad_()
+    dm.matching_loss(net, real, both).backward()
+    changed = real.clone()
+    changed[1:] += 1
+    alone = synthetic.clone().requires_grad_()
+    dm.matching_loss(net, changed, alone).backward()
+    assert torch.allclose(both.grad[0], alone.grad[0], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(both.grad[1], alone.grad[1], rtol=1e-4, atol=1e-6)
+
+
+def test_duplicating_every_synthetic_image_leaves_the_loss_unchanged():
+    net, (real, synthetic) = network(), batches()
+    once = dm.matching_loss(net, real, synthetic)
+    twice = dm.matching_loss(net, real, synthetic.repeat(1, 2, 1, 1, 1))
+    assert torch.allclose(once, twice, rtol=1e-4)
+
+
+def test_shifting_linear_features_adds_the_squared_shift_per_class():
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = torch.zeros(4)
+
+        def embed(self, x):
+            return x.flatten(1)[:, :4] + self.shift
+
+    net, (real, _) = Linear(), batches()
+    synthetic = real.clone() + 0
+    synthetic.flatten(2)[..., :4] += torch.tensor([1.0, 2.0, 0.0, 0.0])
+    loss = dm.matching_loss(net, real, synthetic)
+    assert torch.allclose(loss, torch.tensor(K * 5.0), rtol=1e-5)
+
+
+def test_every_image_gets_a_gradient_and_the_network_none():
+    net, (real, synthetic) = network(), batches()
+    synthetic.requires_grad_()
+    dm.matching_loss(net, real, synthetic).backward()
+    assert (synthetic.grad.flatten(2).norm(dim=2) > 0).all()
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_the_published_settings():
+    assert dm.paper_config("CIFAR10", 10) == dm.Config(ipc=10)
+    assert dm.paper_config("CIFAR10", 10).iterations == 20_001
+    assert dm.paper_config("CIFAR10", 200).lr_img == 10.0
+    assert "flip" not in dm.paper_config("MNIST", 1).dsa and "flip" in dm.paper_config("FashionMNIST", 1).dsa
+
+
+def test_distilling_lowers_the_loss_it_minimises():
+    real, _ = data.load("digits")
+    cfg = dm.Config(ipc=2, iterations=40, batch_real=32, dsa="none")
+    net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
+    target = real.draw_classes(100, generator(8))
+    start = dm.initial_images(real, cfg, generator(0, "DM"))
+    end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
+    assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
+
+
+def test_siamese_augmentation_treats_both_branches_alike():
+    dsa = augment.dsa("color_crop_cutout_flip_scale_rotate")
+    real, _ = batches()
+    omega = dsa.draw_siamese(K, (1, 28, 28), generator(0))
+    assert torch.equal(dsa.apply(real, omega), dsa.apply(real.clone(), omega))

@@ -1,0 +1,199 @@
+"""The engine: parameters stop bad input before anything runs; cells are computed once, and again exactly when they must be."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+import torch
+
+from distill_lib import data, experiment, records
+from distill_lib.errors import UserError
+from distill_lib.experiment import Experiment, Parameters, Skip, Task
+from distill_lib.loop import TimeUp
+from distill_lib.methods import METHODS, random_real
+from distill_lib.records import Cell
+
+NAME = "skd/table1_accuracy"
+
+
+class Counting:
+    """A method that counts its runs and can be told to fail."""
+
+    VERSION = 1
+    Config = random_real.Config
+
+    def __init__(self):
+        self.calls, self.fail = [], False
+
+    def distill(self, real, cfg, seed, loop=None):
+        for _ in loop.steps("distill", 3, {}):
+            time.sleep(0.01)
+        self.calls.append((cfg.ipc, seed))
+        if self.fail:
+            raise RuntimeError("no such luck")
+        return random_real.distill(real, cfg, seed)
+
+
+class Axes(Parameters):
+    ipcs: experiment.Numbers = [1, 2]
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """An experiment of two cells on the digits, and the method behind it."""
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    method = Counting()
+    monkeypatch.setitem(METHODS, "Counting", method)
+
+    def cells(params):
+        return [Cell("toy/table", "Counting", "digits", ipc, "MLP", "vico_noaug") for ipc in params.ipcs]
+
+    def task(cell, params):
+        if cell.ipc > 2:
+            return Skip("too many")
+        return Task(cell, random_real.Config(ipc=cell.ipc), "digits", "vico_noaug@2ep", num_eval=2, seed=params.seed)
+
+    toy = Experiment("toy/table", "Toy", Axes, cells, task)
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": toy})
+    return method
+
+
+def go(**params):
+    values = experiment.check_parameters("toy/table", {"profile": "small", **params})
+    return experiment.run("toy/table", values, say=lambda line: None)
+
+
+def states(outcome):
+    return [s.state for s in outcome]
+
+
+def test_the_second_run_computes_nothing_and_says_so(table):
+    assert states(go()) == ["computed", "computed"]
+    again = go()
+    assert states(again) == ["reused", "reused"] and len(table.calls) == 2
+    assert "2 reused" in again.summary
+
+
+def test_a_record_holds_every_network_with_settings_data_and_cost(table):
+    record = go().statuses[0].record
+    assert len(record.test_accuracy_pct) == 2 and record.sets == [0, 0]
+    assert record.key["config"] == {"ipc": 1} and record.key["protocol"]["name"] == "vico_noaug@2ep"
+    real, test = data.load("digits")
+    assert record.key["data_sha256"] == {"train": real.sha256(), "test": test.sha256()}
+    assert set(record.seconds) == {"distill", "evaluate"} and record.memory_mb > 0
+    assert records.load(record.cell, "small") == record
+
+
+def test_changing_one_setting_recomputes_exactly_the_cells_it_touches(table, monkeypatch):
+    go()
+    toy = experiment.experiments()["toy/table"]
+
+    def changed(cell, params):
+        task = toy.task(cell, params)
+        return dataclasses.replace(task, num_eval=3) if cell.ipc == 2 else task
+
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": dataclasses.replace(toy, task=changed)})
+    params = experiment.check_parameters("toy/table", {"profile": "small"})
+    assert [(s.state, s.why) for s in experiment.plan("toy/table", params)][1] == ("stale", "num_eval: 2 -> 3")
+    assert states(go()) == ["reused", "computed"]
+
+
+def test_a_new_code_version_makes_records_stale(table):
+    go()
+    table.VERSION = 2
+    params = experiment.check_parameters("toy/table", {"profile": "small"})
+    assert {s.why for s in experiment.plan("toy/table", params)} == {"code.Counting: 1 -> 2"}
+
+
+def test_other_pixels_under_the_same_name_make_records_stale(table, monkeypatch):
+    go()
+    real, test = data.load("digits")
+    flipped = data.ImageSet(real.images.flip(0), real.labels.flip(0), real.facts)
+    monkeypatch.setattr(experiment, "_load", lambda name, device: (flipped, test))
+    assert states(go()) == ["computed", "computed"]
+
+
+def test_a_failed_cell_is_reported_and_the_others_go_on(table):
+    table.fail = True
+    with pytest.raises(UserError, match="2 of 2 cells failed: .*no such luck"):
+        go()
+    table.fail = False
+    assert states(go()) == ["computed", "computed"]
+
+
+def test_an_interrupted_run_continues_to_the_same_record(table):
+    params = experiment.check_parameters("toy/table", {"profile": "small"})
+    with pytest.raises(TimeUp):
+        experiment.run("toy/table", params, time_limit=0.005, say=lambda line: None)
+    resumed = go().statuses[0].record
+    fresh = experiment.compute(resumed_task(resumed.cell, params), "full")
+    assert resumed.test_accuracy_pct == fresh.test_accuracy_pct
+    assert resumed.key == fresh.key
+
+
+def resumed_task(cell, params):
+    return experiment.experiments()["toy/table"].task(cell, params)
+
+
+def test_skipped_cells_say_why_and_recorded_computes_nothing(table):
+    assert [s.why for s in go(ipcs=[1, 3])][1] == "too many"
+    calls = len(table.calls)
+    shown = go(profile="recorded", ipcs=[1, 2])
+    assert [(s.state, s.why) for s in shown] == [("recorded", "small"), ("missing", "not run")]
+    assert len(table.calls) == calls
+
+
+def test_the_summary_file_gets_a_line_per_cell(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_SUMMARY", str(tmp_path / "summary.jsonl"))
+    go()
+    lines = [json.loads(line) for line in (tmp_path / "summary.jsonl").read_text().splitlines()]
+    assert [line["state"] for line in lines] == ["computed", "computed"]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"profil": "smoke"}, "unknown parameter 'profil': did you mean profile"),
+        ({"profile": "fast"}, "unknown profile 'fast'.*recorded, smoke, small, full"),
+        ({"methods": ["Randm"]}, "unknown method 'Randm': did you mean Random"),
+        ({"datasets": "CIFAR"}, "unknown dataset 'CIFAR'"),
+        ({"ipcs": ["ten"]}, "ipcs.*ten"),
+        ({"ipcs": [0]}, "ipcs"),
+        ({"seed": "a"}, "seed.*'a'"),
+        ({"seed": 1.5}, "seed"),
+    ],
+)
+def test_bad_parameters_stop_with_the_valid_names(given, message):
+    with pytest.raises(UserError, match=message) as error:
+        experiment.check_parameters(NAME, given)
+    assert "Parameters: profile, seed, methods, datasets, ipcs" in str(error.value)
+
+
+def test_lists_given_as_text_are_read_as_lists():
+    params = experiment.check_parameters(NAME, {"ipcs": "[1, 10]", "methods": "DM,Random", "datasets": "['MNIST']"})
+    assert (params.ipcs, params.methods, params.datasets) == ([1, 10], ["DM", "Random"], ["MNIST"])
+    assert len(experiment.check_parameters(NAME, {"methods": ["all"]}).methods) == 16
+
+
+def test_a_notebooks_globals_are_its_parameters():
+    namespace = {"profile": "smoke", "_i": "source", "In": [], "__name__": "__main__", "torch": torch, "seed": 1}
+    assert experiment.parameters(NAME, namespace).seed == 1
+    with pytest.raises(UserError, match="unknown parameter 'ipc'"):
+        experiment.parameters(NAME, {**namespace, "ipc": 1})
+
+
+def test_unknown_experiments_are_named():
+    with pytest.raises(UserError, match="unknown experiment 'skd/table1': did you mean skd/table1_accuracy"):
+        experiment.experiment("skd/table1")
+
+
+def test_table_1_has_the_papers_cells():
+    params = experiment.check_parameters(NAME, {})
+    cells = experiment.experiment(NAME).cells(params)
+    assert len(cells) == len(set(cells))
+    from distill_lib.experiments.skd import ROWS
+
+    own = [c for c in cells if c.protocol == ROWS[c.method]]
+    assert len(own) == 15 * 9 + 3

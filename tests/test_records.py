@@ -1,0 +1,100 @@
+"""Records: written whole, read checked, never silently wrong."""
+
+import json
+
+import pytest
+
+from distill_lib import records
+from distill_lib.errors import UserError
+from distill_lib.records import Cell, Record
+
+CELL = Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def record(**changes):
+    values = {"cell": CELL, "test_accuracy_pct": [71.5, 70.25], "sets": [0, 0], "key": {"config": {"ipc": 10}}, **changes}
+    return Record(**values)
+
+
+def test_a_record_reads_back_as_it_was_written(results):
+    file = record(metrics={"bytes": 31360}, seconds={"distill": 1.5}).save("small")
+    assert file == results / "results/small/skd/table1_accuracy/dm_fashionmnist_ipc10_convnet_vico-dsa.json"
+    assert records.load(CELL, "small") == record(metrics={"bytes": 31360}, seconds={"distill": 1.5})
+
+
+def test_smoke_records_never_lie_among_results(results):
+    assert results / "runs" in record().save("smoke").parents
+
+
+def test_a_missing_record_is_none(results):
+    assert records.load(CELL, "full") is None
+
+
+def test_every_cell_has_its_own_file():
+    cells = [
+        CELL, Cell("skd/table1_accuracy", "DM", "FashionMNIST", 1), Cell("skd/table1_accuracy", "DM", "FashionMNIST"),
+        Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, protocol="vico_noaug"),
+        Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, variant="fixed"),
+        Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, network="AlexNet"),
+    ]  # fmt: skip
+    assert len({records.path(c, "full") for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda body: body[: len(body) // 2], "not a readable record"),
+        (lambda body: body.replace("71.5", "91.5"), "changed since it was written"),
+        (lambda body: body.replace('"format": 1', '"format": 99'), "record format 99"),
+        (lambda body: "[]", "not a readable record"),
+        (lambda body: "", "not a readable record"),
+    ],
+)
+def test_a_damaged_or_edited_record_is_reported(results, damage, message):
+    file = record().save("small")
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=message):
+        records.load(CELL, "small")
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [101.0], [50]])
+def test_accuracies_that_are_no_percentages_are_refused(results, values):
+    file = record(test_accuracy_pct=values, sets=[0] * len(values)).save("small")
+    with pytest.raises(UserError, match="percentages|checksum"):
+        records.load(CELL, "small")
+
+
+def test_a_record_in_the_wrong_file_is_refused(results):
+    file = record().save("small")
+    other = Cell("skd/table1_accuracy", "DM", "MNIST", 10)
+    records.path(other, "small").write_text(file.read_text())
+    with pytest.raises(UserError, match="record of another cell"):
+        records.load(other, "small")
+
+
+def test_a_full_disk_leaves_the_old_record(results, monkeypatch):
+    record().save("small")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        record(test_accuracy_pct=[1.0, 2.0]).save("small")
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_RESULTS", str(results / "results"))
+    assert records.load(CELL, "small").test_accuracy_pct == [71.5, 70.25]
+
+
+def test_provenance_names_the_commit_and_the_device():
+    made_by = records.provenance("cpu")
+    assert {"device", "torch", "python", "at"} <= made_by.keys()
+    assert "threads" in made_by["device"]
+    json.dumps(made_by)
