@@ -1,0 +1,162 @@
+"""Evaluation protocols: epochs, learning rates and departures from the reference, as the papers' codes have them."""
+
+import json
+import math
+
+import pytest
+
+from distill_lib.errors import UserError
+from distill_lib.protocols import DIFFERENCES, PROTOCOLS, SOURCES, VARIANTS, Protocol, differing_fields, protocol
+from distill_lib.settings import as_dict, build, replace
+
+
+@pytest.mark.parametrize("name, total, last_high", [("vico_noaug", 301, 151), ("vico_dsa", 1001, 501), ("mtt", 1001, 501)])
+def test_the_reference_protocol_runs_one_epoch_more_and_drops_its_rate_once(name, total, last_high):
+    p = protocol(name)
+    rates = p.learning_rates(ipc=10, images=100)
+    assert len(rates) == p.num_epochs(10, 100) == total
+    assert rates[: last_high + 1] == [0.01] * (last_high + 1)
+    assert rates[last_high + 1 :] == pytest.approx([0.001] * (total - last_high - 1))
+    assert p.restarts_after(10, 100) == last_high
+
+
+def test_a_budget_moves_the_milestones_and_stays_in_the_name():
+    p = protocol("vico_dsa@60ep")
+    rates = p.learning_rates(10, 100)
+    assert p.name == "vico_dsa@60ep" and len(rates) == 61
+    assert rates.count(0.01) == 32 and rates[31] == 0.01 and rates[32] == pytest.approx(0.001)
+    idc = protocol("idc_small@60ep").learning_rates(10, 100)
+    assert [idc[e] for e in (39, 40, 49, 50, 59)] == pytest.approx([0.01, 0.002, 0.002, 0.0004, 0.0004])
+    assert protocol("minimax_imagenet@150ep").num_checks(50, 500) == 10  # 100 looks at 1500 epochs
+    assert protocol("dim@60ep").num_checks(10, 100) == 1
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_every_preset_has_a_rate_for_every_epoch_of_the_smallest_budgets(name, budget):
+    p = protocol(f"{name}@{budget}ep")
+    rates = p.learning_rates(10, 100)
+    assert len(rates) == p.num_epochs(10, 100) * (p.batches(100) if p.lr_per_step else 1)
+    assert all(0 <= r <= 0.01 for r in rates)
+
+
+def test_idc_drops_to_a_fifth_at_two_thirds_and_five_sixths():
+    rates = protocol("idc_small").learning_rates(10, 100)
+    assert len(rates) == 1000
+    assert [rates[e] for e in (0, 665, 666, 832, 833, 999)] == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004])
+
+
+@pytest.mark.parametrize("ipc, epochs", [(1, 3000), (10, 2000), (20, 1500), (50, 1500), (100, 1000), (500, 500), (1300, 300)])
+def test_minimax_trains_small_sets_longer(ipc, epochs):
+    p = protocol("minimax_imagenet")
+    assert p.num_epochs(ipc, 10 * ipc) == epochs
+    hundred = p.settled("ImageNet-100", "ConvNet", ipc, classes=100)
+    assert hundred.num_epochs(ipc, 100 * ipc) == epochs * 2 // 3 // 100 * 100
+
+
+def test_glad_warms_up_for_half_and_then_follows_a_cosine():
+    rates = protocol("glad").learning_rates(1, 10)
+    assert len(rates) == 1000
+    assert rates[0] == pytest.approx(1e-7 * 1e-3) and rates[500] == pytest.approx(1e-3)
+    assert rates[250] == pytest.approx(0.5e-3, rel=1e-6) and rates[750] == pytest.approx(0.5e-3, rel=1e-6)
+    assert rates[999] < 1e-8
+    assert protocol("glad").settled("ImageNette", "VGG11", 1, 10).lr == 1e-4
+
+
+@pytest.mark.parametrize("images, steps", [(10, 1000), (100, 2000), (500, 5000), (1000, 10000)])
+def test_frepo_counts_steps(images, steps):
+    p = protocol("frepo_mse")
+    rates = p.learning_rates(images // 10, images)
+    assert len(rates) == steps == p.num_epochs(images // 10, images) * p.batches(images)
+    assert rates[0] == 0 and rates[250] == pytest.approx(1.5e-4) and max(rates) == rates[500] == pytest.approx(3e-4)
+    middle = 500 + (steps - 500) // 2
+    assert rates[middle] == pytest.approx(3e-4 * (1 + 0.01) / 2, rel=1e-3)
+    assert rates[-1] == pytest.approx(3e-6, rel=0.05)
+
+
+def test_frepos_warm_up_keeps_its_share_in_a_budget():
+    rates = protocol("frepo_mse@20ep").learning_rates(10, 100)
+    assert len(rates) == 20 and rates.index(max(rates)) == 5  # 500 of 2000 steps
+
+
+def test_dim_keeps_its_rate():
+    assert protocol("dim").learning_rates(10, 100) == [0.01] * 1000
+    assert protocol("dim").fresh_images and not protocol("dim_fixed").fresh_images
+    assert differing_fields("dim").keys() - differing_fields("dim_fixed").keys() == {"fresh_images"}
+
+
+def test_dd_ranking_steps_once_in_the_middle():
+    rates = protocol("dd_ranking").learning_rates(10, 100, lr=0.05)
+    assert rates == pytest.approx([0.05] * 500 + [0.005] * 500)
+
+
+def test_digits_follow_their_own_augmentation_rules():
+    def settled(name, dataset, network="ConvNet"):
+        return protocol(name).settled(dataset, network, ipc=10, classes=10)
+
+    mnist = settled("vico_noaug", "MNIST")
+    assert mnist.augmentation == "dc:crop_scale_rotate" and mnist.num_epochs(10, 100) == 1001
+    assert settled("vico_noaug", "FashionMNIST").augmentation == "none"
+    assert settled("vico_noaug", "FashionMNIST").num_epochs(10, 100) == 301
+    assert settled("vico_noaug", "CIFAR10", "ConvNetBN").augmentation == "dc:crop_noise"
+    assert "flip" not in settled("vico_dsa", "MNIST").augmentation and "flip" in settled("vico_dsa", "FashionMNIST").augmentation
+    assert "flip" not in settled("frepo_mse", "FashionMNIST-mini").augmentation
+    assert protocol("idc_small").settled("SVHN", "ConvNet", 1, 10).cutmix == 0
+    assert protocol("idc_small").settled("SVHN", "ConvNet", 10, 10).cutmix == 0.5
+    assert protocol("dd_ranking").settled("CIFAR10", "ConvNet", 10, 10, soft=True).checks == 50
+
+
+def test_what_the_name_says_outranks_the_data_sets_rule():
+    p = protocol("vico_dsa+noaug@60ep").settled("MNIST", "ConvNet", 1, 10)
+    assert p.augmentation == "none" and p.num_epochs(1, 10) == 61
+    assert protocol("vico_noaug@60ep").settled("MNIST", "ConvNet", 1, 10).num_epochs(1, 10) == 61
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_departure_from_the_reference_is_explained_and_only_those(name):
+    assert differing_fields(name).keys() == DIFFERENCES[name].keys()
+    assert protocol(name).about == SOURCES[name]
+
+
+@pytest.mark.parametrize("name", [*PROTOCOLS, "vico_dsa+soft@60ep"])
+def test_a_protocol_survives_json(name):
+    p = protocol(name)
+    back = build(Protocol, json.loads(json.dumps(as_dict(p))))
+    assert as_dict(back) == as_dict(p)
+    assert back.settled("MNIST", "VGG11", 1, 100) == p.settled("MNIST", "VGG11", 1, 100)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_change_what_they_name(variant):
+    p = protocol(f"idc_small+{variant}")
+    assert p.name == f"idc_small+{variant}"
+    assert all(getattr(p, k) == v for k, v in VARIANTS[variant].items())
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("vico_das", "did you mean vico_dsa"),
+        ("vico", "choose one of vico_noaug, vico_dsa"),
+        ("vico_dsa@60", "such as vico_dsa@60ep"),
+        ("vico_dsa@0ep", "such as vico_dsa@60ep"),
+        ("vico_dsa@", "such as vico_dsa@60ep"),
+        ("vico_dsa+augless", "unknown variant of vico_dsa"),
+    ],
+)
+def test_unknown_names_say_what_would_work(name, says):
+    with pytest.raises(UserError, match="(?i)" + says.replace("+", r"\+")):
+        protocol(name)
+
+
+def test_your_own_protocol_passes_through_and_bad_fields_are_named():
+    mine = replace(protocol("vico_dsa"), name="mine", batch=32)
+    assert protocol(mine) is mine and mine.about == "your own"
+    with pytest.raises(UserError, match="optimizer"):
+        build(Protocol, {"name": "mine", "optimizer": "lion"})
+
+
+def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():
+    p = protocol("frepo_mse")
+    assert p.num_epochs(70, 700) == math.ceil(10000 / 2)
+    assert p.batches(501) == 2 and p.batches(500) == 1
