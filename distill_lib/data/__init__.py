@@ -1,5 +1,228 @@
-"""Data sets as checked, documented values."""
+"""Data sets as checked, documented values.
 
+    real, test = data.load("CIFAR10")                      # uint8 ImageSets, memory-mapped
+    real, test = data.load("PathMNIST", resolution=64)     # MedMNIST's own 64 px file
+    real, test = data.load("./my_photos", resolution=64)   # a folder, .npz or Hugging Face folder of your own
+    real, val, test = data.load_with_validation("CIFAR10", per_class=500)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import paths
+from ..errors import UserError, unknown
+from . import find, prepare
+from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset
 from .imageset import Facts, ImageSet
+from .prepare import RESIZE
+from .read import Part, Source
 
-__all__ = ["Facts", "ImageSet"]
+__all__ = [
+    "DATASETS", "NORMALISATIONS", "RESIZE", "Dataset", "Facts", "ImageSet", "facts_table", "load", "load_with_validation", "split",
+]  # fmt: skip
+
+
+def load(
+    name: str,
+    resolution: int | None = None,
+    *,
+    folder: str | Path | None = None,
+    resize: str | None = None,
+    normalisation: str | None = None,
+    channels: int | None = None,
+    download: bool | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """The training and the test set of a named data set, or of your own data.
+
+    Looked for in `folder` alone if given; else in the folders of `DISTILL_DATA`, system packages and the user's cache, then
+    downloaded. In a folder a set may lie in its torchvision or MedMNIST form, as `<name>.npz` or as an image folder. The pixels
+    are prepared once per resolution into the user's cache and memory-mapped from there.
+
+    Args:
+        name:          one of `DATASETS`; or the path (with a slash, or ending in .npz) of your own .npz, image folder or Hugging
+                       Face `datasets` folder.
+        resolution:    px of the square images; by default the set's own. MedMNIST sets use the file of that size where there is one.
+        folder:        the only place to look in.
+        resize:        how images of another size get there, one of `RESIZE`; by default bilinear, for MedMNIST sets bicubic from 28 px.
+                       Naming one for a MedMNIST set takes the 28 px file, as SLFD does for PathMNIST.
+        normalisation: name of the mean and std, one of `NORMALISATIONS` or "measured"; by default the set's own.
+        channels:      1 or 3, for your own data: convert every image to grey or colour.
+        download:      may the set be fetched; by default yes, unless the environment has `DISTILL_OFFLINE`.
+    Returns: training and test set, uint8; `.facts` names classes, licence, source and every deviation from the official set.
+    Raises:  UserError: unknown name, set not found, damaged file, label out of range, class without images, mixed channels.
+    """
+    parts = _load(name, ("train", "test"), resolution, folder, resize, normalisation, channels, download)
+    return parts["train"], parts["test"]
+
+
+def load_with_validation(name: str, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any):
+    """As `load`, with a validation set: the source's own where it has one, else `per_class` training images of each class.
+
+    Args:
+        per_class: images of each class to hold out, or their share if below 1; unused where the source has a validation set.
+    Returns: training, validation and test set.
+    """
+    wanted = ("train", "val", "test")
+    keys = ("folder", "resize", "normalisation", "channels", "download")
+    if bad := set(options) - set(keys):
+        raise unknown("option", sorted(bad)[0], keys)
+    parts = _load(name, wanted, resolution, *(options.get(k) for k in keys))
+    if "val" not in parts:
+        parts["train"], parts["val"] = split(parts["train"], per_class, seed)
+    return parts["train"], parts["val"], parts["test"]
+
+
+def split(real: ImageSet, per_class: int | float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Hold out a class-balanced part of a set.
+
+    Args:
+        per_class: images of each class to hold out, or their share of the class if below 1 (at least one image).
+    Returns: the rest, and the part held out (its facts say `validation`).
+    Raises:  UserError: a class has too few images.
+    """
+    rest, held = (torch.from_numpy(i) for i in find.hold_out(real.hard_labels.cpu().numpy(), per_class, seed))
+    note = f"validation: {per_class} of each class held out of the training set, seed {seed}"
+    notes = (*real.facts.notes, note)
+    return real.subset(rest, notes=notes), real.subset(held, split="validation", notes=notes)
+
+
+def facts_table() -> list[dict[str, Any]]:
+    """One row per named set, for lists and pages; reads no data."""
+    return [
+        {
+            "name": d.name,
+            "classes": d.num_classes,
+            "image": f"{d.resolution} x {d.resolution} x {d.channels}",
+            "train": d.counts["train"] or None,
+            "val": d.counts.get("val"),
+            "test": d.counts["test"],
+            "normalisation": d.normalisation,
+            "licence": d.licence,
+            "source": d.source,
+            "notes": "; ".join(d.notes),
+        }
+        for d in DATASETS.values()
+    ]
+
+
+# --- how a set is put together -----------------------------------------------------------------------------------------
+def _load(
+    name: str,
+    wanted: tuple[str, ...],
+    resolution: int | None,
+    folder: str | Path | None,
+    resize: str | None,
+    normalisation: str | None,
+    channels: int | None,
+    download: bool | None,
+) -> dict[str, ImageSet]:
+    if resize is not None and resize not in RESIZE:
+        raise unknown("resize rule", resize, RESIZE)
+    if normalisation is not None and normalisation not in (*NORMALISATIONS, MEASURED):
+        raise unknown("normalisation", normalisation, (*NORMALISATIONS, MEASURED))
+    if resolution is not None and not (isinstance(resolution, int) and 1 <= resolution <= 2048):
+        raise UserError(f"resolution {resolution!r}: give a whole number of pixels from 1 to 2048")
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    dataset = DATASETS[name]
+    if channels is not None:
+        raise UserError(f"channels={channels}: {name} has {dataset.channels} channels; only your own data are converted")
+    resolution = resolution or dataset.resolution
+    size = resolution if resize is None and resolution in dataset.sizes else 28
+    allowed = not os.environ.get("DISTILL_OFFLINE") if download is None else download
+    source = find.locate(dataset, size, Path(folder).expanduser() if folder else None, allowed)
+    rule = resize or ("bicubic" if dataset.sizes else "bilinear")
+    have = {s: s for s in source.splits}
+    if "test" not in have:
+        have["test"] = have.pop("val")
+    built = {s: _prepared(dataset, source, have[s], s, resolution, rule) for s in wanted if s in have}
+    return _with_facts(dataset, source, built, normalisation or dataset.normalisation)
+
+
+def _prepared(dataset: Dataset, source: Source, found: str, split: str, resolution: int, rule: str):
+    """Images, labels and what was found out about one split; from the cache, or into it."""
+
+    def read() -> tuple[Part, tuple[int, ...]]:
+        part = source.read(found)
+        prepare.check_labels(part.labels, dataset.class_names, f"{source.where} ({found})")
+        if isinstance(part.images, np.ndarray):
+            has = 1 if part.images.ndim == 3 else part.images.shape[-1]
+            if has != dataset.channels:
+                raise UserError(f"{source.where}: images have {has} channels; {dataset.name} has {dataset.channels}")
+        return part, (len(part.labels), dataset.channels, resolution, resolution)
+
+    def fill_in(out: np.ndarray, part: Part) -> dict[str, Any]:
+        sizes = prepare.fill(out, part, resolution, rule, f"{dataset.name} {split}")
+        mean, std = prepare.moments(out)
+        bare = Facts(dataset.name, dataset.class_names, tuple(mean), tuple(std))
+        sha256 = ImageSet(torch.from_numpy(out), torch.from_numpy(part.labels), bare).sha256()
+        notes = _deviations(dataset, source, part, split, sizes, resolution, rule, sha256)
+        return {"sha256": sha256, "mean": mean, "std": std, "notes": notes}
+
+    if dataset.family in ("bundled", "digits"):
+        part, shape = read()
+        return prepare.in_memory(part.labels, shape, lambda out: fill_in(out, part))
+    key = hashlib.sha256(f"{source.fingerprint()}{dataset.class_names}{dataset.wnids}".encode()).hexdigest()[:16]
+    path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{resolution}px-{rule}-{key}.safetensors"
+    if not path.is_file():
+        with find.lock(path):
+            if not path.is_file():
+                part, shape = read()
+                prepare.write(path, part.labels, shape, lambda out: fill_in(out, part))
+    return prepare.open_prepared(path)
+
+
+def _deviations(
+    dataset: Dataset, source: Source, part: Part, split: str, sizes: set[tuple[int, int]], resolution: int, rule: str, sha256: str
+) -> list[str]:
+    """How this copy differs from the official set, in words."""
+    notes = []
+    if sha256 in dataset.known:
+        notes += [dataset.known[sha256]] * bool(dataset.known[sha256])
+    elif not part.verified and not source.notes and dataset.family in ("idx", "cifar", "medmnist"):
+        notes.append(f"{split}: read from {source.form}, not compared with a published checksum (sha256 {sha256[:12]})")
+    n, per_class = len(part.labels), np.bincount(part.labels, minlength=dataset.num_classes)
+    spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()} to {per_class.max()}"
+    if dataset.family == "imagenet":
+        if split == "train" and not (732 <= per_class.min() and per_class.max() <= 1300):
+            notes.append(f"{spread} training images per class (ILSVRC-2012 has 732 to 1300)")
+        if split == "test" and spread != "50":
+            notes.append(f"{spread} test images per class instead of ILSVRC-2012's 50: fastai's split, not comparable with results on ILSVRC's")
+    elif dataset.counts.get(split) and n != dataset.counts[split]:
+        notes.append(f"{n:,} {split} images instead of {dataset.counts[split]:,}")
+    if dataset.frame and len(sizes) == 1 and min(sizes)[0] == max(sizes)[1]:
+        side = min(sizes)[0]
+        notes.append(f"every image of this copy is {side} x {side} px (the source's are {dataset.frame}): squeezed or cropped before")
+    if sizes != {(resolution, resolution)}:
+        low, high = min(min(s) for s in sizes), max(max(s) for s in sizes)
+        notes.append(f"resized from {low if low == high else f'{low} to {high}'} px to {resolution} px: {RESIZE[rule]}")
+    return notes
+
+
+def _with_facts(dataset: Dataset, source: Source, built: dict[str, Any], normalisation: str) -> dict[str, ImageSet]:
+    if normalisation == MEASURED:
+        mean, std = (tuple(max(v, 1e-6) if k == "std" else v for v in built["train"][2][k]) for k in ("mean", "std"))
+    else:
+        mean, std = NORMALISATIONS[normalisation]
+        if normalisation == "half":
+            mean, std = mean * dataset.channels, std * dataset.channels
+        if len(mean) != dataset.channels:
+            raise UserError(f"normalisation {normalisation} is for {len(mean)} channels; {dataset.name} has {dataset.channels}")
+    notes = dict.fromkeys([*dataset.notes, *source.notes, *(note for _, _, meta in built.values() for note in meta["notes"])])
+    facts = Facts(
+        name=dataset.name, class_names=dataset.class_names, mean=tuple(mean), std=tuple(std), licence=dataset.licence,
+        source=dataset.source, notes=tuple(notes), normalisation=normalisation, imagenet_indices=dataset.imagenet_indices,
+    )  # fmt: skip
+    sets = {}
+    for s, (images, labels, meta) in built.items():
+        sets[s] = ImageSet(images, labels, dataclasses.replace(facts, split={"val": "validation"}.get(s, s)))
+        sets[s]._sha256 = meta["sha256"]
+    return sets

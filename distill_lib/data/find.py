@@ -1,0 +1,315 @@
+"""Where a named set lies: an explicit path, `DISTILL_DATA`, system packages, the user's cache, a download with checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .. import paths, rng
+from ..errors import UserError
+from . import read
+from .catalogue import Dataset
+from .read import Part, Source
+
+BUNDLED_SHA256 = {
+    "FashionMNIST-mini": "8f1d36bcc4a2cbbb498dc542a8f41d2c60e2e4433a795288e374604682b3ea32",
+    "BloodCells-mini": "54aac56954545fd9ce1dc94c137f674d0e4e022b93e05696b3ab5b5267d7ad1f",
+    "PneumoniaMNIST-mini": "3ecdf29e1d62c8695b5d0d0266ddf2d1fd5bc1e31603ee7cf6abe1b7e82dbdbb",
+}
+FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas/"
+ARCHIVES = {  # file -> the folder inside it; read where one lies in a data folder
+    "CIFAR10": {"cifar-10-python.tar.gz": "cifar-10-batches-py"},
+    "CIFAR100": {"cifar-100-python.tar.gz": "cifar-100-python"},
+    "TinyImageNet": {"tiny-imagenet-200.zip": "tiny-imagenet-200"},
+    "ImageNette": {f"imagenette2{size}.tgz": f"imagenette2{size}" for size in ("", "-320", "-160")},
+    "ImageWoof": {f"imagewoof2{size}.tgz": f"imagewoof2{size}" for size in ("", "-320", "-160")},
+}
+FOLDERS = {  # further names of a set's image folder, besides its own name
+    "BloodCells": ("bloodcells/dataset2-master/dataset2-master/images", "bloodcells/dataset2-master/images", "dataset2-master/images"),
+    "ImageNette": tuple(ARCHIVES["ImageNette"].values()),
+    "ImageWoof": tuple(ARCHIVES["ImageWoof"].values()),
+}
+IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
+DEBIAN = {"FashionMNIST": "fashion-mnist"}
+
+# --- the sets that need no folder ------------------------------------------------------------------------------------
+def bundled(dataset: Dataset) -> Source:
+    """A set inside the package, checked against its stored sha256.
+
+    Raises: UserError: the file is missing or was changed.
+    """
+    path = paths.bundled() / f"{dataset.name}.npz"
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as err:
+        raise UserError(f"{path}: cannot be read ({err.strerror}); install distill_lib again") from None
+    if found != BUNDLED_SHA256[dataset.name]:
+        raise UserError(
+            f"{path}: damaged: its sha256 is {found}, not {BUNDLED_SHA256[dataset.name]}; "
+            "restore it (git checkout, or install distill_lib again)"
+        )
+    return read.npz(path)
+
+
+def digits() -> Source:
+    """scikit-learn's 8 x 8 digits, grey levels 0..16 spread over 0..255, with 50 images per class held out as test set."""
+
+    def whole(split: str) -> Part:
+        from sklearn.datasets import load_digits
+
+        d = load_digits()
+        part = Part(np.round(d.images * (255 / 16)).astype(np.uint8), d.target.astype(np.int64), verified=True)
+        rest, held = hold_out(part.labels, 50, 0)
+        return part.take(rest if split == "train" else held)
+
+    return Source("scikit-learn", Path("scikit-learn"), [], ("train", "test"), whole)
+
+
+def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to keep and positions held out, `per_class` images (or that share, below 1) of every class, both in order.
+
+    Raises: UserError: a class is too small to keep at least one image.
+    """
+    import torch
+
+    g, held = rng.generator(seed, "hold-out"), []
+    for k in range(int(labels.max()) + 1):
+        members = np.flatnonzero(labels == k)
+        n = max(1, round(per_class * len(members))) if per_class < 1 else int(per_class)
+        if n >= len(members):
+            raise UserError(f"cannot hold out {n} images of class {k}: it has {len(members)}, and at least one must stay")
+        held.append(members[torch.randperm(len(members), generator=g)[:n].numpy()])
+    held = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+# --- a set in a folder -----------------------------------------------------------------------------------------------
+def wanted(dataset: Dataset, size: int) -> list[str]:
+    """The names looked for in every folder, for messages."""
+    low = dataset.name.lower()
+    names = {
+        "idx": [f"{dataset.name}/raw/train-images-idx3-ubyte[.gz]"],
+        "cifar": list(ARCHIVES.get(dataset.name, {}).values()),
+        "tiny": ["tiny-imagenet-200"],
+        "imagenet": ["imagenet/train/<wnid> with imagenet/val/<wnid>"],
+    }.get(dataset.family, [])
+    return [*names, *ARCHIVES.get(dataset.name, {}), _npz_names(dataset, size)[0], f"{low}/train/<class> with {low}/test/<class>"]
+
+
+def _npz_names(dataset: Dataset, size: int) -> list[str]:
+    suffix = "" if not dataset.sizes or size == 28 else f"_{size}"
+    return list(dict.fromkeys((f"{dataset.name.lower()}{suffix}.npz", f"{dataset.name}{suffix}.npz")))
+
+
+def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -> Source | None:
+    """The set in the first form it has under `folder`: torchvision's, npz, image folder, archive.
+
+    Args:
+        size:   px of the MedMNIST file wanted.
+        itself: `folder` may also be the set's own folder or file, not only the one above it.
+    """
+    if folder.is_file():
+        if folder.suffix == ".npz":
+            return _npz(dataset, folder, size)
+        raise UserError(f"{folder}: not a folder, and not an .npz file")
+    if not folder.is_dir():
+        return None
+    name = dataset.name
+    here = (".",) if itself else ()
+    if dataset.family == "idx":
+        for sub in (f"{name}/raw", DEBIAN.get(name, name.lower()), name.lower(), *here):
+            if source := read.idx_folder(folder / sub):
+                return source
+    if dataset.family == "cifar":
+        inside = next(iter(ARCHIVES[name].values()))
+        own = folder.parent if itself and folder.name == inside else folder
+        if source := read.cifar_folder(own / inside, name):
+            return source
+    if dataset.family == "imagenet":
+        for sub in IMAGENET_FOLDERS:
+            if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
+                if source := read.image_folder(folder / sub, dataset.class_names, dataset.wnids):
+                    return source
+    for file in _npz_names(dataset, size):
+        if (folder / file).is_file():
+            return _npz(dataset, folder / file, size)
+    if dataset.family == "tiny":
+        for sub in ("tiny-imagenet-200", "tinyimagenet", *here):
+            if source := read.tiny_imagenet(folder / sub):
+                return source
+    for sub in (name, name.lower(), *FOLDERS.get(name, ()), *here):
+        names = () if dataset.family == "tiny" else dataset.class_names
+        if source := read.image_folder(folder / sub, names, dataset.wnids):
+            return source
+    for archive in ARCHIVES.get(name, {}):
+        if (folder / archive).is_file():
+            return in_folder(dataset, unpacked(folder / archive), size, itself=True)
+    return None
+
+
+def _npz(dataset: Dataset, path: Path, size: int) -> Source:
+    def published() -> str | None:
+        if dataset.family != "medmnist":
+            return None
+        from medmnist.info import INFO
+
+        return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
+
+    source = read.npz(path, published)
+    if "train" not in source.splits or not {"test", "val"} & set(source.splits):
+        raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs train_images, train_labels, test_images, test_labels")
+    if source.class_names and len(source.class_names) != dataset.num_classes:
+        raise UserError(f"{path}: has {len(source.class_names)} class names; {dataset.name} has {dataset.num_classes} classes")
+    return source
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a file's lock: whoever prepares the same file at once waits and finds it ready."""
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(path.name + ".lock")):
+            yield
+    except OSError as err:
+        raise UserError(f"cannot write to {path.parent} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to") from None
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder an archive was unpacked to in the user's cache; unpacks it the first time, complete or not at all.
+
+    Raises: UserError: truncated or damaged archive.
+    """
+    stat = archive.stat()
+    key = hashlib.sha256(f"{archive}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    target = paths.cache() / "unpacked" / f"{archive.name.split('.')[0]}-{key}"
+    if target.is_dir():
+        return target
+    with lock(target):
+        if not target.is_dir():
+            part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+            try:
+                shutil.unpack_archive(archive, part, filter=None if archive.suffix == ".zip" else "data")
+                part.rename(target)
+            except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as err:
+                raise UserError(f"{archive}: truncated or damaged archive ({err}); fetch it again") from None
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+def downloads(dataset: Dataset, size: int) -> list[tuple[list[str], str, str]]:
+    """What to fetch: addresses to try, the place below a data folder, the published md5."""
+    if dataset.family in ("idx", "cifar"):
+        from torchvision import datasets
+
+        cls = getattr(datasets, dataset.name)
+        if dataset.family == "cifar":
+            return [([cls.url], cls.filename, cls.tgz_md5)]
+        return [([m + f for m in cls.mirrors], f"{dataset.name}/raw/{f}", md5) for f, md5 in cls.resources]
+    if dataset.family == "medmnist":
+        from medmnist.info import INFO
+
+        suffix = "" if size == 28 else f"_{size}"
+        info = INFO[dataset.name.lower()]
+        return [([info[f"url{suffix}"]], f"{dataset.name.lower()}{suffix}.npz", info[f"MD5{suffix}"])]
+    fixed = {
+        "TinyImageNet": ("http://cs231n.stanford.edu/", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
+        "ImageNette": (FASTAI, "imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3"),
+        "ImageWoof": (FASTAI, "imagewoof2-320.tgz", "0f46d997ec2264e97609196c95897a44"),
+    }
+    if dataset.name in fixed:
+        at, file, md5 = fixed[dataset.name]
+        return [([at + file], file, md5)]
+    return []
+
+
+def how_to_fetch(dataset: Dataset, size: int) -> str:
+    """The command that fetches a set by hand, or what to do where there is no direct address."""
+    given = [p for p in os.environ.get("DISTILL_DATA", "").split(os.pathsep) if p]
+    folder = Path(given[0]) if given else paths.cache() / "downloads"
+    if dataset.family == "imagenet" and dataset.name not in FOLDERS:
+        return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {folder}/imagenet/train/<wnid>/ and val/<wnid>/"
+    if dataset.name == "BloodCells":
+        return f"kaggle datasets download paultimothymooney/blood-cells --unzip -p {folder}/bloodcells"
+    return " && ".join(f"curl -L --create-dirs -o '{folder / place}' '{urls[0]}'" for urls, place, _ in downloads(dataset, size))
+
+
+def download(dataset: Dataset, size: int) -> None:
+    """Fetch a set into the user's cache; every file is checked against its md5 before it gets its name.
+
+    Raises: OSError, RuntimeError: no network, or a wrong checksum.
+    """
+    from torchvision.datasets.utils import download_url
+
+    root = paths.cache() / "downloads"
+    for urls, place, md5 in downloads(dataset, size):
+        target = root / place
+        with lock(target):
+            if target.is_file():
+                continue
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
+                for i, url in enumerate(urls):
+                    try:
+                        with _timeout(30):
+                            download_url(url, part, target.name, md5)
+                        break
+                    except (OSError, RuntimeError):
+                        if i == len(urls) - 1:
+                            raise
+                os.replace(Path(part) / target.name, target)
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# --- look-up order ---------------------------------------------------------------------------------------------------
+def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: bool) -> Source:
+    """The set, from the first place that has it: `folder` alone if given, else `DISTILL_DATA`, system packages, cache, download.
+
+    Raises: UserError: found nowhere; says which file was wanted, where it was looked for and how to fetch it.
+    """
+    if dataset.family == "bundled":
+        return bundled(dataset)
+    if dataset.family == "digits":
+        return digits()
+    folders = [folder] if folder else paths.data_folders()
+    for place in folders:
+        if source := in_folder(dataset, place, size, itself=folder is not None):
+            return source
+    why = ""
+    if folder is None and allow_download and downloads(dataset, size):
+        try:
+            download(dataset, size)
+            source = in_folder(dataset, paths.cache() / "downloads", size)
+            assert source is not None
+            return source
+        except (OSError, RuntimeError) as err:
+            why = f" Downloading failed: {err}."
+    elif folder is None and not allow_download:
+        why = " Downloading is off."
+    raise UserError(
+        f"{dataset.name}: not found. Wanted one of {'; '.join(wanted(dataset, size))} in {', '.join(map(str, folders))}.{why} "
+        f"Fetch it with: {how_to_fetch(dataset, size)}"
+        + ("" if folder else " ; or set DISTILL_DATA to the folders that hold your data sets")
+    )
