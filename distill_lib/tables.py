@@ -192,7 +192,7 @@ class Shown:
         return (self.caption + "\n" if self.caption else "") + self.frame.to_string()
 
     def _repr_html_(self) -> str:
-        plain = self.frame.index.name is None
+        plain = all(name is None for name in self.frame.index.names)
         style = self.frame.style.set_table_attributes('class="distill-table"').format(lambda v: html.escape(str(v)))
         if plain:
             style = style.hide(axis="index")
