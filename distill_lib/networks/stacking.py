@@ -1,0 +1,81 @@
+"""Several networks of one architecture as one: weights stacked along a first dimension, one call for all of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from ..errors import UserError
+from .base import Network, Seeded
+
+
+class Stack:
+    """n networks trained at once.
+
+        nets = networks.stack([networks.fresh("ConvNet", real, generator(0, i)) for i in range(5)])
+        logits = nets.forward(nets.params, x)       # x (n, B, C, H, W) -> (n, B, K), network i on batch i
+
+    Attributes:
+        params:  name -> (n, ...) tensor, a leaf that requires gradients.
+        buffers: name -> (n, ...) tensor: batch norm's running statistics, dropout's seeds. Updated in place in train mode.
+    """
+
+    def __init__(self, networks: Sequence[Network]):
+        if not networks:
+            raise UserError("stack: at least one network")
+        first = networks[0]
+        for other in networks[1:]:
+            if type(other) is not type(first) or (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
+                raise UserError(f"stack: {other.name} for {other.shape} is not the architecture of {first.name} for {first.shape}")
+        self.n = len(networks)
+        self.params, self.buffers = stack_module_state(list(networks))
+        self.skeleton = copy.deepcopy(first).to("meta")  # the layers without their numbers
+
+    def __len__(self) -> int:
+        return self.n
+
+    def train(self, mode: bool = True) -> Stack:
+        self.skeleton.train(mode)
+        return self
+
+    def eval(self) -> Stack:
+        return self.train(False)
+
+    def forward(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        """(n, B, C, H, W) images, or (B, C, H, W) that every network sees, to (n, B, K) logits. A function of `params`."""
+        shared = x.ndim == 4
+        if not shared and len(x) != self.n:
+            raise UserError(f"stack of {self.n} networks: images must be ({self.n}, B, C, H, W) or (B, C, H, W), got {tuple(x.shape)}")
+        if x.is_cuda and not self._keeps_state():
+            return vmap(self._one, in_dims=(0, 0, None if shared else 0))(params, self.buffers, x)
+        rows = [dict(zip(params, row, strict=True)) for row in zip(*(p.unbind() for p in params.values()), strict=True)]
+        state = [{k: b[i] for k, b in self.buffers.items()} for i in range(self.n)]  # views: what a network writes stays
+        return torch.stack([self._one(rows[i], state[i], x if shared else x[i]) for i in range(self.n)])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(self.params, x)
+
+    def network(self, i: int) -> Network:
+        """Network i on its own, a copy."""
+        device = next(iter(self.params.values())).device
+        alone = copy.deepcopy(self.skeleton).to_empty(device=device)
+        alone.load_state_dict({k: v[i].detach() for k, v in {**self.params, **self.buffers}.items()})
+        return alone
+
+    def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.skeleton, (params, buffers), (x,))
+
+    def _keeps_state(self) -> bool:
+        """Whether a pass writes buffers or draws random numbers, which vmap cannot do network by network."""
+        return self.skeleton.training and (
+            isinstance(self.skeleton, Seeded) or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
+        )
+
+
+def stack(networks: Sequence[Network]) -> Stack:
+    """Networks of one architecture as a `Stack`; they are copied."""
+    return Stack(networks)
