@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import resource
@@ -31,7 +32,27 @@ def pick(name: str | None = None) -> torch.device:
         raise UserError(f"unknown device {name!r}: use cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch")
+    if device.type == "cpu":
+        keep_memory()
     return device
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """Let the C library keep the memory of freed tensors instead of returning it to the system; whether it took the wish.
+
+    On Linux, tensors above a size come from fresh pages, and zeroing those takes longer than an elementwise operation on
+    them: a ConvNet step on 64 images is 1.4 times as fast with this, at up to 1.5 times the memory. `DISTILL_KEEP_MEMORY=0`
+    turns it off.
+    """
+    if sys.platform != "linux" or os.environ.get("DISTILL_KEEP_MEMORY", "1") == "0":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        return bool(libc.mallopt(mmap, 2**30)) and bool(libc.mallopt(trim, 2**31 - 1))
+    except (OSError, AttributeError):  # another C library
+        return False
 
 
 def describe(device: torch.device | str) -> str:
