@@ -82,6 +82,7 @@ LAYOUTS = {  # experiment -> (keys of the rows, keys of the columns), as in the 
     "slfd/attributed_aggregator": (("method", "dataset", "network", "resolution"), ()),
     **{f"{p}/settings": (("quantity", "dataset", "ipc", "network", "match", "resolution"), ()) for p in PAPERS},
 }
+NETWORKS = {"ConvNetD6": "ConvNet-6", "IDC-ResNetAP10": "ResNetAP-10", "IDC-ResNet18": "ResNet-18"}  # library's name -> DGS's
 HEADINGS = {"dataset": "data set", "ipc": "IPC", "match": "matching"}
 
 
@@ -126,8 +127,8 @@ def lookup(
     """The one published number of a cell, or None where the paper has no such cell.
 
     Args:
-        ipc, network, variant, quantity: None (or "") leaves the axis open. `variant` names one or more axes:
-            "track=2" finds "track=2, rank=1, team=zheli".
+        ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the library's;
+            `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
     Returns: the row, with `text` as printed and `value` and `std` as numbers, None where lost. Accuracies printed as
         fractions are given in percent (`text` stays as printed).
     Raises: UserError: unknown experiment, or different numbers fit: the answer says which axis decides.
@@ -138,7 +139,7 @@ def lookup(
         for r in _of(experiment, folder)
         if (r["method"], r["dataset"]) == (method, dataset)
         and (ipc is None or r["ipc"] == ipc)
-        and (not network or r["network"] == network)
+        and (not network or r["network"] in (network, NETWORKS.get(network)))
         and (not quantity or r["quantity"] == quantity)
         and wanted.items() <= r["axes"].items()
     ]
