@@ -6,15 +6,10 @@ import tempfile
 
 # before anything imports torch
 FOLDER = tempfile.mkdtemp(prefix="distill-tests-")
-os.environ.update(DISTILL_RUNS=f"{FOLDER}/runs", DISTILL_CACHE=f"{FOLDER}/cache", DISTILL_COMPILE="0", DISTILL_DEVICE="cpu", MPLBACKEND="agg")
+os.environ.update(DISTILL_RUNS=f"{FOLDER}/runs", DISTILL_CACHE=f"{FOLDER}/cache", DISTILL_COMPILE="0", MPLBACKEND="agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DISTILL_DEVICE", "cpu")
 os.environ.pop("DISTILL_SUMMARY", None)
-
-
-def pytest_configure(config):
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def pytest_unconfigure(config):

@@ -1,0 +1,33 @@
+# Every target first sets up .venv from requirements.lock where that has not been done.
+#   make reproduce PROFILE=small ONLY=skd/table1_accuracy PARAMS="-p ipcs=[1]"
+#   make test ARGS="-k book"
+PROFILE ?= smoke
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+reproduce: $(READY)  # run every notebook, build the book of that run
+	$(BIN)/python -m distill_lib reproduce --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(JOBS),--jobs $(JOBS)) $(PARAMS)
+
+book: $(READY)  # the book of the recorded results
+	$(BIN)/python -m distill_lib book
+
+test: $(READY)  # all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+benchmark: $(READY)  # speed and memory against plain references
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  # remove the environment and the book; results and runs stay
+	rm -rf _build .venv
+
+$(READY):  # uv, not pip: the same files whatever pip is configured to do, every hash checked
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	uv --version 2>/dev/null || $(BIN)/python -m pip install --quiet uv
+	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -f .venv/ready-* && touch $@
+
+.PHONY: reproduce book test benchmark clean
