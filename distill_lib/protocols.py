@@ -243,7 +243,7 @@ PROTOCOLS: dict[str, Protocol] = {
             augmentation=DSA,
             ema=0.995,
             num_eval=5,
-            cases=(Case({"lr": 1e-4}, networks=("VGG11",)),),
+            cases=(Case({"lr": 1e-4}, networks=("VGG11", "GLaD-VGG11")),),
         ),
         Protocol(
             "frepo_mse",
