@@ -19,7 +19,7 @@ import torch
 
 from .. import paths
 from ..errors import UserError, unknown
-from . import find, prepare
+from . import find, own, prepare
 from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset
 from .imageset import Facts, ImageSet
 from .prepare import RESIZE
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def load(
-    name: str,
+    name: str | Path,
     resolution: int | None = None,
     *,
     folder: str | Path | None = None,
@@ -63,7 +63,7 @@ def load(
     return parts["train"], parts["test"]
 
 
-def load_with_validation(name: str, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any):
+def load_with_validation(name: str | Path, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any):
     """As `load`, with a validation set: the source's own where it has one, else `per_class` training images of each class.
 
     Args:
@@ -101,10 +101,11 @@ def facts_table() -> list[dict[str, Any]]:
             "name": d.name,
             "classes": d.num_classes,
             "image": f"{d.resolution} x {d.resolution} x {d.channels}",
-            "train": d.counts["train"] or None,
+            "train": d.counts["train"] or None,  # None: the source does not fix it
             "val": d.counts.get("val"),
             "test": d.counts["test"],
             "normalisation": d.normalisation,
+            "sha256": "; ".join(f"{s} {h}" for s, h in d.sha256.items()),
             "licence": d.licence,
             "source": d.source,
             "notes": "; ".join(d.notes),
@@ -115,7 +116,7 @@ def facts_table() -> list[dict[str, Any]]:
 
 # --- how a set is put together -----------------------------------------------------------------------------------------
 def _load(
-    name: str,
+    name: str | Path,
     wanted: tuple[str, ...],
     resolution: int | None,
     folder: str | Path | None,
@@ -130,8 +131,12 @@ def _load(
         raise unknown("normalisation", normalisation, (*NORMALISATIONS, MEASURED))
     if resolution is not None and not (isinstance(resolution, int) and 1 <= resolution <= 2048):
         raise UserError(f"resolution {resolution!r}: give a whole number of pixels from 1 to 2048")
+    if isinstance(name, Path) or (name not in DATASETS and own.is_path(name)):
+        if folder is not None:
+            raise UserError(f"folder={str(folder)!r}: {str(name)!r} is a path already; give one or the other")
+        return _load_own(Path(name).expanduser().resolve(), wanted, resolution, resize or "bilinear", normalisation or MEASURED, channels)
     if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
+        raise UserError(f"{unknown('dataset', name, DATASETS)}; or the path of your own data, with a slash: ./{name}")
     dataset = DATASETS[name]
     if channels is not None:
         raise UserError(f"channels={channels}: {name} has {dataset.channels} channels; only your own data are converted")
@@ -139,56 +144,100 @@ def _load(
     size = resolution if resize is None and resolution in dataset.sizes else 28
     allowed = not os.environ.get("DISTILL_OFFLINE") if download is None else download
     source = find.locate(dataset, size, Path(folder).expanduser() if folder else None, allowed)
+    if dataset.family == "tiny" and source.class_names:  # the source's files hold the names
+        dataset = dataclasses.replace(dataset, class_names=source.class_names)
     rule = resize or ("bicubic" if dataset.sizes else "bilinear")
-    have = {s: s for s in source.splits}
-    if "test" not in have:
-        have["test"] = have.pop("val")
-    built = {s: _prepared(dataset, source, have[s], s, resolution, rule) for s in wanted if s in have}
+    parts = _parts(source)
+    built = {s: _prepared(dataset, source, parts[s], s, resolution, rule) for s in wanted if s in parts}
     return _with_facts(dataset, source, built, normalisation or dataset.normalisation)
 
 
-def _prepared(dataset: Dataset, source: Source, found: str, split: str, resolution: int, rule: str):
-    """Images, labels and what was found out about one split; from the cache, or into it."""
+def _load_own(path: Path, wanted: tuple[str, ...], resolution: int | None, rule: str, normalisation: str, channels: int | None):
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels={channels!r}: give 1 (grey) or 3 (colour)")
+    source = own.source(path)
+    dataset, parts = own.describe(path, source), _parts(source)
+    built = {"train": _prepared(dataset, source, parts["train"], "train", resolution, rule, channels)}
+    _, found, resolution, _ = built["train"][0].shape
+    dataset = dataclasses.replace(dataset, channels=found, resolution=resolution)
+    for s in wanted[1:]:
+        if s in parts:
+            built[s] = _prepared(dataset, source, parts[s], s, resolution, rule, channels)
+    return _with_facts(dataset, source, built, normalisation)
+
+
+def _parts(source: Source) -> dict[str, str]:
+    """The set's splits, each with the source's name for it: where the source has no test part, its validation part is the test set."""
+    have = {s: s for s in source.splits}
+    if "test" not in have:
+        have["test"] = have.pop("val")
+    return have
+
+
+Built = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]  # images, labels, what was found out while preparing
+
+
+def _prepared(
+    dataset: Dataset, source: Source, found: str, split: str, resolution: int | None, rule: str, channels: int | None = None
+) -> Built:
+    """One split, from the cache or into it. Your own data (channels 0 at first) decide about channels and resolution themselves."""
 
     def read() -> tuple[Part, tuple[int, ...]]:
-        part = source.read(found)
-        prepare.check_labels(part.labels, dataset.class_names, f"{source.where} ({found})")
-        if isinstance(part.images, np.ndarray):
-            has = 1 if part.images.ndim == 3 else part.images.shape[-1]
-            if has != dataset.channels:
-                raise UserError(f"{source.where}: images have {has} channels; {dataset.name} has {dataset.channels}")
-        return part, (len(part.labels), dataset.channels, resolution, resolution)
+        part, where = source.read(found), f"{source.where} ({found})"
+        prepare.check_labels(part.labels, dataset.class_names, where)
+        if dataset.family == "own":
+            has, size = own.shape(part, where, resolution, channels)
+        else:
+            array = isinstance(part.images, np.ndarray)
+            has, size = 1 if array and part.images.ndim == 3 else part.images.shape[-1] if array else dataset.channels, resolution
+        if dataset.channels not in (0, has):
+            raise UserError(f"{where}: images have {has} channels; {dataset.name} has {dataset.channels}")
+        return part, (len(part.labels), has, size, size)
 
     def fill_in(out: np.ndarray, part: Part) -> dict[str, Any]:
-        sizes = prepare.fill(out, part, resolution, rule, f"{dataset.name} {split}")
+        sizes = prepare.fill(out, part, out.shape[-1], rule, f"{dataset.name} {split}")
         mean, std = prepare.moments(out)
-        bare = Facts(dataset.name, dataset.class_names, tuple(mean), tuple(std))
-        sha256 = ImageSet(torch.from_numpy(out), torch.from_numpy(part.labels), bare).sha256()
-        notes = _deviations(dataset, source, part, split, sizes, resolution, rule, sha256)
+        sha256 = _sha256(out, part.labels)
+        notes = _deviations(dataset, source, part, split, sizes, out.shape[-1], rule)
         return {"sha256": sha256, "mean": mean, "std": std, "notes": notes}
 
     if dataset.family in ("bundled", "digits"):
         part, shape = read()
         return prepare.in_memory(part.labels, shape, lambda out: fill_in(out, part))
-    key = hashlib.sha256(f"{source.fingerprint()}{dataset.class_names}{dataset.wnids}".encode()).hexdigest()[:16]
-    path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{resolution}px-{rule}-{key}.safetensors"
+    key = hashlib.sha256(f"{source.fingerprint()}{dataset.class_names}{dataset.wnids}{channels}".encode()).hexdigest()[:16]
+    path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{f'{resolution}px' if resolution else 'auto'}-{rule}-{key}.safetensors"
     if not path.is_file():
         with find.lock(path):
             if not path.is_file():
+                find.clear_stale(path)
                 part, shape = read()
                 prepare.write(path, part.labels, shape, lambda out: fill_in(out, part))
     return prepare.open_prepared(path)
 
 
+def _sha256(images: np.ndarray, labels: np.ndarray) -> str:
+    """`ImageSet.sha256` of (N, C, H, W) pixels and their labels."""
+    blank = (0.0,) * images.shape[1]
+    facts = Facts("", ("",) * (int(labels.max()) + 1), blank, blank)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), facts).sha256()
+
+
 def _deviations(
-    dataset: Dataset, source: Source, part: Part, split: str, sizes: set[tuple[int, int]], resolution: int, rule: str, sha256: str
+    dataset: Dataset, source: Source, part: Part, split: str, sizes: set[tuple[int, int]], resolution: int, rule: str
 ) -> list[str]:
     """How this copy differs from the official set, in words."""
     notes = []
-    if sha256 in dataset.known:
-        notes += [dataset.known[sha256]] * bool(dataset.known[sha256])
-    elif not part.verified and not source.notes and dataset.family in ("idx", "cifar", "medmnist"):
-        notes.append(f"{split}: read from {source.form}, not compared with a published checksum (sha256 {sha256[:12]})")
+    if dataset.family in ("idx", "cifar", "medmnist") and not part.verified:
+        sha256 = None
+        if isinstance(part.images, np.ndarray):
+            pixels = part.images if part.images.ndim == 4 else part.images[..., None]
+            sha256 = _sha256(np.array(pixels.transpose(0, 3, 1, 2), order="C"), part.labels)
+        if sha256 in dataset.copies:
+            notes.append(dataset.copies[sha256])
+        elif split in dataset.sha256 and sha256 != dataset.sha256[split]:
+            notes.append(f"the {split} images of this copy ({source.form}) are not the official ones, or in another order")
+        elif split not in dataset.sha256:
+            notes.append(f"the {split} images of this copy ({source.form}) could not be compared with a published checksum")
     n, per_class = len(part.labels), np.bincount(part.labels, minlength=dataset.num_classes)
     spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()} to {per_class.max()}"
     if dataset.family == "imagenet":
@@ -207,9 +256,10 @@ def _deviations(
     return notes
 
 
-def _with_facts(dataset: Dataset, source: Source, built: dict[str, Any], normalisation: str) -> dict[str, ImageSet]:
+def _with_facts(dataset: Dataset, source: Source, built: dict[str, Built], normalisation: str) -> dict[str, ImageSet]:
     if normalisation == MEASURED:
-        mean, std = (tuple(max(v, 1e-6) if k == "std" else v for v in built["train"][2][k]) for k in ("mean", "std"))
+        found = built["train"][2]
+        mean, std = found["mean"], [v or 1.0 for v in found["std"]]  # a constant channel is left as it is
     else:
         mean, std = NORMALISATIONS[normalisation]
         if normalisation == "half":

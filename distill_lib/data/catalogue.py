@@ -46,7 +46,8 @@ class Dataset:
     wnids: tuple[str, ...] = ()  # of ImageNet classes, in label order
     imagenet_indices: tuple[int, ...] = ()  # of ImageNet classes, in label order
     frame: str = ""  # px of the source's images, where they are not `resolution` square
-    known: dict[str, str] = field(default_factory=dict)  # sha256 of a split -> what is special about it; "" = the official pixels
+    sha256: dict[str, str] = field(default_factory=dict)  # of each split's official pixels and labels (`ImageSet.sha256`), where known
+    copies: dict[str, str] = field(default_factory=dict)  # sha256 of a known copy that is not the official one -> how it differs
 
     @property
     def num_classes(self) -> int:
@@ -100,11 +101,25 @@ _SETS = [
     Dataset(
         "MNIST", "idx", _DIGITS, 1, 28, {"train": 60_000, "test": 10_000}, "MNIST", "CC BY-SA 3.0",
         "LeCun, Cortes, Burges 1998, yann.lecun.com/exdb/mnist",
+        sha256={
+            "train": "b15c248db4c9403ee2e5fbb013b7992f8eeb8eed44a3f44581766b93f34c0ec8",
+            "test": "53b445ae4a7bf4303c685d8618d4834900c593c9242dc62f31e9f742f65c0cc3",
+        },
     ),
-    Dataset("FashionMNIST", "idx", _FASHION, 1, 28, {"train": 60_000, "test": 10_000}, "FashionMNIST", "MIT", _FASHION_SOURCE),
+    Dataset(
+        "FashionMNIST", "idx", _FASHION, 1, 28, {"train": 60_000, "test": 10_000}, "FashionMNIST", "MIT", _FASHION_SOURCE,
+        sha256={
+            "train": "85971ade6d8dd2c37b6906157c7e0b214a0aa6271d6261ae791fa3c14d7105ff",
+            "test": "f0e98262b2fa3e7159a3038cc7c2774a219f0b9d7ca0348c6bb76a7f72cb743c",
+        },
+    ),
     Dataset(
         "CIFAR10", "cifar", _CIFAR10, 3, 32, {"train": 50_000, "test": 10_000}, "CIFAR10", "none stated; cite Krizhevsky 2009",
         "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, cs.toronto.edu/~kriz/cifar.html",
+        copies={
+            "fac290be1129a035837f9bf03df197c63779cf700fe19a27edb33fddf9656473": "this copy has 80 re-encoded training images: decoded from JPEG",
+            "5c2c2665a484c4627d2551d01d58ee0b757d5327ad5c10f3986ecf7cae072547": "this copy has 23 re-encoded test images: decoded from JPEG",
+        },
     ),
     Dataset(
         "CIFAR100", "cifar", _CIFAR100, 3, 32, {"train": 50_000, "test": 10_000}, "CIFAR100", "none stated; cite Krizhevsky 2009",
@@ -148,12 +163,23 @@ _MEDMNIST_NOTES = {
     "0 no finding, 1 any finding",
     "RetinaMNIST": "the five ordered grades are used as five classes",
 }
+_PNEUMONIA = {
+    "sha256": {
+        "val": "bc8415fa32ab195c773fafcad939c9771f8655b7d927375b55b8e3eb707fef01",
+        "test": "10f0fd7a2369352b794701fab1db328881a918bedd4d680090ba0d62796a66db",
+    },
+    "copies": {
+        "9e333d3630b5bffce1e88db844ce635b569a57763f2eef0d3e1805b958e6bd75": "this copy has the official training images in another "
+        "order: all 1,214 normal first, then all 3,494 pneumonia"
+    },
+}
 for _name, _channels, _train, _val, _test, _licence, _classes in _MEDMNIST:
     _SETS.append(
         Dataset(
             _name, "medmnist", _classes, _channels, 28, {"train": _train, "val": _val, "test": _test},
             "PneumoniaMNIST" if _name == "PneumoniaMNIST" else MEASURED, _licence, _MEDMNIST_SOURCE,
             notes=(_MEDMNIST_NOTES[_name],) if _name in _MEDMNIST_NOTES else (), sizes=(28, 64, 128, 224),
+            **(_PNEUMONIA if _name == "PneumoniaMNIST" else {}),
         )
     )  # fmt: skip
 

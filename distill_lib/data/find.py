@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -79,10 +80,12 @@ def digits() -> Source:
 def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions to keep and positions held out, `per_class` images (or that share, below 1) of every class, both in order.
 
-    Raises: UserError: a class is too small to keep at least one image.
+    Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
     import torch
 
+    if not per_class > 0:
+        raise UserError(f"cannot hold out {per_class} images of each class: give a number of images, or a share between 0 and 1")
     g, held = rng.generator(seed, "hold-out"), []
     for k in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == k)
@@ -179,12 +182,22 @@ def lock(path: Path) -> Iterator[None]:
     """Hold a file's lock: whoever prepares the same file at once waits and finds it ready."""
     import filelock
 
+    held = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(path.name + ".lock")):
-            yield
+        held.acquire()
     except OSError as err:
         raise UserError(f"cannot write to {path.parent} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def clear_stale(path: Path) -> None:
+    """Remove what a killed process left under temporary names; call with the file's lock held."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def unpacked(archive: Path) -> Path:
@@ -199,6 +212,7 @@ def unpacked(archive: Path) -> Path:
         return target
     with lock(target):
         if not target.is_dir():
+            clear_stale(target)
             part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
             try:
                 shutil.unpack_archive(archive, part, filter=None if archive.suffix == ".zip" else "data")
@@ -261,7 +275,8 @@ def download(dataset: Dataset, size: int) -> None:
         with lock(target):
             if target.is_file():
                 continue
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
+            clear_stale(target)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as part:
                 for i, url in enumerate(urls):
                     try:
                         with _timeout(30):
@@ -301,9 +316,8 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
     if folder is None and allow_download and downloads(dataset, size):
         try:
             download(dataset, size)
-            source = in_folder(dataset, paths.cache() / "downloads", size)
-            assert source is not None
-            return source
+            if source := in_folder(dataset, paths.cache() / "downloads", size):
+                return source
         except (OSError, RuntimeError) as err:
             why = f" Downloading failed: {err}."
     elif folder is None and not allow_download:
@@ -312,4 +326,5 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
         f"{dataset.name}: not found. Wanted one of {'; '.join(wanted(dataset, size))} in {', '.join(map(str, folders))}.{why} "
         f"Fetch it with: {how_to_fetch(dataset, size)}"
         + ("" if folder else " ; or set DISTILL_DATA to the folders that hold your data sets")
+        + ("; or pass resize='bicubic' to enlarge the 28 px images" if dataset.sizes and size != 28 else "")
     )

@@ -59,7 +59,7 @@ class Source:
         h = hashlib.sha256()
         for f in self.files:
             s = os.stat(f)
-            h.update(f"{f}\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
+            h.update(f"{os.path.abspath(f)}\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
         return h.hexdigest()[:16]
 
 
@@ -109,7 +109,7 @@ def idx_folder(folder: Path) -> Source | None:
 
 # --- CIFAR -----------------------------------------------------------------------------------------------------------
 def cifar_folder(folder: Path, name: str) -> Source | None:
-    """CIFAR-10 or CIFAR-100 as torchvision keeps them; the files are read only if their md5 is the published one."""
+    """CIFAR-10 or CIFAR-100 as torchvision keeps them: pickles, so they are opened only if their md5 is the published one."""
     if not folder.is_dir():
         return None
     from torchvision import datasets
@@ -136,14 +136,13 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
 def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None) -> Source:
     """A file with MedMNIST's keys (`train_images`, `train_labels`, ...), or just `images` and `labels`.
 
-    Optional keys: `class_names` or `classes`; `jpeg_filled_<split>`, the indices of images that are not bit-exact.
+    Optional key: `class_names` or `classes`.
     Raises: UserError: not an npz file, keys missing, pickled objects inside.
     """
     try:
         with np.load(path, allow_pickle=False) as z:
             keys = set(z.files)
             names = next((tuple(map(str, z[k])) for k in ("class_names", "classes") if k in keys), ())
-            filled = {s: len(z[f"jpeg_filled_{s}"]) for s in SPLIT_FOLDERS if f"jpeg_filled_{s}" in keys}
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, AttributeError) as err:
         raise UserError(f"{path}: cannot be read as an npz file ({err})") from None
     splits = tuple(s for s in SPLIT_FOLDERS if {f"{s}_images", f"{s}_labels"} <= keys)
@@ -178,13 +177,7 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None) -> S
         want = published_md5()
         return Part(images, labels.astype(np.int64), verified=want is not None and md5(path) == want)
 
-    notes = ()
-    if any(filled.values()):
-        notes = (
-            f"this copy has {sum(filled.values())} re-encoded images ({', '.join(f'{n} {s}' for s, n in filled.items())}): "
-            "their pixels are decoded from JPEG and are not the official ones",
-        )
-    return Source("npz", path, [path], splits, read, names, notes)
+    return Source("npz", path, [path], splits, read, names)
 
 
 # --- image folders ---------------------------------------------------------------------------------------------------
@@ -256,10 +249,13 @@ def image_folder(root: Path, class_names: Sequence[str] = (), wnids: Sequence[st
     """A folder with train and val or test, each with one folder per class; without names, the classes are the sorted folder names.
 
     Returns: None where `root` has no train folder.
+    Raises:  UserError: neither test nor val folder beside it where `class_names` are given, or a class without a folder.
     """
     splits = split_folders(root)
-    if "train" not in splits or len(splits) < 2:
+    if "train" not in splits:
         return None
+    if len(splits) < 2 and class_names:
+        raise UserError(f"{root}: has a train folder but neither val nor test beside it")
     names = tuple(class_names)
     if not names:
         names = tuple(sorted(p.name for p in splits["train"].iterdir() if p.is_dir() and not p.name.startswith(".")))
@@ -280,10 +276,12 @@ def tiny_imagenet(root: Path) -> Source | None:
     if not annotations.is_file():
         return None
     wnids = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
+    if len(wnids) != 200:
+        raise UserError(f"{root / 'train'}: {len(wnids)} class folders instead of 200; fetch the set again")
     names = dict(line.rstrip("\n").split("\t", 1) for line in words.read_text().splitlines() if "\t" in line) if words.is_file() else {}
     label = {w: k for k, w in enumerate(wnids)}
     images = {root / "train" / w: image_files(root / "train" / w) for w in wnids}
-    files = [f for mine in images.values() for f in mine]
+    files = [f for mine in images.values() for f in mine] + image_files(root / "val" / "images")
     rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
     unknown = sorted({w for _, w in rows} - set(wnids))
     if unknown:
