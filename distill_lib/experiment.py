@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -156,7 +157,7 @@ def check_parameters(name: str, values: dict[str, Any]) -> Parameters:
 def _problem(error: Any, model: type[Parameters]) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return str(unknown("parameter", name, model.model_fields)).split(": ")[0]
+        return re.split(r":? [Cc]hoose one of", str(unknown("parameter", name, model.model_fields)))[0]
     if isinstance(cause := error.get("ctx", {}).get("error"), UserError):
         return f"{name}: {cause}"
     choices = get_args(model.model_fields[name].annotation) if name in model.model_fields else ()
@@ -274,10 +275,13 @@ def run(
     """
     from filelock import FileLock, Timeout
 
+    from .device import pick
+
     start = time.monotonic()
     cells = experiment(name).cells(params) if cells is None else cells
     if params.profile == "recorded":
         return Outcome(params, [_recorded(cell) for cell in cells])
+    pick(device)  # an unknown device stops here, not in every cell
     outcome, deadline = Outcome(params), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
     while waiting:

@@ -65,7 +65,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     for _ in loop.steps("distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}):
         network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
         real_batch = real.draw_classes(cfg.batch_real, rng)  # (K, batch_real, C, H, W)
-        omega = dsa.draw_siamese(real.num_classes, real.shape, rng)  # one operation and one parameter set per class
+        omega = dsa.draw(rng, groups=real.num_classes)  # one operation and one parameter set per class
         loss = matching_loss(network, dsa.apply(real_batch, omega), dsa.apply(synthetic, omega), cfg.precision)
         optimizer.zero_grad()
         loss.backward()
