@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import paths, records, reported, statistics
+from . import paths, records, reported
 from .records import Cell, Record
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def details(outcome: Outcome) -> pd.DataFrame:
             if row and row["value"] is not None and same_data:
                 line["difference"] = f"{sum(values) / len(values) - row['value']:+.1f}"
                 if profile == "full":
+                    from . import statistics
+
                     line["verdict"] = statistics.equal_to_published(values, row["value"], row["std"], row["trials"]).verdict
             elif not same_data:
                 line["verdict"] = "stand-in data"
