@@ -86,12 +86,13 @@ def reproduce(
     return summary
 
 
-def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Page] = ()) -> Path:
+def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Page] = (), out: Path | None = None) -> Path:
     """Build the book and return its first page.
 
     Args:
         ran: notebooks whose executed copies in `profile` to show; all other live pages show the recorded results, and
              are executed first where that is not done yet.
+        out: where the book goes; by default `_build` for the recorded book, else the profile's folder in `runs/`.
     Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an image
             without alternative text, a page that would load something from outside.
     """
@@ -100,7 +101,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded")
-    place = root / "_build" if profile == "recorded" else paths.runs() / profile / "book"
+    place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),
         "latex_individualpages": False,

@@ -1,0 +1,48 @@
+// Tables sort on a click of a heading; search shows no page excerpts where the browser may not read files.
+"use strict";
+
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}
+
+const number = (text) => {
+  const found = text.replace("−", "-").match(/-?\d+(\.\d+)?/);
+  return found ? parseFloat(found[0]) : NaN;
+};
+
+function compare(a, b) {
+  const [x, y] = [number(a), number(b)];
+  if (Number.isNaN(x) && Number.isNaN(y)) return a.localeCompare(b);
+  if (Number.isNaN(x)) return 1; // "not run" below the numbers
+  if (Number.isNaN(y)) return -1;
+  return x - y;
+}
+
+function sortable(table) {
+  const body = table.tBodies[0];
+  if (!body || !table.tHead || body.rows.length < 3 || table.querySelector("tbody [rowspan], tbody [colspan]")) return;
+  const headings = [...table.tHead.rows].reverse(); // below its headings a table may name its first column in a row of its own
+  const heads = [...body.rows[0].cells].map((_, column) =>
+    headings.filter((row) => row.cells.length === body.rows[0].cells.length).map((row) => row.cells[column]).find((cell) => cell.textContent.trim()));
+  heads.forEach((head, column) => {
+    if (!head) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "distill-sort";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const sign = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+      heads.forEach((other) => other?.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      const text = (row) => row.cells[column].textContent.trim();
+      const empty = (row) => Number.isNaN(number(text(row)));
+      const rows = [...body.rows].sort((a, b) => (empty(a) || empty(b) ? 1 : sign) * compare(text(a), text(b)));
+      body.append(...rows);
+    });
+  });
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
+});

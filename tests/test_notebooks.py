@@ -1,0 +1,132 @@
+"""Every notebook keeps its form, and running notebooks fails early, clearly, and without leaving half a result."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from distill_lib import book, pages, paths
+from distill_lib.errors import UserError
+from distill_lib.experiment import experiments
+
+NOTEBOOKS = {p.experiment: p for p in pages.notebooks()}
+FIRST = 'profile: str = "recorded"  # recorded | smoke | small | full\nn: int = 3  # how many'
+
+
+def write(root, name, *sources):
+    """A notebook with a title, a parameters cell and the given code cells."""
+    cells = [new_markdown_cell("# A table"), new_code_cell(FIRST, metadata={"tags": ["parameters"]})]
+    file = root / "notebooks" / f"{name}.ipynb"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, sources)], metadata=kernel), file)
+    return pages.Page(root, f"notebooks/{name}")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+# --- the notebooks of the book -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_has_the_form_of_a_page(name):
+    notebook = NOTEBOOKS[name].notebook()
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
+    assert notebook.cells[0].source.startswith("# ")
+    assert all(not c.outputs and c.execution_count is None for c in code), "commit notebooks without outputs"
+    long = [line for c in code for line in c.source.splitlines() if len(line) > 79]
+    assert not long, "the page cuts code lines of more than 79 characters"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_takes_exactly_the_parameters_of_its_model(name):
+    assert name in experiments(), f"no experiment is called {name}"
+    assert set(pages.parameter_names(NOTEBOOKS[name])) == set(experiments()[name].parameters.model_fields)
+
+
+def test_every_notebook_is_in_the_contents_and_every_experiment_has_one():
+    assert {p.name for p in NOTEBOOKS.values()} <= set(book._contents(paths.ROOT))
+    assert set(experiments()) <= set(NOTEBOOKS)
+
+
+# --- running them ------------------------------------------------------------------------------------------------------
+def test_an_unknown_name_stops_before_anything_runs(tmp_path, runs):
+    page = write(tmp_path, "demo/table1", "1 / 0")
+    with pytest.raises(UserError, match=r"demo/table1: unknown parameter 'm': .*profile, n"):
+        pages.run([page], "smoke", {"m": 1})
+    with pytest.raises(UserError, match="unknown profile 'tiny'.*smoke"):
+        pages.run([page], "tiny")
+    with pytest.raises(UserError, match="did you mean demo/table1"):
+        pages.notebooks(tmp_path, "demo/tabel1")
+    assert not runs.exists()
+
+
+@pytest.mark.skipif("skd/table1_accuracy" not in NOTEBOOKS, reason="the notebook is not there")
+def test_an_ill_typed_parameter_of_an_experiment_stops_before_anything_runs(runs):
+    with pytest.raises(UserError, match="unknown method 'DMM'"):
+        pages.run(pages.notebooks(only="skd/table1_accuracy"), "smoke", {"methods": ["DMM"]})
+    assert not runs.exists()
+
+
+def test_a_folder_selects_its_notebooks(tmp_path):
+    for name in ("a/one", "a/two", "ab/three"):
+        write(tmp_path, name)
+    assert [p.experiment for p in pages.notebooks(tmp_path, "a")] == ["a/one", "a/two"]
+
+
+def test_a_failed_cell_stops_the_run_and_keeps_the_copy_of_the_last_good_one(tmp_path, runs):
+    bad = write(tmp_path, "demo/bad", "import os\nos.getcwd()", "print('before')\nundefined_name + 1", "print('after')")
+    slow = write(tmp_path, "demo/slow", "import time\ntime.sleep(300)")
+    bad.executed("smoke").parent.mkdir(parents=True)
+    bad.executed("smoke").write_text("the last good copy")
+    with pytest.raises(pages.PageFailed) as failed:
+        pages.run([bad, slow], "smoke", jobs=2)
+    message = str(failed.value)
+    assert "notebooks/demo/bad.ipynb, cell 4: NameError: name 'undefined_name' is not defined" in message
+    assert "Traceback" not in message and len(message.splitlines()) <= 4
+    assert bad.executed("smoke").read_text() == "the last good copy"
+    assert not slow.executed("smoke").exists()
+
+
+def test_pages_run_side_by_side_with_their_parameters_and_their_own_memory(tmp_path, runs):
+    note = """
+        import json, os
+        line = {"experiment": "demo", "cell": str(n), "state": "computed" if n == 5 else "reused", "seconds": 1}
+        with open(os.environ["DISTILL_SUMMARY"], "a") as f:
+            f.write(json.dumps(line) + chr(10))
+        assert "seen" not in globals() and profile == "smoke"
+        seen = True
+        import torch, matplotlib.pyplot as plt
+        plt.plot([n]);
+    """
+    note = "\n".join(line.strip() if line.strip() != "f.write(json.dumps(line) + chr(10))" else "    f.write(json.dumps(line) + chr(10))" for line in note.strip().splitlines())
+    both = [write(tmp_path, f"demo/{name}", note, "print(os.getcwd(), torch.get_num_threads())") for name in ("one", "two")]
+    results = pages.run(both, "smoke", {"n": 5}, jobs=2)
+    assert {r.page for r in results} == set(both) and all(r.computed == 1 and r.reused == 0 for r in results)
+    for page in both:
+        executed = nbformat.read(page.executed("smoke"), 4)
+        shown = json.dumps([c.get("outputs") for c in executed.cells])
+        assert "image/png" in shown and str(page.file.parent) in shown
+        assert str(tmp_path) not in json.dumps(executed.metadata)
+
+
+def test_a_recorded_page_runs_again_only_when_something_it_depends_on_changed(tmp_path, runs, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    page = write(tmp_path, "demo/table1", "n + 1")
+    assert [r.unchanged for r in pages.run([page], "recorded")] == [False]
+    assert [r.unchanged for r in pages.run([page], "recorded")] == [True]
+    new = tmp_path / "results" / "small" / "demo.json"
+    new.parent.mkdir(parents=True)
+    new.write_text("{}")
+    assert pages._stored_fingerprint(page, "recorded") != pages._fingerprints([page])[page]
+
+
+def test_a_damaged_notebook_is_one_clear_error(tmp_path, runs):
+    page = write(tmp_path, "demo/table1")
+    page.file.write_text("{not json")
+    with pytest.raises(UserError, match="notebooks/demo/table1.ipynb: not a readable notebook"):
+        pages.run([page], "smoke")
