@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,8 +50,8 @@ def resize(image: "Image.Image", resolution: int, rule: str) -> "Image.Image":
     return image.resize((w, h), method).crop((left, top, left + resolution, top + resolution))
 
 
-def open_image(item: Path | bytes | np.ndarray) -> "Image.Image":
-    """A decoded PIL image.
+def open_image(item: Path | bytes | np.ndarray, decode: bool = True) -> "Image.Image":
+    """A PIL image, decoded or with its header only.
 
     Raises: UserError: the file is missing, truncated or no image.
     """
@@ -60,7 +61,8 @@ def open_image(item: Path | bytes | np.ndarray) -> "Image.Image":
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[-1] == 1 else item)
     try:
         image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
-        image.load()
+        if decode:
+            image.load()
         return image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         name = "an image stored in the set" if isinstance(item, bytes) else item
@@ -73,20 +75,20 @@ def survey(part: Part) -> tuple[set[tuple[int, int]], dict[str, int]]:
         h, w = part.images.shape[1:3]
         grey = part.images.ndim == 3 or part.images.shape[-1] == 1
         return {(w, h)}, {"L" if grey else "RGB": len(part.images)}
-    from PIL import Image
 
-    def look(item: Path | bytes) -> tuple[tuple[int, int], str]:
-        try:
-            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                return image.size, image.mode
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-            raise UserError(f"{'an image stored in the set' if isinstance(item, bytes) else item}: cannot be read as an image ({err})") from None
+    def look(start: int) -> tuple[set[tuple[int, int]], list[str]]:
+        had, found = set(), []
+        for item in part.images[start : start + 64]:
+            with open_image(item, decode=False) as image:
+                had.add(image.size)
+                found.append(image.mode)
+        return had, found
 
-    sizes, modes = set(), {}
+    sizes, modes = set(), Counter()
     with ThreadPoolExecutor(_workers()) as pool:
-        for size, mode in pool.map(look, part.images, chunksize=64):
-            sizes.add(size)
-            modes[mode] = modes.get(mode, 0) + 1
+        for had, found in pool.map(look, range(0, len(part.images), 64)):
+            sizes |= had
+            modes.update(found)
     return sizes, modes
 
 
@@ -106,19 +108,21 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
                 out[i : i + 4096] = images[i : i + 4096].transpose(0, 3, 1, 2)
             return {(resolution, resolution)}
 
-    def one(i: int) -> tuple[int, int]:
-        image = open_image(part.images[i])
-        size = image.size
-        pixels = np.asarray(resize(image.convert(mode), resolution, rule))
-        out[i] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-        return size
+    def some(start: int) -> tuple[int, set[tuple[int, int]]]:
+        stop, had = min(start + 64, n), set()
+        for i in range(start, stop):
+            image = open_image(part.images[i])
+            had.add(image.size)
+            pixels = np.asarray(resize(image.convert(mode), resolution, rule))
+            out[i] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+        return stop - start, had
 
+    sizes = set()
     with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=None, leave=False) as bar:
-        sizes = set()
         try:
-            for size in pool.map(one, range(n), chunksize=64):
-                sizes.add(size)
-                bar.update()
+            for done, had in pool.map(some, range(0, n, 64)):
+                sizes |= had
+                bar.update(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
