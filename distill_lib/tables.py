@@ -195,12 +195,13 @@ class Shown:
 
     def _repr_html_(self) -> str:
         plain = all(name is None for name in self.frame.index.names)
-        style = self.frame.style.set_table_attributes('class="distill-table"').format(lambda v: html.escape(str(v)))
+        levels = " levels" if self.frame.index.nlevels > 1 else ""
+        style = self.frame.style.set_table_attributes(f'class="distill-table{levels}"').format(lambda v: html.escape(str(v)))
         if plain:
             style = style.hide(axis="index")
         paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
         ours = [c for c in self.frame.columns if str(c[-1] if isinstance(c, tuple) else c).startswith("ours")]
-        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "")
+        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "text" if len(str(v)) > 40 else "")
         classes[paper] = classes[paper].map(lambda v: f"{v} paper".strip())
         classes[ours] = classes[ours].map(lambda v: f"{v} ours".strip())
         if self.frame.index.is_unique and self.frame.columns.is_unique:
