@@ -212,6 +212,8 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
             say.warning("cell %d failed", number, location=name)
         elif cell.execution_count is None:
             say.warning("cell %d was not executed", number, location=name)
+        elif "application/vnd.jupyter.widget-view+json" in kinds:
+            say.warning("cell %d shows a widget, which is empty without a running kernel", number, location=name)
         elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds):
             say.warning("cell %d should show a figure and shows none", number, location=name)
 
@@ -227,7 +229,7 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
     source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / MATHJAX
     (out / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(source, out / "_static" / "mathjax" / MATHJAX)
-    problems = [*app._distill_problems.found, *check_html(out, sorted(app.env.found_docs))]
+    problems = [*app._distill_problems.texts, *check_html(out, sorted(app.env.found_docs))]
     if problems:
         # Sphinx repeats no warning about a page it does not read again: make it read all of them
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
@@ -235,7 +237,7 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
 
 
 class _Problems(logging.Handler):
-    """Collects Sphinx's warnings and errors with the page they are about."""
+    """Collects Sphinx's warnings and errors, each once, with the page they are about."""
 
     def __init__(self, app: Sphinx):
         from sphinx.util.logging import WarningLogRecordTranslator, WarningSuppressor
@@ -244,12 +246,10 @@ class _Problems(logging.Handler):
         self.addFilter(WarningSuppressor(app))
         self.addFilter(WarningLogRecordTranslator(app))
         self.root = f"{app.srcdir}{os.sep}"
-        self.found: list[str] = []
+        self.texts: dict[str, None] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        where = getattr(record, "location", None)
-        text = (f"{where}: " if where else "") + record.getMessage()
-        self.found.append(text.replace(self.root, ""))
+        self.texts[record.getMessage().replace(self.root, "").replace("WARNING: ", "")] = None
 
 
 # --- checks on the HTML ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -79,7 +80,8 @@ class Loop:
 
         start = self._restore(name, live)
         saved = time.monotonic()
-        bar = tqdm(total=total, initial=start, desc=name, disable=None if self.bar is None else not self.bar, leave=False)
+        shown = sys.stderr.isatty() if self.bar is None else self.bar
+        bar = tqdm(total=total, initial=start, desc=name, disable=not shown, leave=False)
         with bar, _interrupts() as interrupted:
             for step in range(start, total):
                 if self.watch:
