@@ -1,0 +1,184 @@
+"""Summaries, the three-way verdict against published numbers, and calibration."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill_lib import statistics
+from distill_lib.errors import UserError
+from distill_lib.rng import generator
+from distill_lib.statistics import calibration_error_pct, equal_to_published, per_class_accuracy_pct, summarise
+
+FIVE = [48.7, 49.2, 48.5, 49.0, 48.8]
+
+
+def test_mean_and_deviation_say_which_ddof():
+    assert statistics.mean(FIVE) == pytest.approx(48.84)
+    assert statistics.std(FIVE) == pytest.approx(np.std(FIVE)) and statistics.std(FIVE, ddof=1) == pytest.approx(np.std(FIVE, ddof=1))
+    assert statistics.std([50.0]) == 0 and math.isnan(statistics.std([50.0], ddof=1))
+    assert statistics.std([1e8 + 1, 1e8 + 2, 1e8 + 3]) == pytest.approx(math.sqrt(2 / 3))
+    assert summarise(FIVE).ddof == 0 and summarise(FIVE, ddof=1).std > summarise(FIVE).std
+
+
+def test_bootstrap_interval_is_seeded_and_near_theory():
+    assert statistics.bootstrap_interval(FIVE) == statistics.bootstrap_interval(FIVE)
+    assert statistics.bootstrap_interval(FIVE, seed=1) != statistics.bootstrap_interval(FIVE, seed=0)
+    many = (60 + 2 * torch.randn(400, generator=generator(0))).tolist()
+    low, high = statistics.bootstrap_interval(many)
+    half = 1.96 * np.std(many) / math.sqrt(400)
+    assert low == pytest.approx(np.mean(many) - half, abs=0.03) and high == pytest.approx(np.mean(many) + half, abs=0.03)
+    narrow = statistics.bootstrap_interval(many, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    assert statistics.bootstrap_interval([50.0]) == (50.0, 50.0)
+
+
+def test_summary_reads_well():
+    assert str(summarise(FIVE)) == "48.8 ± 0.2 (5 values, 95 % interval 48.6 to 49.0)"
+    assert str(summarise([50.0])) == "50.0 (1 value)"
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [50.0, math.inf]])
+def test_values_that_are_none(values):
+    for f in (summarise, statistics.mean, statistics.std, lambda v: equal_to_published(v, 50.0)):
+        with pytest.raises(UserError, match="at least one value, all finite"):
+            f(values)
+
+
+# --- published numbers -----------------------------------------------------------------------------------------------
+def around(mean, std, n):
+    """n values with exactly this mean and sample deviation."""
+    x = np.linspace(-1, 1, n)
+    return (mean + std * x / x.std(ddof=1)).tolist()
+
+
+def test_welch_equals_scipy():
+    for ours, published, std, trials in [(FIVE, 48.9, 0.6, 5), (around(51, 0.3, 20), 50.2, 1.2, 3), (around(20, 4, 3), 30, 0.1, 25)]:
+        got = equal_to_published(ours, published, std, trials, ddof=1)
+        by_summary = scipy.stats.ttest_ind_from_stats(
+            np.mean(ours), np.std(ours, ddof=1), len(ours), published, std, trials, equal_var=False
+        )
+        assert got.p_value == pytest.approx(by_summary.pvalue)
+        interval = scipy.stats.ttest_ind(ours, around(published, std, trials), equal_var=False).confidence_interval(0.9)
+        assert (got.low, got.high) == pytest.approx(tuple(interval))
+    population = equal_to_published(FIVE, 48.9, 0.6, 5)  # a printed population deviation is the smaller one
+    assert population.p_value == equal_to_published(FIVE, 48.9, 0.6 * math.sqrt(5 / 4), 5, ddof=1).p_value
+
+
+@pytest.mark.parametrize(
+    "ours,n,published,std,trials,verdict",
+    [
+        (48.9, 5, 48.9, 0.6, 5, "matched"),
+        (48.5, 5, 48.9, 0.6, 5, "matched"),
+        (46.0, 5, 48.9, 0.6, 5, "differs"),
+        (51.9, 5, 48.9, 0.6, 5, "differs"),
+        (48.1, 5, 48.9, 0.6, 5, "undecided"),
+        (48.1, 25, 48.9, 0.6, 25, "matched"),  # more values decide
+        (48.9, 2, 48.9, 0.6, 3, "undecided"),  # two values know too little
+        (99.2, 5, 99.1, 0.0, 5, "undecided"),  # the last printed digit is the least margin
+        (57.0, 20, 63.0, 0.4, 25, "differs"),  # DM at IPC 50 as users report it
+    ],
+)
+def test_verdicts(ours, n, published, std, trials, verdict):
+    got = equal_to_published(around(ours, max(std, 0.05), n), published, std, trials)
+    assert got.verdict == verdict, got
+    assert got.margin == pytest.approx(max(2 * std, 0.1)) and got.low <= got.difference <= got.high
+
+
+def test_one_value_is_undecided():
+    got = equal_to_published([48.9], 48.9, 0.6, 5)
+    assert got.verdict == "undecided" and "at least 2" in got.reason and math.isnan(got.p_value)
+
+
+def test_missing_trials_and_deviation_are_named_assumptions():
+    assumed = equal_to_published(FIVE, 48.9, 0.6)
+    assert "3 published runs assumed" in assumed.reason
+    assert assumed.p_value == equal_to_published(FIVE, 48.9, 0.6, 3).p_value
+    for missing in (None, math.nan):
+        bare = equal_to_published(FIVE, 48.9, missing, 5)
+        assert "ours stands in" in bare.reason and bare.margin == pytest.approx(2 * np.std(FIVE))
+    assert equal_to_published(FIVE, 60.0).verdict == "differs"
+    one = equal_to_published(FIVE, 48.9, None, 1)  # a single published run: a prediction interval
+    assert one.high - one.low > bare.high - bare.low
+
+
+def test_no_spread_at_all():
+    assert equal_to_published([50.0] * 3, 50.0, 0.0, 3).verdict == "matched"
+    assert equal_to_published([50.0] * 3, 50.0, 0.0, 3).p_value == 1
+    assert equal_to_published([50.0] * 3, 51.0, 0.0, 3).verdict == "differs"
+    assert equal_to_published([50.0] * 3, 50.0, 0.0, 1).verdict == "matched"
+    assert equal_to_published([50.0] * 3, 50.05).verdict == "matched"
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(
+    ours=st.floats(0, 100),
+    spread=st.floats(0.01, 5),
+    n=st.integers(2, 30),
+    published=st.floats(0, 100),
+    std=st.none() | st.floats(0, 5),
+    trials=st.none() | st.integers(1, 30),
+)
+def test_verdicts_follow_from_interval_and_margin(ours, spread, n, published, std, trials):
+    got = equal_to_published(around(ours, spread, n), published, std, trials)
+    inside, outside = -got.margin <= got.low and got.high <= got.margin, got.high < -got.margin or got.low > got.margin
+    assert got.verdict == ("matched" if inside else "differs" if outside else "undecided")
+    assert 0 <= got.p_value <= 1 and f"±{got.margin:.2f}" in got.reason
+    mirrored = equal_to_published(around(-ours, spread, n), -published, std, trials)
+    assert mirrored.verdict == got.verdict
+
+
+def test_false_verdicts_are_rare_when_the_truth_is_known():
+    """Repeated runs of the same truth are hardly ever said to differ; a truth at the margin is matched in about 5 % of the cases."""
+    rng = np.random.default_rng(0)
+    same, edge = [], []
+    for _ in range(400):
+        paper = rng.normal(50, 1, 5)
+        same.append(equal_to_published(rng.normal(50, 1, 5), paper.mean(), paper.std(), 5).verdict)
+        edge.append(equal_to_published(rng.normal(52, 1, 20), 50.0, 1.0, 200).verdict)
+    assert same.count("differs") <= 4
+    assert edge.count("matched") / 400 == pytest.approx(0.05, abs=0.035) and edge.count("differs") / 400 == pytest.approx(0.05, abs=0.035)
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 0.5, 5), (50.0, -0.5, 5), (50.0, 0.5, 0), (50.0, math.inf, 3)])
+def test_numbers_that_cannot_be_published(bad):
+    with pytest.raises(UserError, match="finite mean, a deviation >= 0 and trials >= 1"):
+        equal_to_published(FIVE, *bad)
+
+
+# --- classes and calibration -----------------------------------------------------------------------------------------
+def test_per_class_accuracy():
+    labels = torch.tensor([0, 0, 1, 1, 1, 3])
+    answers = torch.tensor([0, 1, 1, 1, 0, 3])
+    expected = [50.0, pytest.approx(200 / 3), None, 100.0]
+    assert per_class_accuracy_pct(answers, labels, 4) == expected
+    assert per_class_accuracy_pct(torch.nn.functional.one_hot(answers, 4).float(), labels, 4) == expected
+
+
+def test_calibration_error_by_hand_and_by_loop():
+    confidence, right = torch.tensor([0.95, 0.95, 0.55, 0.55]), torch.tensor([True, False, True, False])
+    assert calibration_error_pct(confidence, right, bins=10) == pytest.approx(100 * (0.5 * 0.45 + 0.5 * 0.05))
+    rng = generator(0)
+    confidence, right = torch.rand(500, generator=rng), torch.rand(500, generator=rng) < 0.6
+    total = 0.0
+    for b in range(15):
+        inside = [(float(c), bool(r)) for c, r in zip(confidence, right, strict=True) if b / 15 < c <= (b + 1) / 15]
+        if inside:
+            total += len(inside) / 500 * abs(np.mean([r for _, r in inside]) - np.mean([c for c, _ in inside]))
+    assert calibration_error_pct(confidence, right) == pytest.approx(100 * total)
+    assert calibration_error_pct(torch.ones(4), torch.ones(4, dtype=torch.bool)) == 0
+    assert calibration_error_pct(torch.ones(4), torch.zeros(4, dtype=torch.bool)) == 100
+
+
+def test_reliability_and_bad_confidences():
+    share, confident, accurate = statistics.reliability(torch.tensor([0.0, 0.1, 1.0]), torch.tensor([False, True, True]), bins=2)
+    assert share.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert confident.tolist() == pytest.approx([0.05, 1.0]) and accurate.tolist() == [0.5, 1.0]
+    with pytest.raises(UserError, match="softmax"):
+        statistics.reliability(torch.tensor([2.0, 3.0]), torch.tensor([True, True]))
+    with pytest.raises(UserError, match="one confidence per answer"):
+        statistics.reliability(torch.rand(3), torch.ones(2, dtype=torch.bool))
