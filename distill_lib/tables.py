@@ -201,7 +201,9 @@ class Shown:
             style = style.hide(axis="index")
         paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
         ours = [c for c in self.frame.columns if str(c[-1] if isinstance(c, tuple) else c).startswith("ours")]
-        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "text" if len(str(v)) > 40 else "")
+        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "")
+        wordy = list(self.frame.columns[self.frame.map(lambda v: len(str(v)) > 40).any().to_numpy()])  # columns that wrap
+        classes[wordy] = classes[wordy].map(lambda v: f"{v} text".strip())
         classes[paper] = classes[paper].map(lambda v: f"{v} paper".strip())
         classes[ours] = classes[ours].map(lambda v: f"{v} ours".strip())
         if self.frame.index.is_unique and self.frame.columns.is_unique:
