@@ -319,7 +319,7 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
             if source := in_folder(dataset, paths.cache() / "downloads", size):
                 return source
         except (OSError, RuntimeError) as err:
-            why = f" Downloading failed: {err}."
+            why = f" Downloading failed: {str(err).rstrip(chr(46))}."
     elif folder is None and not allow_download:
         why = " Downloading is off."
     raise UserError(
