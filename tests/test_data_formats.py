@@ -527,6 +527,8 @@ def test_a_changed_source_is_prepared_again(place):
     first = data.load("CIFAR10")[0]
     write_npz(place / "cifar10.npz", classes=10, n=30, size=32)
     assert len(data.load("CIFAR10")[0]) == 30 and len(first) == 20
+    assert len(prepared()) == 2  # the earlier copy is gone from the disk, and still readable where it is open
+    assert first.images.float().mean() > 0
 
 
 def test_a_truncated_prepared_file_is_named(place):

@@ -204,14 +204,16 @@ def _prepared(
     if dataset.family in ("bundled", "digits"):
         part, shape = read()
         return prepare.in_memory(part.labels, shape, lambda out: fill_in(out, part))
-    key = hashlib.sha256(f"{source.fingerprint()}{dataset.class_names}{dataset.wnids}{channels}".encode()).hexdigest()[:16]
-    path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{f'{resolution}px' if resolution else 'auto'}-{rule}-{key}.safetensors"
+    place = hashlib.sha256(f"{os.path.abspath(source.where)}{dataset.class_names}{dataset.wnids}{channels}".encode()).hexdigest()[:8]
+    px = f"{resolution}px" if resolution else "auto"
+    path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{px}-{rule}-{place}-{source.fingerprint()}.safetensors"
     if not path.is_file():
         with find.lock(path):
             if not path.is_file():
                 find.clear_stale(path)
                 part, shape = read()
                 prepare.write(path, part.labels, shape, lambda out: fill_in(out, part))
+                find.drop_outdated(path)
     return prepare.open_prepared(path)
 
 

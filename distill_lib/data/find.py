@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +198,15 @@ def clear_stale(path: Path) -> None:
     """Remove what a killed process left under temporary names; call with the file's lock held."""
     for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def drop_outdated(path: Path) -> None:
+    """Remove the copies prepared from earlier versions of the same files: the name says all but their fingerprint."""
+    for old in path.parent.glob(f"{glob.escape(path.name.rsplit('-', 1)[0])}-*{path.suffix}"):
+        if old != path:
+            with suppress(OSError):  # still open in another process, on systems that mind
+                old.unlink()
+            old.with_name(f".{old.name}.lock").unlink(missing_ok=True)
 
 
 def unpacked(archive: Path) -> Path:
