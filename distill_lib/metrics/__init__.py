@@ -1,0 +1,1 @@
+"""Scores of synthetic sets and generators."""
