@@ -1,0 +1,226 @@
+"""Herding, K-Center, Forgetting and the feature network they share: known answers by hand, and the rules of choosing."""
+
+import time
+
+import pytest
+import torch
+
+from distill_lib import data, networks, training
+from distill_lib.errors import UserError
+from distill_lib.loop import Loop, TimeUp
+from distill_lib.methods import forgetting, herding, kcenter
+from distill_lib.rng import generator
+from distill_lib.settings import replace
+
+TINY = training.Training(network="ConvNetW32", epochs=2, batch=32, per_class=20)
+METHODS = {"Herding": herding, "K-Center": kcenter, "Forgetting": forgetting}
+CHOOSE = {"Herding": herding.herding, "K-Center": kcenter.k_center}
+
+
+@pytest.fixture(scope="module")
+def real():
+    return data.load("digits")[0]
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float32)[:, None]
+
+
+# --- choosing ----------------------------------------------------------------------------------------------------------
+def test_herding_by_hand():
+    assert column(0, 1, 2, 3, 10)[herding.herding(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
+
+
+def test_k_center_by_hand():
+    assert column(0, 1, 2, 3, 10)[kcenter.k_center(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 10, 0]
+
+
+def slow_herding(features, n):
+    features, chosen = features.double(), []
+    mean = features.mean(0)
+    for i in range(n):
+        total = sum((features[q] for q in chosen), torch.zeros_like(mean))
+        gaps = [float(((i + 1) * mean - total - f).norm()) if j not in chosen else float("inf") for j, f in enumerate(features)]
+        chosen.append(min(range(len(features)), key=gaps.__getitem__))
+    return chosen
+
+
+def slow_k_center(features, n):
+    features = features.double()
+    chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
+    while len(chosen) < n:
+        gaps = [min(float((f - features[q]).norm()) for q in chosen) if j not in chosen else -1.0 for j, f in enumerate(features)]
+        chosen.append(max(range(len(features)), key=gaps.__getitem__))
+    return chosen
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(herding.herding, slow_herding), (kcenter.k_center, slow_k_center)])
+def test_the_fast_form_chooses_what_the_definition_chooses(fast, slow):
+    features = torch.randn(60, 8, generator=generator(0, "features")) + 100  # far from zero: float32 must not lose the differences
+    assert fast(features, 25).tolist() == slow(features, 25)
+
+
+@pytest.mark.parametrize("choose", CHOOSE.values(), ids=CHOOSE)
+def test_choosing_as_many_as_there_are_returns_all(choose):
+    features = torch.randn(12, 3, generator=generator(1))
+    assert sorted(choose(features, 12).tolist()) == list(range(12))
+
+
+@pytest.mark.parametrize("choose", CHOOSE.values(), ids=CHOOSE)
+def test_equal_images_are_each_chosen_once(choose):
+    assert sorted(choose(torch.ones(5, 3), 5).tolist()) == list(range(5))
+
+
+@pytest.mark.parametrize("choose", CHOOSE.values(), ids=CHOOSE)
+def test_permuting_the_data_permutes_the_choice(choose):
+    features, order = torch.randn(40, 6, generator=generator(2)), torch.randperm(40, generator=generator(3))
+    assert order[choose(features[order], 10)].tolist() == choose(features, 10).tolist()
+
+
+def test_with_one_image_herding_and_k_center_agree():
+    features = torch.randn(50, 5, generator=generator(4))
+    assert herding.herding(features, 1).tolist() == kcenter.k_center(features, 1).tolist()
+
+
+# --- forgetting --------------------------------------------------------------------------------------------------------
+def test_forgetting_events_by_hand():
+    histories = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)
+    was_right, learned, forgotten = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    for right in histories.T:
+        here = torch.tensor([2, 0, 1])  # visited in an order of its own
+        training.count_forgetting(here, right[here], was_right, learned, forgotten)
+    assert forgotten.tolist() == [2, 0, 0] and learned.tolist() == [True, False, True]
+
+
+def test_the_most_forgotten_come_first_and_the_never_learned_before_them():
+    forgotten, learned = torch.tensor([1, 4, 0, 2]), torch.tensor([True, True, False, True])
+    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0)).tolist() == [2, 1, 3]
+    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0), never_learned="none").tolist() == [1, 3, 0]
+
+
+def test_ties_are_broken_at_random_by_the_seed():
+    forgotten, learned = torch.zeros(50, dtype=torch.int64), torch.ones(50, dtype=torch.bool)
+    picks = [forgetting.most_forgotten(forgotten, learned, 5, generator(seed)).tolist() for seed in (0, 0, 1)]
+    assert picks[0] == picks[1] != picks[2]
+
+
+# --- the methods -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", METHODS)
+def test_the_choice_consists_of_distinct_real_images_of_the_right_class(name, real):
+    made = METHODS[name].distill(real, METHODS[name].Config(ipc=4, training=TINY), seed=0)
+    index = torch.tensor(made.facts.extra["indices"])
+    assert index.shape == (real.num_classes, 4) and len(index.unique()) == index.numel()
+    assert torch.equal(real.labels[index.flatten()], made.labels)
+    assert torch.equal(made.images, real.take(index.flatten())[0])
+
+
+def test_the_choice_is_by_features_of_the_trained_network_class_by_class(real):
+    made = herding.distill(real, herding.Config(ipc=3, training=TINY), seed=0)
+    trained = training.on_real(real, TINY, seed=0)
+    members = trained.index[real.labels[trained.index] == 7]
+    chosen = members[herding.herding(trained.network.embed(real.take(members)[0]), 3)]
+    assert made.facts.extra["indices"][7] == chosen.tolist()
+
+
+def test_at_one_image_per_class_herding_and_k_center_choose_alike(real):
+    sets = [m.distill(real, m.Config(ipc=1, training=TINY), seed=0) for m in (herding, kcenter)]
+    assert torch.equal(sets[0].images, sets[1].images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_more_images_than_a_class_has_is_a_clear_error(name, real):
+    with pytest.raises(UserError, match=r"ipc 21: digits has only 20 images of class .* to choose from"):
+        METHODS[name].distill(real, METHODS[name].Config(ipc=21, training=TINY), seed=0)
+
+
+def test_the_published_settings():
+    for method in METHODS.values():
+        assert method.paper_config("CIFAR10", 10) == method.Config(ipc=10)
+        assert method.paper_config("CIFAR10", 10).training.network == "ConvNet"
+        assert method.paper_config("ImageWoof", 20).training.network == "ResNetAP-10"
+        assert method.paper_config("MNIST", 1).training.per_class is None  # the whole training set
+
+
+# --- the feature network -----------------------------------------------------------------------------------------------
+def test_three_methods_train_one_network(real, monkeypatch):
+    trainings, train = [], training._train
+    monkeypatch.setattr(training, "_train", lambda *args: trainings.append(args[0]) or train(*args))
+    for method in METHODS.values():
+        method.distill(real, method.Config(ipc=2, training=TINY), seed=0)
+    assert len(trainings) == 1
+    herding.distill(real, herding.Config(ipc=2, training=replace(TINY, lr=0.02)), seed=0)
+    herding.distill(real, herding.Config(ipc=2, training=TINY), seed=1)
+    assert len(set(trainings)) == 3  # other settings or another seed: another network
+
+
+def test_a_network_read_back_is_the_one_that_was_trained(real):
+    first, again = training.on_real(real, TINY, seed=0), training.on_real(real, TINY, seed=0)
+    x = real.take(torch.arange(5))[0]
+    assert first.network is not again.network and torch.equal(first.network(x), again.network(x))
+    assert torch.equal(first.forgotten, again.forgotten) and torch.equal(first.learned, again.learned)
+    assert not again.network.training and not any(p.requires_grad for p in again.network.parameters())
+
+
+def test_training_learns(real):
+    cfg = training.Training(network="ConvNetW32", epochs=6, batch=32, per_class=60)
+    trained = training.on_real(real, cfg, seed=0)
+    right = (trained.network(real.all()[0]).argmax(1) == real.labels).float().mean()
+    assert right > 0.9 and trained.learned.float().mean() > 0.9
+
+
+def test_candidates_are_the_same_number_of_every_class(real):
+    index = training.candidates(real, 20, seed=0)
+    assert torch.bincount(real.labels[index]).tolist() == [20] * 10 and len(index.unique()) == 200
+    assert torch.equal(training.candidates(real, None, seed=0), torch.arange(len(real)))
+
+
+def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_path, monkeypatch):
+    whole = training.on_real(real, TINY, seed=0)
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
+    interruptions = 0
+    for _ in range(100):
+        try:
+            resumed = training.on_real(real, TINY, 0, Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+            break
+        except TimeUp:
+            interruptions += 1
+    assert interruptions > 5
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), resumed.network.state_dict().values()))
+    assert torch.equal(whole.forgotten, resumed.forgotten) and torch.equal(whole.learned, resumed.learned)
+
+
+def test_a_damaged_network_file_is_a_clear_error(real):
+    training.on_real(real, TINY, seed=0)
+    file = training.artefact(real, TINY, 0)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"damaged feature network .* delete it to train it again"):
+        training.on_real(real, TINY, seed=0)
+
+
+def test_features_do_not_depend_on_the_batch(real):
+    net = networks.fresh("ConvNetW32", real, generator(0)).eval()
+    whole, parts = (training.features(net, real, torch.arange(50), batch=b) for b in (50, 7))
+    assert whole.shape == (50, net.embed_dim) and torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_running_out_of_memory_halves_the_slices_and_changes_nothing():
+    from distill_lib.device import chunked
+
+    sizes = []
+
+    def square(x):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("not enough")
+        return x.square()
+
+    with pytest.warns(UserWarning, match="out of memory: going on with"):
+        assert torch.equal(chunked(square, torch.arange(20.0), 16), torch.arange(20.0).square())
+    assert max(sizes[-4:]) <= 3
+    with pytest.raises(RuntimeError, match="broken"):  # any other error is not swallowed
+        chunked(lambda x: (_ for _ in ()).throw(RuntimeError("broken")), torch.arange(4.0), 2)
