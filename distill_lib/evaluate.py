@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import re
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from .loop import Loop
 from .protocols import Protocol
 from .rng import generator
 from .settings import as_dict
+from .statistics import calibration_error_pct, mean, per_class_accuracy_pct, std
 
 VERSION = 1  # of what the numbers mean; raised when the same protocol would give other accuracies
 
@@ -79,12 +79,12 @@ class Evaluation:
 
     @property
     def mean_pct(self) -> float:
-        return statistics.fmean(self.test_accuracy_pct)
+        return mean(self.test_accuracy_pct)
 
     @property
     def std_pct(self) -> float:
         """Sample standard deviation over the networks (ddof 1); NaN for one network."""
-        return statistics.stdev(self.test_accuracy_pct) if len(self.test_accuracy_pct) > 1 else math.nan
+        return std(self.test_accuracy_pct, ddof=1)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -286,7 +286,7 @@ def _choose(job: _Job, trained: dict[float, list[_Result]]) -> float:
     if job.validation is None:
         job.notes.append(f"no validation images: learning rate {job.base_lr}, not the best of {list(trained)}")
         return job.base_lr
-    score = {lr: statistics.fmean(r.validation_pct for r in results) for lr, results in trained.items()}
+    score = {lr: mean([r.validation_pct for r in results]) for lr, results in trained.items()}
     best = max(score, key=lambda lr: score[lr])
     job.notes.append(f"learning rate {best} chosen from {list(trained)} by validation accuracy")
     return best
@@ -357,7 +357,7 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
         job.loop.log(loss=losses.detach().mean())
         clock["seconds"] += time.perf_counter() - start
     start = time.perf_counter()
-    tested = [_summary(right, confidence, job.test) for right, confidence in zip(*_predict(nets, average, job.test), strict=True)]
+    tested = [_summary(answers, confidence, job.test) for answers, confidence in zip(*_predict(nets, average, job.test), strict=True)]
     validated = _accuracies(nets, average, job.validation)
     job.seconds += clock["seconds"] + time.perf_counter() - start
     train_loss = (loss_sum / job.images).tolist()
@@ -446,44 +446,29 @@ def loss_per_network(p: Protocol, logits: Tensor, target: Tensor) -> Tensor:
 # --- testing -----------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Whether each network is right on each image (M, N) bool, and the probability it gives its answer (M, N); unaugmented."""
+    """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
     nets.eval()
     c, h, w = images.shape
     pieces = Pieces(max(16, min(512, 2**19 // (h * w))))
 
-    def run(part: slice) -> tuple[Tensor, Tensor]:
+    def run(part: slice) -> Tensor:
         logits = nets.forward(average or nets.params, images.normalise(images.images[part]))  # (M, B, K)
-        confidence, answer = logits.softmax(2).max(2)
-        return answer == images.hard_labels[part], confidence
+        return torch.stack(logits.softmax(2).max(2))
 
-    right, confidence = zip(*pieces(len(images), run), strict=True)
-    return torch.cat(right, 1), torch.cat(confidence, 1)
+    confidence, answers = torch.cat(pieces(len(images), run), 2)
+    return answers.long(), confidence
 
 
 def _accuracies(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet | None) -> list[float]:
     """Percent right of each network; NaN without images."""
     if images is None:
         return [math.nan] * len(nets)
-    right, _ = _predict(nets, average, images)
-    return [100 * hits / len(images) for hits in right.sum(1).tolist()]
+    answers, _ = _predict(nets, average, images)
+    return [100 * hits / len(images) for hits in (answers == images.hard_labels).sum(1).tolist()]
 
 
-def _summary(right: Tensor, confidence: Tensor, images: ImageSet) -> tuple[float, list[float | None], float]:
+def _summary(answers: Tensor, confidence: Tensor, images: ImageSet) -> tuple[float, list[float | None], float]:
     """(accuracy, accuracy of every class, expected calibration error) of one network, in percent."""
-    labels = images.hard_labels
-    hits, count = (torch.bincount(x, minlength=images.num_classes).tolist() for x in (labels[right], labels))
-    per_class = [100 * h / n if n else None for h, n in zip(hits, count, strict=True)]
-    return 100 * sum(hits) / len(right), per_class, calibration_error_pct(confidence, right)
-
-
-def calibration_error_pct(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Expected calibration error in percent: |accuracy - mean confidence| over equal-width bins of confidence, weighted by their size.
-
-    Args:
-        confidence: (N,) probability of the answer, in [0, 1].
-        right:      (N,) whether the answer was right.
-    Source: Guo et al. 2017, equation 3; bin b holds confidences in (b/bins, (b + 1)/bins].
-    """
-    index = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
-    gap = torch.zeros(bins, dtype=torch.float64, device=right.device).index_add_(0, index, right.double() - confidence.double())
-    return 100 * gap.abs().sum().item() / len(right)
+    right = answers == images.hard_labels
+    per_class = per_class_accuracy_pct(answers, images.hard_labels, images.num_classes)
+    return 100 * int(right.sum()) / len(right), per_class, calibration_error_pct(confidence, right)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from distill_lib import augment, evaluate as evaluator, networks
 from distill_lib.data import Facts, ImageSet
 from distill_lib.errors import UserError
-from distill_lib.evaluate import calibration_error_pct, evaluate, evaluate_networks, loss_per_network, targets, update_average
+from distill_lib.evaluate import evaluate, evaluate_networks, loss_per_network, targets, update_average
 from distill_lib.loop import Loop
 from distill_lib.protocols import PROTOCOLS, protocol
 from distill_lib.rng import generator
@@ -154,13 +154,6 @@ def test_a_set_like_the_test_set_is_learned(test_set):
     assert result.mean_pct > 70
     for accuracy, per_class in zip(result.test_accuracy_pct, result.metrics["per_class_accuracy_pct"], strict=True):
         assert sum(per_class) / 10 == pytest.approx(accuracy)  # as many test images of every class
-
-
-def test_calibration_error_by_hand():
-    confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.35, 0.35])
-    right = torch.tensor([1, 1, 1, 0, 0, 1])
-    assert calibration_error_pct(confidence, right) == pytest.approx(100 * (4 / 6 * 0.2 + 2 / 6 * 0.15), rel=1e-5)
-    assert calibration_error_pct(torch.ones(5), torch.ones(5)) == 0.0
 
 
 def test_a_class_without_test_images_has_no_accuracy():
