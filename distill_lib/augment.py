@@ -71,7 +71,7 @@ def _uniforms(rng: Generators, groups: int, count: int) -> Tensor:
 
 def _integer(u: Tensor, n: int | Tensor) -> Tensor:
     """Uniform integers 0..n-1 from uniform numbers in [0, 1)."""
-    return torch.minimum((u * n).floor(), torch.as_tensor(n, dtype=u.dtype, device=u.device) - 1).long()
+    return (u * n).floor().clamp(max=n - 1).long()
 
 
 class Augmentation(abc.ABC):

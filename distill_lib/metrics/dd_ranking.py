@@ -90,8 +90,9 @@ class Scores:
 
     def __str__(self) -> str:
         lrs, ars, hlr, ior = ((100 * statistics.mean(v), 100 * statistics.std(v)) for v in (self.lrs, self.ars, self.hlr, self.ior))
+        rounds = f"{len(self.lrs)} rounds" if len(self.lrs) > 1 else "1 round"
         return (
-            f"LRS {lrs[0]:.1f} ± {lrs[1]:.1f} %, ARS {ars[0]:.1f} ± {ars[1]:.1f} % ({len(self.lrs)} rounds): "
+            f"LRS {lrs[0]:.1f} ± {lrs[1]:.1f} %, ARS {ars[0]:.1f} ± {ars[1]:.1f} % ({rounds}): "
             f"HLR {hlr[0]:.1f}, IOR {ior[0]:.1f} points; {self.selection}"
         )
 
