@@ -80,17 +80,20 @@ def list_(
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return
+    for name, rows in found.items():
+        _print_table(name, rows)
+
+
+def _print_table(title: str, rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    for name, rows in found.items():
-        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
-        for column in rows[0] if rows else ["name"]:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values()))
-        console.print(table)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in rows[0] if rows else ["name"]:
+        table.add_column(str(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values()))
+    Console().print(table)
 
 
 def parse(pairs: list[str] | None) -> dict[str, object]:
@@ -157,6 +160,39 @@ def plan(
         return
     for row in rows:
         print(f"{row['state']:9} {row['cell']}" + (f"  ({row['why']})" if row["state"] != "recorded" else ""))
+
+
+@app.command()
+def evaluate(
+    file: Annotated[str, typer.Argument(help="A distilled set: .pt, .npz, .safetensors, or a folder with one folder per class.")],
+    dataset: Annotated[str, typer.Option(help="Whose test set judges it: a name or your own data.")],
+    protocol: Annotated[str, typer.Option(help="See `distill list protocols`; vico_dsa@60ep is a budget of 60 epochs.")] = "vico_dsa",
+    networks: Annotated[str, typer.Option(help="Names with commas between them: ConvNet,ResNet18.")] = "ConvNet",
+    num_eval: Annotated[int | None, typer.Option(help="Networks of each kind; by default the protocol's number.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    normalised: Annotated[bool, typer.Option("--normalised", help="Float images are normalised with the data set's mean and std.")] = False,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
+    resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
+) -> None:
+    """Evaluate a distilled set from any code under a named protocol."""
+    from . import foreign
+
+    if normalised and pixels:
+        raise UserError("--normalised and --pixels exclude each other: say which the float images are")
+    values = "normalised" if normalised else "pixels" if pixels else None
+    names = [n.strip() for n in networks.split(",") if n.strip()]
+    found = foreign.evaluate_file(
+        file, dataset, protocol, names, num_eval, seed, values=values, baseline=baseline, resolution=resolution, device=device
+    )
+    if as_json:
+        print(json.dumps([e.as_dict() for e in found], indent=1))
+        return
+    _print_table(f"{file} on {dataset}", foreign.rows(found))
+    for note in dict.fromkeys(n for e in found for n in e.notes):
+        print(f"- {note}")
 
 
 @app.command()
