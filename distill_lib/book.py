@@ -76,7 +76,8 @@ def reproduce(
     if not chosen:
         raise UserError(f"no notebooks under {root / 'notebooks'}")
     with pages.peak_memory() as peak:
-        results = pages.run(chosen, profile, parameters, jobs)
+        others = [p for p in pages.live(root, _contents(root)) if p not in chosen]
+        results = pages.run(chosen, profile, parameters, jobs, recorded=others)
         index = build(profile, root, ran=chosen)
     summary = Summary(
         profile, len(results), sum(r.computed for r in results), sum(r.reused for r in results),

@@ -144,7 +144,21 @@ def check(page: Page, profile: str, parameters: dict[str, Any]) -> dict[str, Any
 
 
 # --- running -----------------------------------------------------------------------------------------------------------
-def run(pages: list[Page], profile: str, parameters: dict[str, Any] | None = None, jobs: int | None = None) -> list[Result]:
+@dataclass(frozen=True)
+class _Task:
+    page: Page
+    profile: str
+    parameters: dict[str, Any]
+    fingerprint: str = ""
+
+
+def run(
+    pages: list[Page],
+    profile: str,
+    parameters: dict[str, Any] | None = None,
+    jobs: int | None = None,
+    recorded: list[Page] = (),
+) -> list[Result]:
     """Execute pages and keep their executed copies; one progress display for all.
 
     Every page's parameters are checked before the first page starts.
@@ -152,33 +166,35 @@ def run(pages: list[Page], profile: str, parameters: dict[str, Any] | None = Non
     Args:
         parameters: handed to every page.
         jobs:       pages at a time; by default as many as cores and free memory allow, one where a GPU computes.
+        recorded:   further pages, which show recorded results: executed as they stand, where that has not been done yet.
+    Returns: a result for every page of `pages`.
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
     """
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
-    given = {page: check(page, profile, parameters or {}) for page in pages}
-    prints = _fingerprints(pages) if profile == "recorded" and not parameters else {}
-    done = [Result(page, unchanged=True) for page in pages if prints and _stored_fingerprint(page, profile) == prints[page]]
-    unchanged = {r.page for r in done}
-    todo = [page for page in pages if page not in unchanged]
-    if not todo:
-        return done
-    jobs = jobs or _jobs(len(todo), profile)
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise UserError(f"jobs must be at least 1; got {jobs}")
-    return done + _run(todo, profile, given, prints, min(jobs, len(todo)))
+    given = {page: check(page, profile, parameters or {}) for page in pages}
+    still = list(recorded) if profile != "recorded" or parameters else [*pages, *recorded]
+    tasks = [_Task(page, profile, given[page]) for page in pages if page not in still]
+    results = []
+    for page, fingerprint in _fingerprints(still).items():
+        if _stored_fingerprint(page, "recorded") == fingerprint:
+            results.append(Result(page, unchanged=True))
+        else:
+            tasks.append(_Task(page, "recorded", {}, fingerprint))
+    if tasks:
+        results += _run(tasks, min(jobs or _jobs(profile), len(tasks)))
+    return [r for r in results if r.page in given]
 
 
-def _run(todo: list[Page], profile: str, given: dict[Page, dict], prints: dict[Page, str], jobs: int) -> list[Result]:
+def _run(tasks: list[_Task], jobs: int) -> list[Result]:
     from .kernels import Kernels
 
     results: list[Result] = []
-    with Kernels(threads=max(1, _cores() // jobs)) as kernels, ThreadPoolExecutor(jobs) as pool, _display(todo) as shown:
-        futures: dict[Future, Page] = {
-            pool.submit(_one, page, profile, given[page], prints.get(page, ""), kernels, shown): page for page in todo
-        }
-        waiting = set(futures)
+    with Kernels(threads=max(1, _cores() // jobs)) as kernels, ThreadPoolExecutor(jobs) as pool, _display(len(tasks)) as shown:
+        waiting: set[Future] = {pool.submit(_one, task, kernels, shown) for task in tasks}
         try:
             while waiting:
                 ready, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -196,11 +212,11 @@ def _run(todo: list[Page], profile: str, given: dict[Page, dict], prints: dict[P
     return results
 
 
-def _one(page: Page, profile: str, parameters: dict[str, Any], fingerprint: str, kernels: Any, shown: _Display) -> Result:
+def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     import nbformat
     import papermill
 
-    start = time.monotonic()
+    start, page, profile = time.monotonic(), task.page, task.profile
     folder = paths.runs() / profile / "partial" / page.name
     source, copy, summary = folder / "source.ipynb", folder / "executed.ipynb", folder / "cells.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +226,7 @@ def _one(page: Page, profile: str, parameters: dict[str, Any], fingerprint: str,
     shown.started(page, summary)
     try:
         executed = papermill.execute_notebook(
-            source, copy, parameters, kernel_name="python3", language="python", progress_bar=False,
+            source, copy, task.parameters, kernel_name="python3", language="python", progress_bar=False,
             kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
         )  # fmt: skip
     except papermill.PapermillExecutionError as err:
@@ -219,7 +235,7 @@ def _one(page: Page, profile: str, parameters: dict[str, Any], fingerprint: str,
         raise PageFailed(f"{page.shown}: the kernel died or did not start ({type(err).__name__}: {err}); out of memory?") from None
     for part in (executed, *executed.cells):
         part.metadata.pop("papermill", None)
-    executed.metadata["distill"] = {"profile": profile, "fingerprint": fingerprint}
+    executed.metadata["distill"] = {"profile": profile, "fingerprint": task.fingerprint}
     atomically(page.executed(profile), lambda part: part.write_text(nbformat.writes(executed)))
     states = [line["state"] for line in _lines(summary)]
     for file in (source, copy, summary):
@@ -242,7 +258,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _jobs(pages: int, profile: str) -> int:
+def _jobs(profile: str) -> int:
     """How many pages at a time: one per core on small machines, one per two cores on others, memory permitting."""
     import psutil
 
@@ -253,7 +269,7 @@ def _jobs(pages: int, profile: str) -> int:
             return 1
     cores = _cores()
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
-    return max(1, min(pages, cores if cores <= 4 else cores // 2, by_memory))
+    return max(1, min(cores if cores <= 4 else cores // 2, by_memory))
 
 
 # --- when an executed copy still holds ---------------------------------------------------------------------------------
@@ -280,15 +296,15 @@ def _stored_fingerprint(page: Page, profile: str) -> str | None:
 class _Display:
     """A bar for all pages, a line for each that runs; without a terminal, a line for each that ends."""
 
-    def __init__(self, pages: list[Page]):
+    def __init__(self, total: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         self.console = Console(stderr=True)
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()]
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.bar = self.progress.add_task("pages", total=len(pages), cells="")
-        self.total, self.count = len(pages), 0
+        self.bar = self.progress.add_task("pages", total=total, cells="")
+        self.total, self.count = total, 0
         self.tasks: dict[Page, tuple[Any, Path]] = {}
         self.lock = threading.Lock()
 
@@ -312,8 +328,8 @@ class _Display:
 
 
 @contextmanager
-def _display(pages: list[Page]) -> Iterator[_Display]:
-    shown = _Display(pages)
+def _display(total: int) -> Iterator[_Display]:
+    shown = _Display(total)
     with shown.progress:
         yield shown
 

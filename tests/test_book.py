@@ -1,0 +1,168 @@
+"""The recorded book is whole and needs nothing from outside; a book with a problem is refused with page and reason."""
+
+import shutil
+import urllib.parse
+
+import pytest
+from test_notebooks import write
+
+from distill_lib import book, pages, paths
+from distill_lib.errors import UserError
+
+PAGES = book._contents(paths.ROOT)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+).split()
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """Folder of the recorded book; live pages that are already executed, unchanged, in the checkout's `runs/` are taken from there."""
+    ready = paths.ROOT / "runs" / "recorded" / "pages"
+    if ready.exists():
+        shutil.copytree(ready, paths.runs() / "recorded" / "pages", dirs_exist_ok=True)
+    return book.build(out=tmp_path_factory.mktemp("book")).parent
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as p:
+        context = p.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("chromium")), executable_path=chromium, headless=True, args=FLAGS, viewport=DESK
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def visits(html, browser):
+    """What a browser saw on every page: title, errors, requests, formulas, width on a phone."""
+    seen = {}
+    for name in PAGES:
+        page = browser.new_page()
+        errors, outside = [], []
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on("requestfailed", lambda r: errors.append(f"not loaded: {r.url}"))
+        page.on("request", lambda r: None if urllib.parse.urlsplit(r.url).scheme in ("file", "data", "blob") else outside.append(r.url))
+        page.goto((html / f"{name}.html").as_uri())
+        if page.locator(".math").count():
+            page.evaluate("async () => { while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20)); await MathJax.startup.promise; }")
+        formulas = page.evaluate(
+            "[document.querySelectorAll('.math').length,"
+            " [...document.querySelectorAll('.math')].filter(m => m.querySelector('mjx-container') && !m.querySelector('[data-mml-node=merror]')).length]"
+        )
+        seen[name] = {
+            "title": page.title(), "heading": page.locator("h1").first.inner_text(), "errors": errors, "outside": outside, "formulas": formulas,
+        }  # fmt: skip
+        page.set_viewport_size(PHONE)
+        seen[name]["overflow"] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        page.close()
+    return seen
+
+
+# --- the recorded book -------------------------------------------------------------------------------------------------
+def test_every_page_of_the_contents_is_there_without_problems(html):
+    assert book.check_html(html, PAGES) == []
+    assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
+
+
+def test_every_live_page_shows_what_it_computed(html):
+    for page in pages.live(paths.ROOT, PAGES):
+        assert "cell_output" in (html / f"{page.name}.html").read_text(), page.shown
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_opens_from_a_file_and_loads_nothing_from_outside(visits, name):
+    seen = visits[name]
+    assert seen["heading"].rstrip("#") in seen["title"]
+    assert seen["outside"] == [] and seen["errors"] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_renders_every_formula_and_fits_a_phone(visits, name):
+    total, rendered = visits[name]["formulas"]
+    assert rendered == total
+    assert visits[name]["overflow"] <= 0
+
+
+def test_search_finds_a_word_without_a_server(html, browser):
+    page = browser.new_page()
+    page.goto((html / "search.html").as_uri() + "?q=distillation")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.close()
+
+
+def test_a_table_sorts_by_the_heading_clicked(html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / "intro.html").as_uri())
+    button = page.locator("table.distill-table th button.distill-sort").nth(1)
+    column = "[...document.querySelector('table.distill-table').tBodies[0].rows].map(r => parseFloat(r.cells[1].textContent))"
+    button.click()
+    first = page.evaluate(column)
+    button.click()
+    second = page.evaluate(column)
+    assert first == sorted(first, reverse=True) and second == sorted(second) and first != second
+    page.close()
+
+
+# --- books with problems, and the book of a run ------------------------------------------------------------------------
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A book of one page in the real book's dress."""
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    root = tmp_path / "root"
+    shutil.copytree(paths.ROOT / "book" / "_static", root / "book" / "_static")
+    shutil.copy(paths.ROOT / "_config.yml", root)
+    shutil.copy(paths.ROOT / "book" / "references.bib", root / "book")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    (root / "book" / "intro.md").write_text("# Intro\n\nAll is well with $x^2$.\n")
+    return root
+
+
+def test_each_problem_is_named_with_its_page_and_again_on_the_next_build(root):
+    intro = root / "book" / "intro.md"
+    intro.write_text("# Intro\n\n[gone](nowhere.md) {doc}`missing` ![](none.png)\n\n<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>\n")
+    for _ in range(2):
+        with pytest.raises(UserError) as refused:
+            book.build(root=root)
+        message = str(refused.value)
+        for problem in ("nowhere.md", "unknown document: 'missing'", "none.png", "broken link to x.html", "from outside"):
+            assert any(problem in line and "book/intro" in line for line in message.splitlines()), (problem, message)
+    intro.write_text("# Intro\n\nAll is well.\n")
+    assert book.build(root=root) == root / "_build" / "html" / "index.html"
+
+
+def test_a_run_s_book_shows_its_numbers_and_names_its_profile(root, capsys):
+    write(root, "demo/table1", "print('computed', n * 2, profile)")
+    write(root, "demo/table2", "n + 1")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/demo/table1\n- file: notebooks/demo/table2\n"
+    )
+    done = book.reproduce("smoke", only="demo/table1", parameters={"n": 21}, root=root)
+    page = (done.book.parent / "notebooks" / "demo" / "table1.html").read_text()
+    assert "computed 42 smoke" in page and "Profile <b>smoke</b>" in page and "other notebooks show recorded" in page
+    assert done.notebooks == 1 and done.memory_mb > 50 and str(done.book) in capsys.readouterr().out
+    assert not (root / "_build").exists()
+
+
+def test_contents_that_name_a_missing_page_are_refused(root):
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: book/gone\n")
+    with pytest.raises(UserError, match="book/gone"):
+        book.build(root=root)
+
+
+def test_the_checks_see_what_a_page_would_load(tmp_path):
+    (tmp_path / "b.html").write_text("<p id='here'></p>")
+    (tmp_path / "a.html").write_text(
+        "<script src='https://example.org/x.js'></script><link rel='stylesheet' href='//example.org/x.css'><img src='gone.png' alt='it'>"
+        "<a href='b.html#here'>1</a><a href='b.html#there'>2</a><a href='https://example.org'>3</a><a href='c.html'>4</a><img src='b.html' alt=''>"
+    )
+    found = book.check_html(tmp_path, ["a", "b"])
+    assert len(found) == 6 and all(line.startswith("a: ") for line in found)
+    assert not any("#here" in line or line.endswith("example.org") for line in found)
