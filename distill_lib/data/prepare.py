@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,7 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
         return stop - start, had
 
     sizes = set()
-    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=None, leave=False) as bar:
+    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
         try:
             for done, had in pool.map(some, range(0, n, 64)):
                 sizes |= had
