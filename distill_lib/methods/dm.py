@@ -34,7 +34,7 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, iterations=min(self.iterations, 60), batch_real=32)
+        return replace(self, iterations=min(self.iterations, 40), batch_real=32)
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer steps on smaller real batches."""
