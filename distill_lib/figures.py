@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from .data import ImageSet
 
@@ -96,11 +97,13 @@ def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool
     return figure
 
 
-def film_strip(frames: dict[str, ImageSet], per_class: int = 1) -> Figure:
+def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = False) -> Figure:
     """A set at several moments of its distillation: a row per moment, a column per class.
 
     Args:
-        frames: label of the moment ("step 100") -> the set then.
+        frames:  label of the moment ("step 100") -> the set then.
+        stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations, instead
+                 of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
     """
     import matplotlib.pyplot as plt
 
@@ -109,7 +112,7 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1) -> Figure:
     columns = per_class * first.num_classes
     figure, axes = plt.subplots(len(frames), columns, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
     for (label, frame), line in zip(frames.items(), axes):
-        pixels = frame.pixels().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
         shown = [i for members in frame.class_index for i in members[:per_class].tolist()]
         for i, axis in zip(shown, line):
             axis.set_axis_off()
@@ -117,6 +120,15 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1) -> Figure:
         line[0].text(-0.2, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
     return figure
+
+
+def _stretched(images: ImageSet) -> Tensor:
+    """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the range."""
+    x = images.all()[0]
+    mean, std = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+    x = x.clamp(mean - 2.5 * std, mean + 2.5 * std)
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return (x - low) / (high - low).clamp_min(1e-12)
 
 
 def _draw(axis: Any, pixels: np.ndarray) -> None:
