@@ -32,7 +32,7 @@ def network_and_batch(name, shape, dtype=torch.float64):
 def test_logits_and_both_derivatives_equal_the_networks(name, shape):
     network, images, labels, rng = network_and_batch(name, shape)
     products, parameters = Products(network), list(network.parameters())
-    weights = [w.requires_grad_() for w in products.weights([p.detach() for p in parameters])]
+    weights = [w.requires_grad_() for w in products.weights([p.detach()[None] for p in parameters])]
     plain_x, fast_x = images.clone().requires_grad_(), images.clone().requires_grad_()
     plain, fast = network(plain_x), products.logits(weights, fast_x)
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10)
@@ -48,7 +48,7 @@ def test_logits_and_both_derivatives_equal_the_networks(name, shape):
         direction[[p is block[0].bias for p in parameters].index(True)].zero_()
     plain_h = torch.autograd.grad(sum((g * v).sum() for g, v in zip(plain_g, direction, strict=True)), [plain_x, *parameters])
     fast_h = torch.autograd.grad(
-        sum((g * v).sum() for g, v in zip(fast_g, products.weights(direction), strict=True)),
+        sum((g * v).sum() for g, v in zip(fast_g, products.weights([v[None] for v in direction]), strict=True)),
         [fast_x, *weights],
         allow_unused=True,
         materialize_grads=True,
@@ -63,8 +63,8 @@ def test_groups_have_weights_of_their_own():
     nets = [network_and_batch("ConvNetW8", shape)[0], networks.fresh("ConvNetW8", (shape, 5), generator(1)).double()]
     images, labels = network_and_batch("ConvNetW8", shape)[1:3]
     products = Products(nets[0])
-    each = [products.weights([p.detach() for p in net.parameters()]) for net in nets]
-    both = [torch.cat(pair, axis).requires_grad_() for *pair, axis in zip(*each, products.axes(), strict=True)]
+    each = [products.weights([p.detach()[None] for p in net.parameters()]) for net in nets]
+    both = [torch.cat(pair, axis).requires_grad_() for *pair, axis in zip(*each, products.group_axes, strict=True)]
     logits = products.logits(both, images)
     torch.testing.assert_close(logits, torch.cat([nets[0](images[:3]), nets[1](images[3:])]), rtol=1e-10, atol=1e-10)
     gradients = products.parameters(list(torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), both)))
@@ -78,13 +78,13 @@ def test_weights_and_parameters_are_adjoint_and_float32_is_close():
     network, images, _, rng = network_and_batch("ConvNetW8", (3, 32, 32))
     products = Products(network)
     p = [torch.randn(q.shape, generator=rng, dtype=q.dtype) for q in network.parameters()]
-    w = products.weights(p)
+    w = products.weights([q[None] for q in p])
     v = [torch.randn(q.shape, generator=rng, dtype=q.dtype) for q in w]
     left = sum((a * b).sum() for a, b in zip(w, v, strict=True))
     right = sum((a * b[0]).sum() for a, b in zip(p, products.parameters(v), strict=True))
     torch.testing.assert_close(left, right)
     exact = network(images)
-    single = products.logits(products.weights([q.detach().float() for q in network.parameters()]), images.float())
+    single = products.logits(products.weights([q.detach().float()[None] for q in network.parameters()]), images.float())
     assert (single - exact).abs().max() < 2e-5 * exact.abs().max()
 
 

@@ -126,12 +126,12 @@ class Products:
     """A `ConvNet` as a function of weights.
 
         products = Products(network)
-        weights = products.weights([p.detach() for p in network.parameters()])
+        weights = products.weights([p.detach()[None] for p in network.parameters()])
         products.logits(weights, images)                # (n, C, H, W) -> (n, K)
 
-    `weights` is a linear map of the parameters, `parameters` its adjoint: derivatives taken with respect to the former
-    become derivatives with respect to the latter. Every weight has a group axis, of length 1 (all images see the same) or
-    G (images are G runs of equal length, one per group); `for_groups` repeats it.
+    Parameters and weights have a group axis: with G groups, images are G runs of equal length, each with its own weights.
+    `weights` is a linear map of the parameters and `parameters` its adjoint, which turns derivatives with respect to the
+    weights into derivatives with respect to the parameters.
 
     Raises: UserError: the network is none that `Products.fits`.
     """
@@ -139,7 +139,7 @@ class Products:
     def __init__(self, network: nn.Module):
         if not self.fits(network):
             raise UserError("matrix products need a ConvNet with instance norm, ReLU and average pooling whose map sides stay even")
-        self.depth, self.width, self.shape = network.depth, network.width, network.shape
+        self.depth, self.width = network.depth, network.width
         self.height, self.side = lifted(network.shape)
         self.eps = network.blocks[0][1].eps
         self.padding = network.blocks[0][0].padding
@@ -156,24 +156,24 @@ class Products:
         return 4 if self.height >> block & 3 == 0 and self.side >> block & 3 == 0 else 2
 
     def weights(self, parameters: list[Tensor]) -> list[Tensor]:
-        """Parameters, in the order of `network.parameters()` -> weights with a group axis of length 1.
+        """(G, ...) parameters, in the order of `network.parameters()` -> weights of G groups.
 
-        Per block: (1, 9 C, width) or Winograd-transformed (t, 1, width, width), scale (1, width), shift (1, width); then the
-        classifier's weight (1, D, K) and bias (1, K). Biases of convolutions are left out: instance norm removes them.
+        Per block: (G, 9 C, width) or Winograd-transformed (t, G, width, width), scale (G, width), shift (G, width); then the
+        classifier's weight (G, D, K) and bias (G, K). Biases of convolutions are left out: instance norm removes them.
         """
         out = []
         for block in range(self.depth):
             weight, _, scale, shift = parameters[4 * block : 4 * block + 4]
             if block == 0:
-                weight = weight.flatten(1).t()[None]
+                weight = weight.flatten(2).transpose(1, 2)
             else:
                 transform = _transforms(self._tile(block), weight.dtype, weight.device)[2]
-                weight = (transform @ weight.reshape(-1, 9).t()).view(-1, 1, *weight.shape[:2]).transpose(2, 3)
-            out += [weight.contiguous(), scale[None], shift[None]]
-        return [*out, parameters[-2].t()[None], parameters[-1][None]]
+                weight = (transform @ weight.reshape(-1, 9).t()).view(-1, *weight.shape[:3]).transpose(2, 3)
+            out += [weight.contiguous(), scale, shift]
+        return [*out, parameters[-2].transpose(1, 2), parameters[-1]]
 
     def parameters(self, weights: list[Tensor]) -> list[Tensor]:
-        """The adjoint of `weights`: derivatives by weights of G groups -> derivatives by parameters, (G, ...) each."""
+        """The adjoint of `weights`: derivatives by weights -> derivatives by parameters, (G, ...) each."""
         out = []
         for block in range(self.depth):
             weight, scale, shift = weights[3 * block : 3 * block + 3]
@@ -186,12 +186,13 @@ class Products:
             out += [weight, torch.zeros_like(scale), scale, shift]
         return [*out, weights[-2].transpose(1, 2), weights[-1]]
 
-    def for_groups(self, weights: list[Tensor], groups: int) -> list[Tensor]:
-        """Weights with a group axis of length 1, repeated for G groups."""
-        axes = self.axes()
-        return [w.expand(*[groups if i == a else n for i, n in enumerate(w.shape)]).contiguous() for w, a in zip(weights, axes, strict=True)]
+    def repeat(self, weights: list[Tensor], groups: int) -> list[Tensor]:
+        """Weights of one group, repeated for G groups."""
+        sizes = ([groups if i == axis else n for i, n in enumerate(w.shape)] for w, axis in zip(weights, self.group_axes, strict=True))
+        return [w.expand(size).contiguous() for w, size in zip(weights, sizes, strict=True)]
 
-    def axes(self) -> list[int]:
+    @property
+    def group_axes(self) -> list[int]:
         """Which dimension of each weight is its group axis."""
         return [0, 0, 0] + [1, 0, 0] * (self.depth - 1) + [0, 0]
 
