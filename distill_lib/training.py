@@ -43,11 +43,11 @@ class Training:
     dsa: str = "none"  # augmentation with parameters per image; "none" for none
     per_class: int | None = None  # real images per class trained on and chosen from; None for all of them
 
-    def smoke(self) -> Training:
-        return replace(self, epochs=min(self.epochs, 4), batch=64, per_class=_least(self.per_class, 60))
+    def smoke(self, ipc: int) -> Training:
+        return replace(self, epochs=min(self.epochs, 4), batch=64, per_class=_fewer(self.per_class, max(60, ipc)))
 
-    def small(self) -> Training:
-        return replace(self, epochs=min(self.epochs, 8), batch=64, per_class=_least(self.per_class, 300))
+    def small(self, ipc: int) -> Training:
+        return replace(self, epochs=min(self.epochs, 8), batch=64, per_class=_fewer(self.per_class, max(300, ipc)))
 
 
 def for_selection(dataset: str) -> Training:
@@ -58,7 +58,7 @@ def for_selection(dataset: str) -> Training:
     return Training(network="ResNetAP-10" if dataset.startswith("Im") else "ConvNet")
 
 
-def _least(given: int | None, limit: int) -> int:
+def _fewer(given: int | None, limit: int) -> int:
     return limit if given is None else min(given, limit)
 
 

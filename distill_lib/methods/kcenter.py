@@ -26,11 +26,11 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, training=self.training.smoke())
+        return replace(self, training=self.training.smoke(self.ipc))
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: a network trained on, and images chosen from, part of the real set."""
-        return replace(self, training=self.training.small())
+        return replace(self, training=self.training.small(self.ipc))
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
