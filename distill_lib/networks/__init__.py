@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from ..data.imageset import ImageSet
 from ..errors import UserError, unknown
+from . import fast
 from .base import Network, Shape
 from .classic import MLP, VGG11, AlexNet, LeNet
 from .convnet import ConvNet, FRePoConv, KIPConv
+from .fast import embed
 from .foreign import LIBRARIES, Foreign
 from .resnet import ResNet, idc_stem
 from .stacking import Stack, stack
@@ -148,14 +150,9 @@ def fresh(name: str, like: ImageSet | tuple[Shape, int], rng: torch.Generator) -
     return network.redraw(rng)
 
 
-def embed(network: nn.Module, x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, D): `network.embed(x)` by the fastest way this machine has."""
-    return network.embed(x)
-
-
 def logits(network: nn.Module, x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, K): `network(x)` by the fastest way this machine has."""
-    return network.classifier(embed(network, x))
+    return network.classifier(embed(network, x)) if fast.plan(network) else network(x)
 
 
 def _resolve(name: str) -> tuple[str, Build]:
