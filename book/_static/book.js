@@ -43,6 +43,18 @@ function sortable(table) {
   });
 }
 
+// Columns of words read from the left, and wrap.
+function words(table) {
+  const rows = [...(table.tBodies[0]?.rows ?? [])];
+  const heads = [...(table.tHead?.rows ?? [])].filter((row) => row.cells.length === rows[0]?.cells.length);
+  for (let column = 0; column < (rows[0]?.cells.length ?? 0); column++) {
+    const cells = rows.map((row) => row.cells[column]).filter((cell) => cell?.textContent.trim());
+    if (cells.some((cell) => /^[+\-−]?\d/.test(cell.textContent.trim())) || cells.every((cell) => cell.matches(".not-run"))) continue;
+    [...cells, ...heads.map((row) => row.cells[column])].forEach((cell) => cell.classList.add("text"));
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
+  document.querySelectorAll("table.distill-table").forEach(words);
 });
