@@ -9,7 +9,7 @@ validation set selects instead, are named extras in `metrics`.
 
 Each network has its own initial weights, order of images and augmentation draws, from generators named after its number
 and the step. So network 3 is the same network however many are trained beside it, and an interrupted training goes on
-as if nothing had happened.
+as if nothing had happened, bit for bit on a CPU with the same number of threads.
 """
 
 from __future__ import annotations
@@ -128,14 +128,15 @@ def evaluate(
     Raises:  UserError: sets that do not fit together, an unknown protocol or network.  TimeUp: the loop's deadline.
     """
     _check(synthetic, test, validation)
-    protocol = protocols.protocol(protocol)
+    test, validation, real = (None if s is None else s.under(synthetic.whitening) for s in (test, validation, real))
+    protocol, network = protocols.protocol(protocol), networks.canonical(network)
     num_eval = protocol.num_eval if num_eval is None else num_eval
     if num_eval < 1 or (together is not None and together < 1):
         raise UserError(f"num_eval {num_eval}, together {together}: at least 1")
     place = pick(str(device)) if device else (synthetic.device if synthetic.device.type == "cuda" else pick())
     job = _Job.prepare(synthetic, test, protocol, network, seed, loop or Loop(), validation, real, place)
     with measure(place) as cost:
-        rates = job.protocol.lr_grid or (job.base_lr,)
+        rates = tuple(dict.fromkeys([*job.protocol.lr_grid, *([] if job.protocol.lr_grid and job.validation else [job.base_lr])]))
         pieces = Pieces(together or (num_eval if place.type == "cuda" else 1))
         trained = {}
         for lr in rates:
@@ -371,6 +372,8 @@ class _Epoch:
         self.size, self.place = job.protocol.batch, job.place
         if job.fresh:
             draws = [job.source.epoch(generator(job.seed, "evaluate", i, "images", epoch)).to(job.place) for i in members]
+            if other := {len(s) for s in draws} - {job.images}:
+                raise UserError(f"{job.source.facts.name}: an epoch of {job.images} images was followed by one of {other.pop()}")
         else:
             draws = [job.source]
         self.sets = [(s, targets(job.protocol, s.labels, s.num_classes)) for s in draws]
@@ -449,7 +452,8 @@ def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet)
     """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
     nets.eval()
     c, h, w = images.shape
-    pieces = Pieces(max(16, min(512, 2**19 // (h * w))))
+    most = 512 if images.device.type == "cuda" else 128  # at 32 px
+    pieces = Pieces(max(16, min(most, most * 1024 // (h * w))))
 
     def run(part: slice) -> Tensor:
         logits = nets.forward(average or nets.params, images.normalise(images.images[part]))  # (M, B, K)
