@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -38,6 +39,59 @@ class Facts:
     extra: dict[str, Any] = field(default_factory=dict)  # provenance of a synthetic set: method, config, seed
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Whitening:
+    """ZCA: z = W (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.
+
+    Attributes:
+        mean:   m, (C H W,).
+        matrix: W, (C H W, C H W), symmetric.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    @staticmethod
+    def fit(images: "ImageSet", eps: float = 0.1) -> "Whitening":
+        """From the pixels of a real set, without channel normalisation: W = U diag(1 / sqrt(s + eps)) U' for the
+        covariance U diag(s) U'.
+
+        Args:
+            eps: absolute, as kornia's ZCAWhitening has it, which MTT uses.
+        """
+        n, parts = len(images), torch.arange(len(images)).split(4096)
+        dimensions = images.images[0].numel()
+
+        def rows(index: Tensor) -> Tensor:
+            return images.subset(index).pixels().flatten(1)
+
+        mean = sum(rows(i).double().sum(0) for i in parts).div(n).float()
+        if n > dimensions:
+            covariance = sum((x := rows(i) - mean).T @ x for i in parts) / (n - 1)
+            s, u = torch.linalg.eigh(covariance)
+        else:  # the same eigenvectors, from the smaller matrix of products between images
+            x = rows(torch.arange(n)) - mean
+            s, v = torch.linalg.eigh(x @ x.T / max(n - 1, 1))
+            s, v = s[s > 1e-6 * s[-1]], v[:, s > 1e-6 * s[-1]]
+            u = x.T @ v / (s * max(n - 1, 1)).sqrt()
+        change = torch.rsqrt(s.clamp_min(0) + eps) - eps**-0.5  # along directions without variance W is 1 / sqrt(eps)
+        return Whitening(mean, (u * change) @ u.T + torch.eye(dimensions, device=u.device) * eps**-0.5)
+
+    def to(self, device: torch.device | str) -> "Whitening":
+        return Whitening(self.mean.to(device), self.matrix.to(device))
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> (N, C, H, W) whitened."""
+        return ((pixels.flatten(1) - self.mean) @ self.matrix).view_as(pixels)
+
+    def undo(self, whitened: Tensor) -> Tensor:
+        """(N, C, H, W) whitened -> (N, C, H, W) in [0, 1], where they came from there."""
+        return (torch.linalg.solve(self.matrix, whitened.flatten(1).T).T + self.mean).view_as(whitened)
+
+    def equals(self, other: "Whitening | None") -> bool:
+        return other is not None and all(torch.equal(a, b.to(a.device)) for a, b in ((self.mean, other.mean), (self.matrix, other.matrix)))
+
+
 class ImageSet:
     """Images with labels, on one device.
 
@@ -45,10 +99,13 @@ class ImageSet:
         images: (N, C, H, W); uint8 pixels (real sets), or float32 in normalised units (synthetic sets).
         labels: (N,) int64 classes, or (N, K) float32 class probabilities or scores (soft labels).
         facts:  name, classes, normalisation, source.
+        whitening: ZCA that takes the place of the normalisation by mean and std, where a method was run under one.
     Raises: UserError: shapes, types or label values that do not fit together.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, facts: Facts):
+    whitening: Whitening | None = None
+
+    def __init__(self, images: Tensor, labels: Tensor, facts: Facts, whitening: Whitening | None = None):
         if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
             raise UserError(
                 f"{facts.name}: images must be (N, C, H, W), uint8 pixels or float32 normalised; "
@@ -67,14 +124,16 @@ class ImageSet:
             raise UserError(
                 f"{facts.name}: label {int(labels.min())}..{int(labels.max())} out of range for {len(facts.class_names)} classes"
             )
-        self.images, self.labels, self.facts = images, labels, facts
+        if whitening is not None and len(whitening.mean) != math.prod(images.shape[1:]):
+            raise UserError(f"{facts.name}: a whitening of {len(whitening.mean)} numbers does not fit images of {tuple(images.shape[1:])}")
+        self.images, self.labels, self.facts, self.whitening = images, labels, facts, whitening
 
     @classmethod
     def from_classes(cls, images: Tensor, like: "ImageSet", **extra: Any) -> "ImageSet":
         """A synthetic set from (K, ipc, C, H, W) normalised images, class k in row k, with `like`'s facts."""
         classes, ipc = images.shape[:2]
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        return cls(images.detach().reshape(classes * ipc, *images.shape[2:]).float(), labels, like.synthetic_facts(**extra))
+        return cls(images.detach().reshape(classes * ipc, *images.shape[2:]).float(), labels, like.synthetic_facts(**extra), like.whitening)
 
     def synthetic_facts(self, **extra: Any) -> Facts:
         """This set's facts, for a set distilled from it."""
@@ -86,7 +145,8 @@ class ImageSet:
 
     def __repr__(self) -> str:
         n, c, h, w = self.images.shape
-        return f"ImageSet({self.facts.name} {self.facts.split}: {n} images {c}x{h}x{w} {self.images.dtype}, {self.num_classes} classes, {self.device})"
+        name, dtype = f"{self.facts.name} {self.facts.split}", str(self.images.dtype).removeprefix("torch.")
+        return f"ImageSet({name}: {n} images {c}x{h}x{w} {dtype}, {self.num_classes} classes, {self.device})"
 
     @property
     def num_classes(self) -> int:
@@ -103,7 +163,7 @@ class ImageSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and labels as stored; a set backed by a generator adds the generator."""
+        """Bytes of images and labels as stored; a set backed by a generator adds the generator. A whitening is not counted."""
         return self.images.nbytes + self.labels.nbytes
 
     @property
@@ -121,6 +181,8 @@ class ImageSet:
         """uint8 pixels to normalised float32; float32 images are normalised already and pass unchanged."""
         if images.dtype != torch.uint8:
             return images
+        if self.whitening is not None:
+            return self.whitening.apply(images.float() / 255)
         scale, shift = self._affine
         return torch.addcmul(shift, images.float(), scale)
 
@@ -137,6 +199,8 @@ class ImageSet:
         """(N, C, H, W) float32 in [0, 1], for showing; values a method pushed outside are clipped."""
         if self.images.dtype == torch.uint8:
             return self.images.float() / 255
+        if self.whitening is not None:
+            return self.whitening.undo(self.images).clamp(0, 1)
         scale, shift = self._affine
         return ((self.images - shift) / (255 * scale)).clamp(0, 1)
 
@@ -178,12 +242,25 @@ class ImageSet:
 
     # --- copies ----------------------------------------------------------------------------------------------------
     def to(self, device: torch.device | str) -> "ImageSet":
-        return self if self.device == torch.device(device) else ImageSet(self.images.to(device), self.labels.to(device), self.facts)
+        if self.device == torch.device(device):
+            return self
+        return ImageSet(self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device))
+
+    def under(self, whitening: Whitening | None) -> "ImageSet":
+        """This set in the units of another: whitened as that one is, or not at all. The pixels are shared.
+
+        Raises: UserError: the images are stored in other units than that.
+        """
+        if whitening is self.whitening or (whitening is not None and whitening.equals(self.whitening)):
+            return self
+        if self.images.dtype != torch.uint8:
+            raise UserError(f"{self.facts.name}: images stored as float32 keep the normalisation or whitening they were made under")
+        return ImageSet(self.images, self.labels, self.facts, whitening and whitening.to(self.device))
 
     def subset(self, index: Tensor, **facts: Any) -> "ImageSet":
         """The images at `index`, with `facts` (fields of `Facts`) replaced."""
         index = index.to(self.device)
-        return ImageSet(self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts))
+        return ImageSet(self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts), self.whitening)
 
     def sha256(self) -> str:
         """Hash of shape, pixels and labels, equal on every device."""
@@ -202,6 +279,8 @@ class ImageSet:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
+        if self.whitening is not None:
+            tensors |= {"whitening.mean": self.whitening.mean.cpu(), "whitening.matrix": self.whitening.matrix.cpu().contiguous()}
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         os.close(handle)
         try:
@@ -226,7 +305,9 @@ class ImageSet:
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
                 images, labels = f.get_tensor("images"), f.get_tensor("labels")
+                whitened = "whitening.matrix" in f.keys()
+                whitening = Whitening(f.get_tensor("whitening.mean"), f.get_tensor("whitening.matrix")) if whitened else None
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None
         facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-        return ImageSet(images, labels, Facts(**facts))
+        return ImageSet(images, labels, Facts(**facts), whitening)
