@@ -1,0 +1,222 @@
+"""First and second derivatives of a network's cross-entropy: what gradient and trajectory matching are made of.
+
+    d = Derivatives(network)
+    g = d.first(parameters, images, labels)                        # gradient of every class's loss, no graph
+    by_image, by_parameter = d.second(parameters, images, labels, v)   # derivatives of <g, v>
+
+Images come in groups (K classes of n), and everything is computed in pieces: small enough for the processor's cache,
+and for the memory. Sums over images make that exact. The papers' ConvNet goes shorter ways: first derivatives by the
+compiled kernel of `networks.fast`, second ones by the matrix products of `networks.products`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from .device import out_of_memory
+from .networks import fast
+from .networks.base import lifted
+from .networks.products import Products
+
+Pull = Callable[[list[Tensor]], Tensor]
+
+
+class Derivatives:
+    """Derivatives of the mean cross-entropy of groups of images, as functions of a network's parameters.
+
+    `parameters` is a list in the order of `network.parameters()`; the network's own values are not looked at. In all
+    methods images are (G, n, C, H, W), labels (G, n), and the loss of a group is the mean over its n images.
+
+    Args:
+        network: gives the architecture, train or eval mode, and the buffers.
+        piece:   images at once; by default as many as keep the widest maps in the cache of a CPU, or use a GPU well.
+                 Halved when memory runs out. Batch norm in train mode couples the images of a group, which stay together then.
+        plain:   use the network's own layers only.
+    """
+
+    def __init__(self, network: nn.Module, piece: int | None = None, plain: bool = False):
+        self.network, self.piece = network, piece
+        self.layers = _Layers(network)
+        self.plan = None if plain else fast.plan(network)
+        self.kernel = _Kernel(network, self.plan) if self.plan else None
+        self.products = Products(network) if not plain and Products.fits(network) else None
+
+    def _once(self, images: Tensor) -> Products | _Layers:
+        """The form to differentiate once."""
+        return self.kernel if self.kernel and fast.usable(self.plan, images[0], []) else self._twice(images)
+
+    def _twice(self, images: Tensor) -> Products | _Layers:
+        """The form to differentiate twice. `Products` has four times the weights: on a CPU a group of few small images is
+        faster without."""
+        few = images.shape[1] * _pixels(images) < 2**12 and not images.is_cuda
+        return self.layers if few or self.products is None else self.products
+
+    def _size(self, form: Products | _Layers, images: Tensor) -> int:
+        """Images at once: 16 of 32 x 32 pixels on a CPU, 128 in the kernel, which looks after the cache itself, 2048 on a GPU."""
+        pixels = 2**21 if images.is_cuda else 2**17 if form is self.kernel else 2**14
+        return min(self.piece or len(images) * images.shape[1], max(1, pixels // _pixels(images)))
+
+    def first(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Gradient of every group's loss, one (G, *shape) tensor per parameter, without a graph."""
+        groups, n = images.shape[:2]
+        form = self._once(images)
+        weights = _leaves(form, parameters)
+        gradients = [p.new_zeros(groups, *p.shape) for p in parameters]
+        total: list[Tensor] = []
+        for g, i, found in self._pieces(form, images, lambda g, i: _gradient(form, weights(g), images[g, i], labels[g, i], n)):
+            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if i.start else found
+            if i.stop == n:
+                for gradient, part in zip(gradients, form.parameters(total), strict=True):
+                    gradient[g] = part
+        return gradients
+
+    def second(
+        self, parameters: list[Tensor], images: Tensor, labels: Tensor, direction: list[Tensor], by_parameter: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Derivatives of sum_g <gradient of group g, direction of group g>.
+
+        Args:
+            direction: (G, *shape) per parameter.
+        Returns: by images (G, n, C, H, W), and by parameters (*shape), summed over the groups (empty unless `by_parameter`).
+        """
+        n = images.shape[1]
+        form, by_image = self._twice(images), torch.empty_like(images)
+        weights = _leaves(form, parameters)
+        totals: list[Tensor] = []
+
+        def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
+            x = images[g, i].detach().requires_grad_()
+            gradient = _gradient(form, weights(g), x, labels[g, i], n, create_graph=True)
+            towards = form.weights([v[g] for v in direction])
+            sources = [x, *weights(g)] if by_parameter else [x]
+            image, *found = torch.autograd.grad(gradient, sources, towards, allow_unused=True, materialize_grads=True)
+            return image, [p.sum(0) for p in form.parameters(found)] if by_parameter else []
+
+        for g, i, (image, found) in self._pieces(form, images, piece):
+            by_image[g, i] = image
+            totals = [a.add_(b) for a, b in zip(totals, found, strict=True)] if totals else found
+        return by_image, totals
+
+    def first_and_pull(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[list[Tensor], Pull]:
+        """`first`, and the function from a direction to the derivative of <first, direction> by the images.
+
+        What fits one piece keeps its graph; what does not is computed again by `second`.
+        """
+        groups, n = images.shape[:2]
+
+        def again(direction: list[Tensor]) -> Tensor:
+            return self.second(parameters, images, labels, direction, by_parameter=False)[0]
+
+        form = self._twice(images)
+        if groups * n > self._size(form, images):
+            return self.first(parameters, images, labels), again
+        x = images.detach().requires_grad_()
+        try:
+            gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, create_graph=True)
+        except (RuntimeError, MemoryError) as err:
+            if not out_of_memory(err) or groups * n == 1:
+                raise
+            self.piece = groups * n // 2
+            return self.first_and_pull(parameters, images, labels)
+        return form.parameters([g.detach() for g in gradient]), lambda v: torch.autograd.grad(gradient, x, form.weights(v))[0]
+
+    def _pieces(
+        self, form: Products | _Layers, images: Tensor, run: Callable[[slice, slice], Any]
+    ) -> Iterator[tuple[slice, slice, Any]]:
+        """(groups, images, run(groups, images)) over pieces in order: several whole groups, or a part of one."""
+        groups, n = images.shape[:2]
+        size = self._size(form, images)
+        coupled = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.network.modules())
+        g = i = 0
+        while g < groups:
+            whole = coupled or (i == 0 and n <= size)
+            gs = slice(g, min(groups, g + max(1, size // n)) if whole else g + 1)
+            part = slice(0, n) if whole else slice(i, min(n, i + size))
+            try:
+                found = run(gs, part)
+            except (RuntimeError, MemoryError) as err:
+                held = (gs.stop - gs.start) * (part.stop - part.start)
+                if not out_of_memory(err) or held == 1 or (coupled and gs.stop - gs.start == 1):
+                    raise
+                size = self.piece = held // 2
+                warnings.warn(f"out of memory: going on with {size} images at a time (same result, slower)", stacklevel=3)
+            else:
+                yield gs, part, found
+                g, i = (gs.stop, 0) if part.stop == n else (g, part.stop)
+                continue
+            if images.is_cuda:  # outside the handler, whose traceback keeps the failed piece's tensors alive
+                torch.cuda.empty_cache()
+
+
+def _pixels(images: Tensor) -> int:
+    """Of the first map a ConvNet makes of an image."""
+    height, width = lifted(images.shape[-3:])
+    return height * width
+
+
+def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[slice], list[Tensor]]:
+    """The weights for a piece of so many groups, as leaves; made once per number of groups."""
+    shared = form.weights([p.detach()[None] for p in parameters])
+    made: dict[int, list[Tensor]] = {}
+
+    def weights(g: slice) -> list[Tensor]:
+        groups = g.stop - g.start
+        if groups not in made:
+            made.clear()
+            made[groups] = [w.detach().requires_grad_() for w in (shared if groups == 1 else form.repeat(shared, groups))]
+        return made[groups]
+
+    return weights
+
+
+def _gradient(
+    form: Products | _Layers, weights: list[Tensor], x: Tensor, labels: Tensor, n: int, create_graph: bool = False
+) -> list[Tensor]:
+    """The gradient by the weights of the summed cross-entropy over n."""
+    with torch.enable_grad():
+        loss = F.cross_entropy(form.logits(weights, x.flatten(0, 1)), labels.flatten(), reduction="sum") / n
+        return list(torch.autograd.grad(loss, weights, create_graph=create_graph))
+
+
+class _Layers:
+    """The network's own layers in the shape of `Products`: weights are the parameters, groups run one after another."""
+
+    def __init__(self, network: nn.Module):
+        self.network, self.names = network, [name for name, _ in network.named_parameters()]
+
+    def weights(self, parameters: list[Tensor]) -> list[Tensor]:
+        return parameters
+
+    def parameters(self, weights: list[Tensor]) -> list[Tensor]:
+        return weights
+
+    def repeat(self, weights: list[Tensor], groups: int) -> list[Tensor]:
+        return [w.expand(groups, *w.shape[1:]).contiguous() for w in weights]
+
+    def logits(self, weights: list[Tensor], images: Tensor) -> Tensor:
+        runs = images.unflatten(0, (len(weights[0]), -1))
+        each = zip(runs, *(w.unbind() for w in weights), strict=True)
+        return torch.cat([functional_call(self.network, dict(zip(self.names, w, strict=True)), (x,)) for x, *w in each])
+
+
+class _Kernel(_Layers):
+    """The same with the compiled kernel for everything before the classifier."""
+
+    def __init__(self, network: nn.Module, plan: fast.Plan):
+        super().__init__(network)
+        self.plan = plan
+
+    def logits(self, weights: list[Tensor], images: Tensor) -> Tensor:
+        rows = []
+        for x, *row in zip(images.unflatten(0, (len(weights[0]), -1)), *(w.unbind() for w in weights), strict=True):
+            named = dict(zip(self.names, row, strict=True))
+            features = fast.run(self.plan, x, self.plan.parameters(named))
+            rows.append(F.linear(features, named["classifier.weight"], named["classifier.bias"]))
+        return torch.cat(rows)

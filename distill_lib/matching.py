@@ -1,0 +1,99 @@
+"""Gradient matching: the steps that DC and DSA share.
+
+The images of a class shall give a network the same loss gradient as real images of that class, weight row by weight row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .augment import Augmentation
+from .data import ImageSet
+from .derivatives import Derivatives
+
+# images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+
+
+def loops(ipc: int) -> tuple[int, int]:
+    """Image updates per network and epochs between them: the published pair, or that of the next smaller published ipc."""
+    return LOOPS[max(known for known in LOOPS if known <= max(ipc, 1))]
+
+
+def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """Sum over the rows of all weights of one minus the rows' cosine: (K,), from gradients (K, *shape).
+
+    A row is what leads to one output: a filter, or a row of a linear layer. Parameters with one dimension (biases, norm
+    layers) do not count. The cosine's denominator is |a| |b| + 1e-6, so equal but small rows are not at distance 0.
+
+    Source: Zhao et al. 2021, section 3.2 of the paper and the official code.
+    """
+    total = ours[0].new_zeros(len(ours[0]))
+    for a, b in zip(ours, theirs, strict=True):
+        if a.ndim > 2:
+            a, b = a.flatten(2) if a.ndim > 3 else a, b.flatten(2) if b.ndim > 3 else b  # (K, rows, entries)
+            cosine = (a * b).sum(-1) / (torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + 1e-6)
+            total = total + (1 - cosine).sum(-1)
+    return total
+
+
+def match(
+    derivatives: Derivatives, parameters: list[Tensor], real: Tensor, synthetic: Tensor,
+    between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Distance of every class's gradients, and its derivative by the synthetic images.
+
+    Real gradients need no graph. All classes go together: they share no image, so the sum of their distances has the
+    derivatives of the distances one by one.
+
+    Args:
+        parameters: of the network, in its order.
+        real:       (K, n, C, H, W), row k all of class k, augmented as the synthetic images are.
+        synthetic:  (K, m, C, H, W).
+        between:    (K,) distance of two lists of gradients (K, *shape).
+    Returns: (K,) distances, and (K, m, C, H, W).
+    """
+    classes = torch.arange(len(real), device=real.device)[:, None]
+    target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
+    gradient, pull = derivatives.first_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]))
+    leaves = [g.detach().requires_grad_() for g in gradient]
+    with torch.enable_grad():
+        distance = between(leaves, target)
+        direction = torch.autograd.grad(distance.sum(), leaves, allow_unused=True, materialize_grads=True)
+    return distance.detach(), pull(list(direction))
+
+
+@torch.no_grad()
+def freeze_batch_norm(network: nn.Module, real: ImageSet, rng: torch.Generator, per_class: int = 16) -> None:
+    """Put batch norm, where a network has it, into eval mode after one pass over real images of all classes.
+
+    So a class's gradient does not hang on the other images of its batch, of which there may be one.
+    Source: official code of DC.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        network.train()(real.draw_classes(per_class, rng).flatten(0, 1))
+        for norm in norms:
+            norm.eval()
+
+
+def train(
+    derivatives: Derivatives, parameters: list[Tensor], images: Tensor, labels: Tensor, rng: torch.Generator,
+    epochs: int, batch: int, lr: float, augmentation: Augmentation,
+) -> None:  # fmt: skip
+    """Plain SGD on the synthetic set, in place on `parameters`: shuffled batches, the last one kept if smaller.
+
+    Args:
+        images: (N, C, H, W); no gradient flows back to them.
+        augmentation: of every batch, with parameters per image.
+    """
+    derivatives.network.train()
+    images = images.detach()
+    for _ in range(epochs):
+        for index in torch.randperm(len(images), generator=rng).to(images.device).split(batch):
+            x = augmentation(images[index], rng)
+            gradient = derivatives.first(parameters, x[None], labels[index][None])
+            torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-lr)

@@ -1,0 +1,95 @@
+"""DC: dataset condensation with gradient matching (Zhao, Mopuri & Bilen, ICLR 2021). Book page: book/dc.md
+
+The images of a class shall give a network the same loss gradient as real images of that class, at every point of a
+path the network follows while it is trained on the synthetic set. No unrolled inner problem: one second derivative.
+
+The paper's algorithm updates the images class by class, the official code once for all classes; classes share no
+images and no momentum, so the two are the same step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from .. import augment, matching, networks
+from ..data import ImageSet
+from ..derivatives import Derivatives
+from ..loop import Loop
+from ..rng import generator
+from ..settings import replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # images per class
+    iterations: int = 1_001  # fresh networks, one after the other; the official loop runs 0 to 1,000 inclusive
+    outer_loop: int = 10  # image updates per network
+    inner_epochs: int = 50  # epochs on the synthetic set between two of them; the last update is not followed by any
+    network: str = "ConvNet"
+    lr_img: float = 0.1  # SGD step size on the pixels, in normalised units; 0.01 for the MLP
+    momentum_img: float = 0.5
+    lr_net: float = 0.01  # plain SGD on the network
+    batch_real: int = 256  # real images per class and update
+    batch_train: int = 256  # synthetic images per step of the network
+    init: Literal["noise", "real"] = "noise"
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, iterations=min(self.iterations, 15), outer_loop=min(self.outer_loop, 2), inner_epochs=1, batch_real=16)
+
+    def small(self) -> Config:
+        """A budget two CPU cores finish in minutes: fewer networks, smaller real batches, shorter paths."""
+        return replace(
+            self, iterations=min(self.iterations, 150 // min(self.outer_loop, 5)), outer_loop=min(self.outer_loop, 5),
+            inner_epochs=min(self.inner_epochs, 5), batch_real=64,
+        )  # fmt: skip
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """The setting behind one cell of the paper's tables: the same on every data set, two loop lengths by ipc.
+
+    Source: the official repository's defaults; for ipc it does not name, the loop lengths of the next smaller one it does.
+    """
+    outer_loop, inner_epochs = matching.loops(ipc)
+    return Config(ipc=ipc, outer_loop=outer_loop, inner_epochs=inner_epochs)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Distil `real` into cfg.ipc images per class.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc normalised float32 images with hard labels, after the last update.
+    Source:  algorithm 1 of the paper; distances summed over rows, layers and classes, as in the official code.
+    """
+    loop = loop or Loop()
+    rng = generator(seed, "DC")
+    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
+    optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
+    network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
+    parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
+    live = {"synthetic": synthetic, "optimizer": optimizer, "network": network, "rng": rng}
+    for step in loop.steps("distill", cfg.iterations * cfg.outer_loop, live):
+        if step % cfg.outer_loop == 0:
+            network.redraw(rng)
+        matching.freeze_batch_norm(network, real, rng)
+        real_batch = real.draw_classes(cfg.batch_real, rng)  # (K, batch_real, C, H, W)
+        distance, synthetic.grad = matching.match(derivatives, parameters, real_batch, synthetic)
+        optimizer.step()
+        if (step + 1) % cfg.outer_loop:
+            images = synthetic.flatten(0, 1)
+            matching.train(derivatives, parameters, images, labels, rng, cfg.inner_epochs, cfg.batch_train, cfg.lr_net, augment.none())
+        loop.log(loss=distance.sum())
+    return ImageSet.from_classes(synthetic, like=real, method="DC", seed=seed)
+
+
+def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> torch.Tensor:
+    """(K, ipc, C, H, W): standard normal noise in normalised units, or random real images of every class."""
+    if cfg.init == "real":
+        return real.draw_classes(cfg.ipc, rng)
+    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)
