@@ -237,7 +237,8 @@ class _Job:
         epochs, after = applied.num_epochs(ipc, images), applied.restarts_after(ipc, images)
         looks = min(epochs, applied.num_checks(ipc, images))
         targets(applied, sample.labels[:1], sample.num_classes)  # labels the loss cannot use are an error before training
-        key = [as_dict(applied), network, seed, synthetic.facts.name, sample.sha256(), test.sha256()]
+        units = [sample.facts.mean, sample.facts.std, sample.whitening and sample.whitening.matrix.double().sum().item()]
+        key = [as_dict(applied), network, seed, sample.sha256(), test.sha256(), units]
         stored = {"generator": synthetic.nbytes} if fresh else {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
         return _Job(
             source=(synthetic if fresh else sample).to(place),
@@ -316,7 +317,7 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
     """Train the networks of these numbers together; one result each."""
     p, place = job.protocol, job.place
     fresh = [networks.fresh(job.network, job.source, generator(job.seed, "evaluate", i, "init")) for i in members]
-    nets = networks.stack([network.to(place) for network in fresh])
+    nets = networks.stack([network.to(place) for network in fresh]).train()
     optimizer = _optimizer(p, list(nets.params.values()))
     average = {k: v.detach().clone() for k, v in nets.params.items()} if p.ema else {}
     loss_sum = torch.zeros(len(members), device=place)  # over the images of the current epoch
@@ -345,7 +346,7 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
         images = aug(images, rngs)
         if p.cutmix:
             images, wanted = cutmix(images, wanted, rngs, job.test.num_classes)
-        losses = loss_per_network(p, nets.train()(images), wanted)  # (M,)
+        losses = loss_per_network(p, nets(images), wanted)  # (M,)
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
@@ -460,6 +461,7 @@ def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet)
         return torch.stack(logits.softmax(2).max(2))
 
     confidence, answers = torch.cat(pieces(len(images), run), 2)
+    nets.train()
     return answers.long(), confidence
 
 
