@@ -45,8 +45,8 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _listing(kind: str) -> list[dict[str, object]]:
-    """What one kind of name is, as rows."""
+def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
+    """What one kind of name is, as rows; `brief` for rows that fit a terminal."""
     if kind == "methods":
         from .methods import METHODS
 
@@ -54,7 +54,7 @@ def _listing(kind: str) -> list[dict[str, object]]:
     if kind == "datasets":
         from . import data
 
-        return data.facts_table()
+        return data.facts_table(brief)
     if kind == "networks":
         from . import networks
 
@@ -76,7 +76,7 @@ def list_(
     """List the names that exist."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    found = {k: _listing(k) for k in ([kind] if kind else KINDS)}
+    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return

@@ -70,6 +70,9 @@ def test_a_class_nobody_belongs_to_or_with_one_image_is_refused(tmp_path):
     np.savez(tmp_path / "one.npz", images=pixels(3, 8, 8), labels=[0, 0, 1])
     with pytest.raises(UserError, match="cannot hold out 1 images of class 1: it has 1"):
         data.load(tmp_path / "one.npz")
+    np.savez(tmp_path / "chest_marks.npz", images=pixels(4, 8, 8), labels=np.eye(4, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"labels are uint8 \(4, 4\); needed one whole number"):
+        data.load(tmp_path / "chest_marks.npz")
     np.savez(tmp_path / "keys.npz", pictures=pixels(3, 8, 8))
     with pytest.raises(UserError, match="has the keys pictures; needs train_images"):
         data.load(tmp_path / "keys.npz")

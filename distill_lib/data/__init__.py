@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +95,35 @@ def split(real: ImageSet, per_class: int | float, seed: int) -> tuple[ImageSet, 
     return real.subset(rest, notes=notes), real.subset(held, split="validation", notes=notes)
 
 
-def facts_table() -> list[dict[str, Any]]:
-    """One row per named set, for lists and pages; reads no data."""
-    return [
-        {
+def facts_table(brief: bool = False) -> list[dict[str, Any]]:
+    """One row of plain values per named set, for lists and pages; reads no data.
+
+    Args:
+        brief: only what fits on a line.
+    Returns: all facts: class names in index order, images per split (None where the source does not fix it), mean and std (None
+             where they are measured on loading), the sha256 of each split's official pixels and labels where it is known.
+    """
+    rows = []
+    for d in DATASETS.values():
+        row = {
             "name": d.name,
             "classes": d.num_classes,
-            "image": f"{d.resolution} x {d.resolution} x {d.channels}",
-            "train": d.counts["train"] or None,  # None: the source does not fix it
-            "val": d.counts.get("val"),
-            "test": d.counts["test"],
+            "image": f"{d.resolution}x{d.resolution}x{d.channels}",
+            **{split: d.counts.get(split) or None for split in ("train", "val", "test")},
             "normalisation": d.normalisation,
-            "sha256": "; ".join(f"{s} {h}" for s, h in d.sha256.items()),
             "licence": d.licence,
-            "source": d.source,
-            "notes": "; ".join(d.notes),
         }
-        for d in DATASETS.values()
-    ]
+        if brief:
+            row["licence"] = re.split("[;:]", d.licence)[0]
+            rows.append({k: "-" if v is None else v for k, v in row.items() if k != "normalisation"})
+            continue
+        mean, std = NORMALISATIONS.get(d.normalisation, (None, None))
+        rows.append(
+            row
+            | {"mean": mean, "std": std, "source": d.source, "notes": d.notes, "sizes": d.sizes or (d.resolution,), "sha256": d.sha256}
+            | {"class_names": d.class_names, "imagenet_indices": d.imagenet_indices}
+        )
+    return rows
 
 
 # --- how a set is put together -----------------------------------------------------------------------------------------
@@ -231,7 +243,7 @@ def _deviations(
     notes = []
     if dataset.family in ("idx", "cifar", "medmnist") and not part.verified:
         sha256 = None
-        if isinstance(part.images, np.ndarray):
+        if isinstance(part.images, np.ndarray) and (dataset.copies or split in dataset.sha256):
             pixels = part.images if part.images.ndim == 4 else part.images[..., None]
             sha256 = _sha256(np.array(pixels.transpose(0, 3, 1, 2), order="C"), part.labels)
         if sha256 in dataset.copies:
@@ -246,7 +258,7 @@ def _deviations(
         if split == "train" and not (732 <= per_class.min() and per_class.max() <= 1300):
             notes.append(f"{spread} training images per class (ILSVRC-2012 has 732 to 1300)")
         if split == "test" and spread != "50":
-            notes.append(f"{spread} test images per class instead of ILSVRC-2012's 50: fastai's split, not comparable with results on ILSVRC's")
+            notes.append(f"{spread} test images per class instead of ILSVRC-2012's 50: fastai's split, not comparable with ILSVRC's")
     elif dataset.counts.get(split) and n != dataset.counts[split]:
         notes.append(f"{n:,} {split} images instead of {dataset.counts[split]:,}")
     if dataset.frame and len(sizes) == 1 and min(sizes)[0] == max(sizes)[1]:

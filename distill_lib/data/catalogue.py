@@ -84,19 +84,35 @@ _SETS = [
         "digits", "digits", _DIGITS, 1, 8, {"train": 1297, "test": 500}, "digits", "CC BY 4.0",
         "Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), through scikit-learn",
         notes=("grey levels 0..16 spread over 0..255; the source has no split: 50 images per class are held out, seed 0",),
+        sha256={
+            "train": "730be6bc3713c89ef1141a4682d5f223d06fe8a93604e4858496538cdf50caa6",
+            "test": "4f1497fde21989ecd47df3059472f09a3425c30da0109a50fba62df9ce2494e9",
+        },
     ),
     Dataset(
         "FashionMNIST-mini", "bundled", _FASHION, 1, 28, {"train": 2000, "test": 1000}, "FashionMNIST", "MIT", _FASHION_SOURCE,
         notes=("class-balanced cut of FashionMNIST: 200 training and 100 test images per class",),
+        sha256={
+            "train": "9e59927024add9494dcab7589e2e978683c91364473da8aa2eb6bbb6182c11f3",
+            "test": "ec0fbab435a0ad483bc28718abe82c329a94e5b54d4e12896f6d68af8fad797d",
+        },
     ),
     Dataset(
         "BloodCells-mini", "bundled", _BLOOD, 3, 32, {"train": 600, "test": 240}, "BloodCells", "MIT", _BLOOD_SOURCE,
         notes=("class-balanced cut of BloodCells, resized to 32 px: 150 training and 60 test images per class", _BLOOD_NOTE),
+        sha256={
+            "train": "0747745d8f2d7bd9e6688f60eafe6239b59c3d55263745a72a9b5ad35acdead5",
+            "test": "2a3d9e2022405d8e0a54d8ba9a0303051c3d8934fade28caf785ec2e911a5ff7",
+        },
     ),
     Dataset(
         "PneumoniaMNIST-mini", "bundled", ("normal", "pneumonia"), 1, 28, {"train": 400, "test": 200}, "PneumoniaMNIST", "CC BY 4.0",
         _MEDMNIST_SOURCE + "; chest X-rays of Kermany et al., Cell 2018",
         notes=("class-balanced cut of PneumoniaMNIST: 200 training and 100 test images per class",),
+        sha256={
+            "train": "ad23f5acae45ef9faf3259f402f7e05f8b350bc7483b00ca613942c8995f2b98",
+            "test": "5f2b886d2869cdc143b7d4c2a05ce3ec3d966f3aa99213954a1f9999a8761bd7",
+        },
     ),
     Dataset(
         "MNIST", "idx", _DIGITS, 1, 28, {"train": 60_000, "test": 10_000}, "MNIST", "CC BY-SA 3.0",
@@ -117,8 +133,10 @@ _SETS = [
         "CIFAR10", "cifar", _CIFAR10, 3, 32, {"train": 50_000, "test": 10_000}, "CIFAR10", "none stated; cite Krizhevsky 2009",
         "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, cs.toronto.edu/~kriz/cifar.html",
         copies={
-            "fac290be1129a035837f9bf03df197c63779cf700fe19a27edb33fddf9656473": "this copy has 80 re-encoded training images: decoded from JPEG",
-            "5c2c2665a484c4627d2551d01d58ee0b757d5327ad5c10f3986ecf7cae072547": "this copy has 23 re-encoded test images: decoded from JPEG",
+            "fac290be1129a035837f9bf03df197c63779cf700fe19a27edb33fddf9656473": "this copy has 80 re-encoded training images: "
+            "their pixels are decoded from JPEG",
+            "5c2c2665a484c4627d2551d01d58ee0b757d5327ad5c10f3986ecf7cae072547": "this copy has 23 re-encoded test images: "
+            "their pixels are decoded from JPEG",
         },
     ),
     Dataset(

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import paths, rng
 from ..errors import UserError
-from . import read
+from . import prepare, read
 from .catalogue import Dataset
 from .read import Part, Source
 
@@ -169,9 +169,10 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
 
         return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
 
-    source = read.npz(path, published)
+    source = read.npz(path, published, join_marks=dataset.name == "ChestMNIST")
     if "train" not in source.splits or not {"test", "val"} & set(source.splits):
-        raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs train_images, train_labels, test_images, test_labels")
+        need = "train_images, train_labels, test_images, test_labels"
+        raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs {need}")
     if source.class_names and len(source.class_names) != dataset.num_classes:
         raise UserError(f"{path}: has {len(source.class_names)} class names; {dataset.name} has {dataset.num_classes} classes")
     return source
@@ -187,7 +188,7 @@ def lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except OSError as err:
-        raise UserError(f"cannot write to {path.parent} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to") from None
+        raise prepare.unwritable(path.parent, err) from None
     try:
         yield
     finally:

@@ -47,7 +47,8 @@ def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
     name = path.name if path.is_dir() else path.stem
     return Dataset(
-        f"{name}-own" if name in DATASETS else name, "own", found.class_names, 0, 0, {"train": 0, "test": 0}, MEASURED, "the owner's", f"your own {found.form}"
+        name=f"{name}-own" if name in DATASETS else name, family="own", class_names=found.class_names, channels=0, resolution=0,
+        counts={"train": 0, "test": 0}, normalisation=MEASURED, licence="the owner's", source=f"your own {found.form}",
     )  # fmt: skip
 
 
@@ -69,7 +70,9 @@ def shape(part: Part, where: object, resolution: int | None, channels: int | Non
             mode, n = next(iter(other.items()))
             raise UserError(f"{where}: {n} images are {mode}; pass channels=1 or channels=3 to convert all (transparency is dropped)")
         if grey and colour:
-            raise UserError(f"{where}: mixed channels: {grey} grey and {colour} colour images; pass channels=1 or channels=3 to convert all")
+            raise UserError(
+                f"{where}: mixed channels: {grey} grey and {colour} colour images; pass channels=1 or channels=3 to convert all"
+            )
         channels = 1 if grey else 3
     if resolution is None:
         shorter = min(min(s) for s in sizes)

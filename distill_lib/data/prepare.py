@@ -119,7 +119,8 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
         return stop - start, had
 
     sizes = set()
-    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
+    quiet = not sys.stderr.isatty()
+    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=quiet, leave=False) as bar:
         try:
             for done, had in pool.map(some, range(0, n, 64)):
                 sizes |= had
@@ -137,9 +138,10 @@ def _workers() -> int:
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and std per channel of (N, C, H, W) uint8 pixels in [0, 1], exact: from counts of the 256 values."""
     counts = np.zeros((images.shape[1], 256))
-    for i in range(0, len(images), 1024):
+    step = max(1, 2**22 // (images.shape[2] * images.shape[3]))  # images whose pixels take 32 MB as the int64 bincount makes of them
+    for i in range(0, len(images), step):
         for c in range(images.shape[1]):
-            counts[c] += np.bincount(images[i : i + 1024, c].ravel(), minlength=256)
+            counts[c] += np.bincount(images[i : i + step, c].ravel(), minlength=256)
     value = np.arange(256) / 255
     total = counts.sum(1)
     mean = counts @ value / total
@@ -163,6 +165,10 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
 # preparing in its metadata. Written by hand because the pixels of a large set never fit in memory at once.
 
 
+def unwritable(folder: Path, err: OSError) -> UserError:
+    return UserError(f"cannot write to {folder} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to")
+
+
 def write(path: Path, labels: np.ndarray, shape: tuple[int, ...], fill_in: Callable[[np.ndarray], dict[str, Any]]) -> None:
     """Write a prepared file, complete or not at all.
 
@@ -177,7 +183,7 @@ def write(path: Path, labels: np.ndarray, shape: tuple[int, ...], fill_in: Calla
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     except OSError as err:
-        raise UserError(f"cannot write to {path.parent} ({err.strerror}); set DISTILL_CACHE to a folder that can be written to") from None
+        raise unwritable(path.parent, err) from None
     if free < start + size:
         raise UserError(
             f"{path.parent}: {start + size:,} bytes are needed, {free:,} are free; set DISTILL_CACHE to a folder on a larger disk"
@@ -224,7 +230,9 @@ def open_prepared(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
         raise UserError(f"{path}: damaged prepared data set ({err}); delete it to prepare it again") from None
 
 
-def in_memory(labels: np.ndarray, shape: tuple[int, ...], fill_in: Callable[[np.ndarray], dict[str, Any]]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def in_memory(
+    labels: np.ndarray, shape: tuple[int, ...], fill_in: Callable[[np.ndarray], dict[str, Any]]
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """What `write` and `open_prepared` do, without a file: for the small sets inside the package."""
     out = np.empty(shape, np.uint8)
     meta = fill_in(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
@@ -133,10 +134,13 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------
-def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None) -> Source:
+def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join_marks: bool = False) -> Source:
     """A file with MedMNIST's keys (`train_images`, `train_labels`, ...), or just `images` and `labels`.
 
     Optional key: `class_names` or `classes`.
+
+    Args:
+        join_marks: labels of several 0/1 marks per image become 0 (no mark) and 1 (any mark).
     Raises: UserError: not an npz file, keys missing, pickled objects inside.
     """
     try:
@@ -153,10 +157,14 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None) -> S
             f"{path}: has the keys {', '.join(sorted(keys)) or '(none)'}; needs train_images, train_labels, test_images, test_labels, "
             "or images and labels"
         )
-    stem = {"all": ""}
+
+    @functools.cache
+    def verified() -> bool:
+        want = published_md5()
+        return want is not None and md5(path) == want
 
     def read(split: str) -> Part:
-        prefix = stem.get(split, f"{split}_")
+        prefix = "" if split == "all" else f"{split}_"
         try:
             with np.load(path, allow_pickle=False) as z:
                 images, labels = z[f"{prefix}images"], z[f"{prefix}labels"]
@@ -170,12 +178,13 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None) -> S
             raise UserError(f"{path}: {prefix}images have shape {images.shape}; needed (N, H, W) or (N, H, W, C) with 1 or 3 channels")
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.ndim == 2 and np.isin(labels, (0, 1)).all() and "chest" in path.stem.lower():
-            labels = labels.any(1)  # 14 findings -> any finding
+        if join_marks and labels.ndim == 2:
+            labels = labels.any(1)
         if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) != len(images):
-            raise UserError(f"{path}: {prefix}labels are {labels.dtype} {labels.shape}; needed one whole number for each of {len(images)} images")
-        want = published_md5()
-        return Part(images, labels.astype(np.int64), verified=want is not None and md5(path) == want)
+            raise UserError(
+                f"{path}: {prefix}labels are {labels.dtype} {labels.shape}; needed one whole number for each of {len(images)} images"
+            )
+        return Part(images, labels.astype(np.int64), verified())
 
     return Source("npz", path, [path], splits, read, names)
 
@@ -219,8 +228,9 @@ def class_folders(root: Path, class_names: Sequence[str], wnids: Sequence[str] =
             missing.append(f"{name} ({names[0]})" if wnids else name)
     if missing:
         flat = any(f.name.startswith("ILSVRC2012_val_") for f in list(root.iterdir())[:1])
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise UserError(
-            f"{root}: no folder for {len(missing)} of {len(class_names)} classes: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+            f"{root}: no folder for {len(missing)} of {len(class_names)} classes: {some}"
             + (
                 "; the validation images lie flat: torchvision.datasets.ImageNet(root, split='val') sorts them into class folders"
                 if flat
