@@ -1,9 +1,10 @@
 """How fast the compiled ConvNet kernel is, against the network's own layers run eagerly in float32.
 
-    python benchmarks/convnet_fast.py [--rounds 7] [--threads 2] [--json FILE]
+    python benchmarks/convnet_fast.py [--rounds 7] [--threads 2] [--cpu-time] [--json FILE]
 
 Both sides run in the same process on the same weights and images, alternating, so that a busy machine slows both; every
-ratio is the median over the rounds, with the smallest and largest round. Errors are against float64.
+ratio is the median over the rounds, with the smallest and largest round. Errors are against float64. On a machine that is
+busy with other work, `--threads 1 --cpu-time` compares processor seconds, which waiting does not change.
 
     embed   no-grad embedding of 256 real images (a class of a DM step)
     image   gradient by 10 synthetic images through DM's loss, network frozen
@@ -30,15 +31,15 @@ from distill_lib.networks import fast
 from distill_lib.rng import generator
 
 
-def compare(plain: Callable[[], object], quick: Callable[[], object], rounds: int) -> dict[str, object]:
+def compare(plain: Callable[[], object], quick: Callable[[], object], rounds: int, clock: Callable[[], float]) -> dict[str, object]:
     """Seconds of both, alternating, and the ratio of each round."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds + 1):
         for side, call in enumerate((plain, quick)):
-            start = time.perf_counter()
+            start = clock()
             call()
             if i:  # the first round warms up
-                seconds[side].append(time.perf_counter() - start)
+                seconds[side].append(clock() - start)
     ratios = [a / b for a, b in zip(*seconds, strict=True)]
     return {
         "eager_s": statistics.median(seconds[0]),
@@ -60,7 +61,7 @@ def image_gradient(embed: Callable, network: networks.Network, synthetic: Tensor
     return synthetic.grad
 
 
-def cases(shape: tuple[int, int, int], rounds: int) -> dict[str, dict[str, object]]:
+def cases(shape: tuple[int, int, int], rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, object]]:
     nets = [networks.fresh("ConvNet", (shape, 10), generator(i, "benchmark")) for i in range(5)]
     rng = generator(0, "benchmark", "images")
     real, synthetic, batches = (torch.randn(*n, *shape, generator=rng) for n in ((256,), (10,), (5, 100)))
@@ -73,12 +74,12 @@ def cases(shape: tuple[int, int, int], rounds: int) -> dict[str, dict[str, objec
 
     out = {}
     with torch.no_grad():
-        out["embed"] = compare(lambda: plain(frozen, real), lambda: fast.embed(frozen, real), rounds)
+        out["embed"] = compare(lambda: plain(frozen, real), lambda: fast.embed(frozen, real), rounds, clock)
         wanted, target = exact.embed(real.double()), frozen.embed(real).mean(0)
         out["embed"] |= {"error_eager": error(plain(frozen, real), wanted), "error_fast": error(fast.embed(frozen, real), wanted)}
     sides = [lambda embed=embed: image_gradient(embed, frozen, synthetic, target) for embed in (plain, fast.embed)]
     wanted = image_gradient(plain, exact, synthetic.double(), wanted.mean(0))
-    out["image"] = compare(*sides, rounds) | {"error_eager": error(sides[0](), wanted), "error_fast": error(sides[1](), wanted)}
+    out["image"] = compare(*sides, rounds, clock) | {"error_eager": error(sides[0](), wanted), "error_fast": error(sides[1](), wanted)}
 
     def one_by_one() -> list[Tensor]:
         found = []
@@ -95,7 +96,7 @@ def cases(shape: tuple[int, int, int], rounds: int) -> dict[str, dict[str, objec
     eager, quick = one_by_one(), stacked()
     wanted = [torch.stack(eager[i :: len(quick)]) for i in range(len(quick))]
     matched = [(a, b) for a, b in zip(quick, wanted, strict=True) if a.any()]  # biases before a norm get exactly zero
-    out["train"] = compare(one_by_one, stacked, rounds) | {"difference": max(error(a, b.double()) for a, b in matched)}
+    out["train"] = compare(one_by_one, stacked, rounds, clock) | {"difference": max(error(a, b.double()) for a, b in matched)}
     return out
 
 
@@ -103,20 +104,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds in place of wall seconds")
     parser.add_argument("--json", type=Path, help="also store the figures in this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     if fast.kernel() is None:
         raise SystemExit("the kernel is not available here: no C++ compiler, or DISTILL_COMPILE=0")
     print(f"{describe('cpu')}, torch {torch.__version__}")
     found = {}
     for shape in ((1, 28, 28), (3, 32, 32)):
-        for name, row in cases(shape, options.rounds).items():
+        for name, row in cases(shape, options.rounds, clock).items():
             found[f"{name} {'x'.join(map(str, shape))}"] = row
             errors = ", ".join(f"{k.replace('_', ' ')} {v:.1e}" for k, v in row.items() if k.startswith(("error", "difference")))
             print(
                 f"{name:6s} {shape}: eager {row['eager_s']:.3f} s, fast {row['fast_s']:.3f} s, "
-                f"ratio {row['ratio']:.1f} ({row['ratio_min']:.1f} to {row['ratio_max']:.1f}); {errors}"
+                f"ratio {row['ratio']:.1f} ({row['ratio_min']:.1f} to {row['ratio_max']:.1f}); {errors}",
+                flush=True,
             )
     if options.json:
         options.json.write_text(json.dumps({"device": describe("cpu"), "torch": torch.__version__, "cases": found}, indent=1) + "\n")

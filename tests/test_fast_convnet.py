@@ -53,7 +53,8 @@ def error(found, wanted):
 
 CASES = [
     ("ConvNet", GREY28, 3), ("ConvNet", RGB32, 2), ("ConvNet", (1, 8, 8), 5), ("ConvNetNN", GREY28, 2), ("ConvNetD1W32", RGB32, 2),
-    ("ConvNetD2W64", (3, 22, 30), 3), ("ConvNetD4W32", (3, 64, 64), 2), ("ConvNetD3W32", (2, 17, 9), 30), ("ConvNetD2W32NN", (4, 13, 13), 2),
+    ("ConvNetD2W64", (3, 22, 30), 3), ("ConvNetD4W32", (3, 64, 64), 2), ("ConvNetD3W32", (2, 17, 9), 30),
+    ("ConvNetD2W32NN", (4, 13, 13), 2),
     ("FRePoConv", GREY28, 2),
 ]  # fmt: skip
 
@@ -150,7 +151,10 @@ def test_second_derivatives_are_the_layers():
         assert error(mine, theirs.double()) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["ConvNetBN", "ConvNetLN", "ConvNetGN", "ConvNetMP", "ConvNetNP", "ConvNetAS", "ConvNetW8", "LeNet", "FRePoConvBN"])
+OTHERS = ["ConvNetBN", "ConvNetLN", "ConvNetGN", "ConvNetMP", "ConvNetNP", "ConvNetAS", "ConvNetW8", "LeNet", "FRePoConvBN"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_networks_take_their_layers(name):
     network, x, _ = case(name, RGB32, 2)
     assert fast.plan(network) is None

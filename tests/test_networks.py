@@ -80,7 +80,10 @@ def test_a_hundred_classes():
     assert sum(p.numel() for p in make("ConvNet", classes=100).parameters()) == 504_420
 
 
-@pytest.mark.parametrize(("side", "depth", "last"), [(8, 2, 2), (16, 2, 4), (28, 3, 4), (32, 3, 4), (64, 4, 4), (128, 5, 4), (224, 6, 3), (256, 6, 4)])
+@pytest.mark.parametrize(
+    ("side", "depth", "last"),
+    [(8, 2, 2), (16, 2, 4), (28, 3, 4), (32, 3, 4), (64, 4, 4), (128, 5, 4), (224, 6, 3), (256, 6, 4)],
+)
 def test_convnet_depth_follows_the_resolution(side, depth, last):
     network = make("ConvNet", square(side, 1))
     assert len(network.blocks) == depth
@@ -95,7 +98,8 @@ def test_convnet_has_fourteen_parameter_tensors_and_matches_three_convolutions()
 
 def test_idc_maps_before_pooling():
     for name, shape, side in [
-        ("IDC-ResNet10", square(128), 8), ("IDC-ResNetAP10", square(128), 8), ("IDC-ResNet10", square(224), 7), ("IDC-ResNetAP10", square(224), 7),
+        ("IDC-ResNet10", square(128), 8), ("IDC-ResNetAP10", square(128), 8),
+        ("IDC-ResNet10", square(224), 7), ("IDC-ResNetAP10", square(224), 7),
         ("IDC-ResNet10", GREY28, 4), ("IDC-ResNetAP10", GREY28, 3), ("IDC-LargeResNet10", GREY28, 1),
     ]:  # fmt: skip
         with torch.no_grad():
@@ -183,7 +187,8 @@ def test_vit_cuts_patches_by_row_column_channel():
 # --- names -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("spelling", "canonical"),
-    [("ConvNet-6", "ConvNetD6"), ("ConvNet3", "ConvNetD3"), ("ConvNet-D4-W64-BN", "ConvNetD4W64BN"), ("ConvNet-W64-ASwish-MP", "ConvNetW64ASwishMP"),
+    [("ConvNet-6", "ConvNetD6"), ("ConvNet3", "ConvNetD3"), ("ConvNet-D4-W64-BN", "ConvNetD4W64BN"),
+     ("ConvNet-W64-ASwish-MP", "ConvNetW64ASwishMP"),
      ("ResNetAP-10", "IDC-ResNetAP10"), ("ResNet18-AP", "ResNet18_AP"), ("ConvNetAS", "ConvNetAS"), ("ConvNetAP", "ConvNetAP")],
 )  # fmt: skip
 def test_spellings(spelling, canonical):

@@ -74,19 +74,31 @@ def _table() -> dict[str, tuple[str, Build]]:
             f"ResNet-18, average pooling for strides, linear layer on the whole map, {words}",
             partial(ResNet, norm_=norm, average=True, flat=True),
         )
-        table[f"ResNet18ImageNet{suffix}"] = (f"ResNet-18 with 7x7 stem and max pooling, {words}", partial(ResNet, norm_=norm, stem="imagenet"))
+        table[f"ResNet18ImageNet{suffix}"] = (
+            f"ResNet-18 with 7x7 stem and max pooling, {words}",
+            partial(ResNet, norm_=norm, stem="imagenet"),
+        )
         for depth in (10, 18, 50):
             table[f"IDC-ResNet{depth}{suffix}"] = (f"IDC's ResNet-{depth}, stem by resolution, {words}", _idc(depth, norm, average=False))
         for depth in (10, 18):
-            table[f"IDC-ResNetAP{depth}{suffix}"] = (f"IDC's ResNetAP-{depth}, stem by resolution, {words}", _idc(depth, norm, average=True))
+            table[f"IDC-ResNetAP{depth}{suffix}"] = (
+                f"IDC's ResNetAP-{depth}, stem by resolution, {words}",
+                _idc(depth, norm, average=True),
+            )
             table[f"IDC-LargeResNet{depth}{suffix}"] = (
                 f"IDC's ResNet-{depth} with its ImageNet stem at any resolution (DiM on 28 pixels), {words}",
                 _idc(depth, norm, average=False, stem="imagenet"),
             )
         for depth in (10, 18, 50):
-            table[f"IDC-ThinResNet{depth}{suffix}"] = (f"IDC's CIFAR form, 32-64-128-256 channels, {words}", _thin(depth, norm, average=False))
+            table[f"IDC-ThinResNet{depth}{suffix}"] = (
+                f"IDC's CIFAR form, 32-64-128-256 channels, {words}",
+                _thin(depth, norm, average=False),
+            )
         for depth in (10, 18):
-            table[f"IDC-ThinResNetAP{depth}{suffix}"] = (f"IDC's CIFAR form with average pooling, {words}", _thin(depth, norm, average=True))
+            table[f"IDC-ThinResNetAP{depth}{suffix}"] = (
+                f"IDC's CIFAR form with average pooling, {words}",
+                _thin(depth, norm, average=True),
+            )
     return table
 
 
@@ -97,7 +109,8 @@ _CONVNET = re.compile(
     r"(?:-?(?P<norm>IN|BN|LN|GN|NN))?(?:-?(?P<pool>AP|MP|NP))?"
 )
 _CONVNETS = {
-    "ConvNet": "3x3 convolutions of 128 channels, instance norm, ReLU, average pooling; depth 3 at 28 and 32 pixels, 4 at 64, 5 at 128, 6 above",
+    "ConvNet": "3x3 convolutions of 128 channels, instance norm, ReLU, average pooling; depth 3 at 28 and 32 pixels, 4 at 64, 5 at 128, "
+    "6 above",
     **{f"ConvNetD{d}": f"ConvNet of depth {d}" for d in range(1, 7)},
     **{f"ConvNetW{w}": f"ConvNet of width {w}" for w in (32, 64, 128, 256, 512, 1024)},
     "ConvNetAR": "ConvNet with ReLU (the default)",
@@ -168,11 +181,14 @@ def _resolve(name: str) -> tuple[str, Build]:
     if match := _CONVNET.fullmatch(name):
         depth, width, act, norm, pool = match.groups()
         spelled = "ConvNet" + "".join([f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or ""])
-        options = {"depth": int(depth or 0) or None, "width": int(width or 128), "act": act or "AR", "norm_": norm or "IN", "pool": pool or "AP"}
-        return spelled, partial(ConvNet, **options)
+        options = {"act": act or "AR", "norm_": norm or "IN", "pool": pool or "AP"}
+        return spelled, partial(ConvNet, depth=int(depth) if depth else None, width=int(width or 128), **options)
     if re.fullmatch(r"ResNet-(10|18|50)", name):
         depth = name[7:]
-        raise UserError(f"{name!r} stands for two networks: ResNet{depth} (3x3 stem, DC/DM/MTT/GLaD) or IDC-ResNet{depth} (stem by resolution, IDC/Minimax/DGS)")
+        raise UserError(
+            f"{name!r} stands for two networks: ResNet{depth} (3x3 stem, DC/DM/MTT/GLaD) "
+            f"or IDC-ResNet{depth} (stem by resolution, IDC/Minimax/DGS)"
+        )
     if name.startswith("ConvNet"):
         raise UserError(
             f"unknown network {name!r}: a ConvNet's name is ConvNet, then depth D1..D9, width W<channels>, activation AR|AS|AL|ASwish, "

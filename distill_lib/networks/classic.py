@@ -83,7 +83,9 @@ class VGG11(Network):
         super().__init__(shape, num_classes)
         need_side("VGG11", shape, lifted(shape), 32, "its 5 poolings halve the map 5 times")
         if not glad and max(lifted(shape)) >= 64:
-            raise UserError(f"VGG11 cannot take {shape[1]}x{shape[2]} images: it takes 28 pixels and 32 to 63; use GLaD-VGG11 for larger ones")
+            raise UserError(
+                f"VGG11 cannot take {shape[1]}x{shape[2]} images: it takes 28 pixels and 32 to 63; use GLaD-VGG11 for larger ones"
+            )
         layers, channels = [], shape[0]
         for stage in self.STAGES:
             for width in stage:

@@ -24,18 +24,28 @@ class ConvNet(Network):
     Args:
         depth:      number of blocks; None picks by resolution (`default_depth`).
         width:      channels of every block.
-        activation, norm, pooling: codes of `base.ACTIVATIONS`, `base.NORMS`, `base.POOLINGS`.
+        act, norm_, pool: codes of `base.ACTIVATIONS`, `base.NORMS`, `base.POOLINGS`.
     Raises: UserError: the image is too small for the depth.
     Source: Zhao et al. 2021 (DC), and everyone after; default PyTorch initialisation.
     """
 
-    def __init__(self, shape: Shape, num_classes: int, depth: int | None = None, width: int = 128, act: str = "AR", norm_: str = "IN", pool: str = "AP"):
+    def __init__(
+        self,
+        shape: Shape,
+        num_classes: int,
+        depth: int | None = None,
+        width: int = 128,
+        act: str = "AR",
+        norm_: str = "IN",
+        pool: str = "AP",
+    ):
         super().__init__(shape, num_classes)
         self.depth, self.width = depth or default_depth(shape), width
         self.act, self.norm, self.pool = act, norm_, pool
         height, side = lifted(shape)
         if pool != "NP":
-            need_side(f"ConvNetD{self.depth}", shape, lifted(shape), 2**self.depth, f"its {self.depth} poolings halve the map {self.depth} times")
+            why = f"its {self.depth} poolings halve the map {self.depth} times"
+            need_side(f"ConvNetD{self.depth}", shape, lifted(shape), 2**self.depth, why)
         if norm_ == "GN" and width % 4:
             raise UserError(f"ConvNetW{width}GN: group norm has 4 groups, so the width must be a multiple of 4")
         blocks, channels = [], shape[0]

@@ -214,25 +214,33 @@ static void in_parallel(int threads, long n, const std::function<void(int, long,
 }
 
 // --- convolution by tiles ----------------------------------------------------------------------------------------------------
+// Floats from one point to the next: a panel more than it holds, lest all points fall into one set of the cache.
+static long pitch(long a, long b) { return a * b + PANEL; }
+
 // Filters for the products: [point][panel of outputs][input][PANEL]. `adjoint` gives those of the map from output to input gradients:
 // inputs and outputs exchanged, filters rotated by half a turn.
 static void transform_filters(const float *weight, int in, int out, bool adjoint, float *filters, int threads) {
     const int from = adjoint ? out : in, to = adjoint ? in : out;
     in_parallel(threads, to / PANEL, [&](int, long first, long last) {
+        constexpr int RUN = 8;  // inputs at a time, which lie together in `weight`
+        float taps[RUN][9][PANEL];
         for (long panel = first; panel < last; panel++)
-            for (int c = 0; c < from; c++)
-                for (int half = 0; half < PANEL; half += LANES) {
-                    float taps[9][LANES];
-                    for (int lane = 0; lane < LANES; lane++) {
-                        const long k = panel * PANEL + half + lane;
-                        const float *w = weight + (adjoint ? (long)c * in + k : k * in + c) * 9;
-                        for (int t = 0; t < 9; t++) taps[t][lane] = w[adjoint ? 8 - t : t];
+            for (int c = 0; c < from; c += RUN) {
+                for (int lane = 0; lane < PANEL; lane++)
+                    for (int i = 0; i < RUN; i++) {
+                        const long k = panel * PANEL + lane;
+                        const float *w = weight + (adjoint ? (long)(c + i) * in + k : k * in + c + i) * 9;
+                        for (int t = 0; t < 9; t++) taps[i][t][lane] = w[adjoint ? 8 - t : t];
                     }
-                    vec g[3][3], u[6][6];
-                    for (int t = 0; t < 9; t++) g[t / 3][t % 3] = load(taps[t]);
-                    two_dimensional<3, 6, filter_transform>(g, u);
-                    for (int p = 0; p < POINTS; p++) store(filters + ((p * (long)(to / PANEL) + panel) * from + c) * PANEL + half, u[p / 6][p % 6]);
-                }
+                for (int i = 0; i < RUN; i++)
+                    for (int half = 0; half < PANEL; half += LANES) {
+                        vec g[3][3], u[6][6];
+                        for (int t = 0; t < 9; t++) g[t / 3][t % 3] = load(taps[i][t] + half);
+                        two_dimensional<3, 6, filter_transform>(g, u);
+                        float *at = filters + (panel * from + c + i) * PANEL + half;
+                        for (int p = 0; p < POINTS; p++) store(at + p * pitch(from, to), u[p / 6][p % 6]);
+                    }
+            }
     });
 }
 
@@ -243,7 +251,7 @@ static void filters_to_weight(const float *filters, int in, int out, float *weig
             for (int c = 0; c < in; c++)
                 for (int half = 0; half < PANEL; half += LANES) {
                     vec u[6][6], g[3][3];
-                    for (int p = 0; p < POINTS; p++) u[p / 6][p % 6] = load(filters + ((p * (long)(out / PANEL) + panel) * in + c) * PANEL + half);
+                    for (int p = 0; p < POINTS; p++) u[p / 6][p % 6] = load(filters + p * pitch(in, out) + (panel * in + c) * PANEL + half);
                     two_dimensional<6, 3, filter_adjoint>(u, g);
                     for (int t = 0; t < 9; t++)
                         for (int lane = 0; lane < LANES; lane++)
@@ -256,9 +264,6 @@ static void filters_to_weight(const float *filters, int in, int out, float *weig
 struct Tiles {
     const Block &block;
     const float *zeros;  // a pixel outside the map
-
-    // From point to point; a panel more than the strip's numbers, lest all points fall into one set of the cache.
-    static long pitch(long channels, long count) { return channels * count + PANEL; }
 
     // Where the size x size pixels lie, from `before` pixels above and left of the tile's corner on.
     template <int size> void pixels(const float *map, int channels, long tile, int before, const float *(&at)[size][size]) const {
@@ -316,9 +321,9 @@ static void convolve(const Block &block, const float *zeros, long images, const 
         tiles.gather<6, 1, input_transform>(maps, block.map() * from, from, first, count, strip);
         for (int p = 0; p < POINTS; p++)
             for (long panel = 0; panel < panels; panel++)
-                product<float>(count, from, strip + p * Tiles::pitch(from, count), {PANEL, 1, PANEL, count * PANEL},
-                               filters + (p * panels + panel) * from * PANEL, PANEL,
-                               products + p * Tiles::pitch(to, count) + panel * count * PANEL, PANEL, false);
+                product<float>(count, from, strip + p * pitch(from, count), {PANEL, 1, PANEL, count * PANEL},
+                               filters + p * pitch(from, to) + panel * from * PANEL, PANEL,
+                               products + p * pitch(to, count) + panel * count * PANEL, PANEL, false);
         tiles.scatter(products, to, first, count, out);
     }
 }
@@ -336,9 +341,9 @@ static void filter_gradient(const Block &block, const float *zeros, long images,
         for (int p = 0; p < POINTS; p++)
             for (long panel = 0; panel < panels; panel++)
                 for (int c = 0; c < block.in; c += PANEL)
-                    product<float>(PANEL, count, strip + p * Tiles::pitch(block.in, count) + c * count, {1, PANEL, count, 0},
-                                   products + p * Tiles::pitch(block.out, count) + panel * count * PANEL, PANEL,
-                                   filters + ((p * panels + panel) * block.in + c) * PANEL, PANEL, true);
+                    product<float>(PANEL, count, strip + p * pitch(block.in, count) + c * count, {1, PANEL, count, 0},
+                                   products + p * pitch(block.out, count) + panel * count * PANEL, PANEL,
+                                   filters + p * pitch(block.in, block.out) + (panel * block.in + c) * PANEL, PANEL, true);
     }
 }
 
@@ -363,7 +368,8 @@ static void moments(const Block &b, const float *y, float eps, float *mean, floa
 }
 
 // z = y * factor + offset is what the ReLU sees
-static void affine(const Net &net, const Parameters &p, const Block &b, const float *mean, const float *inverse, float *factor, float *offset) {
+static void affine(const Net &net, const Parameters &p, const Block &b, const float *mean, const float *inverse, float *factor,
+                   float *offset) {
     for (int c = 0; c < b.out; c++) {
         factor[c] = net.norm ? p.scale[c] * inverse[c] : 1;
         offset[c] = net.norm ? p.shift[c] - mean[c] * factor[c] : p.bias[c];
@@ -448,13 +454,17 @@ struct First {
         std::memset(patches, 0, 4L * (b.width + 1) * row * sizeof(float));
     }
 
+    // The start of an image row within padded channels.
+    float *inside(float *channels, int c, int i) const {
+        return channels + c * plane + (long)(i + net.padding) * padded_w + net.padding;
+    }
+
     // Read an image; find the statistics of its patches and, from them, the weights that include the norm.
     void prepare(const float *image) {
         padded.zero(net.channels * plane);
         for (int c = 0; c < net.channels; c++)
             for (int i = 0; i < net.height; i++)
-                std::memcpy(padded + c * plane + (long)(i + net.padding) * padded_w + net.padding, image + ((long)c * net.height + i) * net.width,
-                            net.width * sizeof(float));
+                std::memcpy(inside(padded, c, i), image + ((long)c * net.height + i) * net.width, net.width * sizeof(float));
         if (net.norm) statistics();
         const Parameters &p = net.parameters[0];
         for (int k = 0; k < b.out; k++) {  // a quarter for the pooling's mean; ReLU commutes with it
@@ -482,11 +492,15 @@ struct First {
             }
             for (int t = 0; t < T; t += 6)  // the upper triangle of sum p p', six rows by one panel at a time; column T sums p
                 for (int u = t / WIDE * WIDE; u <= T; u += WIDE)
-                    product<double>(std::min(6, T - t), b.width, exact + t, {1, row, b.width, 0}, exact + u, row, second + (long)t * row + u, row, true);
+                    product<double>(std::min(6, T - t), b.width, exact + t, {1, row, b.width, 0}, exact + u, row,
+                                    second + (long)t * row + u, row, true);
         }
         for (int t = 0; t < T; t++) mean[t] = second[(long)t * row + T] / n;
         for (int t = 0; t < T; t++)
-            for (int u = t; u < T; u++) second[(long)t * row + u] = second[(long)u * row + t] = second[(long)t * row + u] / n - mean[t] * mean[u];
+            for (int u = t; u < T; u++) {
+                const double covariance = second[(long)t * row + u] / n - mean[t] * mean[u];
+                second[(long)t * row + u] = second[(long)u * row + t] = covariance;
+            }
         for (int k = 0; k < b.out; k += WIDE)
             product<double>(T, T, second, {row, 1, T, 0}, tap_weight + k, b.out, image_of + k, b.out, false);
         for (int k = 0; k < b.out; k++) {
@@ -559,7 +573,8 @@ struct First {
                 product<float>(T + 1, 4L * b.pooled_w, patches, {1, row, 4L * b.pooled_w, 0}, z, PANEL, sums + panel * PANEL, b.out, true);
                 if (dimage)
                     for (int t = 0; t < row; t += PANEL)
-                        product<float>(4L * b.pooled_w, PANEL, z, {PANEL, 1, PANEL, 0}, adjoint + (long)panel * PANEL * row + t, row, &window[t], row, panel > 0);
+                        product<float>(4L * b.pooled_w, PANEL, z, {PANEL, 1, PANEL, 0}, adjoint + (long)panel * PANEL * row + t, row,
+                                       &window[t], row, panel > 0);
             }
             if (dimage)
                 for (int j = 0; j < b.pooled_w; j++)
@@ -574,8 +589,7 @@ struct First {
         if (dimage)
             for (int c = 0; c < net.channels; c++)
                 for (int i = 0; i < net.height; i++)
-                    std::memcpy(dimage + ((long)c * net.height + i) * net.width, dpadded + c * plane + (long)(i + net.padding) * padded_w + net.padding,
-                                net.width * sizeof(float));
+                    std::memcpy(dimage + ((long)c * net.height + i) * net.width, inside(dpadded, c, i), net.width * sizeof(float));
     }
 
   private:
@@ -587,15 +601,18 @@ struct First {
     void norm_backward(const Gradients &d, const float *sums, float *dpadded) {
         const double n = (double)b.map();
         const Parameters &p = net.parameters[0];
-        std::vector<double> mixing(dpadded ? (long)T * T : 0), constant(T);  // of the image's gradient: sum_k gamma r^2 (d gamma / n) w_t w_u
+        // The norm's part of the image's gradient is constant + mixing p, mixing_tu = sum_k gamma r^2 (d gamma / n) w_t w_u.
+        std::vector<double> mixing(dpadded ? (long)T * T : 0), constant(T);
         for (int k = 0; k < b.out; k++) {
             const double one = sums[(long)T * b.out + k], r = inverse[k], factor = p.scale[k] * r;
             double dscale = 0;
             for (int t = 0; t < T; t++) dscale += r * tap_weight[(long)t * b.out + k] * (sums[(long)t * b.out + k] - one * mean[t]);
             d.shift[k] += (float)one;
             d.scale[k] += (float)dscale;
-            for (int t = 0; t < T; t++)
-                d.weight[(long)k * T + t] += (float)(factor * (sums[(long)t * b.out + k] - one * mean[t] - dscale * r * image_of[(long)t * b.out + k]));
+            for (int t = 0; t < T; t++) {
+                const double own = sums[(long)t * b.out + k] - one * mean[t];
+                d.weight[(long)k * T + t] += (float)(factor * (own - dscale * r * image_of[(long)t * b.out + k]));
+            }
             if (dpadded)
                 for (int t = 0; t < T; t++) {
                     const double w = tap_weight[(long)t * b.out + k], share = w * factor * r * dscale / n;
@@ -637,18 +654,20 @@ static void forward(const Net &net, long images, const float *x, float *out, flo
     std::vector<std::vector<float>> filters(depth);
     for (size_t i = 1; i < depth; i++) {
         const Block &b = net.blocks[i];
-        filters[i].resize((size_t)POINTS * b.in * b.out);
+        filters[i].resize(POINTS * pitch(b.in, b.out));
         transform_filters(net.parameters[i].weight, b.in, b.out, false, filters[i].data(), threads);
     }
     const std::vector<float> zeros(net.broadest(), 0.0f);
     in_parallel(threads, images, [&](int, long begin, long end) {
         First first(net);
         const long widest = std::max(net.widest(), net.blocks[0].pooled() * net.blocks[0].out), broadest = net.broadest();
-        Buffer<float> maps(net.group * widest), convolved(net.group * widest), strip(POINTS * Tiles::pitch(broadest, STRIP)), products(POINTS * Tiles::pitch(broadest, STRIP));
+        Buffer<float> maps(net.group * widest), convolved(net.group * widest), strip(POINTS * pitch(broadest, STRIP)),
+            products(POINTS * pitch(broadest, STRIP));
         std::vector<float> mean(broadest), inverse(broadest), factor(broadest), offset(broadest);
         for (long start = begin; start < end; start += net.group) {
             const long group = std::min(net.group, end - start);
-            for (long g = 0; g < group; g++) first.forward(x + (start + g) * net.image(), maps + g * net.blocks[0].pooled() * net.blocks[0].out);
+            for (long g = 0; g < group; g++)
+                first.forward(x + (start + g) * net.image(), maps + g * net.blocks[0].pooled() * net.blocks[0].out);
             float *store_at = saved ? saved + start * net.saved() : nullptr;
             long done = 0;  // numbers of an image's part of `saved` that earlier blocks fill
             for (size_t i = 1; i < depth; i++) {
@@ -681,14 +700,14 @@ static void forward(const Net &net, long images, const float *x, float *out, flo
     });
 }
 
-static void backward(const Net &net, long images, const float *x, const float *saved, const float *grad, float *dx, const Gradients *gradients,
-                     int threads) {
+static void backward(const Net &net, long images, const float *x, const float *saved, const float *grad, float *dx,
+                     const Gradients *gradients, int threads) {
     const size_t depth = net.blocks.size();
     threads = (int)std::clamp<long>(threads, 1, std::max<long>(images, 1));
     std::vector<std::vector<float>> filters(depth);
     for (size_t i = 1; i < depth; i++) {
         const Block &b = net.blocks[i];
-        filters[i].resize((size_t)POINTS * b.in * b.out);
+        filters[i].resize(POINTS * pitch(b.in, b.out));
         transform_filters(net.parameters[i].weight, b.in, b.out, true, filters[i].data(), threads);
     }
     const std::vector<float> zeros(net.broadest(), 0.0f);
@@ -700,8 +719,8 @@ static void backward(const Net &net, long images, const float *x, const float *s
     in_parallel(threads, images, [&](int thread, long begin, long end) {
         First first(net);
         const long widest = std::max(net.widest(), net.blocks[0].pooled() * net.blocks[0].out), broadest = net.broadest();
-        Buffer<float> flowing(net.group * widest), dy(net.group * widest), strip(POINTS * Tiles::pitch(broadest, STRIP)),
-            products(POINTS * Tiles::pitch(broadest, STRIP)), sums((long)(net.taps() + 6) * broadest), dpadded(net.channels * first.plane);
+        Buffer<float> flowing(net.group * widest), dy(net.group * widest), strip(POINTS * pitch(broadest, STRIP)),
+            products(POINTS * pitch(broadest, STRIP)), sums((long)(net.taps() + 6) * broadest), dpadded(net.channels * first.plane);
         std::vector<float> factor(broadest), offset(broadest);
         auto &filter_sum = filter_sums[thread], &vector_sum = vector_sums[thread];
         filter_sum.resize(depth), vector_sum.resize(depth), first_sums[thread].assign(taps, 0);
@@ -726,7 +745,9 @@ static void backward(const Net &net, long images, const float *x, const float *s
                     relu_pool_backward(net, b, s.map, s.mean, s.inverse, factor.data(), offset.data(), flowing + g * b.pooled() * b.out,
                                        dy + g * b.map() * b.out, vector_sum[i].data(), vector_sum[i].data() + b.out, sums);
                 }
-                if (weights) filter_gradient(b, zeros.data(), group, saved + start * net.saved() + done, net.saved(), dy, strip, products, filter_sum[i].data());
+                if (weights)
+                    filter_gradient(b, zeros.data(), group, saved + start * net.saved() + done, net.saved(), dy, strip, products,
+                                    filter_sum[i].data());
                 convolve(b, zeros.data(), group, dy, b.out, b.in, filters[i].data(), strip, products, flowing);
             }
             const Block &b = net.blocks[0];
@@ -740,7 +761,9 @@ static void backward(const Net &net, long images, const float *x, const float *s
     if (!weights) return;
     for (int t = 1; t < threads; t++)
         for (size_t i = 0; i < depth; i++) {
-            auto add = [](std::vector<float> &to, const std::vector<float> &from) { for (size_t j = 0; j < from.size(); j++) to[j] += from[j]; };
+            const auto add = [](std::vector<float> &to, const std::vector<float> &from) {
+                for (size_t j = 0; j < from.size(); j++) to[j] += from[j];
+            };
             add(vector_sums[0][i], vector_sums[t][i]);
             if (i) add(filter_sums[0][i], filter_sums[t][i]);
             else add(first_sums[0], first_sums[t]);
@@ -764,18 +787,21 @@ extern "C" {
 int panel() { return PANEL; }
 
 // Floats that `embed_forward` saves per image for `embed_backward`.
-long saved_floats(const int *shape, int padding, int depth, const int *widths) { return Net(shape, padding, true, 0, depth, widths, nullptr).saved(); }
+long saved_floats(const int *shape, int padding, int depth, const int *widths) {
+    return Net(shape, padding, true, 0, depth, widths, nullptr).saved();
+}
 
 // x (images, C, H, W) -> out (images, D). `parameters`: per block weight, bias, scale, shift. `saved` may be null.
-void embed_forward(const int *shape, int padding, int norm, float eps, int depth, const int *widths, const void *const *parameters, long images,
-                   const float *x, float *out, float *saved, int threads) {
-    forward(Net(shape, padding, norm, eps, depth, widths, reinterpret_cast<const Parameters *>(parameters)), images, x, out, saved, threads);
+void embed_forward(const int *shape, int padding, int norm, float eps, int depth, const int *widths, const void *const *parameters,
+                   long images, const float *x, float *out, float *saved, int threads) {
+    const Net net(shape, padding, norm, eps, depth, widths, reinterpret_cast<const Parameters *>(parameters));
+    forward(net, images, x, out, saved, threads);
 }
 
 // grad (images, D) -> dx (images, C, H, W), which may be null, and `gradients` like `parameters`, or null.
-void embed_backward(const int *shape, int padding, int norm, float eps, int depth, const int *widths, const void *const *parameters, long images,
-                    const float *x, const float *saved, const float *grad, float *dx, void *const *gradients, int threads) {
-    backward(Net(shape, padding, norm, eps, depth, widths, reinterpret_cast<const Parameters *>(parameters)), images, x, saved, grad, dx,
-             reinterpret_cast<const Gradients *>(gradients), threads);
+void embed_backward(const int *shape, int padding, int norm, float eps, int depth, const int *widths, const void *const *parameters,
+                    long images, const float *x, const float *saved, const float *grad, float *dx, void *const *gradients, int threads) {
+    const Net net(shape, padding, norm, eps, depth, widths, reinterpret_cast<const Parameters *>(parameters));
+    backward(net, images, x, saved, grad, dx, reinterpret_cast<const Gradients *>(gradients), threads);
 }
 }

@@ -77,10 +77,8 @@ def plan(network: nn.Module) -> Plan | None:
         for p in (conv.weight, conv.bias, *((norm.weight, norm.bias) if norm else (None, None)))
     ]
     conv, norm = layers[0]
-    return Plan(
-        network.shape, conv.padding[0], norm is not None, norm.eps if norm else 0.0, tuple(c.out_channels for c, _ in layers), network.embed_dim,
-        tuple(names),
-    )  # fmt: skip
+    widths = tuple(conv.out_channels for conv, _ in layers)
+    return Plan(network.shape, conv.padding[0], norm is not None, norm.eps if norm else 0.0, widths, network.embed_dim, tuple(names))
 
 
 def usable(plan: Plan | None, x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
@@ -144,10 +142,9 @@ class _Embed(torch.autograd.Function):
         dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
         gradients = [None if p is None else torch.zeros_like(p) for p in parameters] if any(ctx.needs_input_grad[2:]) else None
         if len(x):
-            grad = grad.contiguous()
-            kernel().embed_backward(
-                *_call(plan, parameters), len(x), _at(x), _at(saved), _at(grad), _at(dx), gradients and _pointers(gradients), torch.get_num_threads()
-            )
+            grad, to = grad.contiguous(), gradients and _pointers(gradients)
+            tensors = map(_at, (x, saved, grad, dx))
+            kernel().embed_backward(*_call(plan, parameters), len(x), *tensors, to, torch.get_num_threads())
         return None, dx, *(gradients or [None] * len(parameters))
 
 
@@ -179,7 +176,9 @@ def kernel() -> ctypes.CDLL | None:
         return load(build())
     except (OSError, subprocess.SubprocessError, UserError) as err:
         reason = (getattr(err, "stderr", None) or str(err)).strip().splitlines()[:1]
-        warnings.warn(f"the fast ConvNet kernel could not be compiled ({''.join(reason)}): layers run one by one (same results, slower)", stacklevel=2)
+        warnings.warn(
+            f"the fast ConvNet kernel could not be compiled ({''.join(reason)}): layers run one by one (same results, slower)", stacklevel=2
+        )
         return None
 
 

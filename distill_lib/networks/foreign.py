@@ -26,9 +26,10 @@ class Foreign(Seeded):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.seed))
             model = build(shape, num_classes)
-        found = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == num_classes]
+        linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        found = [(path, layer) for path, layer in linear if layer.out_features == num_classes]
         if not found:
-            raise UserError(f"{name} does not end in a linear layer with one output per class, so it has no embedding: choose another model")
+            raise UserError(f"{name} does not end in a linear layer with one output per class, so it has no embedding: choose another")
         path, self.classifier = found[-1]
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Identity())

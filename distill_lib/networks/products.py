@@ -204,13 +204,22 @@ class Products:
 
     def embed(self, weights: list[Tensor], images: Tensor) -> Tensor:
         """(N, C, H, W) normalised images, G runs of N / G -> (N, D)."""
-        x = self._first(images, *weights[:3])
+        x = _ReluPool.apply(self._first(images, *weights[:3]))
         for block in range(1, self.depth):
-            x = self._block(x, self._tile(block), *weights[3 * block : 3 * block + 3])
+            x = _ReluPool.apply(self._block(x, self._tile(block), *weights[3 * block : 3 * block + 3]))
         return x.permute(0, 3, 1, 2).flatten(1)
 
+    def taps(self, weights: list[Tensor], images: Tensor) -> list[Tensor]:
+        """The feature maps `ConvNet.taps` gives, (N, width, H, W) each."""
+        x, maps = images, []
+        for block in range(self.depth):
+            own = weights[3 * block : 3 * block + 3]
+            maps.append((self._block(x, self._tile(block), *own) if block else self._first(x, *own)).relu())
+            x = _pool(maps[-1])
+        return [m.permute(0, 3, 1, 2) for m in (*maps, x)]
+
     def _first(self, images: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, H' / 2, W' / 2, width): convolution, norm, ReLU, pooling."""
+        """(N, C, H, W) -> (N, H', W', width): convolution and norm."""
         n, groups = len(images), len(weight)
         patches = F.unfold(images, 3, padding=self.padding)  # (N, 9 C, L)
         patches = patches - patches.mean(2, keepdim=True)
@@ -220,10 +229,10 @@ class Products:
         weight = weight * (scale * torch.rsqrt(variance + self.eps))[:, None]
         ones = patches.new_ones(n, 1, patches.shape[2])
         maps = torch.bmm(torch.cat([patches, ones], 1).transpose(1, 2), torch.cat([weight, shift[:, None]], 1))
-        return _ReluPool.apply(maps.view(n, self.height, self.side, self.width))
+        return maps.view(n, self.height, self.side, self.width)
 
     def _block(self, x: Tensor, m: int, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """(N, H, W, width) -> (N, H / 2, W / 2, width): convolution, norm, ReLU, pooling."""
+        """(N, H, W, width) -> (N, H, W, width): convolution and norm."""
         n, h, w, c = x.shape
         groups = weight.shape[1]
         into, out, _ = _transforms(m, x.dtype, x.device)
@@ -233,4 +242,4 @@ class Products:
         maps = maps.permute(2, 3, 0, 4, 1, 5).reshape(groups, n // groups, h * w, c)
         maps = maps - maps.mean(2, keepdim=True)
         scale = scale[:, None, None] * torch.rsqrt((maps * maps).mean(2, keepdim=True) + self.eps)
-        return _ReluPool.apply(torch.addcmul(shift[:, None, None], maps, scale).view(n, h, w, c))
+        return torch.addcmul(shift[:, None, None], maps, scale).view(n, h, w, c)

@@ -24,7 +24,9 @@ class Residual(nn.Module):
         self.down = stride if average else 1
         s = 1 if average else stride
         if bottleneck:
-            self.first = nn.Sequential(conv(inputs, planes, 1), norm(norm_, planes), nn.ReLU(), conv(planes, planes, 3, s), norm(norm_, planes), nn.ReLU())
+            self.first = nn.Sequential(
+                conv(inputs, planes, 1), norm(norm_, planes), nn.ReLU(), conv(planes, planes, 3, s), norm(norm_, planes), nn.ReLU()
+            )
             self.last = nn.Sequential(conv(planes, outputs, 1), norm(norm_, outputs))
         else:
             self.first = nn.Sequential(conv(inputs, planes, 3, s), norm(norm_, planes), nn.ReLU())

@@ -31,7 +31,7 @@ class Stack:
             raise UserError("stack: at least one network")
         first = networks[0]
         for other in networks[1:]:
-            if type(other) is not type(first) or (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
+            if (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
                 raise UserError(f"stack: {other.name} for {other.shape} is not the architecture of {first.name} for {first.shape}")
         self.n = len(networks)
         self.params, self.buffers = stack_module_state(list(networks))

@@ -53,7 +53,9 @@ class ViT(Seeded):
         super().__init__(shape, num_classes)
         channels, height, width = shape
         if height % patch or width % patch:
-            raise UserError(f"this ViT cannot take {height}x{width} images: it cuts {patch}x{patch} patches, so both sides must be multiples of {patch}")
+            raise UserError(
+                f"this ViT cannot take {height}x{width} images: it cuts {patch}x{patch} patches, so both sides must be multiples of {patch}"
+            )
         self.patch = patch
         self.tokens = nn.Linear(patch * patch * channels, dim)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim))
