@@ -37,6 +37,7 @@ def test_logits_and_both_derivatives_equal_the_networks(name, shape):
     plain, fast = network(plain_x), products.logits(weights, fast_x)
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(products.embed(weights, images), network.embed(images), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(products.taps(weights, images), network.taps(images), rtol=1e-10, atol=1e-10)
 
     plain_g = torch.autograd.grad(F.cross_entropy(plain, labels), parameters, create_graph=True)
     fast_g = torch.autograd.grad(F.cross_entropy(fast, labels), weights, create_graph=True)
