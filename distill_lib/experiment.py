@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pydantic
 
@@ -28,6 +28,9 @@ from .errors import UserError, unknown
 from .loop import Loop, TimeUp, atomically
 from .records import Cell, Record
 from .settings import as_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Profile = Literal["recorded", "smoke", "small", "full"]
 
@@ -116,6 +119,7 @@ class Experiment:
         parameters: the model its notebook's parameters are checked against.
         cells:      parameters -> the cells they select, in the paper's order.
         task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
+        printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for example.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Experiment:
     parameters: type[Parameters]
     cells: Callable[[Any], list[Cell]]
     task: Callable[[Cell, Any], Task | Skip]
+    printed: Callable[[Cell], bool] = lambda cell: True
 
 
 @functools.cache
@@ -233,13 +238,38 @@ def _definition(cell: Cell) -> Experiment:
     return experiment(cell.experiment)
 
 
+def headline(paper: str | None = None) -> pd.DataFrame:
+    """Per table and figure of the papers, or of one: cells printed, cells the source lost, printed cells measured at full and small."""
+    import pandas as pd
+
+    from . import reported
+
+    rows = []
+    for name in reported.experiments(paper):
+        numbers = reported.load_experiment(name)
+        row = {
+            "table or figure": name,
+            "printed cells": int((numbers["status"] == "printed").sum()),
+            "not in the source": int((numbers["status"] == reported.LOST).sum()),
+        }
+        for profile in ("full", "small"):
+            files = sorted((paths.results(profile) / name).glob("*.json"))
+            row[f"measured, {profile}"] = sum(_definition(c).printed(c) for c in (records.read(f).cell for f in files))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 # --- running -----------------------------------------------------------------------------------------------------------
 @dataclass
 class Outcome:
-    """What a run did: a status per cell (state computed, reused, skipped or failed) and the records it can show."""
+    """What a run did: a status per cell (state computed, reused, skipped or failed) and the records it can show.
+
+    `printed` says which cells the paper prints.
+    """
 
     params: Parameters
     statuses: list[Status] = field(default_factory=list)
+    printed: Callable[[Cell], bool] = lambda cell: True
     seconds: float = 0.0
 
     def __iter__(self) -> Iterator[Status]:
@@ -278,11 +308,12 @@ def run(
     from .device import pick
 
     start = time.monotonic()
-    cells = experiment(name).cells(params) if cells is None else cells
+    this = experiment(name)
+    cells = this.cells(params) if cells is None else cells
     if params.profile == "recorded":
-        return Outcome(params, [_recorded(cell) for cell in cells])
+        return Outcome(params, [_recorded(cell) for cell in cells], printed=this.printed)
     pick(device)  # an unknown device stops here, not in every cell
-    outcome, deadline = Outcome(params), None if time_limit is None else start + time_limit
+    outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
     while waiting:
         cell = waiting.pop(0)

@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import paths, records, reported
+from . import records, reported
 from .records import Cell, Record
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 NOT_RUN = "not run"
 
 
-def published(cell: Cell) -> dict[str, Any] | None:
-    """The row of the reported numbers for a cell, or None where the paper has no such cell."""
+def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
+    """The row of the reported numbers for a cell, or None where the paper prints no such cell."""
+    if not outcome.printed(cell):
+        return None
     return reported.lookup(cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.variant)
 
 
@@ -45,45 +47,38 @@ def heading(profile: str, record: Record, cell: Cell) -> str:
     return f"ours, {profile}" + ("" if data == cell.dataset else f", on {data}")
 
 
-def grid(outcome: Outcome, own_protocol: dict[str, str]) -> pd.DataFrame:
+def grid(outcome: Outcome) -> pd.DataFrame:
     """The table in the paper's layout, our numbers in columns of their own, one per profile.
 
-    Args:
-        own_protocol: method -> protocol behind the printed numbers; a cell under another protocol gets a row of its own
-                      and no printed number.
+    A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in every
+    column of its data set.
     Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured.
     """
     import pandas as pd
 
-    columns: dict[tuple[str, str, str], dict[str, str]] = {}
-    rows: list[str] = []
-    full = "Full data"
     cells = [s.cell for s in outcome]
-    sizes = {c.dataset: sorted({x.ipc for x in cells if x.dataset == c.dataset and x.ipc}) for c in cells}
-    ours: dict[tuple[str, str], list[str]] = {}
-    for cell in cells:
-        same = cell.protocol == own_protocol[cell.method]
-        label = cell.method if same else f"{cell.method} ({cell.protocol})"
-        if label not in rows:
-            rows.append(label)
-        found = measured(cell, outcome)
-        for size in [f"IPC {i}" for i in sizes[cell.dataset]] if cell.ipc is None else [f"IPC {cell.ipc}"]:
-            group = (cell.dataset, size)
-            ours.setdefault(group, [])
-            row = published(cell) if same else None
-            columns.setdefault((*group, "paper"), {})[label] = row["text"] if row else ""
+    rows = list(dict.fromkeys(_row(c, outcome) for c in cells))
+    columns: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (data set, size) -> who -> row -> text
+    for dataset in dict.fromkeys(c.dataset for c in cells):
+        for ipc in sorted({c.ipc for c in cells if c.dataset == dataset and c.ipc}) or [None]:
+            columns[dataset, "all images" if ipc is None else f"IPC {ipc}"] = {"paper": {}}
+    for cell in sorted(cells, key=lambda c: c.ipc is None):  # full data last: it opens no column others have
+        groups = [g for g in columns if g[0] == cell.dataset and (cell.ipc is None or g[1] == f"IPC {cell.ipc}")]
+        row, found = published(cell, outcome), measured(cell, outcome)
+        for group in groups:
+            columns[group]["paper"][_row(cell, outcome)] = row["text"] if row else ""
             for profile, record in found.items():
-                name = heading(profile, record, cell)
-                if name not in ours[group]:
-                    ours[group].append(name)
-                columns.setdefault((*group, name), {})[label] = spread(record.test_accuracy_pct)
-    order = [(d, s, w) for (d, s), names in ours.items() for w in ["paper", *sorted(names)]]
-    frame = pd.DataFrame({key: columns[key] for key in order}, index=rows).fillna(NOT_RUN)
-    frame.columns = pd.MultiIndex.from_tuples(order, names=["data set", "images per class", ""])
-    frame.index.name = "method"
-    if full in rows:
-        frame = frame.rename(index={full: "Full data (same in every column)"})
+                who = heading(profile, record, cell)
+                if cell.ipc is not None or who in columns[group] or group == groups[0]:
+                    columns[group].setdefault(who, {})[_row(cell, outcome)] = spread(record.test_accuracy_pct)
+    flat = {(*group, who): text for group, parts in columns.items() for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))}
+    frame = pd.DataFrame(flat, index=pd.Index(rows, name="method")).fillna(NOT_RUN)
+    frame.columns = pd.MultiIndex.from_tuples(flat, names=["data set", "images per class", ""])
     return frame
+
+
+def _row(cell: Cell, outcome: Outcome) -> str:
+    return cell.method if outcome.printed(cell) else f"{cell.method} ({cell.protocol})"
 
 
 def details(outcome: Outcome) -> pd.DataFrame:
@@ -92,7 +87,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
 
     out = []
     for s in outcome:
-        row = published(s.cell)
+        row = published(s.cell, outcome)
         for profile, record in measured(s.cell, outcome).items():
             values = record.test_accuracy_pct
             line = {
@@ -101,7 +96,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "IPC": "all" if s.cell.ipc is None else s.cell.ipc,
                 "profile": profile,
                 "protocol": record.key["protocol"]["name"],
-                "paper": row["text"] if row else "no such cell",
+                "paper": row["text"] if row else "",
                 "ours": spread(values),
                 "difference": "",
                 "verdict": "reduced budget",
@@ -124,15 +119,15 @@ def details(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def points(outcome: Outcome, own_protocol: dict[str, str]) -> pd.DataFrame:
+def points(outcome: Outcome) -> pd.DataFrame:
     """Published and measured means for a figure: columns panel, method, who, value, std; panels without ours are left out."""
     import pandas as pd
 
     out: list[dict[str, Any]] = []
     for s in outcome:
-        if s.cell.ipc is None or s.cell.protocol != own_protocol[s.cell.method]:
+        if s.cell.ipc is None or not outcome.printed(s.cell):
             continue
-        row, panel = published(s.cell), f"{s.cell.dataset}, IPC {s.cell.ipc}"
+        row, panel = published(s.cell, outcome), f"{s.cell.dataset}, IPC {s.cell.ipc}"
         if row and row["value"] is not None:
             out.append({"panel": panel, "method": s.cell.method, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})
         for profile, record in measured(s.cell, outcome).items():
@@ -146,37 +141,13 @@ def points(outcome: Outcome, own_protocol: dict[str, str]) -> pd.DataFrame:
 
 def counts(outcome: Outcome) -> str:
     """'12 of 138 cells measured at full, 9 at small': cells of the paper only, extras not counted."""
-    cells = [s.cell for s in outcome if published(s.cell)]
+    cells = [s.cell for s in outcome if published(s.cell, outcome)]
     if outcome.params.profile == "recorded":
         full = sum(bool(records.load(c, "full")) for c in cells)
         small = sum(bool(records.load(c, "small")) for c in cells)
         return f"{full} of {len(cells)} cells reproduced at full, {small} at small"
     done = sum(bool(measured(c, outcome)) for c in cells)
     return f"{done} of {len(cells)} cells measured at {outcome.params.profile}"
-
-
-def headline() -> pd.DataFrame:
-    """Per table of the four papers: cells with a printed number, cells the source lost, cells measured at full and small."""
-    import pandas as pd
-
-    out = []
-    for name in reported.experiments():
-        rows = reported.load_experiment(name)
-        found = {}
-        for profile in ("full", "small"):
-            folder = paths.results(profile) / name
-            cells = [records.read(f).cell for f in sorted(folder.glob("*.json"))]
-            found[profile] = len({(c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells if published(c)})
-        out.append(
-            {
-                "table or figure": name,
-                "printed cells": int((rows["status"] == "printed").sum()),
-                "not in the source": int((rows["status"] == reported.LOST).sum()),
-                "measured, full": found["full"],
-                "measured, small": found["small"],
-            }
-        )
-    return pd.DataFrame(out)
 
 
 def as_published(experiment: str) -> pd.DataFrame:

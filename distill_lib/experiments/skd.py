@@ -76,5 +76,5 @@ def _smoke(cell: Cell, config: Any, params: Parameters) -> Task | Skip:
 
 
 EXPERIMENTS = [
-    Experiment(TABLE1, "SKD, Table 1: test accuracy", Table1Parameters, table1_cells, table1_task),
+    Experiment(TABLE1, "SKD, Table 1: test accuracy", Table1Parameters, table1_cells, table1_task, lambda c: c.protocol == ROWS[c.method]),
 ]

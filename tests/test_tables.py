@@ -1,0 +1,77 @@
+"""Tables: the paper's number and ours side by side, never mixed, never invented."""
+
+import pytest
+
+from distill_lib import experiment, records, tables
+from distill_lib.experiments.skd import TABLE1
+from distill_lib.records import Cell, Record
+
+
+@pytest.fixture
+def outcome(tmp_path, monkeypatch):
+    """Recorded results: DM at full and small, Random at small under both protocols, full data at small."""
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+
+    def put(profile, values, method, dataset="FashionMNIST", ipc=10, protocol="vico_dsa"):
+        key = {"dataset": dataset, "protocol": {"name": protocol + ("" if profile == "full" else "@9ep")}}
+        Record(Cell(TABLE1, method, dataset, ipc, protocol=protocol), values, [0] * len(values), key, seconds={"distill": 2.0}).save(profile)
+
+    put("full", [83.6, 83.4, 83.8], "DM")
+    put("small", [70.0, 72.0], "DM")
+    put("small", [60.0, 60.0], "Random", protocol="vico_noaug")
+    put("small", [65.0, 65.0], "Random")
+    put("small", [90.0], "Full data", ipc=None)
+    params = experiment.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
+    return experiment.run(TABLE1, params)
+
+
+def test_each_profile_has_columns_of_its_own(outcome):
+    frame = tables.grid(outcome)
+    at10 = frame["FashionMNIST", "IPC 10"]
+    assert list(at10.columns) == ["paper", "ours, full", "ours, small"]
+    assert at10.loc["DM"].tolist() == ["83.6 ± 0.2", "83.6 ± 0.2", "71.0 ± 1.0"]
+    assert at10.loc["SKD"].tolist() == ["89.0 ± 0.5", "not run", "not run"]
+    assert list(frame["FashionMNIST", "IPC 50"].columns) == ["paper"]
+
+
+def test_a_second_protocol_is_a_row_without_a_printed_number(outcome):
+    at10 = tables.grid(outcome)["FashionMNIST", "IPC 10"]
+    assert at10.loc["Random"].tolist() == ["73.8 ± 0.7", "not run", "60.0 ± 0.0"]
+    assert at10.loc["Random (vico_dsa)"].tolist() == ["", "not run", "65.0 ± 0.0"]
+
+
+def test_differences_compare_equal_protocols_and_verdicts_full_budgets_only(outcome):
+    rows = tables.details(outcome)
+    by = {(r["method"], r["protocol"]): r for _, r in rows.iterrows()}
+    assert (by["DM", "vico_dsa"]["difference"], by["DM", "vico_dsa"]["verdict"]) == ("+0.0", "matched")
+    assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "reduced budget")
+    assert (by["Random", "vico_dsa@9ep"]["paper"], by["Random", "vico_dsa@9ep"]["difference"]) == ("", "")
+
+
+def test_counts_are_of_printed_cells(outcome):
+    assert tables.counts(outcome) == "1 of 10 cells reproduced at full, 3 at small"
+
+
+def test_the_headline_counts_printed_cells_that_were_measured(outcome):
+    row = experiment.headline("skd").set_index("table or figure").loc[TABLE1]
+    assert row.tolist() == [138, 0, 1, 3]
+    lost = experiment.headline("slfd")
+    assert (lost["printed cells"] == 0).all() and lost["not in the source"].sum() == 216
+
+
+def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
+    frame = tables.points(outcome)
+    assert set(frame["panel"]) == {"FashionMNIST, IPC 10"}
+    assert frame.query("method == 'DM' and who == 'ours, small'")["value"].item() == 71.0
+
+
+def test_html_marks_columns_escapes_text_and_names_itself(outcome):
+    html = tables.show(tables.grid(outcome), "accuracy <percent>")._repr_html_()
+    assert "accuracy &lt;percent&gt;" in html and "not-run" in html and 'role="region"' in html
+
+
+def test_a_damaged_record_is_not_shown(outcome):
+    file = records.path(Cell(TABLE1, "DM", "FashionMNIST", 10), "full")
+    file.write_text(file.read_text().replace("83.6", "99.9"))
+    with pytest.raises(Exception, match="changed since it was written"):
+        tables.grid(outcome)
