@@ -784,8 +784,6 @@ static void backward(const Net &net, long images, const float *x, const float *s
 
 // --- what fast.py calls --------------------------------------------------------------------------------------------------------------
 extern "C" {
-int panel() { return PANEL; }
-
 // Floats that `embed_forward` saves per image for `embed_backward`.
 long saved_floats(const int *shape, int padding, int depth, const int *widths) {
     return Net(shape, padding, true, 0, depth, widths, nullptr).saved();

@@ -21,6 +21,9 @@ class Stack:
         nets = networks.stack([networks.fresh("ConvNet", real, generator(0, i)) for i in range(5)])
         logits = nets.forward(nets.params, x)       # x (n, B, C, H, W) -> (n, B, K), network i on batch i
 
+    On a CPU the networks run one after another, ConvNets by the compiled kernel: that took a third of the time of their layers and
+    a fifth of that of grouped convolutions (five networks, 20 images each). On a GPU they run as one, under `vmap`.
+
     Attributes:
         params:  name -> (n, ...) tensor, a leaf that requires gradients.
         buffers: name -> (n, ...) tensor: batch norm's running statistics, dropout's seeds. Updated in place in train mode.
