@@ -126,7 +126,7 @@ def run(
     if params.profile == "full":
         todo = [s for s in engine.plan(experiment, params) if s.state in ("missing", "stale")]
         print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {experiment} --profile full`")
-    outcome = engine.run(experiment, params, time_limit=limit, device=device)
+    outcome = engine.run(experiment, params, time_limit=limit, say=print, device=device)
     from . import tables
 
     frame = tables.details(outcome)

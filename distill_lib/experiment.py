@@ -290,7 +290,7 @@ def run(
     params: Parameters,
     cells: list[Cell] | None = None,
     time_limit: float | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = None,
     device: str | None = None,
 ) -> Outcome:
     """Compute the cells that are missing or stale in the profile of `params`; reuse the others.
@@ -300,7 +300,7 @@ def run(
     Args:
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
-        say:        where the line per cell goes.
+        say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
     Raises: UserError: cells failed (after all others have run).  TimeUp: the limit was reached.
     """
     from filelock import FileLock, Timeout
@@ -312,6 +312,7 @@ def run(
     cells = this.cells(params) if cells is None else cells
     if params.profile == "recorded":
         return Outcome(params, [_recorded(cell) for cell in cells], printed=this.printed)
+    tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
     outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
@@ -322,7 +323,7 @@ def run(
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:  # a cell another process is computing goes to the end of the queue
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
-                result = _one(cell, params, deadline, say, device)
+                result = _one(cell, params, deadline, tell, device)
         except Timeout:
             waiting.append(cell)
             if deadline is not None and time.monotonic() > deadline:
@@ -356,7 +357,7 @@ def _one(cell: Cell, params: Parameters, deadline: float | None, say: Callable[[
             if not changed:
                 return Status(cell, "reused", now.why, now.task, now.record)
             now = Status(cell, "stale", changed, now.task, now.record)
-        say(f"{cell}: {now.why if now.state == 'stale' else now.state}")
+        say(f"computing {cell}" + (f", stale: {now.why}" if now.state == "stale" else ""))
         record = compute(now.task, params.profile, deadline, device)
         record.save(params.profile)
     except (TimeUp, KeyboardInterrupt):
