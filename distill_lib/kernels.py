@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
@@ -36,7 +37,8 @@ class Kernels:
     """
 
     def __init__(self, threads: int):
-        self.threads, self._lock, self._forked = threads, threading.Lock(), []
+        self.threads, self._lock, self._closed = threads, threading.Lock(), False
+        self._forked: list[_Forked] = []
 
     def __enter__(self) -> Kernels:
         self._folder = tempfile.TemporaryDirectory(prefix="distill-")
@@ -51,7 +53,8 @@ class Kernels:
         self._folder.cleanup()
 
     def close(self) -> None:
-        """End every kernel that still runs."""
+        """End every kernel that still runs, and start no more."""
+        self._closed = True
         for kernel in self._forked:
             kernel.send_signal(signal.SIGKILL)
             kernel.wait()
@@ -66,14 +69,19 @@ class Kernels:
     def fork(self, connection_file: str, cwd: str, env: dict[str, str]) -> _Forked:
         """Start a kernel that listens where `connection_file` says."""
         with self._lock:
+            if self._closed:
+                raise RuntimeError("no kernel is started any more: another page failed or the run was stopped")
             request = {"file": connection_file, "cwd": cwd, "env": {**env, "JPY_PARENT_PID": str(self._parent.pid)}}
             self._parent.stdin.write(json.dumps(request) + "\n")
             self._parent.stdin.flush()
             answer = self._parent.stdout.readline()
             if not answer:
                 raise RuntimeError("the process that starts kernels has ended")
-            self._forked.append(_Forked(int(answer)))
-            return self._forked[-1]
+            kernel = _Forked(int(answer))
+            if self._closed:
+                kernel.send_signal(signal.SIGKILL)
+            self._forked.append(kernel)
+            return kernel
 
     def interrupt(self) -> None:
         """What Ctrl-C does, in every kernel that runs: long computations save their state and stop."""
@@ -112,11 +120,19 @@ class _Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, pid: int):
-        self.pid, self.ended = pid, False
+        self.pid = pid
+        try:
+            self._process = psutil.Process(pid)  # knows the process from a later one of the same number
+        except psutil.NoSuchProcess:
+            self._process = None
 
     def poll(self) -> int | None:
-        self.send_signal(0)
-        return 0 if self.ended else None
+        try:
+            if self._process and self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
+                return None
+        except psutil.NoSuchProcess:
+            pass
+        return 0
 
     def wait(self) -> int:
         while self.poll() is None:
@@ -124,12 +140,9 @@ class _Forked:
         return 0
 
     def send_signal(self, signum: int) -> None:
-        if self.ended:  # the number may be another process's by now
-            return
-        try:
-            os.kill(self.pid, signum)
-        except ProcessLookupError:
-            self.ended = True
+        if self.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._process.send_signal(signum)
 
 
 def serve() -> None:

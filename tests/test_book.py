@@ -72,8 +72,8 @@ def test_every_page_of_the_contents_is_there_without_problems(html):
     assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
 
 
-def test_every_live_page_shows_what_it_computed(html):
-    for page in pages.live(paths.ROOT, PAGES):
+def test_every_notebook_s_page_shows_what_it_computed(html):
+    for page in pages.notebooks():
         assert "cell_output" in (html / f"{page.name}.html").read_text(), page.shown
 
 

@@ -79,8 +79,10 @@ def test_a_folder_selects_its_notebooks(tmp_path):
 
 
 def test_a_failed_cell_stops_the_run_and_keeps_the_copy_of_the_last_good_one(tmp_path, runs):
-    bad = write(tmp_path, "demo/bad", "import os\nos.getcwd()", "print('before')\nundefined_name + 1", "print('after')")
-    slow = write(tmp_path, "demo/slow", "import time\ntime.sleep(300)")
+    wait = "import os, time\nwhile not os.path.exists('started'):\n    time.sleep(0.05)"
+    bad = write(tmp_path, "demo/bad", wait, "print('before')\nundefined_name + 1", "print('after')")
+    save = "import time\nopen('started', 'w').close()\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    open('saved', 'w').close()\n    raise"
+    slow = write(tmp_path, "demo/slow", save)
     bad.executed("smoke").parent.mkdir(parents=True)
     bad.executed("smoke").write_text("the last good copy")
     with pytest.raises(pages.PageFailed) as failed:
@@ -89,23 +91,33 @@ def test_a_failed_cell_stops_the_run_and_keeps_the_copy_of_the_last_good_one(tmp
     assert "notebooks/demo/bad.ipynb, cell 4: NameError: name 'undefined_name' is not defined" in message
     assert "Traceback" not in message and len(message.splitlines()) <= 4
     assert bad.executed("smoke").read_text() == "the last good copy"
-    assert not slow.executed("smoke").exists()
+    assert not slow.executed("smoke").exists() and (tmp_path / "notebooks" / "demo" / "saved").exists()
 
 
-def test_pages_run_side_by_side_with_their_parameters_and_their_own_memory(tmp_path, runs):
-    note = """
-        import json, os
-        line = {"experiment": "demo", "cell": str(n), "state": "computed" if n == 5 else "reused", "seconds": 1}
-        with open(os.environ["DISTILL_SUMMARY"], "a") as f:
-            f.write(json.dumps(line) + chr(10))
-        assert "seen" not in globals() and profile == "smoke"
-        seen = True
-        import torch, matplotlib.pyplot as plt
-        plt.plot([n]);
-    """
-    note = "\n".join(line.strip() if line.strip() != "f.write(json.dumps(line) + chr(10))" else "    f.write(json.dumps(line) + chr(10))" for line in note.strip().splitlines())
-    both = [write(tmp_path, f"demo/{name}", note, "print(os.getcwd(), torch.get_num_threads())") for name in ("one", "two")]
-    results = pages.run(both, "smoke", {"n": 5}, jobs=2)
+def test_a_kernel_that_dies_is_one_clear_error(tmp_path, runs):
+    page = write(tmp_path, "demo/table1", "import os\nos._exit(1)")
+    with pytest.raises(pages.PageFailed, match="notebooks/demo/table1.ipynb: the kernel died"):
+        pages.run([page], "smoke")
+
+
+NOTE = """\
+import json, os
+line = {"experiment": "demo", "cell": str(n), "state": "computed" if n == 5 else "reused", "seconds": 1}
+with open(os.environ["DISTILL_SUMMARY"], "a") as f:
+    f.write(json.dumps(line) + chr(10))
+assert "seen" not in globals() and profile == "smoke"
+seen = True
+import matplotlib.pyplot as plt
+plt.plot([n]);
+"""
+
+
+def test_pages_run_side_by_side_and_recorded_ones_only_when_something_they_depend_on_changed(tmp_path, runs, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "repository")  # the library itself may change while tests run
+    both = [write(tmp_path, f"demo/{name}", NOTE, "os.getcwd()") for name in ("one", "two")]
+    still = write(tmp_path, "demo/still", "assert profile == 'recorded' and n == 3")
+    results = pages.run(both, "smoke", {"n": 5}, jobs=2, recorded=[still])
     assert {r.page for r in results} == set(both) and all(r.computed == 1 and r.reused == 0 for r in results)
     for page in both:
         executed = nbformat.read(page.executed("smoke"), 4)
@@ -113,16 +125,11 @@ def test_pages_run_side_by_side_with_their_parameters_and_their_own_memory(tmp_p
         assert "image/png" in shown and str(page.file.parent) in shown
         assert str(tmp_path) not in json.dumps(executed.metadata)
 
-
-def test_a_recorded_page_runs_again_only_when_something_it_depends_on_changed(tmp_path, runs, monkeypatch):
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    page = write(tmp_path, "demo/table1", "n + 1")
-    assert [r.unchanged for r in pages.run([page], "recorded")] == [False]
-    assert [r.unchanged for r in pages.run([page], "recorded")] == [True]
+    assert [r.unchanged for r in pages.run([still], "recorded")] == [True]
     new = tmp_path / "results" / "small" / "demo.json"
     new.parent.mkdir(parents=True)
     new.write_text("{}")
-    assert pages._stored_fingerprint(page, "recorded") != pages._fingerprints([page])[page]
+    assert pages._stored_fingerprint(still, "recorded") not in (None, pages._fingerprints([still])[still])
 
 
 def test_a_damaged_notebook_is_one_clear_error(tmp_path, runs):
