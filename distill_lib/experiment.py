@@ -162,7 +162,7 @@ def check_parameters(name: str, values: dict[str, Any]) -> Parameters:
 def _problem(error: Any, model: type[Parameters]) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return re.split(r":? [Cc]hoose one of", str(unknown("parameter", name, model.model_fields)))[0]
+        return re.split(r"\?? ?:? [Cc]hoose one of", str(unknown("parameter", name, model.model_fields)))[0]
     if isinstance(cause := error.get("ctx", {}).get("error"), UserError):
         return f"{name}: {cause}"
     choices = get_args(model.model_fields[name].annotation) if name in model.model_fields else ()

@@ -35,10 +35,10 @@ def test_list_names_what_exists(monkeypatch, capsys, kind, name):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["list", "method"], "unknown kind 'method': did you mean methods?"),
+        (["list", "method"], "unknown kind 'method': did you mean methods"),
         (["run", "skd/table1"], "unknown experiment 'skd/table1': did you mean skd/table1_accuracy?"),
         (["run", "skd/table1_accuracy", "--profile", "fast"], "unknown profile 'fast'"),
-        (["run", "skd/table1_accuracy", "-p", "metods=DM"], "unknown parameter 'metods': did you mean methods?"),
+        (["run", "skd/table1_accuracy", "-p", "metods=DM"], "unknown parameter 'metods': did you mean methods"),
         (["run", "skd/table1_accuracy", "-p", "ipcs"], "parameter 'ipcs': write name=value"),
         (["run", "skd/table1_accuracy", "--time-limit", "soon"], "time limit 'soon': write it as 90s, 9m or 2h"),
         (["run", "skd/table1_accuracy", "--device", "tpu9"], "unknown device 'tpu9'"),
