@@ -1,8 +1,8 @@
 """First and second derivatives of a network's cross-entropy: what gradient and trajectory matching are made of.
 
     d = Derivatives(network)
-    g = d.first(parameters, images, labels)                        # gradient of every class's loss, no graph
-    by_image, by_parameter = d.second(parameters, images, labels, v)   # derivatives of <g, v>
+    loss, g = d.first(parameters, images, labels)                  # every class's loss and its gradient, no graph
+    value, by_image, by_parameter = d.second(parameters, images, labels, v)   # <g, v> and its derivatives
 
 Images come in groups (K classes of n), and everything is computed in pieces: small enough for the processor's cache,
 and for the memory. Sums over images make that exact. The papers' ConvNet goes shorter ways: first derivatives by the
@@ -21,8 +21,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from .device import out_of_memory
+from .errors import UserError
 from .networks import fast
-from .networks.base import lifted
+from .networks.base import Seeded, lifted
 from .networks.products import Products
 
 Pull = Callable[[list[Tensor]], Tensor]
@@ -39,9 +40,12 @@ class Derivatives:
         piece:   images at once; by default as many as keep the widest maps in the cache of a CPU, or use a GPU well.
                  Halved when memory runs out. Batch norm in train mode couples the images of a group, which stay together then.
         plain:   use the network's own layers only.
+    Raises: UserError: a network with dropout.
     """
 
     def __init__(self, network: nn.Module, piece: int | None = None, plain: bool = False):
+        if isinstance(network, Seeded):
+            raise UserError(f"{network.name} draws random numbers while it trains (dropout): its derivatives need the same pass twice; choose another")
         self.network, self.piece = network, piece
         self.layers = _Layers(network)
         self.plan = None if plain else fast.plan(network)
@@ -63,68 +67,76 @@ class Derivatives:
         pixels = 2**21 if images.is_cuda else 2**17 if form is self.kernel else 2**14
         return min(self.piece or len(images) * images.shape[1], max(1, pixels // _pixels(images)))
 
-    def first(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Gradient of every group's loss, one (G, *shape) tensor per parameter, without a graph."""
+    def first(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Every group's loss (G,), and its gradient, one (G, *shape) tensor per parameter; without a graph."""
         groups, n = images.shape[:2]
         form = self._once(images)
         weights = _leaves(form, parameters)
-        gradients = [p.new_zeros(groups, *p.shape) for p in parameters]
+        losses, gradients = images.new_zeros(groups), [p.new_empty(groups, *p.shape) for p in parameters]
         total: list[Tensor] = []
-        for g, i, found in self._pieces(form, images, lambda g, i: _gradient(form, weights(g), images[g, i], labels[g, i], n)):
+        for g, i, (loss, found) in self._pieces(form, images, lambda g, i: _gradient(form, weights(g), images[g, i], labels[g, i], n)):
+            losses[g] += loss
             total = [a.add_(b) for a, b in zip(total, found, strict=True)] if i.start else found
             if i.stop == n:
                 for gradient, part in zip(gradients, form.parameters(total), strict=True):
                     gradient[g] = part
-        return gradients
+        return losses, gradients
 
     def second(
         self, parameters: list[Tensor], images: Tensor, labels: Tensor, direction: list[Tensor], by_parameter: bool = True
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Derivatives of sum_g <gradient of group g, direction of group g>.
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The number sum_g <gradient of group g, direction of group g>, and its derivatives.
 
         Args:
             direction: (G, *shape) per parameter.
-        Returns: by images (G, n, C, H, W), and by parameters (*shape), summed over the groups (empty unless `by_parameter`).
+        Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless `by_parameter`).
         """
         n = images.shape[1]
         form, by_image = self._twice(images), torch.empty_like(images)
-        weights = _leaves(form, parameters)
-        totals: list[Tensor] = []
+        weights, value = _leaves(form, parameters), images.new_zeros(())
+        by_parameters = [torch.zeros_like(p) for p in parameters] if by_parameter else []
+        towards: list[Tensor] = []
 
         def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
             x = images[g, i].detach().requires_grad_()
-            gradient = _gradient(form, weights(g), x, labels[g, i], n, create_graph=True)
-            towards = form.weights([v[g] for v in direction])
+            _, gradient = _gradient(form, weights(g), x, labels[g, i], n, create_graph=True)
+            if i.start == 0:
+                towards[:] = form.weights([v[g] for v in direction])
             sources = [x, *weights(g)] if by_parameter else [x]
-            image, *found = torch.autograd.grad(gradient, sources, towards, allow_unused=True, materialize_grads=True)
-            return image, [p.sum(0) for p in form.parameters(found)] if by_parameter else []
+            by = torch.autograd.grad(gradient, sources, towards, allow_unused=True, materialize_grads=True)
+            return sum((a.detach() * b).sum() for a, b in zip(gradient, towards, strict=True)), list(by)
 
-        for g, i, (image, found) in self._pieces(form, images, piece):
+        total: list[Tensor] = []
+        for g, i, (along, (image, *found)) in self._pieces(form, images, piece):
+            value += along
             by_image[g, i] = image
-            totals = [a.add_(b) for a, b in zip(totals, found, strict=True)] if totals else found
-        return by_image, totals
+            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if i.start else found
+            if by_parameter and i.stop == n:
+                for by, part in zip(by_parameters, form.parameters(total), strict=True):
+                    by += part.sum(0)
+        return value, by_image, by_parameters
 
-    def first_and_pull(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[list[Tensor], Pull]:
-        """`first`, and the function from a direction to the derivative of <first, direction> by the images.
+    def gradient_and_pull(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[list[Tensor], Pull]:
+        """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by the images.
 
         What fits one piece keeps its graph; what does not is computed again by `second`.
         """
         groups, n = images.shape[:2]
 
         def again(direction: list[Tensor]) -> Tensor:
-            return self.second(parameters, images, labels, direction, by_parameter=False)[0]
+            return self.second(parameters, images, labels, direction, by_parameter=False)[1]
 
         form = self._twice(images)
         if groups * n > self._size(form, images):
-            return self.first(parameters, images, labels), again
+            return self.first(parameters, images, labels)[1], again
         x = images.detach().requires_grad_()
         try:
-            gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, create_graph=True)
+            _, gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, create_graph=True)
         except (RuntimeError, MemoryError) as err:
             if not out_of_memory(err) or groups * n == 1:
                 raise
             self.piece = groups * n // 2
-            return self.first_and_pull(parameters, images, labels)
+            return self.gradient_and_pull(parameters, images, labels)
         return form.parameters([g.detach() for g in gradient]), lambda v: torch.autograd.grad(gradient, x, form.weights(v))[0]
 
     def _pieces(
@@ -178,11 +190,12 @@ def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[sli
 
 def _gradient(
     form: Products | _Layers, weights: list[Tensor], x: Tensor, labels: Tensor, n: int, create_graph: bool = False
-) -> list[Tensor]:
-    """The gradient by the weights of the summed cross-entropy over n."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Every group's summed cross-entropy over n, and the gradient of their sum by the weights."""
     with torch.enable_grad():
-        loss = F.cross_entropy(form.logits(weights, x.flatten(0, 1)), labels.flatten(), reduction="sum") / n
-        return list(torch.autograd.grad(loss, weights, create_graph=create_graph))
+        entropy = F.cross_entropy(form.logits(weights, x.flatten(0, 1)), labels.flatten(), reduction="none")
+        loss = entropy.unflatten(0, labels.shape).sum(1) / n
+        return loss.detach(), list(torch.autograd.grad(loss.sum(), weights, create_graph=create_graph))
 
 
 class _Layers:

@@ -57,8 +57,8 @@ def match(
     Returns: (K,) distances, and (K, m, C, H, W).
     """
     classes = torch.arange(len(real), device=real.device)[:, None]
-    target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
-    gradient, pull = derivatives.first_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]))
+    _, target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
+    gradient, pull = derivatives.gradient_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]))
     leaves = [g.detach().requires_grad_() for g in gradient]
     with torch.enable_grad():
         distance = between(leaves, target)
@@ -95,5 +95,5 @@ def train(
     for _ in range(epochs):
         for index in torch.randperm(len(images), generator=rng).to(images.device).split(batch):
             x = augmentation(images[index], rng)
-            gradient = derivatives.first(parameters, x[None], labels[index][None])
+            _, gradient = derivatives.first(parameters, x[None], labels[index][None])
             torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-lr)

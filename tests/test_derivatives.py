@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from distill_lib import networks
 from distill_lib.derivatives import Derivatives
+from distill_lib.errors import UserError
 from distill_lib.networks import fast
 from distill_lib.rng import generator
 
@@ -31,7 +32,7 @@ def problem(name, groups=3, n=5, dtype=torch.float64):
 
 
 def by_hand(network, parameters, images, labels, direction):
-    """Group by group, with a graph: gradients, and derivatives of <gradients, direction> by images and parameters."""
+    """Group by group, with a graph: <gradients, direction>, gradients, derivatives of the first by images and parameters."""
     leaves, x = [p.clone().requires_grad_() for p in parameters], images.clone().requires_grad_()
     names = [name for name, _ in network.named_parameters()]
     gradients, total = [], 0.0
@@ -40,7 +41,13 @@ def by_hand(network, parameters, images, labels, direction):
         gradients.append(torch.autograd.grad(loss, leaves, create_graph=True))
         total = total + sum((a * v[g]).sum() for a, v in zip(gradients[-1], direction, strict=True))
     by_image, *by_parameter = torch.autograd.grad(total, [x, *leaves])
-    return [torch.stack([g[i].detach() for g in gradients]) for i in range(len(leaves))], by_image, by_parameter
+    return total.detach(), [torch.stack([g[i].detach() for g in gradients]) for i in range(len(leaves))], by_image, by_parameter
+
+
+def losses(network, parameters, images, labels):
+    names = [name for name, _ in network.named_parameters()]
+    run = torch.func.functional_call
+    return [F.cross_entropy(run(network, dict(zip(names, parameters, strict=True)), (x,)), y) for x, y in zip(images, labels, strict=True)]
 
 
 def close(found, wanted):
@@ -55,11 +62,12 @@ def test_first_and_second_derivatives_in_pieces(form, piece):
     network, parameters, images, labels, direction = problem(name)
     d = Derivatives(network, piece, **options)
     assert (d.products is not None) == (form == "products")
-    first, by_image, by_parameter = by_hand(network, parameters, images, labels, direction)
-    close(d.first(parameters, images, labels), first)
+    value, first, by_image, by_parameter = by_hand(network, parameters, images, labels, direction)
+    loss, gradient = d.first(parameters, images, labels)
+    close([*loss, *gradient], [*losses(network, parameters, images, labels), *first])
     found = d.second(parameters, images, labels, direction)
-    close([found[0], *found[1]], [by_image, *by_parameter])
-    gradient, pull = d.first_and_pull(parameters, images, labels)
+    close([*found[:2], *found[2]], [value, by_image, *by_parameter])
+    gradient, pull = d.gradient_and_pull(parameters, images, labels)
     close([*gradient, pull(direction)], [*first, by_image])
 
 
@@ -69,11 +77,11 @@ def test_the_compiled_kernel_is_asked_for_first_derivatives_only(monkeypatch):
     monkeypatch.setattr(fast, "usable", lambda plan, x, parameters: plan is not None)
     monkeypatch.setattr(fast, "run", lambda plan, x, parameters: (asked.append(len(x)), fast.layers(plan, x, parameters))[1])
     network, parameters, images, labels, direction = problem("ConvNetW32")
-    first, by_image, _ = by_hand(network, parameters, images, labels, direction)
+    _, first, by_image, _ = by_hand(network, parameters, images, labels, direction)
     d = Derivatives(network, piece=4)
-    close(d.first(parameters, images, labels), first)
+    close(d.first(parameters, images, labels)[1], first)
     assert asked == [4, 1] * 3
-    gradient, pull = d.first_and_pull(parameters, images, labels)
+    gradient, pull = d.gradient_and_pull(parameters, images, labels)
     close([*gradient, pull(direction)], [*first, by_image])
     assert asked == [4, 1] * 6
 
@@ -82,7 +90,7 @@ def test_the_compiled_kernel_is_asked_for_first_derivatives_only(monkeypatch):
 def test_memory_that_runs_out_halves_the_pieces_and_changes_nothing(form, monkeypatch):
     name, options = FORMS[form]
     network, parameters, images, labels, direction = problem(name)
-    first, by_image, by_parameter = by_hand(network, parameters, images, labels, direction)
+    value, first, by_image, by_parameter = by_hand(network, parameters, images, labels, direction)
     d = Derivatives(network, 100, **options)
     once = d._twice(images)
     compute = once.logits
@@ -94,13 +102,13 @@ def test_memory_that_runs_out_halves_the_pieces_and_changes_nothing(form, monkey
 
     monkeypatch.setattr(once, "logits", short_of_memory)
     with pytest.warns(UserWarning, match="out of memory"):
-        close(d.first(parameters, images, labels), first)
+        close(d.first(parameters, images, labels)[1], first)
     found = d.second(parameters, images, labels, direction)
-    close([found[0], *found[1]], [by_image, *by_parameter])
+    close([*found[:2], *found[2]], [value, by_image, *by_parameter])
     whole = Derivatives(network, 100, **options)
     monkeypatch.setattr(whole._twice(images), "logits", short_of_memory)
     with pytest.warns(UserWarning, match="out of memory"):
-        gradient, pull = whole.first_and_pull(parameters, images, labels)
+        gradient, pull = whole.gradient_and_pull(parameters, images, labels)
     close([*gradient, pull(direction)], [*first, by_image])
 
     monkeypatch.setattr(once, "logits", lambda weights, x: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all")))
@@ -110,8 +118,13 @@ def test_memory_that_runs_out_halves_the_pieces_and_changes_nothing(form, monkey
 
 def test_batch_norm_in_train_mode_keeps_a_group_together():
     network, parameters, images, labels, direction = problem("ConvNetD1W4BN", groups=2, n=6)
-    first = by_hand(network.train(), parameters, images, labels, direction)[0]
-    close(Derivatives(network, piece=2).first(parameters, images, labels), first)
-    frozen = by_hand(network.eval(), parameters, images, labels, direction)[0]
-    close(Derivatives(network, piece=2).first(parameters, images, labels), frozen)
+    first = by_hand(network.train(), parameters, images, labels, direction)[1]
+    close(Derivatives(network, piece=2).first(parameters, images, labels)[1], first)
+    frozen = by_hand(network.eval(), parameters, images, labels, direction)[1]
+    close(Derivatives(network, piece=2).first(parameters, images, labels)[1], frozen)
     assert not torch.allclose(first[0], frozen[0])
+
+
+def test_dropout_is_refused():
+    with pytest.raises(UserError, match="ViTCIFAR draws random numbers"):
+        Derivatives(networks.fresh("ViTCIFAR", ((3, 32, 32), 10), generator(0)))

@@ -244,7 +244,10 @@ class ImageSet:
     def to(self, device: torch.device | str) -> "ImageSet":
         if self.device == torch.device(device):
             return self
-        return ImageSet(self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device))
+        moved = ImageSet(self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device))
+        if hasattr(self, "_sha256"):
+            moved._sha256 = self._sha256
+        return moved
 
     def under(self, whitening: Whitening | None) -> "ImageSet":
         """This set in the units of another: whitened as that one is, or not at all. The pixels are shared.

@@ -1,6 +1,6 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import dc, dm, dsa, forgetting, full_data, herding, kcenter, random_real
+from . import cafe, dc, dm, dsa, forgetting, full_data, herding, idc, kcenter, mtt, random_real
 
 METHODS = {
     "Random": random_real,
@@ -10,5 +10,9 @@ METHODS = {
     "DC": dc,
     "DSA": dsa,
     "DM": dm,
+    "CAFE": cafe,
+    "IDC-1": idc,
+    "IDC": idc.MultiFormation,
+    "MTT": mtt,
     "Full data": full_data,
 }

@@ -1,4 +1,4 @@
-"""DSA: dataset condensation with differentiable siamese augmentation (Zhao & Bilen, ICML 2021). Book page: book/dsa.md
+"""DSA: dataset condensation with differentiable siamese augmentation (Zhao & Bilen, ICML 2021). Book page: book/dc.md
 
 DC's gradient matching seen through augmentation: per class and update, one random transformation is applied to the real
 and to the synthetic images alike, and the derivative goes back through it. Images learned so keep their value when a

@@ -1,0 +1,260 @@
+"""IDC: dataset condensation via efficient synthetic-data parameterization (Kim et al., ICML 2022). Book page: book/idc.md
+
+Two ideas. *Matching*: the images of a class shall give the convolutions of a network the same loss gradient as real
+images do, along the path of a network trained on **real** data, with an unnormalised distance and strong augmentation.
+*Multi-formation*: every stored image holds factor x factor small ones, which are enlarged to full size for use.
+IDC-1 (IDC-I in the paper) is the first alone, factor 1.
+
+As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
+all, so a class drifts on its momentum while others have their turn. Classes do not share images, so all turns of a
+sweep are computed at once, each at the point to which its images will have drifted: the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import augment, matching, networks
+from ..data import ImageSet
+from ..derivatives import Derivatives
+from ..errors import UserError
+from ..loop import Loop
+from ..rng import generator
+from ..settings import replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # stored images per class; factor² times as many are trained on
+    factor: int = 1  # multi-formation: small images per side of a stored one
+    iterations: int = 2_000  # networks: each is drawn anew and trained on real data while the images follow it
+    inner: int = 100  # sweeps over the classes per network, each followed by training it
+    network: str = "ConvNet"
+    metric: Literal["mse", "l1"] = "mse"  # sum over all entries of squared or absolute gradient differences
+    lr_img: float = 5e-3  # SGD on the pixels in [0, 1], at 10 images per class and `base_side` pixels; see `step_size`
+    base_side: int = 32
+    momentum_img: float = 0.5
+    batch_real: int = 64  # real images per class and sweep
+    batch_syn: int = 128  # at most so many decoded images per class and sweep, at random
+    augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
+    lr_net: float = 0.01
+    momentum_net: float = 0.9
+    weight_decay_net: float = 5e-4
+    batch_net: int = 64
+    images_net: int = 2_000  # real images the network is trained on after every sweep
+    augment_net: str = "color_crop"  # of training the network, per image
+    cutmix: float = 0.5  # probability per batch of training the network
+    early_epochs: int = 0  # epochs on the real set before a network's first sweep
+    init: Literal["first", "random"] = "first"  # the first images of each class in file order, or random ones
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, iterations=1, inner=min(self.inner, 10), batch_real=16, images_net=64, batch_net=32, early_epochs=0)
+
+    def small(self) -> Config:
+        """A budget two CPU cores finish in minutes."""
+        return replace(self, iterations=2, inner=min(self.inner, 30), batch_real=32, images_net=128, early_epochs=0)
+
+
+# What the official code sets per data set: metric, lr_img, images_net. Others: the values for CIFAR10.
+_SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
+
+
+def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
+    """The setting behind one cell of the papers' tables, for IDC-1 or, with a factor above 1, IDC.
+
+    Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
+    small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
+    """
+    if dataset.startswith("Im"):
+        return Config(
+            ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
+            images_net=500, cutmix=1.0, early_epochs=10,
+        )  # fmt: skip
+    metric, lr_img, images_net = _SMALL_SETS.get(dataset, _SMALL_SETS["CIFAR10"])
+    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if dataset == "MNIST" else 32)
+    if dataset == "MNIST" and factor > 1:
+        return replace(cfg, augment="color_crop", cutmix=0.0)
+    return cfg
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Distil `real` into cfg.ipc stored images per class.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc x factor² decoded, normalised float32 images with hard labels: what networks are trained on. With a
+             factor above 1 they can be stored in 1 / factor² of the pixels.
+    Raises:  UserError: a class has too few images to start from.
+    """
+    loop = loop or Loop()
+    rng = generator(seed, "IDC")
+    images = initial_images(real, cfg, rng)  # (K, ipc, C, H, W) pixels in [0, 1]
+    velocity = torch.zeros_like(images)
+    network = networks.fresh(cfg.network, real, rng).to(real.device)
+    parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr_net, momentum=cfg.momentum_net, weight_decay=cfg.weight_decay_net)
+    matched, lr = partial(distance, metric=cfg.metric), step_size(cfg, real.shape)
+    augmentation = augment.idc(cfg.augment)
+    live = {"images": images, "velocity": velocity, "network": network, "optimizer": optimizer, "rng": rng}
+    for step in loop.steps("distill", cfg.iterations * cfg.inner, live):
+        if step % cfg.inner == 0:
+            network.redraw(rng)
+            optimizer.state.clear()
+            images.clamp_(0, 1)
+            for _ in range(cfg.early_epochs):
+                train_network(network, optimizer, real, cfg, rng, len(real))
+        omega = augmentation.draw(rng, groups=real.num_classes)  # one set of parameters per class, for both branches
+        real_batch = augmentation.apply(real.draw_classes(cfg.batch_real, rng), omega)  # (K, batch_real, C, H, W)
+        subset = decoded_subset(real.num_classes, cfg, rng)
+
+        def gradient_at(point: Tensor) -> Tensor:
+            point = point.detach().requires_grad_()
+            seen = augmentation.apply(normalised(take(decode(point, cfg.factor), subset), real), omega)  # (K, m, C, H, W)
+            loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), matched)
+            loop.log(loss=loss.sum())
+            return torch.autograd.grad(seen, point, by_seen)[0]
+
+        network.eval()
+        sweep(images, velocity, gradient_at, lr, cfg.momentum_img)
+        train_network(network, optimizer, real, cfg, rng, cfg.images_net)
+    decoded = normalised(decode(images, cfg.factor), real)
+    return ImageSet.from_classes(decoded, like=real, method="IDC-1" if cfg.factor == 1 else "IDC", seed=seed)
+
+
+def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
+    """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official code."""
+    return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
+
+
+class MultiFormation:
+    """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
+
+    VERSION, Config, distill = VERSION, Config, staticmethod(distill)
+
+    @staticmethod
+    def paper_config(dataset: str, ipc: int) -> Config:
+        """As the module's, with the paper's factors: 3 on ImageNet subsets, else 2."""
+        return paper_config(dataset, ipc, factor=3 if dataset.startswith("Im") else 2)
+
+
+# --- images ------------------------------------------------------------------------------------------------------------
+def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
+    """(K, ipc, C, H, W) pixels in [0, 1]: ipc real images per class, or ipc x factor² small ones, tiled.
+
+    Raises: UserError: a class has fewer images than that.
+    """
+    need, (_, height, width) = cfg.ipc * cfg.factor**2, real.shape
+    chosen = []
+    for k, members in enumerate(real.class_index):
+        if len(members) < need:
+            raise UserError(
+                f"{real.facts.name}: class {real.facts.class_names[k]!r} has {len(members)} images; "
+                f"ipc {cfg.ipc} with factor {cfg.factor} starts from {need}"
+            )
+        chosen.append(members[:need] if cfg.init == "first" else members[torch.randperm(len(members), generator=rng)[:need]])
+    pixels = real.subset(torch.cat(chosen)).pixels()
+    if cfg.factor == 1:
+        return pixels.unflatten(0, (-1, cfg.ipc))
+    f, side = cfg.factor, (math.ceil(height / cfg.factor), math.ceil(width / cfg.factor))
+    small = F.interpolate(pixels, size=side, mode="nearest").unflatten(0, (-1, cfg.ipc, f, f))  # (K, ipc, f, f, C, h, w)
+    return small.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)[..., :height, :width].contiguous()
+
+
+def decode(images: Tensor, factor: int) -> Tensor:
+    """Every stored image's factor x factor small images, enlarged to full size.
+
+    Args:
+        images: (K, m, C, H, W).
+    Returns: (K, factor² m, C, H, W), all images' top left part first, then the part to its right, and so on.
+    Source:  the official code: padded with 0.5 to a multiple of the factor, bilinear, corners not aligned.
+    """
+    if factor == 1:
+        return images
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
+    h, w = padded.shape[-2] // factor, padded.shape[-1] // factor
+    parts = padded.unflatten(-1, (factor, w)).unflatten(-3, (factor, h))  # (K, m, C, f, h, f, w)
+    parts = parts.permute(0, 3, 5, 1, 2, 4, 6).flatten(1, 3)  # (K, f f m, C, h, w)
+    enlarged = F.interpolate(parts.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
+    return enlarged.unflatten(0, parts.shape[:2])
+
+
+def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tensor | None:
+    """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None where all do."""
+    decoded = cfg.ipc * cfg.factor**2
+    if decoded <= cfg.batch_syn:
+        return None
+    return torch.stack([torch.randperm(decoded, generator=rng)[: cfg.batch_syn] for _ in range(num_classes)])
+
+
+def take(images: Tensor, subset: Tensor | None) -> Tensor:
+    """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them where it is None."""
+    if subset is None:
+        return images
+    return images[torch.arange(len(images), device=images.device)[:, None], subset.to(images.device)]
+
+
+def normalised(pixels: Tensor, like: ImageSet) -> Tensor:
+    """(..., C, H, W) pixels in [0, 1] in the set's normalised units, differentiable."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
+    return (pixels - mean) / std
+
+
+# --- matching ----------------------------------------------------------------------------------------------------------
+def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
+    """(K,): squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions; no mean.
+
+    The classifier, biases and norm parameters do not count.
+    """
+    gaps = [(a - b).flatten(1) for a, b in zip(ours, theirs, strict=True) if a.ndim == 5]
+    return sum(g.square().sum(1) if metric == "mse" else g.abs().sum(1) for g in gaps)
+
+
+@torch.no_grad()
+def sweep(images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tensor], lr: float, momentum: float) -> None:
+    """One turn of every class, in place: SGD with momentum, one step per class, whose gradient is zero for all other classes.
+
+    In the c-th step class c meets its gradient where c steps of momentum alone have carried it; K - 1 - c more follow.
+
+    Args:
+        images, velocity: (K, ...).
+        gradient_at: (K, ...) -> (K, ...): row k of the result depends on row k of the argument only.
+    """
+    turns = torch.arange(len(images), device=images.device, dtype=images.dtype).view(-1, *[1] * (images.ndim - 1))  # steps before one's own
+    after = len(images) - 1 - turns
+
+    def coasting(steps: Tensor) -> Tensor:  # momentum + momentum² + ... , `steps` terms
+        return momentum * (1 - momentum**steps) / (1 - momentum)
+
+    images -= lr * coasting(turns) * velocity
+    with torch.enable_grad():
+        gradient = gradient_at(images)
+    velocity.mul_(momentum ** (turns + 1)).add_(gradient)
+    images -= lr * (1 + coasting(after)) * velocity
+    velocity.mul_(momentum**after)
+
+
+# --- the network -------------------------------------------------------------------------------------------------------
+def train_network(
+    network: nn.Module, optimizer: torch.optim.Optimizer, real: ImageSet, cfg: Config, rng: torch.Generator, images: int
+) -> None:
+    """Train on `images` random real ones, in whole batches: augmentation per image, then CutMix with its probability."""
+    network.train()
+    augmentation, cutmix = augment.idc(cfg.augment_net), augment.CutMix(cfg.cutmix)
+    order = torch.randperm(len(real), generator=rng)
+    for batch in order[: math.ceil(images / cfg.batch_net) * cfg.batch_net].split(cfg.batch_net):
+        x, _ = real.take(batch)
+        x, target = cutmix(augmentation(x, rng), real.hard_labels[batch.to(real.device)], rng, real.num_classes)
+        optimizer.zero_grad()
+        F.cross_entropy(networks.logits(network, x), target).backward()
+        optimizer.step()

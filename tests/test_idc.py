@@ -1,0 +1,253 @@
+"""IDC: multi-formation by hand, matching against a per-class float64 loop, the turns of the classes against torch's SGD."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from distill_lib import augment, data, matching, networks
+from distill_lib.derivatives import Derivatives
+from distill_lib.errors import UserError
+from distill_lib.methods import idc
+from distill_lib.rng import generator
+
+K, N, M = 3, 5, 2
+
+
+def toy(shape=(1, 28, 28), per_class=20):
+    rng = generator(0, "toy")
+    images = torch.randint(256, (K * per_class, *shape), dtype=torch.uint8, generator=rng)
+    facts = data.Facts("toy", tuple("abc"), (0.4,) * shape[0], (0.3,) * shape[0])
+    return data.ImageSet(images, torch.arange(K).repeat(per_class), facts)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return data.load("digits")[0]
+
+
+# --- multi-formation ---------------------------------------------------------------------------------------------------
+def test_factor_one_decodes_to_the_images_themselves():
+    images = torch.rand(K, M, 3, 8, 8)
+    assert idc.decode(images, 1) is images
+
+
+@pytest.mark.parametrize(("side", "factor", "small"), [(32, 2, 16), (28, 2, 14), (224, 3, 75)])
+def test_numbers_and_sizes_of_decoded_images(side, factor, small):
+    images = torch.full((1, 1, 1, side, side), 0.5)
+    decoded = idc.decode(images, factor)
+    assert decoded.shape == (1, factor**2, 1, side, side)
+    assert torch.equal(decoded, torch.full_like(decoded, 0.5))  # a constant stays the constant
+    assert -(-side // factor) == small
+
+
+def test_decoded_images_come_part_after_part():
+    images = torch.zeros(1, 2, 1, 4, 4)
+    images[0, 0, 0, :2, 2:] = 1.0  # first image, top right
+    images[0, 1, 0, 2:, :2] = 2.0  # second image, bottom left
+    assert idc.decode(images, 2).mean((-1, -2)).flatten().tolist() == [0, 0, 1, 0, 0, 2, 0, 0]
+
+
+def test_decoding_equals_cutting_and_enlarging_one_by_one():
+    images = torch.rand(1, 2, 3, 10, 10, generator=generator(0))  # no multiple of 3: padded to 12
+    decoded, expected = idc.decode(images, 3), []
+    padded = F.pad(images[0], (0, 2, 0, 2), value=0.5)
+    for row in range(3):
+        for column in range(3):
+            for image in padded:
+                part = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+                expected.append(F.interpolate(part[None], size=(10, 10), mode="bilinear", align_corners=False)[0])
+    assert torch.allclose(decoded[0], torch.stack(expected), atol=1e-6)
+
+
+def test_decoding_then_averaging_gives_back_a_smooth_part_and_spreads_its_gradient():
+    ramp = torch.linspace(0, 1, 16).expand(16, 16)
+    images = ramp.repeat(2, 2)[None, None, None].requires_grad_()
+    decoded = idc.decode(images, 2)
+    assert (F.avg_pool2d(decoded[0, 0], 2) - ramp)[..., 1:-1].abs().max() < 0.01
+    gradient = torch.autograd.grad(decoded.sum(), images)[0]
+    assert torch.allclose(gradient[..., 1:15, 1:15], torch.full((14, 14), 4.0))  # each pixel is enlarged to factor² of them
+    assert torch.allclose(gradient.sum(), torch.tensor(4.0 * 32 * 32))
+
+
+def test_the_start_is_the_first_images_in_file_order():
+    real = toy()
+    start = idc.initial_images(real, idc.Config(ipc=2), generator(0))
+    for k, members in enumerate(real.class_index):
+        assert torch.equal(start[k], real.images[members[:2]].float() / 255)
+    other = idc.initial_images(real, idc.Config(ipc=2, init="random"), generator(0))
+    assert other.shape == start.shape and not torch.equal(other, start)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_a_multi_formed_start_holds_the_first_images_small(side):
+    real = toy((3, side, side))
+    start = idc.initial_images(real, idc.Config(ipc=2, factor=2), generator(0))
+    assert start.shape == (K, 2, 3, side, side)
+    half = side // 2
+    for i, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        part = start[1, 1, :, row * half : (row + 1) * half, column * half : (column + 1) * half]
+        source = real.images[real.class_index[1][4 + i]].float()[None] / 255
+        assert torch.allclose(part, F.interpolate(source, size=(half, half), mode="nearest")[0])
+
+
+def test_too_few_images_to_start_from_is_a_clear_error():
+    with pytest.raises(UserError, match=r"class 'a' has 20 images; ipc 6 with factor 2 starts from 24"):
+        idc.initial_images(toy(), idc.Config(ipc=6, factor=2), generator(0))
+
+
+def test_a_random_part_of_many_decoded_images_takes_part():
+    cfg = idc.Config(ipc=10, factor=2, batch_syn=7)
+    subset = idc.decoded_subset(K, cfg, generator(0))
+    assert subset.shape == (K, 7) and all(len(row.unique()) == 7 and row.max() < 40 for row in subset)
+    images = torch.arange(K * 40.0).view(K, 40, 1, 1, 1)
+    assert torch.equal(idc.take(images, subset)[1].flatten(), images[1, subset[1]].flatten())
+    assert idc.decoded_subset(K, replace(cfg, batch_syn=40), generator(0)) is None  # all of them
+
+
+# --- matching ----------------------------------------------------------------------------------------------------------
+def slow_loss(net, real, images, cfg, omega, like):
+    """Class by class, one pass per class and branch, in float64: the definition."""
+    weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
+    images, augmentation, losses = images.clone().requires_grad_(), augment.idc(cfg.augment), []
+    decoded = idc.normalised(idc.decode(images, cfg.factor), like)
+    for k in range(K):
+        one = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
+        gradients = []
+        for batch in (real[k], decoded[k]):
+            batch = augmentation.apply(batch, one)
+            loss = F.cross_entropy(net(batch), torch.full((len(batch),), k))
+            gradients.append(torch.autograd.grad(loss, weights, create_graph=True))
+        gaps = [a.detach() - b for a, b in zip(*gradients, strict=True)]
+        losses.append(sum(g.square().sum() if cfg.metric == "mse" else g.abs().sum() for g in gaps))
+    return torch.stack(losses).detach(), torch.autograd.grad(sum(losses), images)[0]
+
+
+@pytest.mark.parametrize("metric", ["mse", "l1"])
+@pytest.mark.parametrize(("name", "factor"), [("ConvNetW32", 1), ("ConvNetW32", 2), ("ResNetAP-10", 1)])
+def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor):
+    """In float64 on both sides: with l1 the sign of a difference near zero decides, which float32 may get wrong."""
+    like = toy()
+    cfg = idc.Config(ipc=M, factor=factor, metric=metric)
+    net = networks.fresh(name, like, generator(0, "net")).double()
+    parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
+    images, batch = idc.initial_images(like, cfg, generator(0)).double(), like.draw_classes(N, generator(1)).double()
+    augmentation = augment.idc(cfg.augment)
+    omega = augmentation.draw(generator(2), groups=K)
+    point = images.clone().requires_grad_()
+    seen = augmentation.apply(idc.normalised(idc.decode(point, factor), like), omega)
+    losses, by_seen = matching.match(
+        derivatives, parameters, augmentation.apply(batch, omega), seen.detach(), partial(idc.distance, metric=metric)
+    )
+    gradient = torch.autograd.grad(seen, point, by_seen)[0]
+    slow_losses, slow_gradient = slow_loss(net, batch, images, cfg, omega, like)
+    assert torch.allclose(losses, slow_losses, rtol=1e-9)
+    assert (gradient - slow_gradient).norm() < 1e-6 * slow_gradient.norm()
+
+
+def test_only_convolutions_count_and_entries_are_summed():
+    shapes = [p.shape for p in networks.fresh("ConvNet", ((3, 32, 32), 10), generator(0)).parameters()]
+    ones, zeros = ([torch.full((1, *s), float(v)) for s in shapes] for v in (1, 0))
+    for metric in ("mse", "l1"):
+        assert idc.distance(ones, zeros, metric).item() == 3_456 + 147_456 + 147_456
+        assert idc.distance(ones, ones, metric).item() == 0
+    twos = [2 * g for g in ones]
+    assert idc.distance(twos, zeros, "mse").item() == 4 * 298_368 and idc.distance(twos, zeros, "l1").item() == 2 * 298_368
+
+
+# --- turns -------------------------------------------------------------------------------------------------------------
+def test_a_sweep_equals_one_sgd_step_per_class_with_a_shared_momentum_buffer():
+    classes, lr, momentum, rng = 4, 0.3, 0.5, generator(0)
+    target = torch.randn(classes, 6, generator=rng)
+    start = torch.randn(classes, 6, generator=rng)
+
+    def loss(images):  # of every class, not linear in its images, no class in another's
+        return ((images - target) ** 2).sum(1) + torch.sin(3 * images).sum(1)
+
+    slow = start.clone().requires_grad_()
+    optimizer = torch.optim.SGD([slow], lr=lr, momentum=momentum)
+    fast, velocity = start.clone(), torch.zeros_like(start)
+
+    def gradient_at(point):
+        point = point.detach().requires_grad_()
+        return torch.autograd.grad(loss(point).sum(), point)[0]
+
+    for _ in range(3):
+        for k in range(classes):
+            optimizer.zero_grad()
+            loss(slow)[k].backward()
+            optimizer.step()
+        idc.sweep(fast, velocity, gradient_at, lr, momentum)
+        assert torch.allclose(fast, slow.detach(), atol=1e-5)
+        assert torch.allclose(velocity, optimizer.state[slow]["momentum_buffer"], atol=1e-5)
+
+
+def test_step_sizes_follow_images_per_class_and_pixels():
+    assert idc.step_size(idc.paper_config("CIFAR10", 1), (3, 32, 32)) == pytest.approx(5e-4)
+    assert idc.step_size(idc.paper_config("CIFAR10", 50), (3, 32, 32)) == pytest.approx(2.5e-2)
+    assert idc.step_size(idc.paper_config("FashionMNIST", 10), (1, 28, 28)) == pytest.approx(1e-4 * (28 / 32) ** 2)
+    assert idc.step_size(idc.paper_config("MNIST", 10), (1, 28, 28)) == pytest.approx(1e-4)
+    assert idc.step_size(idc.paper_config("ImageWoof", 20), (3, 224, 224)) == pytest.approx(6e-3)
+
+
+def test_the_published_settings():
+    assert idc.paper_config("CIFAR10", 10) == idc.Config(ipc=10)
+    mnist, several = idc.paper_config("MNIST", 10), idc.paper_config("MNIST", 10, factor=2)
+    assert (mnist.metric, mnist.images_net, mnist.augment, mnist.cutmix) == ("l1", 500, "color_crop_cutout", 0.5)
+    assert (several.augment, several.cutmix) == ("color_crop", 0.0)
+    woof = idc.paper_config("ImageWoof", 10)
+    assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------------
+TINY = idc.Config(ipc=2, iterations=2, inner=3, network="ConvNetW32", batch_real=8, batch_net=16, images_net=20)
+
+
+def test_pixels_are_clamped_once_per_network(real, monkeypatch):
+    seen, sweep = [], idc.sweep
+
+    def watch(images, *args):
+        seen.append((float(images.min()), float(images.max())))
+        sweep(images, *args)
+
+    monkeypatch.setattr(idc, "sweep", watch)
+    idc.distill(real, replace(TINY, lr_img=50.0), seed=0)
+    assert len(seen) == 6 and all(0 <= low and high <= 1 for low, high in (seen[0], seen[3]))
+    assert any(low < 0 or high > 1 for low, high in (seen[1], seen[2]))  # in between they may leave the range
+
+
+def test_the_network_learns_real_images_while_the_images_are_matched(real):
+    net = networks.fresh("ConvNetW32", real, generator(0))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    idc.train_network(net, optimizer, real, replace(TINY, cutmix=0.0), generator(1), images=1_000)
+    assert (net.eval()(real.all()[0]).argmax(1) == real.labels).float().mean() > 0.5
+
+
+def test_training_the_network_takes_whole_batches(real, monkeypatch):
+    sizes, logits = [], networks.logits
+    monkeypatch.setattr(idc.networks, "logits", lambda net, x: sizes.append(len(x)) or logits(net, x))
+    net = networks.fresh("ConvNetW32", real, generator(0))
+    idc.train_network(net, torch.optim.SGD(net.parameters(), lr=0.01), real, replace(TINY, batch_net=64), generator(1), images=100)
+    assert sizes == [64, 64]
+
+
+@pytest.mark.parametrize(("factor", "method"), [(1, "IDC-1"), (2, "IDC")])
+def test_the_set_consists_of_the_decoded_images(real, factor, method):
+    made = idc.distill(real, replace(TINY, factor=factor), seed=0)
+    assert len(made) == real.num_classes * 2 * factor**2 and made.facts.extra["method"] == method
+    assert torch.bincount(made.labels).tolist() == [2 * factor**2] * real.num_classes
+    assert made.shape == real.shape and torch.isfinite(made.images).all()
+
+
+def test_distilling_lowers_the_distance_it_minimises(real):
+    cfg = replace(TINY, iterations=1, inner=12, batch_real=16, metric="mse", lr_img=0.5, augment="color_crop_cutout")
+    net = networks.fresh(cfg.network, real, generator(7))
+    parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
+    target = real.draw_classes(100, generator(8))
+    start = idc.normalised(idc.initial_images(real, cfg, generator(0)), real)
+    end = idc.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, -1))
+    distances = [matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum() for x in (start, end)]
+    assert distances[1] < 0.9 * distances[0]
