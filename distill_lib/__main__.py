@@ -166,13 +166,14 @@ def plan(
 def evaluate(
     file: Annotated[str, typer.Argument(help="A distilled set: .pt, .npz, .safetensors, or a folder with one folder per class.")],
     dataset: Annotated[str, typer.Option(help="Whose test set judges it: a name or your own data.")],
-    protocol: Annotated[str, typer.Option(help="See `distill list protocols`; vico_dsa@60ep is a budget of 60 epochs.")] = "vico_dsa",
+    protocol: Annotated[str, typer.Option(help="Names with commas between them: vico_dsa,vico_dsa+noaug. See `distill list protocols`.")] = "vico_dsa",
     networks: Annotated[str, typer.Option(help="Names with commas between them: ConvNet,ResNet18.")] = "ConvNet",
     num_eval: Annotated[int | None, typer.Option(help="Networks of each kind; by default the protocol's number.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     normalised: Annotated[bool, typer.Option("--normalised", help="Float images are normalised with the data set's mean and std.")] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
+    ceiling_epochs: Annotated[int | None, typer.Option(help="Train on all real images too, for so many epochs.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
@@ -183,10 +184,11 @@ def evaluate(
     if normalised and pixels:
         raise UserError("--normalised and --pixels exclude each other: say which the float images are")
     values = "normalised" if normalised else "pixels" if pixels else None
-    names = [n.strip() for n in networks.split(",") if n.strip()]
+    names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
     found = foreign.evaluate_file(
-        file, dataset, protocol, names, num_eval, seed, values=values, baseline=baseline, resolution=resolution, device=device
-    )
+        file, dataset, judges, names, num_eval, seed,
+        values=values, baseline=baseline, ceiling_epochs=ceiling_epochs, resolution=resolution, device=device,
+    )  # fmt: skip
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return

@@ -18,30 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import data
+from . import data, protocols
 from .data import ImageSet, prepare
 from .data import read as files
-from .errors import UserError
+from .errors import UserError, unknown
 from .evaluate import Evaluation, evaluate
 from .loop import Loop
 from .protocols import Protocol
 from .rng import generator
+from .settings import replace
 
 Values = Literal["normalised", "pixels"]
 IMAGES = ("images", "image", "x", "data", "image_syn", "x_train", "train_images")
 LABELS = ("labels", "label", "y", "targets", "label_syn", "y_train", "train_labels")
+BASELINE, CEILING = "baseline: ", "ceiling: "  # how the notes begin that say what was trained on
 ENDINGS = ".pt, .pth, .npz, .safetensors, or a folder with one folder of images per class"
 
 
 def evaluate_file(
     path: str | Path,
     dataset: str | Path,
-    protocol: str | Protocol = "vico_dsa",
+    protocol: str | Protocol | Sequence[str | Protocol] = "vico_dsa",
     networks: Sequence[str] = ("ConvNet",),
     num_eval: int | None = None,
     seed: int = 0,
     values: Values | None = None,
     baseline: bool = False,
+    ceiling_epochs: int | None = None,
     resolution: int | None = None,
     normalisation: str | None = None,
     device: str | None = None,
@@ -53,26 +56,38 @@ def evaluate_file(
         path:     see `read`.
         dataset:  whose test set judges it, by a name or path that `data.load` knows.
         values:   what float images hold, see `read`.
-        baseline: also evaluate as many random real images of every class, under the same protocol.
+        protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard", "dd_ranking+soft").
+        baseline: also evaluate as many random real images of every class, under the same protocols.
+        ceiling_epochs: also train on all real images for so many epochs, under the same protocols otherwise.
         resolution, normalisation: passed on to `data.load`.
         The others as in `evaluate`.
-    Returns: one `Evaluation` per network, then those of the baseline; `rows` makes a table of them. Their notes state
-             every assumption made about the file.
+    Returns: one `Evaluation` per protocol and network, then those of the baseline and of the ceiling; `rows` makes a table
+             of them. Their notes state every assumption made about the file.
     Raises:  UserError: an unreadable or ambiguous file, or one that does not fit the data set.
     """
+    chosen = [protocols.protocol(p) for p in ([protocol] if isinstance(protocol, str | Protocol) else protocol)]
+    if not chosen:
+        raise unknown("protocol", "", protocols.PROTOCOLS)
     real, test = data.load(dataset, resolution, normalisation=normalisation)
     given = read(path, like=test, values=values)
-    sets = [given]
+    sets = [(given, chosen)]
     if baseline:
         ipc = max(1, round(len(given) / given.num_classes))
-        drawn = real.draw_classes(ipc, generator(seed, "random baseline"))
-        sets.append(ImageSet.from_classes(drawn, like=real))
-        sets[-1].facts = dataclasses.replace(sets[-1].facts, notes=(f"baseline: {ipc} random real images of every class",))
+        drawn = ImageSet.from_classes(real.draw_classes(ipc, generator(seed, "random baseline")), like=real)
+        drawn.facts = dataclasses.replace(drawn.facts, notes=(f"{BASELINE}{ipc} random real images of every class",))
+        sets.append((drawn, chosen))
+    if ceiling_epochs is not None:
+        if ceiling_epochs < 1:
+            raise UserError(f"ceiling_epochs {ceiling_epochs}: at least 1")
+        budget = [replace(p, name=f"{p.name.partition('@')[0]}@{ceiling_epochs}ep", budget=ceiling_epochs) for p in chosen]
+        about = dataclasses.replace(real.facts, notes=(*real.facts.notes, f"{CEILING}all {len(real)} real images"))
+        sets.append((ImageSet(real.images, real.labels, about, real.whitening), budget))
     return [
         dataclasses.replace(result, notes=[*s.facts.notes, *result.notes])
-        for s in sets
+        for s, judged in sets
+        for p in judged
         for name in networks
-        for result in [evaluate(s, test, protocol, name, num_eval, seed, loop=loop, real=real, device=device)]
+        for result in [evaluate(s, test, p, name, num_eval, seed, loop=loop, real=real, device=device)]
     ]
 
 
@@ -80,7 +95,7 @@ def rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """One plain row per evaluation, for a table."""
     return [
         {
-            "set": "random real images" if any(n.startswith("baseline: ") for n in e.notes) else "file",
+            "set": _what(e),
             "network": e.network,
             "accuracy %": f"{e.mean_pct:.1f} ± {e.std_pct:.1f}" if len(e.test_accuracy_pct) > 1 else f"{e.mean_pct:.1f}",
             "networks": len(e.test_accuracy_pct),
@@ -92,6 +107,13 @@ def rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         }
         for e in evaluations
     ]
+
+
+def _what(e: Evaluation) -> str:
+    for start, name in ((BASELINE, "random real images"), (CEILING, "all real images")):
+        if any(note.startswith(start) for note in e.notes):
+            return name
+    return "file"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -180,3 +180,21 @@ def test_a_file_is_judged_beside_its_baseline_and_its_assumptions_travel(tmp_pat
     assert [r["set"] for r in table] == ["file", "file", "random real images", "random real images"]
     assert all(r["networks"] == 2 and r["protocol"] == "vico_dsa@2ep" for r in table)
     json.dumps([r.as_dict() for r in results]), json.dumps(table)
+
+
+def test_protocols_side_by_side_and_the_full_data_ceiling(tmp_path):
+    real, _ = data.load("digits")
+    soft = torch.full((20, 10), 0.02).scatter_(1, torch.arange(10).repeat_interleave(2)[:, None], 0.82)
+    torch.save({"images": real.draw_classes(2, generator(3)).flatten(0, 1), "labels": soft}, tmp_path / "set.pt")
+    judges = ["vico_dsa+hard@2ep", "vico_dsa+soft@2ep"]
+    results = evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], num_eval=1, values="normalised", ceiling_epochs=1)
+    table = rows(results)
+    assert [(r["set"], r["protocol"]) for r in table] == [
+        ("file", "vico_dsa+hard@2ep"), ("file", "vico_dsa+soft@2ep"), ("all real images", "vico_dsa+hard@1ep"), ("all real images", "vico_dsa+soft@1ep"),
+    ]  # fmt: skip
+    assert results[0].metrics["train_loss"] != results[1].metrics["train_loss"]
+    assert results[2].images_seen >= len(real) and table[2]["epochs"] <= 2
+    with pytest.raises(UserError, match="ceiling_epochs 0"):
+        evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], values="normalised", ceiling_epochs=0)
+    with pytest.raises(UserError, match="protocol"):
+        evaluate_file(tmp_path / "set.pt", "digits", [], ["MLP"], values="normalised")
