@@ -11,7 +11,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,29 +41,42 @@ class Facts:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Whitening:
-    """ZCA: z = W (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.
+    """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.
 
     Attributes:
         mean:   m, (C H W,).
-        matrix: W, (C H W, C H W), symmetric.
+        matrix: W, (C H W, C H W).
+        alone:  (2, C) mean and std per channel: every image is first standardised by these, then freed of its own mean and
+                divided by its own norm, and x is the result. None: x are the pixels.
     """
 
     mean: Tensor
     matrix: Tensor
+    alone: Tensor | None = None
 
     @staticmethod
-    def fit(images: "ImageSet", eps: float = 0.1) -> "Whitening":
-        """From the pixels of a real set, without channel normalisation: W = U diag(1 / sqrt(s + eps)) U' for the
-        covariance U diag(s) U'.
+    def fit(images: "ImageSet", eps: float = 0.1, of: Literal["pixels", "standardised", "alone"] = "pixels") -> "Whitening":
+        """From a real set: W = U diag(1 / sqrt(s + eps)) U' for the covariance U diag(s) U'.
 
         Args:
-            eps: absolute, as kornia's ZCAWhitening has it, which MTT uses.
+            eps: absolute for "pixels", as kornia's ZCAWhitening has it, which MTT uses; else a share of the mean variance.
+            of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over the set (FRePo);
+                 "alone": each image by itself, see `alone` (KIP).
         """
         n, parts = len(images), torch.arange(len(images)).split(4096)
-        dimensions = images.images[0].numel()
+        channels, pixels = images.shape[0], images.shape[1] * images.shape[2]
+        dimensions, alone, scale = channels * pixels, None, None
+        if of == "alone":
+            alone = torch.tensor([images.facts.mean, images.facts.std], device=images.device)
+        elif of == "standardised":
+            moments = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (images.subset(i).pixels().double() for i in parts))
+            first, second = moments / (n * pixels)
+            scale = (second - first.square()).clamp_min(1e-12).rsqrt().float().repeat_interleave(pixels)  # (C H W,)
 
         def rows(index: Tensor) -> Tensor:
-            return images.subset(index).pixels().flatten(1)
+            x = images.subset(index).pixels()
+            x = x.flatten(1) if alone is None else _alone(x, alone)
+            return x if scale is None else x * scale
 
         mean = sum(rows(i).double().sum(0) for i in parts).div(n).float()
         if n > dimensions:
@@ -74,22 +87,47 @@ class Whitening:
             s, v = torch.linalg.eigh(x @ x.T / max(n - 1, 1))
             s, v = s[s > 1e-6 * s[-1]], v[:, s > 1e-6 * s[-1]]
             u = x.T @ v / (s * max(n - 1, 1)).sqrt()
+        eps = eps if of == "pixels" else eps * s.clamp_min(0).sum().item() / dimensions
         change = torch.rsqrt(s.clamp_min(0) + eps) - eps**-0.5  # along directions without variance W is 1 / sqrt(eps)
-        return Whitening(mean, (u * change) @ u.T + torch.eye(dimensions, device=u.device) * eps**-0.5)
+        matrix = (u * change) @ u.T + torch.eye(dimensions, device=u.device) * eps**-0.5
+        return Whitening(mean, matrix, alone) if scale is None else Whitening(mean / scale, scale[:, None] * matrix)
 
     def to(self, device: torch.device | str) -> "Whitening":
-        return Whitening(self.mean.to(device), self.matrix.to(device))
+        return Whitening(self.mean.to(device), self.matrix.to(device), None if self.alone is None else self.alone.to(device))
 
     def apply(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> (N, C, H, W) whitened."""
-        return ((pixels.flatten(1) - self.mean) @ self.matrix).view_as(pixels)
+        x = pixels.flatten(1) if self.alone is None else _alone(pixels, self.alone)
+        return ((x - self.mean) @ self.matrix).view_as(pixels)
 
     def undo(self, whitened: Tensor) -> Tensor:
-        """(N, C, H, W) whitened -> (N, C, H, W) in [0, 1], where they came from there."""
-        return (torch.linalg.solve(self.matrix, whitened.flatten(1).T).T + self.mean).view_as(whitened)
+        """(N, C, H, W) whitened -> (N, C, H, W) in [0, 1], where they came from there.
+
+        What `alone` took from every image is gone: each then has the set's mean and contrast.
+        """
+        x = (torch.linalg.solve(self.matrix.T, whitened.flatten(1).T).T + self.mean).view_as(whitened)
+        if self.alone is None:
+            return x
+        mean, std = self.alone.view(2, 1, -1, 1, 1)
+        return x * whitened[0].numel() ** 0.5 * std + mean
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds of it."""
+        named = {"mean": self.mean, "matrix": self.matrix, "alone": self.alone}
+        return {f"whitening.{k}": v.cpu().contiguous() for k, v in named.items() if v is not None}
 
     def equals(self, other: "Whitening | None") -> bool:
-        return other is not None and all(torch.equal(a, b.to(a.device)) for a, b in ((self.mean, other.mean), (self.matrix, other.matrix)))
+        if other is None or self.tensors().keys() != other.tensors().keys():
+            return False
+        return all(torch.equal(v, other.tensors()[k]) for k, v in self.tensors().items())
+
+
+def _alone(pixels: Tensor, channels: Tensor) -> Tensor:
+    """(N, C, H, W) in [0, 1] -> (N, C H W): standardised by channel, each image less its own mean and divided by its own norm."""
+    mean, std = channels.view(2, 1, -1, 1, 1)
+    x = ((pixels - mean) / std).flatten(1)
+    x = x - x.mean(1, keepdim=True)
+    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 class ImageSet:
@@ -283,7 +321,7 @@ class ImageSet:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
         if self.whitening is not None:
-            tensors |= {"whitening.mean": self.whitening.mean.cpu(), "whitening.matrix": self.whitening.matrix.cpu().contiguous()}
+            tensors |= self.whitening.tensors()
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         os.close(handle)
         try:
@@ -295,7 +333,7 @@ class ImageSet:
 
     @staticmethod
     def load(path: str | Path) -> "ImageSet":
-        """Read what `save` wrote; needs no other file.
+        """Read what `save` wrote, also that of a set backed by a generator; needs no other file.
 
         Raises: UserError: missing, truncated or foreign file.
         """
@@ -304,13 +342,17 @@ class ImageSet:
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}
+                if meta.get("format") == "distill_lib.GeneratedSet/1":
+                    from ..generators.generated import GeneratedSet
+
+                    return GeneratedSet.load(path)
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
                 images, labels = f.get_tensor("images"), f.get_tensor("labels")
-                whitened = "whitening.matrix" in f.keys()
-                whitening = Whitening(f.get_tensor("whitening.mean"), f.get_tensor("whitening.matrix")) if whitened else None
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as err:
+                parts = {k.removeprefix("whitening."): f.get_tensor(k) for k in f.keys() if k.startswith("whitening.")}
+                whitening = Whitening(**parts) if parts else None
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None
         facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
         return ImageSet(images, labels, Facts(**facts), whitening)

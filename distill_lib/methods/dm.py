@@ -38,7 +38,7 @@ class Config:
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer steps on smaller real batches."""
-        return replace(self, iterations=min(self.iterations, 500), batch_real=64)
+        return replace(self, iterations=min(self.iterations, 400), batch_real=32)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:

@@ -46,7 +46,7 @@ class Config:
         """A budget two CPU cores finish in minutes: fewer networks, smaller real batches, shorter paths."""
         return replace(
             self, iterations=min(self.iterations, 150 // min(self.outer_loop, 5)), outer_loop=min(self.outer_loop, 5),
-            inner_epochs=min(self.inner_epochs, 5), batch_real=64,
+            inner_epochs=min(self.inner_epochs, 5), batch_real=32,
         )  # fmt: skip
 
 
