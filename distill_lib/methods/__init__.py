@@ -1,6 +1,6 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import cafe, dc, dm, dsa, forgetting, full_data, herding, idc, kcenter, mtt, random_real
+from . import cafe, cgan, dc, dim, dm, dsa, forgetting, full_data, herding, idc, kcenter, mtt, random_real, skd
 
 METHODS = {
     "Random": random_real,
@@ -14,5 +14,9 @@ METHODS = {
     "IDC-1": idc,
     "IDC": idc.MultiFormation,
     "MTT": mtt,
+    "CGAN": cgan,
+    "DiM": dim,
+    "SKD (no standardisation)": skd.NoStandardisation,
+    "SKD": skd,
     "Full data": full_data,
 }

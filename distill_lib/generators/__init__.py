@@ -1,0 +1,1 @@
+"""Networks that draw images from noise and labels: one file per family."""

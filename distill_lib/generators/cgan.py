@@ -1,0 +1,510 @@
+"""Conditional GAN as in DiM: generator, discriminator, losses, and its training once per data set, kept in `runs/`.
+
+    gan = cgan.train(real, GAN(), loop)              # stage 1 of CGAN, DiM and SKD: trained where runs/ has it not
+    images = gan.generator.draw(labels, rng)         # (B, C, H, W) in (-1, 1)
+
+Images are in (-1, 1) here, pixels / 127.5 - 1; `normalised` maps them to a set's units. `settings.json` beside the weights
+says what they are, and `health.json` how training went: losses, gradient penalty, how many samples a classifier trained on
+real images puts into their class, and the Fréchet distance of its embeddings of samples to those of real images.
+
+Source: Wang et al. 2023 (DiM) and its code; Mirza and Osindero 2014 for the log loss; Gulrajani et al. 2017 for the penalty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import networks, paths, training
+from ..data import ImageSet
+from ..device import chunked
+from ..errors import UserError
+from ..loop import Loop, TimeUp, atomically
+from ..metrics.frechet import frechet_distance, moments
+from ..rng import generator as stream
+from ..settings import as_dict, build, replace, settings
+from ..training import Training
+
+VERSION = 1  # of what stage 1 makes: part of the key
+SIDES = (8, 16, 28, 32, 64)  # pixels; the paper's are 28 and 32, the others follow the same rule
+
+
+# --- networks ----------------------------------------------------------------------------------------------------------
+@settings
+class Architecture:
+    """Everything that decides the shapes of a generator's weights."""
+
+    shape: tuple[int, int, int]  # (C, H, W) of the images
+    num_classes: int
+    width: int = 196  # channels of every layer
+    noise: int = 100  # entries of the generator's input
+    label: Literal["overwrite", "concatenate"] = "overwrite"  # one-hot in place of the first entries (DiM), or before them (SKD, eq. 2)
+
+    def check(self) -> Self:
+        """Raises: UserError: images or sizes no network here fits."""
+        channels, height, side = self.shape
+        if height != side or side not in SIDES:
+            raise UserError(f"conditional GAN: images of {height} x {side} pixels; works for squares of {', '.join(map(str, SIDES))}")
+        if self.label == "overwrite" and self.noise <= self.num_classes:
+            raise UserError(
+                f"conditional GAN: {self.noise} noise entries for {self.num_classes} classes leave no noise; give more, or label='concatenate'"
+            )
+        if min(self.width, self.noise, channels, self.num_classes) < 1:
+            raise UserError(f"conditional GAN: width {self.width}, noise {self.noise}, {channels} channels, {self.num_classes} classes; at least 1 each")
+        return self
+
+    @property
+    def halvings(self) -> int:
+        """Times the side is halved, rounding up, to 4 pixels."""
+        return round(math.log2(self.shape[1] / 4) + 0.2)  # 28 counts as 32
+
+
+class Generator(nn.Module):
+    """Noise and labels -> images.
+
+    Linear layer to 4 x 4, then transposed convolutions that double the side, with three 3x3 convolutions after the first and one
+    after each other but the last; all of `width` channels with batch norm and ReLU; a 3x3 convolution and tanh.
+    28 pixels: 4, 7, 14, 28. Batch norm uses running statistics in eval mode, so an image does not depend on its batch.
+    """
+
+    family = "cgan"
+
+    def __init__(self, of: Architecture):
+        super().__init__()
+        self.of, w = of.check(), of.width
+        inputs = of.noise + (of.num_classes if of.label == "concatenate" else 0)
+        self.first = nn.Sequential(nn.Linear(inputs, w * 16), nn.BatchNorm1d(w * 16), nn.ReLU())
+        layers: list[nn.Module] = []
+        for level in range(of.halvings):
+            kernel = 3 if level == 0 and of.shape[1] == 28 else 4  # 4 -> 7 instead of 8
+            convolutions = 0 if level == of.halvings - 1 else 3 if level == 0 else 1
+            layers += [nn.ConvTranspose2d(w, w, kernel, 2, 1), nn.BatchNorm2d(w), nn.ReLU()]
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(w, w, 3, 1, 1), nn.BatchNorm2d(w), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.last = nn.Conv2d(w, of.shape[0], 3, 1, 1)
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """(B, noise) standard normal numbers and (B,) classes to (B, C, H, W) in (-1, 1)."""
+        onehot = F.one_hot(labels, self.of.num_classes).to(noise.dtype)
+        rest = noise[:, self.of.num_classes :] if self.of.label == "overwrite" else noise
+        x = self.first(torch.cat([onehot, rest], 1)).view(len(noise), self.of.width, 4, 4)
+        return self.last(self.body(x)).tanh()
+
+    def noise(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count, noise) standard normal numbers, on the generator's device."""
+        return torch.randn(count, self.of.noise, generator=rng, device=rng.device).to(self.last.weight.device)
+
+    @torch.no_grad()
+    def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, C, H, W) in (-1, 1): a new image for every label, in eval mode."""
+        was, noise = self.training, self.noise(len(labels), rng)
+        self.eval()
+        images = chunked(lambda part: self(noise[part], labels[part]), torch.arange(len(labels), device=labels.device), 256)
+        self.train(was)
+        return images
+
+
+class Discriminator(nn.Module):
+    """Images -> a score of each, and class logits: eight 3x3 convolutions with layer norm over all channels and pixels and
+    LeakyReLU (0.01), 4x4 max pooling, two linear heads. The strides at 28 and 32 pixels are 1, 2, 1, 2, 1, 1, 1, 2."""
+
+    def __init__(self, of: Architecture):
+        super().__init__()
+        of, w = of.check(), of.width
+        halving = (7, 3, 1, 5)[: of.halvings]
+        layers: list[nn.Module] = []
+        channels, side = of.shape[0], of.shape[1]
+        for i in range(8):
+            stride = 2 if i in halving else 1
+            side = -(-side // stride)
+            layers += [nn.Conv2d(channels, w, 3, stride, 1), nn.LayerNorm([w, side, side]), nn.LeakyReLU(0.01)]
+            channels = w
+        self.body = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten())
+        self.score, self.classes = nn.Linear(w, 1), nn.Linear(w, of.num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) in [-1, 1] to scores (B,) and class logits (B, K)."""
+        features = self.body(x)
+        return self.score(features).squeeze(1), self.classes(features)
+
+
+@torch.no_grad()
+def redraw(module: nn.Module, rng: torch.Generator) -> nn.Module:
+    """PyTorch's default initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from an explicit generator, in place."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            bound = layer.weight[0].numel() ** -0.5  # of a transposed convolution too: its weight is (in, out, k, k)
+            for parameter in (layer.weight, layer.bias):
+                parameter.copy_(torch.rand(parameter.shape, generator=rng, device=rng.device).mul_(2 * bound).sub_(bound))
+    return module
+
+
+def normalised(images: Tensor, like: ImageSet) -> Tensor:
+    """(B, C, H, W) in (-1, 1) to the set's normalised units, differentiable."""
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
+    return torch.addcmul((0.5 - mean) / std, images, 0.5 / std)
+
+
+def signed(real: ImageSet, index: Tensor) -> Tensor:
+    """(B, C, H, W) in [-1, 1]: the real images at `index` as the GAN sees them."""
+    return real.subset(index).pixels() * 2 - 1
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------
+Loss = Literal["acwgan_gp", "vanilla"]
+
+
+def generator_loss(loss: Loss, score: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """What the generator descends, from the discriminator's answers to its images.
+
+    acwgan_gp: -mean score + cross-entropy of the class head.  vanilla: -log D(x|y), the form without vanishing gradient.
+    """
+    if loss == "vanilla":
+        return F.softplus(-conditional(score, classes, labels)).mean()
+    return F.cross_entropy(classes, labels) - score.mean()
+
+
+def discriminator_loss(loss: Loss, real: tuple[Tensor, Tensor, Tensor], fake: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """What the discriminator descends, without the gradient penalty; each side is scores (B,), class logits (B, K), labels (B,)."""
+    if loss == "vanilla":
+        return F.softplus(-conditional(*real)).mean() + F.softplus(conditional(*fake)).mean()
+    return fake[0].mean() - real[0].mean() + F.cross_entropy(fake[1], fake[2]) + F.cross_entropy(real[1], real[2])
+
+
+def conditional(score: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """(B,) logit of D(x|y): the score plus the label's class logit, so that the log loss uses the same two heads.
+
+    SKD's equation 1 does not say how D takes its label; this is a projection discriminator (Miyato and Koyama 2018).
+    """
+    return score + classes.gather(1, labels[:, None]).squeeze(1)
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Mean of (|gradient of the score| - 1)² at alpha real + (1 - alpha) fake.
+
+    Args:
+        real, fake: (B, C, H, W), no gradient.
+        alpha:      (B,) in [0, 1].
+    """
+    mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(mixed)[0].sum(), mixed, create_graph=True)
+    return (gradient.flatten(1).square().sum(1).add(1e-12).sqrt() - 1).square().mean()  # 1e-12: the root's derivative at 0
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+@settings
+class GAN:
+    """How the conditional GAN is trained. The defaults are DiM's."""
+
+    width: int = 196
+    noise: int = 100
+    label: Literal["overwrite", "concatenate"] = "overwrite"
+    loss: Loss = "acwgan_gp"  # what DiM's code trains; "vanilla" is SKD's equation 1
+    gp_weight: float = 10.0
+    gp_every: int = 1  # steps from one gradient penalty to the next, whose weight is multiplied by it (lazy regularisation; ours)
+    epochs: int = 150
+    batch: int = 128  # the last, partial batch of an epoch is left out
+    per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
+    lr: float = 1e-4  # Adam, both networks
+    betas: tuple[float, float] = (0.0, 0.9)
+    looks: int = 15  # moments at which samples are judged; DiM looks every 10 epochs
+    judge: Training = field(default_factory=lambda: Training(network="ConvNetW32", epochs=20))  # classifier of real images that judges
+    samples: int = 1000  # per look
+    seed: int = 0
+
+    def smoke(self) -> GAN:
+        return replace(
+            self, width=16, epochs=1, batch=32, per_epoch=640, lr=1e-3, looks=1, samples=100, gp_every=4,
+            judge=replace(self.judge, epochs=1, batch=64, per_class=60),
+        )  # fmt: skip
+
+    def small(self) -> GAN:
+        """Minutes on one CPU core: a narrower GAN, fewer steps at a higher rate, the penalty on every fourth."""
+        return replace(
+            self, width=32, epochs=20, batch=32, per_epoch=2_560, lr=5e-4, looks=10, gp_every=4,
+            judge=replace(self.judge, epochs=10, batch=64, per_class=600),
+        )  # fmt: skip
+
+    def architecture(self, real: ImageSet) -> Architecture:
+        return Architecture(real.shape, real.num_classes, self.width, self.noise, self.label).check()
+
+
+class Pair:
+    """A generator and a discriminator with their optimisers, and one step of both.
+
+    Attributes:
+        steps: how many were taken, as a list of one number.
+    """
+
+    def __init__(self, of: GAN, real: ImageSet, rng: torch.Generator | None = None):
+        """Args: rng: draws the initial weights; None leaves PyTorch's, for weights that are read afterwards."""
+        self.settings, shapes = of, of.architecture(real)
+        with torch.random.fork_rng(devices=[]):  # building layers draws from the global generator
+            self.generator, self.discriminator = Generator(shapes), Discriminator(shapes)
+        if rng is not None:
+            redraw(self.generator, rng)
+            redraw(self.discriminator, rng)
+        self.generator.to(real.device), self.discriminator.to(real.device)
+        self.optimizers = [torch.optim.Adam(m.parameters(), lr=of.lr, betas=of.betas, fused=True) for m in self.modules]
+        self.steps = [0]
+
+    @property
+    def modules(self) -> tuple[Generator, Discriminator]:
+        return self.generator, self.discriminator
+
+    def set_lr(self, lr: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def live(self) -> dict[str, Any]:
+        """What a step changes, for `Loop.steps`."""
+        by_generator, by_discriminator = self.optimizers
+        return {
+            "generator": self.generator, "discriminator": self.discriminator,
+            "by_generator": by_generator, "by_discriminator": by_discriminator, "steps": self.steps,
+        }  # fmt: skip
+
+    def step(
+        self, images: Tensor, labels: Tensor, rng: torch.Generator, matching: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """One generator step on images of these labels, then one discriminator step.
+
+        Args:
+            images:   (B, C, H, W) real, in [-1, 1]; labels (B,).
+            matching: a further loss of the generator's images, added to its own.
+        Returns: losses, for the log.
+        """
+        of, generator, discriminator = self.settings, self.generator, self.discriminator
+        for_generator, for_discriminator = self.optimizers
+        generator.train()
+        fake = generator(generator.noise(len(labels), rng), labels)
+        discriminator.requires_grad_(False)
+        adversarial = generator_loss(of.loss, *discriminator(fake), labels)
+        log = {"loss_generator": adversarial.detach()}
+        total = adversarial
+        if matching is not None:
+            matched = matching(fake)
+            total = adversarial + matched
+            log["loss_matching"] = matched.detach()
+        for_generator.zero_grad()
+        total.backward()
+        for_generator.step()
+        discriminator.requires_grad_(True)
+
+        other = torch.randint(generator.of.num_classes, (len(labels),), generator=rng).to(labels.device)
+        with torch.no_grad():
+            fake = generator(generator.noise(len(labels), rng), other)
+        scores, classes = discriminator(torch.cat([images, fake]))  # layer norm keeps images apart
+        (real_score, fake_score), (real_classes, fake_classes) = scores.chunk(2), classes.chunk(2)
+        loss = discriminator_loss(of.loss, (real_score, real_classes, labels), (fake_score, fake_classes, other))
+        log |= {"loss_discriminator": loss.detach(), "score_gap": (real_score.mean() - fake_score.mean()).detach()}
+        if of.loss == "acwgan_gp":
+            alpha = torch.rand(len(labels), generator=rng).to(labels.device)
+            if self.steps[0] % of.gp_every == 0:
+                penalty = gradient_penalty(discriminator, images, fake, alpha)
+                loss = loss + of.gp_weight * of.gp_every * penalty
+                log["gradient_penalty"] = penalty.detach()
+        for_discriminator.zero_grad()
+        loss.backward()
+        for_discriminator.step()
+        self.steps[0] += 1
+        return log
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimisers' states by name, for one file."""
+        out = {}
+        for role, module, optimizer in zip(("generator", "discriminator"), self.modules, self.optimizers, strict=True):
+            out |= {f"{role}.{k}": v for k, v in module.state_dict().items()}
+            out |= {f"{role}.adam.{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
+        return {k: v.detach().cpu().contiguous() for k, v in out.items()} | {"steps": torch.tensor(self.steps)}
+
+    def read(self, tensors: dict[str, Tensor]) -> Self:
+        """Put back what `tensors` gave."""
+        for role, module, optimizer in zip(("generator", "discriminator"), self.modules, self.optimizers, strict=True):
+            own = {k.removeprefix(f"{role}."): v for k, v in tensors.items() if k.startswith(f"{role}.")}
+            module.load_state_dict({k: v for k, v in own.items() if not k.startswith("adam.")})
+            state: dict[int, dict[str, Tensor]] = {}
+            for k, v in own.items():
+                if k.startswith("adam."):
+                    _, i, name = k.split(".")
+                    state.setdefault(int(i), {})[name] = v
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.steps[:] = tensors["steps"].tolist()
+        return self
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Shuffled batches without the last, partial one: where a step stands, and the images it sees."""
+
+    images: int  # of an epoch
+    batch: int
+    epochs: int
+
+    @staticmethod
+    def of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Epochs:
+        """Raises: UserError: settings that make no batch."""
+        images = min(per_epoch or len(real), len(real))
+        if not 1 < batch <= images or epochs < 1:
+            raise UserError(f"conditional GAN: {epochs} epochs of {images} images in batches of {batch}; a batch of 2 to {images}, at least 1 epoch")
+        return Epochs(images, batch, epochs)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.batch
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def index(self, step: int, order: Tensor, total: int, rng: torch.Generator) -> Tensor:
+        """(batch,) positions of a step's images; shuffles `order` (images,) in place at the start of an epoch."""
+        batch = step % self.steps_per_epoch
+        if batch == 0:
+            order.copy_(torch.randperm(total, generator=rng)[: self.images])
+        return order[batch * self.batch :][: self.batch]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Stage 1 on disk: `read` gives a pair to go on with, `generator` the generator alone.
+
+    Attributes:
+        folder: `gan.safetensors`, `settings.json`, `health.json`.
+        health: one entry per look: step, losses, class_accuracy_pct, frechet_distance.
+    """
+
+    folder: Path
+    settings: GAN
+    real: ImageSet
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "gan.safetensors"
+
+    @property
+    def health(self) -> list[dict[str, float]]:
+        return json.loads((self.folder / "health.json").read_text())["looks"]
+
+    def pair(self) -> Pair:
+        """Raises: UserError: a missing or damaged file."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return Pair(self.settings, self.real).read(load_file(self.file))
+        except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as err:
+            raise UserError(f"{self.file}: damaged ({err}); delete it to train the GAN again") from None
+
+    @property
+    def generator(self) -> Generator:
+        return self.pair().generator.eval().requires_grad_(False)
+
+
+def train(real: ImageSet, of: GAN, loop: Loop | None = None) -> Trained:
+    """The conditional GAN of these settings: from `runs/generators` where it is, else trained and put there.
+
+    A second process that asks for the same GAN waits for the first one's.
+
+    Args:
+        real: (N, C, H, W) images without whitening, on the device to compute on.
+    Raises: UserError: images or settings no GAN here fits.  TimeUp: the loop's deadline passed.
+    """
+    from filelock import FileLock, Timeout
+
+    loop = loop or Loop()
+    if real.whitening is not None:
+        raise UserError(f"{real.facts.name}: a conditional GAN draws pixels; give the set without whitening")
+    of.architecture(real)
+    schedule = Epochs.of(real, of.batch, of.epochs, of.per_epoch)
+    key = json.dumps({"gan": as_dict(of), "data": real.sha256(), "version": VERSION, "judge": training.VERSION}, sort_keys=True)
+    name = f"cgan-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    found = Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"), of, real)
+    found.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{found.file}.lock", timeout=-1 if loop.deadline is None else max(0.0, loop.deadline - time.monotonic())):
+            if not found.file.exists():
+                _train(found, schedule, loop)
+    except Timeout:
+        raise TimeUp("the time limit was reached while another run trained the conditional GAN") from None
+    return found
+
+
+def _train(found: Trained, schedule: Epochs, loop: Loop) -> None:
+    from safetensors.torch import save_file
+
+    of, real = found.settings, found.real
+    judge = Judge(real, of, loop)
+    rng = stream(of.seed, "conditional GAN")
+    pair = Pair(of, real, rng)
+    order = torch.empty(schedule.images, dtype=torch.int64)  # of the current epoch
+    looks: list[dict[str, float]] = []
+    at = {round(schedule.steps * (i + 1) / of.looks) - 1 for i in range(of.looks)}
+    clock = {"seconds": 0.0}
+    live = pair.live() | {"rng": rng, "order": order, "looks": looks, "clock": clock}
+    for step in loop.steps("conditional_gan", schedule.steps, live):
+        start = time.perf_counter()
+        index = schedule.index(step, order, len(real), rng).to(real.device)
+        log = pair.step(signed(real, index), real.hard_labels[index], rng)
+        if step in at:
+            looks.append({"step": step + 1, **{k: float(v) for k, v in log.items()}, **judge(pair.generator)})
+        loop.log(**log)
+        clock["seconds"] += time.perf_counter() - start
+    about = {
+        "family": "cgan", "architecture": as_dict(pair.generator.of), "settings": as_dict(of), "dataset": real.facts.name,
+        "data_sha256": real.sha256(), "steps": schedule.steps, "seconds": round(clock["seconds"], 1),
+    }  # fmt: skip
+    health = {"feature_space": judge.feature_space, "classifier_accuracy_on_real_pct": judge.real_accuracy_pct, "looks": looks}
+    for file, body in (("settings.json", about), ("health.json", health)):
+        atomically(found.folder / file, lambda part, body=body: part.write_text(json.dumps(body, indent=1) + "\n"))
+    atomically(found.file, lambda part: save_file(pair.tensors(), part))
+    if loop.folder:
+        (loop.folder / "conditional_gan.ckpt").unlink(missing_ok=True)
+
+
+class Judge:
+    """What a classifier trained on real images says about samples: the share it puts into their class, and the Fréchet distance.
+
+    The noise is the same at every look.
+    """
+
+    def __init__(self, real: ImageSet, of: GAN, loop: Loop | None = None):
+        self.real, self.of = real, of
+        trained = training.on_real(real, of.judge, of.seed, loop)
+        self.network = trained.network
+        rng = stream(of.seed, "health", "real")
+        index = torch.randperm(len(real), generator=rng)[: of.samples]
+        features, right = self._seen(real.take(index)[0], real.hard_labels[index.to(real.device)])
+        self.reference, self.real_accuracy_pct = moments(features), 100 * right
+        self.feature_space = (
+            f"embedding ({features.shape[1]} numbers) of {of.judge.network} trained on real {real.facts.name}, {of.samples} images each"
+        )
+
+    def __call__(self, generator: Generator) -> dict[str, float]:
+        labels = torch.arange(self.of.samples, device=self.real.device) % self.real.num_classes
+        images = normalised(generator.draw(labels, stream(self.of.seed, "health", "noise")), self.real)
+        features, right = self._seen(images, labels)
+        return {"class_accuracy_pct": 100 * right, "frechet_distance": frechet_distance(self.reference, moments(features))}
+
+    @torch.no_grad()
+    def _seen(self, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        features = chunked(lambda x: networks.embed(self.network, x).float(), images, 256)
+        return features, float((self.network.classifier(features).argmax(1) == labels).float().mean())
+
+
+def rebuild(architecture: dict[str, Any]) -> Generator:
+    """A generator for weights read from a file."""
+    with torch.random.fork_rng(devices=[]):
+        return Generator(build(Architecture, architecture))

@@ -1,0 +1,99 @@
+"""`GeneratedSet`: a distilled set that is a generator. Every epoch may draw new images; what is stored are the weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.imageset import Facts, ImageSet
+from ..errors import UserError
+from ..loop import atomically
+from ..rng import generator as stream
+from ..settings import as_dict
+from . import cgan
+
+FORMAT = "distill_lib.GeneratedSet/1"
+FAMILIES = {"cgan": cgan}
+
+
+class GeneratedSet(ImageSet):
+    """Images drawn by a generator, `ipc` of every class.
+
+    `images` and `labels` are one sample, drawn from the set's seed: what `all`, `take` and figures show. `epoch(rng)` draws
+    another one.
+
+    Args:
+        generator: with `family`, `of` (its architecture) and `draw(labels, rng)`, images in (-1, 1). Not written to.
+        facts:     classes, normalisation.
+        seed:      of the sample.
+    """
+
+    def __init__(self, generator: cgan.Generator, facts: Facts, ipc: int, seed: int = 0):
+        if ipc < 1:
+            raise UserError(f"ipc {ipc}: at least 1 image per class")
+        if len(facts.class_names) != generator.of.num_classes:
+            raise UserError(f"{facts.name} has {len(facts.class_names)} classes, the generator {generator.of.num_classes}: they must agree")
+        self.generator, self.ipc, self.seed = generator.eval().requires_grad_(False), ipc, seed
+        device = next(generator.parameters()).device
+        labels = torch.arange(generator.of.num_classes, device=device).repeat_interleave(ipc)
+        blank = torch.zeros(len(labels), *generator.of.shape, device=device)
+        super().__init__(blank, labels, facts)
+        self.images = self._draw(stream(seed, "sample"))
+
+    @classmethod
+    def made(cls, method: str, real: ImageSet, generator: cgan.Generator, ipc: int, seed: int) -> GeneratedSet:
+        """What a method distilled from `real`, with its facts."""
+        return cls(generator, real.synthetic_facts(method=method, seed=seed), ipc, seed)
+
+    def _draw(self, rng: torch.Generator) -> Tensor:
+        return cgan.normalised(self.generator.draw(self.labels, rng), self)
+
+    def epoch(self, rng: torch.Generator) -> ImageSet:
+        """`ipc` new images of every class."""
+        return ImageSet(self._draw(rng), self.labels, self.facts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the generator's weights."""
+        return sum(t.nbytes for t in self.generator.state_dict().values())
+
+    def to(self, device: torch.device | str) -> GeneratedSet:
+        if self.device == torch.device(device):
+            return self
+        return GeneratedSet(copy.deepcopy(self.generator).to(device), self.facts, self.ipc, self.seed)
+
+    def save(self, path: str | Path) -> Path:
+        """Write weights, facts and seed to one `.safetensors` file, complete or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {k: v.cpu().contiguous() for k, v in self.generator.state_dict().items()}
+        meta = {
+            "format": FORMAT, "family": self.generator.family, "architecture": json.dumps(as_dict(self.generator.of)),
+            "facts": json.dumps(dataclasses.asdict(self.facts)), "ipc": str(self.ipc), "seed": str(self.seed),
+        }  # fmt: skip
+        return atomically(Path(path), lambda part: save_file(tensors, part, meta))
+
+    @staticmethod
+    def load(path: str | Path) -> GeneratedSet:
+        """Read what `save` wrote; needs no other file. `ImageSet.load` reads it too.
+
+        Raises: UserError: missing, truncated or foreign file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as f:
+                meta = f.metadata() or {}
+                if meta.get("format") != FORMAT or meta.get("family") not in FAMILIES:
+                    raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
+                generator = FAMILIES[meta["family"]].rebuild(json.loads(meta["architecture"]))
+                generator.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
+                facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(meta["facts"]).items()}
+                return GeneratedSet(generator, Facts(**facts), int(meta["ipc"]), int(meta["seed"]))
+        except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as err:
+            raise UserError(f"{path}: cannot be read as a generator ({err})") from None

@@ -1,0 +1,53 @@
+"""CGAN: the images of a conditional GAN, as they are (Mirza and Osindero 2014; DiM's networks). Book page: book/skd.md
+
+The row below DiM and SKD in their tables: stage 1 alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from .. import pool
+from ..data import ImageSet
+from ..generators import cgan
+from ..generators.cgan import GAN
+from ..generators.generated import GeneratedSet
+from ..loop import Loop
+from ..pool import Matching
+from ..settings import replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # images per class and epoch, or of the fixed set
+    gan: GAN = field(default_factory=GAN)  # stage 1, shared with DiM and SKD
+    longer: Matching | None = None  # go on for as many steps as this second stage has, without matching: a control
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, gan=self.gan.smoke(), longer=self.longer and self.longer.smoke())
+
+    def small(self) -> Config:
+        """A budget two CPU cores finish in minutes: a narrower GAN, fewer steps."""
+        return replace(self, gan=self.gan.small(), longer=self.longer and self.longer.small())
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """DiM's stage 1; neither DiM nor SKD says more of this row than its name."""
+    return Config(ipc=ipc)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
+    """A generator of `real`'s classes.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: a set that draws cfg.ipc images of every class.
+    Raises:  UserError: images no GAN here fits.
+    """
+    loop = loop or Loop()
+    trained = cgan.train(real, cfg.gan, loop)
+    generator = trained.generator if cfg.longer is None else pool.match(trained, cfg.longer, None, seed, loop)
+    return GeneratedSet.made("CGAN", real, generator, cfg.ipc, seed)

@@ -1,0 +1,110 @@
+"""SKD: generative dataset distillation by self-knowledge distillation (Li et al., ICASSP 2025). Book page: book/skd.md
+
+DiM with another second stage: a network of the pool is its own teacher. Real images give the target distribution over the
+classes, generated images of the same class the distribution to be moved; both are the softmax of *standardised* logits.
+
+No code was published. What the paper leaves open is an option here; the comment beside it says which reading is the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import pool
+from ..data import ImageSet
+from ..generators import cgan
+from ..generators.cgan import GAN
+from ..generators.generated import GeneratedSet
+from ..loop import Loop
+from ..pool import Matching
+from ..settings import replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: int = 10  # images per class and epoch, or of the fixed set
+    gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN and DiM
+    matching: Matching = field(default_factory=Matching)  # stage 2: DiM's, as the paper states no other
+    weight: float = 0.01  # lambda of equation 7
+    tau: float = 2.0
+    standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
+    std: Literal["unbiased", "biased"] = "unbiased"  # as in the work whose standardisation is cited (Sun et al. 2024)
+    eps: float = 1e-7  # added to the standard deviation, from the same code
+    target: Literal["logits", "embedding"] = "logits"  # K in equation 6 is the number of classes; one sentence could mean the layer before
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, gan=self.gan.smoke(), matching=self.matching.smoke())
+
+    def small(self) -> Config:
+        """A budget two CPU cores finish in minutes: a narrower GAN, a narrower pool, fewer steps."""
+        return replace(self, gan=self.gan.small(), matching=self.matching.small())
+
+
+def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
+    """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
+    weight = 0.001 if dataset == "MNIST" else 0.01
+    return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=pool.pool_for(dataset)))
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
+    """Distil `real` into a generator.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: a set that draws cfg.ipc images of every class.
+    Raises:  UserError: images no GAN here fits.
+    Source:  equation 7: the GAN's loss + lambda tau² L_SKD.
+    """
+    loop = loop or Loop()
+
+    def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        target, ours = pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
+        target, ours = (pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+        return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
+
+    generator = pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop)
+    name = "SKD" if cfg.standardise else "SKD (no standardisation)"
+    return GeneratedSet.made(name, real, generator, cfg.ipc, seed)
+
+
+def standardised(logits: Tensor, cfg: Config) -> Tensor:
+    """(..., K) -> (..., K): zero mean and standard deviation 1 / tau over the classes of one image; x / tau without standardisation.
+
+    Unbiased, every value lies within (K - 1) / (tau sqrt(K)). Equal logits give zeros.
+    Source: equation 3.
+    """
+    if not cfg.standardise:
+        return logits / cfg.tau
+    centred, count = logits - logits.mean(-1, keepdim=True), logits.shape[-1] - (cfg.std == "unbiased")
+    std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / count**0.5  # its gradient at zero is zero, that of torch.std is NaN
+    return centred / ((std + cfg.eps) * cfg.tau)
+
+
+def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
+    """Mean over images of KL(d(x_O) || d(x_S)) between the softmax of standardised logits.
+
+    Args:
+        real, fake: (B, K) logits; no gradient flows to `real`.
+    Source: equations 4 to 6.
+    """
+    target, ours = (standardised(x, cfg).log_softmax(-1) for x in (real.detach(), fake))
+    return F.kl_div(ours, target, reduction="none", log_target=True).sum(-1).mean()
+
+
+class NoStandardisation:
+    """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
+
+    VERSION, Config, distill = VERSION, Config, staticmethod(distill)
+
+    @staticmethod
+    def paper_config(dataset: str, ipc: int) -> Config:
+        """As the module's, without standardisation."""
+        return paper_config(dataset, ipc, standardise=False)
