@@ -32,6 +32,8 @@ from .settings import as_dict
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .data import ImageSet
+
 Profile = Literal["recorded", "smoke", "small", "full"]
 
 
@@ -392,40 +394,30 @@ def _load(dataset: str, device: str) -> tuple[Any, Any]:
 
 
 def compute(task: Task, profile: str, deadline: float | None = None, device: str | None = None) -> Record:
-    """Distil and evaluate one cell; resumes where an interrupted run stopped.
+    """Distil and evaluate one cell; resumes where an interrupted run stopped, and takes sets that other cells made.
 
     Args:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
     Returns: the record, not yet written.
     """
-    from .data import ImageSet
     from .device import measure, pick
     from .evaluate import evaluate
-    from .methods import METHODS
 
     place = pick(device)
     real, test = _load(task.dataset, str(place))
-    method = METHODS[task.cell.method]
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
     spent = _Spent(folder / "seconds.json")
     evaluations, bytes_ = [], 0
     for i in range(task.num_sets):
-        loop = Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline)
-        file = set_path(task.cell, profile, i, records.digest(key))
-        with spent.phase("distill", place, measure):
-            if file.exists():
-                synthetic = ImageSet.load(file).to(place)
-            else:
-                synthetic = method.distill(real, task.config, seed=task.seed + i, loop=loop)
-                if synthetic is not real:
-                    synthetic.save(file)
+        synthetic, making = distilled(task, i, profile, real, deadline)
         bytes_ = max(bytes_, synthetic.nbytes)
+        spent.include(f"set{i}", making)
         with spent.phase("evaluate", place, measure):
             evaluations.append(
                 evaluate(
-                    synthetic, test, task.protocol, network=task.cell.network, num_eval=task.num_eval,
-                    seed=task.seed + 1000 * i, loop=loop, real=real,
+                    synthetic, test, task.protocol, network=task.cell.network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
+                    loop=Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline), real=real,
                 )
             )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
@@ -438,15 +430,51 @@ def compute(task: Task, profile: str, deadline: float | None = None, device: str
         sets=[i for i, e in enumerate(evaluations) for _ in e.test_accuracy_pct],
         key=key,
         metrics=metrics,
-        seconds={k: round(v, 2) for k, v in spent.seconds.items()},
+        seconds=spent.totals(),
         memory_mb=round(spent.memory_mb),
         made_by={**records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes)},
     )
 
 
-def set_path(cell: Cell, profile: str, index: int = 0, key: str = "") -> Path:
-    """Where a cell's distilled set lies."""
-    return paths.runs() / profile / "sets" / cell.experiment / f"{cell.stem}-{key}-set{index}.safetensors"
+def distilled(task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None) -> tuple[ImageSet, _Spent]:
+    """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share it.
+
+    Args:
+        index: which of the task's sets; each has its own seed.
+        real:  the training set, on the device to compute on.
+    Returns: the set, and what making it has cost, whenever that was.
+    Raises:  TimeUp: with its state saved.
+    """
+    from filelock import FileLock, Timeout
+
+    from .data import ImageSet
+    from .device import measure
+    from .methods import METHODS
+
+    method, seed = METHODS[task.cell.method], task.seed + index
+    key = {
+        "method": task.cell.method, "config": as_dict(task.config), "seed": seed, "dataset": task.dataset,
+        "data_sha256": real.sha256(), "code": method.VERSION, "facts": [list(real.facts.mean), list(real.facts.std)],
+    }  # fmt: skip
+    digest = records.digest(key)
+    stem = Cell("", task.cell.method, task.dataset, task.cell.ipc, "", "").stem
+    file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    spent = _Spent(file.with_suffix(".json"))
+    patience = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        with FileLock(f"{file}.lock", timeout=patience):
+            if file.exists():
+                return ImageSet.load(file).to(real.device), _Spent(spent.file)
+            work = paths.runs() / profile / "work" / "sets" / file.stem
+            with spent.phase("distill", real.device, measure):
+                synthetic = method.distill(real, task.config, seed=seed, loop=Loop(work, key=digest, deadline=deadline))
+                if synthetic is not real:
+                    synthetic.save(file)
+            shutil.rmtree(work, ignore_errors=True)
+            return synthetic, spent
+    except Timeout:
+        raise TimeUp("the time limit was reached while another run made the same set") from None
 
 
 class _Spent:
@@ -459,7 +487,17 @@ class _Spent:
                 saved = json.loads(file.read_text())
                 self.seconds, self.memory_mb = saved["seconds"], saved["memory_mb"]
             except (json.JSONDecodeError, KeyError):
-                raise UserError(f"{file}: damaged; delete the folder {file.parent} to compute the cell from the start") from None
+                raise UserError(f"{file}: damaged; delete it to go on, with the time spent so far not counted") from None
+
+    def include(self, name: str, other: _Spent) -> None:
+        """Count what another phase has cost, once."""
+        self.seconds[name] = sum(other.seconds.values())
+        self.memory_mb = max(self.memory_mb, other.memory_mb)
+
+    def totals(self) -> dict[str, float]:
+        """Seconds of making the sets and of evaluating them."""
+        evaluate = self.seconds.get("evaluate", 0.0)
+        return {"distill": round(sum(self.seconds.values()) - evaluate, 2), "evaluate": round(evaluate, 2)}
 
     @contextmanager
     def phase(self, name: str, place: Any, measure: Callable) -> Iterator[None]:

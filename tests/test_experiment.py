@@ -197,3 +197,22 @@ def test_table_1_has_the_papers_cells():
 
     own = [c for c in cells if c.protocol == ROWS.get(c.method)]
     assert len(own) == 15 * 9 + 3
+
+
+def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table, monkeypatch):
+    toy = experiment.experiments()["toy/table"]
+    kinds = [("MLP", "vico_noaug"), ("MLP", "vico_dsa"), ("ConvNetD1W8", "vico_dsa")]
+
+    def cells(params):
+        return [Cell("toy/table", "Counting", "digits", 1, network, protocol) for network, protocol in kinds]
+
+    def task(cell, params):
+        return Task(cell, random_real.Config(ipc=1), "digits", f"{cell.protocol}@1ep", num_eval=1, num_sets=2, seed=params.seed)
+
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": dataclasses.replace(toy, cells=cells, task=task)})
+    outcome = go()
+    assert states(outcome) == ["computed"] * 3 and table.calls == [(1, 0), (1, 1)]
+    first, *others = [s.record for s in outcome]
+    assert first.seconds["distill"] >= 2 * 3 * 0.01  # each of the two sets slept three times
+    assert all(o.seconds["distill"] == first.seconds["distill"] for o in others)  # what making the sets has cost, stated by every cell
+    assert go(seed=1).statuses[0].state == "computed" and table.calls[2:] == [(1, 1), (1, 2)][1:]
