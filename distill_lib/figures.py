@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # A method keeps its colour and marker on every page; colour is never the only cue.
 ORDER = [
     "Random", "Herding", "K-Center", "Forgetting", "DC", "DSA", "DM", "CAFE", "KIP", "MTT", "FRePo", "IDC-1",
-    "CGAN", "DiM", "SKD (no standardisation)", "SKD", "GLaD", "SLFD", "DiT", "Minimax", "DGS", "U-ViT", "Full data",
+    "CGAN", "DiM", "SKD (no standardisation)", "SKD", "GLaD", "SLFD", "DiT", "Minimax", "DGS", "U-ViT", "Full data", "IDC",
 ]  # fmt: skip
 SHAPES = "osD^vP*Xph<>8d"
 
@@ -119,6 +119,23 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
             _draw(axis, pixels[i])
         line[0].text(-0.2, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
+    return figure
+
+
+def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Accuracy of a set against the time spent on distilling it: a line per method.
+
+    Args:
+        curves: method -> (seconds, test accuracy in percent) at several moments, in order.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
+    for method, points in curves.items():
+        axis.plot(*zip(*points), color=colour(method), marker=marker(method), label=method)
+    axis.set(xlabel="seconds of distilling", ylabel="test accuracy (%)")
+    axis.legend(frameon=False)
     return figure
 
 
