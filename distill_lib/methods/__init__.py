@@ -1,6 +1,6 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import cafe, cgan, dc, dim, dm, dsa, forgetting, full_data, herding, idc, kcenter, mtt, random_real, skd
+from . import cafe, cgan, dc, dim, dm, dsa, forgetting, full_data, herding, idc, kcenter, kip, mtt, random_real, skd
 
 METHODS = {
     "Random": random_real,
@@ -13,6 +13,7 @@ METHODS = {
     "CAFE": cafe,
     "IDC-1": idc,
     "IDC": idc.MultiFormation,
+    "KIP": kip,
     "MTT": mtt,
     "CGAN": cgan,
     "DiM": dim,
