@@ -29,7 +29,7 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     A row is what leads to one output: a filter, or a row of a linear layer. Parameters with one dimension (biases, norm
     layers) do not count. The cosine's denominator is |a| |b| + 1e-6, so equal but small rows are not at distance 0.
 
-    Source: Zhao et al. 2021, section 3.2 of the paper and the official code.
+    Source: the gradient matching loss of Zhao et al. 2021, with the official code's epsilon.
     """
     total = ours[0].new_zeros(len(ours[0]))
     for a, b in zip(ours, theirs, strict=True):

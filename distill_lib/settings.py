@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import replace
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 
 import pydantic
 from pydantic import ConfigDict
@@ -12,13 +13,26 @@ from pydantic.dataclasses import dataclass as _dataclass
 
 from .errors import UserError
 
-__all__ = ["as_dict", "build", "replace", "settings"]
+__all__ = ["Count", "as_dict", "build", "replace", "settings"]
+
+Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type) -> type:
-    """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes."""
-    return _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+    """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes with a `UserError`."""
+    made = _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+    init = made.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            init(self, *args, **values)
+        except pydantic.ValidationError as err:
+            raise _explained(made, err) from None
+
+    made.__init__ = checked
+    return made
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -34,8 +48,10 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     try:
         return pydantic.TypeAdapter(cls).validate_python(values, strict=False)
     except pydantic.ValidationError as err:
-        names = ", ".join(f.name for f in dataclasses.fields(cls))
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']} (got {e.get('input')!r})" for e in err.errors()
-        )
-        raise UserError(f"bad {cls.__qualname__}: {problems}. Valid fields: {names}") from None
+        raise _explained(cls, err) from None
+
+
+def _explained(cls: type, err: pydantic.ValidationError) -> UserError:
+    names = ", ".join(f.name for f in dataclasses.fields(cls))
+    problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']} (got {e.get('input')!r})" for e in err.errors())
+    return UserError(f"bad {cls.__qualname__}: {problems}. Valid fields: {names}")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.device import Pieces
 from distill_lib.errors import UserError
+from distill_lib.loop import Diverged, Loop
 from distill_lib.methods import cafe
 from distill_lib.rng import generator
 
@@ -103,6 +104,15 @@ def test_the_embedding_repeats_the_last_map():
     assert torch.allclose(alone[0], alone[1]) and torch.allclose(alone[2], 2 * dm, rtol=1e-4)
 
 
+def test_the_images_get_no_gradient_from_the_network_s_own_error_on_real_images():
+    """The official code adds it to the loss; leaving it out changes nothing."""
+    net, (real, synthetic) = network(), batches()
+    images = synthetic.clone().requires_grad_()
+    logits = net(torch.cat([real.flatten(0, 1), images.flatten(0, 1)]))[: K * N]
+    error = F.cross_entropy(logits, torch.arange(K).repeat_interleave(N), reduction="sum")
+    assert not torch.autograd.grad(error, images)[0].any()
+
+
 def test_equal_batches_have_no_feature_loss_and_classify_themselves():
     net, (real, _) = network(), batches()
     means, embedded = cafe.class_means(net.taps, real)
@@ -184,3 +194,14 @@ def test_distilling_lowers_the_loss_it_minimises(real):
     end = cafe.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, 1))
     loss = [cafe.image_gradient(net, target, x, weights, cfg)[0] for x in (start, end)]
     assert loss[1] < 0.8 * loss[0]
+
+
+@pytest.mark.parametrize("field", ["ipc", "batch_real", "batch_train", "batch_query", "window", "max_updates", "max_epochs"])
+def test_none_of_something_is_a_clear_error(field):
+    with pytest.raises(UserError, match=rf"bad Config: {field}: .*greater than or equal to 1 \(got 0\)"):
+        replace(TINY, **{field: 0})
+
+
+def test_a_loss_that_explodes_stops_the_run(real):
+    with pytest.raises(Diverged, match="loss = (nan|inf)"):
+        cafe.distill(real, replace(TINY, lr_img=1e30, max_updates=3), seed=0, loop=Loop(check=1))

@@ -199,6 +199,8 @@ def test_the_published_settings():
     assert (mnist.metric, mnist.images_net, mnist.augment, mnist.cutmix) == ("l1", 500, "color_crop_cutout", 0.5)
     assert (several.augment, several.cutmix) == ("color_crop", 0.0)
     woof = idc.paper_config("ImageWoof", 10)
+    assert idc.paper_config("FashionMNIST-mini", 10) == idc.paper_config("FashionMNIST", 10)
+    assert idc.paper_config("SLFD-50", 10) == woof and idc.MultiFormation.paper_config("ImNet-A", 1).factor == 3
     assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
 
 
@@ -251,3 +253,9 @@ def test_distilling_lowers_the_distance_it_minimises(real):
     end = idc.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, -1))
     distances = [matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum() for x in (start, end)]
     assert distances[1] < 0.9 * distances[0]
+
+
+@pytest.mark.parametrize("field", ["ipc", "factor", "inner", "batch_real", "batch_syn", "batch_net"])
+def test_none_of_something_is_a_clear_error(field):
+    with pytest.raises(UserError, match=rf"bad Config: {field}: .*greater than or equal to 1 \(got 0\)"):
+        replace(TINY, **{field: 0})

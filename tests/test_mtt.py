@@ -288,6 +288,8 @@ def test_a_step_size_that_explodes_stops_the_run(digits, tmp_path):
 def test_epochs_the_experts_do_not_have_are_an_error(digits):
     with pytest.raises(UserError, match="experts have 2 epochs.*max_start_epoch - 1 \\+ expert_epochs at most 2"):
         mtt.distill(digits, tiny(max_start_epoch=3), seed=0)
+    with pytest.raises(UserError, match="batch_syn.*greater than or equal to 1"):
+        tiny(batch_syn=0)
     with pytest.raises(UserError, match="students of 0 steps"):
         mtt.distill(digits, tiny(syn_steps=0), seed=0)
 
@@ -304,6 +306,8 @@ def test_published_settings():
         assert cfg.source == "reconstruction: CIFAR10, ipc 10, without whitening"
         assert not cfg.experts.zca and cfg.experts.dsa == strategy and cfg.syn_steps == 30 and cfg.lr_teacher == 0.001
     assert mtt.paper_config("ImageWoof", 1).source == "published" and mtt.paper_config("ImageWoof", 1).lr_lr == 1e-6
+    for name in ("ImNet-A", "ImageNet-100", "SLFD-50"):
+        assert mtt.paper_config(name, 1).source == "reconstruction: ImageNet subsets, ipc 1" and mtt.paper_config(name, 1).lr_img == 1000
     assert mtt.paper_config("ImageWoof", 10).source == "reconstruction: ImageNet subsets, ipc 1"
     assert mtt.paper_config("CIFAR10", 2).source == "reconstruction: CIFAR10, ipc 1"
     assert build(mtt.Config, as_dict(cfg)) == cfg

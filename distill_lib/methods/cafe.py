@@ -33,7 +33,7 @@ from ..errors import UserError
 from ..loop import Loop
 from ..networks.products import Products
 from ..rng import generator
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 Maps = Callable[[Tensor], list[Tensor]]  # (N, C, H, W) -> feature maps (N, width, H_l, W_l)
@@ -41,25 +41,25 @@ Maps = Callable[[Tensor], list[Tensor]]  # (N, C, H, W) -> feature maps (N, widt
 
 @settings
 class Config:
-    ipc: int = 10  # images per class
+    ipc: Count = 10  # images per class
     iterations: int = 2_001  # fresh networks, one after the other; the official loop runs 0 to 2,000 inclusive
     network: str = "ConvNet"  # any ConvNet: the feature maps of its blocks are compared
     lr_img: float = 0.1  # SGD step size on the pixels, in normalised units
     momentum_img: float = 0.5
     milestones: tuple[int, ...] = (1_200, 1_600, 1_800)  # iterations from which lr_img is halved (again)
     lr_net: float = 0.01  # plain SGD on the network
-    batch_real: int = 256  # real images per class and image update; the discrimination loss sums over them
-    batch_train: int = 256  # synthetic images per step of the network
-    batch_query: int = 128  # real images per class for an accuracy that is watched
+    batch_real: Count = 256  # real images per class and image update; the discrimination loss sums over them
+    batch_train: Count = 256  # synthetic images per step of the network
+    batch_query: Count = 128  # real images per class for an accuracy that is watched
     layers: tuple[float, ...] = (0.1, 0.1, 1.0, 1.0)  # weights of the blocks' maps and of the last map after pooling
     embedding: float = 1.0  # weight of the embedding, which is the last map once more
     discrimination: float = 0.01
     settled: float = 0.04  # image updates end when the accuracy varied less than this over the window
     moved: float = 0.03  # training the network ends when the accuracy varied more than this over the window
-    window: int = 10  # accuracies looked back at
+    window: Count = 10  # accuracies looked back at
     watcher: Literal["official", "fixed"] = "official"
-    max_updates: int = 100  # image updates per network, at most
-    max_epochs: int = 50  # epochs on the synthetic set between two image updates, at most
+    max_updates: Count = 100  # image updates per network, at most
+    max_epochs: Count = 50  # epochs on the synthetic set between two image updates, at most
     dsa: str = "none"
     init: Literal["noise", "real"] = "noise"
     precision: Literal["float32", "bfloat16"] = "float32"  # of the feature maps; bfloat16 moves the image gradient by about 5 %

@@ -18,23 +18,23 @@ from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..loop import Loop
 from ..rng import generator
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 
 
 @settings
 class Config:
-    ipc: int = 10  # images per class
+    ipc: Count = 10  # images per class
     iterations: int = 1_001  # fresh networks, one after the other; the official loop runs 0 to 1,000 inclusive
-    outer_loop: int = 10  # image updates per network
+    outer_loop: Count = 10  # image updates per network
     inner_epochs: int = 50  # epochs on the synthetic set between two of them; the last update is not followed by any
     network: str = "ConvNet"
     lr_img: float = 0.1  # SGD step size on the pixels, in normalised units
     momentum_img: float = 0.5
     lr_net: float = 0.01  # plain SGD on the network
-    batch_real: int = 256  # real images per class and update
-    batch_train: int = 256  # synthetic images per step of the network
+    batch_real: Count = 256  # real images per class and update
+    batch_train: Count = 256  # synthetic images per step of the network
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # siamese when matching, per image when training the network; "none" for none
     init: Literal["real", "noise"] = "real"
 

@@ -27,29 +27,29 @@ from ..derivatives import Derivatives
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 
 
 @settings
 class Config:
-    ipc: int = 10  # stored images per class; factor² times as many are trained on
-    factor: int = 1  # multi-formation: small images per side of a stored one
+    ipc: Count = 10  # stored images per class; factor² times as many are trained on
+    factor: Count = 1  # multi-formation: small images per side of a stored one
     iterations: int = 2_000  # networks: each is drawn anew and trained on real data while the images follow it
-    inner: int = 100  # sweeps over the classes per network, each followed by training it
+    inner: Count = 100  # sweeps over the classes per network, each followed by training it
     network: str = "ConvNet"
     metric: Literal["mse", "l1"] = "mse"  # sum over all entries of squared or absolute gradient differences
     lr_img: float = 5e-3  # SGD on the pixels in [0, 1], at 10 images per class and `base_side` pixels; see `step_size`
     base_side: int = 32
     momentum_img: float = 0.5
-    batch_real: int = 64  # real images per class and sweep
-    batch_syn: int = 128  # at most so many decoded images per class and sweep, at random
+    batch_real: Count = 64  # real images per class and sweep
+    batch_syn: Count = 128  # at most so many decoded images per class and sweep, at random
     augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
     lr_net: float = 0.01
     momentum_net: float = 0.9
     weight_decay_net: float = 5e-4
-    batch_net: int = 64
+    batch_net: Count = 64
     images_net: int = 2_000  # real images the network is trained on after every sweep
     augment_net: str = "color_crop"  # of training the network, per image
     cutmix: float = 0.5  # probability per batch of training the network
@@ -71,17 +71,23 @@ class Config:
 _SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
 
 
+def _is_imagenet(dataset: str) -> bool:
+    """Subsets of ImageNet at 128 pixels and more, SLFD's unions of them included."""
+    return dataset.startswith(("Im", "SLFD"))
+
+
 def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
     """The setting behind one cell of the papers' tables, for IDC-1 or, with a factor above 1, IDC.
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
     small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
     """
-    if dataset.startswith("Im"):
+    if _is_imagenet(dataset):
         return Config(
             ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
             images_net=500, cutmix=1.0, early_epochs=10,
         )  # fmt: skip
+    dataset = dataset.split("-")[0]  # FashionMNIST-mini follows FashionMNIST
     metric, lr_img, images_net = _SMALL_SETS.get(dataset, _SMALL_SETS["CIFAR10"])
     cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if dataset == "MNIST" else 32)
     if dataset == "MNIST" and factor > 1:
@@ -146,7 +152,7 @@ class MultiFormation:
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:
         """As the module's, with the paper's factors: 3 on ImageNet subsets, else 2."""
-        return paper_config(dataset, ipc, factor=3 if dataset.startswith("Im") else 2)
+        return paper_config(dataset, ipc, factor=3 if _is_imagenet(dataset) else 2)
 
 
 # --- images ------------------------------------------------------------------------------------------------------------

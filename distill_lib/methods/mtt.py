@@ -24,7 +24,7 @@ from ..derivatives import Derivatives
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 from ..trajectories import Experts, unflat
 
 VERSION = 1
@@ -32,12 +32,12 @@ VERSION = 1
 
 @settings
 class Config:
-    ipc: int = 10  # images per class
+    ipc: Count = 10  # images per class
     iterations: int = 5_001  # updates of the images, one student each; the official loop runs 0 to 5,000 inclusive
     syn_steps: int = 30  # steps of a student
     expert_epochs: int = 2  # epochs of the expert that the student shall make up for
     max_start_epoch: int = 20  # students start after 0 .. max_start_epoch - 1 epochs of an expert
-    batch_syn: int | None = None  # synthetic images per step of a student; None for all
+    batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_img: float = 100.0  # SGD step size on the pixels; large, because a pixel's derivative is tiny
     momentum_img: float = 0.5  # of images and step size
     lr_lr: float = 1e-5  # SGD step size on the student's step size
@@ -73,7 +73,7 @@ _PUBLISHED = {
     ("TinyImageNet", 1): (10, 2, 10, None, False, 1e4, 1e-4, 0.01),
     ("TinyImageNet", 10): (20, 2, 40, 200, False, 1e4, 1e-4, 0.01),
     ("TinyImageNet", 50): (20, 2, 40, 300, False, 1e4, 1e-4, 0.01),
-    ("Image", 1): (20, 2, 10, None, False, 1000.0, 1e-6, 0.01),  # the ten-class subsets of ImageNet, 128 pixels
+    ("ImageNet subsets", 1): (20, 2, 10, None, False, 1000.0, 1e-6, 0.01),  # ten classes, 128 pixels
 }
 
 
@@ -86,11 +86,12 @@ def paper_config(dataset: str, ipc: int) -> Config:
     per class without whitening, without flips on digits; as is that of any other set. An ipc without published setting
     takes that of the nearest one of its data set.
     """
-    known = "Image" if dataset.startswith("Image") else dataset
+    known = "ImageNet subsets" if dataset.startswith(("Im", "SLFD")) else dataset
     published = [count for name, count in _PUBLISHED if name == known]
     row = (known, min(published, key=lambda count: abs(count - ipc))) if published else ("CIFAR10", 10)
     steps, epochs, start, batch, zca, lr_img, lr_lr, lr_teacher = _PUBLISHED[row]
-    source = "published" if row == (known, ipc) else f"reconstruction: {'ImageNet subsets' if known == 'Image' else row[0]}, ipc {row[1]}"
+    own = row == (known, ipc) and (known == dataset or dataset in ("ImageNette", "ImageWoof"))
+    source = "published" if own else f"reconstruction: {row[0]}, ipc {row[1]}"
     if not published:
         zca, source = False, source + ", without whitening"
     return Config(
