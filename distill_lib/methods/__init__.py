@@ -1,6 +1,6 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import cafe, cgan, dc, dim, dm, dsa, forgetting, full_data, herding, idc, kcenter, kip, mtt, random_real, skd
+from . import cafe, cgan, dc, dim, dm, dsa, forgetting, frepo, full_data, herding, idc, kcenter, kip, mtt, random_real, skd
 
 METHODS = {
     "Random": random_real,
@@ -15,6 +15,7 @@ METHODS = {
     "IDC": idc.MultiFormation,
     "KIP": kip,
     "MTT": mtt,
+    "FRePo": frepo,
     "CGAN": cgan,
     "DiM": dim,
     "SKD (no standardisation)": skd.NoStandardisation,

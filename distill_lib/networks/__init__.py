@@ -8,6 +8,7 @@
 `NETWORKS` lists the names. The ConvNet family is composed: `ConvNet`, then any of depth `D1`..`D9`, width `W32`..,
 activation `AR`, `AS`, `AL`, `ASwish`, norm `IN`, `BN`, `LN`, `GN`, `NN`, pooling `AP`, `MP`, `NP`, in this order, with or
 without hyphens: `ConvNetD4W64BN` or `ConvNet-D4-W64-BN`. `ConvNet-6` is `ConvNetD6`.
+`FRePoConvW32` and so on, and with `BN`, have 32, 64 and 128 channels in place of 128, 256 and 512.
 `torchvision:<model>` and `timm:<model>` name any classifier of those libraries.
 
 Papers use one name for several networks. Plain names here are those of the DC/DSA/DM/MTT code and the same layers at
@@ -178,6 +179,8 @@ def _resolve(name: str) -> tuple[str, Build]:
     name = _SPELLINGS.get(name, name)
     if name in _TABLE:
         return name, _TABLE[name][1]
+    if match := re.fullmatch(r"FRePoConvW([1-9]\d*)(BN)?", name):
+        return name, partial(FRePoConv, batch_norm=bool(match[2]), width=int(match[1]))
     if match := _CONVNET.fullmatch(name):
         depth, width, act, norm, pool = match.groups()
         spelled = "ConvNet" + "".join([f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or ""])

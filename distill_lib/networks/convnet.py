@@ -76,17 +76,19 @@ class FRePoConv(Network):
     """FRePo's network: convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels; batch norm, where used, comes
     *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
 
+    Args:
+        width: channels of the first block, doubled in each of the next two.
     Source: Zhou et al. 2022; Flax initialisation (LeCun normal, zero biases); batch norm keeps 0.1 of its running statistics per batch.
     """
 
-    def __init__(self, shape: Shape, num_classes: int, batch_norm: bool = False):
+    def __init__(self, shape: Shape, num_classes: int, batch_norm: bool = False, width: int = 128):
         super().__init__(shape, num_classes)
         need_side("FRePoConv", shape, lifted(shape), 8, "its 3 poolings halve the map 3 times")
         blocks, channels = [], shape[0]
-        for level, width in enumerate((128, 256, 512)):
+        for level in range(3):
             before = [nn.BatchNorm2d(channels, momentum=0.9)] if batch_norm and level else []
-            blocks += [*before, nn.Conv2d(channels, width, 3, padding=1 if level else lift(1, shape)), nn.ReLU(), nn.AvgPool2d(2)]
-            channels = width
+            blocks += [*before, nn.Conv2d(channels, width << level, 3, padding=1 if level else lift(1, shape)), nn.ReLU(), nn.AvgPool2d(2)]
+            channels = width << level
         self.body = nn.Sequential(*blocks)
         height, side = lifted(shape)
         self.classifier = nn.Linear(channels * (height // 8) * (side // 8), num_classes)
