@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import contextlib
 import functools
 import os
 import resource
@@ -69,10 +70,26 @@ def describe(device: torch.device | str) -> str:
 
 @dataclass
 class Cost:
-    """Wall seconds and peak memory of a block; memory on a GPU is what torch allocated, on a CPU the process's peak."""
+    """Wall seconds and peak memory of a block.
+
+    Memory on a GPU is what torch allocated; on a CPU it is the process's resident peak in the block on Linux, elsewhere
+    since the process began.
+    """
 
     seconds: float = 0.0
     memory_mb: float = 0.0
+
+
+def _forget_peak() -> None:
+    """Start the process's peak memory again from what it holds now, where the system can."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
+        f.write("5")
+
+
+def _peak_mb() -> float:
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as f:
+        return int(next(line for line in f if line.startswith("VmHWM:")).split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @contextmanager
@@ -82,6 +99,8 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _forget_peak()
     start = time.perf_counter()
     try:
         yield cost
@@ -90,7 +109,7 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
             torch.cuda.synchronize(device)
             cost.memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
         else:
-            cost.memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            cost.memory_mb = _peak_mb()
         cost.seconds = time.perf_counter() - start
 
 

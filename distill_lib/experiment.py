@@ -16,7 +16,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -25,7 +24,8 @@ import pydantic
 
 from . import paths, records
 from .errors import UserError, unknown
-from .loop import Loop, TimeUp, atomically
+from .loop import Loop, TimeUp
+from .progress import Activity, Spent
 from .records import Cell, Record
 from .settings import as_dict
 
@@ -318,6 +318,7 @@ def run(
     pick(device)  # an unknown device stops here, not in every cell
     outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
+    activity = Activity(params.profile, len(cells))
     while waiting:
         cell = waiting.pop(0)
         first_round -= 1
@@ -325,7 +326,7 @@ def run(
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:  # a cell another process is computing goes to the end of the queue
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
-                result = _one(cell, params, deadline, tell, device)
+                result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1)
         except Timeout:
             waiting.append(cell)
             if deadline is not None and time.monotonic() > deadline:
@@ -349,7 +350,9 @@ def _recorded(cell: Cell) -> Status:
     return Status(cell, "missing", "not run")
 
 
-def _one(cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None) -> Status:
+def _one(
+    cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None, activity: Activity, number: int
+) -> Status:
     now = status(cell, params)
     if now.state == "skipped":
         return now
@@ -359,9 +362,12 @@ def _one(cell: Cell, params: Parameters, deadline: float | None, say: Callable[[
             if not changed:
                 return Status(cell, "reused", now.why, now.task, now.record)
             now = Status(cell, "stale", changed, now.task, now.record)
-        say(f"computing {cell}" + (f", stale: {now.why}" if now.state == "stale" else ""))
-        record = compute(now.task, params.profile, deadline, device)
-        record.save(params.profile)
+        stale = f"stale: {now.why}" if now.state == "stale" else ""
+        say(f"[{number}/{activity.cells}] computing {cell}" + (stale and f", {stale}"))
+        with activity.cell(cell, number, stale):
+            record = compute(now.task, params.profile, deadline, device, activity)
+            record.save(params.profile)
+            activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {sum(record.seconds.values()):.0f} s")
     except (TimeUp, KeyboardInterrupt):
         raise
     except Exception as err:  # the other cells go on; the failure is reported at the end
@@ -393,31 +399,34 @@ def _load(dataset: str, device: str) -> tuple[Any, Any]:
     return real.to(device), test.to(device)
 
 
-def compute(task: Task, profile: str, deadline: float | None = None, device: str | None = None) -> Record:
+def compute(
+    task: Task, profile: str, deadline: float | None = None, device: str | None = None, activity: Activity | None = None
+) -> Record:
     """Distil and evaluate one cell; resumes where an interrupted run stopped, and takes sets that other cells made.
 
     Args:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
     Returns: the record, not yet written.
     """
-    from .device import measure, pick
+    from .device import pick
     from .evaluate import evaluate
 
     place = pick(device)
     real, test = _load(task.dataset, str(place))
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
-    spent = _Spent(folder / "seconds.json")
+    spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
     evaluations, bytes_ = [], 0
     for i in range(task.num_sets):
-        synthetic, making = distilled(task, i, profile, real, deadline)
+        synthetic, making = distilled(task, i, profile, real, deadline, activity)
         bytes_ = max(bytes_, synthetic.nbytes)
         spent.include(f"set{i}", making)
-        with spent.phase("evaluate", place, measure):
+        activity.spent = spent
+        with spent.phase("evaluate", place):
             evaluations.append(
                 evaluate(
                     synthetic, test, task.protocol, network=task.cell.network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
-                    loop=Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline), real=real,
+                    loop=Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline, tell=activity.tell), real=real,
                 )
             )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
@@ -430,13 +439,15 @@ def compute(task: Task, profile: str, deadline: float | None = None, device: str
         sets=[i for i, e in enumerate(evaluations) for _ in e.test_accuracy_pct],
         key=key,
         metrics=metrics,
-        seconds=spent.totals(),
+        seconds={"distill": round(spent.total - spent.seconds["evaluate"], 2), "evaluate": round(spent.seconds["evaluate"], 2)},
         memory_mb=round(spent.memory_mb),
         made_by={**records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes)},
     )
 
 
-def distilled(task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None) -> tuple[ImageSet, _Spent]:
+def distilled(
+    task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None, activity: Activity | None = None
+) -> tuple[ImageSet, Spent]:
     """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share it.
 
     Args:
@@ -448,7 +459,6 @@ def distilled(task: Task, index: int, profile: str, real: ImageSet, deadline: fl
     from filelock import FileLock, Timeout
 
     from .data import ImageSet
-    from .device import measure
     from .methods import METHODS
 
     method, seed = METHODS[task.cell.method], task.seed + index
@@ -460,56 +470,22 @@ def distilled(task: Task, index: int, profile: str, real: ImageSet, deadline: fl
     stem = Cell("", task.cell.method, task.dataset, task.cell.ipc, "", "").stem
     file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    spent = _Spent(file.with_suffix(".json"))
+    spent, activity = Spent(file.with_suffix(".json")), activity or Activity(profile, 1)
     patience = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
     try:
         with FileLock(f"{file}.lock", timeout=patience):
             if file.exists():
-                return ImageSet.load(file).to(real.device), _Spent(spent.file)
+                return ImageSet.load(file).to(real.device), Spent(spent.file)
             work = paths.runs() / profile / "work" / "sets" / file.stem
-            with spent.phase("distill", real.device, measure):
-                synthetic = method.distill(real, task.config, seed=seed, loop=Loop(work, key=digest, deadline=deadline))
+            activity.spent = spent
+            with spent.phase("distill", real.device):
+                synthetic = method.distill(real, task.config, seed=seed, loop=Loop(work, key=digest, deadline=deadline, tell=activity.tell))
                 if synthetic is not real:
                     synthetic.save(file)
             shutil.rmtree(work, ignore_errors=True)
             return synthetic, spent
     except Timeout:
         raise TimeUp("the time limit was reached while another run made the same set") from None
-
-
-class _Spent:
-    """Seconds per phase and peak memory, added up over interruptions."""
-
-    def __init__(self, file: Path):
-        self.file, self.seconds, self.memory_mb = file, {}, 0.0
-        if file.exists():
-            try:
-                saved = json.loads(file.read_text())
-                self.seconds, self.memory_mb = saved["seconds"], saved["memory_mb"]
-            except (json.JSONDecodeError, KeyError):
-                raise UserError(f"{file}: damaged; delete it to go on, with the time spent so far not counted") from None
-
-    def include(self, name: str, other: _Spent) -> None:
-        """Count what another phase has cost, once."""
-        self.seconds[name] = sum(other.seconds.values())
-        self.memory_mb = max(self.memory_mb, other.memory_mb)
-
-    def totals(self) -> dict[str, float]:
-        """Seconds of making the sets and of evaluating them."""
-        evaluate = self.seconds.get("evaluate", 0.0)
-        return {"distill": round(sum(self.seconds.values()) - evaluate, 2), "evaluate": round(evaluate, 2)}
-
-    @contextmanager
-    def phase(self, name: str, place: Any, measure: Callable) -> Iterator[None]:
-        cost = None
-        try:
-            with measure(place) as cost:
-                yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + cost.seconds
-            self.memory_mb = max(self.memory_mb, cost.memory_mb)
-            body = json.dumps({"seconds": self.seconds, "memory_mb": self.memory_mb})
-            atomically(self.file, lambda part: part.write_text(body))
 
 
 def _note(result: Status) -> None:

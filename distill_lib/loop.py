@@ -46,6 +46,7 @@ class Loop:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
         bar:      show a progress bar; by default only on a terminal.
         watch:    called as watch(name, step, live) before every step and once after the last: for film strips and curves.
+        tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Loop:
         deadline: float | None = None,
         bar: bool | None = None,
         watch: Callable[[str, int, dict[str, Any]], None] | None = None,
+        tell: Callable[[str, int, int, dict[str, float]], None] | None = None,
     ):
         self.folder, self.key, self.every, self.check = folder, key, every, check
-        self.deadline, self.bar, self.watch = deadline, bar, watch
+        self.deadline, self.bar, self.watch, self.tell = deadline, bar, watch, tell
         self.history: dict[str, list[tuple[int, float]]] = {}
         self._logged: dict[str, Tensor | float] = {}
 
@@ -79,7 +81,7 @@ class Loop:
         from tqdm.auto import tqdm
 
         start = self._restore(name, live)
-        saved = time.monotonic()
+        saved = told = time.monotonic()
         shown = sys.stderr.isatty() if self.bar is None else self.bar
         bar = tqdm(total=total, initial=start, desc=name, disable=not shown, leave=False)
         with bar, _interrupts() as interrupted:
@@ -92,6 +94,9 @@ class Loop:
                     bar.set_postfix(self._look(name, step))
                 bar.update()
                 now = time.monotonic()
+                if self.tell and (now - told > 1 or done == total):
+                    self.tell(name, done, total, {k: v[-1][1] for k, v in self.history.items()})
+                    told = now
                 stop = interrupted() or (self.deadline is not None and now > self.deadline and done < total)
                 if self.folder and (stop or done == total or now - saved > self.every):
                     if self._logged:
