@@ -219,6 +219,7 @@ class GAN:
     batch: int = 128  # the last, partial batch of an epoch is left out
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     lr: float = 1e-4  # Adam, both networks
+    lr_decay: float = 0.0  # last share of the steps over which lr falls linearly to zero (ours)
     betas: tuple[float, float] = (0.0, 0.9)
     looks: int = 15  # moments at which samples are judged; DiM looks every 10 epochs
     judge: Training = field(default_factory=lambda: Training(network="ConvNetW32", epochs=20))  # classifier of real images that judges
@@ -234,7 +235,7 @@ class GAN:
     def small(self) -> GAN:
         """Minutes on one CPU core: a narrower GAN, fewer steps at a higher rate, the penalty on every fourth."""
         return replace(
-            self, width=32, label_scale=4.0, epochs=20, batch=32, per_epoch=2_560, lr=5e-4, looks=10, gp_every=4,
+            self, width=32, label_scale=3.0, epochs=32, batch=32, per_epoch=2_560, lr=5e-4, lr_decay=0.5, looks=10, gp_every=4,
             judge=replace(self.judge, epochs=10, batch=64, per_class=600),
         )  # fmt: skip
 
@@ -459,6 +460,7 @@ def _train(found: Trained, schedule: Epochs, loop: Loop) -> None:
     for step in loop.steps("conditional_gan", schedule.steps, live):
         start = time.perf_counter()
         index = schedule.index(step, order, len(real), rng).to(real.device)
+        pair.set_lr(of.lr * min(1.0, (1 - step / schedule.steps) / of.lr_decay if of.lr_decay else 1.0))
         log = pair.step(signed(real, index), real.hard_labels[index], rng)
         if step in at:
             looks.append({"step": step + 1, **{k: float(v) for k, v in log.items()}, **judge(pair.generator)})
