@@ -85,6 +85,7 @@ class Task:
     num_eval: int = 5  # networks trained on each set
     num_sets: int = 1  # independently distilled sets
     seed: int = 0
+    network: str | None = None  # trained on the sets, where that is another than the table's heading says; None for the cell's
 
     @functools.cached_property
     def key(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class Task:
         return {
             "config": as_dict(self.config),
             "dataset": self.dataset,
-            "network": self.cell.network,
+            "network": self.network or self.cell.network,
             "protocol": {"name": self.protocol, **as_dict(protocols.protocol(self.protocol))},
             "num_eval": self.num_eval,
             "num_sets": self.num_sets,
@@ -404,19 +405,23 @@ def compute(
 ) -> Record:
     """Distil and evaluate one cell; resumes where an interrupted run stopped, and takes sets that other cells made.
 
+    A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what it
+    returns, lists by name, goes into the record's metrics.
+
     Args:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
     Returns: the record, not yet written.
     """
     from .device import pick
     from .evaluate import evaluate
+    from .methods import METHODS
 
     place = pick(device)
     real, test = _load(task.dataset, str(place))
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
     spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
-    evaluations, bytes_ = [], 0
+    method, evaluations, own, bytes_ = METHODS[task.cell.method], [], [], 0
     for i in range(task.num_sets):
         synthetic, making = distilled(task, i, profile, real, deadline, activity)
         bytes_ = max(bytes_, synthetic.nbytes)
@@ -425,14 +430,17 @@ def compute(
         with spent.phase("evaluate", place):
             evaluations.append(
                 evaluate(
-                    synthetic, test, task.protocol, network=task.cell.network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
+                    synthetic, test, task.protocol, network=task.key["network"], num_eval=task.num_eval, seed=task.seed + 1000 * i,
                     loop=Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline, tell=activity.tell), real=real,
                 )
             )  # fmt: skip
+            if hasattr(method, "measure"):
+                own.append(method.measure(synthetic, test, task.config))
     shutil.rmtree(folder, ignore_errors=True)
     metrics: dict[str, Any] = {"bytes": bytes_}
-    for name in evaluations[0].metrics:
-        metrics[name] = [v for e in evaluations for v in e.metrics[name]]
+    for measured in ([e.metrics for e in evaluations], own):
+        for name in measured[0] if measured else ():
+            metrics[name] = [v for m in measured for v in m[name]]
     return Record(
         cell=task.cell,
         test_accuracy_pct=[float(v) for e in evaluations for v in e.test_accuracy_pct],

@@ -82,7 +82,10 @@ def _row(cell: Cell, outcome: Outcome) -> str:
 
 
 def details(outcome: Outcome) -> pd.DataFrame:
-    """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost."""
+    """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost.
+
+    Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the set.
+    """
     import pandas as pd
 
     out = []
@@ -100,6 +103,8 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "ours": spread(values),
                 "difference": "",
                 "verdict": "reduced budget",
+                "kernel regression": spread(record.metrics["kernel_accuracy_pct"]) if "kernel_accuracy_pct" in record.metrics else "",
+                "network": record.key.get("network", s.cell.network),
                 "networks": f"{len(values)} on {len(set(record.sets))} set{'s' * (len(set(record.sets)) > 1)}",
                 "seconds": round(sum(record.seconds.values())),
                 "memory MB": round(record.memory_mb),
@@ -116,6 +121,8 @@ def details(outcome: Outcome) -> pd.DataFrame:
             elif not same_data:
                 line["verdict"] = "stand-in data"
             out.append(line)
+    if not any(line["kernel regression"] for line in out):
+        out = [{k: v for k, v in line.items() if k != "kernel regression"} for line in out]
     return pd.DataFrame(out)
 
 
@@ -137,6 +144,49 @@ def points(outcome: Outcome) -> pd.DataFrame:
     frame = pd.DataFrame(out, columns=["panel", "method", "who", "value", "std"])
     with_ours = set(frame.loc[frame["who"] != "paper", "panel"])
     return frame[frame["panel"].isin(with_ours)] if with_ours else frame
+
+
+def across(outcome: Outcome, columns: str, rows: str = "method") -> pd.DataFrame:
+    """A table along one axis of the cells, the paper's numbers beside ours where it prints any.
+
+    Args:
+        columns, rows: fields of `Cell`, such as "network" or "variant".
+    Returns: columns (value, who); 'not run' where nothing was measured.
+    """
+    import pandas as pd
+
+    parts: dict[tuple[str, str], dict[str, str]] = {}
+    names = list(dict.fromkeys(getattr(s.cell, rows) for s in outcome))
+    for value in dict.fromkeys(getattr(s.cell, columns) for s in outcome):
+        parts[value, "paper"] = {}
+        for s in (s for s in outcome if getattr(s.cell, columns) == value):
+            if row := published(s.cell, outcome):
+                parts[value, "paper"][getattr(s.cell, rows)] = row["text"]
+            for profile, record in measured(s.cell, outcome).items():
+                parts.setdefault((value, heading(profile, record, s.cell)), {})[getattr(s.cell, rows)] = spread(record.test_accuracy_pct)
+        if not any(parts[value, "paper"].values()):
+            del parts[value, "paper"]
+        if not any(key[0] == value for key in parts):
+            parts[value, "ours"] = {}
+    frame = pd.DataFrame(parts, index=pd.Index(names, name=rows)).fillna(NOT_RUN)
+    frame.columns = pd.MultiIndex.from_tuples(parts, names=[columns, ""])
+    return frame
+
+
+def marks(outcome: Outcome, panel: str, rows: str = "method") -> pd.DataFrame:
+    """Numbers along one axis of the cells for `figures.paper_and_ours`: a panel per value of `panel`, a line per value of `rows`."""
+    import pandas as pd
+
+    out: list[dict[str, Any]] = []
+    for s in outcome:
+        line = {"panel": getattr(s.cell, panel), "method": getattr(s.cell, rows)}
+        row = published(s.cell, outcome)
+        if row and row["value"] is not None:
+            out.append({**line, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})
+        for profile, record in measured(s.cell, outcome).items():
+            values = pd.Series(record.test_accuracy_pct)
+            out.append({**line, "who": heading(profile, record, s.cell), "value": values.mean(), "std": values.std(ddof=0)})
+    return pd.DataFrame(out, columns=["panel", "method", "who", "value", "std"])
 
 
 def counts(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, experiment, records
+from distill_lib import data, experiment, networks, records
 from distill_lib.errors import UserError
 from distill_lib.experiment import Experiment, Parameters, Skip, Task
 from distill_lib.loop import TimeUp
@@ -84,6 +84,26 @@ def test_a_record_holds_every_network_with_settings_data_and_cost(table):
     assert record.key["data_sha256"] == {"train": real.sha256(), "test": test.sha256()}
     assert set(record.seconds) == {"distill", "evaluate"} and record.memory_mb > 0
     assert records.load(record.cell, "small") == record
+
+
+def test_what_a_method_measures_itself_goes_into_the_record_beside_the_accuracy_of_networks(table, monkeypatch):
+    def measure(self, synthetic, test, cfg):
+        return {"kernel_accuracy_pct": [float(len(synthetic) + cfg.ipc + len(test) / 1000)]}
+
+    monkeypatch.setattr(Counting, "measure", measure, raising=False)
+    count = len(data.load("digits")[1]) / 1000
+    assert [s.record.metrics["kernel_accuracy_pct"] for s in go()] == [[11 + count], [22 + count]]
+
+
+def test_a_task_may_train_another_network_than_the_cell_is_headed_with(table, monkeypatch):
+    toy = experiment.experiments()["toy/table"]
+    other = dataclasses.replace(toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), network="FRePoConvW32"))
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": other})
+    trained = []
+    make = networks.fresh
+    monkeypatch.setattr(networks, "fresh", lambda name, *args: (trained.append(name), make(name, *args))[1])
+    record = go(ipcs=[1]).statuses[0].record
+    assert record.key["network"] == "FRePoConvW32" and record.cell.network == "MLP" and set(trained) == {"FRePoConvW32"}
 
 
 def test_changing_one_setting_recomputes_exactly_the_cells_it_touches(table, monkeypatch):

@@ -1,5 +1,7 @@
 """Tables: the paper's number and ours side by side, never mixed, never invented."""
 
+import dataclasses
+
 import pytest
 
 from distill_lib import experiment, records, tables
@@ -46,6 +48,15 @@ def test_differences_compare_equal_protocols_and_verdicts_full_budgets_only(outc
     assert (by["DM", "vico_dsa"]["difference"], by["DM", "vico_dsa"]["verdict"]) == ("+0.0", "matched")
     assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "reduced budget")
     assert (by["Random", "vico_dsa@9ep"]["paper"], by["Random", "vico_dsa@9ep"]["difference"]) == ("", "")
+
+
+def test_kernel_and_network_accuracy_are_columns_of_their_own_where_a_record_has_both(outcome):
+    assert "kernel regression" not in tables.details(outcome).columns
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    record = records.load(cell, "small")
+    dataclasses.replace(record, metrics={"kernel_accuracy_pct": [61.25]}, key={**record.key, "network": "FRePoConvW32"}).save("small")
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
+    assert (row["ours"], row["kernel regression"], row["network"]) == ("71.0 ± 1.0", "61.2", "FRePoConvW32")
 
 
 def test_counts_are_of_printed_cells(outcome):
