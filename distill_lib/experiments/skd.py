@@ -25,7 +25,7 @@ AGAIN = {
 # The printed numbers of these rows are of other networks than the table's ConvNet. FRePo's are of its own network without norm.
 # KIP's are of one of width 1024 with a step size tuned per cell, which is not published; FRePo's takes its place, a choice of ours.
 NETWORK = {"KIP": "FRePoConv", "FRePo": "FRePoConv"}
-NARROW = {"smoke": "FRePoConvW32", "small": "FRePoConvW32"}  # the same network at a quarter of the width
+NARROW = {"smoke": "FRePoConvW32", "small": "FRePoConvW64"}  # the same network at a quarter and at half of the width
 # Methods the paper does not print, measured beside its rows.
 BESIDE = {"IDC-1": ["vico_dsa", "idc_small"]}
 DATASETS = ["MNIST", "FashionMNIST", "CIFAR10"]

@@ -76,6 +76,12 @@ def paper_config(dataset: str, ipc: int) -> Config:
     )  # fmt: skip
 
 
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones."""
+    n = num_classes * cfg.ipc
+    return cfg.iterations * (cfg.batch_target + 3 * n * (1 + cfg.use_flip) + 3 * min(n, cfg.batch_net))
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
