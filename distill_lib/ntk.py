@@ -243,7 +243,7 @@ class Convolutional(Kernel):
         return (2 * down + 1) * (2 * right + 1) * shape[1] * shape[2]
 
     def pair_bytes(self, shape: tuple[int, int, int]) -> int:
-        return (14 + 8 * self.prepended) * self.entries(shape) * self.dtype.itemsize  # tensors of the first layers that the graph keeps
+        return (28 + 12 * self.prepended) * self.entries(shape) * self.dtype.itemsize  # tensors of the first layers that the graph keeps
 
     def variances(self, x: Tensor) -> list[Tensor]:
         """Needs every image's covariances with itself, because pooling mixes them."""
