@@ -37,7 +37,8 @@ def plain(network: networks.Network, images: Tensor, labels: Tensor, targets: Te
 
 def ours(network: networks.Network, images: Tensor, labels: Tensor, targets: Tensor, wanted: Tensor, cfg: frepo.Config) -> Tensor:
     many, few = (1024, 1024) if images.is_cuda else (128, 64)
-    return frepo.loss_and_gradients(lambda x: networks.embed(network, x), images, labels, targets, wanted, cfg, Pieces(many), Pieces(few))[1]
+    pieces = {"targets_at_once": Pieces(many), "support_at_once": Pieces(few)}
+    return frepo.loss_and_gradients(lambda x: networks.embed(network, x), images, labels, targets, wanted, cfg, **pieces)[1]
 
 
 def main() -> None:

@@ -365,7 +365,9 @@ def solve(kernel: Tensor, labels: Tensor, ridge: float = 1e-6) -> Tensor:
     identity = torch.eye(n, dtype=kernel.dtype, device=kernel.device)
     factor, failed = torch.linalg.cholesky_ex(kernel + ridge * kernel.diagonal().mean() * identity)
     if failed:
-        raise UserError(f"the kernel matrix of {n} images plus ridge {ridge} is not positive definite: equal images? Use a larger ridge, such as 1e-4")
+        raise UserError(
+            f"the kernel matrix of {n} images plus ridge {ridge} is not positive definite: equal images? Use a larger ridge, such as 1e-4"
+        )
     return torch.cholesky_solve(labels.double(), factor)
 
 

@@ -69,7 +69,8 @@ class Whitening:
         if of == "alone":
             alone = torch.tensor([images.facts.mean, images.facts.std], device=images.device)
         elif of == "standardised":
-            moments = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (images.subset(i).pixels().double() for i in parts))
+            each = (images.subset(i).pixels().double() for i in parts)
+            moments = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in each)
             first, second = moments / (n * pixels)
             scale = (second - first.square()).clamp_min(1e-12).rsqrt().float().repeat_interleave(pixels)  # (C H W,)
 

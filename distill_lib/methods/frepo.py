@@ -57,7 +57,8 @@ class Config:
         return self._reduced(iterations=300, network="FRePoConvW32BN", batch_target=256, pool=5, max_updates=30)
 
     def _reduced(self, network: str, **changes: int) -> Config:
-        return replace(self, network=network, lr_img=0.01, lr_net=1e-3, source="reduced", **{k: min(getattr(self, k), v) for k, v in changes.items()})
+        smaller = {k: min(getattr(self, k), v) for k, v in changes.items()}
+        return replace(self, network=network, lr_img=0.01, lr_net=1e-3, source="reduced", **smaller)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
@@ -271,7 +272,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, l
     except (RuntimeError, MemoryError) as err:
         if not out_of_memory(err):
             raise
-        raise UserError(f"out of memory with {len(images)} synthetic images in a step of the network: choose a batch_net below that") from err
+        raise UserError(f"out of memory with {len(images)} synthetic images in a step of a network: choose a smaller batch_net") from err
     optimizer.step()
     network.requires_grad_(False)
 
@@ -316,7 +317,8 @@ class LAMB(torch.optim.Optimizer):
                 if not state:
                     state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
                 state["step"] += 1
-                mean, square = state["mean"].lerp_(p.grad, 1 - first), state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+                mean = state["mean"].lerp_(p.grad, 1 - first)
+                square = state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
                 u = mean / (1 - first ** state["step"]) / ((square / (1 - second ** state["step"])).sqrt() + group["eps"])
                 ratio = p.norm() / u.norm()
                 p.sub_(u * torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0) * group["lr"])

@@ -49,7 +49,7 @@ class Config:
         return replace(self, kernel="FC1", iterations=min(self.iterations, 40), batch_target=200, source="reduced")
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, two fifths of the target batch."""
+        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller target batches."""
         return replace(self, kernel="FC1", iterations=min(self.iterations, 1_000), batch_target=2_000, source="reduced")
 
 
@@ -160,10 +160,11 @@ def cost(kernel: ntk.Convolutional, real: ImageSet, n: int, m: int, iterations: 
         kernel.pull(x[:1], x, torch.ones(1, 2, device=real.device), tiles).sum().item()  # waits for the device
     pairs = n * (n + m)
     seconds = (time.perf_counter() - start) / 2 * pairs
+    memory_mb = tiles.size * kernel.pair_bytes(real.shape) / 2**20
     entries = kernel.entries(real.shape)
     return (
         f"KIP with {kernel.name}: {pairs:,} pairs of images a step, {entries:,} kernel entries each, in tiles of {tiles.size} pairs "
-        f"({tiles.size * kernel.pair_bytes(real.shape) / 2**20:,.0f} MB); about {seconds:,.3g} s a step and {seconds * iterations / 3600:,.3g} h "
+        f"({memory_mb:,.0f} MB); about {seconds:,.3g} s a step and {seconds * iterations / 3600:,.3g} h "
         f"for {iterations:,} steps on {describe(real.device)}"
     )
 
