@@ -139,6 +139,75 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
     return figure
 
 
+def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
+    """How conditional GANs trained: a column per data set; losses, then what a classifier of real images says about samples.
+
+    Args:
+        looks: data set -> columns step, loss_generator, loss_discriminator, class_accuracy_pct, frechet_distance.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    lines = {
+        "loss": {"loss_generator": "generator", "loss_discriminator": "discriminator"},
+        "samples in their class (%)": {"class_accuracy_pct": None},
+        "Fréchet distance": {"frechet_distance": None},
+    }
+    figure, axes = plt.subplots(3, len(looks), figsize=(3.6 * len(looks) + 0.6, 6.0), sharex="col", squeeze=False, layout="constrained")
+    for column, (dataset, table) in enumerate(looks.items()):
+        for axis, (label, names) in zip(axes[:, column], lines.items()):
+            for i, (name, legend) in enumerate(names.items()):
+                axis.plot(table["step"], table[name], marker="os"[i], label=legend)
+            axis.set(ylabel=label if column == 0 else "")
+        axes[0, column].set(title=dataset)
+        axes[0, column].legend(frameon=False)
+        axes[-1, column].set(xlabel="steps")
+    return figure
+
+
+def skd_pipeline() -> Figure:
+    """SKD's Figure 1: from noise and label to matched distributions."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+    style()
+    figure, axis = plt.subplots(figsize=(9.6, 3.9), layout="constrained")
+    axis.set(xlim=(0, 9.6), ylim=(0, 3.9), aspect="equal")
+    axis.set_axis_off()
+    real, generated, shared = "#dbe9f6", "#fde3cf", "#e9e9e9"
+    boxes = {  # name: centre, text, fill
+        "noise": ((0.75, 1.0), "noise $n$\nlabel $y$", generated),
+        "generator": ((2.25, 1.0), "generator\n$G(n \\oplus y)$", generated),
+        "synthetic": ((3.75, 1.0), "synthetic\nimages $S$", generated),
+        "real": ((3.75, 2.9), "real\nimages $O$", real),
+        "network": ((5.4, 1.95), "network from the pool:\nConvNet3, ResNet10,\nResNet18", shared),
+        "target": ((7.2, 2.9), "standardised\n$d(x_O)$", real),
+        "student": ((7.2, 1.0), "standardised\n$d(x_S)$", generated),
+        "loss": ((8.8, 1.95), "$L_{SKD}$\nKL", shared),
+        "discriminator": ((2.25, 2.9), "discriminator\n$L_{CGAN}$", shared),
+    }
+    half = {name: (0.82 if name == "network" else 0.62, 0.42) for name in boxes}
+    for name, ((x, y), text, fill) in boxes.items():
+        w, h = half[name]
+        axis.add_patch(FancyBboxPatch((x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1))
+        axis.text(x, y, text, ha="center", va="center", fontsize=8.5)
+    arrows = [("noise", "generator"), ("generator", "synthetic"), ("synthetic", "network"), ("real", "network"), ("network", "target"),
+              ("network", "student"), ("target", "loss"), ("student", "loss"), ("real", "discriminator"), ("synthetic", "discriminator")]  # fmt: skip
+    for start, end in arrows:
+        (x0, y0), (x1, y1) = boxes[start][0], boxes[end][0]
+        (w0, h0), (w1, h1) = half[start], half[end]
+        side, up = (1 if x1 > x0 else -1), (1 if y1 > y0 else -1)
+        steep = abs(x1 - x0) < 1.6 and y1 != y0  # one above the other: from top to bottom instead of from side to side
+        a = (x0 + side * 0.3, y0 + up * h0) if steep else (x0 + side * w0, y0)
+        b = (x1 - side * 0.3, y1 - up * h1) if steep else (x1 - side * w1, y1)
+        axis.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=11, color="#333333", lw=1.1, shrinkA=3, shrinkB=3))
+    brown = "#b3541e"
+    axis.plot([8.8, 8.8, 2.25], [1.5, 0.3, 0.3], color=brown, lw=1.1, ls="--")
+    axis.add_patch(FancyArrowPatch((2.25, 0.3), (2.25, 0.6), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=3))
+    axis.text(5.5, 0.06, "gradient to the generator alone, weight $\\lambda\\tau^2$", ha="center", fontsize=8.5, color=brown)
+    return figure
+
+
 def _stretched(images: ImageSet) -> Tensor:
     """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the range."""
     x = images.all()[0]

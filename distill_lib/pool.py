@@ -57,6 +57,12 @@ class Matching:
             warm_up=min(self.warm_up, 20),
         )  # fmt: skip
 
+    def work(self, gan: cgan.GAN, images: int, matched: bool = True) -> float:
+        """Images through the networks; a backward pass counts as two forward ones."""
+        steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
+        pool = (4 + 3 * self.pool_steps) * steps + 3 * self.warm_up * self.epochs if matched else 0
+        return self.batch * (steps * gan.work_per_image() + pool)
+
 
 def pool_for(dataset: str) -> tuple[str, ...]:
     """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, on other sets those with ImageNet's stem."""

@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..loop import Loop, TimeUp, atomically
 from ..metrics.frechet import frechet_distance, moments
 from ..rng import generator as stream
-from ..settings import as_dict, build, replace, settings
+from ..settings import Count, as_dict, build, replace, settings
 from ..training import Training
 
 VERSION = 1  # of what stage 1 makes: part of the key
@@ -214,16 +214,16 @@ class GAN:
     label_scale: float = 1.0
     loss: Loss = "acwgan_gp"  # what DiM's code trains; "vanilla" is SKD's equation 1
     gp_weight: float = 10.0
-    gp_every: int = 1  # steps from one gradient penalty to the next, whose weight is multiplied by it (lazy regularisation; ours)
+    gp_every: Count = 1  # steps from one gradient penalty to the next, whose weight is multiplied by it (lazy regularisation; ours)
     epochs: int = 150
     batch: int = 128  # the last, partial batch of an epoch is left out
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     lr: float = 1e-4  # Adam, both networks
     lr_decay: float = 0.0  # last share of the steps over which lr falls linearly to zero (ours)
     betas: tuple[float, float] = (0.0, 0.9)
-    looks: int = 15  # moments at which samples are judged; DiM looks every 10 epochs
+    looks: Count = 15  # moments at which samples are judged; DiM looks every 10 epochs
     judge: Training = field(default_factory=lambda: Training(network="ConvNetW32", epochs=20))  # classifier of real images that judges
-    samples: int = 1000  # per look
+    samples: Count = 1000  # per look
     seed: int = 0
 
     def smoke(self) -> GAN:
@@ -238,6 +238,15 @@ class GAN:
             self, width=32, label_scale=3.0, epochs=32, batch=32, per_epoch=2_560, lr=5e-4, lr_decay=0.5, looks=10, gp_every=4,
             judge=replace(self.judge, epochs=10, batch=64, per_class=600),
         )  # fmt: skip
+
+    def work_per_image(self) -> float:
+        """Passes of one training image's worth through generator and discriminator; a backward pass counts as two forward ones."""
+        return 13 + (6 / self.gp_every if self.loss == "acwgan_gp" else 0)
+
+    def work(self, num_classes: int, images: int) -> float:
+        """Images through the networks, the judge's training included."""
+        steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
+        return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
     def architecture(self, real: ImageSet) -> Architecture:
         return Architecture(real.shape, real.num_classes, self.width, self.noise, self.label, self.label_scale).check()

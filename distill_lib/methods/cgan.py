@@ -14,14 +14,14 @@ from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from ..loop import Loop
 from ..pool import Matching
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 
 
 @settings
 class Config:
-    ipc: int = 10  # images per class and epoch, or of the fixed set
+    ipc: Count = 10  # images per class and epoch, or of the fixed set
     gan: GAN = field(default_factory=GAN)  # stage 1, shared with DiM and SKD
     longer: Matching | None = None  # go on for as many steps as this second stage has, without matching: a control
 
@@ -37,6 +37,11 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """DiM's stage 1; neither DiM nor SKD says more of this row than its name."""
     return Config(ipc=ipc)
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
+    return cfg.gan.work(num_classes, images) + (cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

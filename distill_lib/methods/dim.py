@@ -20,7 +20,7 @@ from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from ..loop import Loop
 from ..pool import Matching
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the official code, whatever its option says
@@ -28,7 +28,7 @@ WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the offi
 
 @settings
 class Config:
-    ipc: int = 10  # images per class and epoch, or of the fixed set
+    ipc: Count = 10  # images per class and epoch, or of the fixed set
     gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN and SKD
     matching: Matching = field(default_factory=Matching)  # stage 2
     target: Literal["logit", "feat", "grad"] = "logit"  # as the official README's command; the code's default is "grad"
@@ -46,6 +46,11 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code and README. The paper trains one generator for every ipc."""
     return Config(ipc=ipc, matching=Matching(pool=pool.pool_for(dataset)))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
+    return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

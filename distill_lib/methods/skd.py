@@ -9,8 +9,9 @@ No code was published. What the paper leaves open is an option here; the comment
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,18 +23,18 @@ from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from ..loop import Loop
 from ..pool import Matching
-from ..settings import replace, settings
+from ..settings import Count, replace, settings
 
 VERSION = 1
 
 
 @settings
 class Config:
-    ipc: int = 10  # images per class and epoch, or of the fixed set
+    ipc: Count = 10  # images per class and epoch, or of the fixed set
     gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN and DiM
     matching: Matching = field(default_factory=Matching)  # stage 2: DiM's, as the paper states no other
     weight: float = 0.01  # lambda of equation 7
-    tau: float = 2.0
+    tau: Annotated[float, pydantic.Field(gt=0)] = 2.0
     standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
     std: Literal["unbiased", "biased"] = "unbiased"  # as in the work whose standardisation is cited (Sun et al. 2024)
     eps: float = 1e-7  # added to the standard deviation, from the same code
@@ -52,6 +53,11 @@ def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
     weight = 0.001 if dataset == "MNIST" else 0.01
     return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=pool.pool_for(dataset)))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
+    return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -102,7 +108,7 @@ def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 class NoStandardisation:
     """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
 
-    VERSION, Config, distill = VERSION, Config, staticmethod(distill)
+    VERSION, Config, work, distill = VERSION, Config, staticmethod(work), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:

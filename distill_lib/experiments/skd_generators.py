@@ -1,0 +1,177 @@
+"""SKD beside its Table 1: the cross-architecture table, the figures, and ablations of what the paper leaves open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths
+from ..experiment import Experiment, Parameters, Skip, Task, distilled, names_of
+from ..methods import METHODS
+from ..records import Cell
+from ..settings import replace
+from .skd import DATASETS, ROWS, STAND_INS, TABLE1, table1_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..data import ImageSet
+
+TABLE2, FIGURE1, FIGURE2, ABLATIONS = "skd/table2_cross_architecture", "skd/figure1_pipeline", "skd/figure2_images", "skd/ablations"
+GENERATORS = ["CGAN", "DiM", "SKD (no standardisation)", "SKD"]
+
+# --- Table 2 -----------------------------------------------------------------------------------------------------------
+METHODS2 = ["DSA", "KIP", "MTT", "FRePo", "DiM", "SKD (no standardisation)", "SKD"]
+NETWORKS2 = ["ConvNet", "ResNet18", "AlexNet", "VGG11"]
+SMALL2 = ["DiM", "SKD (no standardisation)", "SKD"]  # on FashionMNIST, whose generators Table 1 has made
+SMALL2_EPOCHS, SMALL2_NETWORKS = 30, {"ResNet18": 1}  # networks trained: 2 of the others
+
+
+class Table2Parameters(Parameters):
+    methods: names_of("method", lambda: METHODS2) = METHODS2  # rows
+    networks: names_of("network", lambda: NETWORKS2) = NETWORKS2  # columns
+
+
+def table2_cells(params: Table2Parameters) -> list[Cell]:
+    return [Cell(TABLE2, m, "CIFAR10", 10, n, ROWS[m]) for m in params.methods for n in params.networks]
+
+
+def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if cell.method not in METHODS:
+        return Skip("method not implemented yet")
+    if params.profile == "full":
+        return Task(cell, METHODS[cell.method].paper_config("CIFAR10", 10), "CIFAR10", cell.protocol, num_eval=5, num_sets=5, seed=params.seed)
+    if cell.method not in SMALL2:
+        return Skip(f"{params.profile} computes {', '.join(SMALL2)}")
+    config = METHODS[cell.method].paper_config("FashionMNIST", 10)
+    if params.profile == "smoke":
+        if cell.network == "ResNet18" and cell.method != "SKD":
+            return Skip("smoke computes ResNet18 for SKD")
+        return Task(cell, config.smoke(), STAND_INS["FashionMNIST"], f"{cell.protocol}@1ep", num_eval=1, seed=params.seed)
+    networks = SMALL2_NETWORKS.get(cell.network, 2)
+    return Task(cell, config.small(), "FashionMNIST", f"{cell.protocol}@{SMALL2_EPOCHS}ep", num_eval=networks, seed=params.seed)
+
+
+# --- ablations ---------------------------------------------------------------------------------------------------------
+# name: (field, value); a field of `Config`, or "matching." or "gan." and one of those
+VARIANTS: dict[str, tuple[str, Any]] = {
+    "default": ("tau", 2.0),
+    "lambda 0": ("weight", 0.0),
+    "lambda 0.001": ("weight", 0.001),
+    "lambda 0.1": ("weight", 0.1),
+    "lambda 1": ("weight", 1.0),
+    "tau 1": ("tau", 1.0),
+    "tau 4": ("tau", 4.0),
+    "biased std": ("std", "biased"),
+    "no standardisation": ("standardise", False),
+    "class means": ("matching.pairing", "class_mean"),
+    "warm-up": ("matching.warm_up", 100),
+    "embedding": ("target", "embedding"),
+    "official normalisation": ("matching.official_norm", True),
+    "concatenated label": ("gan.label", "concatenate"),
+    "log loss": ("gan.loss", "vanilla"),
+}
+SMALL_ABLATION_EPOCHS = 50
+
+
+class AblationParameters(Parameters):
+    variants: names_of("variant", lambda: list(VARIANTS)) = list(VARIANTS)  # rows
+    dataset: str = "FashionMNIST"
+
+
+def varied(config: Any, name: str) -> Any:
+    """A config with one variant's field changed."""
+    field, value = VARIANTS[name]
+    part, _, inner = field.rpartition(".")
+    return replace(config, **({part: replace(getattr(config, part), **{inner: value})} if part else {inner: value}))
+
+
+def ablation_cells(params: AblationParameters) -> list[Cell]:
+    return [Cell(ABLATIONS, "SKD", params.dataset, 10, "ConvNet", "dim", variant) for variant in params.variants]
+
+
+def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
+    config = varied(METHODS["SKD"].paper_config(cell.dataset, 10), cell.variant)
+    if params.profile == "full":
+        return Task(cell, config, cell.dataset, "dim", num_eval=5, num_sets=3, seed=params.seed)
+    if params.profile == "smoke":
+        return Task(cell, config.smoke(), STAND_INS.get(cell.dataset, cell.dataset), "dim@1ep", num_eval=1, seed=params.seed)
+    if VARIANTS[cell.variant][0].startswith("gan."):
+        return Skip("small trains one GAN per data set, and this variant needs another")
+    return Task(cell, config.small(), cell.dataset, f"dim@{SMALL_ABLATION_EPOCHS}ep", num_eval=2, seed=params.seed)
+
+
+# --- Figure 2 ----------------------------------------------------------------------------------------------------------
+class Figure2Parameters(Parameters):
+    methods: names_of("method", lambda: GENERATORS) = GENERATORS  # whose generators draw
+    datasets: names_of("dataset", lambda: DATASETS) = DATASETS
+    per_class: int = 10  # images of every class
+
+
+def _artefact(profile: str, dataset: str, name: str, ending: str) -> Path:
+    return paths.results(profile) / FIGURE2 / f"{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
+
+
+def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
+    """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all methods.
+
+    Drawn from the generators of Table 1, which are made where `runs/` does not have them, and kept beside the records; in the
+    profile `recorded` only what is kept is shown.
+    """
+    from .. import data
+    from ..data import ImageSet
+    from ..device import pick
+
+    shown: dict[str, dict[str, ImageSet]] = {}
+    for dataset in params.datasets:
+        for method in params.methods:
+            if params.profile == "recorded":
+                kept = [f for f in (_artefact(p, dataset, method, "safetensors") for p in ("full", "small")) if f.exists()]
+                if kept:
+                    shown.setdefault(dataset, {})[method] = ImageSet.load(kept[0])
+                continue
+            task = table1_task(Cell(TABLE1, method, dataset, 1, "ConvNet", ROWS[method]), params)
+            if isinstance(task, Skip):
+                continue
+            real = data.load(task.dataset)[0].to(pick())
+            made, _ = distilled(task, 0, params.profile, real)
+            images = drawn(made, params.per_class, params.seed)
+            images.save(_artefact(params.profile, dataset, method, "safetensors"))
+            health(task, real).to_csv(_artefact(params.profile, dataset, "health", "csv"), index=False)
+            shown.setdefault(dataset, {})[method] = images
+    return shown
+
+
+def drawn(made: ImageSet, per_class: int, seed: int) -> ImageSet:
+    """`per_class` images of every class from a generator, as uint8 pixels; the noise depends on the seed alone."""
+    from ..data import ImageSet
+    from ..generators.generated import GeneratedSet
+
+    many = GeneratedSet(made.generator, made.facts, per_class, seed)
+    return ImageSet((many.pixels() * 255).round().byte().cpu(), many.labels.cpu(), many.facts)
+
+
+def health(task: Task, real: ImageSet) -> pd.DataFrame:
+    """How the GAN's training went: a row per look."""
+    import pandas as pd
+
+    from ..generators import cgan
+
+    return pd.DataFrame(cgan.train(real, task.config.gan).health)
+
+
+def health_kept(params: Figure2Parameters) -> dict[str, pd.DataFrame]:
+    """The health tables that are kept, by data set."""
+    import pandas as pd
+
+    profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
+    found = {d: [f for p in profiles if (f := _artefact(p, d, "health", "csv")).exists()] for d in params.datasets}
+    return {d: pd.read_csv(files[0]) for d, files in found.items() if files}
+
+
+EXPERIMENTS = [
+    Experiment(TABLE2, "SKD, Table 2: other networks", Table2Parameters, table2_cells, table2_task),
+    Experiment(FIGURE1, "SKD, Figure 1: the pipeline", Parameters, lambda params: [], lambda cell, params: Skip("a drawing")),
+    Experiment(FIGURE2, "SKD, Figure 2: images", Figure2Parameters, lambda params: [], lambda cell, params: Skip("drawn from Table 1's generators")),
+    Experiment(ABLATIONS, "SKD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
+]
