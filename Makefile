@@ -26,7 +26,7 @@ $(READY):  # uv, not pip: the same files whatever pip is configured to do, every
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	uv --version 2>/dev/null || $(BIN)/python -m pip install --quiet uv
-	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/ready-* && touch $@
 

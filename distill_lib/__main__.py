@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Annotated
 
 import typer
 
+from . import records
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -110,27 +112,41 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
     return out
 
 
+Cells = Annotated[str | None, typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.')]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
+    experiments: Annotated[list[str], typer.Argument(help="For example skd/table1_accuracy; several run one after the other.")],
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
     parameter: Parameter = None,
+    cells: Cells = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
 ) -> None:
-    """Compute the missing cells of an experiment, and print them beside the paper's."""
+    """Compute the missing cells of experiments, and print them beside the paper's."""
     from . import experiment as engine
-
-    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
-    limit = seconds(time_limit) if time_limit else None
-    if params.profile == "full":
-        todo = [s for s in engine.plan(experiment, params) if s.state in ("missing", "stale")]
-        print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {experiment} --profile full`")
-    outcome = engine.run(experiment, params, time_limit=limit, say=print, device=device)
     from . import tables
 
-    frame = tables.details(outcome)
-    print(frame.to_string(index=False) if len(frame) else "nothing measured")
+    limit = time.monotonic() + seconds(time_limit) if time_limit else None
+    chosen = [(name, engine.check_parameters(name, {"profile": profile, **parse(parameter)})) for name in experiments]
+    selected = [engine.select(engine.experiment(name).cells(params), cells) for name, params in chosen]
+    failed: list[engine.Status] = []
+    for (name, params), some in zip(chosen, selected, strict=True):
+        if profile == "full":
+            todo = [s for s in engine.plan(name, params, some) if s.state in ("missing", "stale")]
+            print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
+        left = None if limit is None else max(0.0, limit - time.monotonic())
+        outcome = engine.run(name, params, some, time_limit=left, say=print, device=device, strict=False)
+        frame = tables.details(outcome)
+        print(frame.to_string(index=False) if len(frame) else "nothing measured")
+        failed += outcome.of("failed")
+    if failed:
+        from .progress import log_path
+
+        _print_table("failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed])
+        raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
 
 
 def seconds(text: str) -> float:
@@ -148,18 +164,64 @@ def plan(
     experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
     parameter: Parameter = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cells: Cells = None,
+    as_json: Json = False,
 ) -> None:
-    """Show where every cell stands: recorded, missing, stale and why, or skipped and why."""
+    """Show where every cell stands and what it would cost: recorded, missing, stale and why, or skipped and why."""
+    from . import estimate
     from . import experiment as engine
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
-    rows = [{"cell": str(s.cell), "state": s.state, "why": s.why} for s in engine.plan(experiment, params)]
+    rows = estimate.rows(engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells)), profile)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        print(f"{row['state']:9} {row['cell']}" + (f"  ({row['why']})" if row["state"] != "recorded" else ""))
+        cost = estimate.words(row["seconds"], row["memory_mb"]) if row["state"] in ("missing", "stale") else ""
+        why = "" if row["state"] == "recorded" else f"  ({row['why']})"
+        needs = f"  after {', '.join(row['needs'])}" if row["needs"] and row["state"] in ("missing", "stale") else ""
+        print(f"{row['state']:9} {row['cell']}{why}{needs}" + (cost and f"  {cost}"))
+    print(estimate.total(rows))
+
+
+@app.command()
+def explain(
+    cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    parameter: Parameter = None,
+) -> None:
+    """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
+    from . import experiment as engine
+
+    now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
+    verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
+    print(f"{now.cell} [{profile}] {verdict}: {now.why}")
+    if now.record:
+        where = records.path(now.cell, profile)
+        print(f"record: {where}\nmade by: {', '.join(f'{k} {v}' for k, v in now.record.made_by.items() if v not in ([], ''))}")
+    if now.task:
+        print(json.dumps(now.task.key, indent=1))
+
+
+@app.command()
+def watch(
+    every: Annotated[float, typer.Option(help="Seconds between looks; 0 looks once.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Show what is being computed under this `runs` folder."""
+    from . import progress
+
+    while True:
+        notes = progress.running()
+        if as_json:
+            print(json.dumps(notes, indent=1))
+        elif notes:
+            _print_table("running", [progress.describe(note) for note in notes])
+        else:
+            print("nothing is running")
+        if every <= 0:
+            return
+        time.sleep(every)
 
 
 @app.command()

@@ -9,6 +9,9 @@ cell. `run` computes what is missing or stale, reuses the rest and says which; n
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import fnmatch
 import functools
 import json
 import os
@@ -215,9 +218,65 @@ def status(cell: Cell, params: Parameters) -> Status:
     return Status(cell, "recorded", f"measured {record.made_by.get('at', 'at an unknown time')}", task, record)
 
 
-def plan(name: str, params: Parameters) -> list[Status]:
-    """The status of every cell the parameters select."""
-    return [status(cell, params) for cell in experiment(name).cells(params)]
+def plan(name: str, params: Parameters, cells: list[Cell] | None = None) -> list[Status]:
+    """The status of every cell the parameters select, or of some of them."""
+    return [status(cell, params) for cell in (experiment(name).cells(params) if cells is None else cells)]
+
+
+def needs(task: Task) -> list[str]:
+    """What has to be made before the task's sets and is shared with others: trained networks, generators, experts."""
+    from .methods import METHODS
+
+    stage = getattr(METHODS[task.cell.method], "stage1", None)
+    return [] if stage is None else stage(task.config)
+
+
+def select(cells: list[Cell], text: str | None) -> list[Cell]:
+    """The cells that a selection such as "method=DM|DC, ipc=10, dataset=*MNIST" names; all of them for None.
+
+    Raises: UserError: an unknown field, or nothing selected.
+    """
+    if not text:
+        return cells
+    fields = [f.name for f in dataclasses.fields(Cell) if f.name != "experiment"]
+    for part in text.split(","):
+        name, equals, values = (t.strip() for t in part.partition("="))
+        if not equals or not values:
+            raise UserError(f"cells {text!r}: write field=value, fields are {', '.join(fields)}; for example method=DM,ipc=10")
+        if name not in fields:
+            raise unknown("field of a cell", name, fields)
+        found = sorted({_shown(c, name) for c in cells})
+        cells = [c for c in cells if any(fnmatch.fnmatchcase(_shown(c, name).lower(), v.strip().lower()) for v in values.split("|"))]
+        if not cells:
+            raise UserError(f"cells {text!r}: no cell has {name} {values}; there are {', '.join(found)}")
+    return cells
+
+
+def _shown(cell: Cell, name: str) -> str:
+    value = getattr(cell, name)
+    return "all" if value is None else str(value)
+
+
+def find(text: str) -> Cell:
+    """The cell that `str(cell)`, or the name of its record with or without its folder and ending, stands for.
+
+    Raises: UserError: none or several.
+    """
+    wanted = text.strip().removesuffix(".json")
+    found = [
+        cell
+        for e in experiments().values()
+        for cell in e.cells(check_parameters(e.name, {}))
+        if wanted in (str(cell), f"{e.name}: {cell}") or cell.stem == wanted or wanted.endswith(f"{e.name}/{cell.stem}")
+    ]
+    if len(found) != 1:
+        if not found:
+            stems = [cell.stem for e in experiments().values() for cell in e.cells(check_parameters(e.name, {}))]
+            close = difflib.get_close_matches(wanted.rpartition("/")[2], stems, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"unknown cell {text!r}: {hint}`distill plan EXPERIMENT --json` lists them")
+        raise UserError(f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found))
+    return found[0]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -295,6 +354,7 @@ def run(
     time_limit: float | None = None,
     say: Callable[[str], None] | None = None,
     device: str | None = None,
+    strict: bool = True,
 ) -> Outcome:
     """Compute the cells that are missing or stale in the profile of `params`; reuse the others.
 
@@ -304,6 +364,7 @@ def run(
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
         say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
+        strict:     raise where cells failed; without, the outcome's statuses say so.
     Raises: UserError: cells failed (after all others have run).  TimeUp: the limit was reached.
     """
     from filelock import FileLock, Timeout
@@ -339,7 +400,7 @@ def run(
     order = {cell: i for i, cell in enumerate(cells)}
     outcome.statuses.sort(key=lambda s: order[s.cell])
     say(f"{name} [{params.profile}]: {outcome.summary}")
-    if failed := outcome.of("failed"):
+    if strict and (failed := outcome.of("failed")):
         raise UserError(f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed))
     return outcome
 

@@ -49,6 +49,10 @@ class Training:
     def small(self, ipc: int) -> Training:
         return replace(self, epochs=min(self.epochs, 8), batch=64, per_class=_fewer(self.per_class, max(300, ipc)))
 
+    def work(self, num_classes: int, images: int) -> float:
+        """Images through the network, a backward pass counted as two forward ones."""
+        return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
+
 
 def for_selection(dataset: str) -> Training:
     """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet subsets.

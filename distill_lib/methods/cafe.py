@@ -90,6 +90,12 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
 
 
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones."""
+    updates = cfg.iterations * cfg.max_updates  # at most
+    return updates * num_classes * (cfg.batch_real + 3 * cfg.ipc + cfg.max_epochs * (3 * cfg.ipc + cfg.batch_query))
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 

@@ -49,6 +49,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc, lr_img=10.0 if ipc >= 100 else 1.0, dsa=augment.strategy_for(dataset))
 
 
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones."""
+    return cfg.iterations * num_classes * (cfg.batch_real + 3 * cfg.ipc)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 

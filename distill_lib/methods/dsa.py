@@ -44,9 +44,10 @@ class Config:
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer networks, smaller real batches, shorter paths."""
+        updates, epochs = (150, 5) if self.ipc < 10 else (60, 3)
         return replace(
-            self, iterations=min(self.iterations, 150 // min(self.outer_loop, 5)), outer_loop=min(self.outer_loop, 5),
-            inner_epochs=min(self.inner_epochs, 5), batch_real=32,
+            self, iterations=min(self.iterations, updates // min(self.outer_loop, 5)), outer_loop=min(self.outer_loop, 5),
+            inner_epochs=min(self.inner_epochs, epochs), batch_real=32,
         )  # fmt: skip
 
 
@@ -58,6 +59,12 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """
     outer_loop, inner_epochs = (100, 2) if ipc >= 100 else matching.loops(ipc)
     return Config(ipc=ipc, outer_loop=outer_loop, inner_epochs=inner_epochs, dsa=augment.strategy_for(dataset))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
+    updates = cfg.iterations * cfg.outer_loop
+    return updates * num_classes * (3 * cfg.batch_real + 9 * cfg.ipc + 3 * cfg.inner_epochs * cfg.ipc)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

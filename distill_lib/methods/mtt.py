@@ -100,6 +100,12 @@ def paper_config(dataset: str, ipc: int) -> Config:
     )  # fmt: skip
 
 
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
+    experts = 3 * cfg.experts.count * cfg.experts.epochs * min(cfg.experts.per_epoch or images, images)
+    return experts + 12 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class and a step size.
 

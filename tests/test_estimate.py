@@ -1,0 +1,160 @@
+"""Estimates: operations are counted as by hand, and records of past runs say how long they take."""
+
+import json
+
+import pytest
+
+from distill_lib import estimate, experiment, progress, records
+from distill_lib import __main__ as cli
+from distill_lib.errors import UserError
+from distill_lib.experiment import Status, Task
+from distill_lib.methods import METHODS
+from distill_lib.records import Cell, Record
+
+NAME = "skd/table1_accuracy"
+
+
+def task(method, ipc=1, epochs=60, **changes):
+    config = METHODS[method].paper_config("FashionMNIST", ipc).small()
+    cell = Cell(NAME, method, "FashionMNIST", ipc, "ConvNet", "vico_dsa")
+    return Task(cell, config, "FashionMNIST", f"vico_dsa@{epochs}ep", num_eval=2, **changes)
+
+
+def record(of, distill, evaluate, device="a machine"):
+    return Record(
+        cell=of.cell, test_accuracy_pct=[50.0, 51.0], sets=[0, 0], key=of.key, metrics={}, memory_mb=900.0,
+        seconds={"distill": distill, "evaluate": evaluate}, made_by={"device": device},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def test_operations_of_a_network_are_those_counted_by_hand():
+    blocks = 2 * 9 * 128 * (3 * 32**2 + 128 * 16**2 + 128 * 8**2)  # three 3 x 3 convolutions on 32, 16 and 8 pixels
+    assert estimate.per_image("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
+
+
+def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back():
+    cfg = METHODS["DM"].paper_config("FashionMNIST", 10)
+    assert METHODS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_counts_its_work(name):
+    cfg = METHODS[name].paper_config("FashionMNIST", 10)
+    full, small, smoke = (METHODS[name].work(c, 10, 60_000) for c in (cfg, cfg.small(), cfg.smoke()))
+    assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
+
+
+def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):
+    done = task("DM")
+    record(done, distill=100.0, evaluate=30.0).save("small")
+    known = estimate.rates("small")
+    same = estimate.estimate(done, known)
+    assert same.seconds == pytest.approx(130.0) and same.memory_mb == 900.0 and "a machine" in same.basis
+    twice = estimate.estimate(task("DM", num_sets=2), known)
+    assert twice.seconds == pytest.approx(260.0)
+    longer = estimate.estimate(task("DM", epochs=600), known).seconds
+    assert 100 + 2 * 30 < longer < 100 + 10 * 30  # ten times the training, the same test
+    assert estimate.estimate(task("DC"), known).seconds is None  # an evaluation is known, DC is not
+    assert "no record of DC" in estimate.estimate(task("DC"), known).basis
+    assert estimate.estimate(task("Random"), known).seconds == pytest.approx(30.0)  # it passes nothing through a network
+
+
+def test_without_records_nothing_is_claimed(results):
+    cost = estimate.estimate(task("DM"), estimate.rates("small"))
+    assert cost.seconds is None and estimate.words(cost.seconds, cost.memory_mb) == "time unknown"
+
+
+def test_damaged_records_do_not_stop_a_plan(results):
+    file = record(task("DM"), 1.0, 1.0).save("small")
+    file.write_text(file.read_text()[:-20])
+    assert estimate.rates("small").device == ""
+
+
+def test_a_plan_says_what_to_compute_and_what_it_costs(results):
+    done, todo = task("DM"), task("DM", ipc=10)
+    record(done, distill=100.0, evaluate=30.0).save("small")
+    statuses = [Status(done.cell, "recorded", "", done), Status(todo.cell, "missing", "never computed", todo)]
+    rows = estimate.rows(statuses, "small")
+    assert rows[0]["seconds"] is None and rows[1]["seconds"] > 130
+    assert json.loads(json.dumps(rows)) == rows
+    assert "1 recorded, 1 missing" in estimate.total(rows) and "as on a machine" in estimate.total(rows)
+
+
+# --- selections --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def cells():
+    return experiment.experiment(NAME).cells(experiment.check_parameters(NAME, {}))
+
+
+def test_cells_are_selected_by_their_fields(cells):
+    some = experiment.select(cells, "method=DM|dsa, ipc=10, dataset=*MNIST")
+    assert {(c.method, c.ipc, c.dataset) for c in some} == {(m, 10, d) for m in ("DM", "DSA") for d in ("MNIST", "FashionMNIST")}
+    assert experiment.select(cells, None) == cells
+    assert {c.method for c in experiment.select(cells, "ipc=all")} == {"Full data"}
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [("method", "write field=value"), ("methods=DM", "did you mean method"), ("method=DN", "there are .*DM"), ("ipc=", "write field=value")],
+)
+def test_selections_that_select_nothing_say_why(cells, text, says):
+    with pytest.raises(UserError, match=says):
+        experiment.select(cells, text)
+
+
+def test_a_cell_is_found_by_its_text_and_by_its_record(cells):
+    for cell in cells[::17]:
+        assert experiment.find(f"{NAME}: {cell}") == cell == experiment.find(f"results/full/{NAME}/{cell.stem}.json")
+    with pytest.raises(UserError, match="did you mean dm_mnist_ipc1_convnet_vico-dsa"):
+        experiment.find("dm_mnist_ipc1_convnet_vico-dsb")
+
+
+def test_explain_names_the_setting_that_differs(results, monkeypatch, capsys):
+    cell = Cell(NAME, "DM", "FashionMNIST", 1, "ConvNet", "vico_dsa")
+    stored = experiment.status(cell, experiment.check_parameters(NAME, {"profile": "small"})).task
+    key = {**stored.key, "config": {**stored.key["config"], "iterations": 7}}
+    Record(cell, [50.0], [0], key, seconds={"distill": 1.0, "evaluate": 1.0}).save("small")
+    cli.explain(cell.stem, "small")
+    out = capsys.readouterr().out
+    assert "would be computed: config.iterations: 7 ->" in out and str(records.path(cell, "small")) in out
+
+
+def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
+    cell = Cell(NAME, "DM", "FashionMNIST", 1, "ConvNet", "vico_dsa")
+    activity = progress.Activity("small", 3)
+    with activity.cell(cell, 2):
+        activity.tell("distill", 5, 40, {"loss": 0.25})
+        activity._written = 0.0
+        activity.tell("distill", 40, 40, {"loss": 0.125})
+        (note,) = progress.running()
+        assert (note["cell"], note["done"], note["total"], note["number"]) == (str(cell), 40, 40, 2)
+        cli.watch(0.0)
+        assert "40 of 40" in capsys.readouterr().out
+        activity.file.with_name("other.json").write_text(json.dumps({**note, "pid": 2**22 + 1}))
+        assert len(progress.running()) == 1 and not activity.file.with_name("other.json").exists()
+    assert progress.running() == []
+    log = progress.log_path(cell, "small").read_text()
+    assert "started" in log and "distill 40 of 40, loss 0.125" in log
+
+
+def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path, monkeypatch):
+    spent = progress.Spent(tmp_path / "s.json")
+    with spent.phase("distill", "cpu"):
+        monkeypatch.setattr(spent, "_now", ("distill", spent._now[1] - 100, spent._now[2] - 100))
+        spent.tick()
+        assert progress.Spent(tmp_path / "s.json").total >= 100  # what a killed process leaves
+    (tmp_path / "s.json").write_text('{"seconds": {"distill": 5.0}, "memory_mb": 10}')
+    again = progress.Spent(tmp_path / "s.json")
+    with again.phase("distill", "cpu"):
+        pass
+    assert 5.0 <= again.seconds["distill"] < 6 and again.memory_mb >= 10
+    (tmp_path / "s.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        progress.Spent(tmp_path / "s.json")
