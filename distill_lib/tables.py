@@ -95,6 +95,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
             values = record.test_accuracy_pct
             line = {
                 "method": s.cell.method,
+                "variant": s.cell.variant,
                 "data": record.key["dataset"],
                 "IPC": "all" if s.cell.ipc is None else s.cell.ipc,
                 "profile": profile,
@@ -121,9 +122,8 @@ def details(outcome: Outcome) -> pd.DataFrame:
             elif not same_data:
                 line["verdict"] = "stand-in data"
             out.append(line)
-    if not any(line["kernel regression"] for line in out):
-        out = [{k: v for k, v in line.items() if k != "kernel regression"} for line in out]
-    return pd.DataFrame(out)
+    unused = [name for name in ("variant", "kernel regression") if not any(line[name] for line in out)]
+    return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
 
 
 def points(outcome: Outcome) -> pd.DataFrame:

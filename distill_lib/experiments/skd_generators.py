@@ -45,8 +45,8 @@ def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
         return Skip(f"{params.profile} computes {', '.join(SMALL2)}")
     config = METHODS[cell.method].paper_config("FashionMNIST", 10)
     if params.profile == "smoke":
-        if cell.network == "ResNet18" and cell.method != "SKD":
-            return Skip("smoke computes ResNet18 for SKD")
+        if cell.network == "ResNet18" or (cell.network != "ConvNet" and cell.method != "SKD"):
+            return Skip("smoke computes ConvNet, for SKD AlexNet and VGG11 too")
         return Task(cell, config.smoke(), STAND_INS["FashionMNIST"], f"{cell.protocol}@1ep", num_eval=1, seed=params.seed)
     networks = SMALL2_NETWORKS.get(cell.network, 2)
     return Task(cell, config.small(), "FashionMNIST", f"{cell.protocol}@{SMALL2_EPOCHS}ep", num_eval=networks, seed=params.seed)
@@ -72,6 +72,7 @@ VARIANTS: dict[str, tuple[str, Any]] = {
     "log loss": ("gan.loss", "vanilla"),
 }
 SMALL_ABLATION_EPOCHS = 50
+SMOKE_VARIANTS = ["default", "lambda 1", "class means", "embedding", "log loss"]  # each another path through the code
 
 
 class AblationParameters(Parameters):
@@ -95,6 +96,8 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
     if params.profile == "full":
         return Task(cell, config, cell.dataset, "dim", num_eval=5, num_sets=3, seed=params.seed)
     if params.profile == "smoke":
+        if cell.variant not in SMOKE_VARIANTS:
+            return Skip(f"smoke computes {', '.join(SMOKE_VARIANTS)}")
         return Task(cell, config.smoke(), STAND_INS.get(cell.dataset, cell.dataset), "dim@1ep", num_eval=1, seed=params.seed)
     if VARIANTS[cell.variant][0].startswith("gan."):
         return Skip("small trains one GAN per data set, and this variant needs another")

@@ -1,0 +1,122 @@
+"""SKD's other pages: their cells are the paper's, their budgets are runnable, their pictures compare like with like."""
+
+import pytest
+import torch
+
+from distill_lib import data, experiment, figures, reported, tables
+from distill_lib.errors import UserError
+from distill_lib.experiment import Skip, Task
+from distill_lib.experiments import skd_generators as pages
+from distill_lib.experiments.skd import TABLE1
+from distill_lib.generators import cgan
+from distill_lib.generators.generated import GeneratedSet
+from distill_lib.methods import METHODS
+from distill_lib.records import Cell, Record
+from distill_lib.rng import generator
+from distill_lib.settings import as_dict
+
+
+@pytest.fixture(scope="module")
+def real():
+    return data.load("digits")[0]
+
+
+def made(real, seed, ipc=1):
+    of = cgan.Architecture(real.shape, real.num_classes, width=8)
+    return GeneratedSet.made("SKD", real, cgan.redraw(cgan.Generator(of), generator(seed, "weights")), ipc, seed=seed)
+
+
+def test_table2_has_the_papers_cells():
+    cells = pages.table2_cells(experiment.check_parameters(pages.TABLE2, {}))
+    printed = {(r["method"], r["network"]) for r in reported.load_experiment(pages.TABLE2).to_dict("records")}
+    assert {(c.method, c.network) for c in cells} == printed and len(cells) == len(printed)
+    assert all((c.dataset, c.ipc) == ("CIFAR10", 10) for c in cells)
+
+
+@pytest.mark.parametrize("name", [pages.TABLE2, pages.ABLATIONS])
+@pytest.mark.parametrize("profile", ["smoke", "small", "full"])
+def test_every_cell_has_a_task_or_a_reason(name, profile):
+    params = experiment.check_parameters(name, {"profile": profile})
+    tasks = [experiment.experiment(name).task(c, params) for c in experiment.experiment(name).cells(params)]
+    assert all(isinstance(t, Task | Skip) for t in tasks) and any(isinstance(t, Task) for t in tasks)
+    for task in tasks:
+        if isinstance(task, Task):
+            assert ("@" in task.key["protocol"]["name"]) == (profile != "full")
+            assert task.dataset == task.cell.dataset or profile != "full"
+    assert profile != "full" or not any(isinstance(t, Skip) for t in tasks)
+
+
+def test_small_table2_takes_the_generators_that_table1_and_no_others_make():
+    params = experiment.check_parameters(pages.TABLE2, {"profile": "small"})
+    task = pages.table2_task(Cell(pages.TABLE2, "SKD", "CIFAR10", 10, "AlexNet", "dim"), params)
+    from distill_lib.experiments.skd import table1_task
+
+    assert task.config == table1_task(Cell(TABLE1, "SKD", "FashionMNIST", 10, "ConvNet", "dim"), params).config
+    assert task.dataset == "FashionMNIST"
+
+
+@pytest.mark.parametrize("variant", list(pages.VARIANTS))
+def test_a_variant_changes_one_setting_and_the_budgets_keep_it(variant):
+    base = METHODS["SKD"].paper_config("FashionMNIST", 10)
+    config = pages.varied(base, variant)
+    before, after = as_dict(base), as_dict(config)
+    changed = experiment.differences(before, after)
+    assert len(changed) == (0 if variant == "default" else 1)
+    assert (config.small() == base.small()) == (variant == "default")
+
+
+def test_an_unknown_variant_is_one_clear_error():
+    with pytest.raises(UserError, match="unknown variant 'tau 3'"):
+        experiment.check_parameters(pages.ABLATIONS, {"variants": ["tau 3"]})
+
+
+def test_generators_draw_from_the_same_noise(real):
+    first, again, other = (pages.drawn(made(real, seed), 2, seed=0) for seed in (1, 1, 2))
+    assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
+    assert first.images.dtype == torch.uint8 and torch.bincount(first.labels).tolist() == [2] * 10
+    same = made(real, 1)
+    fresh = GeneratedSet(same.generator, same.facts, 2, seed=0)
+    assert (fresh.pixels() * 255 - first.images.float()).abs().max() <= 0.5
+
+
+def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    params = experiment.check_parameters(pages.FIGURE2, {})
+    assert pages.samples(params) == {} and pages.health_kept(params) == {}
+    kept = pages.drawn(made(real, 1), 3, seed=0)
+    kept.save(pages._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
+    pages._artefact("small", "MNIST", "health", "csv").write_text("step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n")
+    shown = pages.samples(params)
+    assert list(shown) == ["MNIST"] and torch.equal(shown["MNIST"]["SKD (no standardisation)"].images, kept.images)
+    looks = pages.health_kept(params)
+    figure = figures.gan_health(looks)
+    drawn = [line.get_ydata().tolist() for axis in figure.axes for line in axis.lines]
+    assert drawn == [[1, 1], [2, 1], [30, 60], [40, 20]]
+
+
+def test_the_pipeline_names_what_the_paper_names():
+    words = " ".join(t.get_text() for t in figures.skd_pipeline().axes[0].texts)
+    for part in ("noise", "label", "generator", "synthetic", "real", "ConvNet3, ResNet10", "standardised", "KL", "tau"):
+        assert part in words
+
+
+def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    for method, network, values in (("SKD", "VGG11", [60.0, 62.0]), ("DiM", "ConvNet", [50.0])):
+        key = {"dataset": "FashionMNIST", "protocol": {"name": "dim@30ep"}, "network": network}
+        Record(Cell(pages.TABLE2, method, "CIFAR10", 10, network, "dim"), values, [0] * len(values), key).save("small")
+    params = experiment.check_parameters(pages.TABLE2, {"methods": ["DiM", "SKD"], "networks": ["ConvNet", "VGG11"]})
+    outcome = experiment.run(pages.TABLE2, params)
+    frame = tables.across(outcome, columns="network")
+    ours = "ours, small, on FashionMNIST"
+    assert list(frame.columns) == [("ConvNet", "paper"), ("ConvNet", ours), ("VGG11", "paper"), ("VGG11", ours)]
+    assert frame.loc["SKD"].tolist() == ["68.2 ± 0.4", "not run", "69.2 ± 0.1", "61.0 ± 1.0"]
+    assert frame.loc["DiM"].tolist() == ["66.2 ± 0.5", "50.0", "66.8 ± 0.5", "not run"]
+    marks = tables.marks(outcome, panel="network")
+    assert sorted(marks.loc[marks["who"] == ours, ["panel", "method", "value"]].values.tolist()) == [["ConvNet", "DiM", 50.0], ["VGG11", "SKD", 61.0]]
+
+    Record(Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"), [40.0], [0], key | {"network": "ConvNet"}).save("small")
+    params = experiment.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
+    outcome = experiment.run(pages.ABLATIONS, params)
+    assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [["not run"], ["40.0"]]
+    assert tables.details(outcome)["variant"].tolist() == ["tau 1"]
