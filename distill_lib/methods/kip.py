@@ -49,8 +49,11 @@ class Config:
         return replace(self, kernel="FC1", iterations=min(self.iterations, 40), batch_target=200, source="reduced")
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller target batches."""
-        return replace(self, kernel="FC1", iterations=min(self.iterations, 1_000), batch_target=2_000, source="reduced")
+        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller target batches.
+
+        Few steps: with this kernel more of them raise the accuracy of the regression and lower that of networks trained on the set.
+        """
+        return replace(self, kernel="FC1", iterations=min(self.iterations, 100), batch_target=2_000, source="reduced")
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
