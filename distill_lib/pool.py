@@ -53,7 +53,7 @@ class Matching:
     def small(self) -> Matching:
         """Minutes on one CPU core: fewer steps at a higher rate, a narrower pool that sees fewer real images."""
         return replace(
-            self, epochs=6, batch=32, per_epoch=640, lr=1e-4, pool=("ConvNetW64", "IDC-ThinResNet10BN"), pool_steps=2,
+            self, epochs=10, batch=32, per_epoch=640, lr=1e-4, pool=("ConvNetW64", "IDC-ThinResNet10BN"), pool_steps=2,
             warm_up=min(self.warm_up, 20),
         )  # fmt: skip
 
