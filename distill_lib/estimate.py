@@ -40,7 +40,7 @@ class Rates:
 
     def add(self, record: Record) -> None:
         work = _of_record(record)
-        method, network = record.cell.method, record.cell.network
+        method, network = record.cell.method, record.key.get("network", "")
         if work is None:
             return
         distill, evaluate = work
@@ -76,11 +76,12 @@ def rates(profile: str) -> Rates:
 
 def estimate(task: Task, known: Rates) -> Estimate:
     """What a task will cost by the rates of past records."""
-    operations = _operations(task.cell.method, task.config, task.dataset, task.cell.ipc, task.cell.network, task.protocol, task.num_eval, task.num_sets)
+    network = task.key["network"]
+    operations = _operations(task.cell.method, task.config, task.dataset, task.cell.ipc, network, task.protocol, task.num_eval, task.num_sets)
     if operations is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     distill, evaluate = operations
-    own, judge = known.distill.get(task.cell.method), known.evaluate.get(task.cell.network) or known.evaluate.get("")
+    own, judge = known.distill.get(task.cell.method), known.evaluate.get(network) or known.evaluate.get("")
     if not judge or (distill and not own):
         return Estimate(None, None, f"no record of {task.cell.method if judge else 'any evaluation'} to go by")
     seconds = distill * statistics.median(own or [0.0]) + evaluate * statistics.median(judge)

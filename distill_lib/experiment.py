@@ -519,6 +519,8 @@ def distilled(
 ) -> tuple[ImageSet, Spent]:
     """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share it.
 
+    A generator serves every ipc: cells that differ in it share the generator too.
+
     Args:
         index: which of the task's sets; each has its own seed.
         real:  the training set, on the device to compute on.
@@ -530,13 +532,16 @@ def distilled(
     from .data import ImageSet
     from .methods import METHODS
 
-    method, seed = METHODS[task.cell.method], task.seed + index
+    method, seed, ipc = METHODS[task.cell.method], task.seed + index, task.cell.ipc
+    config = as_dict(task.config)
+    if every := getattr(method, "EVERY_IPC", False):
+        ipc = config["ipc"] = None
     key = {
-        "method": task.cell.method, "config": as_dict(task.config), "seed": seed, "dataset": task.dataset,
+        "method": task.cell.method, "config": config, "seed": seed, "dataset": task.dataset,
         "data_sha256": real.sha256(), "code": method.VERSION, "facts": [list(real.facts.mean), list(real.facts.std)],
     }  # fmt: skip
     digest = records.digest(key)
-    stem = Cell("", task.cell.method, task.dataset, task.cell.ipc, "", "").stem
+    stem = Cell("", task.cell.method, task.dataset, ipc, "", "").stem
     file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     spent, activity = Spent(file.with_suffix(".json")), activity or Activity(profile, 1)
@@ -544,7 +549,8 @@ def distilled(
     try:
         with FileLock(f"{file}.lock", timeout=patience):
             if file.exists():
-                return ImageSet.load(file).to(real.device), Spent(spent.file)
+                found = ImageSet.load(file).to(real.device)
+                return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
             work = paths.runs() / profile / "work" / "sets" / file.stem
             activity.spent = spent
             with spent.phase("distill", real.device):

@@ -236,3 +236,18 @@ def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table,
     assert first.seconds["distill"] >= 2 * 3 * 0.01  # each of the two sets slept three times
     assert all(o.seconds["distill"] == first.seconds["distill"] for o in others)  # what making the sets has cost, stated by every cell
     assert go(seed=1).statuses[0].state == "computed" and table.calls[2:] == [(1, 1), (1, 2)][1:]
+
+
+def test_a_generator_is_trained_once_and_serves_every_ipc(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    method, made = METHODS["CGAN"], []
+    monkeypatch.setattr(method, "distill", lambda *a, __old=method.distill, **k: made.append(1) or __old(*a, **k))
+    real = data.load("digits")[0]
+    sets = []
+    for ipc in (2, 3):
+        cell = Cell("toy/table", "CGAN", "digits", ipc, "MLP", "dim_fixed")
+        config = method.paper_config("digits", ipc).smoke()
+        sets.append(experiment.distilled(Task(cell, config, "digits", "dim_fixed@1ep"), 0, "smoke", real)[0])
+    assert len(made) == 1 and [len(s) for s in sets] == [20, 30]
+    states_ = [s.generator.state_dict() for s in sets]
+    assert all(torch.equal(states_[0][k], states_[1][k]) for k in states_[0])

@@ -50,6 +50,10 @@ class GeneratedSet(ImageSet):
         """What a method distilled from `real`, with its facts."""
         return cls(generator, real.synthetic_facts(method=method, seed=seed), ipc, seed)
 
+    def drawing(self, ipc: int) -> GeneratedSet:
+        """The same generator, drawing `ipc` images of every class."""
+        return self if ipc == self.ipc else GeneratedSet(self.generator, self.facts, ipc, self.seed)
+
     def _draw(self, rng: torch.Generator) -> Tensor:
         return cgan.normalised(self.generator.draw(self.labels, rng), self)
 

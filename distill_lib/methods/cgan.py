@@ -17,6 +17,7 @@ from ..pool import Matching
 from ..settings import Count, replace, settings
 
 VERSION = 1
+EVERY_IPC = True  # one generator serves every ipc
 
 
 @settings

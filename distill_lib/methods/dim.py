@@ -23,6 +23,7 @@ from ..pool import Matching
 from ..settings import Count, replace, settings
 
 VERSION = 1
+EVERY_IPC = True  # one generator serves every ipc
 WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the official code, whatever its option says
 
 

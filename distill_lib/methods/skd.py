@@ -26,6 +26,7 @@ from ..pool import Matching
 from ..settings import Count, replace, settings
 
 VERSION = 1
+EVERY_IPC = True  # one generator serves every ipc
 
 
 @settings
@@ -108,7 +109,7 @@ def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 class NoStandardisation:
     """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
 
-    VERSION, Config, work, distill = VERSION, Config, staticmethod(work), staticmethod(distill)
+    VERSION, EVERY_IPC, Config, work, distill = VERSION, EVERY_IPC, Config, staticmethod(work), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:
