@@ -124,11 +124,18 @@ def run(
     cells: Cells = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
+    engine_name: Annotated[str, typer.Option("--engine", help="local: this process; dask: many.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="With dask: processes, by default one per GPU; or Slurm jobs.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="With dask: tcp://host:port of a running scheduler, or slurm.")] = None,
 ) -> None:
     """Compute the missing cells of experiments, and print them beside the paper's."""
     from . import experiment as engine
     from . import tables
 
+    if engine_name not in ("local", "dask"):
+        raise unknown("engine", engine_name, ["local", "dask"])
+    if engine_name == "local" and (workers is not None or scheduler is not None):
+        raise UserError("--workers and --scheduler need --engine dask")
     limit = time.monotonic() + seconds(time_limit) if time_limit else None
     chosen = [(name, engine.check_parameters(name, {"profile": profile, **parse(parameter)})) for name in experiments]
     selected = [engine.select(engine.experiment(name).cells(params), cells) for name, params in chosen]
@@ -138,7 +145,13 @@ def run(
             todo = [s for s in engine.plan(name, params, some) if s.state in ("missing", "stale")]
             print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
         left = None if limit is None else max(0.0, limit - time.monotonic())
-        outcome = engine.run(name, params, some, time_limit=left, say=print, device=device, strict=False)
+        options = {"time_limit": left, "say": print, "device": device, "strict": False}
+        if engine_name == "dask":
+            from . import cluster
+
+            outcome = cluster.run(name, params, some, workers=workers, scheduler=scheduler, **options)
+        else:
+            outcome = engine.run(name, params, some, **options)
         frame = tables.details(outcome)
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")

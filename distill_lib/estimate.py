@@ -96,7 +96,7 @@ def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
     out = []
     for s in statuses:
         cost = estimate(s.task, known) if s.state in ("missing", "stale") else Estimate(None, None, "")
-        needs = experiment.needs(s.task) if s.task else []
+        needs = list(experiment.stage1(s.task)) if s.task else []
         seconds = None if cost.seconds is None else round(cost.seconds, 1)
         out.append({"cell": str(s.cell), "record": s.cell.stem, "state": s.state, "why": s.why, "needs": needs})
         out[-1] |= {"seconds": seconds, "memory_mb": cost.memory_mb, "basis": cost.basis}
@@ -115,7 +115,7 @@ def total(rows_: list[dict[str, Any]]) -> str:
     todo = [r for r in rows_ if r["state"] in ("missing", "stale")]
     known = [r["seconds"] for r in todo if r["seconds"] is not None]
     line = f"{len(rows_)} cells: " + ", ".join(
-        f"{n} {state}" for state in ("recorded", "missing", "stale", "skipped") if (n := sum(r["state"] == state for r in rows_))
+        f"{n} {state}" for state in ("recorded", "missing", "stale", "damaged", "skipped") if (n := sum(r["state"] == state for r in rows_))
     )
     if not todo:
         return line

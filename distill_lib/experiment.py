@@ -209,7 +209,10 @@ def status(cell: Cell, params: Parameters) -> Status:
     task = _definition(cell).task(cell, params)
     if isinstance(task, Skip):
         return Status(cell, "skipped", task.reason)
-    record = records.load(cell, params.profile)
+    try:
+        record = records.load(cell, params.profile)
+    except UserError as err:
+        return Status(cell, "damaged", str(err), task)
     if record is None:
         return Status(cell, "missing", "never computed", task)
     changed = differences(record.key, task.key)
@@ -223,12 +226,12 @@ def plan(name: str, params: Parameters, cells: list[Cell] | None = None) -> list
     return [status(cell, params) for cell in (experiment(name).cells(params) if cells is None else cells)]
 
 
-def needs(task: Task) -> list[str]:
-    """What has to be made before the task's sets and is shared with others: trained networks, generators, experts."""
+def stage1(task: Task) -> dict[str, Any]:
+    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
     from .methods import METHODS
 
-    stage = getattr(METHODS[task.cell.method], "stage1", None)
-    return [] if stage is None else stage(task.config)
+    method = METHODS[task.cell.method]
+    return method.stage1(task.config) if hasattr(method, "stage1") else {}
 
 
 def select(cells: list[Cell], text: str | None) -> list[Cell]:
@@ -418,6 +421,8 @@ def _one(
     now = status(cell, params)
     if now.state == "skipped":
         return now
+    if now.state == "damaged":  # never overwritten: whoever damaged it decides
+        return Status(cell, "failed", now.why, now.task)
     try:
         if now.state == "recorded":
             changed = _data_change(now)

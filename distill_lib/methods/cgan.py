@@ -45,6 +45,16 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return cfg.gan.work(num_classes, images) + (cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0)
 
 
+def stage1(cfg: Config) -> dict[str, GAN]:
+    """What cells share before their sets differ."""
+    return {"conditional GAN": cfg.gan}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    cgan.train(real, cfg.gan, loop)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """A generator of `real`'s classes.
 

@@ -54,6 +54,16 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
 
 
+def stage1(cfg: Config) -> dict[str, GAN]:
+    """What cells share before their sets differ."""
+    return {"conditional GAN": cfg.gan}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    cgan.train(real, cfg.gan, loop)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """Distil `real` into a generator.
 

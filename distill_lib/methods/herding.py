@@ -42,6 +42,16 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return cfg.training.work(num_classes, images)
 
 
+def stage1(cfg: Config) -> dict[str, Training]:
+    """What cells share before their sets differ."""
+    return {"feature network": cfg.training}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    training.on_real(real, cfg.training, seed, loop)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Choose cfg.ipc images of every class.
 

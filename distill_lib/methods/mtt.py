@@ -106,6 +106,16 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return experts + 12 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
 
 
+def stage1(cfg: Config) -> dict[str, Experts]:
+    """What cells share before their sets differ."""
+    return {"expert trajectories": cfg.experts}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    trajectories.train(real, cfg.experts, loop)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class and a step size.
 

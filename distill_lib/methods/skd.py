@@ -61,6 +61,16 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
 
 
+def stage1(cfg: Config) -> dict[str, GAN]:
+    """What cells share before their sets differ."""
+    return {"conditional GAN": cfg.gan}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    cgan.train(real, cfg.gan, loop)
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """Distil `real` into a generator.
 
@@ -109,7 +119,8 @@ def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 class NoStandardisation:
     """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
 
-    VERSION, EVERY_IPC, Config, work, distill = VERSION, EVERY_IPC, Config, staticmethod(work), staticmethod(distill)
+    VERSION, EVERY_IPC, Config = VERSION, EVERY_IPC, Config
+    work, stage1, prepare, distill = staticmethod(work), staticmethod(stage1), staticmethod(prepare), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:

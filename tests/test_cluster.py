@@ -1,0 +1,120 @@
+"""The dask engine: the same records as in one process; a killed worker costs nothing but time; no cell twice."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from distill_lib import cluster, experiment, progress, records
+from distill_lib import __main__ as cli
+from distill_lib.errors import UserError
+
+pytest.importorskip("distributed", reason="needs dask.distributed")
+NAME = "skd/table1_accuracy"
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def chosen(ipc="1", protocol="*"):
+    params = experiment.check_parameters(NAME, {"profile": "smoke"})
+    return params, experiment.select(experiment.experiment(NAME).cells(params), f"method=Random,dataset=FashionMNIST,ipc={ipc},protocol={protocol}")
+
+
+def numbers(cells):
+    return {c.stem: records.load(c, "smoke").test_accuracy_pct for c in cells}
+
+
+def test_two_workers_of_which_one_is_killed_record_every_cell_once(folders, monkeypatch):
+    params, cells = chosen()
+    killed, starts = [], []
+
+    def kill_one():  # as soon as a worker is in the middle of a cell, that worker's process is gone
+        end = time.monotonic() + 120
+        while not killed and time.monotonic() < end:
+            for note in progress.running():
+                if note["total"] and note["pid"] != os.getpid():
+                    os.kill(note["pid"], signal.SIGKILL)
+                    killed.append(note["pid"])
+                    return
+            time.sleep(0.05)
+
+    hunter = threading.Thread(target=kill_one)
+    hunter.start()
+    outcome = cluster.run(NAME, params, cells, workers=2, say=starts.append)
+    hunter.join()
+    assert killed, "no worker was seen at work"
+    assert {s.state for s in outcome} <= {"computed", "reused"} and len(outcome.statuses) == len(cells)
+    spread = numbers(cells)
+    for cell in cells:  # none twice: every log says "recorded" once
+        assert progress.log_path(cell, "smoke").read_text().count("recorded: ") == 1
+    monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
+    experiment.run(NAME, params, cells, say=lambda line: None)
+    assert numbers(cells) == spread  # one process and many compute the same numbers
+
+
+def test_what_cells_share_is_one_task(folders):
+    submitted = []
+
+    class Client:
+        def submit(self, function, *args, key, **options):
+            submitted.append((function.__name__, key.rpartition("-")[0]))
+            return key
+
+    params = experiment.check_parameters(NAME, {"profile": "small"})
+    cells = experiment.select(experiment.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10")
+    shared = {}
+    for cell in cells:
+        cluster._shared(Client(), experiment.status(cell, params).task, "small", None, None, shared)
+    stages = [key for name, key in submitted if name == "_stage1"]
+    assert sorted(s.rpartition("-")[0] for s in stages) == ["conditional-GAN", "expert-trajectories", "feature-network"]
+    sets = [key for name, key in submitted if name == "_set"]
+    assert len(sets) == len(set(sets)) == 2 + 2 + 2 + 1 + 1  # two of every image method, one generator each
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--engine", "das"], "did you mean dask"),
+        (["--workers", "2"], "need --engine dask"),
+        (["--engine", "dask", "--workers", "0"], "at least 1"),
+        (["--engine", "dask", "--scheduler", "nowhere"], "no dask scheduler answers"),
+    ],
+)
+def test_a_cluster_that_cannot_be_says_why(words, says, folders, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["distill", "run", NAME, "--cells", "method=Random,ipc=1", *words])
+    failed = []
+    monkeypatch.setattr(cli, "_fail", lambda message, status: failed.append(message) or status)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and says in failed[0]
+
+
+def test_slurm_without_a_description_of_its_jobs_says_where_to_write_one(folders):
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
+    params, cells = chosen()
+    with pytest.raises(UserError, match="jobqueue.yaml"):
+        cluster.run(NAME, params, cells, scheduler="slurm", say=lambda line: None)
+
+
+def test_a_damaged_record_fails_its_cell_and_stays(folders):
+    params, cells = chosen(protocol="vico_dsa")
+    outcome = experiment.run(NAME, params, cells, say=lambda line: None)
+    file = records.path(cells[0], "smoke")
+    body = json.loads(file.read_text())
+    body["test_accuracy_pct"][0] = 99.0
+    file.write_text(json.dumps(body))
+    (now,) = experiment.plan(NAME, params, cells)
+    assert now.state == "damaged" and "checksum differs" in now.why and outcome.of("computed")
+    with pytest.raises(UserError, match="checksum differs"):
+        experiment.run(NAME, params, cells, say=lambda line: None)
+    assert json.loads(file.read_text())["test_accuracy_pct"][0] == 99.0  # not overwritten: whoever changed it decides
