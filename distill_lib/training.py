@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -227,3 +228,14 @@ def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
     """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k, unmodified."""
     images = real.take(index.flatten())[0].unflatten(0, index.shape)
     return ImageSet.from_classes(images, like=real, indices=index.tolist(), **extra)
+
+
+# --- of a method whose settings hold a `training` ------------------------------------------------------------------------
+def stage1(cfg: Any) -> dict[str, Training]:
+    """What cells share before their sets differ."""
+    return {"feature network": cfg.training}
+
+
+def prepare(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    on_real(real, cfg.training, seed, loop)

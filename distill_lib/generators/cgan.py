@@ -521,3 +521,14 @@ def rebuild(architecture: dict[str, Any]) -> Generator:
     """A generator for weights read from a file."""
     with torch.random.fork_rng(devices=[]):
         return Generator(build(Architecture, architecture))
+
+
+# --- of a method whose settings hold a `gan` -------------------------------------------------------------------------------
+def stage1(cfg: Any) -> dict[str, GAN]:
+    """What cells share before their sets differ."""
+    return {"conditional GAN": cfg.gan}
+
+
+def prepare(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    train(real, cfg.gan, loop)

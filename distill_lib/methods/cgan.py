@@ -10,7 +10,7 @@ from dataclasses import field
 from .. import pool
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN
+from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
 from ..loop import Loop
 from ..pool import Matching
@@ -43,16 +43,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
     return cfg.gan.work(num_classes, images) + (cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0)
-
-
-def stage1(cfg: Config) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
-    return {"conditional GAN": cfg.gan}
-
-
-def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    cgan.train(real, cfg.gan, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

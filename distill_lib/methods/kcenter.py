@@ -14,7 +14,7 @@ from .. import training
 from ..data import ImageSet
 from ..loop import Loop
 from ..settings import replace, settings
-from ..training import Training
+from ..training import Training, prepare, stage1  # noqa: F401
 
 VERSION = 1
 
@@ -41,16 +41,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones."""
     return cfg.training.work(num_classes, images)
-
-
-def stage1(cfg: Config) -> dict[str, Training]:
-    """What cells share before their sets differ."""
-    return {"feature network": cfg.training}
-
-
-def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    training.on_real(real, cfg.training, seed, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
