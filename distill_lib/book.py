@@ -195,6 +195,11 @@ def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed
     return [name for name, digest in env.distill_read.items() if read.get(name) != digest]
 
 
+def _says_not_run(cell: Any) -> bool:
+    """Whether a cell says in so many words that there is nothing to show yet."""
+    return any(output.output_type == "stream" and output.text.strip() == "not run" for output in cell.outputs)
+
+
 def _check_outputs(app: Sphinx, doctree: Any) -> None:
     """Every code cell of a live page has run without error, and every figure is there."""
     import nbformat
@@ -215,7 +220,7 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
             say.warning("cell %d was not executed", number, location=name)
         elif "application/vnd.jupyter.widget-view+json" in kinds:
             say.warning("cell %d shows a widget, which is empty without a running kernel", number, location=name)
-        elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds):
+        elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds) and not _says_not_run(cell):
             say.warning("cell %d should show a figure and shows none", number, location=name)
 
 
