@@ -148,14 +148,16 @@ def _operations(
 ) -> tuple[float, float] | None:  # fmt: skip
     """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
     from . import protocols
-    from .data.catalogue import DATASETS
+    from .data.catalogue import DATASETS, sized
     from .methods import METHODS
 
-    facts = DATASETS.get(dataset)
+    name, px, _ = sized(dataset)
+    facts = DATASETS.get(name)
     if facts is None or not facts.counts.get("train"):
         return None
     classes, images, tested = facts.num_classes, facts.counts["train"], facts.counts.get("test", 0)
-    shape = (facts.channels, facts.resolution, facts.resolution)
+    side = px or facts.resolution
+    shape = (facts.channels, side, side)
     inner = getattr(config, "network", "ConvNet")
     distill = METHODS[method].work(config, classes, images) * per_image(inner, shape, classes)
     rule = protocols.protocol(protocol)

@@ -227,6 +227,18 @@ def test_load_with_validation_holds_out_where_the_source_has_no_validation_part(
 
 
 # --- resolutions -----------------------------------------------------------------------------------------------------------
+def test_a_name_may_say_the_resolution():
+    said, asked = data.load("BloodCells-mini@16px")[0], data.load("BloodCells-mini", 16)[0]
+    assert said.shape == (3, 16, 16) and torch.equal(said.images, asked.images) and said.facts == asked.facts
+    nearest = data.load("BloodCells-mini@16px-bicubic")[0]
+    assert not torch.equal(nearest.images, said.images)
+    for wrong in ("BloodCells-mini@0px", "BloodCells-mini@16px-blurred", "BloodCels@16px"):
+        with pytest.raises(UserError):
+            data.load(wrong)
+    with pytest.raises(UserError, match="one or the other"):
+        data.load("BloodCells-mini@16px", 32)
+
+
 def test_a_bundled_set_at_another_resolution_says_how():
     real, test = data.load("FashionMNIST-mini", 32)
     assert real.shape == test.shape == (1, 32, 32)

@@ -2,6 +2,7 @@
 
     real, test = data.load("CIFAR10")                      # uint8 ImageSets, memory-mapped
     real, test = data.load("PathMNIST", resolution=64)     # MedMNIST's own 64 px file
+    real, test = data.load("ImageNette@64px")              # the same, said in the name
     real, test = data.load("./my_photos", resolution=64)   # a folder, .npz or Hugging Face folder of your own
     real, val, test = data.load_with_validation("CIFAR10", per_class=500)
 """
@@ -21,13 +22,13 @@ import torch
 from .. import paths
 from ..errors import UserError, unknown
 from . import find, own, prepare
-from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset
+from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset, sized
 from .imageset import Facts, ImageSet
 from .prepare import RESIZE
 from .read import Part, Source
 
 __all__ = [
-    "DATASETS", "NORMALISATIONS", "RESIZE", "Dataset", "Facts", "ImageSet", "facts_table", "load", "load_with_validation", "split",
+    "DATASETS", "NORMALISATIONS", "RESIZE", "Dataset", "Facts", "ImageSet", "facts_table", "load", "load_with_validation", "sized", "split",
 ]  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def load(
     are prepared once per resolution into the user's cache and memory-mapped from there.
 
     Args:
-        name:          one of `DATASETS`; or the path (with a slash, or ending in .npz) of your own .npz, image folder or Hugging
+        name:          one of `DATASETS`, with its resolution if wished: "ImageNette@64px", "PathMNIST@64px-bicubic"; or the path (with a slash, or ending in .npz) of your own .npz, image folder or Hugging
                        Face `datasets` folder.
         resolution:    px of the square images; by default the set's own. MedMNIST sets use the file of that size where there is one.
         folder:        the only place to look in.
@@ -137,6 +138,11 @@ def _load(
     channels: int | None,
     download: bool | None,
 ) -> dict[str, ImageSet]:
+    if not isinstance(name, Path):
+        name, *said = sized(name)
+        if any(a and b and a != b for a, b in zip(said, (resolution, resize))):
+            raise UserError(f"{name} at {said} in its name, but resolution={resolution}, resize={resize}: give one or the other")
+        resolution, resize = (b if a is None else a for a, b in zip(said, (resolution, resize)))
     if resize is not None and resize not in RESIZE:
         raise unknown("resize rule", resize, RESIZE)
     if normalisation is not None and normalisation not in (*NORMALISATIONS, MEASURED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -235,6 +236,16 @@ def _imagenet_sets() -> list[Dataset]:
         )
         for name, members in rows.items()
     ]  # fmt: skip
+
+
+def sized(name: str) -> tuple[str, int | None, str | None]:
+    """A set's name, and the resolution and the resize rule said with it.
+
+    >>> sized("ImageNette@64px"), sized("PathMNIST@64px-bicubic"), sized("CIFAR10")
+    (('ImageNette', 64, None), ('PathMNIST', 64, 'bicubic'), ('CIFAR10', None, None))
+    """
+    found = re.fullmatch(r"(.+)@(\d+)px(?:-(\w+))?", name)
+    return (found[1], int(found[2]), found[3]) if found and found[1] in DATASETS else (name, None, None)
 
 
 DATASETS: dict[str, Dataset] = {d.name: d for d in [*_SETS, *_imagenet_sets()]}
