@@ -212,6 +212,7 @@ def explain(
     if now.record:
         where = records.path(now.cell, profile)
         print(f"record: {where}\nmade by: {', '.join(f'{k} {v}' for k, v in now.record.made_by.items() if v not in ([], ''))}")
+        print(f"cost: {records.cost(now.record)}")
     if now.task:
         print(json.dumps(now.task.key, indent=1))
 

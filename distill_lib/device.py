@@ -70,13 +70,17 @@ def describe(device: torch.device | str) -> str:
 
 @dataclass
 class Cost:
-    """Wall seconds and peak memory of a block.
+    """Wall seconds, seconds of processor time (all threads of the process), energy and peak memory of a block.
 
+    Processor time well below wall seconds times threads, on a CPU, says that the machine was busy with something else.
+    Energy is the whole GPU's, whoever used it; None where the device reports none.
     Memory on a GPU is what torch allocated; on a CPU it is the process's resident peak in the block on Linux, elsewhere
     since the process began.
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    joules: float | None = None
     memory_mb: float = 0.0
 
 
@@ -95,13 +99,15 @@ def _peak_mb() -> float:
 @contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
     """Fill in a `Cost` when the block ends."""
+    from .nvml import joules
+
     device, cost = torch.device(device), Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
         _forget_peak()
-    start = time.perf_counter()
+    drawn, cpu, start = joules(device), time.process_time(), time.perf_counter()
     try:
         yield cost
     finally:
@@ -110,7 +116,9 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
             cost.memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
         else:
             cost.memory_mb = _peak_mb()
-        cost.seconds = time.perf_counter() - start
+        cost.seconds, cost.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+        if drawn is not None and (now := joules(device)) is not None:
+            cost.joules = now - drawn
 
 
 @functools.cache

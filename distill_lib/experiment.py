@@ -434,7 +434,7 @@ def _one(
         with activity.cell(cell, number, stale):
             record = compute(now.task, params.profile, deadline, device, activity)
             record.save(params.profile)
-            activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {sum(record.seconds.values()):.0f} s")
+            activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}")
     except (TimeUp, KeyboardInterrupt):
         raise
     except Exception as err:  # the other cells go on; the failure is reported at the end
@@ -513,10 +513,22 @@ def compute(
         sets=[i for i, e in enumerate(evaluations) for _ in e.test_accuracy_pct],
         key=key,
         metrics=metrics,
-        seconds={"distill": round(spent.total - spent.seconds["evaluate"], 2), "evaluate": round(spent.seconds["evaluate"], 2)},
+        seconds=_by_phase(spent.seconds, spent),
+        cpu_seconds=_by_phase(spent.cpu_seconds, spent),
+        joules=_by_phase(spent.joules, spent),
         memory_mb=round(spent.memory_mb),
-        made_by={**records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes)},
-    )
+        made_by={
+            **records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes),
+            "seeds": {"distill": [task.seed + i for i in range(task.num_sets)], "evaluate": [task.seed + 1000 * i for i in range(task.num_sets)]},
+        },
+    )  # fmt: skip
+
+
+def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
+    """What all sets, and the evaluation, have cost; nothing where it was not measured for every one of them."""
+    if values.keys() != spent.seconds.keys():
+        return {}
+    return {"distill": round(sum(v for k, v in values.items() if k != "evaluate"), 2), "evaluate": round(values["evaluate"], 2)}
 
 
 def distilled(

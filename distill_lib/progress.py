@@ -24,19 +24,23 @@ from .loop import atomically
 
 
 class Spent:
-    """Wall seconds by phase and peak memory, kept in a file and added up over interruptions.
+    """Wall seconds, processor seconds and joules by phase, and peak memory: kept in a file and added up over interruptions.
 
-    A process that is killed loses at most the last half minute of them.
+    A process that is killed loses at most the last half minute of them (the joules since the phase began).
     """
 
     def __init__(self, file: Path):
-        self.file, self.seconds, self.memory_mb = file, {}, 0.0
-        self._now: tuple[str, float, float] | None = None  # phase, its start, last written
+        self.file, self.memory_mb = file, 0.0
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self.joules: dict[str, float] = {}  # of phases on a device that reports them
+        self._now: tuple[str, float, float, float] | None = None  # phase, its start, processor time at its start, last written
         if file.exists():
             try:
                 saved = json.loads(file.read_text())
                 self.seconds, self.memory_mb = dict(saved["seconds"]), float(saved["memory_mb"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+                self.cpu_seconds, self.joules = dict(saved.get("cpu_seconds", {})), dict(saved.get("joules", {}))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f"{file}: damaged; delete it to go on, with the time spent so far not counted") from None
 
     @property
@@ -46,31 +50,37 @@ class Spent:
     def include(self, name: str, other: Spent) -> None:
         """Count what another phase has cost, once."""
         self.seconds[name] = other.total
+        for own, others in ((self.cpu_seconds, other.cpu_seconds), (self.joules, other.joules)):
+            if others:
+                own[name] = sum(others.values())
         self.memory_mb = max(self.memory_mb, other.memory_mb)
 
     @contextmanager
     def phase(self, name: str, place: Any) -> Iterator[None]:
         """Measure a block; call `tick` in it now and then."""
-        cost, before = None, self.seconds.get(name, 0.0)
-        self._now = (name, time.monotonic(), time.monotonic())
+        self._now = (name, time.monotonic(), time.process_time(), time.monotonic())
         try:
             with measure(place) as cost:
                 yield
         finally:
             self._now = None
-            self.seconds[name] = before + cost.seconds
+            self.seconds[name] = self.seconds.get(name, 0.0) + cost.seconds
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + cost.cpu_seconds
+            if cost.joules is not None:
+                self.joules[name] = self.joules.get(name, 0.0) + cost.joules
             self.memory_mb = max(self.memory_mb, cost.memory_mb)
-            self._write(self.seconds)
+            self._write(self.seconds, self.cpu_seconds)
 
     def tick(self) -> None:
         """Write the seconds of the phase that runs, every half minute."""
-        if self._now and time.monotonic() - self._now[2] > 30:
-            name, start, _ = self._now
-            self._now = (name, start, time.monotonic())
-            self._write({**self.seconds, name: self.seconds.get(name, 0.0) + time.monotonic() - start})
+        if self._now and time.monotonic() - self._now[3] > 30:
+            name, start, cpu, _ = self._now
+            self._now = (name, start, cpu, time.monotonic())
+            now = self.seconds.get(name, 0.0) + time.monotonic() - start
+            self._write({**self.seconds, name: now}, {**self.cpu_seconds, name: self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu})
 
-    def _write(self, seconds: dict[str, float]) -> None:
-        body = json.dumps({"seconds": seconds, "memory_mb": self.memory_mb})
+    def _write(self, seconds: dict[str, float], cpu_seconds: dict[str, float]) -> None:
+        body = json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "joules": self.joules, "memory_mb": self.memory_mb})
         atomically(self.file, lambda part: part.write_text(body))
 
 

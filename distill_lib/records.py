@@ -59,7 +59,9 @@ class Record:
         metrics:           further measurements, each list as long as `test_accuracy_pct`, or a number.
         seconds:           wall seconds by phase ("distill", "evaluate").
         memory_mb:         peak memory over all phases.
-        made_by:           commit, device, versions, time.
+        made_by:           commit, hash of the locked requirements, device, driver, versions, seeds, time.
+        cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they were counted.
+        joules:            energy of the whole GPU by phase; empty where the device reports none.
     """
 
     cell: Cell
@@ -70,6 +72,8 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     memory_mb: float = 0.0
     made_by: dict[str, Any] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    joules: dict[str, float] = field(default_factory=dict)
 
     def save(self, profile: str) -> Path:
         """Write the record to its file in the profile's folder, whole or not at all."""
@@ -78,6 +82,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         body = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "cell": as_dict(self.cell)}
+        body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules")}
         return {**body, "sha256": _digest(body)}
 
 
@@ -125,15 +130,26 @@ def read(file: Path) -> Record:
     return record
 
 
+def cost(record: Record) -> str:
+    """What a record has cost, in words: '237 s, 235 s of processor time, 930 MB'."""
+    parts = [f"{sum(record.seconds.values()):.0f} s"]
+    if record.cpu_seconds:
+        parts.append(f"{sum(record.cpu_seconds.values()):.0f} s of processor time")
+    if record.joules:
+        parts.append(f"{sum(record.joules.values()):.0f} J")
+    return ", ".join([*parts, f"{record.memory_mb:.0f} MB"])
+
+
 def provenance(device: Any) -> dict[str, Any]:
-    """Who measured: commit, device, versions and time."""
+    """Who measured: commit, locked requirements, device, driver, versions and time."""
     import torch
 
+    from . import nvml
     from .device import describe
 
-    info = {**code_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
+    info = {**code_state(), **lock_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
     if torch.device(device).type == "cuda":
-        info["cuda"] = torch.version.cuda
+        info |= {"cuda": torch.version.cuda, "driver": nvml.driver() or "not reported"}
     return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
@@ -152,6 +168,29 @@ def code_state() -> dict[str, Any]:
         return {"commit": commit, "changed_since_commit": dirty}
     except (OSError, subprocess.SubprocessError):
         return {"commit": os.environ["DISTILL_COMMIT"]} if "DISTILL_COMMIT" in os.environ else {}
+
+
+@functools.cache
+def lock_state() -> dict[str, Any]:
+    """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another version."""
+    from importlib import metadata
+
+    file = paths.ROOT / "requirements.lock"
+    if not file.exists():
+        return {"lock_sha256": "none"}
+    locked = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", file.read_text(), re.MULTILINE)
+    versions: dict[str, set[str]] = {}  # one version per platform or Python
+    for name, version in locked:
+        versions.setdefault(name, set()).add(version)
+    differs = []
+    for name, known in versions.items():
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if here not in known and here.partition("+")[0] not in known:  # 2.11.0+cpu is a build of 2.11.0
+            differs.append(f"{name} {here}")
+    return {"lock_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "not_as_locked": differs}
 
 
 def digest(value: Any) -> str:

@@ -147,9 +147,11 @@ def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
 def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path, monkeypatch):
     spent = progress.Spent(tmp_path / "s.json")
     with spent.phase("distill", "cpu"):
-        monkeypatch.setattr(spent, "_now", ("distill", spent._now[1] - 100, spent._now[2] - 100))
+        phase, start, cpu, written = spent._now
+        monkeypatch.setattr(spent, "_now", (phase, start - 100, cpu - 90, written - 100))
         spent.tick()
-        assert progress.Spent(tmp_path / "s.json").total >= 100  # what a killed process leaves
+        left = progress.Spent(tmp_path / "s.json")  # what a killed process leaves
+        assert left.total >= 100 and 90 <= left.cpu_seconds["distill"] < 100
     (tmp_path / "s.json").write_text('{"seconds": {"distill": 5.0}, "memory_mb": 10}')
     again = progress.Spent(tmp_path / "s.json")
     with again.phase("distill", "cpu"):

@@ -82,7 +82,10 @@ def test_a_record_holds_every_network_with_settings_data_and_cost(table):
     assert record.key["config"] == {"ipc": 1} and record.key["protocol"]["name"] == "vico_noaug@2ep"
     real, test = data.load("digits")
     assert record.key["data_sha256"] == {"train": real.sha256(), "test": test.sha256()}
-    assert set(record.seconds) == {"distill", "evaluate"} and record.memory_mb > 0
+    assert set(record.seconds) == set(record.cpu_seconds) == {"distill", "evaluate"} and record.memory_mb > 0
+    assert record.seconds["distill"] >= 3 * 0.01 > 0.001 < record.cpu_seconds["evaluate"]  # the method sleeps, which takes no processor time
+    assert not record.joules and record.made_by["seeds"] == {"distill": [0], "evaluate": [0]}
+    assert {"commit", "lock_sha256", "device", "torch", "python", "at", "data"} <= record.made_by.keys()
     assert records.load(record.cell, "small") == record
 
 

@@ -1,10 +1,11 @@
 """Records: written whole, read checked, never silently wrong."""
 
+import hashlib
 import json
 
 import pytest
 
-from distill_lib import records
+from distill_lib import paths, records
 from distill_lib.errors import UserError
 from distill_lib.records import Cell, Record
 
@@ -27,6 +28,35 @@ def test_a_record_reads_back_as_it_was_written(results):
     file = record(metrics={"bytes": 31360}, seconds={"distill": 1.5}).save("small")
     assert file == results / "results/small/skd/table1_accuracy/dm_fashionmnist_ipc10_convnet_vico-dsa.json"
     assert records.load(CELL, "small") == record(metrics={"bytes": 31360}, seconds={"distill": 1.5})
+
+
+def test_a_record_made_before_processor_time_was_counted_still_reads(results):
+    old = record(seconds={"distill": 1.5})
+    body = old.to_json()
+    assert not {"cpu_seconds", "joules"} & body.keys()  # what was not measured is not stored
+    new = record(cpu_seconds={"distill": 1.0, "evaluate": 2.0}, joules={"distill": 30.0, "evaluate": 10.0}, seconds={"distill": 1.5})
+    new.save("small")
+    assert records.load(CELL, "small") == new
+    assert records.cost(old) == "2 s, 0 MB" and records.cost(new) == "2 s, 3 s of processor time, 40 J, 0 MB"
+
+
+def test_a_record_names_the_requirements_it_was_made_with(tmp_path, monkeypatch):
+    from importlib import metadata
+
+    made_by = records.provenance("cpu")
+    lock = (paths.ROOT / "requirements.lock").read_bytes()
+    assert made_by["lock_sha256"] == hashlib.sha256(lock).hexdigest() and isinstance(made_by["not_as_locked"], list)
+    version = metadata.version("numpy")
+    (tmp_path / "requirements.lock").write_text(f"numpy=={version} \\\n    --hash=sha256:0\ntorch==0.1 ; python_version > '3'\nnot-there==1\n")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    records.lock_state.cache_clear()
+    try:
+        assert records.lock_state()["not_as_locked"] == [f"torch {metadata.version('torch')}"]
+        (tmp_path / "requirements.lock").unlink()
+        records.lock_state.cache_clear()
+        assert records.lock_state() == {"lock_sha256": "none"}
+    finally:
+        records.lock_state.cache_clear()
 
 
 def test_smoke_records_never_lie_among_results(results):
