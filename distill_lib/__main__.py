@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import records
+from . import paths, records
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -155,6 +156,10 @@ def run(
         frame = tables.details(outcome)
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")
+    if profile != "smoke":
+        from . import index as index_
+
+        index_.write(paths.runs() / "index.csv")
     if failed:
         from .progress import log_path
 
@@ -215,6 +220,20 @@ def explain(
         print(f"cost: {records.cost(now.record)}")
     if now.task:
         print(json.dumps(now.task.key, indent=1))
+
+
+@app.command()
+def index(
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")] = None,
+) -> None:
+    """Write one row per record of the small and full profiles to a CSV file."""
+    from . import index as index_
+
+    file = output or paths.runs() / "index.csv"
+    count, damaged = index_.write(file)
+    print(f"{count} records in {file}")
+    if damaged:
+        raise UserError(f"{len(damaged)} records have no row: " + "; ".join(damaged))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from . import pages, paths
+from . import index, pages, paths
 from .errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
     source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / MATHJAX
     (out / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(source, out / "_static" / "mathjax" / MATHJAX)
-    problems = [*app._distill_problems.texts, *check_html(out, sorted(app.env.found_docs))]
+    _, damaged = index.write(out / "index.csv")
+    problems = [*app._distill_problems.texts, *damaged, *check_html(out, sorted(app.env.found_docs))]
     if problems:
         # Sphinx repeats no warning about a page it does not read again: make it read all of them
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)

@@ -91,6 +91,11 @@ def path(cell: Cell, profile: str) -> Path:
     return paths.results(profile) / cell.experiment / f"{cell.stem}.json"
 
 
+def files(profile: str) -> list[Path]:
+    """Every record file of a profile, whatever it holds, in order."""
+    return sorted(paths.results(profile).glob("*/*/*.json"))
+
+
 def load(cell: Cell, profile: str) -> Record | None:
     """The cell's record, or None where there is none.
 
