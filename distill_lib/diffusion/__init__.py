@@ -1,0 +1,1 @@
+"""Noise schedules and samplers: `continuous` for U-ViT, `discrete` for DiT."""
