@@ -1,0 +1,114 @@
+"""U-ViT: train a diffusion model once, generate for ten minutes, train on that (Li et al., ECCV 2024 challenge). Book page: book/uvit.md
+
+No matching: the distilled set is a large sample of the generator, in equal parts of every class.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from ..data import ImageSet
+from ..errors import UserError
+from ..generators import uvit
+from ..generators.uvit import ARCHITECTURES, Training
+from ..loop import Loop
+from ..settings import Count, replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    """How much is generated: one of `seconds`, `images` and `ipc`."""
+
+    seconds: float | None = 600.0  # the challenge's ten minutes; how many images that is depends on the machine
+    images: Count | None = None  # in all
+    ipc: Count | None = None  # of every class
+    training: Training = field(default_factory=Training)  # stage 1, shared by all sets of a data set
+    training_seed: int = 0
+    sampler: str = "dpm_fast"
+    steps: Count = 50  # network evaluations per image
+    batch: Count = 500  # images at a time
+    precision: str = "bfloat16"  # of the network's multiplications when sampling
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds; a time becomes a number of images."""
+        ipc = self.ipc if self.seconds is None else 10
+        return replace(self, seconds=None, ipc=ipc, training=self.training.smoke(), steps=10, sampler="dpm++2m", batch=100, precision="float32")
+
+    def small(self) -> Config:
+        """Half an hour of training on one CPU core, a minute of generation."""
+        return replace(
+            self, seconds=self.seconds and min(self.seconds, 60.0), training=self.training.small(), steps=20, sampler="dpm++2m",
+            batch=100, precision="float32",
+        )  # fmt: skip
+
+
+def paper_config(dataset: str, ipc: int | None = None) -> Config:
+    """Section 5.2: Small from the CIFAR-10 weights for 32 pixels and less, Mid from the ImageNet weights for 64.
+
+    The paper has CIFAR-100 and TinyImageNet; the other data sets follow them and start from random weights.
+
+    Args:
+        ipc: images per class; None: as many as ten minutes give.
+    """
+    training = Training()
+    if dataset == "CIFAR100":
+        training = replace(training, start="cifar10_uvit_small.pth")
+    elif dataset == "TinyImageNet" or "@64px" in dataset:
+        mid = ARCHITECTURES["Mid"]
+        training = replace(
+            training, patch=mid.patch, width=mid.width, depth=mid.depth, heads=mid.heads, steps=117_000, warm_up=5000, looks=117,
+            checkpointing=True, start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
+        )  # fmt: skip
+    if dataset.split("-")[0] in ("digits", "MNIST", "SVHN"):  # a mirrored digit is not a digit
+        training = replace(training, flip=False)
+    return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although sets share it.
+
+    What is generated for a time counts nothing: its seconds are known.
+    """
+    made = cfg.images or num_classes * (cfg.ipc or 0)
+    return cfg.training.work() + cfg.steps * made
+
+
+def stage1(cfg: Config) -> dict[str, Training]:
+    """What cells share before their sets differ."""
+    return {"U-ViT": cfg.training}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.Trained:
+    """Make stage 1, if it is not there."""
+    return uvit.trained(real, cfg.training, cfg.training_seed, loop)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Generated images of every class, uint8; how many were generated in how many seconds is in `facts.extra`.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Raises: UserError: images no U-ViT here fits; not one image of every class in the time.
+    """
+    if (cfg.seconds is None) + (cfg.images is None) + (cfg.ipc is None) != 2:
+        raise UserError(f"U-ViT: seconds={cfg.seconds}, images={cfg.images}, ipc={cfg.ipc}; give one of the three")
+    loop = loop or Loop()
+    model = prepare(real, cfg, seed, loop).model().to(real.device)
+    images = cfg.images if cfg.ipc is None else cfg.ipc * real.num_classes
+    with tempfile.TemporaryDirectory() as beside:
+        folder = loop.folder / "generated" if loop.folder else Path(beside)
+        made = uvit.generate_for(
+            model, cfg.seconds, real.num_classes, seed, folder, cfg.steps, cfg.sampler, cfg.batch, cfg.precision, images, loop
+        )
+        return made.load(real, method="U-ViT", seed=seed)
+
+
+def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[Any]]:
+    """Images generated and seconds that took, without loading the network."""
+    made, seconds = synthetic.facts.extra["images"], synthetic.facts.extra["generation_seconds"]
+    return {"images": [made], "generation_seconds": [seconds], "images_per_second": [made / seconds]}
