@@ -160,9 +160,9 @@ def _shared(client: Client, task: Task, profile: str, ends: float | None, device
                 shared[key] = client.submit(_stage1, task, index, ends, device, profile, key=f"{key}-{uuid.uuid4().hex[:8]}", pure=False)
             before.append(shared[key])
         config = as_dict(task.config)
-        if getattr(METHODS[task.cell.method], "EVERY_IPC", False):
+        if getattr(METHODS[task.maker], "EVERY_IPC", False):
             config["ipc"] = None
-        key = f"set-{records.digest([task.cell.method, config, task.dataset, task.seed + index])}"
+        key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index])}"
         if key not in shared:
             shared[key] = client.submit(_set, task, index, ends, device, profile, before, key=f"{key}-{uuid.uuid4().hex[:8]}", pure=False)
         sets.append(shared[key])
@@ -176,7 +176,7 @@ def _stage1(task: Task, index: int, ends: float | None, device: str | None, prof
 
     def make() -> None:
         real, _ = experiment._load(task.dataset, _place(device))
-        METHODS[task.cell.method].prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
+        METHODS[task.maker].prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
 
     return _until(make)
 

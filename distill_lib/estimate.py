@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class Rates:
 
     def add(self, record: Record) -> None:
         work = _of_record(record)
-        method, network = record.cell.method, record.key.get("network", "")
+        method, network = record.key.get("method", record.cell.method), record.key.get("network", "")
         if work is None:
             return
         distill, evaluate = work
@@ -77,15 +78,16 @@ def rates(profile: str) -> Rates:
 def estimate(task: Task, known: Rates) -> Estimate:
     """What a task will cost by the rates of past records."""
     network = task.key["network"]
-    operations = _operations(task.cell.method, task.config, task.dataset, task.cell.ipc, network, task.protocol, task.num_eval, task.num_sets)
+    networks = task.networks or (network,)
+    operations = _operations(task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval, task.num_sets)
     if operations is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     distill, evaluate = operations
-    own, judge = known.distill.get(task.cell.method), known.evaluate.get(network) or known.evaluate.get("")
+    own, judge = known.distill.get(task.maker), known.evaluate.get(network) or known.evaluate.get("")
     if not judge or (distill and not own):
-        return Estimate(None, None, f"no record of {task.cell.method if judge else 'any evaluation'} to go by")
+        return Estimate(None, None, f"no record of {task.maker if judge else 'any evaluation'} to go by")
     seconds = distill * statistics.median(own or [0.0]) + evaluate * statistics.median(judge)
-    memory = known.memory_mb.get(task.cell.method)
+    memory = known.memory_mb.get(task.maker)
     return Estimate(seconds, max(memory) if memory else None, f"{len(own or judge)} records on {known.device}")
 
 
@@ -137,14 +139,15 @@ def _of_record(record: Record) -> tuple[float, float] | None:
 
     key, cell = record.key, record.cell
     try:
-        config = build(METHODS[cell.method].Config, key["config"])
-        return _operations(cell.method, config, key["dataset"], cell.ipc, key["network"], key["protocol"]["name"], key["num_eval"], key["num_sets"])
+        method, networks = key.get("method", cell.method), key.get("networks", [key["network"]])
+        config = build(METHODS[method].Config, key["config"])
+        return _operations(method, config, key["dataset"], cell.ipc, networks, key["protocol"]["name"], key["num_eval"], key["num_sets"])
     except (KeyError, UserError):  # of another version
         return None
 
 
 def _operations(
-    method: str, config: Any, dataset: str, ipc: int | None, network: str, protocol: str, num_eval: int, num_sets: int
+    method: str, config: Any, dataset: str, ipc: int | None, networks: Sequence[str], protocol: str, num_eval: int, num_sets: int
 ) -> tuple[float, float] | None:  # fmt: skip
     """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
     from . import protocols
@@ -163,7 +166,7 @@ def _operations(
     rule = protocols.protocol(protocol)
     trained = images if ipc is None else classes * ipc
     epochs = rule.num_epochs(ipc or images // classes, trained)
-    return num_sets * distill, num_sets * num_eval * (3 * epochs * trained + tested) * per_image(network, shape, classes)
+    return num_sets * distill, num_sets * num_eval * (3 * epochs * trained + tested) * sum(per_image(n, shape, classes) for n in networks)
 
 
 @functools.cache

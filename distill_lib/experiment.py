@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .data import ImageSet
+    from .evaluate import Evaluation
 
 Profile = Literal["recorded", "smoke", "small", "full"]
 
@@ -89,6 +90,13 @@ class Task:
     num_sets: int = 1  # independently distilled sets
     seed: int = 0
     network: str | None = None  # trained on the sets, where that is another than the table's heading says; None for the cell's
+    networks: tuple[str, ...] = ()  # where the cell is a mean over several architectures: all of them
+    method: str | None = None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
+
+    @property
+    def maker(self) -> str:
+        """The method, of METHODS, that makes the sets."""
+        return self.method or self.cell.method
 
     @functools.cached_property
     def key(self) -> dict[str, Any]:
@@ -104,7 +112,9 @@ class Task:
             "num_eval": self.num_eval,
             "num_sets": self.num_sets,
             "seed": self.seed,
-            "code": {self.cell.method: METHODS[self.cell.method].VERSION, "evaluate": evaluate.VERSION},
+            "code": {self.maker: METHODS[self.maker].VERSION, "evaluate": evaluate.VERSION},
+            **({"networks": list(self.networks)} if self.networks else {}),
+            **({"method": self.method} if self.method else {}),
         }
 
 
@@ -230,7 +240,7 @@ def stage1(task: Task) -> dict[str, Any]:
     """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
     from .methods import METHODS
 
-    method = METHODS[task.cell.method]
+    method = METHODS[task.maker]
     return method.stage1(task.config) if hasattr(method, "stage1") else {}
 
 
@@ -487,19 +497,22 @@ def compute(
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
     spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
-    method, evaluations, own, bytes_ = METHODS[task.cell.method], [], [], 0
+    method, evaluations, own, bytes_ = METHODS[task.maker], [], [], 0
+    networks = task.networks or (task.key["network"],)
     for i in range(task.num_sets):
         synthetic, making = distilled(task, i, profile, real, deadline, activity)
         bytes_ = max(bytes_, synthetic.nbytes)
         spent.include(f"set{i}", making)
         activity.spent = spent
         with spent.phase("evaluate", place):
-            evaluations.append(
+            found = [
                 evaluate(
-                    synthetic, test, task.protocol, network=task.key["network"], num_eval=task.num_eval, seed=task.seed + 1000 * i,
-                    loop=Loop(folder / f"set{i}", key=records.digest(key), deadline=deadline, tell=activity.tell), real=real,
+                    synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
+                    loop=Loop(folder / f"set{i}" / network, key=records.digest(key), deadline=deadline, tell=activity.tell), real=real,
                 )
-            )  # fmt: skip
+                for network in networks
+            ]  # fmt: skip
+            evaluations.append(found[0] if len(found) == 1 else _mean(found))
             if hasattr(method, "measure"):
                 own.append(method.measure(synthetic, test, task.config))
     shutil.rmtree(folder, ignore_errors=True)
@@ -531,6 +544,13 @@ def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
     return {"distill": round(sum(v for k, v in values.items() if k != "evaluate"), 2), "evaluate": round(values["evaluate"], 2)}
 
 
+def _mean(found: list[Evaluation]) -> Evaluation:
+    """Several architectures as one: number i is the mean over their networks i; metrics hold `accuracy_pct, <network>`."""
+    each = [e.test_accuracy_pct for e in found]
+    metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
+    return dataclasses.replace(found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics)
+
+
 def distilled(
     task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None, activity: Activity | None = None
 ) -> tuple[ImageSet, Spent]:
@@ -549,16 +569,16 @@ def distilled(
     from .data import ImageSet
     from .methods import METHODS
 
-    method, seed, ipc = METHODS[task.cell.method], task.seed + index, task.cell.ipc
+    method, seed, ipc = METHODS[task.maker], task.seed + index, task.cell.ipc
     config = as_dict(task.config)
     if every := getattr(method, "EVERY_IPC", False):
         ipc = config["ipc"] = None
     key = {
-        "method": task.cell.method, "config": config, "seed": seed, "dataset": task.dataset,
+        "method": task.maker, "config": config, "seed": seed, "dataset": task.dataset,
         "data_sha256": real.sha256(), "code": method.VERSION, "facts": [list(real.facts.mean), list(real.facts.std)],
     }  # fmt: skip
     digest = records.digest(key)
-    stem = Cell("", task.cell.method, task.dataset, ipc, "", "").stem
+    stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
     file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     spent, activity = Spent(file.with_suffix(".json")), activity or Activity(profile, 1)
