@@ -39,6 +39,12 @@ def data_folders() -> list[Path]:
     return [*given, Path("/usr/share/datasets"), cache() / "downloads"]
 
 
+def weight_folders() -> list[Path]:
+    """Folders to look for published weights in, in order: those of `DISTILL_WEIGHTS`, then `weights` inside every data folder."""
+    given = [Path(p).expanduser() for p in os.environ.get("DISTILL_WEIGHTS", "").split(os.pathsep) if p]
+    return [*given, *(folder / "weights" for folder in data_folders())]
+
+
 def bundled() -> Path:
     """The small real data sets that ship inside the package."""
     return ROOT / "distill_lib" / "data" / "bundled"
