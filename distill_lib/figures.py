@@ -139,6 +139,32 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
     return figure
 
 
+def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
+    """Ours minus the paper's in the layout of a table: blue above the paper, red below, hatched where one of the two is missing.
+
+    Args:
+        differences: percentage points, NaN where there is none.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    style()
+    rows, columns = differences.shape
+    names = [tuple(map(str, c)) if isinstance(c, tuple) else (str(c),) for c in differences.columns]
+    shown = differences.set_axis(["\n".join(part for part in name if part) for name in names], axis=1)
+    shown.index = [", ".join(str(part) for part in i if str(part)) if isinstance(i, tuple) else str(i) for i in shown.index]
+    figure, axis = plt.subplots(figsize=(2.6 + 0.75 * columns, 1.0 + 0.3 * rows), layout="constrained")
+    axis.set_facecolor("#f0f0f0")
+    axis.patch.set(hatch="///", edgecolor="#c8c8c8")
+    sns.heatmap(
+        shown, ax=axis, cmap="RdBu", center=0, vmin=-20, vmax=20, annot=True, fmt="+.1f", annot_kws={"fontsize": 8},
+        linewidths=0.5, linecolor="white", cbar_kws={"label": "ours − paper (points)"}, mask=shown.isna(),
+    )  # fmt: skip
+    axis.set(title=title, xlabel="", ylabel="")
+    axis.tick_params(axis="both", labelsize=8, rotation=0)
+    return figure
+
+
 def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     """How conditional GANs trained: a column per data set; losses, then what a classifier of real images says about samples.
 

@@ -13,6 +13,7 @@ import csv
 import functools
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def load_experiment(experiment: str, folder: Path | None = None) -> pd.DataFrame
 
     Raises: UserError: unknown experiment, or a damaged file.
     """
-    return _frame(_of(experiment, folder))
+    return _frame(cells_of(experiment, folder))
 
 
 def experiments(paper: str | None = None, attributed: bool = False) -> list[str]:
@@ -136,7 +137,7 @@ def lookup(
     wanted = _axes(variant or "")
     found = [
         r
-        for r in _of(experiment, folder)
+        for r in cells_of(experiment, folder)
         if (r["method"], r["dataset"]) == (method, dataset)
         and (ipc is None or r["ipc"] == ipc)
         and (not network or r["network"] in (network, NETWORKS.get(network)))
@@ -155,16 +156,19 @@ def lookup(
     return row
 
 
-def matrix(experiment: str, folder: Path | None = None) -> pd.DataFrame:
+def matrix(experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]) -> pd.DataFrame:
     """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' where the number is lost.
 
     A number that the paper prints across several columns stands in each of them.
+
+    Args:
+        show: what stands for a row of the CSV in its cell; by default the number as printed.
 
     Raises: UserError: unknown experiment, or a damaged file.
     """
     import pandas as pd
 
-    rows = _of(experiment, folder)
+    rows = cells_of(experiment, folder)
     down, across = LAYOUTS[experiment]
     down = [k for k in down if any(_part(r, k) is not None for r in rows)]
     places = [tuple(_part(r, k) for k in across) for r in rows]
@@ -174,7 +178,7 @@ def matrix(experiment: str, folder: Path | None = None) -> pd.DataFrame:
     for r, place in zip(rows, places, strict=True):
         for column in columns:
             if all(p is None or p == c for p, c in zip(place, column, strict=True)):
-                cells[column][tuple(_part(r, k) for k in down)] = r["text"]
+                cells[column][tuple(_part(r, k) for k in down)] = show(r)
     frame = pd.DataFrame({c: list(v.values()) for c, v in cells.items()})
     frame.index = _labels(index, down)
     frame.columns = _labels(columns, list(across)) if across else pd.Index(["value"])
@@ -186,7 +190,7 @@ def notes(experiment: str, folder: Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     found: dict[str, list[dict[str, Any]]] = {}
-    for r in _of(experiment, folder):
+    for r in cells_of(experiment, folder):
         for note in filter(None, r["note"].split("; ")):
             found.setdefault(note, []).append(r)
     lines = [
@@ -201,13 +205,14 @@ def summary(paper: str, folder: Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     names = experiments(paper) if folder is None else list(dict.fromkeys(r["experiment"] for r in _rows(paper, folder)))
-    counts = [Counter(r["status"] for r in _of(n, folder)) for n in names]
+    counts = [Counter(r["status"] for r in cells_of(n, folder)) for n in names]
     kinds = [s for s in STATUSES if any(c[s] for c in counts)]
     index = pd.Index(names, name="experiment")
     return pd.DataFrame({s: [c[s] for c in counts] for s in kinds} | {"cells": [c.total() for c in counts]}, index=index)
 
 
-def _of(experiment: str, folder: Path | None) -> list[dict[str, Any]]:
+def cells_of(experiment: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """The rows of one table or figure as dictionaries, numbers parsed, in the order of the paper. Raises: UserError: unknown experiment."""
     paper = experiment.split("/")[0]
     rows = [r for r in _rows(paper, folder) if r["experiment"] == experiment] if paper in PAPERS else []
     if not rows:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from . import records, reported
@@ -206,10 +208,10 @@ def as_published(experiment: str) -> pd.DataFrame:
 
 
 class Shown:
-    """A table as HTML: scrolls inside its own box on a narrow screen, printed as text elsewhere."""
+    """A table as HTML: scrolls inside its own box on a narrow screen, sorts, is offered as CSV; printed as text elsewhere."""
 
-    def __init__(self, frame: pd.DataFrame, caption: str = ""):
-        self.frame, self.caption = frame, caption
+    def __init__(self, frame: pd.DataFrame, caption: str = "", filters: list[str] = ()):
+        self.frame, self.caption, self.filters = frame, caption, list(filters)
 
     def __repr__(self) -> str:
         return (self.caption + "\n" if self.caption else "") + self.frame.to_string()
@@ -217,7 +219,8 @@ class Shown:
     def _repr_html_(self) -> str:
         plain = all(name is None for name in self.frame.index.names)
         levels = " levels" if self.frame.index.nlevels > 1 else ""
-        style = self.frame.style.set_table_attributes(f'class="distill-table{levels}"').format(lambda v: html.escape(str(v)))
+        filters = f' data-filters="{html.escape("|".join(self.filters))}"' if self.filters else ""
+        style = self.frame.style.set_table_attributes(f'class="distill-table{levels}"{filters}').format(lambda v: html.escape(str(v)))
         if plain:
             style = style.hide(axis="index")
         paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
@@ -231,9 +234,25 @@ class Shown:
             style = style.set_td_classes(classes)
         if self.caption:
             style = style.set_caption(html.escape(self.caption))
-        return f'<div class="distill-scroll" tabindex="0" role="region" aria-label="Table">{style.to_html()}</div>'
+        name = self.caption.rstrip(".") or "table"
+        table = f'<div class="distill-scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{style.to_html()}</div>'
+        return f'<div class="distill-shown">{table}<p class="distill-tools">{self._csv_link(name, plain)}</p></div>'
+
+    def _csv_link(self, name: str, plain: bool) -> str:
+        """The table inside a link: a page needs no second file for it, on a server or on a disk."""
+        flat = self.frame.copy()
+        if flat.columns.nlevels > 1:
+            flat.columns = [", ".join(dict.fromkeys(str(part) for part in column if str(part))) for column in flat.columns]
+        text = flat.to_csv(index=not plain)
+        address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+        file = "-".join(re.findall(r"[a-z0-9]+", name.lower())[:8]) or "table"
+        return f'<a download="{file}.csv" href="{address}" aria-label="Download as CSV: {html.escape(name)}">CSV</a>'
 
 
-def show(frame: pd.DataFrame, caption: str = "") -> Shown:
-    """A table for a notebook's last line."""
-    return Shown(frame, caption)
+def show(frame: pd.DataFrame, caption: str = "", filters: list[str] = ()) -> Shown:
+    """A table for a notebook's last line.
+
+    Args:
+        filters: columns that the page offers a choice of values for, beside a box to search in all of them.
+    """
+    return Shown(frame, caption, filters)

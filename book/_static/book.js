@@ -1,4 +1,4 @@
-// Tables sort on a click of a heading; search shows no page excerpts where the browser may not read files.
+// Tables sort on a click of a heading and filter where they say so; search shows no page excerpts where the browser may not read files.
 "use strict";
 
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
@@ -54,7 +54,43 @@ function words(table) {
   }
 }
 
+// A search box, and a choice for each column that data-filters names; rows that do not fit are hidden.
+function filterable(table) {
+  const rows = [...table.tBodies[0].rows];
+  const names = [...table.tHead.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim())).find((heads) => heads.length === rows[0]?.cells.length);
+  const columns = table.dataset.filters.split("|").map((name) => [name, names?.indexOf(name) ?? -1]).filter(([, column]) => column >= 0);
+  const box = document.createElement("div");
+  box.className = "distill-filters";
+  const add = (label, input) => {
+    const field = document.createElement("label");
+    field.append(label, input);
+    box.append(field);
+    input.addEventListener("input", apply);
+    return input;
+  };
+  const count = document.createElement("output");
+  const search = add("search", Object.assign(document.createElement("input"), { type: "search" }));
+  const choices = columns.map(([name, column]) => {
+    const select = document.createElement("select");
+    const values = [...new Set(rows.map((row) => row.cells[column].textContent.trim()))];
+    select.append(new Option("all", ""), ...values.filter(Boolean).map((value) => new Option(value, value)));
+    return [add(name, select), column];
+  });
+  function apply() {
+    const words = search.value.toLowerCase().split(/\s+/);
+    rows.forEach((row) => {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !(words.every((word) => text.includes(word)) && choices.every(([select, column]) => !select.value || row.cells[column].textContent.trim() === select.value));
+    });
+    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  }
+  box.append(count);
+  table.closest(".distill-shown").prepend(box);
+  apply();
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("table.distill-table[data-filters]").forEach(filterable);
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
   document.querySelectorAll("table.distill-table").forEach(words);
 });
