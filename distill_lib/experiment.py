@@ -92,6 +92,7 @@ class Task:
     network: str | None = None  # trained on the sets, where that is another than the table's heading says; None for the cell's
     networks: tuple[str, ...] = ()  # where the cell is a mean over several architectures: all of them
     method: str | None = None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
+    scores: Any = None  # settings of what the experiment measures of the sets besides, such as FID: see `Experiment.measure`
 
     @property
     def maker(self) -> str:
@@ -115,6 +116,7 @@ class Task:
             "code": {self.maker: METHODS[self.maker].VERSION, "evaluate": evaluate.VERSION},
             **({"networks": list(self.networks)} if self.networks else {}),
             **({"method": self.method} if self.method else {}),
+            **({"scores": as_dict(self.scores)} if self.scores else {}),
         }
 
 
@@ -136,6 +138,7 @@ class Experiment:
         cells:      parameters -> the cells they select, in the paper's order.
         task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
         printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for example.
+        measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the task has `scores`.
     """
 
     name: str
@@ -144,6 +147,7 @@ class Experiment:
     cells: Callable[[Any], list[Cell]]
     task: Callable[[Cell, Any], Task | Skip]
     printed: Callable[[Cell], bool] = lambda cell: True
+    measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
 
 
 @functools.cache
@@ -497,7 +501,7 @@ def compute(
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
     spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
-    method, evaluations, own, bytes_ = METHODS[task.maker], [], [], 0
+    method, evaluations, own, scores, bytes_ = METHODS[task.maker], [], [], [], 0
     networks = task.networks or (task.key["network"],)
     for i in range(task.num_sets):
         synthetic, making = distilled(task, i, profile, real, deadline, activity)
@@ -515,9 +519,13 @@ def compute(
             evaluations.append(found[0] if len(found) == 1 else _mean(found))
             if hasattr(method, "measure"):
                 own.append(method.measure(synthetic, test, task.config))
+        if task.scores:
+            with spent.phase("measure", place):
+                loop = Loop(folder / f"set{i}" / "scores", key=records.digest(key), deadline=deadline, tell=activity.tell)
+                scores.append(_definition(task.cell).measure(task, synthetic, real, test, loop))
     shutil.rmtree(folder, ignore_errors=True)
     metrics: dict[str, Any] = {"bytes": bytes_}
-    for measured in ([e.metrics for e in evaluations], own):
+    for measured in ([e.metrics for e in evaluations], own, scores):
         for name in measured[0] if measured else ():
             metrics[name] = [v for m in measured for v in m[name]]
     return Record(
@@ -541,7 +549,8 @@ def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
     """What all sets, and the evaluation, have cost; nothing where it was not measured for every one of them."""
     if values.keys() != spent.seconds.keys():
         return {}
-    return {"distill": round(sum(v for k, v in values.items() if k != "evaluate"), 2), "evaluate": round(values["evaluate"], 2)}
+    after = {k: round(values[k], 2) for k in ("evaluate", "measure") if k in values}
+    return {"distill": round(sum(v for k, v in values.items() if k not in after), 2), **after}
 
 
 def _mean(found: list[Evaluation]) -> Evaluation:
