@@ -26,7 +26,8 @@ from .networks import fast
 from .networks.base import Seeded, lifted
 from .networks.products import Products
 
-Pull = Callable[[list[Tensor]], Tensor]
+Pull = Callable[[list[Tensor]], Any]  # direction -> derivative by the images; with `extra`, by the images and by it
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N, K), labels (N,), extra (N, ...) -> (N,)
 
 
 class Derivatives:
@@ -34,6 +35,9 @@ class Derivatives:
 
     `parameters` is a list in the order of `network.parameters()`; the network's own values are not looked at. In all
     methods images are (G, n, C, H, W), labels (G, n), and the loss of a group is the mean over its n images.
+
+    Another loss than the cross-entropy may take its place: `loss` with one tensor `extra` (G, n, ...) of numbers per image,
+    by which there are derivatives too.
 
     Args:
         network: gives the architecture, train or eval mode, and the buffers.
@@ -67,15 +71,21 @@ class Derivatives:
         pixels = 2**21 if images.is_cuda else 2**17 if form is self.kernel else 2**14
         return min(self.piece or len(images) * images.shape[1], max(1, pixels // _pixels(images)))
 
-    def first(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def first(
+        self, parameters: list[Tensor], images: Tensor, labels: Tensor, loss: Loss | None = None, extra: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Every group's loss (G,), and its gradient, one (G, *shape) tensor per parameter; without a graph."""
         groups, n = images.shape[:2]
         form = self._once(images)
         weights = _leaves(form, parameters)
         losses, gradients = images.new_zeros(groups), [p.new_empty(groups, *p.shape) for p in parameters]
         total: list[Tensor] = []
-        for g, i, (loss, found) in self._pieces(form, images, lambda g, i: _gradient(form, weights(g), images[g, i], labels[g, i], n)):
-            losses[g] += loss
+
+        def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
+            return _gradient(form, weights(g), images[g, i], labels[g, i], n, loss=loss, extra=None if extra is None else extra[g, i])
+
+        for g, i, (part_loss, found) in self._pieces(form, images, piece):
+            losses[g] += part_loss
             total = [a.add_(b) for a, b in zip(total, found, strict=True)] if i.start else found
             if i.stop == n:
                 for gradient, part in zip(gradients, form.parameters(total), strict=True):
@@ -83,26 +93,30 @@ class Derivatives:
         return losses, gradients
 
     def second(
-        self, parameters: list[Tensor], images: Tensor, labels: Tensor, direction: list[Tensor], by_parameter: bool = True
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        self, parameters: list[Tensor], images: Tensor, labels: Tensor, direction: list[Tensor], by_parameter: bool = True,
+        loss: Loss | None = None, extra: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """The number sum_g <gradient of group g, direction of group g>, and its derivatives.
 
         Args:
             direction: (G, *shape) per parameter.
-        Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless `by_parameter`).
+        Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless `by_parameter`);
+            where `extra` is given, by it as well.
         """
         n = images.shape[1]
         form, by_image = self._twice(images), torch.empty_like(images)
+        by_extra = None if extra is None else torch.empty_like(extra)
         weights, value = _leaves(form, parameters), images.new_zeros(())
         by_parameters = [torch.zeros_like(p) for p in parameters] if by_parameter else []
         towards: list[Tensor] = []
 
         def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
             x = images[g, i].detach().requires_grad_()
-            _, gradient = _gradient(form, weights(g), x, labels[g, i], n, create_graph=True)
+            more = None if extra is None else extra[g, i].detach().requires_grad_()
+            _, gradient = _gradient(form, weights(g), x, labels[g, i], n, create_graph=True, loss=loss, extra=more)
             if i.start == 0:
                 towards[:] = form.weights([v[g] for v in direction])
-            sources = [x, *weights(g)] if by_parameter else [x]
+            sources = [x, *([] if more is None else [more]), *(weights(g) if by_parameter else [])]
             by = torch.autograd.grad(gradient, sources, towards, allow_unused=True, materialize_grads=True)
             return sum((a.detach() * b).sum() for a, b in zip(gradient, towards, strict=True)), list(by)
 
@@ -110,34 +124,45 @@ class Derivatives:
         for g, i, (along, (image, *found)) in self._pieces(form, images, piece):
             value += along
             by_image[g, i] = image
+            if by_extra is not None:
+                by_extra[g, i] = found.pop(0)
             total = [a.add_(b) for a, b in zip(total, found, strict=True)] if i.start else found
             if by_parameter and i.stop == n:
                 for by, part in zip(by_parameters, form.parameters(total), strict=True):
                     by += part.sum(0)
-        return value, by_image, by_parameters
+        return (value, by_image, by_parameters) if by_extra is None else (value, by_image, by_parameters, by_extra)
 
-    def gradient_and_pull(self, parameters: list[Tensor], images: Tensor, labels: Tensor) -> tuple[list[Tensor], Pull]:
+    def gradient_and_pull(
+        self, parameters: list[Tensor], images: Tensor, labels: Tensor, loss: Loss | None = None, extra: Tensor | None = None
+    ) -> tuple[list[Tensor], Pull]:
         """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by the images.
 
         What fits one piece keeps its graph; what does not is computed again by `second`.
         """
         groups, n = images.shape[:2]
 
-        def again(direction: list[Tensor]) -> Tensor:
-            return self.second(parameters, images, labels, direction, by_parameter=False)[1]
+        def again(direction: list[Tensor]) -> Any:
+            _, by_image, _, *by_extra = self.second(parameters, images, labels, direction, by_parameter=False, loss=loss, extra=extra)
+            return (by_image, *by_extra) if by_extra else by_image
 
         form = self._twice(images)
         if groups * n > self._size(form, images):
-            return self.first(parameters, images, labels)[1], again
+            return self.first(parameters, images, labels, loss, extra)[1], again
         x = images.detach().requires_grad_()
+        sources = [x] if extra is None else [x, extra.detach().requires_grad_()]
         try:
-            _, gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, create_graph=True)
+            _, gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, True, loss, sources[-1])
         except (RuntimeError, MemoryError) as err:
             if not out_of_memory(err) or groups * n == 1:
                 raise
             self.piece = groups * n // 2
-            return self.gradient_and_pull(parameters, images, labels)
-        return form.parameters([g.detach() for g in gradient]), lambda v: torch.autograd.grad(gradient, x, form.weights(v))[0]
+            return self.gradient_and_pull(parameters, images, labels, loss, extra)
+
+        def pull(direction: list[Tensor]) -> Any:
+            found = torch.autograd.grad(gradient, sources, form.weights(direction))
+            return found[0] if extra is None else found
+
+        return form.parameters([g.detach() for g in gradient]), pull
 
     def _pieces(
         self, form: Products | _Layers, images: Tensor, run: Callable[[slice, slice], Any]
@@ -189,13 +214,15 @@ def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[sli
 
 
 def _gradient(
-    form: Products | _Layers, weights: list[Tensor], x: Tensor, labels: Tensor, n: int, create_graph: bool = False
-) -> tuple[Tensor, list[Tensor]]:
-    """Every group's summed cross-entropy over n, and the gradient of their sum by the weights."""
+    form: Products | _Layers, weights: list[Tensor], x: Tensor, labels: Tensor, n: int, create_graph: bool = False,
+    loss: Loss | None = None, extra: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """Every group's summed cross-entropy, or other `loss`, over n, and the gradient of their sum by the weights."""
     with torch.enable_grad():
-        entropy = F.cross_entropy(form.logits(weights, x.flatten(0, 1)), labels.flatten(), reduction="none")
-        loss = entropy.unflatten(0, labels.shape).sum(1) / n
-        return loss.detach(), list(torch.autograd.grad(loss.sum(), weights, create_graph=create_graph))
+        logits = form.logits(weights, x.flatten(0, 1))
+        each = F.cross_entropy(logits, labels.flatten(), reduction="none") if loss is None else loss(logits, labels.flatten(), extra.flatten(0, 1))
+        mean = each.unflatten(0, labels.shape).sum(1) / n
+        return mean.detach(), list(torch.autograd.grad(mean.sum(), weights, create_graph=create_graph))
 
 
 class _Layers:

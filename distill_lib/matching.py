@@ -1,6 +1,7 @@
-"""Gradient matching: the steps that DC and DSA share.
+"""What matching methods share: distances of gradients (DC, DSA, GLaD, SLFD) and of mean embeddings (DM, GLaD, SLFD).
 
-The images of a class shall give a network the same loss gradient as real images of that class, weight row by weight row.
+Gradient matching: the images of a class shall give a network the same loss gradient as real images of that class, weight
+row by weight row. Distribution matching: the same mean embedding.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from . import networks
 from .augment import Augmentation
 from .data import ImageSet
-from .derivatives import Derivatives
+from .derivatives import Derivatives, Loss
 
 # images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -42,8 +44,8 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
 
 def match(
     derivatives: Derivatives, parameters: list[Tensor], real: Tensor, synthetic: Tensor,
-    between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance, loss: Loss | None = None, extra: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Distance of every class's gradients, and its derivative by the synthetic images.
 
     Real gradients need no graph. All classes go together: they share no image, so the sum of their distances has the
@@ -54,16 +56,37 @@ def match(
         real:       (K, n, C, H, W), row k all of class k, augmented as the synthetic images are.
         synthetic:  (K, m, C, H, W).
         between:    (K,) distance of two lists of gradients (K, *shape).
-    Returns: (K,) distances, and (K, m, C, H, W).
+        loss:       of the synthetic images in place of the cross-entropy, with `extra` (K, m, ...); see `Derivatives`.
+    Returns: (K,) distances, and (K, m, C, H, W); with `extra`, the derivative by it as well.
     """
     classes = torch.arange(len(real), device=real.device)[:, None]
     _, target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
-    gradient, pull = derivatives.gradient_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]))
+    gradient, pull = derivatives.gradient_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]), loss, extra)
     leaves = [g.detach().requires_grad_() for g in gradient]
     with torch.enable_grad():
         distance = between(leaves, target)
         direction = torch.autograd.grad(distance.sum(), leaves, allow_unused=True, materialize_grads=True)
-    return distance.detach(), pull(list(direction))
+    pulled = pull(list(direction))
+    return (distance.detach(), *pulled) if extra is not None else (distance.detach(), pulled)
+
+
+def embedding_distance(network: nn.Module, real: Tensor, synthetic: Tensor, precision: str = "float32") -> Tensor:
+    """Sum over classes of the squared distance between mean embeddings.
+
+    Equal to looping over the classes: instance norm keeps images apart, so one pass serves all classes.
+
+    Args:
+        real:      (K, n, C, H, W) augmented real images; no gradient flows into them.
+        synthetic: (K, m, C, H, W) augmented synthetic images.
+    Returns: scalar; gradient with respect to `synthetic`.
+    Source:  equation 4 of Zhao and Bilen 2023, with sums in place of means over features.
+    """
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.no_grad():
+            target = torch.stack([networks.embed(network, batch).float().mean(0) for batch in real])  # (K, D)
+        embedded = networks.embed(network, synthetic.flatten(0, 1))  # (K * m, D)
+    mean = embedded.float().unflatten(0, synthetic.shape[:2]).mean(1)  # (K, D)
+    return (target - mean).square().sum()
 
 
 @torch.no_grad()

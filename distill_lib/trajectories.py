@@ -1,6 +1,6 @@
 """Expert trajectories: the weights of networks along their training on the real set, kept in `runs/` and shared.
 
-What MTT matches. An expert depends on the settings here, the data and its number, not on what is distilled from it, so one
+What MTT matches, and the matching itself (`matched`). An expert depends on the settings here, the data and its number, not on what is distilled from it, so one
 set of experts serves every ipc and seed. They are large: (epochs + 1) x parameters x 4 bytes each, 65 MB for a ConvNet on
 28 or 32 pixels and 50 epochs, 6.5 GB for the paper's hundred. `settings.json` beside them says what they are.
 """
@@ -167,6 +167,59 @@ def unflat(numbers: Tensor, network: nn.Module) -> list[Tensor]:
     """Views of (P,) numbers in the shapes of the network's parameters."""
     shapes = [p.shape for p in network.parameters()]
     return [part.view(shape) for part, shape in zip(numbers.split([s.numel() for s in shapes]), shapes, strict=True)]
+
+
+def matched(
+    derivatives: Derivatives, start: Tensor, target: Tensor, synthetic: Tensor, labels: Tensor, step_size: Tensor,
+    batches: list[Tensor], draws: list[augment.Params], augmentation: augment.Augmentation,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """How far a student ends from the expert, as a share of the way, and the derivatives by images and step size.
+
+    With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n and
+    L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
+    dL/da -= <l_{n+1}, g_n>, dL/dimages -= a d<g_n, l_{n+1}>/dimages and l_n = l_{n+1} - a d<g_n, l_{n+1}>/dtheta_n.
+
+    Args:
+        start, target: (P,) flat weights.
+        synthetic: (N, C, H, W); labels (N,).
+        batches:   indices of the images of every step; `draws` is the augmentation's record for each.
+    Returns: L, (N, C, H, W), and a scalar. L is 1 for a student that stays where it is.
+    Source:  equations 1 and 2 of the paper.
+    """
+    network, a = derivatives.network, step_size.detach()
+    weights = [start]
+    for index, draw in zip(batches, draws, strict=True):
+        x = augmentation.apply(synthetic[index], draw)
+        _, gradient = derivatives.first(unflat(weights[-1], network), x[None], labels[index][None])
+        weights.append(weights[-1] - a * flat(gradient))
+    way = (start - target).square().sum()
+    by_weights = 2 * (weights.pop() - target) / way  # l_N
+    loss = by_weights.square().sum() * way / 4
+    by_images, by_step_size = torch.zeros_like(synthetic), torch.zeros_like(a)
+    for n in reversed(range(len(batches))):
+        seen = synthetic[batches[n]].requires_grad_()
+        with torch.enable_grad():
+            x = augmentation.apply(seen, draws[n])
+        direction = [v[None] for v in unflat(by_weights, network)]
+        along, by_x, by_theta = derivatives.second(
+            unflat(weights.pop(), network), x.detach()[None], labels[batches[n]][None], direction, by_parameter=n > 0
+        )
+        by_step_size -= along
+        by_images.index_add_(0, batches[n], -a * torch.autograd.grad(x, seen, by_x[0])[0])
+        if n:
+            by_weights = by_weights - a * flat(by_theta)
+    return loss, by_images, by_step_size
+
+
+def draw_batches(count: int, batch: int | None, steps: int, rng: torch.Generator) -> list[Tensor]:
+    """Indices of the images of every step: a shuffled pass over all of them in parts of `batch`, last part first, then another."""
+    batches: list[Tensor] = []
+    parts: list[Tensor] = []
+    while len(batches) < steps:
+        if not parts:
+            parts = list(torch.randperm(count, generator=rng).split(batch or count))
+        batches.append(parts.pop())
+    return batches
 
 
 def _units(real: ImageSet) -> list:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import augment, networks
 from ..data import ImageSet
 from ..loop import Loop
+from ..matching import embedding_distance as matching_loss
 from ..rng import generator
 from ..settings import replace, settings
 
@@ -84,22 +85,3 @@ def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     if cfg.init == "real":
         return real.draw_classes(cfg.ipc, rng)
     return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)
-
-
-def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, precision: str = "float32") -> Tensor:
-    """Sum over classes of the squared distance between mean embeddings.
-
-    Equal to looping over the classes: instance norm keeps images apart, so one pass serves all classes.
-
-    Args:
-        real:      (K, n, C, H, W) augmented real images; no gradient flows into them.
-        synthetic: (K, m, C, H, W) augmented synthetic images.
-    Returns: scalar; gradient with respect to `synthetic`.
-    Source:  equation 4 of the paper, with sums in place of means over features.
-    """
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        with torch.no_grad():
-            target = torch.stack([networks.embed(network, batch).float().mean(0) for batch in real])  # (K, D)
-        embedded = networks.embed(network, synthetic.flatten(0, 1))  # (K * m, D)
-    mean = embedded.float().unflatten(0, synthetic.shape[:2]).mean(1)  # (K, D)
-    return (target - mean).square().sum()
