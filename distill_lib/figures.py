@@ -191,6 +191,117 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def fid_curves(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Distance of samples to real images, and how many are recognised, over training: a column per curve.
+
+    Args:
+        curves: title -> columns step, FID, recognised_pct; the attribute `fid` is the distance's full name.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(2, len(curves), figsize=(3.8 * len(curves) + 0.6, 4.6), sharex="col", squeeze=False, layout="constrained")
+    for (top, bottom), (title, table) in zip(axes.T, curves.items()):
+        top.plot(table["step"], table["FID"], color=colour("U-ViT"), marker=marker("U-ViT"))
+        top.set(title=title, ylabel=table.attrs["fid"], ylim=(0, None))
+        bottom.plot(table["step"], table["recognised_pct"], color=colour("U-ViT"), marker=marker("U-ViT"))
+        bottom.set(xlabel="training steps", ylabel="samples recognised (%)", ylim=(0, 100))
+    return figure
+
+
+def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
+    """Accuracies of a challenge's teams, a panel per track: bars by data set, dotted lines at chance; ours hatched.
+
+    Args:
+        entries: columns track, team, dataset, value (percent), who ("printed" or "ours").
+        chance:  data set -> percent.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    style()
+    tracks, datasets = sorted(set(entries["track"])), list(chance)
+    teams = {t: list(dict.fromkeys(entries.loc[entries["track"] == t, "team"])) for t in tracks}
+    figure, axes = plt.subplots(
+        len(tracks), 1, figsize=(7.0, 0.42 * sum(map(len, teams.values())) + 1.6), sharex=True, squeeze=False, layout="constrained",
+        height_ratios=[len(t) for t in teams.values()],
+    )  # fmt: skip
+    shades = sns.color_palette("colorblind", 10)
+    for axis, track in zip(axes[:, 0], tracks):
+        for i, dataset in enumerate(datasets):
+            here = entries[(entries["track"] == track) & (entries["dataset"] == dataset)]
+            for _, row in here.iterrows():
+                y = teams[track].index(row["team"]) + (i - (len(datasets) - 1) / 2) * 0.38
+                first = row["team"] == here["team"].iloc[0]
+                axis.barh(y, row["value"], 0.36, color=shades[2 * i], hatch="//" if row["who"] == "ours" else None, label=dataset if first else None)
+                axis.text(row["value"] + 0.4, y, f"{row['value']:.1f}", va="center", fontsize=8)
+            axis.axvline(chance[dataset], color=shades[2 * i], ls=":", lw=1.2)
+        axis.set(title=f"track {track}", yticks=range(len(teams[track])), yticklabels=teams[track], ylim=(len(teams[track]) - 0.5, -0.5))
+        axis.grid(axis="y", visible=False)
+    axes[0, 0].legend(frameon=False, loc="lower right")
+    axes[-1, 0].set(xlabel="test accuracy (%)", xlim=(0, 1.08 * entries["value"].max()))
+    return figure
+
+
+def accuracy_over_budget(points: pd.DataFrame) -> Figure:
+    """Accuracy of networks against the size of a set: a row per panel of the table, a column per axis, a line per method.
+
+    Args:
+        points: columns panel, method, axis, x (shown on a logarithmic scale), value, std.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    panels, axes_of = list(dict.fromkeys(points["panel"])), list(dict.fromkeys(points["axis"]))
+    size = (3.9 * len(axes_of) + 0.6, 2.9 * len(panels))
+    figure, axes = plt.subplots(len(panels), len(axes_of), figsize=size, squeeze=False, sharey="row", sharex="col", layout="constrained")
+    for line, panel in zip(axes, panels):
+        for axis, name in zip(line, axes_of):
+            here = points[(points["panel"] == panel) & (points["axis"] == name)]
+            for method, part in here.sort_values("x").groupby("method", sort=False):
+                axis.errorbar(part["x"], part["value"], part["std"], color=colour(method), marker=marker(method), capsize=2, label=method)
+            axis.set(xscale="log", xlabel=name, title=panel)
+            axis.set_xticks(ticks := sorted(set(points.loc[points["axis"] == name, "x"])), [f"{t:g}" for t in ticks])
+            axis.minorticks_off()
+            if len(here):
+                axis.legend(frameon=False, fontsize=8)
+        line[0].set(ylabel="test accuracy (%)")
+    return figure
+
+
+def samples_and_nearest(made: ImageSet, nearest: ImageSet, distances: list[float]) -> Figure:
+    """Samples to the left; to the right, in the same places, the training image nearest to each, with its distance.
+
+    Args:
+        made:    class by class; a row per class, or ten classes a row where each has one image.
+        nearest: as many images.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    each = max(map(len, made.class_index))
+    columns = each if each > 1 else min(10, len(made))
+    rows = -(-len(made) // columns)
+    labelled = each > 1
+    figure, axes = plt.subplots(1, 2, figsize=(1.15 * columns + (1.4 if labelled else 0.2), 0.66 * rows + 0.5), layout="constrained")
+    side, gap = made.shape[1], max(3, made.shape[1] // 4)
+    for axis, images, title in zip(axes, (made, nearest), ("generated", "nearest training image")):
+        pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
+        sheet = np.ones((rows * (side + gap), columns * (side + gap), pixels.shape[-1]), np.float32)
+        for i, image in enumerate(pixels):
+            y, x = (i // columns) * (side + gap), (i % columns) * (side + gap)
+            sheet[y : y + side, x : x + side] = image
+            if images is nearest:
+                axis.text(x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5)
+        _draw(axis, sheet)
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=10)
+    if labelled:
+        for k, name in enumerate(made.facts.class_names):
+            axes[0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)
+    return figure
+
+
 def skd_pipeline() -> Figure:
     """SKD's Figure 1: from noise and label to matched distributions."""
     import matplotlib.pyplot as plt

@@ -1,0 +1,106 @@
+"""Schematic drawings of methods: boxes and arrows, drawn by code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REAL, MADE, SHARED, EDGE = "#dbe9f6", "#fde3cf", "#e9e9e9", "#555555"
+BROWN = "#b3541e"
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
+    axis.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axis.set_axis_off()
+    return figure, axis
+
+
+def _box(axis: Any, x: float, y: float, text: str, fill: str, width: float = 1.3, height: float = 0.72, size: float = 8.5) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    style_ = "round,pad=0.02,rounding_size=0.07"
+    axis.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style_, fc=fill, ec=EDGE, lw=1))
+    axis.text(x, y, text, ha="center", va="center", fontsize=size)
+
+
+def _arrow(axis: Any, start: tuple[float, float], end: tuple[float, float], colour: str = "#333333", **options: Any) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color=colour, lw=1.1, shrinkA=2, shrinkB=2, **options))
+
+
+def uvit_overview() -> Figure:
+    """U-ViT's Figure 1: matching methods above, a generator that is trained once below."""
+    figure, axis = _canvas(9.6, 4.3)
+    axis.text(0.1, 4.1, "matching methods: images are the parameters", fontsize=9.5, weight="bold", va="center")
+    _box(axis, 0.9, 3.5, "real set", REAL)
+    _box(axis, 0.9, 2.55, "few synthetic\nimages", MADE)
+    _box(axis, 3.2, 3.0, "network", SHARED)
+    _box(axis, 5.5, 3.0, "gradients, features or\ntrajectories matched", SHARED, width=2.0)
+    _arrow(axis, (1.6, 3.5), (2.5, 3.1))
+    _arrow(axis, (1.6, 2.6), (2.5, 2.9))
+    _arrow(axis, (3.9, 3.0), (4.45, 3.0))
+    axis.plot([5.5, 5.5, 0.9], [2.6, 2.05, 2.05], color=BROWN, lw=1.1, ls="--")
+    _arrow(axis, (0.9, 2.05), (0.9, 2.16), BROWN)
+    axis.text(3.2, 2.16, "update of the pixels, again for every size of the set", fontsize=8, color=BROWN, ha="center")
+    axis.plot([0.1, 9.5], [1.85, 1.85], color="#bbbbbb", lw=0.8)
+    axis.text(0.1, 1.65, "this paper: a generator, trained once", fontsize=9.5, weight="bold", va="center")
+    _box(axis, 0.9, 0.9, "real set,\nlabels", REAL)
+    _box(axis, 3.0, 0.9, "class-conditional\ndiffusion model\n(U-ViT)", MADE, width=1.6, height=0.85)
+    _box(axis, 5.2, 0.9, "as many images\nas ten minutes\nallow", MADE, width=1.5, height=0.85)
+    _box(axis, 7.2, 0.9, "classifier", SHARED)
+    _box(axis, 8.9, 0.9, "real test set", REAL, width=1.15)
+    for x0, x1, text in ((1.6, 2.15, "train"), (3.85, 4.4, "sample"), (6.0, 6.5, "train"), (7.9, 8.27, "test")):
+        _arrow(axis, (x0, 0.9), (x1, 0.9))
+        axis.text((x0 + x1) / 2, 1.08, text, fontsize=7.5, ha="center")
+    axis.text(3.2, 0.25, "noise and label", fontsize=8, ha="center")
+    _arrow(axis, (3.0, 0.32), (3.0, 0.46))
+    return figure
+
+
+def uvit_architecture(blocks: int = 6) -> Figure:
+    """U-ViT's Figure 2 as the code has it: all blocks at full resolution, long skips from the first half to the second.
+
+    Args:
+        blocks: of either half; Small has 6, Mid 8.
+    """
+    figure, axis = _canvas(10.2, 4.9)
+    shown = min(blocks, 3)
+    x0, step, top, low = 2.55, 0.92, 3.5, 1.1
+    _box(axis, 0.8, 3.2, "noisy image\n→ patches", REAL, width=1.25)
+    _box(axis, 0.8, 2.3, "time\n(sinusoids)", SHARED, width=1.25)
+    _box(axis, 0.8, 1.4, "label\n(embedding)", MADE, width=1.25)
+    axis.text(0.95, 3.85, "tokens: [label, time, patches]\n+ learned positions", ha="center", fontsize=8)
+    xs = [x0 + i * step for i in range(shown)]
+    middle = x0 + shown * step
+    out = [middle + (i + 1) * step for i in range(shown)]
+    for x in [*xs, middle, *out]:
+        _box(axis, x, (top + low) / 2, "", REAL if x < middle else MADE if x > middle else SHARED, width=0.56, height=top - low)
+        axis.text(x, (top + low) / 2, "attention, MLP" if x <= middle else "join, attention, MLP", rotation=90, ha="center", va="center", fontsize=8)
+    for a in (3.2, 2.3, 1.4):
+        _arrow(axis, (1.46, a), (x0 - 0.3, a))
+    line = [*xs, middle, *out]
+    for a, b in zip(line, line[1:]):
+        _arrow(axis, (a + 0.3, 2.3), (b - 0.3, 2.3))
+    for i, x in enumerate(xs):  # mirror images
+        mirror = out[shown - 1 - i]
+        height = 4.45 - 0.26 * i
+        axis.plot([x, x, mirror, mirror], [top + 0.05, height, height, top + 0.2], color=BROWN, lw=1.2)
+        _arrow(axis, (mirror, top + 0.25), (mirror, top + 0.02), BROWN)
+    axis.text(middle, 4.6, "long skips: concatenated, then a linear layer 2D → D", ha="center", fontsize=8.5, color=BROWN)
+    names = ((xs, f"{blocks} blocks"), ([middle], "1 block"), (out, f"{blocks} blocks"))
+    for group, text in names:
+        axis.text(sum(group) / len(group), low - 0.22, text, ha="center", fontsize=8.5)
+    axis.text(middle, 0.4, "every block sees all tokens at width D: no down- or upsampling, unlike equations 6 and 7", ha="center", fontsize=8.5, style="italic")
+    end = out[-1] + 0.3
+    _box(axis, end + 0.93, 2.3, "patch tokens\n→ pixels,\n3×3 convolution:\npredicted noise", MADE, width=1.25, height=1.2, size=8)
+    _arrow(axis, (end, 2.3), (end + 0.29, 2.3))
+    return figure
