@@ -146,9 +146,10 @@ class UViT(nn.Module):
         of:            sizes.
         rng:           draws the initial weights; None leaves them undefined, for weights that are loaded afterwards.
         checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third slower.
+        device:        "meta" for names and shapes of the weights without their memory.
     """
 
-    def __init__(self, of: Architecture, rng: torch.Generator | None = None, checkpointing: bool = False):
+    def __init__(self, of: Architecture, rng: torch.Generator | None = None, checkpointing: bool = False, device: str = "cpu"):
         super().__init__()
         self.of, self.checkpointing = of.check(), checkpointing
         with torch.device("meta"):  # building layers draws from the global generator
@@ -162,7 +163,7 @@ class UViT(nn.Module):
             self.norm = nn.LayerNorm(of.width)
             self.decoder_pred = nn.Linear(of.width, of.patch**2 * of.channels)
             self.final_layer = nn.Conv2d(of.channels, of.channels, 3, padding=1)
-        self.to_empty(device="cpu")
+        self.to_empty(device=device)
         half = of.width // 2
         self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half).float(), persistent=False)
         if rng is not None:
@@ -512,7 +513,8 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        torch._foreach_lerp_(averaged, ours, 1 - cfg.ema)
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, ours, 1 - cfg.ema)
         total += loss.detach()
         counted[:] = [c + 1 for c in counted]
         if (step + 1) % every == 0:
