@@ -1,6 +1,6 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import cafe, cgan, dc, dim, dm, dsa, forgetting, frepo, full_data, herding, idc, kcenter, kip, mtt, random_real, skd, uvit
+from . import cafe, cgan, dc, dim, dm, dsa, forgetting, frepo, full_data, glad, herding, idc, kcenter, kip, mtt, random_real, skd, slfd, uvit
 
 METHODS = {
     "Random": random_real,
@@ -20,6 +20,8 @@ METHODS = {
     "DiM": dim,
     "SKD (no standardisation)": skd.NoStandardisation,
     "SKD": skd,
+    "GLaD": glad,
+    "SLFD": slfd,
     "U-ViT": uvit,
     "Full data": full_data,
 }
