@@ -10,15 +10,21 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import experiment, paths, records
 from .errors import UserError
 from .experiment import Status, Task
 from .records import Record
 from .settings import build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,14 @@ class Rates:
     distill: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     evaluate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     memory_mb: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _typical: dict[tuple[str, str], float | None] = field(default_factory=dict)
+
+    def typical(self, kind: str, name: str) -> float | None:
+        """Median seconds per operation ("distill", "evaluate"), or the highest peak ("memory_mb"), of that name; None without a record."""
+        if (kind, name) not in self._typical:
+            values = getattr(self, kind).get(name)
+            self._typical[kind, name] = (max if kind == "memory_mb" else statistics.median)(values) if values else None
+        return self._typical[kind, name]
 
     def add(self, record: Record) -> None:
         work = _of_record(record)
@@ -53,15 +67,19 @@ class Rates:
         self.memory_mb[method].append(record.memory_mb)
 
 
-def rates(profile: str) -> Rates:
-    """Learned from all readable records; from those made on the device at hand where there are any, else on the commonest."""
+def rates(profile: str, read: dict[Path, Record] | None = None) -> Rates:
+    """Learned from all readable records; from those made on the device at hand where there are any, else on the commonest.
+
+    Args:
+        read: records that are read already.
+    """
     from .device import describe, pick
 
     by_device: dict[str, Rates] = {}
-    for folder in {paths.results(p) for p in ("full", "small", profile)}:
-        for file in folder.glob("*/*/*.json"):
+    for name in sorted({"full", "small", profile}):
+        for file in records.files(name):
             try:
-                record = records.read(file)
+                record = (read or {}).get(file) or records.read(file)
             except UserError:
                 continue  # reported by whoever wants its number
             device = record.made_by.get("device", "an unnamed device")
@@ -83,18 +101,23 @@ def estimate(task: Task, known: Rates) -> Estimate:
     if operations is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     distill, evaluate = operations
-    own, judge = known.distill.get(task.maker), known.evaluate.get(network) or known.evaluate.get("")
-    if not judge or (distill and not own):
-        return Estimate(None, None, f"no record of {task.maker if judge else 'any evaluation'} to go by")
-    seconds = distill * statistics.median(own or [0.0]) + evaluate * statistics.median(judge)
-    memory = known.memory_mb.get(task.maker)
-    return Estimate(seconds, max(memory) if memory else None, f"{len(own or judge)} records on {known.device}")
+    judge = network if known.evaluate.get(network) else ""  # a network that no record trained costs as others do
+    own, rate = known.typical("distill", task.maker), known.typical("evaluate", judge)
+    if rate is None or (distill and own is None):
+        return Estimate(None, None, f"no record of {'any evaluation' if rate is None else task.maker} to go by")
+    count = len(known.distill.get(task.maker) or known.evaluate[judge])
+    return Estimate(distill * (own or 0.0) + evaluate * rate, known.typical("memory_mb", task.maker), f"{count} records on {known.device}")
 
 
 def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
     """A plan as plain rows: cell, state, why, needs, seconds, memory_mb, basis. Costs are of what is still to compute."""
+    with experiment.no_collection():
+        return _rows(statuses, profile)
+
+
+def _rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
     todo = any(s.state in ("missing", "stale") for s in statuses)
-    known = rates(profile) if todo else Rates()
+    known = rates(profile, {records.path(s.cell, profile): s.record for s in statuses if s.record}) if todo else Rates()
     out = []
     for s in statuses:
         cost = estimate(s.task, known) if s.state in ("missing", "stale") else Estimate(None, None, "")
@@ -150,7 +173,6 @@ def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: Sequence[str], protocol: str, num_eval: int, num_sets: int
 ) -> tuple[float, float] | None:  # fmt: skip
     """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
-    from . import protocols
     from .data.catalogue import DATASETS, sized
     from .methods import METHODS
 
@@ -163,27 +185,61 @@ def _operations(
     shape = (facts.channels, side, side)
     inner = getattr(config, "network", "ConvNet")
     distill = METHODS[method].work(config, classes, images) * per_image(inner, shape, classes)
-    rule = protocols.protocol(protocol)
+    rule = _rule(protocol)
     trained = images if ipc is None else classes * ipc
     epochs = rule.num_epochs(ipc or images // classes, trained)
     return num_sets * distill, num_sets * num_eval * (3 * epochs * trained + tested) * sum(per_image(n, shape, classes) for n in networks)
 
 
+@functools.lru_cache(maxsize=512)
+def _rule(name: str) -> Protocol:
+    from . import protocols
+
+    return protocols.protocol(name)
+
+
 @functools.cache
 def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
-    """Floating-point operations of one image through a network, forwards; by torch's own counter, without computing anything."""
+    """Floating-point operations of convolutions and products of one image through a network, forwards."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from . import networks
-    from .data import Facts, ImageSet
 
-    facts = Facts("shape", tuple(map(str, range(num_classes))), (0.0,) * shape[0], (1.0,) * shape[0])
-    like = ImageSet(torch.zeros(num_classes, *shape), torch.arange(num_classes), facts)
     try:
-        model = networks.fresh(network, like, torch.Generator().manual_seed(0)).to("meta")
+        model = networks.blank(network, shape, num_classes)
     except UserError:
         return 0.0
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, *shape, device="meta"))
-    return float(counter.get_total_flops())
+    with _counting() as counted, torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
+    return float(sum(counted))
+
+
+@contextmanager
+def _counting() -> Iterator[list[int]]:
+    """Operations of every convolution and product in the block: what `torch.utils.flop_counter` says, without its seconds of imports."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten, counted = torch.ops.aten, []
+
+    class Mode(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # nothing is compiled here; true would import the compiler, which takes seconds
+            return False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            name = func.overloadpacket
+            if name in (aten.convolution, aten._convolution):
+                counted.append(2 * out.numel() * args[1][0].numel())
+            elif name in (aten.mm, aten.bmm):
+                counted.append(2 * out.numel() * args[0].shape[-1])
+            elif name in (aten.addmm, aten.baddbmm):
+                counted.append(2 * out.numel() * args[1].shape[-1])
+            elif "scaled_dot_product" in str(name):
+                query, key, value = args[:3]
+                counted.append(2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+            return out
+
+    with Mode():
+        yield counted

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import subprocess
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from . import paths
 from .errors import UserError
@@ -40,11 +43,16 @@ class Cell:
         """File name without its ending: dm_fashionmnist_ipc10_convnet_vico-dsa."""
         size = "all" if self.ipc is None else f"ipc{self.ipc}"
         parts = [self.method, self.dataset, size, self.network, self.protocol, self.variant]
-        return "_".join(re.sub(r"[^a-z0-9.]+", "-", p.lower()).strip("-") for p in parts if p)
+        return "_".join(_plain(p) for p in parts if p)
 
     def __str__(self) -> str:
         size = "full data" if self.ipc is None else f"IPC {self.ipc}"
         return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Record:
 
 def path(cell: Cell, profile: str) -> Path:
     """The record file of a cell: results/full/skd/table1_accuracy/dm_cifar10_ipc10_convnet_vico-dsa.json."""
-    return paths.results(profile) / cell.experiment / f"{cell.stem}.json"
+    return Path(f"{paths.results(profile)}/{cell.experiment}/{cell.stem}.json")
 
 
 def files(profile: str) -> list[Path]:
@@ -102,9 +110,13 @@ def load(cell: Cell, profile: str) -> Record | None:
     Raises: UserError: the file is damaged or was edited by hand.
     """
     file = path(cell, profile)
-    if not file.exists():
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
         return None
-    record = read(file)
+    except OSError as err:
+        raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
+    record = _checked(file, text)
     if record.cell != cell:
         raise UserError(f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again")
     return record
@@ -116,10 +128,17 @@ def read(file: Path) -> Record:
     Raises: UserError: unreadable, not a record, of another format, or changed since it was written.
     """
     try:
-        body = json.loads(file.read_text())
+        return _checked(file, file.read_bytes())
+    except OSError as err:
+        raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
+
+
+def _checked(file: Path, text: bytes) -> Record:
+    try:
+        body = from_json(text)
         stored = body.pop("sha256")
         version = body.pop("format")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as err:
+    except (ValueError, KeyError, AttributeError, TypeError) as err:
         raise UserError(f"{file}: not a readable record ({err!r}); delete it to compute the cell again") from None
     if version != FORMAT:
         raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
@@ -164,8 +183,6 @@ def code_state() -> dict[str, Any]:
 
     Where there is no git, `DISTILL_COMMIT` may name the commit the copy was taken from.
     """
-    import os
-
     try:
         git = functools.partial(subprocess.run, cwd=paths.ROOT, capture_output=True, text=True, check=True, timeout=10)
         commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()[:12]

@@ -35,9 +35,14 @@ def settings(cls: type) -> type:
     return made
 
 
+@functools.cache
+def _adapter(cls: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(cls)
+
+
 def as_dict(value: Any) -> dict[str, Any]:
     """Settings as plain JSON types, for records."""
-    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+    return _adapter(type(value)).dump_python(value, mode="json")
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
@@ -46,7 +51,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     Raises: UserError: naming every bad field and listing the valid ones.
     """
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values, strict=False)
+        return _adapter(cls).validate_python(values, strict=False)
     except pydantic.ValidationError as err:
         raise _explained(cls, err) from None
 

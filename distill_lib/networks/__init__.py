@@ -157,11 +157,26 @@ def fresh(name: str, like: ImageSet | tuple[Shape, int], rng: torch.Generator) -
         network = Foreign(build, shape, num_classes, spelled, rng)
         network.check()
         return network
-    with torch.device("meta"):  # no memory, no random numbers: `redraw` writes every value
+    return _blank(spelled, build, shape, num_classes).redraw(rng)
+
+
+def blank(name: str, shape: Shape, num_classes: int) -> Network:
+    """A network whose weights are all zero, in no time: to count its operations or its weights.
+
+    Raises: UserError: as `fresh`.
+    """
+    spelled, build = _resolve(name)
+    if ":" in spelled:
+        return fresh(name, (shape, num_classes), torch.Generator())
+    network = _blank(spelled, build, shape, num_classes)
+    return network._apply(torch.zero_)
+
+
+def _blank(spelled: str, build: Build, shape: Shape, num_classes: int) -> Network:
+    with torch.device("meta"):  # no memory, no random numbers
         network = build(shape, num_classes)
     network.name = spelled
-    network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # what to_empty does, without its import of sympy (seconds)
-    return network.redraw(rng)
+    return network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # what to_empty does, without its import of sympy (seconds)
 
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:
