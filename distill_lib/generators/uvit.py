@@ -349,7 +349,7 @@ class Training:
     def smoke(self) -> Training:
         """Seconds on one CPU core."""
         return replace(
-            self, patch=4, width=32, depth=2, heads=2, start=None, steps=60, batch=32, lr=2e-3, warm_up=10, lr_decay=0.5, ema=0.9,
+            self, patch=4, width=32, depth=2, heads=2, start=None, steps=40, batch=32, lr=2e-3, warm_up=10, lr_decay=0.5, ema=0.9,
             precision="float32", checkpointing=False, looks=2,
         )  # fmt: skip
 
