@@ -53,6 +53,7 @@ class Protocol:
     epochs: int = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
     epochs_by_ipc: tuple[tuple[int, int], ...] = ()  # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
     steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
+    steps_of_ipc: int | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
     extra_epoch: bool = True
     budget: int | None = None  # epochs of a budget variant, in place of the rules above
     # --- optimiser
@@ -96,15 +97,24 @@ class Protocol:
         fields = {k: v for k, v in fields.items() if k not in locked}
         return build(Protocol, {**_plain(self), **fields, "cases": ()})
 
+    def nominal_epochs(self, ipc: int, images: int) -> int:
+        """Epochs before `extra_epoch`; where steps are fixed, the budget is of epochs of the set that fixes them."""
+        if self.steps_of_ipc:
+            fixed = (self.budget or self.epochs) * self.batches(self.steps_of_ipc * round(images / ipc))
+            return max(1, round(fixed / self.batches(images)))
+        return self.budget or self.full_epochs(ipc, images)
+
     def full_epochs(self, ipc: int, images: int) -> int:
         """Nominal epochs of the unbudgeted protocol."""
+        if self.steps_of_ipc:
+            return replace(self, budget=None).nominal_epochs(ipc, images)
         if self.steps_by_images:
             return math.ceil(_row(self.steps_by_images, images) / self.batches(images))
         return _row(self.epochs_by_ipc, ipc) if self.epochs_by_ipc else self.epochs
 
     def num_epochs(self, ipc: int, images: int) -> int:
         """Passes over the set that are trained."""
-        return (self.budget or self.full_epochs(ipc, images)) + self.extra_epoch
+        return self.nominal_epochs(ipc, images) + self.extra_epoch
 
     def batches(self, images: int) -> int:
         """Optimiser steps per epoch."""
@@ -120,7 +130,7 @@ class Protocol:
         """Index of the epoch after which the optimiser is made anew with a tenth of its learning rate (schedule "restart")."""
         if self.schedule != "restart":
             return None
-        return (self.budget or self.full_epochs(ipc, images)) // 2 + 1
+        return self.nominal_epochs(ipc, images) // 2 + 1
 
     def learning_rates(self, ipc: int, images: int, lr: float | None = None) -> list[float]:
         """The learning rate of every epoch; of every optimiser step where the schedule has a warm-up counted in steps.
@@ -131,7 +141,7 @@ class Protocol:
             lr:     base learning rate, by default the protocol's.
         """
         lr = self.lr if lr is None else lr
-        nominal = self.budget or self.full_epochs(ipc, images)
+        nominal = self.nominal_epochs(ipc, images)
         total = self.num_epochs(ipc, images)
         if self.schedule == "restart":
             return [lr if e <= nominal // 2 + 1 else lr * self.gamma for e in range(total)]
@@ -191,6 +201,8 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
         ),
         Protocol("vico_dsa", epochs=1000, augmentation=DSA, cases=(NO_FLIP,)),
+        Protocol("challenge", epochs=1000, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
+        Protocol("challenge_steps", epochs=1000, steps_of_ipc=10, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
         Protocol("mtt", epochs=1000, augmentation=DSA, lr_from_set=True, num_eval=5, cases=(NO_FLIP,)),
         Protocol(
             "idc_small",
@@ -304,6 +316,8 @@ PROTOCOLS: dict[str, Protocol] = {
 SOURCES: dict[str, str] = {
     "vico_noaug": "Zhao et al., Dataset condensation with gradient matching, ICLR 2021, and its code: rows Random to DC",
     "vico_dsa": "Zhao and Bilen, ICML 2021 (DSA) and WACV 2023 (DM), and their code",
+    "challenge": "First Dataset Distillation Challenge, ECCV 2024, public script of track 1: every image seen in each of 1001 epochs",
+    "challenge_steps": "ours: the challenge's script with the steps that it takes at IPC 10, for sets of thousands of images",
     "mtt": "Cazenavette et al., CVPR 2022, and its code",
     "idc_small": "Kim et al., ICML 2022 (IDC), code, data sets of 28 and 32 pixels",
     "idc_imagenet": "Kim et al., ICML 2022 (IDC), code, ImageNet subsets",
@@ -331,6 +345,12 @@ _IMAGENET = {
     "cutmix": "on every batch",
     "cases": "100 classes: two thirds of the epochs, rounded down to hundreds",
 }
+_CHALLENGE = {
+    "epochs": "1000 with any augmentation",
+    "augmentation": "DSA, as vico_dsa",
+    "num_eval": "3 networks; the challenge's score is their mean",
+    "cases": "MNIST and SVHN without flips, which the challenge does not have",
+}
 _DIM = {
     "epochs": "1000",
     "extra_epoch": _NOT_INCLUSIVE,
@@ -348,6 +368,8 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "augmentation": "DSA, one operation per batch, parameters per image",
         "cases": "MNIST and SVHN without flips",
     },
+    "challenge": {**_CHALLENGE},
+    "challenge_steps": {**_CHALLENGE, "steps_of_ipc": "the optimiser steps of 1000 epochs of 10 images per class, whatever the set's size"},
     "mtt": {
         "epochs": "1000 with any augmentation",
         "augmentation": "DSA, as vico_dsa",

@@ -85,6 +85,20 @@ def test_dim_keeps_its_rate():
     assert differing_fields("dim").keys() - differing_fields("dim_fixed").keys() == {"fresh_images"}
 
 
+def test_the_challenge_trains_as_its_public_script_and_its_variant_by_steps():
+    p, steps = protocol("challenge"), protocol("challenge_steps")
+    rates = p.learning_rates(ipc=10, images=1000)  # of 100 classes
+    assert len(rates) == 1001 and rates.count(0.01) == 502 and p.num_eval == 3 and p.batch == 256
+    assert differing_fields("challenge_steps").keys() - differing_fields("challenge").keys() == {"steps_of_ipc"}
+    assert steps.learning_rates(10, 1000) == rates  # at ten images per class they are the same
+    epochs = steps.num_epochs(400, 40_000)
+    assert epochs == round(1000 * 4 / 157) + 1 and steps.restarts_after(400, 40_000) == 25 // 2 + 1
+    assert steps.num_epochs(1, 100) == 4001  # one batch instead of four: four times the epochs
+    assert protocol("challenge_steps@60ep").num_epochs(400, 40_000) == round(60 * 4 / 157) + 1
+    assert protocol("challenge@60ep").num_epochs(400, 40_000) == 61
+    assert steps.num_epochs(5000, 500_000) == 3  # 1954 batches
+
+
 def test_dd_ranking_steps_once_in_the_middle():
     rates = protocol("dd_ranking").learning_rates(10, 100, lr=0.05)
     assert rates == pytest.approx([0.05] * 500 + [0.005] * 500)
