@@ -1,0 +1,109 @@
+"""Every command and every piece of code that the README and the book show is right: names, options and results.
+
+Live cells run with the book. Python blocks are run here as they stand; commands are run where they only look, and else
+checked as far as they go without computing: the same options, parsed and resolved.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+
+from distill_lib import __main__ as cli
+from distill_lib import data, pages, paths
+
+TEXTS = [paths.ROOT / "README.md", *sorted((paths.ROOT / "book").glob("*.md"))]
+BLOCKS = [(f, m[1], m[2]) for f in TEXTS for m in re.finditer(r"^```(\w+)\n(.*?)^```", f.read_text(), re.MULTILINE | re.DOTALL)]
+LOOKS = {"list", "plan", "explain", "watch", "index", "evaluate"}  # commands that compute little: run as they stand
+
+
+def commands():
+    for file, language, text in BLOCKS:
+        if language in ("bash", "sh", "console"):
+            for line in text.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield pytest.param(words, id=f"{file.stem}: {' '.join(words)[:70]}")
+
+
+def test_every_block_is_of_a_kind_that_is_tested():
+    assert {language for _, language, _ in BLOCKS} <= {"bash", "python", "text"}
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_a_command_shown_is_one_that_works(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    while "=" in words[0]:  # DISTILL_DATA=... before a command
+        words = words[1:]
+    program, rest = words[0].rpartition("/")[2], words[1:]
+    if program == "make":
+        assert subprocess.run(["make", "-n", *rest], cwd=paths.ROOT, capture_output=True).returncode == 0
+    elif program == "papermill":
+        given = dict(zip(rest[3::3], rest[4::3], strict=True))  # notebook out.ipynb -p name value -p name value
+        assert set(rest[2::3]) == {"-p"}
+        page = pages.Page(paths.ROOT, rest[0].removesuffix(".ipynb"))
+        pages.check(page, given.pop("profile", "recorded"), given)
+    elif program == "distill" or rest[:2] == ["-m", "distill_lib"]:
+        arguments = rest if program == "distill" else rest[2:]
+        parsed(arguments)
+        if arguments[0] == "run":
+            shown = [*options(arguments[1:], {"--profile", "--cells", "-p"})]
+            look(monkeypatch, capsys, ["plan", *shown])
+        elif arguments[0] in LOOKS:
+            monkeypatch.chdir(tmp_path)
+            if arguments[0] == "evaluate":
+                a_set(tmp_path / arguments[1])
+                arguments = [re.sub(r"@\d+ep", "@1ep", a) for a in arguments]
+            look(monkeypatch, capsys, arguments)
+    else:
+        assert program in ("git", "cd", "pip", "uv", "export", "torchrun", "sbatch", "squeue", "scancel", "dask", "ssh", "docker", "conda", "source"), words
+
+
+def parsed(arguments):
+    """Names and options exist, and values have their types."""
+    group = typer.main.get_command(cli.app)
+    command = group.get_command(None, arguments[0])
+    assert command is not None, arguments
+    command.make_context(arguments[0], list(arguments[1:]))
+
+
+def options(arguments, kept):
+    """The arguments without the options that `plan` does not have."""
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("-"):
+            value = next(words)
+            if word in kept:
+                yield from (word, value)
+        else:
+            yield word
+
+
+def look(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["distill", *arguments])
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert said.out.strip()
+
+
+def a_set(file):
+    """A set in the form that the page describes."""
+    real, _ = data.load("FashionMNIST-mini")
+    chosen = real.subset(real.class_index[0][:0].new_tensor([index[0] for index in real.class_index]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, images=chosen.images.numpy(), labels=chosen.labels.numpy())
+
+
+@pytest.mark.parametrize("file, text", [pytest.param(f, t, id=f.stem) for f, language, t in BLOCKS if language == "python"])
+def test_python_shown_runs(file, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(re.sub(r"@\d+ep", "@1ep", text), str(file), "exec"), {})
