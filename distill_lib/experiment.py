@@ -94,6 +94,7 @@ class Task:
     network: str | None = None  # trained on the sets, where that is another than the table's heading says; None for the cell's
     networks: tuple[str, ...] = ()  # where the cell is a mean over several architectures: all of them
     method: str | None = None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
+    tested: int | None = None  # test images of every class that are tested on, drawn once; None for all
     scores: Any = None  # settings of what the experiment measures of the sets besides, such as FID: see `Experiment.measure`
 
     @property
@@ -118,6 +119,7 @@ class Task:
             "code": {self.maker: METHODS[self.maker].VERSION, "evaluate": evaluate.VERSION},
             **({"networks": list(self.networks)} if self.networks else {}),
             **({"method": self.method} if self.method else {}),
+            **({"tested": self.tested} if self.tested else {}),
             **({"scores": as_dict(self.scores)} if self.scores else {}),
         }
 
@@ -517,10 +519,13 @@ def compute(
     from .device import pick
     from .evaluate import evaluate
     from .methods import METHODS
+    from .rng import generator
 
     place = pick(device)
-    real, test = _load(task.dataset, str(place))
-    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
+    real, whole = _load(task.dataset, str(place))
+    test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
+    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
+    notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
     folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
     spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
     method, evaluations, own, scores, bytes_ = METHODS[task.maker], [], [], [], 0
@@ -561,7 +566,7 @@ def compute(
         joules=_by_phase(spent.joules, spent),
         memory_mb=round(spent.memory_mb),
         made_by={
-            **records.provenance(place), "data": real.facts.name, "data_notes": list(real.facts.notes),
+            **records.provenance(place), "data": real.facts.name, "data_notes": notes,
             "seeds": {"distill": [task.seed + i for i in range(task.num_sets)], "evaluate": [task.seed + 1000 * i for i in range(task.num_sets)]},
         },
     )  # fmt: skip
