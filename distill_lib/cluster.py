@@ -190,13 +190,14 @@ def _set(task: Task, index: int, ends: float | None, device: str | None, profile
 
 
 def _cell(cell: Cell, params: Parameters, ends: float | None, device: str | None, cells: int, waited_for: list[str]) -> dict[str, str]:
-    found: list[Status] = []
-
-    def make() -> None:
-        left = None if ends is None else max(0.0, ends - time.time())
-        found.extend(experiment.run(cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False))
-
-    return {"state": found[0].state, "why": found[0].why} if _until(make) == "done" else {"state": "stopped", "why": ""}
+    left = None if ends is None else max(0.0, ends - time.time())
+    try:
+        (found,) = experiment.run(cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False)
+    except TimeUp:
+        return {"state": "stopped", "why": ""}
+    except UserError as err:
+        return {"state": "failed", "why": str(err)}
+    return {"state": found.state, "why": found.why}
 
 
 def _until(make: Callable[[], None]) -> str:

@@ -29,7 +29,7 @@ import pydantic
 
 from . import paths, records
 from .errors import UserError, unknown
-from .loop import Loop, TimeUp
+from .loop import DiskFull, Loop, TimeUp, full, sweep
 from .progress import Activity, Spent
 from .records import Cell, Record
 from .settings import as_dict
@@ -406,7 +406,7 @@ def run(
         time_limit: seconds after which to save and stop; the next run goes on from there.
         say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
         strict:     raise where cells failed; without, the outcome's statuses say so.
-    Raises: UserError: cells failed (after all others have run).  TimeUp: the limit was reached.
+    Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
     from filelock import FileLock, Timeout
 
@@ -422,12 +422,14 @@ def run(
     outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
     activity = Activity(params.profile, len(cells))
+    for folder in {records.path(c, params.profile).parent for c in cells} | {paths.runs() / params.profile / "sets"}:
+        sweep(folder)
     while waiting:
         cell = waiting.pop(0)
         first_round -= 1
         lock = paths.runs() / "locks" / params.profile / cell.experiment / f"{cell.stem}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
         try:  # a cell another process is computing goes to the end of the queue
+            lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
                 result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1)
         except Timeout:
@@ -435,6 +437,8 @@ def run(
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeUp("the time limit was reached while another run computed the rest") from None
             continue
+        except OSError as err:
+            raise UserError(f"cannot write {lock}: {err.strerror or err}") from None
         outcome.statuses.append(result)
         _note(result)
     outcome.seconds = time.monotonic() - start
@@ -473,10 +477,12 @@ def _one(
             record = compute(now.task, params.profile, deadline, device, activity)
             record.save(params.profile)
             activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}")
-    except (TimeUp, KeyboardInterrupt):
+    except (TimeUp, DiskFull, KeyboardInterrupt):
         raise
     except Exception as err:  # the other cells go on; the failure is reported at the end
-        if not isinstance(err, UserError):
+        if full(err, paths.runs()):
+            raise DiskFull(f"{cell}: {err}") from None
+        if not isinstance(err, (UserError, OSError)):
             import traceback
 
             traceback.print_exc()

@@ -7,8 +7,6 @@ import functools
 import hashlib
 import json
 import math
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -318,19 +316,13 @@ class ImageSet:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
         from safetensors.torch import save_file
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        from ..loop import atomically
+
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
         if self.whitening is not None:
             tensors |= self.whitening.tensors()
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        try:
-            save_file(tensors, part, {"format": "distill_lib.ImageSet/1", "facts": json.dumps(dataclasses.asdict(self.facts))})
-            os.replace(part, path)
-        finally:
-            Path(part).unlink(missing_ok=True)
-        return path
+        about = {"format": "distill_lib.ImageSet/1", "facts": json.dumps(dataclasses.asdict(self.facts))}
+        return atomically(Path(path), lambda part: save_file(tensors, part, about))
 
     @staticmethod
     def load(path: str | Path) -> "ImageSet":
