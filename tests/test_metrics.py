@@ -223,7 +223,11 @@ def test_inception_has_the_size_and_the_poolings_of_fid():
         x = torch.rand(1, 2048, 2, 2, generator=rng)
         largest = x.amax((2, 3), keepdim=True).expand_as(x)
         torch.testing.assert_close(network.Mixed_7c(x)[:, -192:], network.Mixed_7c.branch_pool(largest), rtol=1e-4, atol=1e-5)
-        assert network(torch.zeros(1, 3, 299, 299)).shape == (1, 2048)
+        images = torch.rand(1, 3, 299, 299, generator=rng)
+        before = network(images)
+        assert before.shape == (1, 2048)
+        torch.testing.assert_close(pretrained.folded(network)(images), before, rtol=1e-3, atol=1e-4)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     with pytest.raises(UserError, match="Inception: 1 are missing"):
         pretrained.inception({k: v for k, v in state.items() if k != "fc.bias"})
 

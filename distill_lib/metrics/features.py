@@ -29,7 +29,7 @@ from ..rng import generator
 from ..settings import as_dict, replace
 from ..training import Training
 from .frechet import Moments
-from .pretrained import CIFARResNet, cifar_resnet, inception
+from .pretrained import CIFARResNet, cifar_resnet, folded, inception
 
 VERSION = 1  # of what is kept of a real set
 PRETRAINED = ("Inception", "ResNet-56", "ResNet-20")
@@ -116,7 +116,12 @@ def _is_cifar10(real: ImageSet) -> bool:
 
 @functools.lru_cache(maxsize=2)
 def _cifar(name: str, device: torch.device) -> Extractor:
-    network = cifar_resnet(name).to(device, memory_format=torch.channels_last)
+    return of_resnet(name, cifar_resnet(name), device)
+
+
+def of_resnet(name: str, network: CIFARResNet, device: torch.device) -> Extractor:
+    """The extractor of a ResNet for CIFAR, which it moves to the device."""
+    network = network.to(device, memory_format=torch.channels_last)
     mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (CIFARResNet.MEAN, CIFARResNet.STD))
 
     def embed(x: Tensor) -> Tensor:
@@ -128,7 +133,12 @@ def _cifar(name: str, device: torch.device) -> Extractor:
 
 @functools.lru_cache(maxsize=1)
 def _inception(device: torch.device) -> Extractor:
-    network = inception().to(device, memory_format=torch.channels_last)
+    return of_inception(inception(), device)
+
+
+def of_inception(network: torch.nn.Module, device: torch.device) -> Extractor:
+    """The extractor of FID's Inception, which it moves to the device; its batch norms are folded into the convolutions."""
+    network = folded(network).to(device, memory_format=torch.channels_last)
 
     def embed(x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1) * 2 - 1  # grey in three channels

@@ -130,3 +130,13 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
             module, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(module), leaf, torch.zeros((), dtype=torch.int64))
     return network.eval().requires_grad_(False)
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """In place: every `conv` with a `bn` after it (torchvision's BasicConv2d) as one convolution. In eval mode only."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for module in network.modules():
+        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+    return network.requires_grad_(False)

@@ -1,0 +1,145 @@
+"""How many images a second become features for FID, and how long a distance takes, against the loop a reader would write: the network
+layer by layer with its batch norms, batches of 50 (pytorch-fid's), features gathered, mean and covariance at the end.
+
+    python benchmarks/fid.py [--part features|distance] [--network ResNet-56|ConvNetW32|Inception] [--images 500] [--real 1000]
+                             [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
+
+features: mean and covariance of the features of --images images, which both sides return. distance: that of --images samples from --real
+real images; the plain side computes the real side again, ours has kept it, as it does over a training's curve or a table's rows. Weights
+and images are random: neither side's time depends on what they are. Images per second are --images over the seconds.
+Where other programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import sides
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_lib import networks
+from distill_lib.data import Facts, ImageSet
+from distill_lib.metrics import features, pretrained
+from distill_lib.metrics.features import Extractor
+from distill_lib.metrics.frechet import Moments, frechet_distance
+from distill_lib.rng import generator
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.stride, self.new = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new, self.new))
+        return F.relu(y + x)
+
+
+class PlainResNet(nn.Module):
+    """ResNet-56 of CIFAR-10, in the published layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1, self.linear, inputs = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.Linear(64, 10), 16
+        for stage, width in enumerate((16, 32, 64), 1):
+            row = [Block(inputs, width, 2 if width != inputs else 1), *[Block(width, width, 1) for _ in range(8)]]
+            setattr(self, f"layer{stage}", nn.Sequential(*row))
+            inputs = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+
+def redrawn(state: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+    """Random weights that keep features finite, on the CPU."""
+    out = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        new = torch.rand(value.shape, generator=rng)
+        out[name] = new + 0.5 if value.ndim == 1 else (new - 0.5) * 3 * value[0].numel() ** -0.5
+    return out
+
+
+def main() -> None:
+    options = sides.parser(__doc__, rounds=3)
+    options.add_argument("--part", choices=["features", "distance"], default="features")
+    options.add_argument("--network", choices=["ResNet-56", "ConvNetW32", "Inception"], default="ResNet-56")
+    options.add_argument("--images", type=int, default=500)
+    options.add_argument("--real", type=int, default=1000)
+    args = options.parse_args()
+    device = torch.device(args.device)
+
+    def build(side: str) -> tuple[sides.Side, sides.Side]:
+        rng, total = generator(0, "benchmark"), args.images + args.real
+        pixels = torch.randint(256, (total, 3, 32, 32), generator=rng).byte().to(device)
+        like = ImageSet(pixels[:10], torch.arange(10, device=device), Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3))
+        plain, ours = pair(args.network, like, device, rng)
+
+        def reader(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            found = []
+            with torch.no_grad():
+                for part in images.split(50):
+                    found.append(plain(part.float() / 255).cpu().numpy())
+            x = np.concatenate(found).astype(np.float64)
+            return x.mean(0), np.cov(x, rowvar=False)
+
+        def library(images: Tensor) -> tuple[Tensor, Tensor]:
+            found = Moments(ours.features(images).split(4096))
+            return found.mean, found.covariance
+
+        def features_of(n: int) -> Tensor:
+            mean, covariance = reader(pixels[:n]) if side == "plain" else library(pixels[:n])
+            return torch.cat([torch.as_tensor(mean).cpu(), torch.as_tensor(covariance).cpu().flatten()])
+
+        kept = library(pixels[args.images :]) if (args.part, side) == ("distance", "ours") else None
+
+        def distance(n: int) -> Tensor:
+            if side == "ours":
+                return torch.tensor([frechet_distance(kept, library(pixels[:n]))])
+            from scipy import linalg
+
+            (m1, c1), (m2, c2) = reader(pixels[args.images :]), reader(pixels[:n])
+            return torch.tensor([((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)])
+
+        call = features_of if args.part == "features" else distance
+        return lambda: features_of(64), lambda: call(args.images)
+
+    sides.run(__file__, args, f"{args.part} of {args.images} images by {args.network}, batches of 50 in the plain loop", build)
+
+
+def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):  # noqa: ANN201
+    """The same network twice: a plain module, pixels in [0, 1] to features, and the library's extractor."""
+    if name == "ConvNetW32":
+        network = networks.fresh(name, like, rng).to(device).eval().requires_grad_(False)
+        scale = lambda x: (x - 0.5) / 0.25  # noqa: E731
+        fast = Extractor(name, "", lambda x: networks.embed(network, scale(x)), None, 256 if device.type == "cpu" else 2048, {})
+        return lambda x: network.embed(scale(x)), fast
+    if name == "ResNet-56":
+        plain = PlainResNet()
+        state = redrawn(plain.state_dict(), rng)
+        plain.load_state_dict(state, strict=False)
+        plain.to(device).eval()
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (pretrained.CIFARResNet.MEAN, pretrained.CIFARResNet.STD))
+        return lambda x: plain((x - mean) / std), features.of_resnet(name, pretrained.CIFARResNet.load(state), device)
+    from torchvision.models import Inception3
+
+    with torch.device("meta"):
+        shapes = Inception3(1008, aux_logits=False, init_weights=False).state_dict()
+    state = redrawn(shapes, rng)
+    plain = pretrained.inception(state).to(device)
+
+    def reader(x: Tensor) -> Tensor:
+        return plain(F.interpolate(x * 2 - 1, (299, 299), mode="bilinear", align_corners=False))
+
+    return reader, features.of_inception(pretrained.inception(state), device)
+
+
+if __name__ == "__main__":
+    main()
