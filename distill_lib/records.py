@@ -33,7 +33,7 @@ class Cell:
     experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
     method: str
     dataset: str  # as the paper names it; a profile may compute on a stand-in, which the record names
-    ipc: int | None = None  # images per class; None for the full data set
+    ipc: int | None = None  # images per class; None for the full data set, and where something else decides, such as a time
     network: str = "ConvNet"  # evaluation network
     protocol: str = "vico_dsa"
     variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
@@ -46,7 +46,7 @@ class Cell:
         return "_".join(_plain(p) for p in parts if p)
 
     def __str__(self) -> str:
-        size = "full data" if self.ipc is None else f"IPC {self.ipc}"
+        size = f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""  # a generator may have none
         return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
 
 

@@ -99,7 +99,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "method": s.cell.method,
                 "variant": s.cell.variant,
                 "data": record.key["dataset"],
-                "IPC": "all" if s.cell.ipc is None else s.cell.ipc,
+                "IPC": s.cell.ipc or ("all" if s.cell.method == "Full data" else ""),
                 "profile": profile,
                 "protocol": record.key["protocol"]["name"],
                 "paper": row["text"] if row else "",
