@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from . import paths, records
-from .errors import UserError, unknown
+from . import paths
+from .errors import TimeUp, UserError, unknown
 
 app = typer.Typer(
     add_completion=False,
@@ -25,8 +25,6 @@ Parameter = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
-    from .loop import TimeUp
-
     try:
         app(standalone_mode=False)
     except UserError as err:
@@ -130,6 +128,10 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="With dask: tcp://host:port of a running scheduler, or slurm.")] = None,
 ) -> None:
     """Compute the missing cells of experiments, and print them beside the paper's."""
+    from . import needs
+
+    for name in experiments:  # before torch is imported, which takes seconds
+        needs.check(name, profile, needs.rows(parse(parameter), cells))
     from . import experiment as engine
     from . import tables
 
@@ -210,6 +212,7 @@ def explain(
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
     from . import experiment as engine
+    from . import records
 
     now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
     verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")

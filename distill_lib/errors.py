@@ -1,4 +1,4 @@
-"""One clear message for everything a user can get wrong."""
+"""One clear message for everything a user can get wrong, and the exception of a time limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input, said once: what was given and what would work. The command line prints it without a traceback."""
+
+
+class TimeUp(Exception):
+    """The time limit was reached; the state is saved."""
 
 
 def unknown(kind: str, given: object, choices: Iterable[str]) -> UserError:

@@ -27,11 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError
-
-
-class TimeUp(Exception):
-    """The time limit was reached; the state is saved."""
+from .errors import TimeUp, UserError
 
 
 class Diverged(UserError):

@@ -1,0 +1,332 @@
+"""DGS: difficulty-guided sampling (Li et al., ICCV 2025 workshop). Book page: book/dgs.md
+
+Draw more images than are wanted, score each by 1 - p(true class), and keep those whose histogram of scores follows that of the
+real images. A clipped logarithm comes first, because drawn images crowd at one end. Everything is done class by class.
+
+The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)` works on images of any generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..data import ImageSet
+from ..errors import UserError
+from ..generators import latent_diffusion
+from ..generators.latent_diffusion import Base, Sampling, Tuning
+from ..loop import Loop
+from ..metrics import difficulty
+from ..metrics.difficulty import Scorer
+from ..rng import generator
+from ..settings import Count, replace, settings
+from ..training import Training
+
+VERSION = 1
+EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
+PREDEFINED = {  # images wanted of each bin, easiest first (official code; Table 3 and Figure 4)
+    "hill": {10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1), 20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1), 50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1)},
+    "ground": {10: (1,) * 10, 20: (2,) * 10, 50: (5,) * 10},
+    "slope": {10: (3, 3, 1, 1, 0, 0, 1, 1, 0, 0), 20: (5, 5, 2, 2, 1, 1, 1, 1, 1, 1), 50: (10, 10, 6, 6, 5, 5, 3, 3, 1, 1)},
+    "cliff": {10: (6, 3, 0, 1, 0, 0, 0, 0, 0, 0), 20: (9, 6, 1, 1, 1, 1, 1, 0, 0, 0), 50: (20, 15, 3, 3, 2, 2, 2, 1, 1, 1)},
+}  # fmt: skip
+Variant = Literal["code", "paper"]
+Target = Literal["scale", "hill", "ground", "slope", "cliff"]
+
+
+@settings
+class Sampler:
+    """How images are chosen from a pool."""
+
+    target: Target = "scale"  # the real images' histogram, scaled; or one of four pre-defined ones at ipc 10, 20, 50
+    transform: Literal["log", "none"] = "log"
+    variant: Variant = "code"  # how thresholds are found and applied: as the official code, or as equations 7 to 9 read
+    thresholds: Literal["ranks", "shares"] = "ranks"  # of pool and real images: the same numbers of images, or the same shares (ours)
+    weight: float = 0.5  # lambda of equation 9
+    bins: Count = 10
+
+
+@settings
+class Scoring:
+    """What scores the difficulty."""
+
+    scorer: difficulty.Name = "resnet50"
+    among: difficulty.Among = "all"  # a pretrained scorer's probability: over all of ImageNet, or the set's classes (ours)
+    training: Training = field(default_factory=Training)  # of "trained" and "held_out"
+    folds: Count = 5  # of "held_out"
+
+
+@settings
+class Config:
+    ipc: Count = 10  # images per class
+    pool: Count = 5  # images drawn for each one kept
+    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and Minimax
+    tuning: Tuning | None = field(default_factory=Tuning)  # stage 2, shared with Minimax; None: a pool of plain DiT
+    sampling: Sampling = field(default_factory=Sampling)
+    sampler: Sampler = field(default_factory=Sampler)
+    scoring: Scoring = field(default_factory=Scoring)
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
+        return replace(
+            self, base=self.base.smoke(), tuning=self.tuning and self.tuning.smoke(), sampling=self.sampling.smoke(),
+            scoring=replace(self.scoring, scorer="trained", training=training),
+        )  # fmt: skip
+
+    def small(self) -> Config:
+        """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2 among the set's classes.
+
+        At 64 pixels a probability over all of ImageNet's classes would be near zero for most images, real ones included.
+        """
+        scoring = replace(self.scoring, scorer="mobilenet_v2", among="set") if self.scoring.scorer == "resnet50" else self.scoring
+        return replace(
+            self, base=self.base.small(), tuning=self.tuning and self.tuning.small(), sampling=self.sampling.small(), scoring=scoring
+        )  # fmt: skip
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """The setting behind the paper's tables on subsets of ImageNet; on other sets a DiT is trained in pixels and a classifier scores (ours)."""
+    if latent_diffusion.has_published(dataset):
+        return Config(ipc=ipc)
+    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set; both stages included, although rows share them."""
+    pool = cfg.sampling.work(num_classes * cfg.ipc * cfg.pool)
+    return cfg.base.work() + (cfg.tuning.work() if cfg.tuning else 0) + pool + images
+
+
+def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+    """What cells share before their sets differ."""
+    return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make the stages, if they are not there."""
+    if cfg.tuning is None:
+        latent_diffusion.base(real, cfg.base, loop)
+    else:
+        latent_diffusion.tuned(real, cfg.base, cfg.tuning, loop)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Draw a pool from Minimax, and sample from it by difficulty.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc images, normalised, at the side of `real`; facts.extra["dgs"] has each class's thresholds, counts and scores.
+    Raises:  UserError: missing weights, or settings that do not fit.
+    """
+    _wanted(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
+    images = latent_diffusion.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
+    score = scored(real, cfg.scoring, loop)
+    return sampled(images, real, score, cfg.ipc, cfg.sampler, seed, method="DGS")
+
+
+def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
+    """Total variation between achieved and wanted counts, mean over the classes, for the record."""
+    classes = synthetic.facts.extra["dgs"]
+    return {"total_variation": [sum(c["total_variation"] for c in classes) / len(classes)]}
+
+
+def scored(real: ImageSet, cfg: Scoring, loop: Loop | None = None) -> Scorer:
+    """The scorer of these settings for a real set, with the scores of its images; made once per process."""
+    key = (real.sha256(), str(real.device), cfg)
+    if key not in _SCORERS:
+        while len(_SCORERS) > 3:
+            _SCORERS.pop(next(iter(_SCORERS)))
+        _SCORERS[key] = difficulty.scorer(cfg.scorer, real, cfg.training, cfg.folds, 0, loop, cfg.among)
+    return _SCORERS[key]
+
+
+_SCORERS: dict[Any, Scorer] = {}
+
+
+# --- choosing ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Chosen:
+    """What sampling one class did.
+
+    Attributes:
+        places:          (ipc,) which images of the class's pool, distinct.
+        bottom, top:     thresholds b and t of the pool, in images.
+        wanted, in_pool, achieved: images per bin of transformed difficulty: target, pool, chosen.
+        total_variation: half the sum of |achieved - wanted| over ipc, in [0, 1].
+    """
+
+    places: Tensor
+    bottom: int
+    top: int
+    wanted: Tensor
+    in_pool: Tensor
+    achieved: Tensor
+    total_variation: float
+
+
+def sampled(images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Sampler, seed: int, method: str = "DGS") -> ImageSet:
+    """Choose `ipc` images of every class from a pool of any origin.
+
+    Args:
+        images: the pool: at least ipc images of every class of `real`, at any side.
+        score:  of the classes of `real`, with their scores.
+    Raises: UserError: a class has too few images.
+    """
+    of_pool, index, report = score(images), [], []
+    for k, (members, originals) in enumerate(zip(images.class_index, real.class_index, strict=True)):
+        if len(members) < ipc:
+            raise UserError(f"pool: {len(members)} images of class {real.facts.class_names[k]!r}; {ipc} are wanted")
+        found = choose(of_pool[members], score.real[originals], ipc, cfg, generator(seed, "DGS", k, ipc))
+        index.append(members[found.places])
+        report.append({
+            "bottom": found.bottom, "top": found.top, "wanted": found.wanted.tolist(), "in_pool": found.in_pool.tolist(),
+            "achieved": found.achieved.tolist(), "total_variation": found.total_variation,
+            "pool_scores": of_pool[members].tolist(), "places": found.places.tolist(),
+        })  # fmt: skip
+    return latent_diffusion.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
+
+
+def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Generator) -> Chosen:
+    """Sample one class by difficulty.
+
+    Args:
+        pool: (n,) scores of drawn images; real: (N,) of the original ones; both in [0, 1].
+    Raises: UserError: fewer than ipc images, or a pre-defined target for another ipc.
+    """
+    if len(pool) < ipc:
+        raise UserError(f"a pool of {len(pool)} images; {ipc} are wanted")
+    bottom = top = 0
+    if cfg.transform == "log":
+        bottom, top = thresholds(pool, real, ipc, cfg)
+        share = len(real) / len(pool) if cfg.thresholds == "shares" else 1
+        ours = transformed(pool, bottom, top, cfg.variant)
+        theirs = transformed(real, round(share * bottom), round(share * top), cfg.variant)
+    else:
+        ours, theirs = pool, real
+    ours, theirs = (raw if x.isnan().any() else x for x, raw in ((ours, pool), (theirs, real)))  # all scores alike: no scale
+    wanted = _wanted(cfg, ipc)
+    wanted = scaled(histogram(theirs, cfg.bins), ipc) if wanted is None else wanted
+    bins = bin_of(ours, cfg.bins)
+    places = from_bins(bins, wanted, ipc, rng)
+    achieved = torch.bincount(bins[places], minlength=cfg.bins)
+    difference = float((achieved - wanted).abs().sum()) / 2 / ipc
+    return Chosen(places, bottom, top, wanted, torch.bincount(bins, minlength=cfg.bins), achieved, difference)
+
+
+def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
+    if cfg.target == "scale":
+        return None
+    if ipc not in PREDEFINED[cfg.target] or cfg.bins != 10:
+        raise UserError(f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for ipc {ipc} with {cfg.bins}; use scale")
+    return torch.tensor(PREDEFINED[cfg.target][ipc])
+
+
+def bin_of(scores: Tensor, bins: int) -> Tensor:
+    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed."""
+    return (scores.double() * bins + 1e-9).floor().long().clamp(0, bins - 1)
+
+
+def histogram(scores: Tensor, bins: int) -> Tensor:
+    """(bins,) how many scores each bin holds."""
+    return torch.bincount(bin_of(scores, bins), minlength=bins)
+
+
+def scaled(counts: Tensor, ipc: int) -> Tensor:
+    """(bins,) int64: a histogram scaled to `ipc` images; largest remainders, ties to the lower bin."""
+    whole = (counts * ipc) // counts.sum()
+    rest = counts * ipc - whole * counts.sum()  # whole numbers, so ties are ties
+    order = torch.sort(rest, descending=True, stable=True).indices
+    whole[order[: ipc - int(whole.sum())]] += 1
+    return whole
+
+
+def from_bins(bins: Tensor, wanted: Tensor, ipc: int, rng: torch.Generator) -> Tensor:
+    """(ipc,) distinct places: from each bin as many as wanted, uniformly, all where it holds fewer; then others uniformly."""
+    taken: list[Tensor] = []
+    for k, count in enumerate(wanted.tolist()):
+        members = torch.nonzero(bins == k).flatten()
+        taken.append(members[torch.randperm(len(members), generator=rng)[:count]])
+    places = torch.cat(taken)
+    rest = torch.ones(len(bins), dtype=torch.bool)
+    rest[places] = False
+    rest = torch.nonzero(rest).flatten()
+    return torch.cat([places, rest[torch.randperm(len(rest), generator=rng)[: ipc - len(places)]]])
+
+
+# --- the transform -----------------------------------------------------------------------------------------------------
+def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code") -> Tensor:
+    """(n,) scores on a clipped logarithmic scale, in [0, 1]; it never changes the order of what it keeps apart.
+
+    code:  scores are clipped to those with ranks `bottom` and n - 1 - `top`, whose logarithms become 0 and 1; never below 1e-4.
+    paper: equations 7 and 8 as they read: the scores with lower and with higher ranks become zero, 1e-4 is added to all, and the
+           logarithms of the least and the greatest become 0 and 1. So images cut off at the top join the easiest.
+
+    Returns: NaN where the two ends are the same.
+    """
+    scores = scores.double()
+    low, high, x = _ends(scores.sort().values[None], torch.tensor([bottom]), torch.tensor([top]), scores[None], variant)
+    return _log_scale(low, high, x)[0]
+
+
+def _ends(ordered: Tensor, bottom: Tensor, top: Tensor, scores: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends of the logarithmic scale (P, 1) and scores (P, n) put between them, for P pairs of thresholds."""
+    n = ordered.shape[1]
+    ranks = torch.stack([bottom, n - 1 - top])
+    if int(ranks.min()) < 0 or int(ranks.max()) >= n:
+        raise UserError(f"thresholds up to {int(bottom.max())} and {int(top.max())} for {n} scores")
+    low, high = ordered[0][ranks[0]][:, None], ordered[0][ranks[1]][:, None]
+    if variant == "code":
+        low = torch.where(low == 0, EPSILON, low)
+        return low, high, torch.minimum(torch.maximum(scores, low), high.clamp_min(EPSILON))
+    place = torch.argsort(torch.argsort(scores[0], stable=True))  # rank of each score, ties in order
+    kept = (place[None] >= ranks[0][:, None]) & (place[None] <= ranks[1][:, None])
+    x = torch.where(kept, scores, 0.0) + EPSILON
+    return x.amin(1, keepdim=True), x.amax(1, keepdim=True), x
+
+
+def _log_scale(low: Tensor, high: Tensor, x: Tensor) -> Tensor:
+    scale = (high / low).log()
+    return torch.where(scale > 0, (x / low).log() / scale, torch.nan).clamp(EPSILON, 1)
+
+
+def thresholds(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> tuple[int, int]:
+    """The numbers of images (b, t) to cut at both ends that minimise equation 9; see `objective`."""
+    values = objective(pool, real, ipc, cfg)
+    if bool(values.isnan().all()):
+        return 0, 0
+    ties = torch.nonzero(values == values[~values.isnan()].min())  # several: the smallest b + t, then the smallest b
+    return min(((int(i), int(j)) for i, j in ties), key=lambda pair: (sum(pair), pair[0]))
+
+
+def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
+    """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN where the transform is none.
+
+    code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite where a bin of log is empty.
+    paper: weight KL(log || raw) + (1 - weight) KL(log || uniform) of the real images.
+    """
+    scores = (pool if cfg.variant == "code" else real).double()
+    most = max(1, min(ipc // 2, (len(pool) - 1) // 2, (len(real) - 1) // 2))
+    b, t = (x.flatten() for x in torch.meshgrid(torch.arange(most), torch.arange(most), indexing="ij"))
+    low, high, x = _ends(scores.sort().values[None], b, t, scores[None], cfg.variant)
+    log = _log_scale(low, high, x)  # (P, n)
+    none = log.isnan().any(1)
+    counts = torch.zeros(len(b), cfg.bins, dtype=torch.float64)
+    counts.scatter_add_(1, bin_of(log.nan_to_num(0.0), cfg.bins), torch.ones_like(log))
+    ours = counts / counts.sum(1, keepdim=True)
+    raw = histogram(scores, cfg.bins).double()
+    raw, even = (raw / raw.sum()).expand_as(ours), torch.full_like(ours, 1 / cfg.bins)
+    if cfg.variant == "code":
+        value = cfg.weight * divergence(raw, ours) + (1 - cfg.weight) * divergence(even, ours)
+    else:
+        value = cfg.weight * divergence(ours, raw) + (1 - cfg.weight) * divergence(ours, even)
+    return torch.where(none, torch.nan, value).view(most, most)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """(P,) KL divergence of p (P, bins) from q in bits: infinite where p has something and q nothing."""
+    terms = torch.where(p > 0, p * (p / q).log2(), 0.0)
+    return terms.sum(1)

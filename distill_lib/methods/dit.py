@@ -1,0 +1,65 @@
+"""DiT: images of a class-conditional latent diffusion model, as they are (Peebles and Xie, ICCV 2023). Book page: book/dgs.md
+
+The row below Minimax and DGS in their tables: stage 1 alone, without any fine-tuning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from ..data import ImageSet
+from ..generators import latent_diffusion
+from ..generators.latent_diffusion import Base, Sampling
+from ..loop import Loop
+from ..settings import Count, replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: Count = 10  # images per class: the first of a pool
+    base: Base = field(default_factory=Base)  # stage 1, shared with Minimax and DGS
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, base=self.base.smoke(), sampling=self.sampling.smoke())
+
+    def small(self) -> Config:
+        """A DiT trained for half an hour on one CPU core, at half the denoising steps."""
+        return replace(self, base=self.base.small(), sampling=self.sampling.small())
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """The setting of the published rows on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
+    if latent_diffusion.has_published(dataset):
+        return Config(ipc=ipc)
+    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
+    return cfg.base.work() + cfg.sampling.work(num_classes * cfg.ipc)
+
+
+def stage1(cfg: Config) -> dict[str, Base]:
+    """What cells share before their sets differ."""
+    return {"DiT": cfg.base}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make stage 1, if it is not there."""
+    latent_diffusion.base(real, cfg.base, loop)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Draw the set.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc drawn images, normalised, at the side of `real`.
+    Raises:  UserError: missing weights, or images the model does not fit.
+    """
+    images = latent_diffusion.pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
+    return latent_diffusion.as_set(images, real, latent_diffusion.first(images, cfg.ipc), method="DiT", seed=seed)

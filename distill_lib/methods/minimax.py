@@ -1,0 +1,67 @@
+"""Minimax: a latent diffusion model fine-tuned for representativeness and diversity (Gu et al., CVPR 2024). Book page: book/dgs.md
+
+DiffFit tunes biases, labels and scales of a DiT on the classes at hand. Beside the diffusion loss, the predicted clean latent is
+pulled to the least similar remembered real latent and pushed from the most similar remembered prediction of its class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from ..data import ImageSet
+from ..generators import latent_diffusion
+from ..generators.latent_diffusion import Base, Sampling, Tuning
+from ..loop import Loop
+from ..settings import Count, replace, settings
+
+VERSION = 1
+
+
+@settings
+class Config:
+    ipc: Count = 10  # images per class: the first of a pool
+    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and DGS
+    tuning: Tuning = field(default_factory=Tuning)  # stage 2, shared with DGS
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def smoke(self) -> Config:
+        """The same method, small enough for two CPU cores in seconds."""
+        return replace(self, base=self.base.smoke(), tuning=self.tuning.smoke(), sampling=self.sampling.smoke())
+
+    def small(self) -> Config:
+        """A DiT trained for half an hour and tuned for five minutes on one CPU core, at half the denoising steps."""
+        return replace(self, base=self.base.small(), tuning=self.tuning.small(), sampling=self.sampling.small())
+
+
+def paper_config(dataset: str, ipc: int) -> Config:
+    """The setting of the official code on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
+    if latent_diffusion.has_published(dataset):
+        return Config(ipc=ipc)
+    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
+
+
+def work(cfg: Config, num_classes: int, images: int) -> float:
+    """Images through the network for one set, a backward pass counted as two forward ones; both stages included, although rows share them."""
+    return cfg.base.work() + cfg.tuning.work() + cfg.sampling.work(num_classes * cfg.ipc)
+
+
+def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+    """What cells share before their sets differ."""
+    return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
+
+
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
+    """Make both stages, if they are not there."""
+    latent_diffusion.tuned(real, cfg.base, cfg.tuning, loop)
+
+
+def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
+    """Fine-tune, and draw the set.
+
+    Args:
+        real: (N, C, H, W) images of K classes, on the device to compute on.
+    Returns: K x ipc drawn images, normalised, at the side of `real`.
+    Raises:  UserError: missing weights, or images the model does not fit.
+    """
+    images = latent_diffusion.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
+    return latent_diffusion.as_set(images, real, latent_diffusion.first(images, cfg.ipc), method="Minimax", seed=seed)
