@@ -518,10 +518,10 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         total += loss.detach()
         counted[:] = [c + 1 for c in counted]
         if (step + 1) % every == 0:
-            curve.append([step + 1, float(total[1]) / counted[1]])
+            curve.append([step + 1, _mean(total[1], world) / counted[1]])
             total[1], counted[1] = 0, 0
         if step in look_at:
-            looks.append({"step": step + 1, "loss": float(total[0]) / counted[0]})
+            looks.append({"step": step + 1, "loss": _mean(total[0], world) / counted[0]})
             total[0], counted[0] = 0, 0
             if monitor and not rank:
                 looks[-1] |= monitor(step + 1, ema.eval())
@@ -556,6 +556,14 @@ def _processes() -> tuple[int, int]:
     import torch.distributed as dist
 
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _mean(value: Tensor, world: int) -> float:
+    """Over the processes."""
+    if world > 1:
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+    return float(value) / world
 
 
 def _parallel(model: UViT) -> nn.Module:
