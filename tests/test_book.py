@@ -39,6 +39,22 @@ def browser(tmp_path_factory):
         context.close()
 
 
+def sync_playwright_axe():
+    """The accessibility checks' script, from its package."""
+    base = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    return base.AXE_SCRIPT
+
+
+def violations(page, theme):
+    """Serious and critical violations of a page in a theme: rule, place, and what is there."""
+    page.evaluate("t => Object.assign(document.documentElement.dataset, {mode: t, theme: t})", theme)
+    found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
+    return [
+        f"{theme}: {v['id']} at {n['target'][0]}: {n['html'][:160]}"
+        for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"][:3]
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def visits(html, browser):
     """What a browser saw on every page: title, errors, requests, formulas, width on a phone."""
@@ -60,6 +76,9 @@ def visits(html, browser):
         seen[name] = {
             "title": page.title(), "heading": page.locator("h1").first.inner_text(), "errors": errors, "outside": outside, "formulas": formulas,
         }  # fmt: skip
+        page.evaluate(sync_playwright_axe())
+        seen[name]["violations"] = [v for theme in ("light", "dark") for v in violations(page, theme)]
+        seen[name]["shown"] = page.locator("article :is(table, img, svg, pre)").count()
         page.set_viewport_size(PHONE)
         seen[name]["overflow"] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         page.close()
@@ -91,10 +110,56 @@ def test_page_renders_every_formula_and_fits_a_phone(visits, name):
     assert visits[name]["overflow"] <= 0
 
 
-def test_search_finds_a_word_without_a_server(html, browser):
+@pytest.mark.parametrize("name", PAGES)
+def test_page_can_be_used_by_everyone_in_either_theme(visits, name):
+    assert visits[name]["violations"] == []
+
+
+@pytest.mark.parametrize("name", [n for n in PAGES if n != "book/changelog"])
+def test_page_has_a_table_or_a_figure_or_code(visits, name):
+    assert visits[name]["shown"] >= 1
+
+
+@pytest.mark.parametrize("word", ["distillation", "difficulty"])
+def test_search_finds_a_word_without_a_server(html, browser, word):
     page = browser.new_page()
-    page.goto((html / "search.html").as_uri() + "?q=distillation")
+    page.goto((html / "search.html").as_uri() + f"?q={word}")
     page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.close()
+
+
+def test_the_ledger_shows_the_rows_that_are_chosen(html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / "ledger.html").as_uri())
+    table = page.locator("table[data-filters]")
+    rows = table.locator("tbody tr")
+    everything = rows.count()
+    page.get_by_label("experiment").select_option("skd/table2_cross_architecture")
+    page.get_by_label("search").fill("resnet18 dim")
+    shown = [r.inner_text() for r in rows.all() if r.is_visible()]
+    assert len(shown) == 1 and "DiM" in shown[0] and "ResNet18" in shown[0]
+    assert page.locator(".distill-filters output").inner_text() == f"1 of {everything} rows"
+    page.close()
+
+
+def test_every_table_is_offered_as_csv(html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / "intro.html").as_uri())
+    with page.expect_download() as download:
+        page.locator("a[download$='.csv']").first.click()
+    text = download.value.path().read_text()
+    assert text.startswith("table or figure,") and "skd/table1_accuracy" in text
+    page.close()
+
+
+def test_a_page_can_be_read_with_the_keyboard_alone(html, browser):
+    """Tab reaches a table's sorting, its scrolling box and the next page; Enter sorts."""
+    page = browser.new_page()
+    page.goto((html / "book" / "intro.html").as_uri())
+    page.locator("table.distill-table th button.distill-sort").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("th[aria-sort]").count() == 1
+    assert page.evaluate("[...document.querySelectorAll('.distill-scroll')].every(box => box.tabIndex === 0)")
     page.close()
 
 

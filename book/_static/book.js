@@ -90,6 +90,9 @@ function filterable(table) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("summary").forEach((summary) => {
+    if (!summary.textContent.trim()) summary.setAttribute("aria-label", "Show or hide the pages below"); // the theme's sidebar has an icon alone
+  });
   document.querySelectorAll("table.distill-table[data-filters]").forEach(filterable);
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
   document.querySelectorAll("table.distill-table").forEach(words);
