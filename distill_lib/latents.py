@@ -35,7 +35,8 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 # --- of the small budget, ours -----------------------------------------------------------------------------------------
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
-SMALL_GAN = replace(GAN().small(), width=16, epochs=12, per_epoch=3_200, gp_every=8, looks=4, samples=400)  # 1,200 steps of 32 images
+_JUDGE = replace(GAN().small().judge, epochs=4, per_class=500)
+SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=14, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)  # 2,800 steps
 
 
 @settings
@@ -76,7 +77,7 @@ class Space:
 
     def smoke(self) -> Space:
         """A narrow generator with random weights, and step sizes that move it."""
-        return replace(self, prior=self.prior.smoke(), layer=1)
+        return replace(self, prior=self.prior.smoke(), layer=1, lr_img=min(self.lr_img, 1.0), lr_w=min(self.lr_w, 0.01))
 
 
 class Latents:

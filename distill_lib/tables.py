@@ -6,6 +6,7 @@ import base64
 import html
 import math
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import records, reported
@@ -148,40 +149,47 @@ def points(outcome: Outcome) -> pd.DataFrame:
     return frame[frame["panel"].isin(with_ours)] if with_ours else frame
 
 
-def across(outcome: Outcome, columns: str, rows: str = "method") -> pd.DataFrame:
+Axis = str | Callable[[Cell], str]  # a field of `Cell`, or what to call a cell
+
+
+def _along(cell: Cell, axis: Axis) -> str:
+    return axis(cell) if callable(axis) else getattr(cell, axis)
+
+
+def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFrame:
     """A table along one axis of the cells, the paper's numbers beside ours where it prints any.
 
     Args:
-        columns, rows: fields of `Cell`, such as "network" or "variant".
+        columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
     Returns: columns (value, who); 'not run' where nothing was measured.
     """
     import pandas as pd
 
     parts: dict[tuple[str, str], dict[str, str]] = {}
-    names = list(dict.fromkeys(getattr(s.cell, rows) for s in outcome))
-    for value in dict.fromkeys(getattr(s.cell, columns) for s in outcome):
+    names = list(dict.fromkeys(_along(s.cell, rows) for s in outcome))
+    for value in dict.fromkeys(_along(s.cell, columns) for s in outcome):
         parts[value, "paper"] = {}
-        for s in (s for s in outcome if getattr(s.cell, columns) == value):
+        for s in (s for s in outcome if _along(s.cell, columns) == value):
             if row := published(s.cell, outcome):
-                parts[value, "paper"][getattr(s.cell, rows)] = row["text"]
+                parts[value, "paper"][_along(s.cell, rows)] = row["text"]
             for profile, record in measured(s.cell, outcome).items():
-                parts.setdefault((value, heading(profile, record, s.cell)), {})[getattr(s.cell, rows)] = spread(record.test_accuracy_pct)
+                parts.setdefault((value, heading(profile, record, s.cell)), {})[_along(s.cell, rows)] = spread(record.test_accuracy_pct)
         if not any(parts[value, "paper"].values()):
             del parts[value, "paper"]
         if not any(key[0] == value for key in parts):
             parts[value, "ours"] = {}
-    frame = pd.DataFrame(parts, index=pd.Index(names, name=rows)).fillna(NOT_RUN)
-    frame.columns = pd.MultiIndex.from_tuples(parts, names=[columns, ""])
+    frame = pd.DataFrame(parts, index=pd.Index(names, name="row" if callable(rows) else rows)).fillna(NOT_RUN)
+    frame.columns = pd.MultiIndex.from_tuples(parts, names=["" if callable(columns) else columns, ""])
     return frame
 
 
-def marks(outcome: Outcome, panel: str, rows: str = "method") -> pd.DataFrame:
+def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
     """Numbers along one axis of the cells for `figures.paper_and_ours`: a panel per value of `panel`, a line per value of `rows`."""
     import pandas as pd
 
     out: list[dict[str, Any]] = []
     for s in outcome:
-        line = {"panel": getattr(s.cell, panel), "method": getattr(s.cell, rows)}
+        line = {"panel": _along(s.cell, panel), "method": _along(s.cell, rows)}
         row = published(s.cell, outcome)
         if row and row["value"] is not None:
             out.append({**line, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})

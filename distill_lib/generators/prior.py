@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from .. import paths
 from ..data import ImageSet
+from ..diffusion.continuous import VP
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator as stream
 from ..settings import replace, settings
-from . import cgan, stylegan_xl
+from . import cgan, stylegan_xl, uvit
 from .cgan import GAN
 from .stylegan_xl import FullyConnected, _unit
 
@@ -35,9 +36,9 @@ LEVELS = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # channels of the small ge
 class Prior:
     """Which generator, and with which weights."""
 
-    family: Literal["StyleGAN-XL", "small", "cGAN"] = "cGAN"
-    weights: str = "trained"  # "trained" (cGAN) on the real set, "random", "imagenet" (official, StyleGAN-XL), or a file's name
-    width: int | None = None  # widest layer; None: 1024 for StyleGAN-XL, 256 for small. The cGAN's is in `gan`
+    family: Literal["StyleGAN-XL", "small", "cGAN", "U-ViT"] = "cGAN"
+    weights: str = "trained"  # "trained" (cGAN) on the real set, "random", "imagenet" (official; StyleGAN-XL, U-ViT), or a file's name
+    width: int | None = None  # widest layer; None: 1024 for StyleGAN-XL, 256 for small, 512 for U-ViT. The cGAN's is in `gan`
     classes: Literal["own", "random"] = "own"  # classes asked of the generator: the set's own where it knows them, or random ones
     gan: GAN = field(default_factory=GAN)
     seed: int = 0  # of random weights and of random classes
@@ -219,6 +220,69 @@ class Conditional(nn.Module):
         return self
 
 
+# --- U-ViT --------------------------------------------------------------------------------------------------------------
+class Denoiser(nn.Module):
+    """A U-ViT in this interface: the code is a noisy image, beside the embedding of its class; the image is what one step makes of it.
+
+    At the time where signal and noise have the same share, the prediction of the noise gives the clean image: x = sqrt(2) code - noise.
+    f holds the tokens after n blocks and those that later blocks join: (B, 1 + joins, tokens, width). The code enters the image again
+    at the end, so it has a gradient for every n. How SLFD joins U-ViT to its codes is not said beyond a change of shape; this is ours.
+    """
+
+    family = "U-ViT"
+    num_ws = 1
+
+    def __init__(self, model: uvit.UViT):
+        super().__init__()
+        self.model, of = model, model.of
+        if not of.num_classes:
+            raise UserError("U-ViT as a generator needs weights that know classes; these are unconditional")
+        self.image_shape, self.num_classes = of.shape, of.num_classes
+        self.z_dim = of.channels * of.image_size**2
+        self.w_dim = self.z_dim + of.width
+        self.blocks = [*model.in_blocks, model.mid_block, *model.out_blocks]
+        self.layer_names = [f"block {i}" for i in range(1, len(self.blocks) + 1)] + ["image"]
+        self.register_buffer("time", (999 * VP.t_of_lambda(0.0)).float(), persistent=False)
+
+    def mapping(self, z: Tensor, classes: Tensor) -> Tensor:
+        return torch.cat([z, self.model.label_emb(classes)], 1)[:, None]
+
+    def to_f(self, w: Tensor, n: int) -> Tensor:
+        x, label = self._parts(w)
+        time = self.model.embed_time(self.time.expand(len(w)))
+        tokens = torch.cat([label[:, None], time[:, None], self.model.patch_embed(x)], 1) + self.model.pos_embed
+        f = self._run(tokens[:, None], 0, min(n, len(self.blocks)))
+        return f if n <= len(self.blocks) else self._image(f[:, 0], x)
+
+    def from_f(self, f: Tensor, w: Tensor, n: int) -> Tensor:
+        if n > len(self.blocks):
+            return f
+        return self._image(self._run(f, n, len(self.blocks))[:, 0], self._parts(w)[0])
+
+    def _parts(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        x, label = w[:, 0].split([self.z_dim, self.model.of.width], 1)
+        return x.view(-1, *self.image_shape), label
+
+    def _run(self, f: Tensor, first: int, last: int) -> Tensor:
+        h, kept = f[:, 0], list(f[:, 1:].unbind(1))
+        for i in range(first, last):
+            if i < len(self.model.in_blocks):
+                h = self.blocks[i](h)
+                kept.append(h)
+            else:
+                h = self.blocks[i](h, kept.pop()) if i > len(self.model.in_blocks) else self.blocks[i](h)
+        return torch.stack([h, *kept], 1)
+
+    def _image(self, h: Tensor, x: Tensor) -> Tensor:
+        of, side = self.model.of, self.model.of.image_size // self.model.of.patch
+        h = self.model.decoder_pred(self.model.norm(h[:, of.extras :]))
+        h = h.unflatten(2, (of.patch, of.patch, of.channels)).unflatten(1, (side, side))  # (B, rows, columns, p, p, C)
+        return 2**0.5 * x - self.model.final_layer(h.permute(0, 5, 1, 3, 2, 4).reshape(x.shape))
+
+    def forward(self, w: Tensor) -> Tensor:
+        return self.from_f(self.to_f(w, 0), w, 0)
+
+
 # --- making one --------------------------------------------------------------------------------------------------------
 def prepare(real: ImageSet, prior: Prior, loop: Loop | None = None) -> Generator:
     """The generator of these settings, on the set's device, in eval mode and without gradients of its weights.
@@ -243,6 +307,13 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
         raise UserError(f"cGAN with weights {prior.weights!r}: trained or random")
     if prior.weights == "trained":
         raise UserError(f"{prior.family}: only the cGAN is trained here; weights are random" + (", imagenet or a file" if prior.family != "small" else ""))
+    if prior.family == "U-ViT":
+        if prior.weights != "random":
+            return Denoiser(uvit.load(_file(prior.weights, real.shape[2], "imagenet{}_uvit_mid.pth")))
+        width = prior.width or 512
+        patch = 4 if real.shape[2] % 4 == 0 else 1
+        of = uvit.Architecture(real.shape[2], real.shape[0], patch, width, 4, max(1, width // 64), num_classes=real.num_classes)
+        return Denoiser(uvit.UViT(of, rng))
     if prior.family == "small":
         if prior.weights != "random":
             raise UserError(f"small generator with weights {prior.weights!r}: random is what there is")
@@ -254,16 +325,15 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
     return stylegan_xl.read(_file(prior.weights, real.shape[2]))
 
 
-def _file(weights: str, side: int) -> str:
-    """Where converted weights lie: "imagenet" is imagenet64.safetensors at 64 pixels."""
-    name = f"imagenet{side}.safetensors" if weights == "imagenet" else weights
-    for place in [None, *paths.weight_folders()]:
-        file = paths.ROOT / name if place is None else place / name
-        if file.is_file():
+def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
+    """Where weights lie: "imagenet" is imagenet64.safetensors at 64 pixels."""
+    name = imagenet.format(side) if weights == "imagenet" else weights
+    for place in [paths.ROOT, *paths.weight_folders()]:  # a path of one's own counts from here
+        if (file := place / name).is_file():
             return str(file)
+    convert = "convert them with `python -m distill_lib.foreign_pickle FILE.pkl FILE.safetensors`, and " if name.endswith(".safetensors") else ""
     raise UserError(
-        f"StyleGAN-XL's weights {name} are not here: download the official {name.replace('.safetensors', '.pkl')}, convert it with "
-        "`python -m distill_lib.foreign_pickle FILE.pkl FILE.safetensors`, and put it into a folder named in DISTILL_WEIGHTS or into "
+        f"the weights {name} are not here: download the official ones, {convert}put them into a folder named in DISTILL_WEIGHTS or into "
         "`weights` inside a data folder"
     )
 

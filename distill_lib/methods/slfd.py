@@ -148,7 +148,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         by_module.step()
         loop.log(loss=loss, mean_norm=normal.mean.detach().norm(dim=-1).mean())
     seen.append({"step": cfg.iterations, **heads(latents.w.detach()).summary()})
-    return latents.distilled("SLFD", seed, match=cfg.match, module=_history(seen))
+    return latents.distilled("SLFD", seed, match=cfg.match, module=_history(seen), normal=heads(latents.w.detach()).numbers())
 
 
 def _history(seen: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -202,6 +202,25 @@ class Normal:
             scale = variance.rsqrt()
             out["correlation"] = (covariance * scale[..., None] * scale[..., None, :]).flatten(0, -3).mean(0).cpu()
         return out
+
+
+    @torch.no_grad()
+    def numbers(self) -> dict[str, Any] | None:
+        """Plain numbers of a small event, from which `final` makes the distributions again; None for a large one."""
+        if self.mean.shape[-1] > 20 or self.mean.ndim > 2:
+            return None
+        return {"mean": self.mean.tolist(), "d": self.d.tolist(), "factor": self.factor.tolist(), "full": self.full}
+
+
+def final(synthetic: ImageSet) -> Normal:
+    """The distributions of a set's images at the end of its distillation, (K x ipc, ...).
+
+    Raises: UserError: a set of another method, or of an event that is not an image's logits.
+    """
+    kept = synthetic.facts.extra.get("normal")
+    if not kept:
+        raise UserError(f"{synthetic.facts.name}: this set carries no distributions of logits; SLFD's do, with event='logits' and up to 20 classes")
+    return Normal(*(torch.tensor(kept[k]) for k in ("mean", "d", "factor")), full=kept["full"])
 
 
 class Heads(nn.Module):
