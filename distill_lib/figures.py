@@ -302,6 +302,95 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet, distances: list[float
     return figure
 
 
+def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
+    """DGS's Figure 2: for each class a pair of rows, without and with the logarithm; columns: real images, pool, chosen images.
+
+    Args:
+        found: `classes` of `experiments.dgs.difficulty_of`: name -> scores `real` and `pool`, `places` and `plain`, thresholds.
+    Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the logarithm.
+    """
+    import matplotlib.pyplot as plt
+    import torch
+
+    from .methods import dgs
+
+    style()
+    rows = [(name, c, log) for name, c in found.items() for log in (False, True)]
+    figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False, layout="constrained")
+    for (name, c, log), line in zip(rows, axes):
+        real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
+        places = c["places"] if log else c["plain"]
+        seen = [dgs.transformed(x, c["bottom"], c["top"]) if log else x for x in (real, pool)]
+        shown = {"original": (seen[0], real), "pool": (seen[1], pool), "sampled": (seen[1][places], pool[places])}
+        for axis, (part, (scores, raw)) in zip(line, shown.items()):
+            colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
+            axis.bar((np.arange(bins) + 0.5) / bins, dgs.histogram(scores, bins), width=0.9 / bins, color=colours[part])
+            axis.set(xlim=(0, 1), title=f"{name}, {part}: {len(raw)} images, mean {float(raw.mean()):.3f}")
+            axis.title.set_fontsize(8.5)
+            axis.set_xlabel(("transformed" if log else "raw") + " difficulty", fontsize=8.5)
+            axis.tick_params(labelsize=8)
+        line[0].set_ylabel("images", fontsize=8.5)
+    return figure
+
+
+def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Figure:
+    """DGS's Figure 3: a row per class and set, images in order of difficulty with their scores above them."""
+    import matplotlib.pyplot as plt
+
+    style()
+    columns = max(len(scores) for _, scores in shown.values())
+    figure, axes = plt.subplots(len(shown), columns, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)
+    for (name, (images, scores)), line in zip(shown.items(), axes):
+        pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image, score in zip(line, pixels, scores):
+            _draw(axis, image)
+            axis.set_title(f"{score:.2f}", fontsize=7.5, pad=2)
+        line[0].text(-0.12, 0.5, name.replace(", ", ",\n"), transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(wspace=0.06, hspace=0.3, left=0.16, right=0.99, top=0.95, bottom=0.01)
+    return figure
+
+
+def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
+    """DGS's Figure 4: pre-defined targets, a row per ipc, a column per name; bars sum to ipc."""
+    import matplotlib.pyplot as plt
+
+    style()
+    sizes = sorted({ipc for rows in targets.values() for ipc in rows})
+    figure, axes = plt.subplots(len(sizes), len(targets), figsize=(2.3 * len(targets), 1.6 * len(sizes)), squeeze=False, sharey="row", layout="constrained")
+    for line, ipc in zip(axes, sizes):
+        for axis, (name, rows) in zip(line, targets.items()):
+            bins = len(rows[ipc])
+            axis.bar((np.arange(bins) + 0.5) / bins, rows[ipc], width=0.9 / bins, color=colour("DGS"))
+            axis.set(xlim=(0, 1), title=f"{name}, IPC {ipc}")
+            axis.title.set_fontsize(9)
+        line[0].set_ylabel("images")
+    for axis in axes[-1]:
+        axis.set_xlabel("difficulty")
+    return figure
+
+
+def objective_map(values: np.ndarray) -> Figure:
+    """DGS's equation 9 over its thresholds: a cell per pair, crosses where it is infinite or the transform has no scale, a ring at the least."""
+    import matplotlib.pyplot as plt
+
+    style()
+    values = np.asarray(values, dtype=float)
+    figure, axis = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
+    shown = np.where(np.isfinite(values), values, np.nan)
+    image = axis.imshow(shown, origin="lower", cmap="viridis", interpolation="nearest")
+    for b, t in zip(*np.nonzero(~np.isfinite(values))):
+        axis.text(t, b, "×", ha="center", va="center", color="#888888", fontsize=9)
+    if np.isfinite(shown).any():
+        figure.colorbar(image, ax=axis, label="bits")
+        b, t = np.unravel_index(np.nanargmin(shown), shown.shape)
+        axis.plot(t, b, marker="o", markersize=11, markerfacecolor="none", markeredgecolor="white", markeredgewidth=2)
+    axis.grid(False)
+    axis.set(xlabel="t, images cut at the top", ylabel="b, images cut at the bottom")
+    return figure
+
+
 def skd_pipeline() -> Figure:
     """SKD's Figure 1: from noise and label to matched distributions."""
     import matplotlib.pyplot as plt
@@ -342,6 +431,111 @@ def skd_pipeline() -> Figure:
     axis.plot([8.8, 8.8, 2.25], [1.5, 0.3, 0.3], color=brown, lw=1.1, ls="--")
     axis.add_patch(FancyArrowPatch((2.25, 0.3), (2.25, 0.6), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=3))
     axis.text(5.5, 0.06, "gradient to the generator alone, weight $\\lambda\\tau^2$", ha="center", fontsize=8.5, color=brown)
+    return figure
+
+
+def two_pixels(independent: np.ndarray, joint: np.ndarray) -> Figure:
+    """SLFD's Figure 1, computed: samples (N, 2) of two outputs with independent noise, and of a joint normal distribution."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharex=True, sharey=True, layout="constrained")
+    titles = ("$N(\\mu,\\ \\mathrm{diag}\\,d)$", "$N(\\mu,\\ PP^T+\\mathrm{diag}\\,d)$")
+    for axis, points, title in zip(axes, (independent, joint), titles):
+        axis.plot(*points.T, ".", ms=3, alpha=0.4, color=colour("SLFD"))
+        axis.set(title=f"{title}, correlation {np.corrcoef(points.T)[0, 1]:+.2f}", xlabel="output 1", aspect="equal")
+    axes[0].set(ylabel="output 2")
+    return figure
+
+
+def correlations(matrices: dict[str, np.ndarray], names: list[str]) -> Figure:
+    """Correlation matrices (K, K) of class logits side by side; blue positive, red negative."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 1.4, 3.7), squeeze=False, layout="constrained")
+    for axis, (title, matrix) in zip(axes[0], matrices.items()):
+        shown = axis.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
+        axis.set(title=title, xticks=range(len(names)), yticks=range(len(names)))
+        axis.set_xticklabels(names, rotation=90, fontsize=7)
+        axis.set_yticklabels(names, fontsize=7)
+        axis.grid(False)
+    figure.colorbar(shown, ax=axes[0].tolist(), label="correlation", shrink=0.8)
+    return figure
+
+
+def refined_bars(probabilities: pd.DataFrame) -> Figure:
+    """SLFD's Figure 3: probabilities of the classes for one image.
+
+    Args:
+        probabilities: columns class, alone, refined (mean over samples), low, high.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    p, at = probabilities, np.arange(len(probabilities))
+    figure, axis = plt.subplots(figsize=(0.62 * len(p) + 2.4, 3.3), layout="constrained")
+    axis.bar(at - 0.2, p["alone"], 0.38, color="#bbbbbb", label="network alone")
+    bars = np.clip([p["refined"] - p["low"], p["high"] - p["refined"]], 0, None)
+    axis.bar(at + 0.2, p["refined"], 0.38, yerr=bars, capsize=2, color=colour("SLFD"), label="refined: mean and 5 to 95 % of samples")
+    axis.set(ylabel="probability", xticks=at)
+    axis.set_xticklabels(p["class"], rotation=45, ha="right", fontsize=8)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def module_history(history: pd.DataFrame) -> Figure:
+    """How SLFD's module changed while sets were distilled: a line per row.
+
+    Args:
+        history: columns row, step, mean_norm, covariance_trace.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    labels = {"mean_norm": "norm of the mean", "covariance_trace": "trace of the covariance"}
+    for axis, (name, label) in zip(axes, labels.items()):
+        for i, (row, part) in enumerate(history.groupby("row", sort=False)):
+            axis.plot(part["step"], part[name], marker=SHAPES[i % len(SHAPES)], ms=4, lw=1.2, label=row)
+        axis.set(xlabel="step", ylabel=label, yscale="log")
+    axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def slfd_overview() -> Figure:
+    """SLFD's Figure 2: the stochastic module beside GLaD's matching of a real and a rendered image."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+    style()
+    figure, axis = plt.subplots(figsize=(9.6, 4.2), layout="constrained")
+    axis.set(xlim=(0, 9.6), ylim=(0, 4.2), aspect="equal")
+    axis.set_axis_off()
+    learned, fixed, real = "#fde3cf", "#e9e9e9", "#dbe9f6"
+    boxes = {  # name: centre, text, fill
+        "codes": ((0.9, 2.1), "codes $w$\n(K, L, D)", learned),
+        "features": ((0.9, 0.8), "features $f$\nafter layer $n$", learned),
+        "module": ((3.0, 3.4), "three linear layers:\n$\\mu$, $\\log d$, $P$", learned),
+        "samples": ((5.2, 3.4), "M samples $\\eta_m$\n(M, K, K)", fixed),
+        "generator": ((3.0, 1.45), "generator after\nlayer $n$, fixed", fixed),
+        "network": ((5.2, 1.45), "fresh network\n$p=\\phi_\\theta(x)$", fixed),
+        "stochastic": ((7.2, 2.4), "$L_{sto}$: log of the\nmean likelihood", fixed),
+        "real": ((5.2, 0.4), "real images: CE", real),
+        "distance": ((8.9, 1.45), "distance of\ngradients", fixed),
+    }
+    w, h = 0.72, 0.36
+    for (x, y), text, fill in boxes.values():
+        axis.add_patch(FancyBboxPatch((x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1))
+        axis.text(x, y, text, ha="center", va="center", fontsize=8)
+    for start, end in [("codes", "module"), ("module", "samples"), ("codes", "generator"), ("features", "generator"), ("generator", "network"),
+                       ("network", "stochastic"), ("samples", "stochastic"), ("stochastic", "distance"), ("real", "distance")]:  # fmt: skip
+        (x0, y0), (x1, y1) = boxes[start][0], boxes[end][0]
+        axis.add_patch(FancyArrowPatch((x0 + w, y0), (x1 - w, y1), arrowstyle="-|>", mutation_scale=11, color="#333333", lw=1.1, shrinkA=2, shrinkB=2))
+    brown = "#b3541e"
+    axis.plot([8.9, 8.9, 0.9], [1.05, 0.0, 0.0], color=brown, lw=1.1, ls="--", clip_on=False)
+    axis.add_patch(FancyArrowPatch((0.9, 0.0), (0.9, 0.42), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=2))
+    axis.text(3.0, 0.06, "gradient to codes, features and module", ha="center", fontsize=8, color=brown)
     return figure
 
 
