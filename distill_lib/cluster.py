@@ -114,8 +114,9 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 from dask_jobqueue import SLURMCluster
             except ImportError:
                 raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
+            extra = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []), "--nthreads", "1"]  # a process computes a task at a time
             try:
-                cluster = SLURMCluster()
+                cluster = SLURMCluster(worker_extra_args=extra)
             except (ValueError, TypeError) as err:
                 raise UserError(f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml") from None
             cluster.scale(jobs=workers or 1)

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +107,22 @@ def test_slurm_without_a_description_of_its_jobs_says_where_to_write_one(folders
     params, cells = chosen()
     with pytest.raises(UserError, match="jobqueue.yaml"):
         cluster.run(NAME, params, cells, scheduler="slurm", say=lambda line: None)
+
+
+@pytest.mark.skipif(shutil.which("slurmctld") is None, reason="Slurm is not installed (Debian: slurm-wlm, munge)")
+def test_a_real_slurm_of_one_node_computes_a_cell(folders):
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
+    _, (cell,) = chosen(protocol="vico_dsa")
+    here = Path(__file__).parent
+    words = ["run", NAME, "--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "--engine", "dask", "--scheduler", "slurm"]
+    done = subprocess.run(
+        [here / "slurm_single_node.sh", sys.executable, "-m", "distill_lib", *words], cwd=here.parent, capture_output=True, text=True
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 computed" in done.stdout and "dask-worker" in done.stdout.splitlines()[-1]  # in a job of that name
+    assert records.load(cell, "smoke") and "recorded: " in progress.log_path(cell, "smoke").read_text()
 
 
 def test_a_damaged_record_fails_its_cell_and_stays(folders):
