@@ -358,7 +358,8 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
 
     style()
     sizes = sorted({ipc for rows in targets.values() for ipc in rows})
-    figure, axes = plt.subplots(len(sizes), len(targets), figsize=(2.3 * len(targets), 1.6 * len(sizes)), squeeze=False, sharey="row", layout="constrained")
+    size = (2.3 * len(targets), 1.6 * len(sizes))
+    figure, axes = plt.subplots(len(sizes), len(targets), figsize=size, squeeze=False, sharey="row", layout="constrained")
     for line, ipc in zip(axes, sizes):
         for axis, (name, rows) in zip(line, targets.items()):
             bins = len(rows[ipc])
@@ -372,7 +373,7 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
 
 
 def objective_map(values: np.ndarray) -> Figure:
-    """DGS's equation 9 over its thresholds: a cell per pair, crosses where it is infinite or the transform has no scale, a ring at the least."""
+    """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least value."""
     import matplotlib.pyplot as plt
 
     style()
@@ -510,7 +511,7 @@ def slfd_overview() -> Figure:
 
     style()
     figure, axis = plt.subplots(figsize=(9.6, 4.2), layout="constrained")
-    axis.set(xlim=(0, 9.6), ylim=(0, 4.2), aspect="equal")
+    axis.set(xlim=(0, 9.75), ylim=(-0.1, 4.0), aspect="equal")
     axis.set_axis_off()
     learned, fixed, real = "#fde3cf", "#e9e9e9", "#dbe9f6"
     boxes = {  # name: centre, text, fill
