@@ -19,7 +19,8 @@ from .device import pick
 from .errors import UserError
 from .generators import uvit
 from .loop import Loop
-from .methods.uvit import Config, paper_config
+from .methods.uvit import Config, of_profile
+from .settings import replace
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,20 +29,18 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--profile", choices=["smoke", "small", "full"], default="full")
     options.add_argument("--scratch", action="store_true", help="start from random weights, not from the public ones")
     args = options.parse_args(arguments)
-    cfg = paper_config(args.dataset)
-    cfg = {"smoke": cfg.smoke, "small": cfg.small, "full": lambda: cfg}[args.profile]()
+    cfg = of_profile(args.dataset, args.profile)
+    if args.scratch:
+        cfg = replace(cfg, training=replace(cfg.training, start=None))
     try:
-        run(args.dataset, cfg, args.scratch)
+        run(args.dataset, cfg)
     except UserError as err:
         raise SystemExit(f"error: {err}") from None
 
 
-def run(dataset: str, cfg: Config, scratch: bool = False) -> uvit.Trained:
-    """Train, as one of the processes torch's launcher started where it did."""
-    from .settings import replace
-
-    training = replace(cfg.training, start=None) if scratch else cfg.training
-    together = "LOCAL_RANK" in os.environ
+def run(dataset: str, cfg: Config) -> uvit.Trained:
+    """Train, as one of the processes that torch's launcher started, where it did."""
+    training, together = cfg.training, "LOCAL_RANK" in os.environ
     device = pick(f"cuda:{os.environ['LOCAL_RANK']}" if together and torch.cuda.is_available() else None)
     if together:
         if device.type == "cuda":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, train_uvit
+from distill_lib import data, generate_uvit, train_uvit
 from distill_lib.data import ImageSet
 from distill_lib.errors import UserError
 from distill_lib.generators import uvit
@@ -264,10 +264,10 @@ def test_conditional_weights_get_new_labels_and_may_keep_rows():
     assert all(new[k] is old[k] for k in old if k != "label_emb.weight")
 
 
-def test_training_starts_from_a_file_in_a_data_folder(real, tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_DATA", str(tmp_path))
+def test_training_starts_from_a_file_in_a_folder_of_weights(real, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
     cfg = replace(TINY, width=64, heads=1, start="public.pth")
-    with pytest.raises(UserError, match=f"public.pth.*{tmp_path}.*start=None"):
+    with pytest.raises(UserError, match="public.pth of U-ViT are not here: .*DISTILL_WEIGHTS.*start=None"):
         uvit.initial(real, cfg, 0)
     of = cfg.architecture(real)
     public = UViT(replace(of, num_classes=0), stream(5, "weights"))
@@ -541,3 +541,29 @@ def test_a_set_says_how_many_images_in_how_many_seconds(real):
 def test_how_much_is_generated_is_said_once(real):
     with pytest.raises(UserError, match="give one of the three"):
         method.distill(real, replace(method.paper_config("digits", 1).smoke(), images=20), 0)
+
+
+def test_training_and_generation_by_command(tmp_path, capsys):
+    folder = str(tmp_path / "samples")
+    with pytest.raises(SystemExit, match="train it: python -m distill_lib.train_uvit digits --profile smoke"):
+        generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
+    train_uvit.main(["digits", "--profile", "smoke"])
+    generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
+    generate_uvit.main(["digits", "--profile", "smoke", "--images", "30", "--folder", folder])  # goes on
+    assert "20 images in" in (said := capsys.readouterr().out) and "30 images in" in said
+    weights = str(next(tmp_path.glob("runs/generators/uvit-digits-*/uvit.safetensors")))
+    with pytest.raises(SystemExit, match="images of other settings"):  # another solver
+        generate_uvit.main(["--weights", weights, "--images", "40", "--folder", folder])
+
+
+@pytest.mark.parametrize("arguments, says", [(["CIFAR9"], "did you mean CIFAR10"), (["CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth")])
+def test_a_training_that_cannot_begin_is_one_clear_error(arguments, says, monkeypatch):
+    monkeypatch.delenv("DISTILL_DATA", raising=False)
+    with pytest.raises(SystemExit, match=f"error: .*({says})"):
+        train_uvit.main(arguments)
+
+
+def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
+    uvit.save(UViT(replace(OF, num_classes=0), stream(0, "weights")), tmp_path / "uncond.safetensors")
+    with pytest.raises(SystemExit, match="unconditional weights"):
+        generate_uvit.main(["--weights", str(tmp_path / "uncond.safetensors"), "--images", "10", "--folder", str(tmp_path / "out")])

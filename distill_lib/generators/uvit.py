@@ -273,7 +273,7 @@ def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architec
     blocks = len({k.split(".")[1] for k in state if k.startswith("in_blocks.")})
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     side = math.isqrt(tokens - (2 if classes else 1))
-    return Architecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes)
+    return Architecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes).check()
 
 
 def surgery(state: dict[str, Tensor], num_classes: int, rng: torch.Generator, rows: dict[int, int] | None = None) -> dict[str, Tensor]:
@@ -332,7 +332,7 @@ class Training:
     depth: Count = 12
     heads: Count = 8
     mlp_ratio: Count = 4
-    start: str | None = None  # file of public weights in a data folder, to go on from; None: from random ones
+    start: str | None = None  # file of public weights to go on from, see `find`; None: from random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
     lr: float = 2e-4  # AdamW
@@ -409,14 +409,13 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
 
 
 def find(start: str) -> Path:
-    """A file of weights: in a data folder, or its `weights`, or a path of its own. Raises: UserError: saying where it could lie."""
-    places = [p / start for folder in paths.data_folders() for p in (folder, folder / "weights")]
-    for place in [Path(start), *places]:
+    """A file of weights: in a folder of weights, or at a path of its own. Raises: UserError: saying where it could lie."""
+    for place in [Path(start), *(folder / start for folder in paths.weight_folders())]:
         if place.is_file():
             return place
     raise UserError(
-        f"weights {start!r} were not found; put the file into one of {', '.join(map(str, paths.data_folders()))}, "
-        "name another with DISTILL_DATA, or train from random weights with start=None"
+        f"the weights {start} of U-ViT are not here: put the file into a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside "
+        "a data folder; or train from random weights with start=None"
     )
 
 
@@ -777,7 +776,8 @@ def generate_for(
         raise UserError(f"generate_for: {num_classes} classes; the network has {model.of.num_classes}")
     folder, loop = Path(folder), loop or Loop()
     folder.mkdir(parents=True, exist_ok=True)
-    key = {"seed": seed, "steps": steps, "sampler": sampler, "batch": batch, "precision": precision, "architecture": as_dict(model.of)}
+    weights = hashlib.sha256(b"".join(model.state_dict()[k].cpu().contiguous().numpy().tobytes() for k in ("pos_embed", "decoder_pred.weight")))
+    key = {"seed": seed, "steps": steps, "sampler": sampler, "batch": batch, "precision": precision, "weights": weights.hexdigest()}
     made, spent, slowest = 0, 0.0, 0.0
     for file in _files(folder):
         n, took = _past(file, key)

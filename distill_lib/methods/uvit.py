@@ -69,6 +69,12 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 
 
+def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
+    """The settings of a data set in a profile: smoke, small or full."""
+    cfg = paper_config(dataset, ipc)
+    return {"smoke": cfg.smoke, "small": cfg.small, "full": lambda: cfg}[profile]()
+
+
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although sets share it.
 
