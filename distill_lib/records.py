@@ -146,12 +146,23 @@ def _checked(file: Path, text: bytes) -> Record:
         raise UserError(f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again")
     try:
         record = Record(**{**body, "cell": build(Cell, body["cell"])})
-    except (TypeError, KeyError) as err:
+    except (TypeError, KeyError, UserError) as err:
         raise UserError(f"{file}: not a record ({err})") from None
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(record, name), kind):
+            raise UserError(f"{file}: not a record ({name} is {getattr(record, name)!r})")
+    for part in (record.seconds, record.cpu_seconds, record.joules, {"memory_mb": record.memory_mb}):
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in part.values()):
+            raise UserError(f"{file}: not a record (costs must be numbers from 0 on; got {part})")
     values = record.test_accuracy_pct
     if not values or len(values) != len(record.sets) or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values):
         raise UserError(f"{file}: test_accuracy_pct must be percentages, one per network; got {values}")
     return record
+
+
+_KINDS = {
+    "test_accuracy_pct": list, "sets": list, "key": dict, "metrics": dict, "seconds": dict, "made_by": dict, "cpu_seconds": dict, "joules": dict,
+}  # fmt: skip
 
 
 def cost(record: Record) -> str:
