@@ -104,3 +104,36 @@ def uvit_architecture(blocks: int = 6) -> Figure:
     _box(axis, end + 0.93, 2.3, "patch tokens\n→ pixels,\n3×3 convolution:\npredicted noise", MADE, width=1.25, height=1.2, size=8)
     _arrow(axis, (end, 2.3), (end + 0.29, 2.3))
     return figure
+
+
+def dgs_workflow() -> Figure:
+    """DGS's Figure 1: a pool from Minimax, then sampling by difficulty; below, which term of the bottleneck each serves."""
+    from matplotlib.patches import FancyBboxPatch
+
+    figure, axis = _canvas(10.2, 4.4)
+    halves = (2.55, 4.9, "#eef5fb", "pool: similar to the real images, I(X; T)"), (7.65, 5.0, "#fdf3ea", "sampling: useful for the task, I(T; Y)")
+    for x, width, fill, title in halves:
+        axis.add_patch(FancyBboxPatch((x - width / 2, 0.35), width, 3.75, boxstyle="round,pad=0.02,rounding_size=0.1", fc=fill, ec="none"))
+        axis.text(x, 3.88, title, ha="center", va="center", fontsize=9, weight="bold")
+    _box(axis, 0.85, 3.1, "real set $X$", REAL, width=1.25)
+    _box(axis, 2.6, 3.1, "autoencoder,\nDiT with DiffFit", SHARED, width=1.6)
+    _box(axis, 4.25, 3.1, "5 × IPC images\nper class", MADE, width=1.3)
+    _box(axis, 2.6, 1.9, "memory of real latents:\nleast similar pulled", REAL, width=1.9)
+    _box(axis, 2.6, 0.9, "memory of predictions:\nmost similar pushed", MADE, width=1.9)
+    _box(axis, 6.15, 3.1, "ResNet-50:\n$1 - p(y\\,|\\,x)$", SHARED, width=1.3)
+    _box(axis, 7.95, 3.1, "clipped logarithm\nwith $b$, $t$", SHARED, width=1.55)
+    _box(axis, 7.95, 1.75, "ten bins of the real set,\nscaled to IPC", REAL, width=1.85)
+    _box(axis, 9.45, 3.1, "images\nof every bin", MADE, width=1.1)
+    _box(axis, 9.45, 0.85, "distilled\nset $T$", MADE, width=1.1)
+    for start, end in (
+        ((1.5, 3.1), (1.78, 3.1)), ((3.42, 3.1), (3.58, 3.1)), ((2.45, 2.28), (2.45, 2.72)), ((4.92, 3.1), (5.48, 3.1)),
+        ((6.82, 3.1), (7.15, 3.1)), ((8.75, 3.1), (8.88, 3.1)), ((8.9, 1.95), (9.3, 2.72)), ((7.95, 2.72), (7.95, 2.14)),
+    ):  # fmt: skip
+        _arrow(axis, start, end)
+    axis.plot([1.63, 1.4, 1.4], [0.9, 0.9, 2.55], color="#333333", lw=1.1)
+    _arrow(axis, (1.4, 2.55), (1.78, 2.87))
+    axis.plot([0.85, 0.85, 6.15, 6.15], [2.72, 0.18, 0.18, 2.55], color=EDGE, lw=1.0, ls=":")
+    _arrow(axis, (6.15, 2.5), (6.15, 2.72), EDGE)
+    axis.text(3.6, 0.26, "scores of the real images", fontsize=7.5, ha="center", color=EDGE)
+    _arrow(axis, (9.45, 2.72), (9.45, 1.23))
+    return figure

@@ -83,7 +83,8 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
     if need is None or (rows is not None and not {r.lower() for r in rows} & {*(r.lower() for r in need.rows), "all"}):
         return
     lines = [f"{_missing(n)}: {_where(n)}" for n in need.folders if (at := find_folder(n)) is None or not (at / FOLDERS[n][1]).is_file()]
-    lines += [f"{n} ({weights.FILES[n].about}): put {weights.FILES[n].names[0]} into {_place()}" for n in need.files if weights.find(n) is None]
+    files = {n: weights.FILES[n] for n in need.files if weights.find(n) is None}
+    lines += [f"{n} ({f.about}): put {f.names[0]} into {_place()}" for n, f in files.items()]
     if need.data == "imagenet" and not _imagenet():
         lines.append("ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that DISTILL_DATA names")
     if lines:

@@ -1,5 +1,5 @@
 """What each table and figure consists of: one file per paper. Add an experiment to its paper's list."""
 
-from . import skd, skd_generators, slfd, uvit
+from . import dgs, skd, skd_generators, slfd, uvit
 
-EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS]
+EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]

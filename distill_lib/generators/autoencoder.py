@@ -88,7 +88,8 @@ class Block(nn.Module):
         self.conv = nn.Sequential(_conv(64, 64), nn.ReLU(), _conv(64, 64), nn.ReLU(), _conv(64, 64))
         if pool:
             wide = 256
-            self.pool = nn.Sequential(nn.Conv2d(64, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(), nn.Conv2d(wide, 64, 1, bias=False))
+            narrow = nn.Conv2d(wide, 64, 1, bias=False)
+            self.pool = nn.Sequential(nn.Conv2d(64, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(), narrow)
         else:
             self.pool = None
 

@@ -218,7 +218,9 @@ def positions(width: int, side: int) -> Tensor:
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-def guided(network: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, none: int, scale: float, channels: Literal["official", "all"] = "all") -> Predict:
+def guided(
+    network: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, none: int, scale: float, channels: Literal["official", "all"] = "all"
+) -> Predict:
     """Classifier-free guidance: noise = without class + scale (with class - without class); variances are those with class.
 
     Args:
@@ -310,7 +312,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architecture:
-    """The architecture of an official state dict; DiT's heads, which it does not tell, are of 72 numbers, or of 64 where those do not fit."""
+    """The architecture of an official state dict. It does not tell the heads: they are taken to be of 72 numbers, or 64 where 72 do not fit."""
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     head = 72 if width % 72 == 0 else 64 if width % 64 == 0 else width
@@ -328,10 +330,12 @@ def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
     Raises: UserError: a network that is no DiT, or one without learned variances.
     """
     if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero" or config.get("activation_fn", "gelu-approximate") != "gelu-approximate":
-        raise UserError(f"a transformer with {config.get('norm_type')}, {config.get('activation_fn')}; a DiT has ada_norm_zero, gelu-approximate")
+        found = f"{config.get('norm_type')}, {config.get('activation_fn')}"
+        raise UserError(f"a transformer with {found}; a DiT has ada_norm_zero, gelu-approximate")
     channels = config["in_channels"]
     if config.get("out_channels") != 2 * channels:
-        raise UserError(f"a DiT with {config.get('out_channels')} output channels for {channels}; one that learns variances has {2 * channels}")
+        outputs = config.get("out_channels")
+        raise UserError(f"a DiT with {outputs} output channels for {channels}; one that learns variances has {2 * channels}")
     heads = config["num_attention_heads"]
     return Architecture(
         side=config["sample_size"], channels=channels, patch=config["patch_size"], width=heads * config["attention_head_dim"],

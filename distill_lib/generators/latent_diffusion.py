@@ -75,7 +75,7 @@ class Base:
     def smoke(self) -> Base:
         """In pixels, for seconds."""
         return replace(
-            self.in_pixels(), width=32, depth=2, heads=2, steps=24, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32"
+            self.in_pixels(), width=32, depth=2, heads=2, steps=12, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32"
         )  # fmt: skip
 
     def small(self) -> Base:
@@ -108,7 +108,7 @@ class Tuning:
     seed: int = 0
 
     def smoke(self) -> Tuning:
-        return replace(self, steps=6, ema=0.5, memory=4)
+        return replace(self, steps=4, ema=0.5, memory=4)
 
     def small(self) -> Tuning:
         """Five minutes on one CPU core: fewer steps, whose average forgets sooner."""
@@ -257,7 +257,8 @@ def _encoder(real: ImageSet, of: Base) -> Autoencoder:
         raise UserError(f"autoencoder {of.autoencoder}: takes {found.images} channels, {real.facts.name} has {real.shape[0]}; use identity")
     side = of.side or real.shape[1]
     if real.shape[1] != real.shape[2] or side % found.factor:
-        raise UserError(f"autoencoder {of.autoencoder}: takes squares of a multiple of {found.factor} pixels, not {real.shape[1]} x {real.shape[2]}")
+        given = f"{real.shape[1]} x {real.shape[2]}"
+        raise UserError(f"autoencoder {of.autoencoder}: takes squares of a multiple of {found.factor} pixels, not {given}")
     return found.to(real.device)
 
 
@@ -367,7 +368,8 @@ def _train(file: Path, real: ImageSet, of: Base, encoder: Autoencoder, side: int
         _follow(average, network, min(of.ema, (1 + step) / (10 + step)))
         loop.log(error=taken.error, bound=taken.bound)
         clock["seconds"] += time.perf_counter() - start
-    saved = {f"network.{k}": v.cpu().contiguous() for k, v in average.state_dict().items()} | {"latent_mean": mean.cpu(), "latent_std": std.cpu()}
+    saved = {f"network.{k}": v.cpu().contiguous() for k, v in average.state_dict().items()}
+    saved |= {"latent_mean": mean.cpu(), "latent_std": std.cpu()}
     about = {
         "dataset": real.facts.name, "data_sha256": real.sha256(), "settings": as_dict(of), "seconds": round(clock["seconds"], 1),
         "parameters": sum(p.numel() for p in weights), "looks": _thinned(loop.history),

@@ -1,6 +1,9 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import cafe, cgan, dc, dim, dm, dsa, forgetting, frepo, full_data, glad, herding, idc, kcenter, kip, mtt, random_real, skd, slfd, uvit
+from . import (
+    cafe, cgan, dc, dgs, dim, dit, dm, dsa, forgetting, frepo, full_data, glad, herding, idc, kcenter, kip, minimax, mtt,
+    random_real, skd, slfd, uvit,
+)  # fmt: skip
 
 METHODS = {
     "Random": random_real,
@@ -23,5 +26,8 @@ METHODS = {
     "GLaD": glad,
     "SLFD": slfd,
     "U-ViT": uvit,
+    "DiT": dit,
+    "Minimax": minimax,
+    "DGS": dgs,
     "Full data": full_data,
 }

@@ -89,7 +89,7 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting behind the paper's tables on subsets of ImageNet; on other sets a DiT is trained in pixels and a classifier scores (ours)."""
+    """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a trained classifier."""
     if latent_diffusion.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
@@ -221,7 +221,8 @@ def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
     if cfg.target == "scale":
         return None
     if ipc not in PREDEFINED[cfg.target] or cfg.bins != 10:
-        raise UserError(f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for ipc {ipc} with {cfg.bins}; use scale")
+        given = f"ipc {ipc} with {cfg.bins}"
+        raise UserError(f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for {given}; use scale")
     return torch.tensor(PREDEFINED[cfg.target][ipc])
 
 

@@ -41,7 +41,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; both stages included, although rows share them."""
+    """Images through the network for one set, a backward pass as two forward ones; both stages included, although rows share them."""
     return cfg.base.work() + cfg.tuning.work() + cfg.sampling.work(num_classes * cfg.ipc)
 
 

@@ -4,7 +4,8 @@
     score.real                                  # (N,) of the real images
     score(pool)                                 # (N,) of any other images of the same classes
 
-Scores of real images are kept in `runs/difficulty`. Pretrained scorers give probabilities over ImageNet's 1000 classes and need the set's classes to be among them. `trained` is a
+Scores of real images are kept in `runs/difficulty`. Pretrained scorers give probabilities over ImageNet's 1000 classes and need
+the set's classes to be among them. `trained` is a
 classifier trained on the real set, which has seen every image it scores; `held_out` trains one per fold, and a real image is
 scored by the one that has not seen it, any other image by the mean probability of all.
 """
@@ -106,7 +107,8 @@ def scorer(
         rest = torch.ones(len(real), dtype=torch.bool)
         rest[held] = False
         # a checkpoint folder of its own for every fold: the phase has the same name in each
-        inner = None if loop is None else Loop(loop.folder and loop.folder / f"fold{len(every)}", loop.key, loop.every, deadline=loop.deadline, tell=loop.tell)
+        folder = loop and loop.folder and loop.folder / f"fold{len(every)}"
+        inner = loop and Loop(folder, loop.key, loop.every, deadline=loop.deadline, tell=loop.tell)
         every.append(_of_pixels(training.on_real(real.subset(torch.nonzero(rest).flatten()), cfg, seed, inner).network, real))
         found[held] = _scores(every[-1], labels, real.subset(held))
 

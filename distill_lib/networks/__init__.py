@@ -86,6 +86,10 @@ def _table() -> dict[str, tuple[str, Build]]:
                 f"IDC's ResNetAP-{depth}, stem by resolution, {words}",
                 _idc(depth, norm, average=True),
             )
+            table[f"IDC-LargeResNetAP{depth}{suffix}"] = (
+                f"IDC's ResNetAP-{depth} with its ImageNet stem at any resolution, {words}",
+                _idc(depth, norm, average=True, stem="imagenet"),
+            )
             table[f"IDC-LargeResNet{depth}{suffix}"] = (
                 f"IDC's ResNet-{depth} with its ImageNet stem at any resolution (DiM on 28 pixels), {words}",
                 _idc(depth, norm, average=False, stem="imagenet"),
