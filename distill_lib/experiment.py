@@ -29,7 +29,7 @@ import pydantic
 
 from . import paths, records
 from .errors import UserError, unknown
-from .loop import DiskFull, Loop, TimeUp, full, sweep
+from .loop import DiskFull, TimeUp, full, sweep
 from .progress import Activity, Spent
 from .records import Cell, Record
 from .settings import as_dict
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .data import ImageSet
     from .evaluate import Evaluation
+    from .loop import Loop
 
 Profile = Literal["recorded", "smoke", "small", "full"]
 
@@ -545,7 +546,7 @@ def compute(
             found = [
                 evaluate(
                     synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
-                    loop=Loop(folder / f"set{i}" / network, key=records.digest(key), deadline=deadline, tell=activity.tell), real=real,
+                    loop=activity.loop(folder / f"set{i}" / network, records.digest(key), deadline), real=real,
                 )
                 for network in networks
             ]  # fmt: skip
@@ -554,7 +555,7 @@ def compute(
                 own.append(method.measure(synthetic, test, task.config))
         if task.scores:
             with spent.phase("measure", place):
-                loop = Loop(folder / f"set{i}" / "scores", key=records.digest(key), deadline=deadline, tell=activity.tell)
+                loop = activity.loop(folder / f"set{i}" / "scores", records.digest(key), deadline)
                 scores.append(_definition(task.cell).measure(task, synthetic, real, test, loop))
     shutil.rmtree(folder, ignore_errors=True)
     metrics: dict[str, Any] = {"bytes": bytes_}
@@ -633,7 +634,7 @@ def distilled(
             work = paths.runs() / profile / "work" / "sets" / file.stem
             activity.spent = spent
             with spent.phase("distill", real.device):
-                synthetic = method.distill(real, task.config, seed=seed, loop=Loop(work, key=digest, deadline=deadline, tell=activity.tell))
+                synthetic = method.distill(real, task.config, seed=seed, loop=activity.loop(work, digest, deadline))
                 if synthetic is not real:
                     synthetic.save(file)
             shutil.rmtree(work, ignore_errors=True)

@@ -50,6 +50,7 @@ class Loop:
         bar:      show a progress bar; by default only on a terminal.
         watch:    called as watch(name, step, live) before every step and once after the last: for film strips and curves.
         tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
+        title:    what the progress bar says before the phase's name.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Loop:
         bar: bool | None = None,
         watch: Callable[[str, int, dict[str, Any]], None] | None = None,
         tell: Callable[[str, int, int, dict[str, float]], None] | None = None,
+        title: str = "",
     ):
         self.folder, self.key, self.every, self.check = folder, key, every, check
-        self.deadline, self.bar, self.watch, self.tell = deadline, bar, watch, tell
+        self.deadline, self.bar, self.watch, self.tell, self.title = deadline, bar, watch, tell, title
         self.history: dict[str, list[tuple[int, float]]] = {}
         self._logged: dict[str, Tensor | float] = {}
 
@@ -86,7 +88,7 @@ class Loop:
         start = self._restore(name, live)
         saved = told = time.monotonic()
         shown = sys.stderr.isatty() if self.bar is None else self.bar
-        bar = tqdm(total=total, initial=start, desc=name, disable=not shown, leave=False)
+        bar = tqdm(total=total, initial=start, desc=self.title + name, disable=not shown, leave=False)
         with bar, _interrupts() as interrupted:
             for step in range(start, total):
                 if self.watch:
@@ -109,7 +111,8 @@ class Loop:
                 if interrupted():
                     raise KeyboardInterrupt
                 if stop:
-                    raise TimeUp(f"{name}: stopped at step {done} of {total}; " + ("state saved" if self.folder else "no checkpoint folder, state lost"))
+                    kept = "state saved" if self.folder else "no checkpoint folder, state lost"
+                    raise TimeUp(f"{name}: stopped at step {done} of {total}; {kept}")
         if self.watch:
             self.watch(name, total, live)
 

@@ -20,7 +20,7 @@ from typing import Any
 from . import paths
 from .device import measure
 from .errors import UserError
-from .loop import atomically
+from .loop import Loop, atomically
 
 
 class Spent:
@@ -77,7 +77,8 @@ class Spent:
             name, start, cpu, _ = self._now
             self._now = (name, start, cpu, time.monotonic())
             now = self.seconds.get(name, 0.0) + time.monotonic() - start
-            self._write({**self.seconds, name: now}, {**self.cpu_seconds, name: self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu})
+            processor = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
+            self._write({**self.seconds, name: now}, {**self.cpu_seconds, name: processor})
 
     def _write(self, seconds: dict[str, float], cpu_seconds: dict[str, float]) -> None:
         body = json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "joules": self.joules, "memory_mb": self.memory_mb})
@@ -117,6 +118,15 @@ class Activity:
             self._log, self._about = None, {}
             with contextlib.suppress(OSError):
                 self.file.unlink(missing_ok=True)
+
+    @property
+    def title(self) -> str:
+        """Which cell of how many is being computed, for a progress bar."""
+        return f"[{self._about['number']}/{self.cells}] " if self._about else ""
+
+    def loop(self, folder: Path, key: str, deadline: float | None) -> Loop:
+        """How to run a part of the cell: with its checkpoints in `folder`, and its progress told here."""
+        return Loop(folder, key=key, deadline=deadline, tell=self.tell, title=self.title)
 
     def note(self, line: str) -> None:
         """A line for the log of the cell that is being computed."""
