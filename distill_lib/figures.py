@@ -269,12 +269,12 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def samples_and_nearest(made: ImageSet, nearest: ImageSet, distances: list[float]) -> Figure:
+def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: list[float]) -> Figure:
     """Samples to the left; to the right, in the same places, the training image nearest to each, with its distance.
 
     Args:
         made:    class by class; a row per class, or ten classes a row where each has one image.
-        nearest: as many images.
+        nearest: as many images; None shows the distances below the samples.
     """
     import matplotlib.pyplot as plt
 
@@ -282,23 +282,24 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet, distances: list[float
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
     rows = -(-len(made) // columns)
-    labelled = each > 1
-    figure, axes = plt.subplots(1, 2, figsize=(1.15 * columns + (1.4 if labelled else 0.2), 0.66 * rows + 0.5), layout="constrained")
+    sheets = {"generated": made} if nearest is None else {"generated": made, "nearest training image": nearest}
+    size = (0.58 * len(sheets) * columns + (1.4 if each > 1 else 0.2), 0.66 * rows + 0.5)
+    figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
     side, gap = made.shape[1], max(3, made.shape[1] // 4)
-    for axis, images, title in zip(axes, (made, nearest), ("generated", "nearest training image")):
+    for axis, (title, images) in zip(axes[0], sheets.items()):
         pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
         sheet = np.ones((rows * (side + gap), columns * (side + gap), pixels.shape[-1]), np.float32)
         for i, image in enumerate(pixels):
             y, x = (i // columns) * (side + gap), (i % columns) * (side + gap)
             sheet[y : y + side, x : x + side] = image
-            if images is nearest:
+            if axis is axes[0, -1]:
                 axis.text(x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5)
         _draw(axis, sheet)
         axis.set_axis_off()
         axis.set_title(title, fontsize=10)
-    if labelled:
+    if each > 1:
         for k, name in enumerate(made.facts.class_names):
-            axes[0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)
+            axes[0, 0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)
     return figure
 
 

@@ -242,7 +242,7 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     ((name, (made, near)),) = pages.samples(params).items()
     assert name == "digits, smoke" and made.labels.tolist() == sorted([*range(10)] * 2) and made.images.dtype == torch.uint8
     extra, real = made.facts.extra, digits[0]
-    index = torch.tensor(near.facts.extra["indices"])
+    index = torch.tensor(extra["nearest training images"])
     assert torch.equal(near.images, real.images[index]) and torch.equal(near.labels, real.labels[index])
     gaps = (made.pixels()[:, None] - real.pixels()[None]).square().mean((2, 3, 4)).sqrt()
     assert extra["distances"]["pixels"]["of each sample"] == pytest.approx(gaps.min(1).values.tolist(), abs=1e-4)
@@ -255,12 +255,20 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     assert (left[:8, :8] == first[0]).all() and (left[:8, 11:19] == first[1]).all() and (right[:8, :8] == near.pixels()[0, 0].numpy()).all()
     assert [t.get_text() for t in figure.axes[1].texts] == [f"{d:.2f}" for d in extra["distances"]["pixels"]["of each sample"]]
 
-    for kind in ("samples", "nearest"):  # what a small run keeps is what the book shows
-        target = pages._artefact("small", "FashionMNIST", kind)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(pages._artefact("smoke", "FashionMNIST", kind).read_bytes())
-    again = pages.samples(experiment.check_parameters(pages.SAMPLES, {}))
-    assert list(again) == ["digits, small"] and torch.equal(again["digits, small"][0].images, made.images)
+    for free in ((), ("CC",)):  # what a small run keeps is what the book shows; images go with it where the licence lets them
+        monkeypatch.setattr(pages, "FREE", free)
+        ((_, at_hand),) = pages.samples(params).values()
+        assert torch.equal(at_hand.images, near.images)
+        for kind in ("samples", "nearest"):
+            if (kept := pages._artefact("smoke", "FashionMNIST", kind)).exists():
+                target = pages._artefact("small", "FashionMNIST", kind)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(kept.read_bytes())
+        again, beside = pages.samples(experiment.check_parameters(pages.SAMPLES, {}))["digits, small"]
+        assert torch.equal(again.images, made.images) and (beside is not None) == bool(free)
+    assert torch.equal(beside.images, near.images)
+    alone = figures.samples_and_nearest(again, None, extra["distances"]["pixels"]["of each sample"]).axes
+    assert len(alone) == 1 and sum(t.get_text() == f"{extra['distances']['pixels']['of each sample'][0]:.2f}" for t in alone[0].texts) >= 1
 
 
 def test_drawings_name_what_the_paper_names_and_what_it_does_not_have():

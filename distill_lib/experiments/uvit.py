@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .. import paths, records
 from ..experiment import Experiment, Numbers, Outcome, Parameters, Skip, Task, distilled, names_of
 from ..methods import METHODS
@@ -35,8 +37,7 @@ SMALL = "small computes FashionMNIST and CIFAR10"
 
 
 def _config(dataset: str, ipc: int | None, profile: str) -> Any:
-    config = METHODS[METHOD].paper_config(dataset, ipc)
-    return config.smoke() if profile == "smoke" else config.small() if profile == "small" else config
+    return METHODS[METHOD].of_profile(dataset, profile, ipc)
 
 
 def _protocol(profile: str, ipc: int | None) -> tuple[str, int]:
@@ -95,8 +96,6 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
 
     Interrupted, it goes on with the moment it was at.
     """
-    import torch
-
     from ..data import ImageSet
     from ..generators import uvit
     from ..loop import TimeUp, atomically
@@ -330,32 +329,41 @@ class SamplesParameters(_Rows):
     per_class: int = 4  # images of every class; one where there are a hundred classes or more, as in the paper
 
 
+FREE = ("MIT", "CC")  # licences, by their first letters, under which training images may lie beside the results
+
+
 def _artefact(profile: str, dataset: str, name: str) -> Path:
     return paths.results(profile) / SAMPLES / f"{dataset.lower()}_{name}.safetensors"
 
 
-def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet]]:
-    """By data set and profile: samples, and the training image nearest to each, in pixels.
+def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | None]]:
+    """By data set and profile: samples, and the training image nearest to each, in pixels; None where it may not be copied.
 
     Made with the generator of Table 2, which is trained where `runs/` does not have it, and kept beside the records; in the profile
     `recorded` only what is kept is shown. The facts of the samples hold what was measured of them (`facts.extra`).
     """
+    from .. import data
     from ..data import ImageSet
 
-    shown: dict[str, tuple[ImageSet, ImageSet]] = {}
+    shown: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     for dataset in params.datasets:
         for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
             if params.profile != "recorded" and not _draw(dataset, params):
                 continue
-            files = [_artefact(profile, dataset, name) for name in ("samples", "nearest")]
-            if all(f.exists() for f in files):
-                made, near = map(ImageSet.load, files)
-                shown[f"{made.facts.name}, {profile}"] = (made, near)
+            file, beside = (_artefact(profile, dataset, name) for name in ("samples", "nearest"))
+            if not file.exists():
+                continue
+            made = ImageSet.load(file)
+            near = ImageSet.load(beside) if beside.exists() else None
+            if near is None and params.profile != "recorded":  # the data are at hand
+                real, _ = data.load(_loaded(dataset, profile))
+                near = real.subset(torch.tensor(made.facts.extra["nearest training images"]))
+            shown[f"{made.facts.name}, {profile}"] = (made, near)
     return shown
 
 
 def _draw(dataset: str, params: SamplesParameters) -> bool:
-    """Write samples and neighbours of one data set; whether the profile has it."""
+    """Write samples of one data set, and their neighbours where its licence allows copies; whether the profile has the data set."""
     from .. import data
     from ..data import ImageSet
     from ..device import pick
@@ -376,16 +384,19 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
     extra = {
         "method": METHOD, "config": as_dict(task.config), "seed": params.seed, "recognised by": by.about,
         "recognised_pct": by.class_accuracy_pct(by.features(made), made.labels), "made_by": records.provenance(real.device),
+        "nearest training images": near.index.tolist(),
         "distances": {n.space: {"of each sample": [round(v, 4) for v in n.distances.tolist()], "median of test images": n.test} for n in (near, alike)},
     }  # fmt: skip
     facts = real.synthetic_facts(**extra)
     ImageSet(made.images.cpu(), made.labels.cpu(), facts).save(_artefact(params.profile, dataset, "samples"))
-    of_train = real.synthetic_facts(indices=near.index.tolist())
-    ImageSet(near.images.cpu(), real.hard_labels[near.index].cpu(), of_train).save(_artefact(params.profile, dataset, "nearest"))
+    beside = _artefact(params.profile, dataset, "nearest")
+    beside.unlink(missing_ok=True)
+    if real.facts.licence.startswith(FREE):
+        ImageSet(near.images.cpu(), real.hard_labels[near.index].cpu(), real.facts).save(beside)
     return True
 
 
-def samples_table(shown: dict[str, tuple[ImageSet, ImageSet]]) -> pd.DataFrame:
+def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.DataFrame:
     """A row per grid: how many a classifier of real images recognises, and median distances to the nearest training image."""
     import pandas as pd
 
