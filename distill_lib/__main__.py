@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reproduce, read and extend four papers on generative dataset distillation.",
 )
+STOPPED = "stopped; what was computed is saved"
 KINDS = ["methods", "datasets", "networks", "protocols", "experiments"]
 Parameter = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")]
 
@@ -26,15 +27,15 @@ Parameter = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # None, or what typer made of Ctrl-C and of typer.Exit
+        if status:
+            sys.exit(_fail(STOPPED, status) if status == 130 else status)
     except UserError as err:
         sys.exit(_fail(str(err), 2))
     except TimeUp as stop:
         sys.exit(_fail(str(stop), 3))
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(_fail("stopped; what was computed is saved", 130))
+        sys.exit(_fail(STOPPED, 130))
     except Exception as err:
         if type(err).__module__.startswith(("click", "typer")) and hasattr(err, "format_message"):
             sys.exit(_fail(err.format_message(), 2))
@@ -123,11 +124,15 @@ def run(
     cells: Cells = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
-    engine_name: Annotated[str, typer.Option("--engine", help="local: this process; dask: many.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="With dask: processes, by default one per GPU; or Slurm jobs.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="With dask: tcp://host:port of a running scheduler, or slurm.")] = None,
+    engine_name: Annotated[str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="With dask: processes, by default one per GPU; or jobs of Slurm.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="With dask: slurm, or tcp://host:port of a running scheduler.")] = None,
 ) -> None:
-    """Compute the missing cells of experiments, and print them beside the paper's."""
+    """Compute the missing cells of experiments, and print them beside the paper's.
+
+    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. Exit status: 0 every selected
+    cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
+    """
     from . import needs
 
     for name in experiments:  # before torch is imported, which takes seconds
