@@ -1,8 +1,9 @@
 """How many images a second become features for FID, and how long a distance takes, against the loop a reader would write: the network
-layer by layer with its batch norms, batches of 50 (pytorch-fid's), features gathered, mean and covariance at the end.
+layer by layer with its batch norms, batches of 50 (pytorch-fid's) or what --plain-batch says, features gathered, mean and covariance at
+the end.
 
     python benchmarks/fid.py [--part features|distance] [--network ResNet-56|ConvNetW32|Inception] [--images 500] [--real 1000]
-                             [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
+                             [--plain-batch 50] [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
 
 features: mean and covariance of the features of --images images, which both sides return. distance: that of --images samples from --real
 real images; the plain side computes the real side again, ours has kept it, as it does over a training's curve or a table's rows. Weights
@@ -73,6 +74,7 @@ def main() -> None:
     options.add_argument("--network", choices=["ResNet-56", "ConvNetW32", "Inception"], default="ResNet-56")
     options.add_argument("--images", type=int, default=500)
     options.add_argument("--real", type=int, default=1000)
+    options.add_argument("--plain-batch", type=int, default=50, help="images at a time in the plain loop")
     args = options.parse_args()
     device = torch.device(args.device)
 
@@ -85,7 +87,7 @@ def main() -> None:
         def reader(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
             found = []
             with torch.no_grad():
-                for part in images.split(50):
+                for part in images.split(args.plain_batch):
                     found.append(plain(part.float() / 255).cpu().numpy())
             x = np.concatenate(found).astype(np.float64)
             return x.mean(0), np.cov(x, rowvar=False)
@@ -109,9 +111,9 @@ def main() -> None:
             return torch.tensor([((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)])
 
         call = features_of if args.part == "features" else distance
-        return lambda: features_of(64), lambda: call(args.images)
+        return lambda: features_of(min(64, args.images)), lambda: call(args.images)
 
-    sides.run(__file__, args, f"{args.part} of {args.images} images by {args.network}, batches of 50 in the plain loop", build)
+    sides.run(__file__, args, f"{args.part} of {args.images} images by {args.network}, batches of {args.plain_batch} in the plain loop", build)
 
 
 def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):  # noqa: ANN201
