@@ -420,6 +420,7 @@ def run(
         return Outcome(params, [_recorded(cell) for cell in cells], printed=this.printed)
     tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
+    records.code_state()  # remembered: the checkout may change while cells are computed
     outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
     waiting, first_round = list(cells), len(cells)
     activity = Activity(params.profile, len(cells))

@@ -111,6 +111,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "network": record.key.get("network", s.cell.network),
                 "networks": f"{len(values)} on {len(set(record.sets))} set{'s' * (len(set(record.sets)) > 1)}",
                 "seconds": round(sum(record.seconds.values())),
+                "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
                 "memory MB": round(record.memory_mb),
                 "device": record.made_by.get("device", ""),
                 "commit": record.made_by.get("commit", ""),
@@ -125,7 +126,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
             elif not same_data:
                 line["verdict"] = "stand-in data"
             out.append(line)
-    unused = [name for name in ("variant", "kernel regression") if not any(line[name] for line in out)]
+    unused = [name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)]
     return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
 
 

@@ -128,3 +128,18 @@ def test_provenance_names_the_commit_and_the_device():
     assert {"device", "torch", "python", "at"} <= made_by.keys()
     assert "threads" in made_by["device"]
     json.dumps(made_by)
+
+
+def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, monkeypatch):
+    """The checkout changes while a cell is computed: its record keeps the commit from before."""
+    from distill_lib import experiment
+
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    records.code_state.cache_clear()
+    before = records.code_state()
+    records.code_state.cache_clear()
+    monkeypatch.setattr(experiment, "_one", lambda *_: monkeypatch.setattr(records.subprocess, "run", None) or experiment.Status(cell, "skipped", "a trial"))
+    params = experiment.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
+    cell = experiment.experiment("skd/table1_accuracy").cells(params)[0]
+    experiment.run("skd/table1_accuracy", params, [cell])
+    assert records.code_state() == before
