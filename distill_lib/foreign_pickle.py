@@ -50,9 +50,7 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    kept = storage if isinstance(storage, torch.storage.TypedStorage) else torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.uint8)
-    flat = torch.empty(0, dtype=kept.dtype).set_(kept._untyped_storage, offset, tuple(size), tuple(stride))
-    return flat.clone()
+    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
 
 
 _KNOWN = {

@@ -36,7 +36,8 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
 _JUDGE = replace(GAN().small().judge, epochs=4, per_class=500)
-SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=14, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)  # 2,800 steps
+# 2,800 steps
+SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=14, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)
 
 
 @settings
@@ -90,8 +91,8 @@ class Latents:
         self.generator, self.real, self.space, self.ipc, n = generator, real, space, ipc, space.layer
         if n is not None and not 0 < n < len(generator.layer_names):
             raise UserError(
-                f"layer {n}: the generator has {len(generator.layer_names)} layers ({', '.join(generator.layer_names)}); f can be taken after "
-                f"1 to {len(generator.layer_names) - 1} of them, or None for codes alone"
+                f"layer {n}: the generator has {len(generator.layer_names)} layers ({', '.join(generator.layer_names)}); "
+                f"f can be taken after 1 to {len(generator.layer_names) - 1} of them, or None for codes alone"
             )
         self.units = _units(real, space.norm)
         labels = prior.classes(generator, real, space.prior).repeat_interleave(ipc)

@@ -82,7 +82,8 @@ def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
         prior = replace(config.space.prior, weights="random", width=512)
         config = replace(config, space=replace(config.space, prior=prior))
     if of.get("generator") == "UViT":
-        config = replace(config, space=replace(config.space, prior=replace(config.space.prior, family="U-ViT", weights="imagenet"), layer=4))
+        prior = replace(config.space.prior, family="U-ViT", weights="imagenet")
+        config = replace(config, space=replace(config.space, prior=prior, layer=4))
     if cell.method == "SLFD" and "rank" in of:
         config = replace(config, module=replace(config.module, rank=None if of["rank"] == "full" else int(of["rank"])))
     if profile == "smoke":
@@ -101,7 +102,8 @@ def measured(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
     if params.profile == "full":
         return Task(cell, config, dataset, "glad", 5, 1, params.seed, networks=networks, method=maker)
     if params.profile == "smoke":
-        return Task(cell, config, SMOKE_DATA, f"vico_dsa@{SMOKE_EPOCHS}ep", 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED)
+        protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
+        return Task(cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED)
     protocol, tested = f"vico_dsa@{SMALL_EPOCHS[cell.network]}ep", SMALL_TESTED.get(cell.dataset, 50)
     return Task(cell, config, dataset, protocol, 3, 1, params.seed, networks=networks, method=maker, tested=tested)
 
@@ -195,7 +197,8 @@ def table4_cells(params: MatchParameters) -> list[Cell]:
     cells = []
     for match in params.matches:
         cells.append(Cell(TABLE4, match, "CIFAR10", 1, MEAN, "glad", f"match={match}, space=pixel"))
-        cells += [Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={g}", match)) for g in ("random", "ImageNet") for m in ("GLaD", "SLFD")]
+        for start in ("random", "ImageNet"):
+            cells += [Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={start}", match)) for m in ("GLaD", "SLFD")]
     return cells
 
 
@@ -221,7 +224,9 @@ def table5_cells(params: Table5Parameters) -> list[Cell]:
 def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
     of = axes(cell)
     if params.profile == "small":
-        return measured(cell, params, "BloodCells@64px", SMALL_SIDE) if of["resolution"] == "64" else Skip("small computes 64 pixels, on blood cells")
+        if of["resolution"] != "64":
+            return Skip("small computes 64 pixels, on blood cells")
+        return measured(cell, params, "BloodCells@64px", SMALL_SIDE)
     if params.profile == "smoke" and (of["resolution"] != "64" or cell.method != "SLFD" or of.get("match") != "DM"):
         return Skip("smoke computes one cell")
     return measured(cell, params, f"PathMNIST@{of['resolution']}px-bicubic", _side(params, int(of["resolution"])))
@@ -229,7 +234,10 @@ def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 # --- Tables 6 and 7 ----------------------------------------------------------------------------------------------------
 def table6_cells(params: LetterParameters) -> list[Cell]:
-    return [Cell(TABLE6, m, d, 1, MEAN, "glad", f"generator={g}") for g in ("GAN", "UViT") for m in ("GLaD", "SLFD") for d in params.datasets]
+    return [
+        Cell(TABLE6, method, d, 1, MEAN, "glad", f"generator={which}")
+        for which in ("GAN", "UViT") for method in ("GLaD", "SLFD") for d in params.datasets
+    ]  # fmt: skip
 
 
 def table6_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -346,10 +354,12 @@ def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
         return of(table1_task, *(Cell(TABLE1, "SLFD", d, 1, "ConvNet", "glad", "match=DC, space=latent") for d in SUBSETS))
     if figure == FIGURE5:
         match = ", match=DM" if params.profile == "smoke" else ""
-        return of(table5_task, *(Cell(TABLE5, "SLFD", "PathMNIST", 1, MEAN, "glad", f"resolution={side}{match}") for side in ("64", "128", "256")))
+        sides = (f"resolution={side}{match}" for side in ("64", "128", "256"))
+        return of(table5_task, *(Cell(TABLE5, "SLFD", "PathMNIST", 1, MEAN, "glad", side) for side in sides))
     if figure == FIGURE6:
         return of(table6_task, *(Cell(TABLE6, "SLFD", d, 1, MEAN, "glad", f"generator={g}") for g in ("UViT", "GAN") for d in LETTERS))
-    return of(table7_task, *(Cell(TABLE7, "SLFD", d, 1, MEAN, "glad", f"resolution={s}, rank={r}") for s in ("128", "256") for d in LETTERS for r in ("10", "full")))
+    every = ((d, f"resolution={side}, rank={rank}") for side in ("128", "256") for d in LETTERS for rank in ("10", "full"))
+    return of(table7_task, *(Cell(TABLE7, "SLFD", d, 1, MEAN, "glad", variant) for d, variant in every))
 
 
 def _artefact(profile: str, figure: str, name: str, ending: str = "safetensors") -> Path:
@@ -435,7 +445,8 @@ def by_network(outcome: Any) -> pd.DataFrame:
         for profile, record in found(status.cell, outcome).items():
             each = {k.removeprefix("accuracy_pct, "): spread(v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")}
             if each:
-                rows.append({"row": line(status.cell), "on": heading(profile, record, status.cell), "average": spread(record.test_accuracy_pct), **each})
+                average = spread(record.test_accuracy_pct)
+                rows.append({"row": line(status.cell), "on": heading(profile, record, status.cell), "average": average, **each})
     return pd.DataFrame(rows)
 
 

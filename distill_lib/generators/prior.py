@@ -113,7 +113,7 @@ class Small(nn.Module):
             doublings += 1
         first = side >> doublings
         if height != side or first << doublings != side or first < 4 or doublings >= len(LEVELS):
-            raise UserError(f"small generator: images of {height} x {side} pixels; works for squares of 4 to 7 times a power of 2, such as 28, 32 or 64")
+            raise UserError(f"small generator: images of {height} x {side} pixels; works for squares of 4 to 7 times a power of 2, such as 28 or 64")
         wide = [max(1, round(width * part)) for part in LEVELS[: doublings + 1]]
         self.image_shape, self.num_classes, self.z_dim, self.w_dim = shape, num_classes, z_dim, w_dim
         self.embed = nn.Embedding(num_classes, z_dim, _weight=torch.empty(num_classes, z_dim))
@@ -292,7 +292,8 @@ def prepare(real: ImageSet, prior: Prior, loop: Loop | None = None) -> Generator
     channels, height, side = real.shape
     made = _made(real, prior, loop).to(real.device).eval().requires_grad_(False)
     if made.image_shape != real.shape:
-        raise UserError(f"{prior.family} with {prior.weights} weights draws images of {made.image_shape}, {real.facts.name} has {real.shape}: they must agree")
+        has = f"{real.facts.name} has {real.shape}"
+        raise UserError(f"{prior.family} with {prior.weights} weights draws images of {made.image_shape}, {has}: they must agree")
     return made
 
 
@@ -306,7 +307,8 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
                 return Conditional(cgan.Generator(prior.gan.architecture(real))).redraw(rng)
         raise UserError(f"cGAN with weights {prior.weights!r}: trained or random")
     if prior.weights == "trained":
-        raise UserError(f"{prior.family}: only the cGAN is trained here; weights are random" + (", imagenet or a file" if prior.family != "small" else ""))
+        more = "" if prior.family == "small" else ", imagenet or a file"
+        raise UserError(f"{prior.family}: only the cGAN is trained here; weights are random{more}")
     if prior.family == "U-ViT":
         if prior.weights != "random":
             return Denoiser(uvit.load(_file(prior.weights, real.shape[2], "imagenet{}_uvit_mid.pth")))
@@ -331,9 +333,9 @@ def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> 
     for place in [paths.ROOT, *paths.weight_folders()]:  # a path of one's own counts from here
         if (file := place / name).is_file():
             return str(file)
-    convert = "convert them with `python -m distill_lib.foreign_pickle FILE.pkl FILE.safetensors`, and " if name.endswith(".safetensors") else ""
+    how = "convert them with `python -m distill_lib.foreign_pickle FILE.pkl FILE.safetensors`, and "
     raise UserError(
-        f"the weights {name} are not here: download the official ones, {convert}put them into a folder named in DISTILL_WEIGHTS or into "
+        f"the weights {name} are not here: download the official ones, {how if name.endswith('.safetensors') else ''}put them into a folder named in DISTILL_WEIGHTS or into "
         "`weights` inside a data folder"
     )
 

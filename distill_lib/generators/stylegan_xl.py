@@ -74,7 +74,9 @@ class Layer:
         return low, total - low
 
 
-def plan(side: int, stem_kernel: int = 1, channel_base: int = 65536, channel_max: int = 1024, classes: int = 1000) -> tuple[list[Layer], int]:
+def plan(
+    side: int, stem_kernel: int = 1, channel_base: int = 65536, channel_max: int = 1024, classes: int = 1000
+) -> tuple[list[Layer], int]:  # fmt: skip
     """The layers of the published generators, and the number of classes: `StyleGANXL(*plan(128))`.
 
     A 16-pixel stem of 11 layers; every doubling drops the last three and adds eight.
@@ -86,7 +88,8 @@ def plan(side: int, stem_kernel: int = 1, channel_base: int = 65536, channel_max
     Raises: UserError: a side without published layers.
     """
     if side not in SIDES or stem_kernel not in (1, 3):
-        raise UserError(f"StyleGAN-XL at {side} pixels with a stem of {stem_kernel}x{stem_kernel}: sides {', '.join(map(str, SIDES))}, kernels 1 and 3")
+        sides = ", ".join(map(str, SIDES))
+        raise UserError(f"StyleGAN-XL at {side} pixels with a stem of {stem_kernel}x{stem_kernel}: sides {sides}, kernels 1 and 3")
     base = channel_base // 2  # of the formula; the published networks have twice the usual width
     kept: list[_Rated] = _rated(16, 10, None, base, channel_max)
     heads, resolution = [0] * len(kept), 32
@@ -149,16 +152,20 @@ def design(taps: int, cutoff: float, width: float, rate: float, radial: bool = F
 
     Args: cutoff, width: of the transition band, both in the units of the sampling `rate`.
     """
-    import numpy as np
-    from scipy import signal, special
-
+    attenuation = 2.285 * (taps - 1) * math.pi * width / (rate / 2) + 7.95  # dB; Kaiser's formulas
+    beta = 0.0
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    elif attenuation > 21:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    window = torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float64)
+    x = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2  # samples
     if not radial:
-        return torch.from_numpy(signal.firwin(taps, cutoff, width=width, fs=rate)).float()
-    x = (np.arange(taps) - (taps - 1) / 2) / rate
-    r = np.hypot(*np.meshgrid(x, x))
-    window = np.kaiser(taps, signal.kaiser_beta(signal.kaiser_atten(taps, width / (rate / 2))))
-    f = special.j1(2 * cutoff * (np.pi * r)) / (np.pi * r) * np.outer(window, window)
-    return torch.from_numpy(f / f.sum()).float()
+        f = torch.sinc(2 * cutoff / rate * x) * window
+    else:
+        r = torch.hypot(*torch.meshgrid(x, x, indexing="ij")) / rate
+        f = torch.special.bessel_j1(2 * math.pi * cutoff * r) / (math.pi * r) * torch.outer(window, window)
+    return (f / f.sum()).float()
 
 
 # --- changing the sampling rate ----------------------------------------------------------------------------------------
@@ -182,7 +189,7 @@ class Resampling(nn.Module):
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices; made anew where the filters change."""
-        key = (self.up_filter.data_ptr(), self.up_filter._version, self.down_filter.data_ptr(), self.down_filter._version, self.up_filter.device)
+        key = tuple((f.data_ptr(), f._version, f.device) for f in (self.up_filter, self.down_filter))
         if key not in self._made:
             layer, (low, _) = self.layer, self.layer.padding
             inputs, tmp = layer.in_size + layer.kernel - 1, (layer.size - 1) * layer.down + 6 * layer.down
@@ -308,7 +315,8 @@ class _Weights:
         if weight.shape[-1] == 3 and weight.device.type == "cpu" and not weight.requires_grad and min(weight.shape[:2]) >= 64:
             change = _winograd(weight.device)[2]
             turned = weight.flip(2, 3).transpose(0, 1)  # of the derivative by the input
-            forms = tuple((change @ w.flatten(2).permute(2, 0, 1).reshape(9, -1)).view(36, *w.shape[:2]).contiguous() for w in (weight, turned))
+            flat = ((w.flatten(2).permute(2, 0, 1).reshape(9, -1), w.shape[:2]) for w in (weight, turned))
+            forms = tuple((change @ nine).view(36, *channels).contiguous() for nine, channels in flat)
         return weight, weight.square().sum((2, 3)), forms
 
 
@@ -492,16 +500,18 @@ def read_plan(tensors: dict[str, Tensor]) -> list[Layer]:
 
     Raises: UserError: tensors that are none of a StyleGAN-XL generator.
     """
-    names = sorted({m[1] for k in tensors if (m := re.match(r"synthesis\.(L\d+_\d+_\d+)\.weight$", k))}, key=lambda n: int(n[1:].split("_")[0]))
+    found = {m[1] for k in tensors if (m := re.match(r"synthesis\.(L\d+_\d+_\d+)\.weight$", k))}
+    names = sorted(found, key=lambda n: int(n[1:].split("_")[0]))
     if not names or "mapping.w_avg" not in tensors or "synthesis.input.freqs" not in tensors:
-        raise UserError("not the tensors of a StyleGAN-XL generator: no mapping.w_avg, synthesis.input.freqs and synthesis.L<number>_<size>_<channels>.weight")
+        wanted = "mapping.w_avg, synthesis.input.freqs and synthesis.L<number>_<size>_<channels>.weight"
+        raise UserError(f"not the tensors of a StyleGAN-XL generator: no {wanted}")
     layers, size = [], GRID_RATE + 2 * MARGIN
     for name in names:
         weight = tensors[f"synthesis.{name}.weight"]
         filters = [tensors.get(f"synthesis.{name}.{side}_filter") for side in ("up", "down")]
         up, down = (1 if f is None else f.shape[0] // 6 for f in filters)
-        out = int(name.split("_")[1])
-        layers.append(Layer(name, weight.shape[2], weight.shape[1], weight.shape[0], size, out, up, down, None, filters[0] is not None and filters[0].ndim == 2))
+        out, radial = int(name.split("_")[1]), filters[0] is not None and filters[0].ndim == 2
+        layers.append(Layer(name, weight.shape[2], weight.shape[1], weight.shape[0], size, out, up, down, None, radial))
         size = out
     return layers
 
@@ -520,12 +530,13 @@ def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
     for name, tensor in tensors.items():
         parts = name.split(".")
         if parts[0] == "synthesis":
-            parts = parts[1:] if parts[1] == "input" else [places[parts[1]], *(["resampling"] if parts[2].endswith("_filter") else []), *parts[2:]]
+            inside = ["resampling"] if parts[-1].endswith("_filter") else []
+            parts = parts[1:] if parts[1] == "input" else [places[parts[1]], *inside, *parts[2:]]
         renamed[".".join(parts)] = tensor.float()
     try:
         made.load_state_dict(renamed)
     except RuntimeError as err:
-        raise UserError(f"not the tensors of a StyleGAN-XL generator: {err}") from None
+        raise UserError("not the tensors of a StyleGAN-XL generator: " + " ".join(str(err).split())) from None
     return made.eval().requires_grad_(False)
 
 

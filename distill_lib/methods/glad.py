@@ -45,8 +45,8 @@ class Students:
         """Raises: UserError: epochs the experts do not have."""
         if self.max_start_epoch - 1 + self.expert_epochs > self.experts.epochs or self.experts.zca:
             raise UserError(
-                f"students start before epoch {self.max_start_epoch} and aim {self.expert_epochs} epochs ahead; experts have {self.experts.epochs}. "
-                f"max_start_epoch - 1 + expert_epochs must be at most that, and the experts without ZCA, because a generator draws pixels"
+                f"students start before epoch {self.max_start_epoch} and aim {self.expert_epochs} epochs ahead; "
+                f"experts have {self.experts.epochs}. max_start_epoch - 1 + expert_epochs must be at most that, and the experts without ZCA, because a generator draws pixels"
             )
 
 
@@ -65,14 +65,16 @@ class Config:
         """The same method, small enough for two CPU cores in seconds."""
         experts = replace(self.students.experts, count=1, epochs=2, batch=32, per_epoch=128)
         students = replace(self.students, syn_steps=3, expert_epochs=1, max_start_epoch=2, batch_syn=10, experts=experts)
-        return replace(self, iterations=min(self.iterations, 10), batch_real=min(self.batch_real, 16), space=self.space.smoke(), students=students)
+        few = min(self.iterations, 10), min(self.batch_real, 16)
+        return replace(self, iterations=few[0], batch_real=few[1], space=self.space.smoke(), students=students)
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
         experts = replace(self.students.experts, count=2, epochs=6, batch=64, per_epoch=2_048)
         students = replace(self.students, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=experts)
         iterations, batch = SMALL[self.match]
-        return replace(self, iterations=min(self.iterations, iterations), batch_real=batch, space=self.space.small(self.match), students=students)
+        iterations = min(self.iterations, iterations)
+        return replace(self, iterations=iterations, batch_real=batch, space=self.space.small(self.match), students=students)
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:

@@ -35,12 +35,12 @@ VERSION = 1
 
 @settings
 class Module:
-    """The stochastic module. "Paper" is stated in words there, "SSN" is Monteiro et al. 2020, on which it builds, "ours" a reconstruction."""
+    """The stochastic module. "Paper" is stated in words there, "SSN" is Monteiro et al. 2020, its model, "ours" a reconstruction."""
 
     rank: Count | None = 10  # of the covariance's factor; None: full covariance by its Cholesky factor (paper: "rank=10" and "multi")
     samples: Count = 20  # Monte-Carlo samples; the paper's number is lost (SSN's)
     antithetic: bool = True  # samples in pairs of opposite noise, so that their mean is exact (ours)
-    event: Literal["logits", "joint", "codes"] = "logits"  # what is normal: an image's logits; those of all images; a vector per code (ours)
+    event: Literal["logits", "joint", "codes"] = "logits"  # an image's logits; those of all images; a vector per code (ours)
     inputs: Literal["all", "mean"] = "all"  # of the layers: the codes in a row, or their mean (ours)
     scaled: bool = True  # the inputs divided by the root of their number: else Adam moves 13,824 of them by too much in one step (ours)
     refine: Literal["logits", "probabilities"] = "logits"  # what a sample is added to; the paper says probabilities, and feeds them to a CE
@@ -58,7 +58,7 @@ class Module:
         if self.antithetic and self.samples % 2:
             raise UserError(f"{self.samples} samples in pairs: give an even number, or antithetic=False")
         if self.event == "joint" and self.rank is None:
-            raise UserError("a joint event of all images shares the noise of a low-rank factor: give a rank; the full covariance is of one image")
+            raise UserError("a joint event of all images shares the noise of a low-rank factor: give a rank; a full covariance is of one image")
 
 
 @settings
@@ -219,7 +219,8 @@ def final(synthetic: ImageSet) -> Normal:
     """
     kept = synthetic.facts.extra.get("normal")
     if not kept:
-        raise UserError(f"{synthetic.facts.name}: this set carries no distributions of logits; SLFD's do, with event='logits' and up to 20 classes")
+        which = "SLFD's do, with event='logits' and up to 20 classes"
+        raise UserError(f"{synthetic.facts.name}: this set carries no distributions of logits; {which}")
     return Normal(*(torch.tensor(kept[k]) for k in ("mean", "d", "factor")), full=kept["full"])
 
 
