@@ -109,17 +109,6 @@ def test_slurm_without_a_description_of_its_jobs_says_where_to_write_one(folders
         cluster.run(NAME, params, cells, scheduler="slurm", say=lambda line: None)
 
 
-def test_a_running_scheduler_is_used_and_left_running(folders):
-    from distributed import Client, LocalCluster
-
-    params, cells = chosen(protocol="vico_dsa")
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None) as running:
-        outcome = cluster.run(NAME, params, cells, scheduler=running.scheduler_address, say=lambda line: None)
-        with Client(running.scheduler_address, timeout=20) as client:
-            assert len(client.scheduler_info()["workers"]) == 1
-    assert [s.state for s in outcome] == ["computed"] and records.load(cells[0], "smoke")
-
-
 @pytest.mark.skipif(shutil.which("slurmctld") is None, reason="Slurm is not installed (Debian: slurm-wlm, munge)")
 def test_a_real_slurm_of_one_node_computes_a_cell(folders):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
