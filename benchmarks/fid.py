@@ -81,7 +81,8 @@ def main() -> None:
     def build(side: str) -> tuple[sides.Side, sides.Side]:
         rng, total = generator(0, "benchmark"), args.images + args.real
         pixels = torch.randint(256, (total, 3, 32, 32), generator=rng).byte().to(device)
-        like = ImageSet(pixels[:10], torch.arange(10, device=device), Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3))
+        facts = Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
+        like = ImageSet(torch.zeros(10, 3, 32, 32, device=device), torch.arange(10, device=device), facts)
         plain, ours = pair(args.network, like, device, rng)
 
         def reader(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +114,8 @@ def main() -> None:
         call = features_of if args.part == "features" else distance
         return lambda: features_of(min(64, args.images)), lambda: call(args.images)
 
-    sides.run(__file__, args, f"{args.part} of {args.images} images by {args.network}, batches of {args.plain_batch} in the plain loop", build)
+    what = f"{args.part} of {args.images} images by {args.network}, batches of {args.plain_batch} in the plain loop"
+    sides.run(__file__, args, what, build)
 
 
 def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):  # noqa: ANN201

@@ -84,7 +84,8 @@ def uvit_architecture(blocks: int = 6) -> Figure:
     out = [middle + (i + 1) * step for i in range(shown)]
     for x in [*xs, middle, *out]:
         _box(axis, x, (top + low) / 2, "", REAL if x < middle else MADE if x > middle else SHARED, width=0.56, height=top - low)
-        axis.text(x, (top + low) / 2, "attention, MLP" if x <= middle else "join, attention, MLP", rotation=90, ha="center", va="center", fontsize=8)
+        text = "attention, MLP" if x <= middle else "join, attention, MLP"
+        axis.text(x, (top + low) / 2, text, rotation=90, ha="center", va="center", fontsize=8)
     for a in (3.2, 2.3, 1.4):
         _arrow(axis, (1.46, a), (x0 - 0.3, a))
     line = [*xs, middle, *out]
@@ -99,7 +100,8 @@ def uvit_architecture(blocks: int = 6) -> Figure:
     names = ((xs, f"{blocks} blocks"), ([middle], "1 block"), (out, f"{blocks} blocks"))
     for group, text in names:
         axis.text(sum(group) / len(group), low - 0.22, text, ha="center", fontsize=8.5)
-    axis.text(middle, 0.4, "every block sees all tokens at width D: no down- or upsampling, unlike equations 6 and 7", ha="center", fontsize=8.5, style="italic")
+    note = "every block sees all tokens at width D: no down- or upsampling, unlike equations 6 and 7"
+    axis.text(middle, 0.4, note, ha="center", fontsize=8.5, style="italic")
     end = out[-1] + 0.3
     _box(axis, end + 0.93, 2.3, "patch tokens\n→ pixels,\n3×3 convolution:\npredicted noise", MADE, width=1.25, height=1.2, size=8)
     _arrow(axis, (end, 2.3), (end + 0.29, 2.3))

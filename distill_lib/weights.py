@@ -88,5 +88,6 @@ def _checked(file: Path, sha256: str) -> Path:
     with open(file, "rb") as f:
         actual = hashlib.file_digest(f, "sha256").hexdigest()
     if not actual.startswith(sha256):
-        raise UserError(f"{file}: not the weights of this name (SHA-256 {actual[:16]}..., expected {sha256[:16]}); remove or replace the file")
+        what = f"SHA-256 {actual[:16]}..., expected {sha256[:16]}"
+        raise UserError(f"{file}: not the weights of this name ({what}); remove or replace the file")
     return file

@@ -157,7 +157,7 @@ def fid_table(outcome: Outcome) -> pd.DataFrame:
 
 
 def nearest_table(outcome: Outcome) -> pd.DataFrame:
-    """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of pixels in [0, 1]."""
+    """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of pixels."""
     import pandas as pd
 
     from ..tables import measured
@@ -245,7 +245,8 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
             timed = cell.ipc is None
             out.append({
                 "panel": f"{record.key['dataset']}, {profile}", "method": cell.method,
-                "axis": "seconds of generation" if timed else "images per class", "x": float(cell.variant.split()[0]) if timed else cell.ipc,
+                "axis": "seconds of generation" if timed else "images per class",
+                "x": float(cell.variant.split()[0]) if timed else cell.ipc,
                 "value": values.mean(), "std": values.std(ddof=0), "networks": len(values), "protocol": record.key["protocol"]["name"],
                 "images": images, "images per second": record.metrics["images_per_second"][0] if timed else None,
             })  # fmt: skip
@@ -295,7 +296,8 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
     for row in reported.cells_of(FIGURE4):
         if row["dataset"] in PAPERS:
             team = row["axes"]["team"] + " (this paper)" * (row["method"] == METHOD)
-            out.append({"track": int(row["axes"]["track"]), "team": team, "dataset": row["dataset"], "value": 100 * row["value"], "who": "printed"})
+            track, value = int(row["axes"]["track"]), 100 * row["value"]
+            out.append({"track": track, "team": team, "dataset": row["dataset"], "value": value, "who": "printed"})
     for status in outcome:
         if record := measured(status.cell, outcome).get("full"):
             mean = sum(record.test_accuracy_pct) / len(record.test_accuracy_pct)
@@ -315,7 +317,8 @@ def beside_leaderboard(profile: str) -> pd.DataFrame:
             if found:
                 seconds, record = found[-1]
                 out.append({
-                    "data set": record.key["dataset"], "profile": kind, "seconds of generation": seconds, "images": record.metrics["images"][0],
+                    "data set": record.key["dataset"], "profile": kind, "seconds of generation": seconds,
+                    "images": record.metrics["images"][0],
                     "test accuracy (%)": round(sum(record.test_accuracy_pct) / len(record.test_accuracy_pct), 1),
                     "protocol": record.key["protocol"]["name"], "training steps": record.key["config"]["training"]["steps"],
                     "device": record.made_by.get("device", ""),
@@ -385,7 +388,9 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
         "method": METHOD, "config": as_dict(task.config), "seed": params.seed, "recognised by": by.about,
         "recognised_pct": by.class_accuracy_pct(by.features(made), made.labels), "made_by": records.provenance(real.device),
         "nearest training images": near.index.tolist(),
-        "distances": {n.space: {"of each sample": [round(v, 4) for v in n.distances.tolist()], "median of test images": n.test} for n in (near, alike)},
+        "distances": {
+            n.space: {"of each sample": [round(v, 4) for v in n.distances.tolist()], "median of test images": n.test} for n in (near, alike)
+        },
     }  # fmt: skip
     facts = real.synthetic_facts(**extra)
     ImageSet(made.images.cpu(), made.labels.cpu(), facts).save(_artefact(params.profile, dataset, "samples"))
@@ -403,10 +408,12 @@ def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.Data
     out = []
     for name, (made, _) in shown.items():
         extra = made.facts.extra
-        line = {"data": name, "images": len(made), "recognised (%)": f"{extra['recognised_pct']:.0f}", "training steps": extra["config"]["training"]["steps"]}
+        line = {"data": name, "images": len(made), "recognised (%)": f"{extra['recognised_pct']:.0f}"}
+        line["training steps"] = extra["config"]["training"]["steps"]
         for space, found in extra["distances"].items():
             median = pd.Series(found["of each sample"]).median()
-            line[f"nearest, {'pixels' if space == 'pixels' else 'features'}"] = f"{median:.3g}; test images {found['median of test images']:.3g}"
+            kind = "pixels" if space == "pixels" else "features"
+            line[f"nearest, {kind}"] = f"{median:.3g}; test images {found['median of test images']:.3g}"
         out.append(line)
     return pd.DataFrame(out)
 
@@ -434,15 +441,16 @@ def configurations() -> pd.DataFrame:
     for name, row, of in variants:
         model = UViT(of)
         out.append({
-            "model": name, "blocks": of.depth + 1, "width": of.width, "MLP": of.mlp_ratio * of.width, "heads": of.heads, "tokens": of.tokens,
+            "model": name, "blocks": of.depth + 1, "width": of.width, "MLP": of.mlp_ratio * of.width, "heads": of.heads,
+            "tokens": of.tokens,
             "parameters": f"{sum(p.numel() for p in model.parameters()):,}", "tensors": len(model.state_dict()),
             "paper: layers, hidden, MLP, heads, parameters": ", ".join(said[row].values()) if row else "",
         })  # fmt: skip
     return pd.DataFrame(out)
 
 
-def _drawing(name: str, title: str, reason: str) -> Experiment:
-    return Experiment(name, title, Parameters, lambda params: [], lambda cell, params: Skip(reason))
+def _drawing(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters) -> Experiment:
+    return Experiment(name, title, parameters, lambda params: [], lambda cell, params: Skip(reason))
 
 
 EXPERIMENTS = [
@@ -451,6 +459,6 @@ EXPERIMENTS = [
     _drawing(TABLE1, "U-ViT, Table 1: configurations", "counted from models that are built"),
     Experiment(TABLE2, "U-ViT, Table 2 and Figure 3: FID", Table2Parameters, table2_cells, table2_task, lambda cell: False, measure),
     Experiment(FIGURE4, "U-ViT, Figure 4: leaderboard", Figure4Parameters, figure4_cells, figure4_task),
-    Experiment(SAMPLES, "U-ViT, Figures 5 to 7: samples", SamplesParameters, lambda params: [], lambda cell, params: Skip("drawn from Table 2's generators")),
+    _drawing(SAMPLES, "U-ViT, Figures 5 to 7: samples", "drawn from Table 2's generators", SamplesParameters),
     Experiment(BUDGET, "U-ViT: accuracy by images and seconds", BudgetParameters, budget_cells, budget_task, lambda cell: False),
 ]

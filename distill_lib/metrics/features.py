@@ -99,7 +99,8 @@ def extractor(name: str, real: ImageSet, trained: Training = TRAINED, seed: int 
         return _inception(real.device)
     if name in PRETRAINED:
         if not _is_cifar10(real):
-            raise UserError(f"{name} knows the classes of CIFAR10 at 32 pixels; {real.facts.name} needs Inception or a network such as {trained.network}")
+            other = f"{real.facts.name} needs Inception or a network such as {trained.network}"
+            raise UserError(f"{name} knows the classes of CIFAR10 at 32 pixels; {other}")
         return _cifar(name, real.device)
     return _trained(real, replace(trained, network=networks.canonical(name)), seed, loop)
 

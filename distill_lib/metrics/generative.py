@@ -121,7 +121,8 @@ def kernel_distance(real: Tensor, fake: Tensor, size: int = 1_000, seed: int = 0
     Source: Binkowski et al. 2018; torchmetrics.
     """
     if not 2 <= size <= min(len(real), len(fake)):
-        raise UserError(f"KID of subsets of {size} from {len(real)} real and {len(fake)} generated images: 2 to {min(len(real), len(fake))}")
+        most = min(len(real), len(fake))
+        raise UserError(f"KID of subsets of {size} from {len(real)} real and {len(fake)} generated images: 2 to {most}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchmetrics.image.kid import KernelInceptionDistance

@@ -22,7 +22,8 @@ class CIFARResNet(nn.Module):
     def __init__(self, blocks: int):
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3, padding=1)
-        stages = [(16, 16, 1), *[(16, 16, 1)] * (blocks - 1), (16, 32, 2), *[(32, 32, 1)] * (blocks - 1), (32, 64, 2), *[(64, 64, 1)] * (blocks - 1)]
+        more = blocks - 1
+        stages = [*[(16, 16, 1)] * blocks, (16, 32, 2), *[(32, 32, 1)] * more, (32, 64, 2), *[(64, 64, 1)] * more]
         self.blocks = nn.ModuleList(_Block(*stage) for stage in stages)
         self.classifier = nn.Linear(64, 10)
 
@@ -99,7 +100,8 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
     Raises: UserError: the weights are not here, or of another network.
     Source: Heusel et al. 2017; as in pytorch-fid.
     """
-    from torchvision.models.inception import BasicConv2d, Inception3, InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
+    from torchvision.models import inception as of
+
 
     class Pooled:
         pool = staticmethod(lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
@@ -108,11 +110,11 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
             *others, _ = super()._forward(x)
             return [*others, self.branch_pool(self.pool(x))]
 
-    a, c, e = (type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in (InceptionA, InceptionC, InceptionE))
+    a, c, e = (type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in (of.InceptionA, of.InceptionC, of.InceptionE))
     last = type("Last", (e,), {"pool": staticmethod(lambda x: F.max_pool2d(x, 3, stride=1, padding=1))})
     with torch.device("meta"):
-        blocks = [BasicConv2d, a, InceptionB, c, InceptionD, e, InceptionAux]
-        network = Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
+        blocks = [of.BasicConv2d, a, of.InceptionB, c, of.InceptionD, e, of.InceptionAux]
+        network = of.Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
         network.Mixed_7c = last(2048)
     if tensors is None:
         tensors = torch.load(weights.need("Inception"), map_location="cpu", weights_only=True)
