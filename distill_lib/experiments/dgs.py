@@ -35,7 +35,7 @@ TRAINED = {
     "small": {"ConvNet-6": "ConvNetD6W64", "ResNetAP-10": "IDC-LargeResNetAP10", "ResNet-18": "IDC-LargeResNet18"},
     "smoke": {"ConvNet-6": "ConvNetD2W32", "ResNetAP-10": "ConvNetW32", "ResNet-18": "IDC-ThinResNet10"},
 }
-SMALL_IPC, SMALL_EPOCHS, SMALL_FULL_EPOCHS = 10, 150, 4
+SMALL_IPC, SMALL_EPOCHS, SMALL_FULL_EPOCHS = 10, 100, 4
 SMALL_DATASETS = ["ImageWoof", "ImageNette"]  # fastai's copies
 SMALL_NETWORKS = {"ResNet-18": 1}  # trained on each set; 2 of the others
 TESTED = 50  # test images of every class at small: as many as ILSVRC-2012 has
