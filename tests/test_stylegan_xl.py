@@ -1,0 +1,355 @@
+"""StyleGAN-XL's generator: the published layers, the literal layers computed faster, weights read without running anything."""
+
+import pickle
+import sys
+import types
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distill_lib import data, foreign_pickle
+from distill_lib.errors import UserError
+from distill_lib.generators import cgan, prior, stylegan_xl
+from distill_lib.generators.prior import Prior
+from distill_lib.generators.stylegan_xl import StyleGANXL, design, plan
+from distill_lib.rng import generator
+
+STEM = [f"L{i}_36_1024" for i in range(8)]
+TO_32 = [*STEM, "L9_36_1024", *(f"L{i}_52_1024" for i in range(10, 15))]
+TO_64 = [*TO_32[:-1], "L14_52_1024", *(f"L{i}_84_1024" for i in range(15, 20))]
+TO_128 = [*TO_64, "L20_148_1024", "L21_148_861", "L22_148_724", "L23_148_609"]
+NAMES = {
+    16: [*STEM, "L8_36_1024", "L9_16_1024", "L10_16_3"],
+    32: [*TO_32, "L15_32_1024", "L16_32_3"],
+    64: [*TO_64, "L20_64_1024", "L21_64_3"],
+    128: [*TO_128, "L24_148_512", "L25_128_512", "L26_128_3"],
+    256: [*TO_128, "L24_148_609", "L25_276_512", "L26_276_431", "L27_276_362", "L28_276_304", "L29_276_256", "L30_256_256", "L31_256_3"],
+}
+
+
+def narrow(stem_kernel=3, side=32, width=64):
+    """The published layers with few channels and random weights, not all equal in magnitude."""
+    made = StyleGANXL(*plan(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5)).redraw(generator(0)).requires_grad_(False)
+    for i, layer in enumerate(made.layers):
+        layer.magnitude_ema.fill_(1 + 0.1 * i)
+        layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator(i)))
+    return made
+
+
+def codes(made, count=2):
+    w = made.mapping(torch.randn(count, made.z_dim, generator=generator(1)), torch.arange(count))
+    return w + 0.1 * torch.randn(w.shape, generator=generator(2))
+
+
+# --- the layers --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("side", NAMES)
+def test_layers_have_the_published_names_and_sizes(side):
+    layers, _ = plan(side)
+    assert [layer.name for layer in layers] == NAMES[side]
+    assert len(layers) + 1 == {16: 12, 32: 17, 64: 22, 128: 27, 256: 32}[side]
+    doubled = {layer.name.split("_")[0] for layer in layers if layer.up == 4}
+    assert doubled == set(("L10", "L15", "L20", "L25")[: list(NAMES).index(side)])
+    for before, layer in zip(layers, layers[1:]):
+        assert (layer.in_size, layer.inputs) == (before.size, before.channels)
+
+
+@pytest.mark.parametrize(("side", "stem", "count"), [(128, 1, 158_741_379), (256, 1, 166_267_046), (256, 3, 233_375_910)])
+def test_parameter_counts(side, stem, count):
+    with torch.device("meta"):
+        made = StyleGANXL(*plan(side, stem))
+    assert sum(p.numel() for p in made.parameters()) == count
+    assert sum(p.numel() for p in made.mapping.parameters()) == 669_248
+
+
+def test_padding_and_filters():
+    by_name = {layer.name: layer for layer in plan(128, 3)[0]}
+    assert by_name["L0_36_1024"].padding == (9, 8) and plan(128, 1)[0][0].padding == (11, 10)
+    assert by_name["L10_52_1024"].padding == (-6, -9) and by_name["L25_128_512"].padding == (-11, -12) and by_name["L26_128_3"].padding == (0, 0)
+    cutoff, width, rate = by_name["L0_36_1024"].filters[0]
+    taps = design(12, cutoff, width, rate)
+    half = [0.000792, 0.010018, 0.03895, 0.092413, 0.156526, 0.201302]
+    assert taps.tolist() == pytest.approx([*half, *half[::-1]], abs=1e-6) and float(taps.sum()) == pytest.approx(1, abs=1e-6)
+    radial = design(12, cutoff, width, rate, radial=True)
+    assert radial.shape == (12, 12) and torch.allclose(radial, radial.T) and float(radial.sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_sides_and_widths_that_do_not_exist_are_refused():
+    with pytest.raises(UserError, match="48 pixels.*16, 32, 64"):
+        plan(48)
+
+
+# --- the literal layer -------------------------------------------------------------------------------------------------
+def _fir(x, f):
+    """True convolution of every channel with a separable or 2-D filter, valid part."""
+    c = x.shape[1]
+    if f.ndim == 2:
+        return F.conv2d(x, f.flip(0, 1)[None, None].expand(c, 1, -1, -1), groups=c)
+    x = F.conv2d(x, f.flip(0)[None, None, None].expand(c, 1, 1, -1), groups=c)
+    return F.conv2d(x, f.flip(0)[None, None, :, None].expand(c, 1, -1, 1), groups=c)
+
+
+def literal(module, x, w):
+    """A layer as the paper writes it: weights per sample in a grouped convolution, zeros between samples, filters on all of them."""
+    layer, s, weight, b = module.layer, module.affine(w), module.weight, len(x)
+    if layer.to_rgb:
+        s = s / (layer.inputs * layer.kernel**2) ** 0.5
+    else:
+        weight, s = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt(), s * s.square().mean().rsqrt()
+    each = weight[None] * s[:, None, :, None, None]
+    if not layer.to_rgb:
+        each = each * (each.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    each = each / module.magnitude_ema.sqrt()
+    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(1, (b, -1))[0]
+    x = x + module.bias[:, None, None]
+    if layer.to_rgb:
+        return x.clamp(-256, 256)
+    low, high = layer.padding
+    stuffed = x.new_zeros(*x.shape[:2], *(n * layer.up for n in x.shape[2:]))
+    stuffed[:, :, :: layer.up, :: layer.up] = x
+    stuffed = F.pad(stuffed, (low, high, low, high))  # negative: cut off
+    x = _fir(stuffed, module.resampling.up_filter) * layer.up**2
+    x = (F.leaky_relu(x, 0.2) * 2**0.5).clamp(-256, 256)
+    return _fir(x, module.resampling.down_filter)[:, :, :: layer.down, :: layer.down]
+
+
+@pytest.mark.parametrize("stem", [1, 3])
+def test_every_layer_equals_the_literal_one_and_so_do_its_derivatives(stem):
+    made = narrow(stem)
+    w = codes(made)
+    x = made.input(w[:, 0])
+    kinds = {}
+    for i, layer in enumerate(made.layers):
+        out = layer(x, w[:, 1 + i])
+        assert out.shape == (2, layer.layer.channels, layer.layer.size, layer.layer.size)
+        torch.testing.assert_close(out, literal(layer, x, w[:, 1 + i]), atol=1e-4, rtol=1e-4)
+        kinds[layer.layer.kernel, layer.layer.up, layer.layer.radial] = (layer, x, w[:, 1 + i])
+        x = out
+    for layer, x, w in kinds.values():  # one of every kind
+        sides = []
+        for run in (layer, lambda x, w, layer=layer: literal(layer, x, w)):
+            leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
+            out = run(*leaves)
+            sides.append(torch.autograd.grad(out, leaves, torch.randn(out.shape, generator=generator(3))))
+        for ours, theirs in zip(*sides):
+            assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    made = narrow()
+    w = codes(made, 3)
+    assert float((made(w)[:1] - made(w[:1])).abs().max()) < 1e-5
+
+
+def test_trained_weights_take_the_plain_convolution_and_get_gradients():
+    made = narrow(side=16)
+    w = codes(made, 1)
+    fixed = made(w)
+    made.requires_grad_(True)
+    trained = made(w)
+    torch.testing.assert_close(fixed, trained, atol=1e-4, rtol=1e-4)
+    trained.sum().backward()
+    assert all(p.grad is not None for p in made.layers.parameters())
+    with torch.no_grad():
+        made.layers[3].weight.mul_(-1)
+    assert float((made.requires_grad_(False)(w) - fixed).abs().max()) > 1e-3  # no stale forms of the weights
+
+
+def test_the_first_code_turns_and_shifts_the_features():
+    made = narrow(side=16)
+    layer = made.input
+    layer.affine.weight.zero_()
+    layer.affine.bias.copy_(torch.tensor([2.0, 0, 0, 0]))  # no turn, whatever the length
+    still = layer(torch.zeros(1, 512))
+    layer.affine.bias.copy_(torch.tensor([0.0, 2.0, 0, 0]))  # a quarter turn of the grid
+    turned = layer(torch.zeros(1, 512))
+    assert torch.allclose(turned, still.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(turned, still.rot90(-1, (2, 3)), atol=1e-4)
+    layer.affine.bias.copy_(torch.tensor([1.0, 0, 1 / 16, 0]))  # one position of a grid of 16 to the unit
+    shifted = layer(torch.zeros(1, 512))
+    assert torch.allclose(shifted[..., 1:], still[..., :-1], atol=1e-4)
+
+
+# --- one interface for every prior -------------------------------------------------------------------------------------
+FAMILIES = {
+    "StyleGAN-XL": Prior("StyleGAN-XL", "random", width=8),
+    "small": Prior("small", "random", width=32),
+    "cGAN": Prior("cGAN", "random", gan=cgan.GAN(width=8)),
+    "U-ViT": Prior("U-ViT", "random", width=32),
+}
+
+
+@pytest.fixture(scope="module")
+def real():
+    return data.load("BloodCells-mini")[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_after_any_layer_give_the_same_image(family, real):
+    made = prior.prepare(real, FAMILIES[family])
+    z = torch.randn(3, made.z_dim, generator=generator(0))
+    w = made.mapping(z, prior.classes(made, real, FAMILIES[family])[:3])
+    assert w.shape == (3, made.num_ws, made.w_dim)
+    image = made(w)
+    assert image.shape == (3, *real.shape) and 0.001 < float(image.std()) < 3
+    for n in range(len(made.layer_names) + 1):
+        assert torch.equal(made.from_f(made.to_f(w, n), w, n), image)
+    assert torch.equal(prior.prepare(real, FAMILIES[family])(w), image)  # the seed decides the weights
+
+
+@pytest.mark.parametrize("family", ["StyleGAN-XL", "small", "cGAN"])
+def test_codes_before_the_features_have_no_gradient_and_those_after_have_one(family, real):
+    made = prior.prepare(real, FAMILIES[family])
+    w = made.mapping(torch.randn(2, made.z_dim, generator=generator(0)), torch.arange(2)).clone().requires_grad_()
+    for n in (1, 3, len(made.layer_names) - 1):
+        f = made.to_f(w.detach(), n)
+        image = made.from_f(f, w, n)
+        by_w = torch.autograd.grad(image.square().sum(), w)[0] if image.requires_grad else torch.zeros_like(w)
+        assert bool((by_w[:, : n + 1] == 0).all()) and bool((by_w[:, n + 1 :].abs().amax((0, 2)) > 0).all())
+
+
+def test_the_small_generator_has_the_documented_size():
+    for side, count, layers in ((32, 2_543_171, 8), (64, 2_579_043, 10), (128, 2_590_067, 12)):
+        made = prior.Small((3, side, side), 10)
+        assert sum(p.numel() for p in made.parameters()) == count and len(made.layers) == layers
+    made = prior.Small((3, 32, 32), 10).redraw(generator(0))
+    w = made.mapping(torch.zeros(2, 64), torch.tensor([0, 1]))
+    assert made.to_f(w, 3).shape == (2, 256, 8, 8) and made.to_f(w, 5).shape == (2, 128, 16, 16)
+    assert prior.Small((1, 28, 28), 10).redraw(generator(0))(w[:, :7]).shape == (2, 1, 28, 28)
+
+
+def test_the_wrapped_gan_draws_what_the_gan_draws(real):
+    made = prior.prepare(real, FAMILIES["cGAN"])
+    labels, z = torch.tensor([0, 3]), torch.randn(2, made.z_dim, generator=generator(0))
+    torch.testing.assert_close(made(made.mapping(z, labels)), made.generator(z, labels))
+
+
+def test_one_step_of_the_denoiser_is_the_image(real):
+    made = prior.prepare(real, FAMILIES["U-ViT"])
+    z, labels = torch.randn(2, made.z_dim, generator=generator(0)), torch.tensor([0, 3])
+    noisy = z.view(2, *real.shape)
+    noise = made.model(noisy, made.time.expand(2), labels)
+    torch.testing.assert_close(made(made.mapping(z, labels)), 2**0.5 * noisy - noise)
+
+
+def test_classes_are_the_sets_own_or_random_distinct_ones(real):
+    facts = data.Facts("birds", ("a", "b"), (0.5,) * 3, (0.5,) * 3, imagenet_indices=(84, 130))
+    birds = data.ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), facts)
+    wide = types.SimpleNamespace(num_classes=1000)
+    assert prior.classes(wide, birds, Prior("StyleGAN-XL", "random")).tolist() == [84, 130]
+    assert prior.classes(types.SimpleNamespace(num_classes=4), real, Prior()).tolist() == [0, 1, 2, 3]
+    drawn = prior.classes(wide, real, Prior("StyleGAN-XL", "random")).tolist()
+    assert len(set(drawn)) == 4 and drawn != [0, 1, 2, 3]
+    with pytest.raises(UserError, match="knows 2 classes"):
+        prior.classes(types.SimpleNamespace(num_classes=2), real, Prior())
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (Prior("StyleGAN-XL", "imagenet"), r"imagenet32.safetensors are not here.*foreign_pickle"),
+        (Prior("StyleGAN-XL", "trained"), "only the cGAN is trained"),
+        (Prior("small", "imagenet"), "random is what there is"),
+        (Prior("cGAN", "imagenet"), "trained or random"),
+        (Prior("U-ViT", "nowhere.pth"), "nowhere.pth are not here"),
+    ],
+)
+def test_weights_that_are_not_there_are_one_clear_error(settings, problem, real):
+    with pytest.raises(UserError, match=problem):
+        prior.prepare(real, settings)
+
+
+def test_images_of_another_size_are_refused(tmp_path, monkeypatch, real):
+    from safetensors.torch import save_file
+
+    save_file(stylegan_xl.to_tensors(narrow(side=16, width=4)), tmp_path / "imagenet32.safetensors")
+    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"draws images of \(3, 16, 16\).*\(3, 32, 32\)"):
+        prior.prepare(real, Prior("StyleGAN-XL", "imagenet"))
+
+
+# --- official weights --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stem", [1, 3])
+def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
+    from safetensors.torch import save_file
+
+    made = narrow(stem, 32, 6)
+    tensors = stylegan_xl.to_tensors(made)
+    assert {"mapping.fc0.weight", "synthesis.input.freqs", "synthesis.L0_36_6.affine.bias", "synthesis.L16_32_3.magnitude_ema"} <= tensors.keys()
+    assert "synthesis.L16_32_3.up_filter" not in tensors and tensors["synthesis.L0_36_6.up_filter"].ndim == (2 if stem == 1 else 1)
+    save_file(tensors, tmp_path / "g.safetensors")
+    back = stylegan_xl.read(tmp_path / "g.safetensors")
+    w = codes(made)
+    torch.testing.assert_close(back(w), made(w), atol=1e-5, rtol=1e-5)
+    assert [(a.name, a.kernel, a.up, a.down, a.padding) for a in back.plan] == [(a.name, a.kernel, a.up, a.down, a.padding) for a in made.plan]
+
+    del tensors["synthesis.L9_36_6.bias"]
+    save_file(tensors, tmp_path / "g.safetensors")
+    with pytest.raises(UserError, match="not the tensors of a StyleGAN-XL generator.*layers.8.bias"):
+        stylegan_xl.read(tmp_path / "g.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="mapping.w_avg"):
+        stylegan_xl.read(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="cannot be read"):
+        stylegan_xl.read(tmp_path / "x.safetensors")
+
+
+def test_truncation_pulls_all_images_of_a_class_to_its_mean_code():
+    made = narrow(side=16, width=4)
+    made.mapping.w_avg.copy_(torch.randn(made.mapping.w_avg.shape, generator=generator(5)))
+    z = torch.randn(3, 64, generator=generator(0))
+    w = made.mapping(z, torch.full((3,), 2), psi=0.0)
+    assert torch.allclose(w, made.mapping.w_avg[2].expand_as(w)) and torch.equal(made(w)[0], made(w)[1])
+
+
+class _Persistent:
+    """Pickles as StyleGAN's code does: a call of a function of its package with the module's source and state."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __reduce__(self):
+        state = dict(self.module.__dict__)
+        state["_modules"] = {k: _Persistent(v) for k, v in self.module._modules.items()}
+        meta = {"type": "class", "version": 6, "module_src": "raise SystemExit('executed')", "class_name": "Generator", "state": state}
+        return sys.modules["foreign_package"].rebuild, (meta,)
+
+
+def test_a_pickle_gives_its_tensors_and_runs_nothing(tmp_path, monkeypatch):
+    package = types.ModuleType("foreign_package")
+
+    def rebuild(meta):
+        raise SystemExit("executed")
+
+    rebuild.__module__, rebuild.__qualname__, package.rebuild = "foreign_package", "rebuild", rebuild
+    monkeypatch.setitem(sys.modules, "foreign_package", package)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    network[1].running_mean.copy_(torch.tensor([1.0, -2.0]))
+    with open(tmp_path / "g.pkl", "wb") as f:
+        pickle.dump({"G": None, "G_ema": _Persistent(network)}, f)
+    monkeypatch.delitem(sys.modules, "foreign_package")
+    found = foreign_pickle.read(tmp_path / "g.pkl")
+    assert found.keys() == network.state_dict().keys()
+    assert all(torch.equal(found[k], v) for k, v in network.state_dict().items())
+    from safetensors.torch import load_file
+
+    written = load_file(foreign_pickle.convert(tmp_path / "g.pkl", tmp_path / "g.safetensors"))
+    assert torch.equal(written["0.weight"], network[0].weight)
+    with pytest.raises(UserError, match="no entry 'D'; it has G, G_ema"):
+        foreign_pickle.read(tmp_path / "g.pkl", "D")
+
+
+def test_a_pickle_that_would_call_something_gets_a_container(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            import os
+
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G_ema": Evil()}))
+    with pytest.raises(UserError, match="holds no tensors"):
+        foreign_pickle.read(tmp_path / "evil.pkl")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "evil.pkl").write_bytes(b"\x80\x04junk")
+    with pytest.raises(UserError, match="not a pickle of StyleGAN's code"):
+        foreign_pickle.read(tmp_path / "evil.pkl")
