@@ -151,6 +151,7 @@ class Experiment:
         task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
         printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for example.
         measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the task has `scores`.
+        counted:    a printed row -> our value where it follows from the code without a measurement, such as a number of parameters.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Experiment:
     task: Callable[[Cell, Any], Task | Skip]
     printed: Callable[[Cell], bool] = lambda cell: True
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
+    counted: Callable[[dict[str, Any]], float | None] = lambda row: None
 
 
 @functools.cache
@@ -340,27 +342,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def _definition(cell: Cell) -> Experiment:
     return experiment(cell.experiment)
-
-
-def headline(paper: str | None = None) -> pd.DataFrame:
-    """Per table and figure of the papers, or of one: cells printed, cells the source lost, printed cells measured at full and small."""
-    import pandas as pd
-
-    from . import reported
-
-    rows = []
-    for name in reported.experiments(paper):
-        numbers = reported.load_experiment(name)
-        row = {
-            "table or figure": name,
-            "printed cells": int((numbers["status"] == "printed").sum()),
-            "not in the source": int((numbers["status"] == reported.LOST).sum()),
-        }
-        for profile in ("full", "small"):
-            files = sorted((paths.results(profile) / name).glob("*.json"))
-            row[f"measured, {profile}"] = sum(_definition(c).printed(c) for c in (records.read(f).cell for f in files))
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 # --- running -----------------------------------------------------------------------------------------------------------

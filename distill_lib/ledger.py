@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # status -> what it says; the first that holds
 STATUSES = {
-    "matched": "measured under the paper's protocol, equal within the published spread",
-    "differs": "measured under the paper's protocol, not equal within the published spread",
+    "matched": "measured under the paper's protocol, equal within the published spread; or counted from the code, equal as printed",
+    "differs": "measured under the paper's protocol, not equal within the published spread; or counted from the code, not equal",
     "undecided": "measured under the paper's protocol, with too few networks to tell",
     "measured": "measured under the paper's protocol; the source lost the number to compare with",
     "budget": "measured at a reduced budget only, which is not comparable",
@@ -66,11 +66,16 @@ def _cells(name: str) -> dict[tuple, Cell]:
 
 
 def _row(row: dict[str, Any], cell: Cell | None) -> dict[str, Any]:
+    counted = experiment.experiments()[name].counted(row) if (name := row["experiment"]) in experiment.experiments() else None
     found = {p: r for p in ("full", "small") if cell and (r := records.load(cell, p))}
     shown = found.get("full") or found.get("small")
     status, reason, compared = _status(row, cell, found)
     accuracy = row["quantity"].startswith("test_accuracy")
     published = None if row["value"] is None else row["value"] * (100 if row["unit"] == "fraction" else 1)
+    if counted is not None:
+        decimals = len(str(row["text"]).split()[0].partition(".")[2])
+        status = "matched" if round(counted, decimals) == row["value"] else "differs"
+        reason = row["note"] or "counted from the code, not measured"
     line = {
         "experiment": row["experiment"],
         "method": row["method"],
@@ -80,6 +85,7 @@ def _row(row: dict[str, Any], cell: Cell | None) -> dict[str, Any]:
         "variant": row["variant"],
         "published": row["text"],
         **{p: _spread(found[p]) if p in found else "" for p in ("full", "small")},
+        **({} if counted is None else {"full": f"{counted:g}"}),
         "difference": "",
         "status": status,
         "reason": reason,
@@ -119,7 +125,8 @@ def _status(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) ->
     if not _free(row["dataset"]):
         return "data not free", DATASETS[row["dataset"]].licence, ""
     if cell is None:
-        return "not run", "no experiment of this project measures it", ""
+        known = row["experiment"] in experiment.experiments()
+        return "not run", "no record at full budget" if known else "no experiment of this project measures it", ""
     task = experiment.experiment(cell.experiment).task(cell, experiment.check_parameters(cell.experiment, {"profile": "full"}))
     return "not run", task.reason if isinstance(task, Skip) else "needs the full budget; see `distill plan`", ""
 

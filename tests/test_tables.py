@@ -63,13 +63,6 @@ def test_counts_are_of_printed_cells(outcome):
     assert tables.counts(outcome) == "1 of 10 cells reproduced at full, 3 at small"
 
 
-def test_the_headline_counts_printed_cells_that_were_measured(outcome):
-    row = experiment.headline("skd").set_index("table or figure").loc[TABLE1]
-    assert row.tolist() == [138, 0, 1, 3]
-    lost = experiment.headline("slfd")
-    assert (lost["printed cells"] == 0).all() and lost["not in the source"].sum() == 216
-
-
 def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
     frame = tables.points(outcome)
     assert set(frame["panel"]) == {"FashionMNIST, IPC 10"}

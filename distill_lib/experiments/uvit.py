@@ -419,6 +419,18 @@ def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.Data
 
 
 # --- Table 1 -----------------------------------------------------------------------------------------------------------
+def counted(row: dict[str, Any]) -> float | None:
+    """What a printed row of Tables 1 and 2 says of the sizes and settings, as they are here; None for what has to be measured."""
+    from ..generators.uvit import ARCHITECTURES, parameters
+
+    model = row["axes"].get("model", "").removeprefix("UViT-")
+    if model not in ARCHITECTURES:
+        return METHODS["U-ViT"].paper_config(row["dataset"]).steps if row["quantity"] == "sampling_steps" else None
+    of = replace(ARCHITECTURES[model], num_classes={"Small": 100, "Mid": 200}[model])  # CIFAR-100, TinyImageNet
+    sizes = {"layers": of.depth + 1, "hidden_size": of.width, "mlp_size": of.mlp_ratio * of.width, "heads": of.heads, "parameters": parameters(of) / 1e6}
+    return sizes[row["quantity"]]
+
+
 def configurations() -> pd.DataFrame:
     """Table 1 beside the models as built here: parameters are those of the module, counted."""
     import pandas as pd
@@ -449,15 +461,15 @@ def configurations() -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _drawing(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters) -> Experiment:
-    return Experiment(name, title, parameters, lambda params: [], lambda cell, params: Skip(reason))
+def _drawing(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters, **more: Any) -> Experiment:
+    return Experiment(name, title, parameters, lambda params: [], lambda cell, params: Skip(reason), **more)
 
 
 EXPERIMENTS = [
     _drawing(FIGURE1, "U-ViT, Figure 1: overview", "a drawing"),
     _drawing(FIGURE2, "U-ViT, Figure 2: architecture", "a drawing"),
-    _drawing(TABLE1, "U-ViT, Table 1: configurations", "counted from models that are built"),
-    Experiment(TABLE2, "U-ViT, Table 2 and Figure 3: FID", Table2Parameters, table2_cells, table2_task, lambda cell: False, measure),
+    _drawing(TABLE1, "U-ViT, Table 1: configurations", "counted from models that are built", counted=counted),
+    Experiment(TABLE2, "U-ViT, Table 2 and Figure 3: FID", Table2Parameters, table2_cells, table2_task, lambda cell: False, measure, counted),
     Experiment(FIGURE4, "U-ViT, Figure 4: leaderboard", Figure4Parameters, figure4_cells, figure4_task),
     _drawing(SAMPLES, "U-ViT, Figures 5 to 7: samples", "drawn from Table 2's generators", SamplesParameters),
     Experiment(BUDGET, "U-ViT: accuracy by images and seconds", BudgetParameters, budget_cells, budget_task, lambda cell: False),
