@@ -158,6 +158,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _configure)
     app.connect("env-get-outdated", _outdated)
     app.connect("doctree-read", _check_outputs)
+    app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, which reads sections
     app.connect("build-finished", _finish)
     problems = _Problems(app)
     logging.getLogger("sphinx").addHandler(problems)
@@ -222,6 +223,23 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
             say.warning("cell %d shows a widget, which is empty without a running kernel", number, location=name)
         elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds) and not _says_not_run(cell):
             say.warning("cell %d should show a figure and shows none", number, location=name)
+
+
+def _sections(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings here say "Returns: text" in one line; napoleon wants the text below the heading."""
+    out: list[str] = []
+    inside = False  # one of these, whose further lines are indented already
+    for line in lines:
+        heading, colon, text = line.partition(":")
+        if colon and heading in ("Returns", "Raises", "Source") and text.strip():
+            out += ["", f"{'Note' if heading == 'Source' else heading}:", f"    {'Source: ' if heading == 'Source' else ''}{text.strip()}"]
+            inside = True
+        elif inside and line.startswith(" "):
+            out.append(f"    {line.strip()}")
+        else:
+            inside = False
+            out.append(line)
+    lines[:] = out
 
 
 def _finish(app: Sphinx, exception: Exception | None) -> None:
