@@ -90,6 +90,7 @@ function filterable(table) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role")); // its entries are no list items
   document.querySelectorAll("summary").forEach((summary) => {
     if (!summary.textContent.trim()) summary.setAttribute("aria-label", "Show or hide the pages below"); // the theme's sidebar has an icon alone
   });
