@@ -121,12 +121,18 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 raise UserError(f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml") from None
             cluster.scale(jobs=workers or 1)
         elif scheduler:
+            start = f"`dask worker {scheduler} --nthreads 1`"
             try:
-                with Client(scheduler, timeout=20) as client:
-                    yield client
-                    return
+                client = Client(scheduler, timeout=20)
             except (OSError, ValueError, TimeoutError) as err:
-                raise UserError(f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with `dask worker {scheduler}`") from None
+                raise UserError(f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with {start}") from None
+            with client:
+                try:
+                    client.wait_for_workers(1, timeout=20)
+                except TimeoutError:
+                    raise UserError(f"the dask scheduler at {scheduler} has no worker; start one with {start}") from None
+                yield client
+                return
         else:
             cluster = _local(LocalCluster, workers)
         with cluster, Client(cluster) as client:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import experiment, paths, records
+from . import experiment, paths, records, verified
 from .errors import UserError
 from .experiment import Status, Task
 from .records import Record
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .protocols import Protocol
+
+ENOUGH = 5  # records of a method and network to take a median of
 
 
 @dataclass(frozen=True)
@@ -67,30 +69,29 @@ class Rates:
         self.memory_mb[method].append(record.memory_mb)
 
 
-def rates(profile: str, read: dict[Path, Record] | None = None) -> Rates:
-    """Learned from all readable records; from those made on the device at hand where there are any, else on the commonest.
-
-    Args:
-        read: records that are read already.
-    """
+def rates(profile: str) -> Rates:
+    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, if it has any, else of the commonest."""
     from .device import describe, pick
 
-    by_device: dict[str, Rates] = {}
+    groups: dict[str, dict[tuple[str, str], list[tuple[str, Path]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
-        for file in records.files(name):
-            try:
-                record = (read or {}).get(file) or records.read(file)
-            except UserError:
-                continue  # reported by whoever wants its number
-            device = record.made_by.get("device", "an unnamed device")
-            by_device.setdefault(device, Rates(device)).add(record)
+        folder = paths.results(name)
+        for file, summary in verified.summaries(name)[0].items():
+            groups[summary.device][summary.method, summary.network].append((summary.at, folder / f"{file}.json"))
     try:
         here = describe(pick())
     except UserError:
         here = ""
-    if here in by_device:
-        return by_device[here]
-    return max(by_device.values(), key=lambda r: len(r.evaluate[""]), default=Rates())
+    if here not in groups:
+        here = max(groups, key=lambda device: sum(map(len, groups[device].values())), default="")
+    known = Rates(here)
+    for found in groups.get(here, {}).values():
+        for _, file in sorted(found)[-ENOUGH:]:
+            try:
+                known.add(records.read(file))
+            except UserError:
+                continue  # reported by whoever wants its number
+    return known
 
 
 def estimate(task: Task, known: Rates) -> Estimate:
@@ -116,8 +117,7 @@ def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
 
 
 def _rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
-    todo = any(s.state in ("missing", "stale") for s in statuses)
-    known = rates(profile, {records.path(s.cell, profile): s.record for s in statuses if s.record}) if todo else Rates()
+    known = rates(profile) if any(s.state in ("missing", "stale") for s in statuses) else Rates()
     out = []
     for s in statuses:
         cost = estimate(s.task, known) if s.state in ("missing", "stale") else Estimate(None, None, "")
@@ -162,15 +162,16 @@ def _of_record(record: Record) -> tuple[float, float] | None:
 
     key, cell = record.key, record.cell
     try:
-        method, networks = key.get("method", cell.method), key.get("networks", [key["network"]])
+        method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
         config = build(METHODS[method].Config, key["config"])
         return _operations(method, config, key["dataset"], cell.ipc, networks, key["protocol"]["name"], key["num_eval"], key["num_sets"])
     except (KeyError, UserError):  # of another version
         return None
 
 
+@functools.lru_cache(maxsize=4096)
 def _operations(
-    method: str, config: Any, dataset: str, ipc: int | None, networks: Sequence[str], protocol: str, num_eval: int, num_sets: int
+    method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, num_sets: int
 ) -> tuple[float, float] | None:  # fmt: skip
     """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
     from .data.catalogue import DATASETS, sized

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .data import ImageSet
     from .evaluate import Evaluation
     from .loop import Loop
+    from .verified import Summary
 
 Profile = Literal["recorded", "smoke", "small", "full"]
 
@@ -250,9 +251,32 @@ def status(cell: Cell, params: Parameters) -> Status:
 
 
 def plan(name: str, params: Parameters, cells: list[Cell] | None = None) -> list[Status]:
-    """The status of every cell the parameters select, or of some of them."""
+    """The status of every cell the parameters select, or of some of them.
+
+    The record itself is with those that are stale; what is recorded was read and checked now or, if its file was not touched since, before.
+    """
+    from . import verified
+
     with no_collection():
-        return [status(cell, params) for cell in (experiment(name).cells(params) if cells is None else cells)]
+        summaries, damaged = verified.summaries(params.profile)
+        cells = experiment(name).cells(params) if cells is None else cells
+        return [_planned(cell, params, summaries, damaged) for cell in cells]
+
+
+def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str]) -> Status:
+    """As `status`, without reading a record that is known to be good and of these settings."""
+    from .verified import fingerprint, name
+
+    task = _definition(cell).task(cell, params)
+    if isinstance(task, Skip):
+        return Status(cell, "skipped", task.reason)
+    file = f"{cell.experiment}/{cell.stem}"
+    summary = summaries.get(file)
+    if summary is None:
+        return Status(cell, "damaged", damaged[file], task) if file in damaged else Status(cell, "missing", "never computed", task)
+    if summary.cell == name(cell) and summary.settings == fingerprint(task.key):
+        return Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task)
+    return status(cell, params)
 
 
 @contextlib.contextmanager

@@ -102,6 +102,47 @@ def test_a_cluster_that_cannot_be_says_why(words, says, folders, monkeypatch):
     assert stop.value.code == 2 and says in failed[0]
 
 
+@pytest.fixture
+def scheduler(folders):
+    """The address of a dask scheduler in a process of its own, and a function that gives it a worker."""
+    file, started = folders / "scheduler.json", []
+
+    def start(*words):
+        started.append(subprocess.Popen([sys.executable, "-m", "dask", *words], stderr=subprocess.DEVNULL, cwd=Path(cluster.__file__).parent.parent))
+
+    start("scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    end = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    address = json.loads(file.read_text())["address"]
+    yield address, lambda: start("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folders))
+    for process in reversed(started):
+        process.terminate()
+        process.wait()
+
+
+def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypatch, capsys):
+    address, add_worker = scheduler
+    assert address.startswith("tcp://")
+    add_worker()
+    params, cells = chosen(protocol="vico_dsa")
+    words = ["run", NAME, "--profile", "smoke", "--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "--engine", "dask", "--scheduler", address]
+    for expected in (f"{len(cells)} computed", f"{len(cells)} reused"):  # the second run finds the scheduler as the first left it
+        monkeypatch.setattr(sys, "argv", ["distill", *words])
+        cli.main()
+        assert expected in capsys.readouterr().out
+    spread = numbers(cells)
+    monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
+    experiment.run(NAME, params, cells, say=lambda line: None)
+    assert numbers(cells) == spread
+
+
+def test_a_scheduler_without_workers_is_not_waited_for_in_silence(folders, scheduler):
+    params, cells = chosen()
+    with pytest.raises(UserError, match="has no worker; start one with `dask worker tcp://"):
+        cluster.run(NAME, params, cells, scheduler=scheduler[0], say=lambda line: None)
+
+
 def test_slurm_without_a_description_of_its_jobs_says_where_to_write_one(folders):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     params, cells = chosen()
