@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
 import shutil
@@ -158,6 +159,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _configure)
     app.connect("env-get-outdated", _outdated)
     app.connect("doctree-read", _check_outputs)
+    app.connect("doctree-read", _say_how_made, priority=400)  # before the section's heading is collected for the contents
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, which reads sections
     app.connect("build-finished", _finish)
     problems = _Problems(app)
@@ -223,6 +225,46 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
             say.warning("cell %d shows a widget, which is empty without a running kernel", number, location=name)
         elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds) and not _says_not_run(cell):
             say.warning("cell %d should show a figure and shows none", number, location=name)
+
+
+def _say_how_made(app: Sphinx, doctree: Any) -> None:
+    """A section at the end of every notebook: the command that makes its tables and figures, and the records behind them; figures link to it."""
+    from docutils import nodes
+
+    name = app.env.docname
+    if not name.startswith("notebooks/") or not (top := list(doctree.findall(nodes.section))):
+        return
+    experiment = name.removeprefix("notebooks/")
+    profile = app.config.distill_profile if name in app.config.distill_ran else "recorded"
+    command = f"papermill {name}.ipynb out.ipynb -p profile {profile}"
+    section = nodes.section("", nodes.title("", "How this page is made"), ids=["made-by"], names=["made-by"])
+    section += nodes.paragraph("", "Every table and figure above is the output of this notebook, run with")
+    section += nodes.literal_block(command, command, language="console", classes=["distill-command"])
+    found = nodes.bullet_list()
+    for kept in ("full", "small"):
+        folder = paths.results(kept) / experiment
+        files = sorted(folder.glob("*.json"))
+        if profile != "recorded" or not files:
+            continue
+        commits = sorted({c for f in files if (c := json.loads(f.read_text()).get("made_by", {}).get("commit"))})
+        where = f"results/{kept}/{experiment}"
+        link = nodes.reference("", where, refuri=f"{_repository(app)}/tree/main/{where}", internal=False)
+        code = f" The code that measured them: {', '.join(commits)}." if commits else ""
+        text = f": {len(files)} records, each with settings, seeds, device, seconds and memory.{code}"
+        found += nodes.list_item("", nodes.paragraph("", "", link, nodes.Text(text)))
+    if len(found):
+        section += nodes.paragraph("", "from the records")
+        section += found
+    elif profile == "recorded":
+        section += nodes.paragraph("", "It shows no record: what it has follows from the code and the published numbers alone, or was not run.")
+    top[0] += section
+    for figure in doctree.findall(nodes.figure):
+        if captions := list(figure.findall(nodes.caption)):
+            captions[0] += [nodes.Text(" "), nodes.reference("", "Command and records", refid="made-by", classes=["distill-made"])]
+
+
+def _repository(app: Sphinx) -> str:
+    return app.config.html_theme_options.get("repository_url", "").rstrip("/")
 
 
 def _sections(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

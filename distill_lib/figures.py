@@ -34,13 +34,24 @@ def marker(method: str) -> str:
     return SHAPES[ORDER.index(method) % len(SHAPES)] if method in ORDER else "o"
 
 
-def style() -> None:
-    """House style: white background, light grid, SVG text as text."""
+def style(raster: bool = False) -> None:
+    """House style: white background, light grid. A notebook shows lines as SVG, whose glyphs are drawn, and pixels as PNG.
+
+    Args:
+        raster: the figure shows images.
+    """
+    import sys
+
     import matplotlib as mpl
     import seaborn as sns
 
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    mpl.rcParams.update({"figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "none", "figure.dpi": 110})
+    look = {"figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "distill_lib", "figure.dpi": 110}
+    mpl.rcParams.update(look)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("png" if raster else "svg")
 
 
 def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
@@ -81,7 +92,7 @@ def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
     rows = [members[:per_class].tolist() for members in images.class_index]
     columns = max(map(len, rows))
@@ -107,7 +118,7 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     first = next(iter(frames.values()))
     columns = per_class * first.num_classes
     figure, axes = plt.subplots(len(frames), columns, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
@@ -278,7 +289,7 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: lis
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
     rows = -(-len(made) // columns)
@@ -338,7 +349,7 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
     """DGS's Figure 3: a row per class and set, images in order of difficulty with their scores above them."""
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     columns = max(len(scores) for _, scores in shown.values())
     figure, axes = plt.subplots(len(shown), columns, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)
     for (name, (images, scores)), line in zip(shown.items(), axes):
@@ -377,7 +388,7 @@ def objective_map(values: np.ndarray) -> Figure:
     """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least value."""
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     values = np.asarray(values, dtype=float)
     figure, axis = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
     shown = np.where(np.isfinite(values), values, np.nan)
@@ -454,7 +465,7 @@ def correlations(matrices: dict[str, np.ndarray], names: list[str]) -> Figure:
     """Correlation matrices (K, K) of class logits side by side; blue positive, red negative."""
     import matplotlib.pyplot as plt
 
-    style()
+    style(raster=True)
     figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 1.4, 3.7), squeeze=False, layout="constrained")
     for axis, (title, matrix) in zip(axes[0], matrices.items()):
         shown = axis.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)

@@ -97,6 +97,15 @@ def test_every_notebook_s_page_shows_what_it_computed(html):
         assert "cell_output" in (html / f"{page.name}.html").read_text(), page.shown
 
 
+@pytest.mark.parametrize("page", pages.notebooks(), ids=lambda p: p.shown)
+def test_every_notebook_s_page_says_how_it_is_made(html, page):
+    text = (html / f"{page.name}.html").read_text()
+    assert text.count('id="made-by"') == 1 and f"papermill {page.name}.ipynb out.ipynb -p profile recorded" in text
+    records = len(list((paths.results("small") / page.name.removeprefix("notebooks/")).glob("*.json")))
+    assert (f": {records} records, each with" in text) if records else ("results/small/" not in text.partition('id="made-by"')[2])
+    assert text.count("<figcaption>") == text.count(">Command and records</a>")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_opens_from_a_file_and_loads_nothing_from_outside(visits, name):
     seen = visits[name]
