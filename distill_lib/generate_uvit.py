@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> uvit.Generated:
     if not model.of.num_classes:
         raise UserError(f"{args.weights}: unconditional weights; train them on a data set with classes first, with start={str(args.weights)!r}")
     return uvit.generate_for(
-        model.to(device), args.seconds, model.of.num_classes, args.seed, args.folder, cfg.steps, cfg.sampler, cfg.batch, cfg.precision, args.images
-    )
+        model.to(device), args.seconds, model.of.num_classes, args.seed, args.folder, cfg.steps, cfg.sampler, cfg.batch, cfg.precision,
+        args.images, guidance=cfg.guidance,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -293,6 +293,25 @@ def test_the_loss_is_the_noise_left_over_and_time_reaches_the_network_as_999_t()
     assert noisy[0, 0, 0, 0].item() == pytest.approx(0.07906381**0.5 + 2 * (1 - 0.07906381) ** 0.5, rel=1e-5)
 
 
+def test_a_network_of_v_returns_the_noise_and_learns_v(model):
+    other = uvit.from_state(model.state_dict(), replace(OF, output="v"))
+    images, t, y = inputs(OF)
+    t = t / 999
+    noise = images.flip(0).sin()
+    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (uvit.VP.alpha, uvit.VP.sigma))
+    x = alpha * images + sigma * noise
+    with torch.no_grad():
+        v = model(x, 999 * t, y)
+        assert torch.allclose(other(x, 999 * t, y), sigma * x + alpha * v, atol=1e-5)
+        wanted = F.mse_loss(v, alpha * noise - sigma * images)
+        assert torch.isclose(uvit.noise_loss(other, images, t, noise, y, "v"), wanted, rtol=1e-4)
+
+
+def test_what_a_network_returns_is_kept_with_its_weights(tmp_path):
+    of = replace(OF, output="v")
+    assert uvit.load(uvit.save(UViT(of, stream(0, "weights")), tmp_path / "v.safetensors")).of == of
+
+
 def test_an_untrained_network_loses_the_noises_variance(real):
     model = UViT(TINY.architecture(real), stream(0, "weights"))
     images, t, noise, labels = uvit.Batches(real, replace(TINY, batch=256)).take(0, torch.arange(len(real)), stream(0, "batch"))
@@ -567,3 +586,51 @@ def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
     uvit.save(UViT(replace(OF, num_classes=0), stream(0, "weights")), tmp_path / "uncond.safetensors")
     with pytest.raises(SystemExit, match="unconditional weights"):
         generate_uvit.main(["--weights", str(tmp_path / "uncond.safetensors"), "--images", "10", "--folder", str(tmp_path / "out")])
+
+
+# --- departures of the small budget ------------------------------------------------------------------------------------
+def test_sinusoids_tell_every_place_apart_and_near_ones_are_alike():
+    places = uvit.sinusoids(8, 32)
+    alike = places @ places.T / 16
+    assert places.shape == (64, 32) and torch.allclose(alike.diagonal(), torch.ones(64), atol=1e-5)
+    assert (alike - torch.eye(64)).max() < 0.99  # no two are the same
+    assert alike[0, 1] > alike[0, 3] and torch.isclose(alike[0, 1], alike[0, 8])  # along a row as along a column
+    with pytest.raises(UserError, match="width that four divides"):
+        uvit.sinusoids(4, 6)
+
+
+def test_training_starts_from_sinusoids_where_it_should(real):
+    cfg = replace(TINY, positions="sinusoids")
+    plain, placed = (uvit.initial(real, c, 0) for c in (TINY, cfg))
+    of = plain.of
+    assert torch.equal(placed.pos_embed[0, of.extras :], uvit.sinusoids(of.image_size // of.patch, of.width))
+    assert torch.equal(placed.pos_embed[0, : of.extras], plain.pos_embed[0, : of.extras]) and torch.equal(placed.norm.weight, plain.norm.weight)
+
+
+def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
+    cfg = replace(TINY, batch=min(256, len(real)), label_drop=0.25)
+    plain, dropped = (uvit.Batches(real, c).take(0, torch.arange(len(real)), stream(0, "batch")) for c in (replace(cfg, label_drop=0.0), cfg))
+    assert all(torch.equal(a, b) for a, b in zip(plain[:3], dropped[:3]))
+    without = dropped[3] == real.num_classes
+    assert torch.equal(plain[3][~without], dropped[3][~without]) and 0.1 < without.float().mean() < 0.4
+    with pytest.raises(UserError, match="label_drop 1"):
+        replace(cfg, label_drop=1.0).architecture(real)
+
+
+def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
+    model = UViT(replace(OF, no_label=True), stream(0, "weights")).eval()
+    assert model.label_emb.weight.shape[0] == OF.num_classes + 1 and uvit.parameters(model.of) == sum(p.numel() for p in model.parameters())
+    x, t, y = inputs(OF)
+    with torch.no_grad():
+        given, without = model(x, t, y), model(x, t, torch.full_like(y, OF.num_classes))
+        for scale in (0.0, 1.0, 3.0):
+            assert torch.allclose(uvit._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
+    assert torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=1.0))
+    assert not torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=3.0))
+
+
+def test_guidance_needs_a_network_that_can_do_without_labels(model):
+    with pytest.raises(UserError, match="needs a network trained with label_drop"):
+        uvit.generate(model, torch.arange(2), 0, steps=3, guidance=2.0)
+    with pytest.raises(UserError, match="no label to leave out"):
+        replace(OF, num_classes=0, no_label=True).check()

@@ -113,7 +113,7 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
         if loop.deadline is not None and time.monotonic() > loop.deadline:
             raise TimeUp(f"scores: stopped at {len(curve)} of {len(steps)} moments of training, which are kept")
         model = trained.model(step).to(real.device)
-        images = uvit.generate(model, labels, task.seed, 0, config.steps, config.sampler, config.batch, config.precision)
+        images = uvit.generate(model, labels, task.seed, 0, config.steps, config.sampler, config.batch, config.precision, guidance=config.guidance)
         curve.append({"step": step, **few.distances(ImageSet(images, labels.to(real.device), real.facts))})
         if file:
             atomically(file, lambda part: part.write_text(json.dumps(curve)))

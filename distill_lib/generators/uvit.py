@@ -51,6 +51,8 @@ class Architecture:
     heads: Count = 8
     mlp_ratio: Count = 4
     num_classes: int = 0  # 0: unconditional
+    no_label: bool = False  # whether one label more, the last, says nothing: for guidance without a classifier
+    output: Literal["noise", "v"] = "noise"  # of the last layer; "v": alpha noise - sigma image, from which the noise is computed (ours)
 
     def check(self) -> Self:
         """Raises: UserError: sizes that do not fit together."""
@@ -60,9 +62,14 @@ class Architecture:
             raise UserError(f"U-ViT: width {self.width} with {self.heads} heads; an even width that the heads divide")
         if self.depth % 2:
             raise UserError(f"U-ViT: depth {self.depth}; an even number, half before the middle block and half after it")
-        if self.num_classes < 0:
-            raise UserError(f"U-ViT: {self.num_classes} classes; 0 is unconditional")
+        if self.num_classes < 0 or (self.no_label and not self.num_classes):
+            raise UserError(f"U-ViT: {self.num_classes} classes; 0 is unconditional, and has no label to leave out")
         return self
+
+    @property
+    def labels(self) -> int:
+        """Rows of the label embedding: classes, and the label that says nothing."""
+        return self.num_classes + self.no_label
 
     @property
     def extras(self) -> int:
@@ -155,7 +162,7 @@ class UViT(nn.Module):
         with torch.device("meta"):  # building layers draws from the global generator
             self.patch_embed = Patches(of)
             if of.num_classes:
-                self.label_emb = nn.Embedding(of.num_classes, of.width)
+                self.label_emb = nn.Embedding(of.labels, of.width)
             self.pos_embed = nn.Parameter(torch.empty(1, of.tokens, of.width))
             self.in_blocks = nn.ModuleList(Block(of) for _ in range(of.depth // 2))
             self.mid_block = Block(of)
@@ -217,7 +224,11 @@ class UViT(nn.Module):
         h = self.decoder_pred(self.norm(h[:, of.extras :]))
         side = of.image_size // of.patch
         h = h.unflatten(2, (of.patch, of.patch, of.channels)).unflatten(1, (side, side))  # (B, rows, columns, p, p, C)
-        return self.final_layer(h.permute(0, 5, 1, 3, 2, 4).reshape(x.shape))
+        out = self.final_layer(h.permute(0, 5, 1, 3, 2, 4).reshape(x.shape))
+        if of.output == "noise":
+            return out
+        alpha, sigma = (f(t999 / 999).view(-1, 1, 1, 1) for f in (VP.alpha, VP.sigma))
+        return sigma * x + alpha * out
 
     def _through(self, block: Block, *inputs: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -229,7 +240,7 @@ class UViT(nn.Module):
 
 def parameters(of: Architecture) -> int:
     """How many numbers the weights of these sizes are."""
-    extra = of.num_classes * of.width + of.tokens * of.width + of.width * (of.channels * of.patch**2 + 1)
+    extra = of.labels * of.width + of.tokens * of.width + of.width * (of.channels * of.patch**2 + 1)
     block = 4 * of.width**2 + of.width + 2 * of.mlp_ratio * of.width**2 + (of.mlp_ratio + 1) * of.width + 4 * of.width
     skips = of.depth // 2 * (2 * of.width**2 + of.width)
     out = of.patch**2 * of.channels
@@ -276,18 +287,19 @@ def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architec
     return Architecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes).check()
 
 
-def surgery(state: dict[str, Tensor], num_classes: int, rng: torch.Generator, rows: dict[int, int] | None = None) -> dict[str, Tensor]:
+def surgery(state: dict[str, Tensor], labels: int, rng: torch.Generator, rows: dict[int, int] | None = None) -> dict[str, Tensor]:
     """Weights for other classes: a new label embedding; unconditional weights also get a position for it, before all others.
 
     Args:
-        rows: new class -> old class whose embedding it takes over.
+        labels: rows of the new embedding.
+        rows:   new class -> old class whose embedding it takes over.
     Raises: UserError: `rows` where there was no embedding.
     """
     width, state = state["pos_embed"].shape[2], dict(state)
     old = state.get("label_emb.weight")
     if rows and old is None:
         raise UserError("surgery: these weights are unconditional and have no label embedding to take rows from")
-    state["label_emb.weight"] = torch.randn(num_classes, width, generator=rng)
+    state["label_emb.weight"] = torch.randn(labels, width, generator=rng)
     for new, earlier in (rows or {}).items():
         state["label_emb.weight"][new] = old[earlier]
     if old is None:
@@ -332,6 +344,9 @@ class Training:
     depth: Count = 12
     heads: Count = 8
     mlp_ratio: Count = 4
+    output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
+    positions: Literal["random", "sinusoids"] = "random"  # what the patches' learned positions start from (sinusoids: ours)
+    label_drop: float = 0.0  # share of the images whose label is left out, which guidance needs (ours; U-ViT's on ImageNet: 0.1)
     start: str | None = None  # file of public weights to go on from, see `find`; None: from random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
@@ -354,10 +369,10 @@ class Training:
         )  # fmt: skip
 
     def small(self) -> Training:
-        """Half an hour on one CPU core."""
+        """Three quarters of an hour on one CPU core, with three departures that let so short a training show something: v, sinusoids, dropped labels."""
         return replace(
-            self, patch=4, width=128, depth=4, heads=4, start=None, steps=6400, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5,
-            ema=0.998, precision="float32", checkpointing=False, looks=8,
+            self, patch=4, width=128, depth=4, heads=4, start=None, steps=8000, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5,
+            ema=0.998, precision="float32", checkpointing=False, looks=8, output="v", positions="sinusoids", label_drop=0.1,
         )  # fmt: skip
 
     def architecture(self, real: ImageSet) -> Architecture:
@@ -365,7 +380,10 @@ class Training:
         channels, height, side = real.shape
         if height != side:
             raise UserError(f"{real.facts.name}: images of {height} x {side} pixels; U-ViT works for squares")
-        return Architecture(side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio, real.num_classes).check()
+        if not 0 <= self.label_drop < 1:
+            raise UserError(f"U-ViT: label_drop {self.label_drop}; a share from 0 to below 1")
+        sizes = (side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio)
+        return Architecture(*sizes, real.num_classes, self.label_drop > 0, self.output).check()
 
     def work(self) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
@@ -385,13 +403,18 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def noise_loss(network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+def noise_loss(
+    network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, output: Literal["noise", "v"] = "noise"
+) -> Tensor:  # fmt: skip
     """Mean squared error of the predicted noise at times t in [0, 1]; images (B, C, H, W), t (B,), noise like images, labels (B,).
 
-    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance.
+    With output "v" the error of v, which is that of the noise divided by alpha: errors where there is much noise count more.
+
+    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance. v: Salimans and Ho 2022.
     """
     alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (VP.alpha, VP.sigma))
-    return (network(alpha * images + sigma * noise, 999 * t, labels).float() - noise).square().mean()
+    error = network(alpha * images + sigma * noise, 999 * t, labels).float() - noise
+    return (error if output == "noise" else error / alpha).square().mean()
 
 
 def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
@@ -401,11 +424,28 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
     """
     of, rng = cfg.architecture(real), stream(seed, "U-ViT", "weights")
     if cfg.start is None:
-        return UViT(of, rng, cfg.checkpointing)
+        model = UViT(of, rng, cfg.checkpointing)
+        if cfg.positions == "sinusoids":
+            model.pos_embed.data[0, of.extras :] = sinusoids(of.image_size // of.patch, of.width)
+        return model
     state, given = read(find(cfg.start))
-    if replace(given, num_classes=of.num_classes) != of:
+    if replace(given, num_classes=of.num_classes, no_label=of.no_label) != of:
         raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {of}")
-    return from_state(surgery(state, of.num_classes, rng), of, cfg.checkpointing)
+    return from_state(surgery(state, of.labels, rng), of, cfg.checkpointing)
+
+
+def sinusoids(side: int, width: int) -> Tensor:
+    """(side², width) places of patches, row by row: sine and cosine of the row and of the column at wave lengths 2 pi to 2 pi 10,000.
+
+    Source: He et al. 2022 (MAE), appendix A.1. Raises: UserError: a width that four does not divide.
+    """
+    if width % 4:
+        raise UserError(f"U-ViT: positions from sinusoids need a width that four divides, not {width}")
+    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) * 4 / width)
+    place = torch.arange(side, dtype=torch.float64)
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    angles = [at.reshape(-1, 1) * frequencies for at in (rows, columns)]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], 1).float()
 
 
 def find(start: str) -> Path:
@@ -448,11 +488,12 @@ class Batches:
         mirrored = torch.rand(batch, generator=rng) < 0.5
         t = torch.rand(batch, generator=rng)
         noise = torch.randn(batch, *self.real.shape, generator=rng)
-        index, mirrored, t, noise = (v.chunk(self.world)[self.rank].to(device) for v in (index, mirrored, t, noise))
+        kept = torch.rand(batch, generator=rng) >= self.cfg.label_drop if self.cfg.label_drop else torch.ones(batch, dtype=torch.bool)
+        index, mirrored, t, noise, kept = (v.chunk(self.world)[self.rank].to(device) for v in (index, mirrored, t, noise, kept))
         images = signed(self.real, index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return images, t, noise, self.real.hard_labels[index]
+        return images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes)
 
 
 @dataclass
@@ -508,7 +549,7 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * rate(step, cfg)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-            loss = noise_loss(network, images, t, noise, labels)
+            loss = noise_loss(network, images, t, noise, labels, cfg.output)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -666,7 +707,7 @@ def _train(found: Trained, real: ImageSet, cfg: Training, seed: int, loop: Loop,
 @torch.no_grad()
 def generate(
     model: UViT, labels: Tensor | None, seed: int, first: int = 0, steps: int = 50, sampler: str = "dpm_fast", batch: int = 500,
-    precision: str = "float32", count: int | None = None,
+    precision: str = "float32", count: int | None = None, guidance: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """Images by solving the diffusion backwards from noise.
 
@@ -677,6 +718,8 @@ def generate(
         steps:     network evaluations per image.
         sampler:   one of `SAMPLERS`.
         precision: of the network's multiplications, "float32" or "bfloat16"; the solver works in float32.
+        guidance:  how far to go from the noise predicted without label to that with it (Ho and Salimans 2022): 1 is the label's own,
+                   more needs a network trained with `label_drop` and a second evaluation each.
     Returns: (N, C, H, W) uint8, on the network's device.
     Raises:  UserError: labels that do not fit the network, an unknown sampler.
     """
@@ -686,7 +729,7 @@ def generate(
         raise UserError(f"U-ViT of {model.of.num_classes} classes: give labels for a conditional network, count for an unconditional one")
     if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < model.of.num_classes:
         raise UserError(f"U-ViT: labels {int(labels.min())}..{int(labels.max())} for {model.of.num_classes} classes")
-    network, out = _sampling(model, precision), []
+    network, out = _sampling(model, precision, guidance), []
     for start in range(0, len(labels) if count is None else count, batch):
         here = None if labels is None else labels[start : start + batch].to(model.device)
         n = min(batch, count - start) if here is None else len(here)
@@ -694,13 +737,19 @@ def generate(
     return torch.cat(out) if out else torch.empty(0, *model.of.shape, dtype=torch.uint8)
 
 
-def _sampling(model: UViT, precision: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The network as the samplers use it."""
+def _sampling(model: UViT, precision: str, guidance: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The network as the samplers use it. Raises: UserError: guidance by a network that knows no label to leave out."""
+    if guidance != 1 and not model.of.no_label:
+        raise UserError(f"U-ViT: guidance {guidance} needs a network trained with label_drop; this one works with guidance 1")
     network = _fast(model.eval(), model.device)
 
     def eps(x: Tensor, t999: Tensor, y: Tensor | None) -> Tensor:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return network(x, t999, y).float()
+            if guidance == 1:
+                return network(x, t999, y).float()
+            both = torch.cat([y, torch.full_like(y, model.of.num_classes)])
+            given, without = network(torch.cat([x, x]), torch.cat([t999, t999]), both).float().chunk(2)
+            return without + guidance * (given - without)
 
     return eps
 
@@ -763,7 +812,7 @@ def _files(folder: Path) -> list[Path]:
 
 def generate_for(
     model: UViT, seconds: float | None, num_classes: int, seed: int, folder: str | Path, steps: int = 50, sampler: str = "dpm_fast",
-    batch: int = 500, precision: str = "float32", images: int | None = None, loop: Loop | None = None,
+    batch: int = 500, precision: str = "float32", images: int | None = None, loop: Loop | None = None, guidance: float = 1.0,
 ) -> Generated:  # fmt: skip
     """Generate for a time, or a number of images, in turn of every class, to disk as uint8.
 
@@ -773,6 +822,7 @@ def generate_for(
     Args:
         seconds: of generation and writing; None where `images` says how many.
         folder:  where the files go; of this call alone.
+        guidance: see `generate`.
     Raises: UserError: neither or both of seconds and images, files of other settings.  TimeUp: the loop's deadline passed.
     """
     if (seconds is None) == (images is None):
@@ -782,12 +832,12 @@ def generate_for(
     folder, loop = Path(folder), loop or Loop()
     folder.mkdir(parents=True, exist_ok=True)
     weights = hashlib.sha256(b"".join(model.state_dict()[k].cpu().contiguous().numpy().tobytes() for k in ("pos_embed", "decoder_pred.weight")))
-    key = {"seed": seed, "steps": steps, "sampler": sampler, "batch": batch, "precision": precision, "weights": weights.hexdigest()}
+    key = {"seed": seed, "steps": steps, "sampler": sampler, "batch": batch, "precision": precision, "guidance": guidance, "weights": weights.hexdigest()}
     made, spent, slowest = 0, 0.0, 0.0
     for file in _files(folder):
         n, took = _past(file, key)
         made, spent, slowest = made + n, spent + took, max(slowest, took)
-    network, warm = _sampling(model, precision), False
+    network, warm = _sampling(model, precision, guidance), False
     while made < images if seconds is None else made == 0 or spent + slowest <= seconds:
         n = batch if seconds is not None else min(batch, images - made)
         labels = (torch.arange(made, made + n) % num_classes).to(model.device)
