@@ -16,8 +16,8 @@ book: $(READY)  # the book of the recorded results
 test: $(READY)  # all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-benchmark: $(READY)  # speed and memory against plain references
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+benchmark: $(READY)  # speed and memory against plain references: ARGS="dm mtt --repeats 7", ARGS=--list
+	$(BIN)/python benchmarks $(ARGS)
 
 clean:  # remove the environment and the book; results and runs stay
 	rm -rf _build .venv

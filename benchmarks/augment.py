@@ -1,27 +1,24 @@
-"""How fast the augmentations are, against the formulation of the official DSA code: a loop over the groups, every operation on
-the whole batch with parameters expanded to one per image, affine matrices from nested lists and positions from `affine_grid`,
-shifts and holes by fancy indexing.
+"""Augmentations, against the formulation of the official codes.
 
-    python benchmarks/augment.py [--seconds 20] [--threads 2] [--device cpu]
+DSA's: a loop over the groups, every operation on the whole batch with parameters expanded to one per image, affine matrices from
+nested lists and positions from `affine_grid`, shifts and holes by fancy indexing. DC's: image after image in numpy and scipy.
 
-Both sides apply the same draws in the same run, alternating; the best of three calls counts for each draw, and the means over
-the draws are compared. Their outputs are checked against each other before anything is timed.
+One call goes through so many random draws that every operation has its share; both sides apply the same ones and return the images of
+the last, or the gradient by them.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
 
+import numpy as np
+import suite
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill_lib import augment
-from distill_lib.device import describe
 from distill_lib.rng import generator
 
 
@@ -96,79 +93,106 @@ def plain(aug: augment.Strategy, x: Tensor, params: augment.Params) -> Tensor:
     return torch.stack(out)
 
 
-# --- timing ----------------------------------------------------------------------------------------------------------
-def _time(steps: list[Callable[[], None]], device: torch.device) -> list[float]:
-    out = []
-    for step in steps:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        out.append(time.perf_counter() - start)
-    return out
+# --- benchmarks ------------------------------------------------------------------------------------------------------
+def applied(
+    aug: augment.Strategy, side: str, device: str, groups: int, images: int, channels: int, pixels: int, draws: int, each: bool = False,
+    backward: bool = False,
+) -> suite.Call:  # fmt: skip
+    rng = generator(0, "benchmark")
+    x = torch.randn(groups, images, channels, pixels, pixels, generator=rng).to(device).requires_grad_(backward)
+    weight = torch.randn(x.shape, generator=rng).to(device)
+    drawn = [aug.draw(rng, groups=groups, images=images if each else 1) for _ in range(draws)]
+    apply = aug.apply if side == "ours" else lambda x, params: plain(aug, x, params)
+
+    def run() -> Tensor:
+        for params in drawn:
+            y = apply(x, params)
+            if backward:
+                y, = torch.autograd.grad((y * weight).sum(), x)
+        return y
+
+    return run
 
 
-def compare(title: str, aug: augment.Strategy, x: Tensor, per_image: bool, backward: bool, seconds: float) -> None:
-    """Time both formulations on the same draws, alternating, and print milliseconds per call and their ratio."""
-    rng = generator(0, "benchmark", title)
-    x = x.requires_grad_(backward)
-    weight = torch.randn_like(x)
-
-    def run(apply: Callable[[Tensor, augment.Params], Tensor], params: augment.Params) -> None:
-        y = apply(x, params)
-        if backward:
-            torch.autograd.grad((y * weight).sum(), x)
-
-    def draw() -> augment.Params:
-        return aug.draw(rng, groups=x.shape[0], images=x.shape[1] if per_image else 1)
-
-    def slow(x: Tensor, params: augment.Params) -> Tensor:
-        return plain(aug, x, params)
-
-    for _ in range(5):
-        params = draw()
-        torch.testing.assert_close(aug.apply(x, params), slow(x, params), rtol=1e-4, atol=5e-5)
-    ours, theirs, end = [], [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        params = draw()
-        times = [_time([lambda: run(aug.apply, params), lambda: run(slow, params)], x.device) for _ in range(3)]  # noqa: B023
-        a, b = map(min, zip(*times, strict=True))
-        ours.append(a)
-        theirs.append(b)
-    a, b = (1000 * statistics.fmean(v) for v in (ours, theirs))
-    print(f"{title:58s} {a:9.2f} {b:9.2f} {b / a:6.1f}x   {len(ours)} draws")
+COMPARED = "the official code's operations, class by class"
+QUICK = {"groups": 2, "images": 2, "channels": 3, "pixels": 16, "draws": 2}
+WHAT = "{draws} draws on {groups} classes of {images} images, {channels} x {pixels} x {pixels}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20, help="for all measurements together")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(f"{describe(device)}; torch {torch.__version__}")
-    print(f"{'mean over the same random draws':58s} {'ours ms':>9s} {'plain ms':>9s}  ratio")
-    full, idc = augment.dsa(), augment.idc()
-    rng = generator(0, "benchmark", "images")
+@suite.benchmark(
+    "augment-dsa", f"DSA: {WHAT}", COMPARED, size={"groups": 10, "images": 256, "channels": 3, "pixels": 32, "draws": 6}, quick=QUICK, tolerance=1e-3,
+    target={"ratio": 5.0},
+)  # fmt: skip
+def siamese(*args, **size) -> suite.Call:
+    return applied(augment.dsa(), *args, **size)
 
-    def images(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng).to(device)
 
-    cases = [
-        ("siamese: 10 classes x 256 real images, 3x32x32", full, images(10, 256, 3, 32, 32), False, False),
-        ("siamese: 10 classes x 10 synthetic images, with gradient", full, images(10, 10, 3, 32, 32), False, True),
-        ("per image: 5 networks x 100 images, 3x32x32", full, images(5, 100, 3, 32, 32), True, False),
-        ("per image, IDC's stages: 5 networks x 64 images, 3x32x32", idc, images(5, 64, 3, 32, 32), True, False),
-        ("siamese: 10 classes x 16 images, 3x128x128", full, images(10, 16, 3, 128, 128), False, False),
-    ]
-    for op in PLAIN:
-        cases.append((f"siamese, {op} alone: 10 classes x 256, 3x32x32", augment.dsa(op), images(10, 256, 3, 32, 32), False, False))
-    for case in cases:
-        compare(*case, seconds=args.seconds / len(cases))
+@suite.benchmark(
+    "augment-dsa-gradient", f"DSA with its gradient: {WHAT}", COMPARED,
+    size={"groups": 10, "images": 10, "channels": 3, "pixels": 32, "draws": 12}, quick=QUICK, tolerance=1e-3,
+)  # fmt: skip
+def gradient(*args, **size) -> suite.Call:
+    return applied(augment.dsa(), *args, backward=True, **size)
+
+
+@suite.benchmark(
+    "augment-dsa-each", "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "the official code's operations, network by network", size={"groups": 5, "images": 100, "channels": 3, "pixels": 32, "draws": 12}, quick=QUICK,
+    tolerance=1e-3,
+)  # fmt: skip
+def each(*args, **size) -> suite.Call:
+    return applied(augment.dsa(), *args, each=True, **size)
+
+
+@suite.benchmark(
+    "augment-idc", "IDC's stages: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "the official code's operations, network by network", size={"groups": 5, "images": 64, "channels": 3, "pixels": 32, "draws": 6}, quick=QUICK,
+    tolerance=1e-3,
+)  # fmt: skip
+def idc(*args, **size) -> suite.Call:
+    return applied(augment.idc(), *args, each=True, **size)
+
+
+@suite.benchmark(
+    "augment-dc", "DC's crop, scale and rotation of {images} images, {channels} x {pixels} x {pixels}", "image after image in numpy and scipy",
+    size={"images": 256, "channels": 1, "pixels": 28}, quick={"images": 8, "channels": 1, "pixels": 28}, tolerance=1e-3,
+)  # fmt: skip
+def dc(side: str, device: str, images: int, channels: int, pixels: int) -> suite.Call:
+    rng, aug = generator(0, "benchmark"), augment.dc()
+    x = torch.randn(images, channels, pixels, pixels, generator=rng).to(device)
+    params = aug.draw(rng, images=images)
+    return (lambda: aug.apply(x, params)) if side == "ours" else lambda: plain_dc(aug.names, x, params.u[0])
+
+
+def plain_dc(names: tuple[str, ...], x: Tensor, u: Tensor) -> Tensor:
+    """(N, C, H, W) with numbers (N, 7): one image, one operation at a time."""
+    from scipy.ndimage import rotate
+
+    pixels, out = x.cpu().numpy(), []
+    (h, w), mean = x.shape[-2:], pixels.mean((0, 2, 3)).reshape(-1, 1, 1)
+    for image, row in zip(pixels, u):
+        op = names[int(row[0] * len(names))]
+        if op == "crop":
+            padded = np.broadcast_to(mean, (len(mean), h + 8, w + 8)).copy()
+            padded[:, 4:-4, 4:-4] = image
+            top, left = int(row[1] * 8), int(row[2] * 8)
+            image = padded[:, top : top + h, left : left + w]
+        elif op == "scale":
+            new_h, new_w = (int((0.8 + 0.4 * row[i].float()) * h) for i in (3, 4))
+            resized = F.interpolate(torch.from_numpy(image)[None], (new_h, new_w))[0].numpy()
+            side = max(h, w, new_h, new_w)
+            canvas = np.zeros((len(image), side, side), image.dtype)
+            top, left = (side - new_h) // 2, (side - new_w) // 2
+            canvas[:, top : top + new_h, left : left + new_w] = resized
+            top, left = (side - h) // 2, (side - w) // 2
+            image = canvas[:, top : top + h, left : left + w]
+        else:
+            turned = rotate(image, int(row[5] * 90) - 45, (-2, -1), cval=float(mean.mean()))
+            top, left = (turned.shape[-2] - h) // 2, (turned.shape[-1] - w) // 2
+            image = turned[:, top : top + h, left : left + w]
+        out.append(image)
+    return torch.from_numpy(np.stack(out))
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="augment")

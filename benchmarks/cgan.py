@@ -1,103 +1,125 @@
-"""How many images a second the conditional GAN trains on and draws, against the loop a reader would write from the papers: real
-and generated images in passes of their own, gradients of both networks in every backward pass, one class after another when
-drawing.
+"""Training and drawing of the conditional GAN, against the loop a reader would write from the papers: real and generated images in passes
+of their own, gradients of both networks in every backward pass, one class after another when drawing. And stage 2 of SKD: the same
+steps with its matching loss.
 
-    python benchmarks/cgan.py [--part train|draw] [--width 32] [--batch 32] [--steps 8] [--side 28] [--rounds 3] [--threads 2]
-                              [--device cpu] [--json FILE]
-
-train: steps of generator and discriminator with the gradient penalty in every step; both sides see the same images and random
-numbers, and the generator's first weights after the last step, which both return, must agree. draw: ten batches of images of
-every class; the plain side draws class by class. Images per second are the images named in the output over its seconds.
-Where other programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+Both sides of a training see the same images and random numbers and return the generator's first weights after the last step.
 """
 
 from __future__ import annotations
 
-import sides
+import suite
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib import data
+from distill_lib import augment, data, networks, pool
 from distill_lib.generators import cgan
+from distill_lib.methods import skd
 from distill_lib.rng import generator as stream
 from distill_lib.settings import replace
 
 K = 10
+SIZE = {"width": 32, "batch": 32, "steps": 8, "pixels": 28}
+QUICK = {"width": 8, "batch": 2, "steps": 1, "pixels": 28}
+WHAT = "{steps} steps of {batch} images of {pixels} pixels, width {width}"
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=3)
-    options.add_argument("--part", choices=["train", "draw"], default="train")
-    options.add_argument("--width", type=int, default=32)
-    options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--steps", type=int, default=8)
-    options.add_argument("--side", type=int, default=28, help="28: one channel; 32: three")
-    args = options.parse_args()
+def prepared(device: str, width: int, batch: int, steps: int, pixels: int) -> tuple[data.ImageSet, cgan.GAN, list[tuple[Tensor, Tensor]]]:
+    """Real images, the GAN's settings, and the batches of every step."""
+    channels = 3 if pixels == 32 else 1
+    facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * channels, (0.5,) * channels)
+    values = torch.randint(256, (batch * steps, channels, pixels, pixels), generator=stream(0, "benchmark")).byte()
+    real = data.ImageSet(values, torch.arange(len(values)) % K, facts).to(device)
+    batches = [(cgan.signed(real, i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
+    return real, replace(cgan.GAN(), width=width, batch=batch), batches
 
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        channels = 3 if args.side == 32 else 1
-        facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * channels, (0.5,) * channels)
-        rng = stream(0, "benchmark")
-        pixels = torch.randint(256, (args.batch * args.steps, channels, args.side, args.side), generator=rng).byte()
-        real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(args.device)
-        of = replace(cgan.GAN(), width=args.width, batch=args.batch)
 
-        def batches(steps: int) -> list[tuple[Tensor, Tensor]]:
-            parts = torch.arange(len(real), device=args.device).split(args.batch)[:steps]
-            return [(cgan.signed(real, i), real.labels[i]) for i in parts]
+def matching(real: data.ImageSet, device: str, plain: bool):
+    """SKD's loss of a step, as `pool.match` takes it."""
+    cfg, rng = skd.Config(ipc=1), stream(4)
+    network = networks.fresh("ConvNet", real, stream(5)).to(device).train().requires_grad_(False)
+    dsa = augment.idc(cfg.matching.dsa)
 
-        def ours(steps: int) -> Tensor:
-            pair, rng = cgan.Pair(of, real, stream(1)), stream(2)
-            for x, y in batches(steps):
-                pair.step(x, y, rng)
-            return pair.generator.first[0].weight.detach()
+    def loss(images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        shared = dsa.draw(rng)
+        theirs, ours = (dsa.apply(cgan.normalised(x, real), shared) for x in (images, fake))
+        answers = (network(theirs).detach(), network(ours)) if plain else pool.answers(network, theirs, ours)
+        target, found = (pool.paired(x, labels, cfg.matching, K) for x in answers)
+        return cfg.weight * cfg.tau**2 * skd.skd_loss(target, found, cfg)
 
-        def plain(steps: int) -> Tensor:
-            """The reader's loop."""
-            pair, rng = cgan.Pair(of, real, stream(1)), stream(2)
-            g, d = pair.modules
-            by_g, by_d = (torch.optim.Adam(m.parameters(), lr=of.lr, betas=of.betas) for m in (g, d))
-            for x, y in batches(steps):
-                score, classes = d(g(g.noise(len(y), rng), y))
-                by_g.zero_grad()
-                (F.cross_entropy(classes, y) - score.mean()).backward()
-                by_g.step()
-                labels = torch.randint(K, (len(y),), generator=rng).to(args.device)
-                fake = g(g.noise(len(y), rng), labels).detach()
-                alpha = torch.rand(len(y), generator=rng).to(args.device).view(-1, 1, 1, 1)
-                (score_real, classes_real), (score_fake, classes_fake) = d(x), d(fake)
-                middle = (alpha * x + (1 - alpha) * fake).requires_grad_()
-                gradient = torch.autograd.grad(d(middle)[0].sum(), middle, create_graph=True)[0]
-                penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-                loss = score_fake.mean() - score_real.mean() + F.cross_entropy(classes_fake, labels) + F.cross_entropy(classes_real, y) + 10 * penalty
-                by_d.zero_grad()
-                loss.backward()
-                by_d.step()
-            return g.first[0].weight.detach()
+    return loss
 
-        drawing = cgan.redraw(cgan.Generator(of.architecture(real)), stream(1)).to(args.device)
 
-        def draw(steps: int) -> Tensor:
-            labels = torch.arange(K, device=args.device).repeat_interleave(args.batch)
-            for i in range(steps):
-                images = drawing.draw(labels, stream(3, i))
-            return images
+def training(matched: bool, side: str, device: str, **size: int) -> suite.Call:
+    real, of, batches = prepared(device, **size)
 
-        def draw_plain(steps: int) -> Tensor:
-            for i in range(steps):
-                noise = drawing.noise(K * args.batch, stream(3, i)).split(args.batch)
-                with torch.no_grad():
-                    images = torch.cat([drawing.eval()(noise[k], torch.full((args.batch,), k, device=args.device)) for k in range(K)])
-            return images
+    def ours() -> Tensor:
+        pair, rng, loss = cgan.Pair(of, real, stream(1)), stream(2), matching(real, device, plain=False)
+        for x, y in batches:
+            pair.step(x, y, rng, (lambda fake, x=x, y=y: loss(x, fake, y)) if matched else None)
+        return pair.generator.first[0].weight.detach()
 
-        loop = {("train", "plain"): plain, ("train", "ours"): ours, ("draw", "plain"): draw_plain, ("draw", "ours"): draw}[args.part, side]
-        return lambda: loop(1), lambda: loop(args.steps)
+    def plain() -> Tensor:
+        pair, rng, match = cgan.Pair(of, real, stream(1)), stream(2), matching(real, device, plain=True)
+        g, d = pair.modules
+        by_g, by_d = (torch.optim.Adam(m.parameters(), lr=of.lr, betas=of.betas) for m in (g, d))
+        for x, y in batches:
+            fake = g(g.noise(len(y), rng), y)
+            score, classes = d(fake)
+            loss = F.cross_entropy(classes, y) - score.mean()
+            by_g.zero_grad()
+            (loss + match(x, fake, y) if matched else loss).backward()
+            by_g.step()
+            labels = torch.randint(K, (len(y),), generator=rng).to(device)
+            fake = g(g.noise(len(y), rng), labels).detach()
+            alpha = torch.rand(len(y), generator=rng).to(device).view(-1, 1, 1, 1)
+            (score_real, classes_real), (score_fake, classes_fake) = d(x), d(fake)
+            middle = (alpha * x + (1 - alpha) * fake).requires_grad_()
+            gradient = torch.autograd.grad(d(middle)[0].sum(), middle, create_graph=True)[0]
+            penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+            loss = score_fake.mean() - score_real.mean() + F.cross_entropy(classes_fake, labels) + F.cross_entropy(classes_real, y) + 10 * penalty
+            by_d.zero_grad()
+            loss.backward()
+            by_d.step()
+        return g.first[0].weight.detach()
 
-    images = args.steps * args.batch * (K if args.part == "draw" else 1)
-    what = {"train": "conditional GAN trained on", "draw": "conditional GAN draws"}[args.part]
-    sides.run(__file__, args, f"{what} {images} images of {args.side} pixels, width {args.width}, batches of {args.batch}", build)
+    return plain if side == "plain" else ours
+
+
+COMPARED = "a pass for real and one for generated images, gradients nobody needs"
+
+
+@suite.benchmark("cgan-train", f"conditional GAN trained: {WHAT}", COMPARED, size=SIZE, quick=QUICK, tolerance=1e-2)
+def train(*args, **size) -> suite.Call:
+    return training(False, *args, **size)
+
+
+@suite.benchmark("skd", f"stage 2 of SKD: {WHAT}", COMPARED, size=SIZE, quick=QUICK, tolerance=1e-2)
+def stage2(*args, **size) -> suite.Call:
+    return training(True, *args, **size)
+
+
+@suite.benchmark(
+    "cgan-draw", "conditional GAN draws {steps} times {batch} images of each of 10 classes, {pixels} pixels, width {width}", "class by class",
+    size=SIZE, quick=QUICK, tolerance=1e-4,
+)  # fmt: skip
+def draw(side: str, device: str, steps: int, batch: int, **size: int) -> suite.Call:
+    real, of, _ = prepared(device, batch=batch, steps=1, **size)
+    drawing = cgan.redraw(cgan.Generator(of.architecture(real)), stream(1)).to(device)
+
+    def ours() -> Tensor:
+        labels = torch.arange(K, device=device).repeat_interleave(batch)
+        return [drawing.draw(labels, stream(3, i)) for i in range(steps)][-1]
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        for i in range(steps):
+            noise = drawing.noise(K * batch, stream(3, i)).split(batch)
+            images = torch.cat([drawing.eval()(noise[k], torch.full((batch,), k, device=device)) for k in range(K)])
+        return images
+
+    return plain if side == "plain" else ours
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="cgan")

@@ -1,16 +1,13 @@
-"""How long one step of DC or DSA takes, against the loop a reader would write from the paper: class by class, the network's
-own layers, eager float32, the real branch differentiated and detached, one backward pass through the sum.
+"""One step of DC and of DSA, against the loop a reader would write from the papers: class by class, the network's own layers, the real
+branch differentiated and detached, one backward pass through the sum.
 
-    python benchmarks/dc.py [--method DC|DSA] [--ipc 10] [--real 256] [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
-
-A step is ten classes, ConvNet-3, 28 x 28 images: the distance between real and synthetic gradients and its derivative by
-the synthetic images, which both sides return and which must agree. For DSA both apply the same augmentation. Where other
-programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+A step is the distance between real and synthetic gradients and its derivative by the synthetic images, which both sides return.
+For DSA both apply the same augmentation.
 """
 
 from __future__ import annotations
 
-import sides
+import suite
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,50 +16,53 @@ from distill_lib import augment, matching, networks
 from distill_lib.derivatives import Derivatives
 from distill_lib.rng import generator
 
-SHAPE, K = (1, 28, 28), 10
+SIZE, QUICK = {"ipc": 10, "classes": 10, "real": 256, "channels": 3, "pixels": 32}, {"ipc": 1, "classes": 2, "real": 2, "channels": 3, "pixels": 32}
 
 
-def plain(network: torch.nn.Module, real: Tensor, synthetic: Tensor, aug: augment.Augmentation, omega: augment.Params) -> Tensor:
-    """The reader's loop; derivative of the distance by the synthetic images."""
-    images, total = synthetic.clone().requires_grad_(), 0.0
-    parameters = list(network.requires_grad_().parameters())
-    for k in range(K):
-        one = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
-        loss_real = F.cross_entropy(network(aug.apply(real[k], one)), torch.full((len(real[k]),), k, device=real.device))
-        theirs = [g.detach() for g in torch.autograd.grad(loss_real, parameters)]
-        loss = F.cross_entropy(network(aug.apply(images[k], one)), torch.full((len(images[k]),), k, device=real.device))
-        ours = torch.autograd.grad(loss, parameters, create_graph=True)
-        for a, b in zip(ours, theirs, strict=True):
-            if a.ndim > 1:
-                a, b = a.flatten(1), b.flatten(1)
-                total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
-    return torch.autograd.grad(total, images)[0]
+def step(aug: augment.Augmentation, side: str, device: str, ipc: int, classes: int, real: int, channels: int, pixels: int) -> suite.Call:
+    rng, shape = generator(0, "benchmark"), (channels, pixels, pixels)
+    network = networks.fresh("ConvNet", (shape, classes), rng).to(device).requires_grad_(False)
+    theirs, synthetic = (torch.randn(classes, n, *shape, generator=rng).to(device) for n in (real, ipc))
+    omega = aug.draw(rng, groups=classes)
+
+    def plain() -> Tensor:
+        images, total = synthetic.clone().requires_grad_(), 0.0
+        parameters = list(network.requires_grad_().parameters())
+        for k in range(classes):
+            one = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
+            loss = F.cross_entropy(network(aug.apply(theirs[k], one)), torch.full((real,), k, device=device))
+            target = [g.detach() for g in torch.autograd.grad(loss, parameters)]
+            loss = F.cross_entropy(network(aug.apply(images[k], one)), torch.full((ipc,), k, device=device))
+            for a, b in zip(torch.autograd.grad(loss, parameters, create_graph=True), target, strict=True):
+                if a.ndim > 1:
+                    a, b = a.flatten(1), b.flatten(1)
+                    total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+        return torch.autograd.grad(total, images)[0]
+
+    def ours() -> Tensor:
+        images = synthetic.clone().requires_grad_()
+        seen = aug.apply(images, omega)
+        _, gradient = matching.match(Derivatives(network), [p.detach() for p in network.parameters()], aug.apply(theirs, omega), seen)
+        return torch.autograd.grad(seen, images, gradient)[0] if seen is not images else gradient
+
+    return plain if side == "plain" else ours
 
 
-def ours(network: torch.nn.Module, real: Tensor, synthetic: Tensor, aug: augment.Augmentation, omega: augment.Params) -> Tensor:
-    images = synthetic.clone().requires_grad_()
-    seen = aug.apply(images, omega)
-    _, gradient = matching.match(Derivatives(network), [p.detach() for p in network.parameters()], aug.apply(real, omega), seen)
-    return torch.autograd.grad(seen, images, gradient)[0] if seen is not images else gradient
+WHAT = "step: {classes} classes of {real} real images and IPC {ipc}, ConvNet, {channels} x {pixels} x {pixels}"
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=2)
-    options.add_argument("--method", choices=["DC", "DSA"], default="DC")
-    options.add_argument("--ipc", type=int, default=10)
-    options.add_argument("--real", type=int, default=256)
-    args = options.parse_args()
+@suite.benchmark(
+    "dc", f"a DC {WHAT}", "class by class, the network's own layers", size=SIZE, quick=QUICK, tolerance=1e-2, target={"ratio": 3.0},
+    growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)}, small={"real": 64},
+)  # fmt: skip
+def dc(*args, **size) -> suite.Call:
+    return step(augment.none(), *args, **size)
 
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        rng = generator(0, "benchmark")
-        network = networks.fresh("ConvNet", (SHAPE, K), rng).to(args.device).requires_grad_(False)
-        real, synthetic = (torch.randn(K, n, *SHAPE, generator=rng).to(args.device) for n in (args.real, args.ipc))
-        aug = augment.dsa("color_crop_cutout_flip_scale_rotate") if args.method == "DSA" else augment.none()
-        omega, step = aug.draw(rng, groups=K), plain if side == "plain" else ours
-        return lambda: step(network, real[:, :2], synthetic[:, :1], aug, omega), lambda: step(network, real, synthetic, aug, omega)
 
-    sides.run(__file__, args, f"one {args.method} step, {K} classes x {args.real} real images, IPC {args.ipc}, ConvNet-3, 28 x 28", build)
+@suite.benchmark("dsa", f"a DSA {WHAT}", "class by class, the network's own layers", size=SIZE, quick=QUICK, tolerance=1e-2)
+def dsa(*args, **size) -> suite.Call:
+    return step(augment.dsa(), *args, **size)
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="dc")

@@ -1,36 +1,22 @@
-"""How long five ConvNets take to evaluate a FashionMNIST set of 10 images per class, against a reader's own loop: eager float32,
-one network after another, torch's SGD, data already in memory, the same augmentation.
+"""Evaluation of five networks, against a reader's own loop: one network after another, the network's own layers, torch's SGD, data already
+in memory. Same initial networks, order of images and augmentation draws, so the accuracies, which both sides return, are those of the
+same trainings but for rounding.
 
-    python benchmarks/evaluate.py [--ipc 10] [--epochs 20] [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
-
-Both sides train the same initial networks on the same random real images under vico_dsa with a small budget, each in a process
-of its own (so that neither changes the other's memory), alternating. 1000 test images are used: with 20 epochs, testing then has
-about the share of the time it has with 1000 epochs and the whole test set. Accuracies must agree within their spread.
-Where other programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+1000 test images are used: with 20 epochs, testing then has about the share of the time it has with 1000 epochs and the whole test set.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any
-
+import numpy as np
+import suite
 import torch
 from torch.nn import functional as F
 
 from distill_lib import augment, data, networks
 from distill_lib.data import ImageSet
-from distill_lib.device import describe
 from distill_lib.errors import UserError
 from distill_lib.evaluate import evaluate
+from distill_lib.loop import Loop
 from distill_lib.protocols import protocol
 from distill_lib.rng import generator
 
@@ -42,103 +28,53 @@ def sets(ipc: int) -> tuple[ImageSet, ImageSet]:
     except UserError:
         real, test = data.load("FashionMNIST-mini")
     index = real.draw_index(ipc, generator(0, "benchmark")).flatten()
-    some = test.draw_index(100, generator(1, "benchmark")).flatten()
-    return real.subset(index), test.subset(some)
+    return real.subset(index), test.subset(test.draw_index(100, generator(1, "benchmark")).flatten())
 
 
-def plain(synthetic: ImageSet, test: ImageSet, epochs: int, num_eval: int, device: str) -> list[float]:
+def points(ours: np.ndarray, plain: np.ndarray) -> float:
+    """Largest difference of a network's accuracy, in percentage points."""
+    return float(np.abs(ours - plain).max())
+
+
+@suite.benchmark(
+    "evaluate", "{networks} ConvNets trained for {epochs} epochs on IPC {ipc} of FashionMNIST (vico_dsa), tested on 1000 images",
+    "network after network, the network's own layers", size={"ipc": 10, "epochs": 20, "networks": 5},
+    quick={"ipc": 1, "epochs": 1, "networks": 1}, tolerance=1.0, distance=points, difference_is="points", target={"ratio": 2.0},
+    growth={"networks": (1, 2, 5, 10), "ipc": (1, 10, 50)}, small={"epochs": 5},
+)  # fmt: skip
+def five(side: str, device: str, ipc: int, epochs: int, networks: int) -> suite.Call:
+    synthetic, test = sets(ipc)
+    name = f"vico_dsa@{epochs}ep"
+    if side == "plain":
+        return lambda: torch.tensor(plain(synthetic, test, name, networks, device))
+    return lambda: torch.tensor(evaluate(synthetic, test, name, num_eval=networks, device=device, loop=Loop(bar=False)).test_accuracy_pct)
+
+
+def plain(synthetic: ImageSet, test: ImageSet, name: str, num_eval: int, device: str, seed: int = 0, network: str = "ConvNet") -> list[float]:
     """The reader's loop; accuracies in percent."""
-    p = protocol(f"vico_dsa@{epochs}ep")
+    p = protocol(name)
     images, labels = (x.to(device) for x in synthetic.all())
     test_images, test_labels = (x.to(device) for x in test.all())
-    dsa, rates, accuracies = augment.named(p.augmentation), p.learning_rates(len(images) // 10, len(images)), []
+    aug, rates, accuracies = augment.named(p.augmentation), p.learning_rates(len(images) // synthetic.num_classes, len(images)), []
     for i in range(num_eval):
-        net = networks.fresh("ConvNet", synthetic, generator(0, "evaluate", i, "init")).to(device)
-        rng, lr = generator(0, "plain", i), None
-        for rate in rates:
+        net = networks.fresh(network, synthetic, generator(seed, "evaluate", i, "init")).to(device)
+        lr, step = None, 0
+        for epoch, rate in enumerate(rates):
             if rate != lr:
                 lr = rate
-                optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-            for batch in torch.randperm(len(images), generator=rng).split(p.batch):
-                loss = F.cross_entropy(net(dsa(images[batch], rng)), labels[batch])
+                optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=p.momentum, weight_decay=p.weight_decay)
+            for batch in torch.randperm(len(images), generator=generator(seed, "evaluate", i, "order", epoch)).split(p.batch):
+                x = aug(images[batch], generator(seed, "evaluate", i, "step", step))
+                loss = F.cross_entropy(net(x), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                step += 1
         with torch.no_grad():
             answers = torch.cat([net.eval()(x).argmax(1) for x in test_images.split(256)])
         accuracies.append(100 * (answers == test_labels).double().mean().item())
     return accuracies
 
 
-def child(side: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One measurement of one side, after a run of two epochs that warms it up."""
-    torch.set_num_threads(args.threads)
-    synthetic, test = sets(args.ipc)
-
-    def run(epochs: int) -> list[float]:
-        if side == "plain":
-            return plain(synthetic, test, epochs, args.networks, args.device)
-        name = f"vico_dsa@{epochs}ep"
-        return evaluate(synthetic, test, name, num_eval=args.networks, device=args.device).test_accuracy_pct
-
-    run(2)
-    start, processor = time.perf_counter(), time.process_time()
-    accuracies = run(args.epochs)
-    if args.device.startswith("cuda"):
-        torch.cuda.synchronize()
-        memory = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    return {"seconds": seconds, "processor_seconds": processor, "memory_mb": memory, "accuracies": accuracies}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("ipc", 10), ("epochs", 20), ("rounds", 3), ("networks", 5), ("threads", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--child", choices=["plain", "ours"], help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        print(json.dumps(child(args.child, args)))
-        return
-    measured: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
-    for _ in range(args.rounds):
-        for side, found in measured.items():
-            command = [sys.executable, __file__, *sys.argv[1:], "--child", side]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-            out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
-            found.append(json.loads(out.splitlines()[-1]))
-    result: dict[str, Any] = {
-        "what": f"{args.networks} ConvNets, FashionMNIST at IPC {args.ipc}, vico_dsa@{args.epochs}ep, 1000 test images",
-        "device": describe(args.device),
-        "threads": args.threads,
-        "torch": torch.__version__,
-    }
-    for side, found in measured.items():
-        seconds, accuracies = [m["seconds"] for m in found], found[0]["accuracies"]
-        result[side] = {
-            "seconds": [round(s, 2) for s in seconds],
-            "median_seconds": round(statistics.median(seconds), 2),
-            "spread_seconds": round(max(seconds) - min(seconds), 2),
-            "processor_seconds": [round(m["processor_seconds"], 2) for m in found],
-            "memory_mb": round(max(m["memory_mb"] for m in found)),
-            "accuracy_pct": round(statistics.fmean(accuracies), 2),
-            "accuracy_std": round(statistics.stdev(accuracies), 2),
-        }
-    for of, name in (("seconds", "ratio"), ("processor_seconds", "processor_ratio")):
-        ratios = [a[of] / b[of] for a, b in zip(measured["plain"], measured["ours"], strict=True)]
-        result[name], result[f"{name}s"] = round(statistics.median(ratios), 2), [round(r, 2) for r in ratios]
-    ours, theirs = result["ours"], result["plain"]
-    gap = abs(ours["accuracy_pct"] - theirs["accuracy_pct"])
-    error = math.hypot(ours["accuracy_std"], theirs["accuracy_std"]) / math.sqrt(args.networks)
-    result["accuracies_agree"] = gap <= 3 * error  # three standard errors of the difference of the means
-    print(json.dumps(result, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    suite.main(only="evaluate")

@@ -1,20 +1,16 @@
-"""How many images a second become features for FID, and how long a distance takes, against the loop a reader would write: the network
-layer by layer with its batch norms, batches of 50 (pytorch-fid's) or what --plain-batch says, features gathered, mean and covariance at
-the end.
+"""Features for FID and a distance, against the loop a reader would write: the network layer by layer with its batch norms, batches of 50
+(pytorch-fid's), features gathered, mean and covariance at the end.
 
-    python benchmarks/fid.py [--part features|distance] [--network ResNet-56|ConvNetW32|Inception] [--images 500] [--real 1000]
-                             [--plain-batch 50] [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
-
-features: mean and covariance of the features of --images images, which both sides return. distance: that of --images samples from --real
-real images; the plain side computes the real side again, ours has kept it, as it does over a training's curve or a table's rows. Weights
-and images are random: neither side's time depends on what they are. Images per second are --images over the seconds.
-Where other programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+features: mean and covariance of the images' features, which both sides return; by the classifier that takes Inception's place where
+its weights are not at hand, by CIFAR-10's ResNet-56, and by Inception. distance: of samples from real images; the plain side computes
+the real side again, ours has kept it, as it does over a training's curve or a table's rows. Weights and images are random: neither
+side's time depends on what they are.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import sides
+import suite
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,54 +64,69 @@ def redrawn(state: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]
     return out
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=3)
-    options.add_argument("--part", choices=["features", "distance"], default="features")
-    options.add_argument("--network", choices=["ResNet-56", "ConvNetW32", "Inception"], default="ResNet-56")
-    options.add_argument("--images", type=int, default=500)
-    options.add_argument("--real", type=int, default=1000)
-    options.add_argument("--plain-batch", type=int, default=50, help="images at a time in the plain loop")
-    args = options.parse_args()
-    device = torch.device(args.device)
+def prepared(side: str, device: str, network: str, images: int, real: int, batch: int):
+    """Pixels, and the function from pixels to mean and covariance of their features."""
+    rng = generator(0, "benchmark")
+    pixels = torch.randint(256, (images + real, 3, 32, 32), generator=rng).byte().to(device)
+    facts = Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
+    like = ImageSet(torch.zeros(10, 3, 32, 32, device=device), torch.arange(10, device=device), facts)
+    plain, ours = pair(network, like, torch.device(device), rng)
 
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        rng, total = generator(0, "benchmark"), args.images + args.real
-        pixels = torch.randint(256, (total, 3, 32, 32), generator=rng).byte().to(device)
-        facts = Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
-        like = ImageSet(torch.zeros(10, 3, 32, 32, device=device), torch.arange(10, device=device), facts)
-        plain, ours = pair(args.network, like, device, rng)
+    @torch.no_grad()
+    def reader(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        x = np.concatenate([plain(part.float() / 255).cpu().numpy() for part in images.split(batch)]).astype(np.float64)
+        return x.mean(0), np.cov(x, rowvar=False)
 
-        def reader(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-            found = []
-            with torch.no_grad():
-                for part in images.split(args.plain_batch):
-                    found.append(plain(part.float() / 255).cpu().numpy())
-            x = np.concatenate(found).astype(np.float64)
-            return x.mean(0), np.cov(x, rowvar=False)
+    def library(images: Tensor) -> tuple[Tensor, Tensor]:
+        found = Moments(ours.features(images).split(4096))
+        return found.mean, found.covariance
 
-        def library(images: Tensor) -> tuple[Tensor, Tensor]:
-            found = Moments(ours.features(images).split(4096))
-            return found.mean, found.covariance
+    return pixels, reader if side == "plain" else library
 
-        def features_of(n: int) -> Tensor:
-            mean, covariance = reader(pixels[:n]) if side == "plain" else library(pixels[:n])
-            return torch.cat([torch.as_tensor(mean).cpu(), torch.as_tensor(covariance).cpu().flatten()])
 
-        kept = library(pixels[args.images :]) if (args.part, side) == ("distance", "ours") else None
+def moments(network: str, side: str, device: str, images: int, batch: int) -> suite.Call:
+    pixels, run = prepared(side, device, network, images, 0, batch)
 
-        def distance(n: int) -> Tensor:
-            if side == "ours":
-                return torch.tensor([frechet_distance(kept, library(pixels[:n]))])
-            from scipy import linalg
+    def call() -> Tensor:
+        mean, covariance = (torch.as_tensor(v).cpu() for v in run(pixels))
+        return torch.cat([mean / mean.abs().max(), covariance.flatten() / covariance.abs().max()])
 
-            (m1, c1), (m2, c2) = reader(pixels[args.images :]), reader(pixels[:n])
-            return torch.tensor([((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)])
+    return call
 
-        call = features_of if args.part == "features" else distance
-        return lambda: features_of(min(64, args.images)), lambda: call(args.images)
 
-    what = f"{args.part} of {args.images} images by {args.network}, batches of {args.plain_batch} in the plain loop"
-    sides.run(__file__, args, what, build)
+FEATURES = {"compared": "the published layers in batches of 50", "quick": {"images": 4, "batch": 50}, "tolerance": 1e-3}
+
+
+@suite.benchmark("fid-features", "FID's features of {images} images by ConvNetW32", size={"images": 2000, "batch": 50}, target={"ratio": 3.0}, **FEATURES)
+def by_convnet(*args, **size) -> suite.Call:
+    return moments("ConvNetW32", *args, **size)
+
+
+@suite.benchmark("fid-resnet", "FID's features of {images} images by ResNet-56", size={"images": 500, "batch": 50}, **FEATURES)
+def by_resnet(*args, **size) -> suite.Call:
+    return moments("ResNet-56", *args, **size)
+
+
+@suite.benchmark("fid-inception", "FID's features of {images} images by Inception", size={"images": 50, "batch": 50}, **FEATURES)
+def by_inception(*args, **size) -> suite.Call:
+    return moments("Inception", *args, **size)
+
+
+@suite.benchmark(
+    "fid-distance", "a Fréchet distance of {images} samples from {real} real images, ConvNetW32", "features of both sides, matrix root by scipy",
+    size={"images": 500, "real": 1000, "batch": 50}, quick={"images": 600, "real": 600, "batch": 50}, tolerance=1e-2,
+)  # fmt: skip
+def distance(side: str, device: str, images: int, real: int, batch: int) -> suite.Call:
+    pixels, run = prepared(side, device, "ConvNetW32", images, real, batch)
+    kept = run(pixels[images:]) if side == "ours" else None
+
+    def plain() -> Tensor:
+        from scipy import linalg
+
+        (m1, c1), (m2, c2) = run(pixels[images:]), run(pixels[:images])
+        return torch.tensor([((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)])
+
+    return plain if side == "plain" else lambda: torch.tensor([frechet_distance(kept, run(pixels[:images]))])
 
 
 def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):  # noqa: ANN201
@@ -146,4 +157,4 @@ def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="fid")

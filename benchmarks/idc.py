@@ -1,19 +1,15 @@
-"""How long one inner step of IDC-1 takes, against the official form: class after class, one joint pass of the class's real and
-synthetic images, gradients of every parameter for both branches, one backward pass and one SGD step on the images per
-class; then training of the network; the network's own layers in eager float32.
+"""One inner step of IDC-1, against the official form: class after class, one joint pass of the class's real and synthetic images,
+gradients of every parameter for both branches, one backward pass and one SGD step on the images per class; then training of the
+network.
 
-    python benchmarks/idc.py [--ipc 10] [--real 64] [--train 512] [--rounds 2] [--threads 2] [--device cpu] [--json FILE]
-
-A step is ten classes, ConvNet-3, 28 x 28 images, with the published augmentations. Both sides take the same draws and return
-how far the images moved and the trained weights, which must agree. Where other programs use the processor too, the ratio
-of processor seconds with --threads 1 is the more reliable one.
+With the published augmentations and the same draws, both sides return how far the images moved and the trained weights.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-import sides
+import suite
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,15 +17,28 @@ from torch.nn import functional as F
 from distill_lib import augment, matching, networks
 from distill_lib.data import Facts, ImageSet
 from distill_lib.derivatives import Derivatives
-from distill_lib.device import pick
 from distill_lib.methods import idc
 from distill_lib.rng import generator
 
 SHAPE, K = (1, 28, 28), 10
 
 
+@suite.benchmark(
+    "idc", "an IDC-1 step: 10 classes of {real} real images and IPC {ipc}, ConvNet trained on {train}, 1 x 28 x 28", "class by class, one joint pass",
+    size={"ipc": 10, "real": 64, "train": 512}, quick={"ipc": 1, "real": 2, "train": 64}, tolerance=1e-2,
+)  # fmt: skip
+def step(side: str, device: str, ipc: int, real: int, train: int) -> suite.Call:
+    rng = generator(0, "benchmark")
+    facts = Facts("noise", tuple("0123456789"), (0.5,), (0.25,))
+    pixels = torch.randint(256, (2 * train, *SHAPE), dtype=torch.uint8, generator=rng)
+    data = ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(device)
+    batch = torch.randn(K, real, *SHAPE, generator=rng).to(device)
+    images = torch.rand(K, ipc, *SHAPE, generator=rng).to(device)
+    run, cfg = plain if side == "plain" else ours, idc.Config(ipc=ipc, images_net=train)
+    return lambda: run(networks.fresh("ConvNet", data, generator(1)).to(device), data, batch, images, cfg, generator(2))
+
+
 def plain(network: torch.nn.Module, real: ImageSet, batch: Tensor, images: Tensor, cfg: idc.Config, rng: torch.Generator) -> Tensor:
-    """The official form; the images' way and the trained weights."""
     start, images = images, images.clone().requires_grad_()
     optimizer = torch.optim.SGD([images], lr=1.0, momentum=cfg.momentum_img)
     augmentation, parameters = augment.idc(cfg.augment), list(network.parameters())
@@ -74,38 +83,10 @@ def ours(network: torch.nn.Module, real: ImageSet, batch: Tensor, images: Tensor
 
 
 def result(network: torch.nn.Module, way: Tensor) -> Tensor:
-    """What both sides must agree on, each part of norm 1 to rounding: the images' way, and the weights."""
+    """Each part of largest value 1: the images' way, and the weights."""
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
-    return torch.cat([way.flatten() / way.norm(), weights / weights.norm()])
-
-
-def main() -> None:
-    options = sides.parser(__doc__, rounds=2)
-    options.add_argument("--ipc", type=int, default=10)
-    options.add_argument("--real", type=int, default=64)
-    options.add_argument("--train", type=int, default=512, help="real images the network is trained on, a multiple of 64")
-    args = options.parse_args()
-
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        if side == "ours":
-            pick(args.device)
-        rng = generator(0, "benchmark")
-        facts = Facts("noise", tuple("0123456789"), (0.5,), (0.25,))
-        pixels = torch.randint(256, (2 * args.train, *SHAPE), dtype=torch.uint8, generator=rng)
-        real = ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(args.device)
-        batch = torch.randn(K, args.real, *SHAPE, generator=rng).to(args.device)
-        images = torch.rand(K, args.ipc, *SHAPE, generator=rng).to(args.device)
-        cfg, step = idc.Config(ipc=args.ipc, images_net=args.train), plain if side == "plain" else ours
-
-        def call(batch: Tensor, images: Tensor, cfg: idc.Config) -> Tensor:
-            return step(networks.fresh("ConvNet", real, generator(1)).to(args.device), real, batch, images, cfg, generator(2))
-
-        small = idc.Config(ipc=1, images_net=64)
-        return lambda: call(batch[:, :2], images[:, :1], small), lambda: call(batch, images, cfg)
-
-    what = f"one IDC-1 step, {K} classes x {args.real} real images, IPC {args.ipc}, network trained on {args.train}, ConvNet-3, 28 x 28"
-    sides.run(__file__, args, what, build)
+    return torch.cat([way.flatten() / way.abs().max(), weights / weights.abs().max()])
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="idc")

@@ -1,17 +1,13 @@
-"""How long MTT's inner loop takes, there and back, against the loop a reader would write from the paper: the network's own
-layers, eager float32, every step's graph kept, one backward pass through all of them.
+"""MTT's inner loop, there and back, against the loop a reader would write from the paper: the network's own layers, every step's graph
+kept, one backward pass through all of them. The reference's memory grows with the steps.
 
-    python benchmarks/mtt.py [--ipc 10] [--steps 10] [--rounds 3] [--threads 2] [--device cpu] [--json FILE]
-
-A loop is so many steps of a ConvNet-3 student on all synthetic images of ten classes, 28 x 28, with augmentation, then the
-distance to the expert and its derivative by the images, which both sides return and which must agree. Memory of the plain
-side grows with the steps; --steps shows it. Where other programs use the processor too, the ratio of processor seconds
-with --threads 1 is the more reliable one.
+A loop is so many steps of a student on all synthetic images of ten classes, with augmentation, then the distance to the expert and
+its derivative by the images, which both sides return.
 """
 
 from __future__ import annotations
 
-import sides
+import suite
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -23,47 +19,39 @@ from distill_lib.methods import mtt
 from distill_lib.rng import generator
 from distill_lib.trajectories import flat, unflat
 
-SHAPE, K = (1, 28, 28), 10
+K = 10
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=2)
-    options.add_argument("--ipc", type=int, default=10)
-    options.add_argument("--steps", type=int, default=10)
-    args = options.parse_args()
+@suite.benchmark(
+    "mtt", "MTT's inner loop there and back: {steps} steps on IPC {ipc}, ConvNet, {channels} x {pixels} x {pixels}", "every step's graph is kept",
+    size={"ipc": 10, "steps": 10, "channels": 3, "pixels": 32}, quick={"ipc": 1, "steps": 2, "channels": 1, "pixels": 16}, tolerance=1e-2,
+    target={"ratio": 2.0}, growth={"ipc": (1, 5, 10), "steps": (2, 5, 10)}, small={"channels": 1, "pixels": 28},
+)  # fmt: skip
+def loop(side: str, device: str, ipc: int, steps: int, channels: int, pixels: int) -> suite.Call:
+    rng, shape = generator(0, "benchmark"), (channels, pixels, pixels)
+    network = networks.fresh("ConvNet", (shape, K), rng).to(device).requires_grad_(False)
+    start = flat(list(network.parameters()))
+    target = start + 0.001 * torch.randn(start.shape, generator=rng).to(device)
+    images, labels = torch.randn(K * ipc, *shape, generator=rng).to(device), torch.arange(K, device=device).repeat(ipc)
+    step_size, aug = torch.tensor(0.01, device=device), augment.dsa()
+    again = generator(1, "benchmark")
+    draws = [aug.draw(again, images=K * ipc) for _ in range(steps)]
 
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        rng = generator(0, "benchmark")
-        network = networks.fresh("ConvNet", (SHAPE, K), rng).to(args.device).requires_grad_(False)
-        start = flat(list(network.parameters()))
-        target = start + 0.001 * torch.randn(start.shape, generator=rng).to(args.device)
-        images, labels = torch.randn(K * args.ipc, *SHAPE, generator=rng).to(args.device), torch.arange(K, device=args.device).repeat(args.ipc)
-        step_size, aug = torch.tensor(0.01, device=args.device), augment.dsa("color_crop_cutout_flip_scale_rotate")
+    def plain() -> Tensor:
+        leaf, theta, names = images.clone().requires_grad_(), start.clone().requires_grad_(), [n for n, _ in network.named_parameters()]
+        for draw in draws:
+            weights = dict(zip(names, unflat(theta, network), strict=True))
+            loss = F.cross_entropy(functional_call(network, weights, (aug.apply(leaf, draw),)), labels)
+            theta = theta - step_size * torch.autograd.grad(loss, theta, create_graph=True)[0]
+        loss = (theta - target).square().sum() / (start - target).square().sum()
+        return torch.autograd.grad(loss, leaf)[0]
 
-        def plain(synthetic: Tensor, steps: int) -> Tensor:
-            """The reader's loop; derivative of the loss by the images."""
-            leaf, theta, names = synthetic.clone().requires_grad_(), start.clone().requires_grad_(), [n for n, _ in network.named_parameters()]
-            for draw in draws(steps, len(leaf)):
-                weights = dict(zip(names, unflat(theta, network), strict=True))
-                loss = F.cross_entropy(functional_call(network, weights, (aug.apply(leaf, draw),)), labels[: len(leaf)])
-                theta = theta - step_size * torch.autograd.grad(loss, theta, create_graph=True)[0]
-            loss = (theta - target).square().sum() / (start - target).square().sum()
-            return torch.autograd.grad(loss, leaf)[0]
+    def ours() -> Tensor:
+        batches = [torch.arange(K * ipc, device=device)] * steps
+        return mtt.matched(Derivatives(network), start, target, images, labels, step_size, batches, draws, aug)[1]
 
-        def ours(synthetic: Tensor, steps: int) -> Tensor:
-            batches = [torch.arange(len(synthetic), device=args.device)] * steps
-            derivatives = Derivatives(network)
-            return mtt.matched(derivatives, start, target, synthetic, labels, step_size, batches, draws(steps, len(synthetic)), aug)[1]
-
-        def draws(steps: int, images: int) -> list[augment.Params]:
-            again = generator(1, "benchmark")
-            return [aug.draw(again, images=images) for _ in range(steps)]
-
-        loop = plain if side == "plain" else ours
-        return lambda: loop(images[:4], 1), lambda: loop(images, args.steps)
-
-    sides.run(__file__, args, f"{args.steps} student steps there and back, {K * args.ipc} images (IPC {args.ipc}), ConvNet-3, 28 x 28", build)
+    return plain if side == "plain" else ours
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="mtt")

@@ -1,18 +1,15 @@
 """StyleGAN-XL's layers after layer n, forwards and back to codes and features, against the literal form: a weight per image in one
-grouped convolution, zeros between the samples, and filters run over all of them, channel by channel.
-
-    python benchmarks/stylegan_xl.py [--side 64] [--width 256] [--layer 12] [--images 2] [--stem 3] [--rounds 3] [--threads 2]
-                                     [--device cpu] [--json FILE]
+grouped convolution, zeros between the samples, and filters run over all of them, channel by channel. This is the step that GLaD and
+SLFD spend their time in.
 
 Both sides have the same random weights, codes, features and gradient of the images. They return the images and both gradients, each
-divided by its length, which must agree to 1e-4. Leaky ReLU has a kink: where rounding puts a value on the other side of it, the
-gradient differs by more than the value.
-Where other programs use the processor too, the ratio of processor seconds with --threads 1 is the more reliable one.
+divided by its length. Leaky ReLU has a kink: where rounding puts a value on the other side of it, the gradient differs by more than
+the value.
 """
 
 from __future__ import annotations
 
-import sides
+import suite
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,41 +50,34 @@ def literal(module: Synthesis, x: Tensor, w: Tensor) -> Tensor:
     return fir(x, module.resampling.down_filter)[:, :, :: layer.down, :: layer.down]
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=3)
-    options.add_argument("--side", type=int, default=64)
-    options.add_argument("--width", type=int, default=256, help="channels of the widest layer; the published networks have 1024")
-    options.add_argument("--layer", type=int, default=12, help="n: the layers after it run")
-    options.add_argument("--images", type=int, default=2)
-    options.add_argument("--stem", type=int, default=3, help="kernel of the stem's layers: 1 or 3")
-    args = options.parse_args()
+@suite.benchmark(
+    "stylegan", "StyleGAN-XL, {pixels} pixels, width {width}, {images} images: layers after {layer} forwards and back", "the published form, layer by layer",
+    size={"pixels": 64, "width": 256, "layer": 12, "images": 2, "stem": 3},
+    quick={"pixels": 16, "width": 32, "layer": 4, "images": 1, "stem": 1}, tolerance=1e-3,
+)  # fmt: skip
+def step(side: str, device: str, pixels: int, width: int, layer: int, images: int, stem: int) -> suite.Call:
+    layers, classes = plan(pixels, stem, 64 * width, width)
+    made = StyleGANXL(layers, classes).redraw(generator(0)).requires_grad_(False).to(device)
+    with torch.no_grad():
+        z = torch.randn(images, made.z_dim, generator=generator(1)).to(device)
+        codes = made.mapping(z, torch.arange(images, device=device)).clone()
+        features = made.to_f(codes, layer)
+    back = torch.randn(images, *made.image_shape, generator=generator(2)).to(device)
 
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        layers, classes = plan(args.side, args.stem, 64 * args.width, args.width)
-        made = StyleGANXL(layers, classes).redraw(generator(0)).requires_grad_(False).to(args.device)
-        with torch.no_grad():
-            z = torch.randn(args.images, made.z_dim, generator=generator(1)).to(args.device)
-            codes = made.mapping(z, torch.arange(args.images, device=args.device)).clone()
-            features = made.to_f(codes, args.layer)
-        back = torch.randn(args.images, *made.image_shape, generator=generator(2)).to(args.device)
+    def run() -> Tensor:
+        w, f = codes.clone().requires_grad_(), features.clone().requires_grad_()
+        if side == "ours":
+            found = made.from_f(f, w, layer)
+        else:
+            found = f
+            for i, module in enumerate(made.layers[layer:], layer):
+                found = literal(module, found, w[:, 1 + i])
+            found = found * 0.25
+        parts = [found.detach(), *torch.autograd.grad(found, [w, f], back)]
+        return torch.cat([(p / p.norm()).flatten() for p in parts])
 
-        def call(count: int) -> Tensor:
-            w, f = codes[:count].clone().requires_grad_(), features[:count].clone().requires_grad_()
-            if side == "ours":
-                images = made.from_f(f, w, args.layer)
-            else:
-                images = f
-                for i, layer in enumerate(made.layers[args.layer :], args.layer):
-                    images = literal(layer, images, w[:, 1 + i])
-                images = images * 0.25
-            parts = [images.detach(), *torch.autograd.grad(images, [w, f], back[:count])]
-            return torch.cat([(p / p.norm()).flatten() for p in parts])
-
-        return lambda: call(1), lambda: call(args.images)
-
-    what = f"StyleGAN-XL, {args.side} pixels, width {args.width}, {args.images} images: layers after {args.layer} forwards and back"
-    sides.run(__file__, args, what, build)
+    return run
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="stylegan_xl")

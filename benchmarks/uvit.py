@@ -1,34 +1,21 @@
-"""How fast U-ViT trains and draws, against the network a reader would write from the paper: eager float32, attention by two einsums
-and a softmax, and a plain loop around it.
+"""Training and drawing of U-ViT, and a training step of DiT, against the networks a reader would write from the papers: attention by two
+einsums and a softmax, and a plain loop around it.
 
-    python benchmarks/uvit.py [--part train|draw|fid] [--size Tiny] [--steps 8] [--batch 32] [--images 64] [--sampler dpm_fast]
-                              [--evaluations 50] [--precision float32] [--dataset FashionMNIST] [--rounds 3] [--threads 2]
-                              [--device cpu] [--json FILE]
-
-train: optimiser steps with their random numbers and the averaged weights, which both sides return and which must agree.
-draw: images of ten classes; the plain side takes 50 evaluations of the single-step solver, as the paper. With --evaluations 50 and
---sampler dpm_fast ours does the same and the images must agree: that ratio is the network's. With another solver, such as
---sampler dpm++2m --evaluations 20, the images differ, and the ratio is the network's times the solver's.
-fid: whether they are as good: FID of --images samples of the U-ViT trained on --dataset in the small budget, by the plain side and by
-ours from the same noise, and by the plain side from other noise, which is how much chance moves it.
-On a GPU add --precision bfloat16. Where other programs use the processor too, the ratio of processor seconds with --threads 1 is
-the more reliable one.
+Both sides of U-ViT's training return the averaged weights, of its drawing the images; those of DiT its gradients.
 """
 
 from __future__ import annotations
 
-import json
-import time
-
-import sides
+import suite
 import torch
 from torch import Tensor, nn
 
 from distill_lib import data
-from distill_lib.device import pick
 from distill_lib.diffusion.continuous import sample
-from distill_lib.generators import uvit
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
+from distill_lib.diffusion.discrete import Schedule
+from distill_lib.generators import dit, uvit
+from distill_lib.generators.uvit import ARCHITECTURES, UViT
+from distill_lib.loop import Loop
 from distill_lib.rng import generator as stream
 from distill_lib.settings import replace
 
@@ -36,10 +23,11 @@ K = 10
 
 
 class PlainAttention(nn.Module):
-    def __init__(self, of: Architecture):
+    """Attention as the papers write it, with the weights of `like`."""
+
+    def __init__(self, width: int, heads: int, like: nn.Module):
         super().__init__()
-        self.heads, self.scale = of.heads, (of.width // of.heads) ** -0.5
-        self.qkv, self.proj = nn.Linear(of.width, 3 * of.width, bias=False), nn.Linear(of.width, of.width)
+        self.heads, self.scale, self.qkv, self.proj = heads, (width // heads) ** -0.5, like.qkv, like.proj
 
     def forward(self, x: Tensor) -> Tensor:
         b, length, width = x.shape
@@ -51,12 +39,9 @@ class PlainAttention(nn.Module):
 
 def plain(model: UViT) -> UViT:
     """The same weights with attention written out."""
-    of = model.of
-    other = uvit.from_state(model.state_dict(), of)
+    other = uvit.from_state(model.state_dict(), model.of)
     for block in [*other.in_blocks, other.mid_block, *other.out_blocks]:
-        attention = PlainAttention(of)
-        attention.load_state_dict(block.attn.state_dict())
-        block.attn = attention
+        block.attn = PlainAttention(model.of.width, model.of.heads, block.attn)
     return other
 
 
@@ -83,13 +68,13 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
 
 
 @torch.no_grad()
-def draw_plainly(model: nn.Module, labels: Tensor, seed: int, shape: tuple[int, int, int], batch: int = 100) -> Tensor:
+def draw_plainly(model: nn.Module, labels: Tensor, seed: int, shape: tuple[int, int, int], evaluations: int, batch: int = 100) -> Tensor:
     """The paper's sampler around the plain network: (N, C, H, W) uint8."""
     device, parts = labels.device, []
     for start in range(0, len(labels), batch):
         y = labels[start : start + batch]
         x = torch.stack([torch.randn(shape, generator=stream(seed, "image", start + i)) for i in range(len(y))]).to(device)
-        x = sample("dpm_fast", lambda x, t, y=y: model(x, torch.full((len(y),), 999 * t, device=device), y), x, 50)
+        x = sample("dpm_fast", lambda x, t, y=y: model(x, torch.full((len(y),), 999 * t, device=device), y), x, evaluations)
         parts.append(uvit.to_uint8(x))
     return torch.cat(parts)
 
@@ -98,83 +83,67 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def main() -> None:
-    options = sides.parser(__doc__, rounds=3)
-    options.add_argument("--part", choices=["train", "draw", "fid"], default="train")
-    options.add_argument("--size", choices=list(ARCHITECTURES), default="Tiny")
-    options.add_argument("--steps", type=int, default=8)
-    options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--images", type=int, default=64)
-    options.add_argument("--sampler", default="dpm_fast")
-    options.add_argument("--evaluations", type=int, default=50)
-    options.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    options.add_argument("--dataset", default="FashionMNIST")
-    args = options.parse_args()
-    if args.part == "fid":
-        return fid(args)
-    of = replace(ARCHITECTURES[args.size], num_classes=K)
-
-    def build(side: str) -> tuple[sides.Side, sides.Side]:
-        if side == "ours":
-            pick(args.device)
-        labels = (torch.arange(args.images) % K).to(args.device)
-        drawing = UViT(of, stream(1, "weights")).eval().to(args.device)
-        with torch.no_grad():  # an untrained network predicts next to nothing; this one's images differ
-            drawing.decoder_pred.weight.mul_(20)
-
-        def train(steps: int) -> Tensor:
-            rng = stream(0, "benchmark")
-            facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * of.channels, (0.5,) * of.channels)
-            pixels = torch.randint(256, (args.batch * 4, *of.shape), generator=rng).byte()
-            real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(args.device)
-            cfg = replace(
-                uvit.Training(), patch=of.patch, width=of.width, depth=of.depth, heads=of.heads, steps=steps, batch=args.batch, looks=1,
-                warm_up=1, ema=0.9, precision=args.precision,
-            )  # fmt: skip
-            return weights(train_plainly(real, cfg) if side == "plain" else uvit.fit(real, cfg, 0).model)
-
-        def draw(labels: Tensor) -> Tensor:
-            if side == "plain":
-                return draw_plainly(plain(drawing).to(args.device), labels, 0, of.shape)
-            return uvit.generate(drawing, labels, 0, 0, args.evaluations, args.sampler, 100, args.precision)
-
-        if args.part == "train":
-            return lambda: train(1), lambda: train(args.steps)
-        return lambda: draw(labels), lambda: draw(labels)  # the same size twice: compiled for it
-
-    what = {
-        "train": f"U-ViT {args.size}: {args.steps} steps of {args.batch} images",
-        "draw": f"U-ViT {args.size}: {args.images} images, plainly by 50 evaluations of dpm_fast, ours by {args.evaluations} of {args.sampler}",
-    }[args.part]
-    sides.run(__file__, args, what, build)
+COMPARED = "attention written out, one tensor after another in the optimiser"
 
 
-def fid(args) -> None:
-    from distill_lib.methods.uvit import paper_config
-    from distill_lib.metrics.generative import Judge, Scores
+@suite.benchmark(
+    "uvit-train", "U-ViT {name}: {steps} steps of {batch} images", COMPARED, size={"name": "Tiny", "steps": 8, "batch": 32},
+    quick={"name": "Tiny", "steps": 1, "batch": 2}, tolerance=1e-2,
+)  # fmt: skip
+def train(side: str, device: str, name: str, steps: int, batch: int) -> suite.Call:
+    of = replace(ARCHITECTURES[name], num_classes=K)
+    facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * of.channels, (0.5,) * of.channels)
+    pixels = torch.randint(256, (batch * 4, *of.shape), generator=stream(0, "benchmark")).byte()
+    real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(device)
+    cfg = replace(
+        uvit.Training(), patch=of.patch, width=of.width, depth=of.depth, heads=of.heads, steps=steps, batch=batch, looks=1, warm_up=1, ema=0.9,
+        precision="float32",
+    )  # fmt: skip
+    return lambda: weights(train_plainly(real, cfg) if side == "plain" else uvit.fit(real, cfg, 0, Loop(bar=False)).model)
 
-    torch.set_num_threads(args.threads)
-    device = pick(args.device)
-    real, cfg = data.load(args.dataset)[0].to(device), paper_config(args.dataset).small()
-    if not uvit.place(real, cfg.training, cfg.training_seed).file.exists():
-        raise SystemExit(f"train first: python -m distill_lib.train_uvit {args.dataset} --profile small")
-    model = uvit.trained(real, cfg.training, cfg.training_seed).model().to(device)
-    labels, judge = (torch.arange(args.images) % K).to(device), Judge(real, None, replace(Scores().small(), samples=args.images))
-    literal, report = plain(model).to(device).eval(), {"what": f"U-ViT of {args.dataset}, small budget: FID of {args.images} samples"}
-    ways = {
-        "plain": lambda: draw_plainly(literal, labels, 0, model.of.shape),
-        "plain, other noise": lambda: draw_plainly(literal, labels, 1, model.of.shape),
-        "ours": lambda: uvit.generate(model, labels, 0, 0, args.evaluations, args.sampler, 100, args.precision),
-    }
-    for name, draw in ways.items():
-        start = time.process_time()
-        images = draw()
-        report[name] = {"processor_seconds": round(time.process_time() - start, 1), **judge.distances(data.ImageSet(images, labels, real.facts))}
-    report["evaluations, ours"] = f"{args.evaluations} of {args.sampler}"
-    print(json.dumps(report, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+@suite.benchmark(
+    "uvit-draw", "U-ViT {name}: {images} images of {evaluations} evaluations by DPM-Solver", COMPARED,
+    size={"name": "Tiny", "images": 64, "evaluations": 50}, quick={"name": "Tiny", "images": 2, "evaluations": 3}, tolerance=0.02,
+)  # fmt: skip
+def draw(side: str, device: str, name: str, images: int, evaluations: int) -> suite.Call:
+    of = replace(ARCHITECTURES[name], num_classes=K)
+    drawing, labels = UViT(of, stream(1, "weights")).eval().to(device), (torch.arange(images) % K).to(device)
+    with torch.no_grad():  # an untrained network predicts next to nothing; this one's images differ
+        drawing.decoder_pred.weight.mul_(20)
+    literal = plain(drawing).to(device)
+    if side == "plain":
+        return lambda: draw_plainly(literal, labels, 0, of.shape, evaluations)
+    return lambda: uvit.generate(drawing, labels, 0, 0, evaluations, "dpm_fast", 100)
+
+
+@suite.benchmark(
+    "dit", "DiT's loss and gradients: {batch} latents of {channels} x {pixels} x {pixels}, width {width}, depth {depth}", "attention written out",
+    size={"batch": 32, "channels": 4, "pixels": 16, "width": 192, "depth": 6}, quick={"batch": 2, "channels": 4, "pixels": 8, "width": 32, "depth": 1},
+    tolerance=1e-3,
+)  # fmt: skip
+def latents(side: str, device: str, batch: int, channels: int, pixels: int, width: int, depth: int) -> suite.Call:
+    rng, heads = stream(0, "benchmark"), max(1, width // 64)
+    of = dit.Architecture(side=pixels, channels=channels, width=width, depth=depth, heads=heads, num_classes=K)
+    network, schedule = dit.build(of).draw_weights(rng).to(device).train(), Schedule.linear()
+    with torch.no_grad():  # as in training: adaLN-zero starts with every block switched off
+        for p in network.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=rng).to(device))
+    if side == "plain":
+        for block in network.blocks:
+            block.attn = PlainAttention(of.width, of.heads, block.attn)
+    z, noise = (torch.randn(batch, channels, pixels, pixels, generator=rng).to(device) for _ in range(2))
+    t, labels = torch.randint(len(schedule), (batch,), generator=rng), (torch.arange(batch) % K).to(device)
+    noised = schedule.noised(z, t, noise)
+
+    def run() -> Tensor:
+        network.zero_grad()
+        error, bound = schedule.losses(network(noised, schedule.timesteps[t].to(device), labels), z, noised, t, noise)
+        (error.mean() + bound.mean()).backward()
+        return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    return run
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(only="uvit")

@@ -564,3 +564,61 @@ def _stretched(images: ImageSet) -> Tensor:
 def _draw(axis: Any, pixels: np.ndarray) -> None:
     grey = pixels.shape[-1] == 1
     axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")
+
+
+def roofline(points: pd.DataFrame, peak_flops: float, peak_bytes: float) -> Figure:
+    """Operations a second against operations per byte, below the machine's limits: hollow marks plain, filled marks ours.
+
+    Args:
+        points: columns name, who ("plain" or "ours"), intensity (operations per byte), rate (operations a second).
+        peak_flops, peak_bytes: measured limits, a second.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    style()
+    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    low, high = points["intensity"].min() / 2, max(points["intensity"].max() * 2, 4 * peak_flops / peak_bytes)
+    edge = peak_flops / peak_bytes
+    limit = [low * peak_bytes / 1e9, peak_flops / 1e9, peak_flops / 1e9]
+    axis.plot([low, edge, high], limit, color="0.2", lw=1.5, label="limits measured")
+    palette = sns.color_palette("colorblind", 10)
+    for i, (name, pair) in enumerate(points.groupby("name", sort=False)):
+        shade, shape = palette[i % 10], SHAPES[i % len(SHAPES)]
+        sides = pair.set_index("who")
+        axis.plot(sides["intensity"], sides["rate"] / 1e9, color=shade, lw=0.8)
+        for who, side in sides.iterrows():
+            filled = who == "ours"
+            look = {"color": shade, "markerfacecolor": shade if filled else "white", "label": name if filled else None}
+            axis.plot(side["intensity"], side["rate"] / 1e9, shape, **look)
+    axis.set(xscale="log", yscale="log", xlabel="operations per byte, plain form", ylabel="GFLOP/s")
+    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def seconds_over_size(points: pd.DataFrame) -> Figure:
+    """Seconds of a benchmark against one of its sizes: a row per benchmark, a column per axis; hollow plain, filled ours.
+
+    Args:
+        points: columns base, axis, at, ours, plain (seconds).
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    bases = list(dict.fromkeys(points["base"]))
+    panels = {base: list(dict.fromkeys(points.loc[points["base"] == base, "axis"])) for base in bases}
+    columns = max(map(len, panels.values()))
+    figure, axes = plt.subplots(len(bases), columns, figsize=(2.9 * columns + 0.4, 2.4 * len(bases)), squeeze=False, layout="constrained")
+    for line, base in zip(axes, bases):
+        for axis, name in zip(line, panels[base]):
+            here = points[(points["base"] == base) & (points["axis"] == name)].sort_values("at")
+            axis.plot(here["at"], here["plain"], "s--", color="0.45", markerfacecolor="white", label="plain")
+            axis.plot(here["at"], here["ours"], "o-", color=colour("DM"), label="ours")
+            axis.set(xscale="log", yscale="log", xlabel=name, title=base)
+            axis.set_xticks(ticks := sorted(set(here["at"])), [f"{t:g}" for t in ticks])
+            axis.minorticks_off()
+        for axis in line[len(panels[base]) :]:
+            axis.set_axis_off()
+        line[0].set(ylabel="seconds")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure

@@ -1,7 +1,8 @@
 """Augmentations: every operation against a plain slow formulation, its ranges, gradients, and independence of batching."""
 
-import importlib.util
+import importlib
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,8 @@ from distill_lib.data import Facts
 from distill_lib.errors import UserError
 from distill_lib.rng import generator
 
-_spec = importlib.util.spec_from_file_location("benchmark_augment", Path(__file__).parent.parent / "benchmarks" / "augment.py")
-_benchmark = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_benchmark)
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+_benchmark = importlib.import_module("augment")
 PLAIN, plain = _benchmark.PLAIN, _benchmark.plain  # the official code's formulation, one image after another
 
 COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))

@@ -1,0 +1,395 @@
+"""The benchmarks' common part: what a benchmark is, how it is measured, what is written.
+
+A benchmark is a function that prepares one side and returns the call that is measured; the call returns what both sides must
+agree on, or None where there is nothing to compare:
+
+    @benchmark("dm", "a DM step of {classes} classes", "a loop over classes", size={"classes": 10}, quick={"classes": 2}, tolerance=1e-4)
+    def dm(side: str, device: str, classes: int) -> Call: ...
+
+Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat: they take
+turns, so that a busy machine slows both. Before anything is timed, each side runs once at the quick size, and once in full for
+its result, its peak memory and (plain) its counted operations. A benchmark whose results differ by more than its tolerance fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from distill_lib import speed
+from distill_lib.device import _forget_peak, _peak_mb, describe, pick
+
+FOLDER = Path(__file__).resolve().parent
+MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
+LEAST = 3  # repeats before a budget may end a benchmark
+
+Call = Callable[[], Tensor | dict[str, float] | None]
+
+
+class Failed(Exception):
+    """A benchmark that could not be measured, or whose sides do not agree."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One thing that is measured.
+
+    Attributes:
+        what:      in words, with the size's names in braces.
+        compared:  the plain reference in words; "" where there is none and only ours runs.
+        build:     (side, device, **size) -> the call; side is "plain" or "ours".
+        size, quick: the size that is reported, and one that runs in seconds.
+        tolerance: largest difference of both results; None where they return nothing to compare.
+        distance:  (ours, plain) -> that difference, and `difference_is` its unit; by default as a share of the largest value.
+        target:    see `distill_lib.speed`.
+        growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
+        once:      takes minutes: its one run is what is measured, without memory, and `--quick` leaves it out.
+    """
+
+    name: str
+    what: str
+    compared: str
+    build: Callable[..., Call]
+    size: dict[str, Any]
+    quick: dict[str, Any]
+    tolerance: float | None = None
+    distance: Callable[[np.ndarray, np.ndarray], float] | None = None
+    difference_is: str = ""
+    target: dict[str, float] = field(default_factory=dict)
+    growth: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    small: dict[str, Any] = field(default_factory=dict)
+    once: bool = False
+
+
+KNOWN: dict[str, Benchmark] = {}
+
+
+def benchmark(name: str, what: str, compared: str, **options: Any) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+    """Register a function as a benchmark; see `Benchmark`."""
+
+    def register(build: Callable[..., Call]) -> Callable[..., Call]:
+        KNOWN[name] = Benchmark(name, what, compared, build, **options)
+        return build
+
+    return register
+
+
+def load(modules: list[str] = MODULES) -> dict[str, Benchmark]:
+    """All benchmarks of these files, in their order."""
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))
+    for module in modules:
+        importlib.import_module(module)
+    return KNOWN
+
+
+def largest(ours: np.ndarray, plain: np.ndarray) -> float:
+    """Largest difference of two results as a share of the reference's largest value; NaN where there is one."""
+    if ours.shape != plain.shape:
+        raise Failed(f"results of shapes {ours.shape} and {plain.shape}")
+    return float(np.abs(ours - plain).max() / max(np.abs(plain).max(), 1e-300))
+
+
+# --- one side, in its own process --------------------------------------------------------------------------------------
+class Counter(TorchDispatchMode):
+    """Operations of convolutions and products in the block, and bytes of all tensors that operations read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.operations += formula(*args, **(kwargs or {}), out_val=out)
+        if not func.is_view:
+            self.bytes += sum(t.nbytes for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor))
+        return out
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _held_mb(device: str) -> float:
+    """Memory now; the peak starts again from here."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    _forget_peak()
+    return _peak_mb()
+
+
+def _highest_mb(device: str) -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _peak_mb()
+
+
+def _first(call: Call, side: str, device: str) -> dict[str, Any]:
+    """What the first run says: result or facts, peak memory, and of the plain side the counts."""
+    before, counter = _held_mb(device), Counter() if side == "plain" else contextlib.nullcontext()
+    with counter:
+        found = call()
+    _synchronise(device)
+    first = {"memory_mb": _highest_mb(device) - before, "result": None, "facts": {}}
+    if isinstance(found, Tensor):
+        first["result"] = found.detach().double().cpu().numpy()
+    elif found is not None:
+        first["facts"] = found
+    return first | ({"operations": counter.operations, "bytes": counter.bytes} if side == "plain" else {})
+
+
+def serve(module: str, name: str, side: str, device: str, threads: int, size: dict[str, Any], quick: dict[str, Any], pipe: Connection) -> None:
+    """A side's process: prepare and run once, then answer every "go" with the seconds of one call."""
+    try:
+        torch.set_num_threads(threads)
+        if side == "ours":
+            pick(device)  # as the library does before it computes
+        of = load([module])[name]
+        if not of.once:
+            of.build(side, device, **quick)()
+        call = of.build(side, device, **size)
+        if of.once:
+            pipe.send({"memory_mb": None, "result": None, "facts": {}})
+        else:
+            pipe.send(_first(call, side, device))
+        while pipe.recv() == "go":
+            _synchronise(device)
+            start, processor = time.perf_counter(), time.process_time()
+            call()
+            _synchronise(device)
+            pipe.send((time.perf_counter() - start, time.process_time() - processor))
+    except EOFError:  # the parent is gone
+        pass
+    except BaseException:
+        pipe.send(Failed(traceback.format_exc(limit=-6)))
+
+
+def peaks(device: str, threads: int, pipe: Connection) -> None:
+    """Operations a second of a large float32 matrix product, bytes a second of adding two long vectors: the best of some tries."""
+    torch.set_num_threads(threads)
+    on_gpu = device.startswith("cuda")
+    n, length = (8192, 2**28) if on_gpu else (1536, 2**25)
+    a, b, c = (torch.ones(n, n, device=device) for _ in range(3))
+    x, y, z = (torch.ones(length, device=device) for _ in range(3))
+
+    def best(call: Callable[[], Any], tries: int) -> float:
+        found = []
+        for _ in range(tries):
+            _synchronise(device)
+            start = time.perf_counter()
+            call()
+            _synchronise(device)
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    flops = 2 * n**3 / best(lambda: torch.mm(a, b, out=c), 10)
+    pipe.send((flops, 12 * length / best(lambda: torch.add(x, y, out=z), 10)))
+
+
+# --- both sides --------------------------------------------------------------------------------------------------------
+def _context() -> multiprocessing.context.BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "distill_lib.evaluate", "distill_lib.methods"])
+    return context
+
+
+class Side:
+    """A process and what it answers."""
+
+    def __init__(self, target: Callable[..., None], *args: Any):
+        context = _context()
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=target, args=(*args, there), daemon=False)
+        self.process.start()
+        there.close()
+
+    def answer(self) -> Any:
+        try:
+            found = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise Failed(f"its process ended with status {self.process.exitcode}; out of memory?") from None
+        if isinstance(found, Failed):
+            raise found
+        return found
+
+    def once(self) -> tuple[float, float]:
+        self.pipe.send("go")
+        return self.answer()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send("stop")
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+def measured(
+    of: Benchmark, size: dict[str, Any], repeats: int, device: str, threads: int, machine: tuple[float, float], until: float | None = None,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early. Raises: Failed."""
+    began, load_before = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    module, names = of.build.__module__, ("plain", "ours") if of.compared else ("ours",)
+    sides: dict[str, Side] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    try:
+        first = {}
+        for name in names:
+            sides[name] = Side(serve, module, of.name, name, device, threads, size, of.quick)
+            first[name] = sides[name].answer()
+        for i in range(1 if of.once else repeats):
+            if until is not None and i >= LEAST and time.monotonic() > until:
+                break
+            for name in names if i % 2 == 0 else reversed(names):
+                seconds[name].append(sides[name].once())
+    finally:
+        for side in sides.values():
+            side.end()
+    words = of.what.format(**size)
+    return entry(of, words, first, seconds, machine) | more | {
+        "size": size, "seconds": round(time.monotonic() - began, 1), "made_by": made_by(device, threads) | {"load_before": load_before},
+    }  # fmt: skip
+
+
+def entry(
+    of: Benchmark, what: str, first: dict[str, dict[str, Any]], seconds: dict[str, list[tuple[float, float]]], machine: tuple[float, float]
+) -> dict[str, Any]:  # fmt: skip
+    """What a benchmark's measurements say; see `distill_lib.speed`.
+
+    Args:
+        first:   side -> memory_mb, result, facts, and of the plain side operations and bytes.
+        seconds: side -> wall and processor seconds of every repeat.
+        machine: its operations and bytes a second.
+    """
+    sides = {
+        name: speed.summary([s for s, _ in times], [p for _, p in times], first[name]["memory_mb"]) for name, times in seconds.items()
+    }
+    plain, ours = sides.get("plain"), sides["ours"]
+    pairs = [a / b for (a, _), (b, _) in zip(seconds.get("plain", ()), seconds["ours"])]
+    found = {
+        "name": of.name, "group": "benchmark", "what": what, "compared": of.compared, "ours": ours, "plain": plain,
+        "ratio": plain["median"] / ours["median"] if plain else None,
+        "ratio_low": min(pairs, default=None), "ratio_high": max(pairs, default=None),
+        "processor_ratio": plain["processor_median"] / ours["processor_median"] if plain and ours["processor_median"] else None,
+        "difference": None, "tolerance": of.tolerance, "difference_is": of.difference_is,
+        "operations": first["plain"]["operations"] if plain else None, "bytes": first["plain"]["bytes"] if plain else None,
+        "peak_flops": machine[0], "peak_bytes": machine[1], "target": of.target, "facts": first["ours"]["facts"],
+    }  # fmt: skip
+    if of.tolerance is not None:
+        results = [first[name]["result"] for name in ("ours", "plain")]
+        if any(r is None for r in results):
+            raise Failed("it has a tolerance, and a side returned nothing to compare")
+        found["difference"] = (of.distance or largest)(*results)
+    return found
+
+
+def made_by(device: str, threads: int) -> dict[str, Any]:
+    from distill_lib.records import provenance
+
+    return {k: v for k, v in provenance(device).items() if k != "python"} | {"threads": threads}
+
+
+# --- the command -------------------------------------------------------------------------------------------------------
+def chosen(names: list[str]) -> list[Benchmark]:
+    """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists them."""
+    known = load()
+    out = []
+    for name in names:
+        found = [b for b in known.values() if b.name == name or b.name.startswith(f"{name}-")]
+        if not found:
+            raise SystemExit(f"no benchmark {name!r}; there are: {', '.join(known)}")
+        out += [b for b in found if b not in out]
+    return out or list(known.values())
+
+
+def main(argv: list[str] | None = None, only: str | None = None) -> None:
+    """Measure and show. Args: only: the file whose benchmarks are meant where none is named."""
+    options = argparse.ArgumentParser(prog="benchmarks", description="Speed and memory against plain references of the same mathematics.")
+    options.add_argument("names", nargs="*", help="of benchmarks; by default all")
+    options.add_argument("--list", action="store_true", help="name them and stop")
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--quick", action="store_true", help="tiny sizes, once: whether everything runs and agrees; nothing is written")
+    options.add_argument("--scaling", action="store_true", help="also how some grow with images per class, classes, resolution and networks")
+    options.add_argument("--budget", type=float, help="seconds after which no benchmark begins and none is repeated more than it must")
+    args = options.parse_args(argv)
+    if args.repeats < 1 or args.threads < 1:
+        raise SystemExit("--repeats and --threads: at least 1")
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes below
+    torch.set_num_threads(args.threads)
+    todo = chosen(args.names or ([b.name for b in load([only]).values()] if only else []))
+    if args.list:
+        print("\n".join(f"{b.name:20s} {b.what.format(**b.size)}" for b in todo))
+        return
+    device = str(pick(args.device))
+    until = None if args.budget is None else time.monotonic() + args.budget
+    machine = (0.0, 0.0)
+    if not args.quick:
+        side = Side(peaks, device, args.threads)
+        machine = side.answer()
+        side.end()
+        print(f"{describe(device)}, torch {torch.__version__}: {machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s", flush=True)
+    jobs = [(b, b.quick if args.quick else b.size, {}) for b in todo]
+    if args.scaling:
+        jobs += [
+            (b, {**b.size, **b.small, axis: at}, {"name": f"{b.name}/{axis}={at}", "group": "growth", "base": b.name, "axis": axis, "at": at})
+            for b in todo for axis, values in b.growth.items() for at in values
+        ]  # fmt: skip
+    bad = []
+    for of, size, more in jobs:
+        name = more.get("name", of.name)
+        if args.quick and of.once:
+            print(f"{name}: takes minutes, left out", flush=True)
+            continue
+        if until is not None and time.monotonic() > until:
+            print(f"{name}: not measured, the time is up", flush=True)
+            continue
+        try:
+            found = measured(of, size, 1 if args.quick else args.repeats, device, args.threads, machine, until, **more)
+        except Failed as err:
+            bad.append(name)
+            print(f"{name}: FAILED\n{err}", flush=True)
+            continue
+        print(line(found), flush=True)
+        if not speed.agrees(found):
+            bad.append(name)
+        elif not args.quick:
+            speed.add(describe(device), args.threads, [found])
+    if not args.quick:
+        print(f"in {speed.file(describe(device), args.threads)}")
+    if bad:
+        raise SystemExit(f"failed: {', '.join(bad)}")
+
+
+def line(found: dict[str, Any]) -> str:
+    """An entry for the screen."""
+    row = speed.table([found]).iloc[0].to_dict()
+    parts = [f"{found['name']:24s} ours {row['ours']}"]
+    if found["plain"]:
+        parts.append(f"plain {row['plain']}, ratio {row['ratio']}")
+    parts += [f"{k} {row[k]}" for k in ("target", "difference", "memory, ours", "memory, plain", "GFLOP/s", "facts") if row.get(k)]
+    return "; ".join(parts) + ("" if speed.agrees(found) else "; RESULTS DISAGREE")

@@ -1,0 +1,213 @@
+"""Speed costs no truth: fast and plain paths end at the same accuracy, and the benchmarks fail where results differ."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distill_lib import augment, data, figures, networks, speed
+from distill_lib.data import ImageSet
+from distill_lib.errors import UserError
+from distill_lib.evaluate import evaluate
+from distill_lib.loop import Loop
+from distill_lib.methods import dm
+from distill_lib.networks import fast
+from distill_lib.paths import ROOT
+from distill_lib.rng import generator
+
+sys.path.append(str(ROOT / "benchmarks"))
+import suite  # noqa: E402
+from evaluate import plain as plain_evaluation  # noqa: E402, the benchmark's
+
+NETWORK, SEEDS = "ConvNetD2W32", range(5)  # small, of the kind the compiled kernel serves
+CONFIG = dm.Config(ipc=1, iterations=20, network=NETWORK, batch_real=16, dsa=augment.strategy_for("FashionMNIST"))
+POINTS = 1.0  # tolerance of a paired difference of accuracies, in percentage points
+
+
+# --- accuracy over five seeds ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def fashion():
+    real, test = data.load("FashionMNIST-mini")
+    return real, test.subset(test.draw_index(40, generator(0, "speed")).flatten())
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The compiled kernel, which the other tests do without."""
+    try:
+        library = fast.build()
+    except Exception as err:
+        pytest.skip(f"no C++ compiler that works: {err}")
+    monkeypatch.setattr(fast, "kernel", lambda lib=fast.load(library): lib)
+
+
+def plain_dm(real, cfg, seed, wrong=False):
+    """DM as the paper writes it: class by class, the network's own layers; `wrong` goes up the gradient."""
+    rng = generator(seed, "DM")
+    synthetic = dm.initial_images(real, cfg, rng).requires_grad_()
+    optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
+    dsa = augment.dsa(cfg.dsa)
+    for _ in range(cfg.iterations):
+        network = networks.fresh(cfg.network, real, rng).requires_grad_(False)
+        theirs = real.draw_classes(cfg.batch_real, rng)
+        omega, loss = dsa.draw(rng, groups=real.num_classes), 0.0
+        for k in range(real.num_classes):
+            own = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
+            target = network.embed(dsa.apply(theirs[k], own)).mean(0)
+            loss = loss + (target - network.embed(dsa.apply(synthetic[k], own)).mean(0)).square().sum()
+        optimizer.zero_grad()
+        (-loss if wrong else loss).backward()
+        optimizer.step()
+    return ImageSet.from_classes(synthetic.detach(), like=real)
+
+
+def plain_accuracies(synthetic, test, seed):
+    return plain_evaluation(synthetic, test, "vico_dsa@20ep", 2, "cpu", seed, NETWORK)
+
+
+def fast_accuracies(synthetic, test, seed):
+    return evaluate(synthetic, test, "vico_dsa@20ep", NETWORK, num_eval=2, seed=seed, device="cpu", loop=Loop(bar=False)).test_accuracy_pct
+
+
+def paired(ours, plain):
+    """Mean difference of the seeds' accuracies, and its standard error."""
+    gaps = np.mean(ours, 1) - np.mean(plain, 1)
+    return gaps.mean(), gaps.std(ddof=1) / math.sqrt(len(gaps))
+
+
+def same(ours, plain):
+    """Equal within the tolerance: mean paired difference plus two standard errors inside +-POINTS."""
+    gap, error = paired(ours, plain)
+    return abs(gap) + 2 * error <= POINTS
+
+
+def test_fast_and_plain_paths_end_at_the_same_accuracy_over_five_seeds(fashion, kernel):
+    real, test = fashion
+    ours, plain, wrong, start = [], [], [], []
+    for seed in SEEDS:
+        made = dm.distill(real, CONFIG, seed, Loop(bar=False))
+        written_out = plain_dm(real, CONFIG, seed)
+        ours.append(fast_accuracies(made, test, seed))
+        plain.append(plain_accuracies(written_out, test, seed))
+        wrong.append(fast_accuracies(plain_dm(real, CONFIG, seed, wrong=True), test, seed))
+        torch.testing.assert_close(made.images, written_out.images, rtol=0, atol=0.02)  # in normalised units, after all steps
+    assert np.mean(plain) > 25  # well above chance: there is something to lose
+    assert same(ours, plain), paired(ours, plain)
+    assert not same(wrong, plain), paired(wrong, plain)  # a step that learns the wrong thing is seen
+
+
+# --- the suite's own logic ---------------------------------------------------------------------------------------------
+def made(tolerance=1e-3, **changes):
+    options = {"size": {}, "quick": {}, "tolerance": tolerance, "target": {"ratio": 4.0}, **changes}
+    return suite.Benchmark("toy", "a toy step", "a loop", lambda side, device: None, **options)
+
+
+def entry(of, ours, plain, seconds=None):
+    first = {
+        "ours": {"memory_mb": 10.0, "result": np.array(ours, float), "facts": {}},
+        "plain": {"memory_mb": 30.0, "result": np.array(plain, float), "facts": {}, "operations": 4e9, "bytes": 1e9},
+    }
+    seconds = seconds or {"plain": [(4.0, 4.0), (6.0, 6.0), (5.0, 5.0)], "ours": [(1.0, 1.0), (1.5, 1.5), (1.0, 1.0)]}
+    return suite.entry(of, "a toy step", first, seconds, (8e9, 2e9))
+
+
+def test_an_entry_has_medians_quartiles_and_the_range_of_paired_ratios():
+    e = entry(made(), [1, 2], [1, 2])
+    assert (e["plain"]["median"], e["plain"]["q1"], e["plain"]["q3"], e["ours"]["median"]) == (5.0, 4.5, 5.5, 1.0)
+    assert (e["ratio"], e["ratio_low"], e["ratio_high"]) == (5.0, 4.0, 5.0)
+    assert speed.rate(e, "ours") == 4e9 and speed.rate(e, "plain") == 0.8e9
+    assert speed.target_met(e) and not speed.target_met(e | {"ratio": 3.9})
+    line = speed.table([e]).iloc[0]
+    assert line["of peak"] == "50 %" and line["target"] == "≥ 4.0×, met" and line["memory, plain"] == "30 MB"
+
+
+@pytest.mark.parametrize("kind, limit, met", [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)])
+def test_targets_of_other_kinds(kind, limit, met):
+    assert speed.target_met(entry(made(target={kind: limit}), [1], [1])) is met
+
+
+@pytest.mark.parametrize("ours, agree", [([1.0, -2.0005], True), ([1.0, -2.01], False), ([1.0, math.nan], False)])
+def test_results_that_differ_disagree(ours, agree):
+    assert speed.agrees(entry(made(), ours, [1.0, -2.0])) is agree
+
+
+def test_results_of_other_shapes_or_none_are_refused():
+    with pytest.raises(suite.Failed, match="shapes"):
+        entry(made(), [1, 2], [1, 2, 3])
+    with pytest.raises(suite.Failed, match="nothing to compare"):
+        first = {side: {"memory_mb": 1.0, "result": None, "facts": {}, "operations": 0, "bytes": 0} for side in ("plain", "ours")}
+        suite.entry(made(), "", first, {"plain": [(1.0, 1.0)], "ours": [(1.0, 1.0)]}, (1.0, 1.0))
+
+
+def test_measuring_again_replaces_an_entry_and_keeps_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    one, two = ({**entry(made(), [1], [1]), "name": name} for name in ("one", "two"))
+    path = speed.add("Some CPU (R) 9, 2 threads", 2, [one, two])
+    assert path == speed.file("Some CPU (R) 9, 1 threads", 2) and path.name == "some-cpu-r-9-2threads.json"
+    speed.add("Some CPU (R) 9, 2 threads", 2, [{**one, "ratio": 7.0}])
+    (report,) = speed.reports()
+    assert report.entries == {"one": {**one, "ratio": 7.0}, "two": two} and (report.device, report.threads) == ("Some CPU (R) 9", 2)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    path.write_text(json.dumps({"format": "other"}))
+    with pytest.raises(UserError, match="not measurements"):
+        speed.reports()
+
+
+def test_counted_operations_are_those_of_the_formulas():
+    x, w, a = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3, requires_grad=True), torch.randn(4, 6)
+    with suite.Counter() as counted:
+        F.conv2d(x, w, padding=1)
+    assert counted.operations == 2 * 2 * 5 * 64 * 27
+    with suite.Counter() as counted:
+        F.conv2d(x, w, padding=1).sum().backward()
+    assert counted.operations == 2 * (2 * 2 * 5 * 64 * 27)  # again for the weights; the images need none
+    with suite.Counter() as counted:
+        a @ a.T
+    assert counted.operations == 2 * 4 * 4 * 6 and counted.bytes == 4 * (24 + 24 + 16)  # the transposition moves nothing
+
+
+def test_every_benchmark_says_what_it_compares_and_names_are_found():
+    known = suite.load()
+    for name, of in known.items():
+        assert of.what.format(**of.size) and of.what.format(**of.quick), name
+        assert (of.tolerance is None) or of.compared, name
+        assert not of.growth or set(of.growth) | set(of.small) <= set(of.size), name
+        assert not of.target or next(iter(of.target)) in ("ratio", "seconds", "added_seconds", "off_pct"), name
+    targets = {name: of.target["ratio"] for name, of in known.items() if "ratio" in of.target}
+    assert targets == {"dm": 4.0, "dc": 3.0, "mtt": 2.0, "evaluate": 2.0, "augment-dsa": 5.0, "fid-features": 3.0}
+    assert [b.name for b in suite.chosen(["memory"])] == ["memory-dm", "memory-dc", "memory-mtt"]
+    with pytest.raises(SystemExit, match="no benchmark 'dmm'; there are: .*evaluate"):
+        suite.chosen(["dmm"])
+
+
+def test_two_benchmarks_run_and_nothing_is_written_by_a_quick_look(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    suite.main(["dm", "kip-dense", "--quick", "--threads", "1"])
+    out = capsys.readouterr().out
+    assert out.count("ratio") == 2 and "dm " in out and "kip-dense" in out and not list(tmp_path.rglob("*"))
+
+
+def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    found = entry(made(), [1.0], [2.0])
+    monkeypatch.setattr(suite, "measured", lambda *args, **more: found)
+    monkeypatch.setattr(suite, "chosen", lambda names: [made()])
+    monkeypatch.setattr(suite, "Side", lambda *args: type("Peaks", (), {"answer": lambda self: (1e9, 1e9), "end": lambda self: None})())
+    with pytest.raises(SystemExit, match="failed: toy"):
+        suite.main(["toy", "--threads", "1"])
+    assert "RESULTS DISAGREE" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))
+
+
+def test_figures_show_what_was_measured():
+    e = entry(made(), [1], [1])
+    drawn = figures.roofline(speed.roofline([e]), 8e9, 2e9).axes[0]
+    marks = {tuple(line.get_xydata()[0]) for line in drawn.lines if line.get_marker() not in ("None", None, "")}
+    assert marks == {(4.0, 0.8), (4.0, 4.0)}
+    rows = [{**e, "group": "growth", "base": "toy", "axis": "ipc", "at": at} for at in (10, 1)]
+    grown = speed.growth(rows)
+    assert list(grown["at"]) == [1, 10]
+    assert len(figures.seconds_over_size(grown).axes) == 1
