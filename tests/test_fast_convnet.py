@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import device, networks
+from distill_lib import device, native, networks
 from distill_lib.networks import fast
 from distill_lib.rng import generator
 
@@ -199,7 +199,7 @@ def test_a_stack_uses_it_and_trains_as_before(monkeypatch):
 def test_without_a_compiler_there_is_one_notice_and_the_layers(monkeypatch, tmp_path):
     monkeypatch.undo()  # the real `kernel`
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
-    monkeypatch.setattr(fast, "can_compile", lambda: True)
+    monkeypatch.setattr(native, "can_compile", lambda: True)
     monkeypatch.setenv("CXX", "no-such-compiler")
     fast.kernel.cache_clear()
     network, x, _ = case("ConvNetD2W32", GREY28, 2)
@@ -207,12 +207,12 @@ def test_without_a_compiler_there_is_one_notice_and_the_layers(monkeypatch, tmp_
         results = [fast.embed(network, x) for _ in range(2)]
     assert len(said) == 1 and all(torch.equal(r, network.embed(x)) for r in results)
     fast.kernel.cache_clear()
-    monkeypatch.setattr(fast, "can_compile", lambda: False)  # DISTILL_COMPILE=0: nobody need be told
+    monkeypatch.setattr(native, "can_compile", lambda: False)  # DISTILL_COMPILE=0: nobody need be told
     assert fast.kernel() is None
     fast.kernel.cache_clear()
 
 
 def test_the_compiled_kernel_is_kept(monkeypatch):
     library = fast.build()
-    monkeypatch.setattr(fast.subprocess, "run", None)
+    monkeypatch.setattr(native.subprocess, "run", None)
     assert fast.build() == library and device.can_compile() is False

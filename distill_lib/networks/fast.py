@@ -11,14 +11,6 @@ Results do not depend on the batch an image comes in. Gradients of weights depen
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import paths
-from ..device import can_compile
-from ..errors import UserError
-from ..loop import atomically
+from .. import native
 from .convnet import ConvNet, FRePoConv
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -167,36 +156,9 @@ def _call(plan: Plan, parameters: Sequence[Tensor | None]) -> tuple:
     return shape, padding, plan.norm, plan.eps, depth, widths, _pointers(parameters)
 
 
-@functools.cache
-def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None, with one notice, where there is none to be had. `DISTILL_COMPILE=0` turns it off."""
-    if not can_compile():
-        return None
-    try:
-        return load(build())
-    except (OSError, subprocess.SubprocessError, UserError) as err:
-        reason = (getattr(err, "stderr", None) or str(err)).strip().splitlines()[:1]
-        warnings.warn(
-            f"the fast ConvNet kernel could not be compiled ({''.join(reason)}): layers run one by one (same results, slower)", stacklevel=2
-        )
-        return None
-
-
 def build() -> Path:
-    """Compile `fast.cpp` for this processor, unless the cache folder has it; returns the shared library.
-
-    Raises: subprocess.SubprocessError, OSError: the compiler failed or could not be started.  UserError: no place to keep the result.
-    """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "c++"
-    command = [compiler, "-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-    key = hashlib.sha256(repr((SOURCE.read_bytes(), command, _processor())).encode()).hexdigest()[:16]
-    library = paths.cache() / "kernels" / f"convnet-{key}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            compiled = Path(folder) / library.name
-            subprocess.run([*command, "-o", compiled, SOURCE], check=True, capture_output=True, text=True, timeout=300)
-            atomically(library, lambda part: shutil.copyfile(compiled, part))
-    return library
+    """The compiled kernel; see `native.build`."""
+    return native.build(SOURCE, "convnet")
 
 
 def load(library: Path) -> ctypes.CDLL:
@@ -210,10 +172,4 @@ def load(library: Path) -> ctypes.CDLL:
     return lib
 
 
-def _processor() -> str:
-    """What -march=native depends on: a cache folder may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return f"{platform.machine()} {platform.processor()}"
+kernel = native.kernel(build, load, "the fast ConvNet kernel")
