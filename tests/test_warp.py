@@ -1,4 +1,4 @@
-"""The compiled affine sampling against `grid_sample` in float64: values, gradients of both orders, fallbacks."""
+"""The compiled affine sampling against `grid_sample` in float64: values, gradients, fallbacks."""
 
 import pytest
 import torch
@@ -43,10 +43,9 @@ def test_values_and_gradients_are_grid_samples(shape, shared, padding):
     x, weight = x.requires_grad_(), torch.randn(shape, generator=generator(1, "warp"))
     found, wanted = augment.warp(x, matrix, padding), exact(x, matrix, padding)
     torch.testing.assert_close(found, wanted.float(), rtol=0, atol=2e-4)  # white noise: a position's rounding moves a value
-    ours, = torch.autograd.grad((found * weight).sum(), x, create_graph=True)
+    ours, = torch.autograd.grad((found * weight).sum(), x)
     theirs, = torch.autograd.grad((wanted * weight).sum(), x)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=4e-4)
-    assert not ours.requires_grad  # linear in x: the derivative is a constant
 
 
 def test_the_adjoint_is_the_adjoint_and_has_derivatives_itself():
