@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import warp as kernel
 from .errors import UserError, unknown
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -183,12 +184,14 @@ def flip(x: Tensor, yes: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, matrix: Tensor, padding: str = "zeros") -> Tensor:
-    """Bilinear sampling at affine positions: equal to `grid_sample(x, affine_grid(matrix))`.
+    """Bilinear sampling at affine positions: `grid_sample(x, affine_grid(matrix))` to rounding, by the kernel of `warp` where it can.
 
     Args:
         matrix:  (G, m, 2, 3), from output to input positions, both in [-1, 1] from edge to edge.
         padding: "zeros", or "border" to repeat the edge.
     """
+    if kernel.usable(x):
+        return kernel.warp(x, matrix, padding == "border")
     h, w = x.shape[-2:]
     a = matrix.to(x.device, x.dtype)[..., None, None]  # (G, m, 2, 3, 1, 1)
     ys = ((2 * torch.arange(h, device=x.device, dtype=x.dtype) + 1) / h - 1)[:, None]
