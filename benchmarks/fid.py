@@ -89,7 +89,8 @@ def moments(network: str, side: str, device: str, images: int, batch: int) -> su
 
     def call() -> Tensor:
         mean, covariance = (torch.as_tensor(v).cpu() for v in run(pixels))
-        return torch.cat([mean / mean.abs().max(), covariance.flatten() / covariance.abs().max()])
+        unit = mean.abs().max()
+        return torch.cat([mean / unit, covariance.flatten() / unit**2])
 
     return call
 

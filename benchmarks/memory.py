@@ -49,7 +49,7 @@ def peak(method: str, device: str, ipc: int, images: int, real: int, **few: int)
 def registered(method: str, **few: int) -> None:
     @suite.benchmark(
         f"memory-{method.lower()}", f"a step of {method} at IPC {{ipc}} on {{images}} images, 3 x 32 x 32: peak memory", "",
-        size={"ipc": 50, "images": 50_000, "real": 256, **few}, quick={**QUICK, **few}, target={"off_pct": 20.0},
+        size={"ipc": 50, "images": 50_000, "real": 256, **few}, quick={**QUICK, **few}, target={"off_pct": 20.0}, repeats=1,
     )  # fmt: skip
     def build(side: str, device: str, **size: int) -> suite.Call:
         return peak(method, device, **size)

@@ -61,6 +61,7 @@ class Benchmark:
         distance:  (ours, plain) -> that difference, and `difference_is` its unit; by default as a share of the largest value.
         target:    see `distill_lib.speed`.
         growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
+        repeats:   at most, where one is enough.
         once:      takes minutes: its one run is what is measured, without memory, and `--quick` leaves it out.
     """
 
@@ -76,6 +77,7 @@ class Benchmark:
     target: dict[str, float] = field(default_factory=dict)
     growth: dict[str, tuple[int, ...]] = field(default_factory=dict)
     small: dict[str, Any] = field(default_factory=dict)
+    repeats: int | None = None
     once: bool = False
 
 
@@ -260,7 +262,7 @@ def measured(
         for name in names:
             sides[name] = Side(serve, module, of.name, name, device, threads, size, of.quick)
             first[name] = sides[name].answer()
-        for i in range(1 if of.once else repeats):
+        for i in range(1 if of.once else min(repeats, of.repeats or repeats)):
             if until is not None and i >= LEAST and time.monotonic() > until:
                 break
             for name in names if i % 2 == 0 else reversed(names):
