@@ -85,7 +85,7 @@ class Cost:
 
 
 def _forget_peak() -> None:
-    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept for later goes back first."""
+    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes back first."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -566,33 +566,33 @@ def _draw(axis: Any, pixels: np.ndarray) -> None:
     axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")
 
 
-def roofline(points: pd.DataFrame, peak_flops: float, peak_bytes: float) -> Figure:
-    """Operations a second against operations per byte, below the machine's limits: hollow marks plain, filled marks ours.
+def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
+    """Operations a second against operations per byte, below each machine's limits: hollow marks plain, filled marks ours.
 
     Args:
-        points: columns name, who ("plain" or "ours"), intensity (operations per byte), rate (operations a second).
-        peak_flops, peak_bytes: measured limits, a second.
+        machines: name -> (points, operations a second, bytes a second); points have the columns name, who ("plain" or "ours"),
+                  intensity (operations per byte) and rate (operations a second).
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
 
     style()
-    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    low, high = points["intensity"].min() / 2, max(points["intensity"].max() * 2, 4 * peak_flops / peak_bytes)
-    edge = peak_flops / peak_bytes
-    limit = [low * peak_bytes / 1e9, peak_flops / 1e9, peak_flops / 1e9]
-    axis.plot([low, edge, high], limit, color="0.2", lw=1.5, label="limits measured")
     palette = sns.color_palette("colorblind", 10)
-    for i, (name, pair) in enumerate(points.groupby("name", sort=False)):
-        shade, shape = palette[i % 10], SHAPES[i % len(SHAPES)]
-        sides = pair.set_index("who")
-        axis.plot(sides["intensity"], sides["rate"] / 1e9, color=shade, lw=0.8)
-        for who, side in sides.iterrows():
-            filled = who == "ours"
-            look = {"color": shade, "markerfacecolor": shade if filled else "white", "label": name if filled else None}
-            axis.plot(side["intensity"], side["rate"] / 1e9, shape, **look)
-    axis.set(xscale="log", yscale="log", xlabel="operations per byte, plain form", ylabel="GFLOP/s")
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure, axes = plt.subplots(len(machines), 1, figsize=(7.2, 4.4 * len(machines)), squeeze=False, layout="constrained")
+    for axis, (machine, (points, peak_flops, peak_bytes)) in zip(axes[:, 0], machines.items()):
+        edge = peak_flops / peak_bytes
+        low, high = min(points["intensity"].min(), edge) / 2, max(points["intensity"].max(), 2 * edge) * 2
+        limit = [low * peak_bytes / 1e9, peak_flops / 1e9, peak_flops / 1e9]
+        axis.plot([low, edge, high], limit, color="0.2", lw=1.5, label="limits measured")
+        for i, (name, pair) in enumerate(points.groupby("name", sort=False)):
+            shade, shape, sides = palette[i % 10], SHAPES[i % len(SHAPES)], pair.set_index("who")
+            axis.plot(sides["intensity"], sides["rate"] / 1e9, color=shade, lw=0.8)
+            for who, side in sides.iterrows():
+                filled = who == "ours"
+                look = {"color": shade, "markerfacecolor": shade if filled else "white", "label": name if filled else None}
+                axis.plot(side["intensity"], side["rate"] / 1e9, shape, **look)
+        axis.set(xscale="log", yscale="log", xlabel="operations per byte, plain form", ylabel="GFLOP/s", title=machine)
+        axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

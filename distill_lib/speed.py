@@ -62,8 +62,17 @@ class Report:
     threads: int
     entries: dict[str, dict[str, Any]]
 
+    @property
+    def title(self) -> str:
+        return f"{self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+
     def of(self, group: str) -> list[dict[str, Any]]:
         return [e for e in self.entries.values() if e["group"] == group]
+
+    @property
+    def peaks(self) -> tuple[float, float]:
+        """The machine's operations and bytes a second: the highest of all runs."""
+        return max(e["peak_flops"] for e in self.entries.values()), max(e["peak_bytes"] for e in self.entries.values())
 
 
 def read(path: Path) -> Report:
