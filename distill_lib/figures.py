@@ -575,6 +575,7 @@ def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     style()
     palette = sns.color_palette("colorblind", 10)
@@ -592,6 +593,10 @@ def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
                 look = {"color": shade, "markerfacecolor": shade if filled else "white", "label": name if filled else None}
                 axis.plot(side["intensity"], side["rate"] / 1e9, shape, **look)
         axis.set(xscale="log", yscale="log", xlabel="operations per byte, plain form", ylabel="GFLOP/s", title=machine)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=(1, 3)))
+            side.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.minorticks_off()
         axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
