@@ -608,6 +608,7 @@ def seconds_over_size(points: pd.DataFrame) -> Figure:
         points: columns base, axis, at, ours, plain (seconds).
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     style()
     bases = list(dict.fromkeys(points["base"]))
@@ -621,6 +622,8 @@ def seconds_over_size(points: pd.DataFrame) -> Figure:
             axis.plot(here["at"], here["ours"], "o-", color=colour("DM"), label="ours")
             axis.set(xscale="log", yscale="log", xlabel=name, title=base)
             axis.set_xticks(ticks := sorted(set(here["at"])), [f"{t:g}" for t in ticks])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.minorticks_off()
         for axis in line[len(panels[base]) :]:
             axis.set_axis_off()
