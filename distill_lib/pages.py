@@ -278,7 +278,8 @@ def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     common = hashlib.sha256(sys.version.encode())
     lock = paths.ROOT / "requirements.lock"
     common.update(lock.read_bytes() if lock.exists() else b"")
-    for folder in (paths.ROOT / "distill_lib", paths.reported(), paths.results("small"), paths.results("full")):
+    shown = (paths.results(kept) for kept in ("small", "full", "benchmarks"))
+    for folder in (paths.ROOT / "distill_lib", paths.reported(), *shown):
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 common.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
