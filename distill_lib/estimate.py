@@ -8,11 +8,13 @@ device does in a second. Only a measurement tells the truth: every estimate name
 from __future__ import annotations
 
 import functools
+import heapq
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import experiment, paths, records, verified
@@ -22,8 +24,6 @@ from .records import Record
 from .settings import build
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .protocols import Protocol
 
 ENOUGH = 5  # records of a method and network to take a median of
@@ -73,11 +73,11 @@ def rates(profile: str) -> Rates:
     """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, if it has any, else of the commonest."""
     from .device import describe, pick
 
-    groups: dict[str, dict[tuple[str, str], list[tuple[str, Path]]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
-        folder = paths.results(name)
+        folder = f"{paths.results(name)}/"
         for file, summary in verified.summaries(name)[0].items():
-            groups[summary.device][summary.method, summary.network].append((summary.at, folder / f"{file}.json"))
+            groups[summary.device][summary.method, summary.network].append((summary.at, f"{folder}{file}.json"))
     try:
         here = describe(pick())
     except UserError:
@@ -86,9 +86,9 @@ def rates(profile: str) -> Rates:
         here = max(groups, key=lambda device: sum(map(len, groups[device].values())), default="")
     known = Rates(here)
     for found in groups.get(here, {}).values():
-        for _, file in sorted(found)[-ENOUGH:]:
+        for _, file in heapq.nlargest(ENOUGH, found):
             try:
-                known.add(records.read(file))
+                known.add(records.read(Path(file)))
             except UserError:
                 continue  # reported by whoever wants its number
     return known

@@ -38,7 +38,7 @@ class Cell:
     protocol: str = "vico_dsa"
     variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
 
-    @property
+    @functools.cached_property
     def stem(self) -> str:
         """File name without its ending: dm_fashionmnist_ipc10_convnet_vico-dsa."""
         size = "all" if self.ipc is None else f"ipc{self.ipc}"

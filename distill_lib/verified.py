@@ -5,6 +5,7 @@ A copy for plans only, in the runs folder; whoever shows or reuses a number read
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from . import paths, records
 from .errors import UserError
@@ -49,8 +50,8 @@ def name(cell: Cell) -> str:
 
 
 def fingerprint(key: dict[str, Any]) -> str:
-    """Hash of everything a plan compares: a record's key but for the data's hash, which only loading the data tells."""
-    return records.digest({k: v for k, v in key.items() if k != "data_sha256"})
+    """Hash of everything a plan compares, in the order it stands in: a record's key but for the data's hash, which only loading them tells."""
+    return hashlib.sha256(to_json({k: v for k, v in key.items() if k != "data_sha256"})).hexdigest()[:16]
 
 
 def summaries(profile: str) -> tuple[dict[str, Summary], dict[str, str]]:
