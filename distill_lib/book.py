@@ -243,15 +243,18 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
     found = nodes.bullet_list()
     for kept in ("full", "small"):
         folder = paths.results(kept) / experiment
-        files = sorted(folder.glob("*.json"))
+        files = [f for f in sorted(folder.glob("*")) if f.is_file() and not f.name.startswith(".")]
         if profile != "recorded" or not files:
             continue
-        commits = sorted({c for f in files if (c := json.loads(f.read_text()).get("made_by", {}).get("commit"))})
+        measured = [f for f in files if f.suffix == ".json" and "made_by" in json.loads(f.read_text())]
+        commits = sorted({c for f in measured if (c := json.loads(f.read_text())["made_by"].get("commit"))})
         where = f"results/{kept}/{experiment}"
         link = nodes.reference("", where, refuri=f"{_repository(app)}/tree/main/{where}", internal=False)
-        code = f" The code that measured them: {', '.join(commits)}." if commits else ""
-        text = f": {len(files)} records, each with settings, seeds, device, seconds and memory.{code}"
-        found += nodes.list_item("", nodes.paragraph("", "", link, nodes.Text(text)))
+        count = lambda things, kind: f"{len(things)} {kind}{'s' * (len(things) > 1)}"  # noqa: E731
+        parts = [count(measured, "record") + ", each with settings, seeds, device, seconds and memory"] if measured else []
+        parts += [count(others, "file") + " of images or curves"] if (others := [f for f in files if f not in measured]) else []
+        code = f". The code that measured them: {', '.join(commits)}" if commits else ""
+        found += nodes.list_item("", nodes.paragraph("", "", link, nodes.Text(f": {'; '.join(parts)}{code}.")))
     if len(found):
         section += nodes.paragraph("", "from the records")
         section += found

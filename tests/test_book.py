@@ -101,8 +101,11 @@ def test_every_notebook_s_page_shows_what_it_computed(html):
 def test_every_notebook_s_page_says_how_it_is_made(html, page):
     text = (html / f"{page.name}.html").read_text()
     assert text.count('id="made-by"') == 1 and f"papermill {page.name}.ipynb out.ipynb -p profile recorded" in text
-    records = len(list((paths.results("small") / page.name.removeprefix("notebooks/")).glob("*.json")))
-    assert (f": {records} records, each with" in text) if records else ("results/small/" not in text.partition('id="made-by"')[2])
+    said, name = text.partition('id="made-by"')[2], page.name.removeprefix("notebooks/")
+    kept = [f for f in (paths.results("small") / name).glob("*") if f.is_file()]
+    records = sum(f.suffix == ".json" and '"made_by"' in f.read_text() for f in kept)
+    assert (f"tree/main/results/small/{name}" in said) == bool(kept)
+    assert (f": {records} record" in said) if records else ("each with settings, seeds" not in said)
     assert text.count("<figcaption>") == text.count(">Command and records</a>")
 
 
