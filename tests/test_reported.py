@@ -365,7 +365,7 @@ LIVE = {  # page: what its live cells print
     "0.0086, 0.0034, 0.0011, 0.0003, 0.0001]",
     "slfd": "L_sto = 0.580018, mean CE = 0.632188",
     "protocols": "vico_dsa@60ep {0.01: 32, 0.001: 29}",
-    "differences": "",
+    "differences": "lr_from_set: False -> True\nname: 'vico_dsa' -> 'mtt'\nnum_eval: 20 -> 5",
 }
 
 
