@@ -62,6 +62,7 @@ class Benchmark:
         target:    see `distill_lib.speed`.
         growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
         repeats:   at most, where one is enough.
+        lacks:     () -> what it needs and is not there, in words; it is left out then.
         once:      takes minutes: its one run is what is measured, without memory, and `--quick` leaves it out.
     """
 
@@ -78,6 +79,7 @@ class Benchmark:
     growth: dict[str, tuple[int, ...]] = field(default_factory=dict)
     small: dict[str, Any] = field(default_factory=dict)
     repeats: int | None = None
+    lacks: Callable[[], str | None] = lambda: None
     once: bool = False
 
 
@@ -366,6 +368,9 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         name = more.get("name", of.name)
         if args.quick and of.once:
             print(f"{name}: takes minutes, left out", flush=True)
+            continue
+        if missing := of.lacks():
+            print(f"{name}: left out, {missing}", flush=True)
             continue
         if until is not None and time.monotonic() > until:
             print(f"{name}: not measured, the time is up", flush=True)

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from distill_lib import data
 from distill_lib.diffusion.continuous import sample
 from distill_lib.diffusion.discrete import Schedule
+from distill_lib.errors import UserError
 from distill_lib.generators import dit, uvit
-from distill_lib.generators.uvit import ARCHITECTURES, UViT
+from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
 from distill_lib.loop import Loop
+from distill_lib.methods.uvit import Config, paper_config
+from distill_lib.metrics.generative import Judge, Scores
 from distill_lib.rng import generator as stream
 from distill_lib.settings import replace
 
@@ -83,15 +86,24 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+SAMPLED = "FashionMNIST"
+BY_CHANCE = 4.0  # FID of 200 images moves with the noise they are drawn from: 30.9 to 35.5 in five draws
 COMPARED = "attention written out, one tensor after another in the optimiser"
 
 
-@suite.benchmark(
-    "uvit-train", "U-ViT {name}: {steps} steps of {batch} images", COMPARED, size={"name": "Tiny", "steps": 8, "batch": 32},
-    quick={"name": "Tiny", "steps": 1, "batch": 2}, tolerance=1e-2,
-)  # fmt: skip
-def train(side: str, device: str, name: str, steps: int, batch: int) -> suite.Call:
-    of = replace(ARCHITECTURES[name], num_classes=K)
+# With patches of 2, the paper's for 32 pixels, 258 tokens attend to each other: written out that is four tables of 258 x 258 for every
+# image and block. With patches of 4, as in the small budget, or a wide network, matrix products take most of the time on both sides.
+NARROW, SMALL = {"patch": 2, "width": 64, "heads": 4}, {"patch": 4, "width": 128, "heads": 4}
+QUICK = {"patch": 4, "width": 32, "heads": 2}
+
+
+def architecture(patch: int, width: int, heads: int) -> Architecture:
+    """A U-ViT of five blocks for 32 x 32 x 3 and ten classes."""
+    return replace(ARCHITECTURES["Tiny"], patch=patch, width=width, heads=heads, num_classes=K)
+
+
+def training(side: str, device: str, patch: int, width: int, heads: int, steps: int, batch: int) -> suite.Call:
+    of = architecture(patch, width, heads)
     facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * of.channels, (0.5,) * of.channels)
     pixels = torch.randint(256, (batch * 4, *of.shape), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(device)
@@ -102,19 +114,67 @@ def train(side: str, device: str, name: str, steps: int, batch: int) -> suite.Ca
     return lambda: weights(train_plainly(real, cfg) if side == "plain" else uvit.fit(real, cfg, 0, Loop(bar=False)).model)
 
 
-@suite.benchmark(
-    "uvit-draw", "U-ViT {name}: {images} images of {evaluations} evaluations by DPM-Solver", COMPARED,
-    size={"name": "Tiny", "images": 64, "evaluations": 50}, quick={"name": "Tiny", "images": 2, "evaluations": 3}, tolerance=0.02,
-)  # fmt: skip
-def draw(side: str, device: str, name: str, images: int, evaluations: int) -> suite.Call:
-    of = replace(ARCHITECTURES[name], num_classes=K)
-    drawing, labels = UViT(of, stream(1, "weights")).eval().to(device), (torch.arange(images) % K).to(device)
+def drawing(side: str, device: str, patch: int, width: int, heads: int, images: int, evaluations: int) -> suite.Call:
+    of = architecture(patch, width, heads)
+    model, labels = UViT(of, stream(1, "weights")).eval().to(device), (torch.arange(images) % K).to(device)
     with torch.no_grad():  # an untrained network predicts next to nothing; this one's images differ
-        drawing.decoder_pred.weight.mul_(20)
-    literal = plain(drawing).to(device)
+        model.decoder_pred.weight.mul_(20)
+    literal = plain(model).to(device)
     if side == "plain":
         return lambda: draw_plainly(literal, labels, 0, of.shape, evaluations)
-    return lambda: uvit.generate(drawing, labels, 0, 0, evaluations, "dpm_fast", 100)
+    return lambda: uvit.generate(model, labels, 0, 0, evaluations, "dpm_fast", 100)
+
+
+for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {})):
+    suite.benchmark(
+        f"uvit-train{part}", "U-ViT of width {width}, patches of {patch}: {steps} steps of {batch} images", COMPARED,
+        size={**sizes, "steps": 8, "batch": 32}, quick={**QUICK, "steps": 1, "batch": 2}, tolerance=1e-2, target=target,
+    )(training)  # fmt: skip
+    suite.benchmark(
+        f"uvit-draw{part}", "U-ViT of width {width}, patches of {patch}: {images} images of {evaluations} evaluations by DPM-Solver", COMPARED,
+        size={**sizes, "images": 64, "evaluations": 50}, quick={**QUICK, "images": 2, "evaluations": 3}, tolerance=0.02, target=target,
+    )(drawing)  # fmt: skip
+
+
+# --- fewer evaluations for the same FID ------------------------------------------------------------------------------------
+def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.Trained]:
+    real, cfg = data.load(dataset)[0].to(device), paper_config(dataset).small()
+    return real, cfg, uvit.place(real, cfg.training, cfg.training_seed)
+
+
+def untrained() -> str | None:
+    """Why the solvers cannot be compared."""
+    try:
+        _, _, found = trained("cpu", SAMPLED)
+    except UserError as err:
+        return str(err)
+    return None if found.file.exists() else f"needs a trained network: python -m distill_lib.train_uvit {SAMPLED} --profile small"
+
+
+@suite.benchmark(
+    "uvit-solver", "{images} images of FashionMNIST by the small budget's U-ViT and their FID: 20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
+    "the paper's solver around attention written out", size={"images": 200}, quick={"images": 20}, tolerance=BY_CHANCE,
+    distance=lambda ours, plain: float(abs(ours - plain).max()), difference_is="FID", target={"ratio": 1.5}, repeats=1, lacks=untrained,
+)  # fmt: skip
+def solver(side: str, device: str, images: int) -> suite.Call:
+    real, cfg, found = trained(device, SAMPLED)
+    model, labels = found.model().to(device), (torch.arange(images) % K).to(device)
+    judge = Judge(real, None, replace(Scores().small(), samples=images))
+    literal = plain(model).to(device).eval()
+
+    def guided(x: Tensor, t999: Tensor, y: Tensor) -> Tensor:
+        without = literal(x, t999, torch.full_like(y, K))
+        return without + cfg.guidance * (literal(x, t999, y) - without)
+
+    def run() -> Tensor:
+        if side == "plain":
+            drawn = draw_plainly(guided, labels, 0, model.of.shape, 50)
+        else:
+            drawn = uvit.generate(model, labels, 0, 0, cfg.steps, cfg.sampler, cfg.batch, guidance=cfg.guidance)
+        scores = judge.distances(data.ImageSet(drawn, labels, real.facts))
+        return torch.tensor([v for k, v in scores.items() if k.startswith("FID")])
+
+    return run
 
 
 @suite.benchmark(

@@ -68,7 +68,7 @@ class Derivatives:
 
     def _size(self, form: Products | _Layers, images: Tensor) -> int:
         """Images at once: 16 of 32 x 32 pixels on a CPU, 128 in the kernel, which looks after the cache itself, 2048 on a GPU."""
-        pixels = 2**21 if images.is_cuda else 2**17 if form is self.kernel else 2**14
+        pixels = pixels_at_once(images.is_cuda, form is self.kernel)
         return min(self.piece or len(images) * images.shape[1], max(1, pixels // _pixels(images)))
 
     def first(
@@ -190,6 +190,11 @@ class Derivatives:
                 continue
             if images.is_cuda:  # outside the handler, whose traceback keeps the failed piece's tensors alive
                 torch.cuda.empty_cache()
+
+
+def pixels_at_once(gpu: bool, kernel: bool = False) -> int:
+    """Of the first map, over all images of a piece."""
+    return 2**21 if gpu else 2**17 if kernel else 2**14
 
 
 def _pixels(images: Tensor) -> int:

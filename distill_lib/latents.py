@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import memory
 from .data import NORMALISATIONS, ImageSet
 from .errors import UserError
 from .generators import cgan, prior
@@ -69,6 +70,11 @@ class Space:
         if name.startswith(("Im", "SLFD")):
             return Space(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
         return Space(Prior(), lr_w=lr_w).small(match)
+
+    def held(self, size: memory.Size, images: int) -> float:
+        """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and momenta."""
+        piece, numbers = prior._pieces_held(self.prior, size, self.layer, self.pieces)
+        return piece + 3 * 4.0 * images * numbers
 
     def small(self, match: str) -> Space:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""

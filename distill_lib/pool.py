@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import augment, networks
+from . import augment, memory, networks
 from .data import ImageSet
 from .errors import UserError
 from .generators import cgan
@@ -62,6 +62,15 @@ class Matching:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         pool = (4 + 3 * self.pool_steps) * steps + 3 * self.warm_up * self.epochs if matched else 0
         return self.batch * (steps * gan.work_per_image() + pool)
+
+    def held(self, gan: cgan.GAN, size: memory.Size, matched: bool = True) -> float:
+        """Bytes a step keeps alive: GAN and network of the pool, and the larger of a step of the network and a matching step of the GAN."""
+        if not matched:
+            return gan.held(size, self.batch)
+        return max(
+            max(gan.held(size, self.batch, network), memory.trained(network, size, self.batch)) + 3 * memory.weights(network, size)
+            for network in self.pool
+        )
 
 
 def pool_for(dataset: str) -> tuple[str, ...]:

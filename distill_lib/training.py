@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import augment, networks, paths
+from . import augment, memory, networks, paths
 from .data import ImageSet
 from .device import chunked
 from .errors import UserError
@@ -53,6 +53,14 @@ class Training:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
+
+    def held(self, size: memory.Size) -> float:
+        """Bytes kept alive by a training step, or by the features of one class's images."""
+        images = min(size.images, size.num_classes * self.per_class) if self.per_class else size.images
+        dimensions = networks.blank(self.network, size.shape, size.num_classes).embed_dim
+        chosen = 3 * 4.0 * images / size.num_classes * dimensions + memory.passed(self.network, size, 256)
+        step = memory.trained(self.network, size, min(self.batch, images)) + memory.COPIES * size.floats(self.batch)
+        return max(step, chosen)
 
 
 def for_selection(dataset: str) -> Training:

@@ -61,6 +61,9 @@ OTHERS = [
       for name in ("IDC-ResNet18", "IDC-ResNetAP18")),
     *((name, RGB32, 1_228_970, 256) for name in ("IDC-ThinResNet10", "IDC-ThinResNetAP10", "IDC-ThinResNet10BN")),
     *((name, RGB32, 2_797_610, 256) for name in ("IDC-ThinResNet18", "IDC-ThinResNetAP18", "IDC-ThinResNet18BN")),
+    *((name, shape, 1_232_810, 256)
+      for shape in (square(64), square(224)) for name in ("IDC-LargeThinResNet10", "IDC-LargeThinResNetAP10", "IDC-LargeThinResNet10BN")),
+    ("IDC-LargeThinResNet18", square(64), 2_801_450, 256), ("IDC-LargeThinResNetAP18", square(64), 2_801_450, 256),
     ("IDC-LargeResNet10BN", RGB32, 4_910_922, 512), ("IDC-LargeResNet18BN", RGB32, 11_181_642, 512),
     ("ViT", square(128), 16_176_650, 512), ("ViT", square(256), 16_274_954, 512), ("ViTCIFAR", RGB32, 9_523_722, 512),
     ("FRePoConv", RGB32, 1_560_842, 8_192), ("FRePoConvBN", RGB32, 1_561_610, 8_192), ("FRePoConv", GREY28, 1_558_538, 8_192),

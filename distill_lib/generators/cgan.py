@@ -12,6 +12,7 @@ Source: Wang et al. 2023 (DiM) and its code; Mirza and Osindero 2014 for the log
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import networks, paths, training
+from .. import memory, networks, paths, training
 from ..data import ImageSet
 from ..device import chunked
 from ..errors import UserError
@@ -248,7 +249,17 @@ class GAN:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
-    def architecture(self, real: ImageSet) -> Architecture:
+    def held(self, size: memory.Size, batch: int | None = None, matched: str | None = None) -> float:
+        """Bytes kept alive by a step of both networks, and by the judge's training where stage 1 is run.
+
+        Args:
+            batch:   another one than stage 1's.
+            matched: a network whose answers to the generator's images are matched in the step.
+        """
+        step = _step_memory(replace(self, epochs=1, seed=0), size, batch or self.batch, matched)
+        return step if batch else max(step, self.judge.held(size))
+
+    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
         return Architecture(real.shape, real.num_classes, self.width, self.noise, self.label, self.label_scale).check()
 
 
@@ -259,7 +270,7 @@ class Pair:
         steps: how many were taken, as a list of one number.
     """
 
-    def __init__(self, of: GAN, real: ImageSet, rng: torch.Generator | None = None):
+    def __init__(self, of: GAN, real: ImageSet | memory.Size, rng: torch.Generator | None = None):
         """Args: rng: draws the initial weights; None leaves PyTorch's, for weights that are read afterwards."""
         self.settings, shapes = of, of.architecture(real)
         with torch.random.fork_rng(devices=[]):  # building layers draws from the global generator
@@ -355,6 +366,22 @@ class Pair:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.steps[:] = tensors["steps"].tolist()
         return self
+
+
+@functools.lru_cache(maxsize=64)
+def _step_memory(of: GAN, size: memory.Size, batch: int, matched: str | None) -> float:
+    """Bytes of a step with the gradient penalty, optimisers' states included."""
+    pair, rng = Pair(of, size, stream(0, "memory")), stream(0, "memory")
+    network = None if matched is None else networks.blank(matched, size.shape, size.num_classes).train().requires_grad_(False)
+
+    def run(n: int) -> None:
+        pair.steps[0] = 0
+        answers = None if network is None else lambda fake: networks.logits(network, fake).sum()
+        pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng, answers)
+
+    run(2)  # makes the optimisers' states
+    states = 3 * 4.0 * sum(p.numel() for module in pair.modules for p in module.parameters())
+    return states + memory.grown(run, batch) + memory.COPIES * size.floats(batch)
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,14 @@ class DiT(nn.Module):
         return self
 
 
+def parameters(of: Architecture) -> int:
+    """How many numbers the weights of these sizes are, places of the patches included, without DiffFit's scales."""
+    w, hidden, patch = of.width, int(of.width * of.mlp_ratio), of.channels * of.patch**2
+    block = 4 * w * w + 4 * w + 2 * w * hidden + hidden + w + 6 * w * w + 6 * w
+    ends = patch * w + w + of.tokens * w + FREQUENCIES * w + w + w * w + w + (of.num_classes + 1) * w
+    return of.depth * block + ends + 2 * w * w + 2 * w + 2 * patch * w + 2 * patch
+
+
 def build(of: Architecture) -> DiT:
     """A network without a draw from torch's global generator."""
     with torch.random.fork_rng(devices=[]):

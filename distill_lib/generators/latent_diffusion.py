@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import needs, paths
+from .. import memory, needs, paths
 from ..data import ImageSet
 from ..diffusion import discrete
 from ..diffusion.discrete import Schedule
@@ -43,6 +43,8 @@ from .dit import Architecture, DiT
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
+# channels of the latents (None: those of the images), pixels per latent, channels of the widest maps in the decoder
+LATENTS = {"identity": (None, 1, 0), "taef2": (32, 8, 64), "KL": (4, 8, 256)}
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------
@@ -90,6 +92,29 @@ class Base:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
+    def latent(self, size: memory.Size) -> tuple[int, int, int]:
+        """Channels and side of the latents, and pixels of a side of the images."""
+        side = self.side or size.shape[1]
+        channels, factor = LATENTS.get(self.autoencoder, LATENTS["KL"])[:2]
+        return channels or size.shape[0], side // factor, side
+
+    def sizes(self, size: memory.Size) -> Architecture:
+        """Of the network, published or trained here."""
+        channels, side, _ = self.latent(size)
+        return Architecture(side=side, channels=channels) if self.weights else _sizes(self, side, channels, size.num_classes)
+
+    def held(self, size: memory.Size) -> float:
+        """Bytes a training step keeps alive; encoding the images where that takes an encoder."""
+        if self.weights:
+            return self.autoencoding(size)
+        step = held(self.sizes(size), self.batch, size.gpu, trained=1.0) + memory.COPIES * size.floats(self.batch)
+        return max(step, self.autoencoding(size))
+
+    def autoencoding(self, size: memory.Size) -> float:
+        """Bytes of 25 images on their way through the autoencoder, at its widest maps."""
+        widest = LATENTS.get(self.autoencoder, LATENTS["KL"])[2]
+        return 25 * 3 * 4.0 * widest * self.latent(size)[2] ** 2
+
 
 @settings
 class Tuning:
@@ -118,6 +143,12 @@ class Tuning:
         """Images through the network; frozen matrices need no weight gradient, so a backward pass counts as one forward one."""
         return self.steps * self.batch * (2.0 if self.parameters == "difffit" else 3.0)
 
+    def held(self, of: Base, size: memory.Size) -> float:
+        """Bytes a step keeps alive, both memories of latents included."""
+        sizes = of.sizes(size)
+        latents = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
+        return held(sizes, self.batch, size.gpu, trained=0.01 if self.parameters == "difffit" else 1.0) + latents
+
 
 @settings
 class Sampling:
@@ -137,6 +168,11 @@ class Sampling:
 
     def work(self, images: int) -> float:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
+
+    def held(self, of: Base, size: memory.Size) -> float:
+        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the decoder."""
+        drawn = min(self.batch, max(1, self.batch // size.num_classes) * size.num_classes)
+        return max(held(of.sizes(size), drawn * (1 if self.guidance == 1 else 2), size.gpu), of.autoencoding(size))
 
 
 def has_published(dataset: str) -> bool:
@@ -334,9 +370,12 @@ def architecture(real: ImageSet, of: Base) -> Architecture:
     """The network that would be trained on `real`."""
     encoder = _encoder(real, of)
     side = (of.side or real.shape[1]) // encoder.factor
+    return _sizes(of, side, encoder.channels or real.shape[0], real.num_classes)
+
+
+def _sizes(of: Base, side: int, channels: int, num_classes: int) -> Architecture:
     patch = of.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
-    channels = encoder.channels or real.shape[0]
-    return Architecture(side, channels, patch, of.width, of.depth, of.heads, num_classes=real.num_classes).check()
+    return Architecture(side, channels, patch, of.width, of.depth, of.heads, num_classes=num_classes).check()
 
 
 def _train(file: Path, real: ImageSet, of: Base, encoder: Autoencoder, side: int, loop: Loop) -> None:
@@ -689,11 +728,19 @@ def outlook(what: str, network: DiT, passes: float, steps: int, batch: int) -> O
         passes: forward passes an image counts as.
     """
     of, device = network.of, network.pos_embed.device
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    held = sum(p.numel() for p in network.parameters()) * (2 if trained else 1) + 3 * trained
-    per_block = of.tokens * (14 * of.width + 2 * int(of.width * of.mlp_ratio)) + (of.tokens**2 * of.heads if device.type == "cpu" else 0)
-    activations = batch * per_block * (of.depth if trained else 1)
-    return Outlook(what, steps, batch, passes * of.flops() * steps * batch, _rate(device), 4 * (held + activations) / 2**30)
+    share = sum(p.numel() for p in network.parameters() if p.requires_grad) / sum(p.numel() for p in network.parameters())
+    return Outlook(what, steps, batch, passes * of.flops() * steps * batch, _rate(device), held(of, batch, device.type == "cuda", share) / 2**30)
+
+
+def held(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
+    """Bytes a step keeps alive: weights, and of the trained share of them average, gradients and moments; activations of every block, or of one.
+
+    Args:
+        trained: share of the weights; 0 draws images.
+    """
+    numbers = dit.parameters(of) * ((2 if trained else 1) + 3 * trained)
+    per_block = of.tokens * (14 * of.width + 2 * int(of.width * of.mlp_ratio)) + (0 if gpu else of.tokens**2 * of.heads)
+    return 4.0 * (numbers + images * per_block * (of.depth if trained else 1))
 
 
 def _rate(device: torch.device) -> float:

@@ -11,6 +11,7 @@ random weights; `cGAN`, DiM's conditional GAN, trained on the real set and kept 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import field
 from typing import Literal, Protocol
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import paths
+from .. import memory, paths
 from ..data import ImageSet
 from ..diffusion.continuous import VP
 from ..errors import UserError
@@ -325,6 +326,31 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
         layers, classes = stylegan_xl.plan(real.shape[2], channel_base=64 * width, channel_max=width)
         return stylegan_xl.StyleGANXL(layers, classes).redraw(rng)
     return stylegan_xl.read(_file(prior.weights, real.shape[2]))
+
+
+def held(prior: Prior, size: memory.Size) -> float:
+    """Bytes that making the generator keeps alive: training it where it is trained, else its weights."""
+    return prior.gan.held(size) if prior.family == "cGAN" and prior.weights == "trained" else _pieces_held(prior, size, None, 1)[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int) -> tuple[float, int]:
+    """Bytes of the weights and of a piece of images there and back, and the numbers of an image's latents."""
+    with torch.random.fork_rng(devices=[]):
+        made = Conditional(cgan.Generator(prior.gan.architecture(size))) if prior.family == "cGAN" else _made(size, replace(prior, weights="random"), None)
+    made = made.eval().requires_grad_(False)
+
+    def run(n: int) -> None:
+        w = torch.zeros(n, made.num_ws, made.w_dim, requires_grad=True)
+        f = None if layer is None else made.to_f(w, layer).detach().requires_grad_()
+        images = made(w) if f is None else made.from_f(f, w, layer)
+        torch.autograd.grad(images.sum(), [w] if f is None else [w, f], allow_unused=True)
+
+    numbers = made.num_ws * made.w_dim
+    if layer is not None:
+        with torch.no_grad():
+            numbers += made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel()
+    return 4.0 * sum(p.numel() for p in made.parameters()) + memory.grown(run, pieces, 1), numbers
 
 
 def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import paths
+from .. import memory, paths
 from ..data import ImageSet
 from ..device import compiled
 from ..diffusion.continuous import SAMPLERS, VP, sample
@@ -36,6 +36,7 @@ from ..rng import generator as stream
 from ..settings import Count, as_dict, build, replace, settings
 
 VERSION = 1  # of what training makes: part of the key
+PIECE_MB = 8192  # of activations
 
 
 # --- network -----------------------------------------------------------------------------------------------------------
@@ -375,11 +376,11 @@ class Training:
             ema=0.998, precision="float32", checkpointing=False, looks=8, output="v", positions="sinusoids", label_drop=0.1,
         )  # fmt: skip
 
-    def architecture(self, real: ImageSet) -> Architecture:
+    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
         """Raises: UserError: images this network does not fit."""
         channels, height, side = real.shape
         if height != side:
-            raise UserError(f"{real.facts.name}: images of {height} x {side} pixels; U-ViT works for squares")
+            raise UserError(f"U-ViT: images of {height} x {side} pixels; works for squares")
         if not 0 <= self.label_drop < 1:
             raise UserError(f"U-ViT: label_drop {self.label_drop}; a share from 0 to below 1")
         sizes = (side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio)
@@ -388,6 +389,17 @@ class Training:
     def work(self) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
+
+    def held(self, size: memory.Size) -> float:
+        """Bytes a training step keeps alive on one process."""
+        of = self.architecture(size)
+        return 2**20 * memory_mb(of, self, images=at_once(of, self)) + 6 * size.floats(self.batch)
+
+    def sampling_held(self, size: memory.Size, images: int) -> float:
+        """Bytes of the images of a call of the network, and of its weights."""
+        of = self.architecture(size)
+        skipped = of.depth // 2 * of.width
+        return 4.0 * (parameters(of) + images * of.tokens * (skipped + (8 + 2 * of.mlp_ratio) * of.width))
 
 
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
@@ -540,7 +552,7 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         "looks": looks, "curve": curve, "clock": clock,
     }  # fmt: skip
     network = _fast(_parallel(model) if world > 1 else model, device)
-    ours, averaged = list(model.parameters()), list(ema.parameters())
+    ours, averaged, piece = list(model.parameters()), list(ema.parameters()), at_once(model.of, cfg)
     look_at = {round(cfg.steps * (i + 1) / cfg.looks) - 1 for i in range(cfg.looks)}
     every = max(1, cfg.steps // 200)
     for step in loop.steps("uvit", cfg.steps, live):
@@ -548,10 +560,8 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         images, t, noise, labels = batches.take(step, order, rng)
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * rate(step, cfg)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-            loss = noise_loss(network, images, t, noise, labels, cfg.output)
         optimizer.zero_grad()
-        loss.backward()
+        loss = backward(network, images, t, noise, labels, cfg, piece)
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(averaged, ours, 1 - cfg.ema)
@@ -570,6 +580,25 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     return Fit(ema.eval(), looks, curve, clock["seconds"])
 
 
+def backward(
+    network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor, cfg: Training, piece: int
+) -> Tensor:
+    """Add the gradients of `noise_loss` to the weights', a piece of the batch after the other; returns the batch's loss.
+
+    An image's loss concerns no other, so the pieces' gradients, weighted by their images, add up to the batch's.
+    """
+    total = images.new_zeros(())
+    for i in range(0, len(images), piece):
+        i = slice(i, i + piece)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+            loss = noise_loss(network, images[i], t[i], noise[i], labels[i], cfg.output)
+        if piece < len(images):
+            loss = loss * (len(images[i]) / len(images))
+        loss.backward()
+        total = total + loss.detach()
+    return total
+
+
 def train(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None) -> UViT:
     """The averaged weights of a training, which is run whether or not `runs/` holds it: see `trained` for that."""
     return fit(real, cfg, seed, loop, monitor).model
@@ -581,14 +610,27 @@ def rate(step: int, cfg: Training) -> float:
     return rise * (min(1.0, (1 - step / cfg.steps) / cfg.lr_decay) if cfg.lr_decay else 1.0)
 
 
-def memory_mb(of: Architecture, cfg: Training, world: int = 1) -> float:
-    """What training will need on a device, estimated: weights, gradients, moments and average, and what the backward pass keeps."""
-    weights = 5 * 4 * parameters(of)
+def memory_mb(of: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
+    """What training will need on a device, estimated: weights, gradients, moments and average, and what the backward pass keeps.
+
+    Args:
+        images: at once on a process; by default those that `fit` takes.
+    """
+    return (5 * 4 * parameters(of) + (images or min(cfg.batch // world, at_once(of, cfg))) * image_bytes(of, cfg)) / 2**20
+
+
+def image_bytes(of: Architecture, cfg: Training) -> int:
+    """What the backward pass keeps of one image."""
     size = 2 if cfg.precision == "bfloat16" else 4
     token = of.width * size
     block = (8 + 2 * of.mlp_ratio) * token + 4 * of.width * (4 - size) // 2
     kept = ((of.depth + 1) * 2 * token + block) if cfg.checkpointing else (of.depth + 1) * block + of.depth // 2 * 2 * token
-    return (weights + cfg.batch // world * of.tokens * kept) / 2**20
+    return of.tokens * kept
+
+
+def at_once(of: Architecture, cfg: Training) -> int:
+    """Images whose activations take `PIECE_MB`: a larger batch goes in pieces, whose gradients are added up."""
+    return min(cfg.batch, max(1, PIECE_MB * 2**20 // image_bytes(of, cfg)))
 
 
 def _fast(network: nn.Module, device: torch.device) -> Callable[..., Tensor]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, networks
+from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..device import Pieces, chunked
@@ -94,6 +94,20 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones."""
     updates = cfg.iterations * cfg.max_updates  # at most
     return updates * num_classes * (cfg.batch_real + 3 * cfg.ipc + cfg.max_epochs * (3 * cfg.ipc + cfg.batch_query))
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes an image update keeps alive: all real batches and their embeddings, the learned images, and the maps of all of these."""
+    network = networks.blank(cfg.network, size.shape, size.num_classes).requires_grad_(False)
+    weights = layer_weights(network, cfg)
+
+    def run(n: int) -> tuple[Tensor, Tensor]:
+        return image_gradient(network, torch.zeros(1, 1, *size.shape), torch.zeros(1, n, *size.shape), weights, cfg)
+
+    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
+    images = counted.COPIES * size.floats(real) + size.learned(synthetic) + 4.0 * real * network.embed_dim
+    training = counted.trained(cfg.network, size, min(cfg.batch_train, synthetic), states=0)
+    return images + max(counted.grown(run, synthetic), training)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from .. import pool
+from .. import memory as counted, pool
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
@@ -43,6 +43,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
     return cfg.gan.work(num_classes, images) + (cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step of the GAN keeps alive."""
+    return max(cfg.gan.held(size), cfg.longer.held(cfg.gan, size, matched=False) if cfg.longer else 0.0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from .. import augment, matching, networks
+from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..loop import Loop
@@ -63,6 +63,13 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
     updates = cfg.iterations * cfg.outer_loop
     return updates * num_classes * (3 * cfg.batch_real + 9 * cfg.ipc + 3 * cfg.inner_epochs * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: all real batches, the learned images, and gradients matched or the network trained."""
+    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * cfg.ipc)
+    training = counted.trained(cfg.network, size, min(cfg.batch_train, size.num_classes * cfg.ipc), states=0)
+    return images + max(counted.matched(cfg.network, size, cfg.batch_real, cfg.ipc), training)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import memory as counted
 from ..data import ImageSet
 from ..errors import UserError
 from ..generators import latent_diffusion
@@ -99,6 +100,14 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set; both stages included, although rows share them."""
     pool = cfg.sampling.work(num_classes * cfg.ipc * cfg.pool)
     return cfg.base.work() + (cfg.tuning.work() if cfg.tuning else 0) + pool + images
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive by a step of training, tuning or of a trained scorer, or by the images of a call of the sampler and the pool."""
+    pool = size.num_classes * cfg.ipc * cfg.pool
+    drawing = cfg.sampling.held(cfg.base, size) + cfg.base.latent(size)[1] ** 2 * size.shape[0] * pool  # 8-bit pixels
+    scorer = cfg.scoring.training.held(size) if cfg.scoring.scorer in ("trained", "held_out") else 0.0
+    return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size) if cfg.tuning else 0.0, drawing, scorer)
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:

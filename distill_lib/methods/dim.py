@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import pool
+from .. import memory as counted, pool
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
@@ -52,6 +52,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
     return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
+    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
+from .. import memory as counted
 from ..data import ImageSet
 from ..generators import latent_diffusion
 from ..generators.latent_diffusion import Base, Sampling
@@ -41,6 +42,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
     return cfg.base.work() + cfg.sampling.work(num_classes * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive by a training step, or by the images of a call of the sampler."""
+    return max(cfg.base.held(size), cfg.sampling.held(cfg.base, size))
 
 
 def stage1(cfg: Config) -> dict[str, Base]:

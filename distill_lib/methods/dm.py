@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, networks
+from .. import augment, memory as counted, networks
 from ..data import ImageSet
 from ..loop import Loop
 from ..matching import embedding_distance as matching_loss
@@ -53,6 +53,13 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones."""
     return cfg.iterations * num_classes * (cfg.batch_real + 3 * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: all real batches, the learned images, and the larger of the two passes."""
+    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
+    passes = max(counted.passed(cfg.network, size, cfg.batch_real), counted.pulled(cfg.network, size, synthetic))
+    return counted.COPIES * size.floats(real) + size.learned(synthetic) + passes
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

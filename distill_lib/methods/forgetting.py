@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import training
+from .. import memory as counted, training
 from ..data import ImageSet
 from ..loop import Loop
 from ..rng import generator
@@ -45,6 +45,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones."""
     return cfg.training.work(num_classes, images)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive: a training step of the feature network, or the features of a class."""
+    return cfg.training.held(size)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, matching, networks, trajectories
+from .. import augment, matching, memory as counted, networks, trajectories
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..errors import UserError
@@ -94,6 +94,23 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
         return trained + 12 * cfg.iterations * of.syn_steps * (of.batch_syn or num_classes * cfg.ipc)
     real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
     return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
+    n, network = size.num_classes * cfg.ipc, cfg.network
+    latents, trained = cfg.space.held(size, n), prior.held(cfg.space.prior, size)
+    if cfg.match == "MTT":
+        of = cfg.students
+        batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
+        matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + counted.twice(of.experts.network, size, batch, by_parameter=True)
+        return max(latents + matching_ + size.learned(n), trained)
+    real = counted.COPIES * size.floats(size.num_classes * cfg.batch_real)
+    if cfg.match == "DC":
+        passes = counted.matched(network, size, cfg.batch_real, cfg.ipc)
+    else:
+        passes = max(counted.passed(network, size, cfg.batch_real), counted.pulled(network, size, n))
+    return max(latents + size.learned(n) + real + passes, trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:

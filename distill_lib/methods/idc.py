@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, networks
+from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..errors import UserError
@@ -101,6 +101,14 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     return cfg.iterations * cfg.inner * (num_classes * (3 * cfg.batch_real + 9 * decoded) + 3 * cfg.images_net)
 
 
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: all real batches, the learned and the decoded images, and gradients matched or the network trained."""
+    decoded = min(cfg.batch_syn, cfg.ipc * cfg.factor**2)
+    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
+    matched = counted.matched(cfg.network, size, cfg.batch_real, decoded)
+    return images + counted.weights(cfg.network, size) + max(matched, counted.trained(cfg.network, size, cfg.batch_net))
+
+
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc stored images per class.
 
@@ -153,7 +161,7 @@ def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
 class MultiFormation:
     """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
 
-    VERSION, Config, work, distill = VERSION, Config, staticmethod(work), staticmethod(distill)
+    VERSION, Config, work, memory, distill = VERSION, Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import ntk
+from .. import memory as counted, ntk
 from ..data import ImageSet
 from ..data.imageset import Whitening
 from ..device import Pieces, describe
@@ -74,6 +74,18 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Pairs of images in the kernels of all steps; one of a convolutional kernel takes about as long as 100,000 of a fully connected."""
     n = num_classes * cfg.ipc
     return cfg.iterations * n * (n + cfg.batch_target) * (1 if cfg.kernel.startswith("FC") else 100_000)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: both kernel matrices and their derivatives, all images in the kernel's precision, and one tile."""
+    n, m, kernel = size.num_classes * cfg.ipc, cfg.batch_target, kernel_of(cfg)
+    matrices = 8.0 * (3 * n * n + 3 * n * m)
+    images = size.learned(n) + (2 + kernel.dtype.itemsize / 4) * size.floats(m)
+    if isinstance(kernel, ntk.Convolutional):
+        tile = max(kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
+    else:
+        tile = min(n * m * kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
+    return max(matrices + images + tile, counted.whitened(size) if cfg.zca else 0.0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

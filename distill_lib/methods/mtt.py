@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, networks, trajectories
+from .. import augment, memory as counted, networks, trajectories
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..errors import UserError
@@ -104,6 +104,17 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
     experts = 3 * cfg.experts.count * cfg.experts.epochs * min(cfg.experts.per_epoch or images, images)
     return experts + 12 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: the learned images, the weights before every step of the student, and one step computed again."""
+    synthetic, network, experts = size.num_classes * cfg.ipc, cfg.experts.network, cfg.experts
+    batch, weights = cfg.batch_syn or synthetic, counted.weights(network, size)
+    once = counted.trained(network, size, batch, states=0)
+    student = (cfg.syn_steps + 8) * weights + counted.COPIES * size.floats(batch) + max(once, counted.twice(network, size, batch, by_parameter=True))
+    expert = (experts.epochs + 2) * weights + counted.COPIES * size.floats(experts.batch) + counted.trained(network, size, experts.batch, states=0)
+    whitening = counted.whitened(size) if experts.zca else 0.0
+    return max(size.learned(synthetic) + student, expert, whitening)
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import pool
+from .. import memory as counted, pool
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
@@ -59,6 +59,11 @@ def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
     return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
+    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -110,7 +115,8 @@ class NoStandardisation:
     """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
 
     VERSION, EVERY_IPC, Config = VERSION, EVERY_IPC, Config
-    work, stage1, prepare, distill = staticmethod(work), staticmethod(stage1), staticmethod(prepare), staticmethod(distill)
+    work, memory, stage1 = staticmethod(work), staticmethod(memory), staticmethod(stage1)
+    prepare, distill = staticmethod(prepare), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, networks
+from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
 from ..errors import UserError
@@ -93,6 +93,18 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones; generator and module are not counted."""
     real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
     return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
+    n, network = size.num_classes * cfg.ipc, cfg.network
+    latents, trained = cfg.space.held(size, n), prior.held(cfg.space.prior, size)
+    real = counted.COPIES * size.floats(size.num_classes * cfg.batch_real)
+    if cfg.match == "DC":
+        passes = counted.matched(network, size, cfg.batch_real, cfg.ipc)
+    else:
+        passes = max(counted.passed(network, size, cfg.batch_real), counted.pulled(network, size, n))
+    return max(latents + size.learned(n) + real + passes, trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:

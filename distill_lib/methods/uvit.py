@@ -10,6 +10,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from .. import memory as counted
 from ..data import ImageSet
 from ..errors import UserError
 from ..generators import uvit
@@ -83,6 +84,11 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
     """
     made = cfg.images or num_classes * (cfg.ipc or 0)
     return cfg.training.work() + cfg.steps * made * (1.0 if cfg.guidance == 1 else 2.0)
+
+
+def memory(cfg: Config, size: counted.Size) -> float:
+    """Bytes kept alive by a training step, or by the images of a call of the sampler."""
+    return max(cfg.training.held(size), cfg.training.sampling_held(size, cfg.batch * (1 if cfg.guidance == 1 else 2)))
 
 
 def stage1(cfg: Config) -> dict[str, Training]:

@@ -42,8 +42,8 @@ Build = Callable[[Shape, int], Network]  # (C, H, W), K -> network
 THIN = (32, 64, 128, 256)
 
 
-def _idc(depth: int, norm: str, average: bool, stem: str | None = None) -> Build:
-    return lambda shape, k: ResNet(shape, k, depth, norm, average=average, stem=stem or idc_stem(shape), he=True)
+def _idc(depth: int, norm: str, average: bool, stem: str | None = None, planes: tuple[int, int, int, int] = (64, 128, 256, 512)) -> Build:
+    return lambda shape, k: ResNet(shape, k, depth, norm, average=average, stem=stem or idc_stem(shape), planes=planes, he=True)
 
 
 def _thin(depth: int, norm: str, average: bool) -> Build:
@@ -94,6 +94,12 @@ def _table() -> dict[str, tuple[str, Build]]:
                 f"IDC's ResNet-{depth} with its ImageNet stem at any resolution (DiM on 28 pixels), {words}",
                 _idc(depth, norm, average=False, stem="imagenet"),
             )
+        for depth in (10, 18):
+            for ap, average in (("", False), ("AP", True)):
+                table[f"IDC-LargeThinResNet{ap}{depth}{suffix}"] = (
+                    f"IDC's ResNet{ap}-{depth} with its ImageNet stem at any resolution and half as many channels (ours), {words}",
+                    _idc(depth, norm, average, "imagenet", THIN),
+                )
         for depth in (10, 18, 50):
             table[f"IDC-ThinResNet{depth}{suffix}"] = (
                 f"IDC's CIFAR form, 32-64-128-256 channels, {words}",
