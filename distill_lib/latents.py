@@ -37,8 +37,8 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
 _JUDGE = replace(GAN().small().judge, epochs=4, per_class=500)
-# 2,800 steps
-SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=14, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)
+# 2,000 steps
+SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)
 
 
 @settings
