@@ -1,14 +1,19 @@
-"""What a cell will cost: seconds of past records, scaled by counted operations.
+"""What a cell will cost: seconds of past records, scaled by counted operations, and peak memory by counted bytes.
 
 A method counts the images it passes through networks (`work` in its module), an evaluation those it trains and tests on;
 times the operations of one image through the network that is a number of operations, and records say how many of them a
-device does in a second. Only a measurement tells the truth: every estimate names what it was made from.
+device does in a second.
+
+A method also counts the bytes its step keeps alive (`memory` in its module, see `distill_lib.memory`), an evaluation those of its
+networks in training. To the larger come the data set and what a process holds besides, which records say: code and libraries.
+Only a measurement tells the truth: every estimate names what it was made from.
 """
 
 from __future__ import annotations
 
 import functools
 import heapq
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,41 +29,64 @@ from .records import Record
 from .settings import build
 
 if TYPE_CHECKING:
+    from . import memory
     from .protocols import Protocol
 
 ENOUGH = 5  # records of a method and network to take a median of
+HELD_MB = 750.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds and peak memory to expect; None where no record is of any help, and `basis` says so."""
+    """Seconds and peak memory to expect; None where they cannot be told. `basis` and `memory_basis` say from what they are."""
 
     seconds: float | None
     memory_mb: float | None
     basis: str
+    memory_basis: str = ""
 
 
 @dataclass
 class Rates:
-    """Seconds per operation by method and by evaluation network, each on one kind of device; peak memory likewise."""
+    """Seconds per operation by method and by evaluation network, each on one kind of device, and the memory a process holds besides.
+
+    Attributes:
+        beside_mb: of every record, its peak less what is counted for it.
+    """
 
     device: str = ""
     distill: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     evaluate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    memory_mb: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    beside_mb: list[float] = field(default_factory=list)
     _typical: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
+    @property
+    def gpu(self) -> bool:
+        """A processor is described with its number of threads."""
+        return bool(self.device) and not self.device.endswith("threads")
+
+    @functools.cached_property
+    def held_mb(self) -> float:
+        """What a process holds besides what is counted: the lower quartile over records.
+
+        Those above are of processes that still held what other cells had left: caches, and memory that fragments keep.
+        """
+        if not self.beside_mb:
+            return 0.0 if self.gpu else HELD_MB
+        return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 4])
+
     def typical(self, kind: str, name: str) -> float | None:
-        """Median seconds per operation ("distill", "evaluate"), or the highest peak ("memory_mb"), of that name; None without a record."""
+        """Median seconds per operation ("distill", "evaluate") of that name; None without a record."""
         if (kind, name) not in self._typical:
             values = getattr(self, kind).get(name)
-            self._typical[kind, name] = (max if kind == "memory_mb" else statistics.median)(values) if values else None
+            self._typical[kind, name] = statistics.median(values) if values else None
         return self._typical[kind, name]
 
     def add(self, record: Record) -> None:
-        work = _of_record(record)
+        plan = _plan_of(record)
+        work = plan and _operations(*plan)
         method, network = record.key.get("method", record.cell.method), record.key.get("network", "")
-        if work is None:
+        if not work:
             return
         distill, evaluate = work
         if distill:
@@ -66,7 +94,8 @@ class Rates:
         if evaluate:
             self.evaluate[network].append(record.seconds.get("evaluate", 0.0) / evaluate)
             self.evaluate[""].append(record.seconds.get("evaluate", 0.0) / evaluate)
-        self.memory_mb[method].append(record.memory_mb)
+        if record.memory_mb and (counted := counted_mb(plan, self.gpu)) is not None:
+            self.beside_mb.append(record.memory_mb - counted)
 
 
 def rates(profile: str) -> Rates:
@@ -98,20 +127,23 @@ def estimate(task: Task, known: Rates) -> Estimate:
     """What a task will cost by the rates of past records."""
     network = task.key["network"]
     networks = task.networks or (network,)
-    operations = _operations(task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval, task.num_sets)
-    if operations is None:
+    plan = (task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval, task.num_sets)
+    operations, counted = _operations(*plan), counted_mb(plan, known.gpu)
+    if operations is None or counted is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
+    besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
+    memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
     distill, evaluate = operations
     judge = network if known.evaluate.get(network) else ""  # a network that no record trained costs as others do
     own, rate = known.typical("distill", task.maker), known.typical("evaluate", judge)
     if rate is None or (distill and own is None):
-        return Estimate(None, None, f"no record of {'any evaluation' if rate is None else task.maker} to go by")
+        return Estimate(None, memory[0], f"no record of {'any evaluation' if rate is None else task.maker} to go by", memory[1])
     count = len(known.distill.get(task.maker) or known.evaluate[judge])
-    return Estimate(distill * (own or 0.0) + evaluate * rate, known.typical("memory_mb", task.maker), f"{count} records on {known.device}")
+    return Estimate(distill * (own or 0.0) + evaluate * rate, memory[0], f"{count} records on {known.device}", memory[1])
 
 
 def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
-    """A plan as plain rows: cell, state, why, needs, seconds, memory_mb, basis. Costs are of what is still to compute."""
+    """A plan as plain rows: cell, state, why, needs, seconds, memory_mb, basis, memory_basis. Costs are of what is still to compute."""
     with experiment.no_collection():
         return _rows(statuses, profile)
 
@@ -124,15 +156,14 @@ def _rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
         needs = list(experiment.stage1(s.task)) if s.task else []
         seconds = None if cost.seconds is None else round(cost.seconds, 1)
         out.append({"cell": str(s.cell), "record": s.cell.stem, "state": s.state, "why": s.why, "needs": needs})
-        out[-1] |= {"seconds": seconds, "memory_mb": cost.memory_mb, "basis": cost.basis}
+        memory_mb = None if cost.memory_mb is None else round(cost.memory_mb)
+        out[-1] |= {"seconds": seconds, "memory_mb": memory_mb, "basis": cost.basis, "memory_basis": cost.memory_basis}
     return out
 
 
 def words(seconds: float | None, memory_mb: float | None) -> str:
-    """'about 3.2 min, 1.0 GB', or that nothing is known."""
-    if seconds is None:
-        return "time unknown"
-    return f"about {_time(seconds)}" + (f", {memory_mb / 1000:.1f} GB" if memory_mb else "")
+    """'about 3.2 min, 1.0 GB', or what of it is known."""
+    return ("time unknown" if seconds is None else f"about {_time(seconds)}") + (f", {memory_mb / 1000:.1f} GB" if memory_mb else "")
 
 
 def total(rows_: list[dict[str, Any]]) -> str:
@@ -146,7 +177,9 @@ def total(rows_: list[dict[str, Any]]) -> str:
         return line
     bases = sorted({r["basis"].partition(" on ")[2] for r in todo if r["seconds"] is not None})
     cost = f"about {_time(sum(known))} as on {', '.join(bases)}" if known else "time unknown"
-    return f"{line}; to compute: {cost}" + (f", and {len(todo) - len(known)} of unknown cost" if known and len(known) < len(todo) else "")
+    line += f"; to compute: {cost}" + (f", and {len(todo) - len(known)} of unknown cost" if known and len(known) < len(todo) else "")
+    most = max((r for r in todo if r["memory_mb"]), key=lambda r: r["memory_mb"], default=None)
+    return line + (f"; peak memory at most {most['memory_mb'] / 1000:.1f} GB ({most['memory_basis']})" if most else "")
 
 
 def _time(seconds: float) -> str:
@@ -157,16 +190,55 @@ def _time(seconds: float) -> str:
 
 
 # --- counting ----------------------------------------------------------------------------------------------------------
-def _of_record(record: Record) -> tuple[float, float] | None:
+Plan = tuple[str, Any, str, int | None, tuple[str, ...], str, int, int]  # the arguments of `_operations`
+
+
+def _plan_of(record: Record) -> Plan | None:
     from .methods import METHODS
 
     key, cell = record.key, record.cell
     try:
         method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
         config = build(METHODS[method].Config, key["config"])
-        return _operations(method, config, key["dataset"], cell.ipc, networks, key["protocol"]["name"], key["num_eval"], key["num_sets"])
+        return method, config, key["dataset"], cell.ipc, networks, key["protocol"]["name"], key["num_eval"], key["num_sets"]
     except (KeyError, UserError):  # of another version
         return None
+
+
+@functools.lru_cache(maxsize=512)
+def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
+    """Sizes of a data set and its number of test images; None where they are not documented."""
+    from . import memory
+    from .data.catalogue import DATASETS, sized
+
+    name, px, _ = sized(dataset)
+    facts = DATASETS.get(name)
+    if facts is None or not facts.counts.get("train"):
+        return None
+    side = px or facts.resolution
+    return memory.Size((facts.channels, side, side), facts.num_classes, facts.counts["train"], gpu), facts.counts.get("test", 0)
+
+
+def counted_mb(plan: Plan, gpu: bool) -> float | None:
+    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set whose size is not documented."""
+    return _counted_mb(*plan[:7], gpu)
+
+
+@functools.lru_cache(maxsize=4096)
+def _counted_mb(
+    method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, gpu: bool
+) -> float | None:  # fmt: skip
+    from . import evaluate
+    from .methods import METHODS
+
+    data = _data(dataset, gpu)
+    if data is None:
+        return None
+    size, tested = data
+    images = size.images if ipc is None else size.num_classes * ipc
+    judging = max(evaluate.held(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
+    most = max(METHODS[method].memory(config, size), judging)
+    return (size.slack * most + (size.images + tested) * math.prod(size.shape)) / 2**20  # the data set has a byte a number
 
 
 @functools.lru_cache(maxsize=4096)
@@ -174,16 +246,12 @@ def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, num_sets: int
 ) -> tuple[float, float] | None:  # fmt: skip
     """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
-    from .data.catalogue import DATASETS, sized
     from .methods import METHODS
 
-    name, px, _ = sized(dataset)
-    facts = DATASETS.get(name)
-    if facts is None or not facts.counts.get("train"):
+    data = _data(dataset)
+    if data is None:
         return None
-    classes, images, tested = facts.num_classes, facts.counts["train"], facts.counts.get("test", 0)
-    side = px or facts.resolution
-    shape = (facts.channels, side, side)
+    (shape, classes, images), tested = (data[0].shape, data[0].num_classes, data[0].images), data[1]
     inner = getattr(config, "network", "ConvNet")
     distill = METHODS[method].work(config, classes, images) * per_image(inner, shape, classes)
     rule = _rule(protocol)

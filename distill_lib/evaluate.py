@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import augment, networks, protocols
+from . import augment, memory, networks, protocols
 from .data import ImageSet
 from .device import Pieces, describe, measure, pick
 from .errors import UserError
@@ -182,6 +182,19 @@ def evaluate_networks(
         options: passed on to `evaluate`.
     """
     return {name: evaluate(synthetic, test, protocol, name, **options) for name in networks}
+
+
+def held(protocol: Protocol, network: str, size: memory.Size, images: int, num_eval: int, drawn: bool = True) -> float:
+    """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part of the test set.
+
+    Args:
+        images: of the set they are trained on.
+        drawn:  whether that is another one than the real set, which is there anyway.
+    """
+    batch, together, states = min(protocol.batch, images), num_eval if size.gpu else 1, (2 if protocol.optimizer == "adam" else 1) + bool(protocol.ema)
+    step = memory.trained(network, size, batch, states) + memory.COPIES * size.floats(batch)
+    test = memory.passed(network, size, _tested_at_once(size.shape, size.gpu))
+    return together * max(step, test) + (2 * size.floats(images) if drawn else 0.0)
 
 
 # --- preparation -------------------------------------------------------------------------------------------------------
@@ -448,13 +461,16 @@ def loss_per_network(p: Protocol, logits: Tensor, target: Tensor) -> Tensor:
 
 
 # --- testing -----------------------------------------------------------------------------------------------------------
+def _tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
+    most = 512 if gpu else 128  # at 32 px
+    return max(16, min(most, most * 1024 // (shape[1] * shape[2])))
+
+
 @torch.no_grad()
 def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet) -> tuple[Tensor, Tensor]:
     """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
     nets.eval()
-    c, h, w = images.shape
-    most = 512 if images.device.type == "cuda" else 128  # at 32 px
-    pieces = Pieces(max(16, min(most, most * 1024 // (h * w))))
+    pieces = Pieces(_tested_at_once(images.shape, images.device.type == "cuda"))
 
     def run(part: slice) -> Tensor:
         logits = nets.forward(average or nets.params, images.normalise(images.images[part]))  # (M, B, K)

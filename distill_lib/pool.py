@@ -67,10 +67,10 @@ class Matching:
         """Bytes a step keeps alive: GAN and network of the pool, and the larger of a step of the network and a matching step of the GAN."""
         if not matched:
             return gan.held(size, self.batch)
-        return max(
-            max(gan.held(size, self.batch, network), memory.trained(network, size, self.batch)) + 3 * memory.weights(network, size)
-            for network in self.pool
-        )
+        matching = [gan.held(size, self.batch) + memory.pulled(network, size, self.batch) for network in self.pool]
+        training = [memory.trained(network, size, self.batch) for network in self.pool]
+        return max(max(m, t) + 2 * memory.weights(network, size) for m, t, network in zip(matching, training, self.pool, strict=True))
+
 
 
 def pool_for(dataset: str) -> tuple[str, ...]:

@@ -249,14 +249,9 @@ class GAN:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
-    def held(self, size: memory.Size, batch: int | None = None, matched: str | None = None) -> float:
-        """Bytes kept alive by a step of both networks, and by the judge's training where stage 1 is run.
-
-        Args:
-            batch:   another one than stage 1's.
-            matched: a network whose answers to the generator's images are matched in the step.
-        """
-        step = _step_memory(replace(self, epochs=1, seed=0), size, batch or self.batch, matched)
+    def held(self, size: memory.Size, batch: int | None = None) -> float:
+        """Bytes kept alive by a step of both networks; without another batch than stage 1's also by the judge's training."""
+        step = _step_held(replace(self, epochs=1, seed=0), size, batch or self.batch)
         return step if batch else max(step, self.judge.held(size))
 
     def architecture(self, real: ImageSet | memory.Size) -> Architecture:
@@ -369,19 +364,20 @@ class Pair:
 
 
 @functools.lru_cache(maxsize=64)
-def _step_memory(of: GAN, size: memory.Size, batch: int, matched: str | None) -> float:
-    """Bytes of a step with the gradient penalty, optimisers' states included."""
-    pair, rng = Pair(of, size, stream(0, "memory")), stream(0, "memory")
-    network = None if matched is None else networks.blank(matched, size.shape, size.num_classes).train().requires_grad_(False)
+def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
+    """Bytes of a step with the gradient penalty: weights, gradients and two moments, and activations, which grow evenly with the width."""
+    with torch.device("meta"):
+        shapes = of.architecture(size)
+        weights = memory.numbers(Generator(shapes), Discriminator(shapes))
+    narrow = replace(of, width=max(8, of.width // 8))
+    pair, rng = Pair(narrow, size, stream(0, "memory")), stream(0, "memory")
 
     def run(n: int) -> None:
         pair.steps[0] = 0
-        answers = None if network is None else lambda fake: networks.logits(network, fake).sum()
-        pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng, answers)
+        pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng)
 
     run(2)  # makes the optimisers' states
-    states = 3 * 4.0 * sum(p.numel() for module in pair.modules for p in module.parameters())
-    return states + memory.grown(run, batch) + memory.COPIES * size.floats(batch)
+    return 4 * 4.0 * weights + batch * memory.each(run) * of.width / narrow.width + memory.COPIES * size.floats(batch)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Source: Peebles and Xie 2023 (DiT) and its code; Xie et al. 2023 (DiffFit) as in
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import memory
 from ..errors import UserError
 from ..settings import Count, replace, settings
 
@@ -206,6 +208,25 @@ def parameters(of: Architecture) -> int:
     block = 4 * w * w + 4 * w + 2 * w * hidden + hidden + w + 6 * w * w + 6 * w
     ends = patch * w + w + of.tokens * w + FREQUENCIES * w + w + w * w + w + (of.num_classes + 1) * w
     return of.depth * block + ends + 2 * w * w + 2 * w + 2 * patch * w + 2 * patch
+
+
+@functools.lru_cache(maxsize=64)
+def image_bytes(of: Architecture) -> float:
+    """What training keeps of one image: counted with one block and with two; every further one keeps as much as the second."""
+
+    def counted(depth: int) -> float:
+        with torch.random.fork_rng(devices=[]):
+            network = DiT(replace(of, depth=depth, scaled=0))
+        weights = [p for p in network.parameters() if p.requires_grad]
+
+        def run(n: int) -> tuple[Tensor, ...]:
+            latents = torch.zeros(n, of.channels, of.side, of.side)
+            return torch.autograd.grad(network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights)
+
+        return memory.each(run)
+
+    one, two = counted(1), counted(2)
+    return one + (of.depth - 1) * (two - one)
 
 
 def build(of: Architecture) -> DiT:

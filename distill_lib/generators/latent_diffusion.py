@@ -738,9 +738,11 @@ def held(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> floa
     Args:
         trained: share of the weights; 0 draws images.
     """
-    numbers = dit.parameters(of) * ((2 if trained else 1) + 3 * trained)
+    weights = dit.parameters(of) * ((2 if trained else 1) + 3 * trained)
+    if trained:
+        return 4.0 * weights + images * dit.image_bytes(of)
     per_block = of.tokens * (14 * of.width + 2 * int(of.width * of.mlp_ratio)) + (0 if gpu else of.tokens**2 * of.heads)
-    return 4.0 * (numbers + images * per_block * (of.depth if trained else 1))
+    return 4.0 * (weights + images * per_block)
 
 
 def _rate(device: torch.device) -> float:

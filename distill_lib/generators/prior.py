@@ -336,8 +336,17 @@ def held(prior: Prior, size: memory.Size) -> float:
 @functools.lru_cache(maxsize=64)
 def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int) -> tuple[float, int]:
     """Bytes of the weights and of a piece of images there and back, and the numbers of an image's latents."""
-    with torch.random.fork_rng(devices=[]):
-        made = Conditional(cgan.Generator(prior.gan.architecture(size))) if prior.family == "cGAN" else _made(size, replace(prior, weights="random"), None)
+    wider, weights = 1.0, None
+    if prior.family == "cGAN":
+        with torch.random.fork_rng(devices=[]):
+            made = Conditional(cgan.Generator(prior.gan.architecture(size)))
+    else:
+        if prior.family == "StyleGAN-XL":  # its maps grow evenly with the width, its weights with the square
+            width = prior.width or 1024
+            layers, _ = stylegan_xl.plan(size.shape[2], channel_base=64 * width, channel_max=width)
+            weights = sum(of.kernel**2 * of.inputs * of.channels + 513 * of.inputs for of in layers)
+            wider, prior = max(1.0, width / 64), replace(prior, width=min(width, 64))
+        made = _made(size, replace(prior, weights="random"), None)
     made = made.eval().requires_grad_(False)
 
     def run(n: int) -> None:
@@ -349,8 +358,8 @@ def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int
     numbers = made.num_ws * made.w_dim
     if layer is not None:
         with torch.no_grad():
-            numbers += made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel()
-    return 4.0 * sum(p.numel() for p in made.parameters()) + memory.grown(run, pieces, 1), numbers
+            numbers += round(wider * made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel())
+    return 4.0 * (weights or memory.numbers(made)) + pieces * wider * memory.each(run, 1), numbers
 
 
 def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
