@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from . import index, pages, paths
+from . import pages, paths
 from .errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an image
             without alternative text, a page that would load something from outside.
     """
-    from jupyter_book.sphinx import build_sphinx
-
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded")
+    from jupyter_book.sphinx import build_sphinx  # after the pages, which run while nothing waits for it
+
     place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),
@@ -113,7 +113,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
-            root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True
+            root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True, jobs=pages.cores()
         )
     if isinstance(result, BaseException):
         if isinstance(result, KeyboardInterrupt):
@@ -173,6 +173,8 @@ def _configure(app: Sphinx, config: Any) -> None:
         only = " The other notebooks show recorded results." if config.distill_ran and len(config.distill_ran) < len(pages.notebooks(Path(app.srcdir))) else ""
         config.html_theme_options = {**config.html_theme_options, "announcement": banner + only}
     config.mathjax_path = f"mathjax/{MATHJAX}"
+    for name in ("sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"):  # act on all pages together or on LaTeX, but do not say so
+        app.extensions[name].parallel_read_safe = app.extensions[name].parallel_write_safe = True
 
 
 def _copies(app: Sphinx) -> dict[str, Path]:
@@ -290,6 +292,8 @@ def _sections(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines
 def _finish(app: Sphinx, exception: Exception | None) -> None:
     """Complete the book, check its pages, and raise if there was any problem."""
     from sphinx.errors import ExtensionError
+
+    from . import index
 
     logging.getLogger("sphinx").removeHandler(app._distill_problems)
     if exception is not None or app.builder.format != "html":

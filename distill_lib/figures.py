@@ -95,16 +95,14 @@ def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool
     style(raster=True)
     pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
     rows = [members[:per_class].tolist() for members in images.class_index]
-    columns = max(map(len, rows))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(scale * columns + 1.2, scale * len(rows)), squeeze=False)
-    for k, (members, line) in enumerate(zip(rows, axes)):
-        for axis in line:
-            axis.set_axis_off()
-        for i, axis in zip(members, line):
-            _draw(axis, pixels[i])
-        if class_names:
-            line[0].text(-0.25, 0.5, images.facts.class_names[k], transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(wspace=0.06, hspace=0.06, left=0.22 if class_names else 0.02, right=0.99, top=0.99, bottom=0.01)
+    columns, left = max(map(len, rows)), 1.2 if class_names else 0.05
+    width = scale * columns + left
+    figure = plt.figure(figsize=(width, scale * len(rows)))
+    axis = figure.add_axes((left / width, 0, scale * columns / width, 1))
+    centres = _sheet(axis, pixels, rows)
+    if class_names:
+        for name, y in zip(images.facts.class_names, centres):
+            axis.text(-0.25 * pixels.shape[2], y, name, ha="right", va="center", fontsize=8)
     return figure
 
 
@@ -121,14 +119,11 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
     style(raster=True)
     first = next(iter(frames.values()))
     columns = per_class * first.num_classes
-    figure, axes = plt.subplots(len(frames), columns, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
-    for (label, frame), line in zip(frames.items(), axes):
+    figure, axes = plt.subplots(len(frames), 1, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
+    for (label, frame), axis in zip(frames.items(), axes[:, 0]):
         pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
-        shown = [i for members in frame.class_index for i in members[:per_class].tolist()]
-        for i, axis in zip(shown, line):
-            axis.set_axis_off()
-            _draw(axis, pixels[i])
-        line[0].text(-0.2, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+        centre = _sheet(axis, pixels, [[i for members in frame.class_index for i in members[:per_class].tolist()]])[0]
+        axis.text(-0.2 * pixels.shape[2], centre, label, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
     return figure
 
@@ -559,6 +554,24 @@ def _stretched(images: ImageSet) -> Tensor:
     x = x.clamp(mean - 2.5 * std, mean + 2.5 * std)
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     return (x - low) / (high - low).clamp_min(1e-12)
+
+
+def _sheet(axis: Any, pixels: np.ndarray, rows: list[list[int]]) -> list[float]:
+    """Draw images (N, H, W, C) of [0, 1] as one picture, which is a tenth of the work of an axis for each; where the rows' centres are.
+
+    Args:
+        rows: the indices of the images of each row.
+    """
+    height, width = pixels.shape[1:3]
+    gap = max(1, round(0.06 * width))
+    sheet = np.ones((len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 3))
+    for k, row in enumerate(rows):
+        for column, i in enumerate(row):
+            y, x = k * (height + gap), column * (width + gap)
+            sheet[y : y + height, x : x + width] = pixels[i].clip(0, 1)
+    axis.set_axis_off()
+    axis.imshow(sheet, interpolation="nearest")
+    return [k * (height + gap) + (height - 1) / 2 for k in range(len(rows))]
 
 
 def _draw(axis: Any, pixels: np.ndarray) -> None:

@@ -7,6 +7,7 @@ forks a kernel whenever it is asked to; a kernel shares nothing with the next bu
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -60,6 +61,7 @@ class Kernels:
             kernel.send_signal(signal.SIGKILL)
             kernel.wait()
         self._parent.stdin.close()
+        self._parent.kill()  # it may still be importing
         self._parent.wait()
 
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
@@ -148,9 +150,12 @@ class _Forked:
 
 def serve() -> None:
     """Import, then fork a kernel for every line on stdin, until stdin ends."""
-    for name in LOADED:
+    sys.modules["debugpy"] = None  # every kernel would import it, and nothing debugs them
+    for name in ("ipykernel.debugger", *LOADED):
         with contextlib.suppress(Exception):  # a notebook that needs what cannot be imported says so itself
             importlib.import_module(name)
+    del sys.modules["debugpy"]
+    gc.freeze()  # a kernel's garbage collector would touch, and so copy, all the memory it shares
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no zombies
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

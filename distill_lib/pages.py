@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import paths
 from .errors import UserError, unknown
-from .loop import atomically
 
 MEMORY_PER_PAGE = 2 * 2**30  # bytes to have free for each page that runs at the same time
 
@@ -55,8 +54,7 @@ class Page:
 
     def notebook(self) -> Any:
         """The page as a notebook without outputs. Raises: UserError: it cannot be read as one."""
-        import nbformat
-
+        nbformat = _nbformat()
         try:
             text = self.file.read_text()
             if self.suffix == ".ipynb":
@@ -104,6 +102,7 @@ def notebooks(root: Path = paths.ROOT, only: str | None = None) -> list[Page]:
 
 def live(root: Path, names: list[str]) -> list[Page]:
     """Those of the pages `names` that have code cells."""
+    _nbformat()
     from myst_nb.core.read import is_myst_markdown_notebook
 
     out = []
@@ -113,6 +112,19 @@ def live(root: Path, names: list[str]) -> list[Page]:
         elif (text := root / f"{name}.md").exists() and is_myst_markdown_notebook(text.read_text()):
             out.append(Page(root, name, ".md"))
     return out
+
+
+def _nbformat() -> Any:
+    """The package that reads notebooks, without a check of international web addresses that takes seconds to import and notebooks do not need."""
+    left_out = "rfc3987_syntax"
+    if "jsonschema" not in sys.modules and left_out not in sys.modules:
+        sys.modules[left_out] = None
+        import jsonschema  # noqa: F401
+
+        del sys.modules[left_out]
+    import nbformat
+
+    return nbformat
 
 
 # --- parameters --------------------------------------------------------------------------------------------------------
@@ -171,29 +183,28 @@ def run(
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
     """
+    from .kernels import Kernels
+
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     if jobs is not None and jobs < 1:
         raise UserError(f"jobs must be at least 1; got {jobs}")
-    given = {page: check(page, profile, parameters or {}) for page in pages}
     still = list(recorded) if profile != "recorded" or parameters else [*pages, *recorded]
-    tasks = [_Task(page, profile, given[page]) for page in pages if page not in still]
-    results = []
-    for page, fingerprint in _fingerprints(still).items():
-        if _stored_fingerprint(page, "recorded") == fingerprint:
-            results.append(Result(page, unchanged=True))
-        else:
-            tasks.append(_Task(page, "recorded", {}, fingerprint))
-    if tasks:
-        results += _run(tasks, min(jobs or _jobs(profile), len(tasks)))
-    return [r for r in results if r.page in given]
+    changed = {page: fingerprint for page, fingerprint in _fingerprints(still).items() if _stored_fingerprint(page, "recorded") != fingerprint}
+    chosen = [page for page in pages if page not in still]
+    number = len(chosen) + len(changed)
+    jobs = max(1, min(jobs or _jobs(profile), number))
+    with Kernels(threads=max(1, cores() // jobs)) if number else nullcontext() as kernels:  # imports while we check
+        tasks = [_Task(page, profile, check(page, profile, parameters or {})) for page in chosen]
+        tasks += [_Task(page, "recorded", {}, fingerprint) for page, fingerprint in changed.items()]
+        results = _run(tasks, kernels, jobs) if tasks else []
+    results += [Result(page, unchanged=True) for page in still if page not in changed]
+    return [r for r in results if r.page in pages]
 
 
-def _run(tasks: list[_Task], jobs: int) -> list[Result]:
-    from .kernels import Kernels
-
+def _run(tasks: list[_Task], kernels: Any, jobs: int) -> list[Result]:
     results: list[Result] = []
-    with Kernels(threads=max(1, _cores() // jobs)) as kernels, ThreadPoolExecutor(jobs) as pool, _display(len(tasks)) as shown:
+    with ThreadPoolExecutor(jobs) as pool, _display(len(tasks)) as shown:
         waiting: set[Future] = {pool.submit(_one, task, kernels, shown) for task in tasks}
         try:
             while waiting:
@@ -213,9 +224,11 @@ def _run(tasks: list[_Task], jobs: int) -> list[Result]:
 
 
 def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
-    import nbformat
     import papermill
 
+    from .loop import atomically
+
+    nbformat = _nbformat()
     start, page, profile = time.monotonic(), task.page, task.profile
     folder = paths.runs() / profile / "partial" / page.name
     source, copy, summary = folder / "source.ipynb", folder / "executed.ipynb", folder / "cells.jsonl"
@@ -227,7 +240,7 @@ def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     try:
         executed = papermill.execute_notebook(
             source, copy, task.parameters, kernel_name="python3", language="python", progress_bar=False,
-            kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
+            request_save_on_cell_execute=False, kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
         )  # fmt: skip
     except papermill.PapermillExecutionError as err:
         raise PageFailed(_explain(page, notebook, err, copy)) from None
@@ -254,7 +267,8 @@ def _explain(page: Page, notebook: Any, err: Any, copy: Path) -> str:
     return f"{page.shown}, {where}: {message}\n  first line of the cell: {first.strip()}\n  executed copy with the traceback: {copy}"
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The processor's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -267,9 +281,8 @@ def _jobs(profile: str) -> int:
 
         if pick().type == "cuda":
             return 1
-    cores = _cores()
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
-    return max(1, min(cores if cores <= 4 else cores // 2, by_memory))
+    return max(1, min(cores() if cores() <= 4 else cores() // 2, by_memory))
 
 
 # --- when an executed copy still holds ---------------------------------------------------------------------------------
