@@ -163,8 +163,11 @@ class Sampling:
         return replace(self, steps=4, guidance=1.5, channels="all", batch=40)
 
     def small(self) -> Sampling:
-        """Half the steps, and a guidance for a model trained for half an hour, on all channels of the other latents."""
-        return replace(self, steps=25, guidance=2.0, channels="all")
+        """Half the steps, and twice the guidance: a model trained for half an hour follows labels weakly. On all channels of the other latents.
+
+        Of 60 images of ImageWoof, MobileNetV2 recognised 8 at guidance 2, 13 at 4, 23 at 8 and 24 at 12 (of real ones two thirds).
+        """
+        return replace(self, steps=25, guidance=8.0, channels="all")
 
     def work(self, images: int) -> float:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
