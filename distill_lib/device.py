@@ -99,26 +99,37 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _peak_on(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _peak_mb()
+
+
+_open: list[tuple[torch.device, Cost]] = []  # blocks that are measured now, one inside the other
+
+
 @contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
-    """Fill in a `Cost` when the block ends."""
+    """Fill in a `Cost` when the block ends; a block inside it may be measured too."""
     from .nvml import joules
 
     device, cost = torch.device(device), Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    for place, outer in _open:  # whose peak so far is about to be forgotten
+        outer.memory_mb = max(outer.memory_mb, _peak_on(place))
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         _forget_peak()
+    _open.append((device, cost))
     drawn, cpu, start = joules(device), time.process_time(), time.perf_counter()
     try:
         yield cost
     finally:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-            cost.memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
-        else:
-            cost.memory_mb = _peak_mb()
+        _open.pop()
+        for place, other in (*_open, (device, cost)):
+            other.memory_mb = max(other.memory_mb, _peak_on(place))
         cost.seconds, cost.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
         if drawn is not None and (now := joules(device)) is not None:
             cost.joules = now - drawn

@@ -73,7 +73,8 @@ class Space:
 
     def held(self, size: memory.Size, images: int) -> float:
         """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and momenta."""
-        piece, numbers = prior._pieces_held(self.prior, size, self.layer, self.pieces)
+        pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
+        piece, numbers = prior._pieces_held(replace(self.prior, weights="random"), size, self.layer, pieces)
         return piece + 3 * 4.0 * images * numbers
 
     def small(self, match: str) -> Space:
@@ -100,7 +101,7 @@ class Latents:
                 f"layer {n}: the generator has {len(generator.layer_names)} layers ({', '.join(generator.layer_names)}); "
                 f"f can be taken after 1 to {len(generator.layer_names) - 1} of them, or None for codes alone"
             )
-        self.units = _units(real, space.norm)
+        self.units, self.pieces = _units(real, space.norm), prior.at_once(space.prior, real, n, space.pieces)
         labels = prior.classes(generator, real, space.prior).repeat_interleave(ipc)
         with torch.no_grad():
             self.w = self._codes(labels, rng).clone().contiguous().requires_grad_()
@@ -117,7 +118,7 @@ class Latents:
 
     def _features(self, rng: torch.Generator) -> Tensor:
         """Of the codes, made finite and cut at 10, as the official code has it."""
-        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.space.pieces)]
+        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.pieces)]
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
             inner = tuple(range(1, f.ndim))
@@ -137,7 +138,7 @@ class Latents:
     @torch.no_grad()
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
-        parts = torch.arange(len(self.w)).split(self.space.pieces)
+        parts = torch.arange(len(self.w)).split(self.pieces)
         images = [self.render(self.w[i], None if self.f is None else self.f[i]) for i in parts]
         return torch.cat(images).unflatten(0, (-1, self.ipc))
 
@@ -147,7 +148,7 @@ class Latents:
         gradient = gradient.flatten(0, 1)
         for leaf in leaves:
             leaf.grad = torch.zeros_like(leaf)
-        for i in torch.arange(len(gradient)).split(self.space.pieces):
+        for i in torch.arange(len(gradient)).split(self.pieces):
             parts = [leaf.detach()[i].requires_grad_() for leaf in leaves]
             with torch.enable_grad():
                 images = self.render(parts[0], parts[1] if len(parts) > 1 else None)

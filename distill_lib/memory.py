@@ -48,6 +48,9 @@ class Size:
         """Where tensors are made to be counted."""
         return torch.device("cpu")
 
+    def __len__(self) -> int:
+        return self.images
+
     @property
     def side(self) -> int:
         return self.shape[1] * self.shape[2]
@@ -78,8 +81,9 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for t in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(t, Tensor):
+        made = () if func.is_view else out if isinstance(out, (tuple, list)) else (out,)
+        for t in made:
+            if isinstance(t, Tensor) and not (args and t is args[0]):  # in place
                 storage = t.untyped_storage()
                 if storage._cdata not in self._known:
                     self._known[storage._cdata] = storage.nbytes()

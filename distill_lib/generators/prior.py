@@ -30,6 +30,7 @@ from . import cgan, stylegan_xl, uvit
 from .cgan import GAN
 from .stylegan_xl import FullyConnected, _unit
 
+PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,300
 LEVELS = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # channels of the small generator by doublings of its side, relative to the widest
 
 
@@ -333,6 +334,18 @@ def held(prior: Prior, size: memory.Size) -> float:
     return prior.gan.held(size) if prior.family == "cGAN" and prior.weights == "trained" else _pieces_held(prior, size, None, 1)[0]
 
 
+def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int:
+    """Images on their way through the generator at once: `pieces`, or fewer where those would take more than `PIECE_MB`.
+
+    An image's way concerns no other: the results are the same to rounding. Only StyleGAN-XL is so large.
+    """
+    if prior.family != "StyleGAN-XL":
+        return pieces
+    size = memory.Size(real.shape, real.num_classes, len(real))
+    none, one = (_pieces_held(replace(prior, weights="random"), size, layer, n)[0] for n in (0, 1))
+    return max(1, min(pieces, int(PIECE_MB * 2**20 / (one - none))))
+
+
 @functools.lru_cache(maxsize=64)
 def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int) -> tuple[float, int]:
     """Bytes of the weights and of a piece of images there and back, and the numbers of an image's latents."""
@@ -345,7 +358,7 @@ def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int
             width = prior.width or 1024
             layers, _ = stylegan_xl.plan(size.shape[2], channel_base=64 * width, channel_max=width)
             weights = sum(of.kernel**2 * of.inputs * of.channels + 513 * of.inputs for of in layers)
-            wider, prior = max(1.0, width / 64), replace(prior, width=min(width, 64))
+            wider, prior = max(1.0, width / 16), replace(prior, width=min(width, 16))
         made = _made(size, replace(prior, weights="random"), None)
     made = made.eval().requires_grad_(False)
 

@@ -95,6 +95,8 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
 
 def run(plan: Plan, x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
     """(N, C, H, W) -> (N, D) by the kernel, with the plan's parameters; differentiable with respect to both."""
+    if not torch.is_grad_enabled():  # inside the function this is not known, and what a backward pass needs would be kept
+        x, parameters = x.detach(), [None if p is None else p.detach() for p in parameters]
     return _Embed.apply(plan, x.contiguous(), *(None if p is None else p.contiguous() for p in parameters))
 
 
