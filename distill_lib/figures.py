@@ -34,11 +34,12 @@ def marker(method: str) -> str:
     return SHAPES[ORDER.index(method) % len(SHAPES)] if method in ORDER else "o"
 
 
-def style(raster: bool = False) -> None:
+def style(raster: bool = False, fitted: bool = False) -> None:
     """House style: white background, light grid. A notebook shows lines as SVG, whose glyphs are drawn, and pixels as PNG.
 
     Args:
         raster: the figure shows images.
+        fitted: its layout fills the figure: a notebook does not draw it a second time to see where to cut.
     """
     import sys
 
@@ -51,7 +52,7 @@ def style(raster: bool = False) -> None:
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("png" if raster else "svg")
+        set_matplotlib_formats("png" if raster else "svg", **({"bbox_inches": None} if fitted else {}))
 
 
 def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
@@ -63,7 +64,7 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     panels = list(dict.fromkeys(points["panel"]))
     methods = list(dict.fromkeys(points["method"]))
     columns = min(3, len(panels))
@@ -136,7 +137,7 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     figure, axis = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
     for method, points in curves.items():
         axis.plot(*zip(*points), color=colour(method), marker=marker(method), label=method)
@@ -154,7 +155,7 @@ def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    style()
+    style(fitted=True)
     rows, columns = differences.shape
     names = [tuple(map(str, c)) if isinstance(c, tuple) else (str(c),) for c in differences.columns]
     shown = differences.set_axis(["\n".join(part for part in name if part) for name in names], axis=1)
@@ -179,7 +180,7 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     lines = {
         "loss": {"loss_generator": "generator", "loss_discriminator": "discriminator"},
         "samples in their class (%)": {"class_accuracy_pct": None},
@@ -205,7 +206,7 @@ def fid_curves(curves: dict[str, pd.DataFrame]) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     figure, axes = plt.subplots(2, len(curves), figsize=(3.8 * len(curves) + 0.6, 4.6), sharex="col", squeeze=False, layout="constrained")
     for (top, bottom), (title, table) in zip(axes.T, curves.items()):
         top.plot(table["step"], table["FID"], color=colour("U-ViT"), marker=marker("U-ViT"))
@@ -257,7 +258,7 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     panels, axes_of = list(dict.fromkeys(points["panel"])), list(dict.fromkeys(points["axis"]))
     size = (3.9 * len(axes_of) + 0.6, 2.9 * len(panels))
     figure, axes = plt.subplots(len(panels), len(axes_of), figsize=size, squeeze=False, sharey="row", sharex="col", layout="constrained")
@@ -321,7 +322,7 @@ def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
 
     from .methods import dgs
 
-    style()
+    style(fitted=True)
     rows = [(name, c, log) for name, c in found.items() for log in (False, True)]
     figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False, layout="constrained")
     for (name, c, log), line in zip(rows, axes):
@@ -363,7 +364,7 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
     """DGS's Figure 4: pre-defined targets, a row per ipc, a column per name; bars sum to ipc."""
     import matplotlib.pyplot as plt
 
-    style()
+    style(fitted=True)
     sizes = sorted({ipc for rows in targets.values() for ipc in rows})
     size = (2.3 * len(targets), 1.6 * len(sizes))
     figure, axes = plt.subplots(len(sizes), len(targets), figsize=size, squeeze=False, sharey="row", layout="constrained")

@@ -25,7 +25,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 LOADED = (
-    "torch", "torch._dynamo", "torch._inductor.compile_fx", "pandas", "seaborn", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
+    "torch", "torch._dynamo", "pandas", "seaborn", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
     "ipykernel.kernelapp", "IPython.core.completer", "scipy.stats", "sklearn.cluster",
     "distill_lib.experiments", "distill_lib.evaluate", "distill_lib.tables", "distill_lib.figures", "distill_lib.ledger",
 )  # fmt: skip
