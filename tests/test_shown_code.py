@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from distill_lib import __main__ as cli
-from distill_lib import data, pages, paths
+from distill_lib import book, data, pages, paths
 
 TEXTS = [paths.ROOT / "README.md", *sorted((paths.ROOT / "book").glob("*.md"))]
 BLOCKS = [(f, m[1], m[2]) for f in TEXTS for m in re.finditer(r"^```(\w+)\n(.*?)^```", f.read_text(), re.MULTILINE | re.DOTALL)]
@@ -116,3 +116,12 @@ def test_python_shown_runs(file, text, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     exec(compile(re.sub(r"@\d+ep", "@1ep", text), str(file), "exec"), {})
+
+
+@pytest.mark.parametrize("name", book._contents(paths.ROOT))
+def test_every_page_has_a_live_cell_to_adapt(name):
+    (page,) = pages.live(paths.ROOT, [name])
+    cells = page.notebook().cells
+    (start,) = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and re.search("^## Adapt this$", c.source, re.MULTILINE)]
+    code = [c.source for c in cells[start:] if c.cell_type == "code"]
+    assert code and max(map(len, "\n".join(code).splitlines())) < 80, "the page cuts longer lines"
