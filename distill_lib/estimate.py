@@ -11,8 +11,10 @@ Only a measurement tells the truth: every estimate names what it was made from.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
+import json
 import math
 import statistics
 from collections import defaultdict
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from .protocols import Protocol
 
 ENOUGH = 5  # records of a method and network to take a median of
-HELD_MB = 750.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
+HELD_MB = 650.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ class Rates:
 
     @functools.cached_property
     def held_mb(self) -> float:
-        """What a process holds besides what is counted: the lower quartile over records.
+        """What a process holds besides what is counted: the lower eighth over records.
 
-        Those above are of processes that still held what other cells had left: caches, and memory that fragments keep.
+        Many are of processes that still held what other cells had left: caches, and memory that fragments keep.
         """
         if not self.beside_mb:
             return 0.0 if self.gpu else HELD_MB
-        return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 4])
+        return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 8])
 
     def typical(self, kind: str, name: str) -> float | None:
         """Median seconds per operation ("distill", "evaluate") of that name; None without a record."""
@@ -94,7 +96,7 @@ class Rates:
         if evaluate:
             self.evaluate[network].append(record.seconds.get("evaluate", 0.0) / evaluate)
             self.evaluate[""].append(record.seconds.get("evaluate", 0.0) / evaluate)
-        if record.memory_mb and (counted := counted_mb(plan, self.gpu)) is not None:
+        if record.memory_mb and (counted := remembered_mb(plan, self.gpu)) is not None:
             self.beside_mb.append(record.memory_mb - counted)
 
 
@@ -128,7 +130,7 @@ def estimate(task: Task, known: Rates) -> Estimate:
     network = task.key["network"]
     networks = task.networks or (network,)
     plan = (task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval, task.num_sets)
-    operations, counted = _operations(*plan), counted_mb(plan, known.gpu)
+    operations, counted = _operations(*plan), remembered_mb(plan, known.gpu)
     if operations is None or counted is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
@@ -219,6 +221,33 @@ def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
     return memory.Size((facts.channels, side, side), facts.num_classes, facts.counts["train"], gpu), facts.counts.get("test", 0)
 
 
+_remembered: dict[str, float] = {}
+
+
+def remembered_mb(plan: Plan, gpu: bool) -> float | None:
+    """`counted_mb`, kept in the cache folder, because counting a set of networks takes seconds."""
+    from . import evaluate, memory
+    from .device import can_compile
+    from .loop import atomically
+    from .methods import METHODS
+    from .settings import as_dict
+
+    if _data(plan[2]) is None:
+        return None
+    versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluate.VERSION, gpu, can_compile()]
+    key = records.digest([*versions, plan[0], as_dict(plan[1]), *plan[2:7]])
+    if key not in _remembered:
+        file = paths.cache() / "memory" / f"{key}.json"
+        try:
+            _remembered[key] = float(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            found = _remembered[key] = counted_mb(plan, gpu)
+            with contextlib.suppress(OSError, UserError):  # no place to keep it
+                file.parent.mkdir(parents=True, exist_ok=True)
+                atomically(file, lambda part: part.write_text(json.dumps(found)))
+    return _remembered[key]
+
+
 def counted_mb(plan: Plan, gpu: bool) -> float | None:
     """Peak of the tensors of making a set and of judging it, and of the data; None for a data set whose size is not documented."""
     return _counted_mb(*plan[:7], gpu)
@@ -238,7 +267,7 @@ def _counted_mb(
     images = size.images if ipc is None else size.num_classes * ipc
     judging = max(evaluate.held(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
     most = max(METHODS[method].memory(config, size), judging)
-    return (size.slack * most + (size.images + tested) * math.prod(size.shape)) / 2**20  # the data set has a byte a number
+    return (most + (size.images + tested) * math.prod(size.shape)) / 2**20  # the data set has a byte a number
 
 
 @functools.lru_cache(maxsize=4096)

@@ -24,8 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import networks
 from .derivatives import Derivatives, pixels_at_once
+from .networks import fast
 
-SLACK = 1.3  # on a CPU, bytes a process holds for a byte of tensors: freed memory that is kept, and what convolutions copy for themselves
+VERSION = 1  # of the counts, which are kept: raised when one changes
+SLACK = 1.3  # on a CPU, bytes for a byte of a network's maps: freed memory that is kept, and what convolutions copy for themselves
 COPIES = 4  # of a batch of images on its way from the set to the network: drawn, normalised, augmented, and one in between
 
 
@@ -128,6 +130,11 @@ def _few(size: Size) -> int:
     return max(2, 4096 // size.side)
 
 
+def _slack(model: nn.Module, size: Size) -> float:
+    """The compiled kernel has its own memory, one piece for all maps."""
+    return 1.0 if fast.plan(model) and not size.gpu else size.slack
+
+
 def _answers(model: nn.Module, x: Tensor, size: Size) -> Tensor:
     return model(x) if size.gpu else networks.logits(model, x)
 
@@ -147,7 +154,7 @@ def passed(network: str, size: Size, n: int) -> float:
     def run(k: int) -> Tensor:
         return _answers(model, torch.zeros(k, *size.shape), size)
 
-    return weights(network, size) + grown(run, n, _few(size))
+    return weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
 
 
 @functools.lru_cache(maxsize=512)
@@ -159,7 +166,7 @@ def pulled(network: str, size: Size, n: int) -> float:
         x = torch.zeros(k, *size.shape, requires_grad=True)
         return torch.autograd.grad(_answers(model, x, size).sum(), x)
 
-    return weights(network, size) + grown(run, n, _few(size))
+    return weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
 
 
 @functools.lru_cache(maxsize=512)
@@ -171,7 +178,7 @@ def trained(network: str, size: Size, n: int, states: int = 1) -> float:
         loss = F.cross_entropy(_answers(model, torch.zeros(k, *size.shape), size), torch.zeros(k, dtype=torch.int64))
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
-    return (1 + states) * weights(network, size) + grown(run, n, _few(size))
+    return (1 + states) * weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
 
 
 @functools.lru_cache(maxsize=512)
@@ -186,7 +193,7 @@ def twice(network: str, size: Size, n: int, by_parameter: bool = False) -> float
         return derivatives.second(parameters, torch.zeros(1, k, *size.shape), labels, direction, by_parameter)
 
     piece = max(1, pixels_at_once(size.gpu) // size.side)
-    return weights(network, size) + grown(run, min(n, piece), _few(size))
+    return weights(network, size) + size.slack * grown(run, min(n, piece), _few(size))
 
 
 def matched(network: str, size: Size, real: int, synthetic: int) -> float:

@@ -81,7 +81,7 @@ def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):
 
 def test_without_records_no_time_is_claimed(results):
     cost = estimate.estimate(task("DM"), estimate.rates("small"))
-    assert cost.seconds is None and estimate.words(cost.seconds, cost.memory_mb).startswith("time unknown, 1.0 GB")
+    assert cost.seconds is None and estimate.words(cost.seconds, cost.memory_mb).startswith("time unknown, 0.8 GB")
     assert "held besides by no record" in cost.memory_basis
 
 

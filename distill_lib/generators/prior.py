@@ -372,7 +372,7 @@ def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int
     if layer is not None:
         with torch.no_grad():
             numbers += round(wider * made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel())
-    return 4.0 * (weights or memory.numbers(made)) + pieces * wider * memory.each(run, 1), numbers
+    return 4.0 * (weights or memory.numbers(made)) + size.slack * pieces * wider * memory.each(run, 1), numbers
 
 
 def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
