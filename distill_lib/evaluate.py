@@ -244,6 +244,11 @@ class _Job:
             lr = float(synthetic.facts.extra.get("lr_net", lr))
             if "lr_net" not in synthetic.facts.extra:
                 notes.append(f"the set carries no learned step size: learning rate {lr}")
+            if not lr > 0:
+                raise UserError(
+                    f"the set's learned step size is {lr:g}, by which nothing trains: distil again with a smaller lr_lr, or evaluate under a "
+                    "protocol with a step size of its own, such as vico_dsa"
+                )
         if (applied.checks or applied.lr_grid) and validation is None and real is not None and len(synthetic) < len(real):
             validation = real.subset(real.draw_index(-(-1000 // real.num_classes), generator(seed, "evaluate", "validation")).flatten())
             notes.append(f"validation: {len(validation)} images of the real training set")

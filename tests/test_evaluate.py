@@ -236,6 +236,10 @@ def test_a_learned_step_size_travels_with_the_set(test_set):
     without = evaluate(plain_set, test_set, "mtt@1ep", NET, 1)
     assert without.lr == 0.01 and "no learned step size" in without.notes[0]
     assert evaluate(learned, test_set, "vico_dsa@1ep", NET, 1).lr == 0.01
+    for bad in (-0.001, 0.0, float("nan")):
+        learned.facts = learned.synthetic_facts(lr_net=bad)
+        with pytest.raises(UserError, match="learned step size is .* vico_dsa"):
+            evaluate(learned, test_set, "mtt@1ep", NET, 1)
 
 
 # --- labels ------------------------------------------------------------------------------------------------------------
