@@ -206,9 +206,12 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images chosen from the
     pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`, `achieved`, `total_variation`.
     """
-    file = _kept(FIGURE2, params, "json")
+    file = _kept(FIGURE2, params, "jsonl")  # `.json` here are records
     if params.profile == "recorded":
-        return json.loads(file.read_text()) if file else {}
+        if not file:
+            return {}
+        about, *classes = map(json.loads, file.read_text().splitlines())
+        return {"about": about, "classes": {line.pop("class"): line for line in classes}}
     import torch
 
     from ..loop import atomically
@@ -227,9 +230,10 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     about = {"data": task.dataset, "scorer": made.facts.extra["scorer"], "ipc": params.ipc, "profile": params.profile}
     lines = zip(real.facts.class_names, made.facts.extra["dgs"], strict=True)
     about["total variation by class"] = {name: line["total_variation"] for name, line in lines}
-    found = {"about": about, "classes": classes}
-    atomically(_artefact(FIGURE2, params.profile, params.ipc, "json"), lambda part: part.write_text(json.dumps(found) + "\n"))
-    return found
+    rows = [about, *({"class": name, **line} for name, line in classes.items())]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    atomically(_artefact(FIGURE2, params.profile, params.ipc, "jsonl"), lambda part: part.write_text(text))
+    return {"about": about, "classes": classes}
 
 
 def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
