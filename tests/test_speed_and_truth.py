@@ -180,8 +180,9 @@ def test_every_benchmark_says_what_it_compares_and_names_are_found():
         assert not of.growth or set(of.growth) | set(of.small) <= set(of.size), name
         assert not of.target or next(iter(of.target)) in ("ratio", "seconds", "added_seconds", "off_pct"), name
     targets = {name: of.target["ratio"] for name, of in known.items() if "ratio" in of.target}
-    assert targets == {"dm": 4.0, "dc": 3.0, "mtt": 2.0, "evaluate": 2.0, "augment-dsa": 5.0, "fid-features": 3.0}
-    assert [b.name for b in suite.chosen(["memory"])] == ["memory-dm", "memory-dc", "memory-mtt"]
+    wanted = {"dm": 4.0, "dc": 3.0, "mtt": 2.0, "evaluate": 2.0, "augment-dsa": 5.0, "fid-features": 3.0}
+    assert targets == {**wanted, "uvit-train": 1.5, "uvit-draw": 1.5, "uvit-solver": 1.5}
+    assert {"memory-dm", "memory-dc", "memory-mtt"} <= {b.name for b in suite.chosen(["memory"])} < set(known)
     with pytest.raises(SystemExit, match="no benchmark 'dmm'; there are: .*evaluate"):
         suite.chosen(["dmm"])
 
