@@ -132,7 +132,7 @@ for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {}))
     )(training)  # fmt: skip
     suite.benchmark(
         f"uvit-draw{part}", "U-ViT of width {width}, patches of {patch}: {images} images of {evaluations} evaluations by DPM-Solver", COMPARED,
-        size={**sizes, "images": 64, "evaluations": 50}, quick={**QUICK, "images": 2, "evaluations": 3}, tolerance=0.02, target=target,
+        size={**sizes, "images": 32, "evaluations": 50}, quick={**QUICK, "images": 2, "evaluations": 3}, tolerance=0.02, target=target,
     )(drawing)  # fmt: skip
 
 
