@@ -333,7 +333,7 @@ def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
         for axis, (part, (scores, raw)) in zip(line, shown.items()):
             colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
             axis.bar((np.arange(bins) + 0.5) / bins, dgs.histogram(scores, bins).tolist(), width=0.9 / bins, color=colours[part])
-            axis.set(xlim=(0, 1), title=f"{name}, {part}: {len(raw)} images, mean {float(raw.mean()):.3f}")
+            axis.set(xlim=(0, 1), title=f"{name}, {part}:\n{len(raw)} images, mean {float(raw.mean()):.3f}")
             axis.title.set_fontsize(8.5)
             axis.set_xlabel(("transformed" if log else "raw") + " difficulty", fontsize=8.5)
             axis.tick_params(labelsize=8)
