@@ -20,7 +20,7 @@ from ..derivatives import Derivatives
 from ..errors import UserError
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space
+from ..latents import SMALL, Latents, Space, matched
 from ..loop import Loop
 from ..rng import generator
 from ..settings import Count, replace, settings
@@ -105,12 +105,7 @@ def memory(cfg: Config, size: counted.Size) -> float:
         batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
         matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + counted.twice(of.experts.network, size, batch, by_parameter=True)
         return max(latents + matching_ + size.learned(n), trained)
-    real = counted.COPIES * size.floats(size.num_classes * cfg.batch_real)
-    if cfg.match == "DC":
-        passes = counted.matched(network, size, cfg.batch_real, cfg.ipc)
-    else:
-        passes = max(counted.passed(network, size, cfg.batch_real), counted.pulled(network, size, n))
-    return max(latents + size.learned(n) + real + passes, trained)
+    return max(latents + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:

@@ -25,7 +25,7 @@ from ..derivatives import Derivatives
 from ..errors import UserError
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space
+from ..latents import SMALL, Latents, Space, matched
 from ..loop import Loop
 from ..rng import generator
 from ..settings import Count, replace, settings
@@ -97,14 +97,8 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
 
 def memory(cfg: Config, size: counted.Size) -> float:
     """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
-    n, network = size.num_classes * cfg.ipc, cfg.network
-    latents, trained = cfg.space.held(size, n), prior.held(cfg.space.prior, size)
-    real = counted.COPIES * size.floats(size.num_classes * cfg.batch_real)
-    if cfg.match == "DC":
-        passes = counted.matched(network, size, cfg.batch_real, cfg.ipc)
-    else:
-        passes = max(counted.passed(network, size, cfg.batch_real), counted.pulled(network, size, n))
-    return max(latents + size.learned(n) + real + passes, trained)
+    latents, trained = cfg.space.held(size, size.num_classes * cfg.ipc), prior.held(cfg.space.prior, size)
+    return max(latents + matched(cfg.match, cfg.network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:
