@@ -112,7 +112,7 @@ def scheduler(folders):
 
     start("scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     end = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < end:
+    while not (file.exists() and file.read_text().rstrip().endswith("}")) and time.monotonic() < end:  # it is written in place
         time.sleep(0.1)
     address = json.loads(file.read_text())["address"]
     yield address, lambda: start("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folders))
