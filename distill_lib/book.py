@@ -78,7 +78,7 @@ def reproduce(
         raise UserError(f"no notebooks under {root / 'notebooks'}")
     with pages.peak_memory() as peak:
         others = [p for p in pages.live(root, _contents(root)) if p not in chosen]
-        results = pages.run(chosen, profile, parameters, jobs, recorded=others)
+        results = pages.run(chosen, profile, parameters, jobs, recorded=others, meanwhile=_import_sphinx)
         index = build(profile, root, ran=chosen)
     summary = Summary(
         profile, len(results), sum(r.computed for r in results), sum(r.reused for r in results),
@@ -100,8 +100,8 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     """
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
-    pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded")
-    from jupyter_book.sphinx import build_sphinx  # after the pages, which run while nothing waits for it
+    pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded", meanwhile=_import_sphinx)
+    from jupyter_book.sphinx import build_sphinx
 
     place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
     overrides = {
@@ -113,7 +113,8 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
-            root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True, jobs=pages.cores()
+            root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
+            jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
         )
     if isinstance(result, BaseException):
         if isinstance(result, KeyboardInterrupt):
@@ -122,6 +123,12 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if result:
         raise UserError(f"the book was not built: {printed.getvalue().strip()[-2000:]}")
     return place / "html" / "index.html"
+
+
+def _import_sphinx() -> None:
+    """What building a book imports, seconds of it."""
+    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+        importlib.import_module(name)
 
 
 def _contents(root: Path) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -170,6 +170,7 @@ def run(
     parameters: dict[str, Any] | None = None,
     jobs: int | None = None,
     recorded: list[Page] = (),
+    meanwhile: Callable[[], Any] = lambda: None,
 ) -> list[Result]:
     """Execute pages and keep their executed copies; one progress display for all.
 
@@ -179,6 +180,7 @@ def run(
         parameters: handed to every page.
         jobs:       pages at a time; by default as many as cores and free memory allow, one where a GPU computes.
         recorded:   further pages, which show recorded results: executed as they stand, where that has not been done yet.
+        meanwhile:  called if any page is executed, while the process that starts kernels imports and a core has nothing to do.
     Returns: a result for every page of `pages`.
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
@@ -197,6 +199,8 @@ def run(
     with Kernels(threads=max(1, cores() // jobs)) if number else nullcontext() as kernels:  # imports while we check
         tasks = [_Task(page, profile, check(page, profile, parameters or {})) for page in chosen]
         tasks += [_Task(page, "recorded", {}, fingerprint) for page, fingerprint in changed.items()]
+        if tasks:
+            meanwhile()
         results = _run(tasks, kernels, jobs) if tasks else []
     results += [Result(page, unchanged=True) for page in still if page not in changed]
     return [r for r in results if r.page in pages]
@@ -273,7 +277,7 @@ def cores() -> int:
 
 
 def _jobs(profile: str) -> int:
-    """How many pages at a time: one per core on small machines, one per two cores on others, memory permitting."""
+    """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others, memory permitting."""
     import psutil
 
     if profile in ("small", "full"):
@@ -282,7 +286,7 @@ def _jobs(profile: str) -> int:
         if pick().type == "cuda":
             return 1
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
-    return max(1, min(cores() if cores() <= 4 else cores() // 2, by_memory))
+    return max(1, min(cores() + 1 if cores() <= 4 else cores() // 2, by_memory))
 
 
 # --- when an executed copy still holds ---------------------------------------------------------------------------------
