@@ -324,7 +324,8 @@ def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
 
     style(fitted=True)
     rows = [(name, c, log) for name, c in found.items() for log in (False, True)]
-    figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
+    _inches(figure, left=0.6, right=0.15, top=0.4, bottom=0.45, across=0.45, down=0.85)
     for (name, c, log), line in zip(rows, axes):
         real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
         places = c["places"] if log else c["plain"]
@@ -347,16 +348,15 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
 
     style(raster=True)
     columns = max(len(scores) for _, scores in shown.values())
-    figure, axes = plt.subplots(len(shown), columns, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)
-    for (name, (images, scores)), line in zip(shown.items(), axes):
+    figure, axes = plt.subplots(len(shown), 1, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)
+    for (name, (images, scores)), axis in zip(shown.items(), axes[:, 0]):
         pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
-        for axis in line:
-            axis.set_axis_off()
-        for axis, image, score in zip(line, pixels, scores):
-            _draw(axis, image)
-            axis.set_title(f"{score:.2f}", fontsize=7.5, pad=2)
-        line[0].text(-0.12, 0.5, name.replace(", ", ",\n"), transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(wspace=0.06, hspace=0.3, left=0.16, right=0.99, top=0.95, bottom=0.01)
+        height, width = pixels.shape[1:3]
+        _sheet(axis, pixels, [list(range(len(scores)))])
+        for i, score in enumerate(scores):
+            axis.text(i * (width + _gap(width)) + (width - 1) / 2, -0.06 * height, f"{score:.2f}", ha="center", va="bottom", fontsize=7.5)
+        axis.text(-0.12 * width, (height - 1) / 2, name.replace(", ", ",\n"), ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(hspace=0.3, left=0.16, right=0.99, top=0.95, bottom=0.01)
     return figure
 
 
@@ -367,12 +367,13 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
     style(fitted=True)
     sizes = sorted({ipc for rows in targets.values() for ipc in rows})
     size = (2.3 * len(targets), 1.6 * len(sizes))
-    figure, axes = plt.subplots(len(sizes), len(targets), figsize=size, squeeze=False, sharey="row", layout="constrained")
+    figure, axes = plt.subplots(len(sizes), len(targets), figsize=size, squeeze=False, sharey="row")
+    _inches(figure, left=0.65, right=0.15, top=0.3, bottom=0.55, across=0.25, down=0.6)
     for line, ipc in zip(axes, sizes):
         for axis, (name, rows) in zip(line, targets.items()):
             bins = len(rows[ipc])
             axis.bar((np.arange(bins) + 0.5) / bins, rows[ipc], width=0.9 / bins, color=colour("DGS"))
-            axis.set(xlim=(0, 1), title=f"{name}, IPC {ipc}")
+            axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), title=f"{name}, IPC {ipc}")
             axis.title.set_fontsize(9)
         line[0].set_ylabel("images")
     for axis in axes[-1]:
@@ -564,7 +565,7 @@ def _sheet(axis: Any, pixels: np.ndarray, rows: list[list[int]]) -> list[float]:
         rows: the indices of the images of each row.
     """
     height, width = pixels.shape[1:3]
-    gap = max(1, round(0.06 * width))
+    gap = _gap(width)
     sheet = np.ones((len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 3))
     for k, row in enumerate(rows):
         for column, i in enumerate(row):
@@ -573,6 +574,19 @@ def _sheet(axis: Any, pixels: np.ndarray, rows: list[list[int]]) -> list[float]:
     axis.set_axis_off()
     axis.imshow(sheet, interpolation="nearest")
     return [k * (height + gap) + (height - 1) / 2 for k in range(len(rows))]
+
+
+def _gap(width: int) -> int:
+    """Pixels between the images of a sheet."""
+    return max(1, round(0.06 * width))
+
+
+def _inches(figure: Figure, left: float, right: float, top: float, bottom: float, across: float, down: float) -> None:
+    """Margins and gaps of a grid of axes in inches: what finding them by the size of every text would take longer than drawing."""
+    width, height = figure.get_size_inches()
+    rows, columns = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
+    each = ((width - left - right - (columns - 1) * across) / columns, (height - top - bottom - (rows - 1) * down) / rows)
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, across / each[0], down / each[1])
 
 
 def _draw(axis: Any, pixels: np.ndarray) -> None:
