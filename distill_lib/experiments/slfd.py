@@ -32,7 +32,8 @@ SMOKE_DATA, SMOKE_EPOCHS, SMOKE_TESTED = "BloodCells-mini", 3, 6  # real data in
 SMALL_SIDE = 64  # pixels of the ImageNet subsets and of the blood cells, the stand-in for PathMNIST
 SMALL_SETS = {"ImageNette": "ImageNette@64px", "ImageWoof": "ImageWoof@64px", "ImNet-A": "ImageNette@64px", "CIFAR10": "CIFAR10"}
 SMALL_TESTED = {"CIFAR10": 100, "PathMNIST": 125}  # test images per class, else 50, which is what ILSVRC has
-SMALL_EPOCHS = {"ConvNet": 200, MEAN: 40}  # of the DSA protocol, whose step size suits so few; GLaD's is a tenth of it
+SMALL_PROTOCOL = "vico_dsa@200ep"  # of one network: DSA's step size suits so few epochs; GLaD's is a tenth of it
+SMALL_UNSEEN = {True: "glad_short@20ep", False: "vico_dsa@40ep"}  # of the mean, from 64 pixels on and below
 SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the -Conv rows
 
 
@@ -107,7 +108,7 @@ def measured(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
     if params.profile == "smoke":
         protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
         return Task(cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED)
-    protocol, tested = f"vico_dsa@{SMALL_EPOCHS[cell.network]}ep", SMALL_TESTED.get(cell.dataset, 50)
+    protocol, tested = SMALL_UNSEEN[side >= 64] if networks else SMALL_PROTOCOL, SMALL_TESTED.get(cell.dataset, 50)
     alone = None if networks else SMALL_NETWORK
     return Task(cell, config, dataset, protocol, 3, 1, params.seed, alone, networks=networks, method=maker, tested=tested)
 
@@ -337,7 +338,7 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
         return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on ImageNette")
     tested = SMALL_TESTED.get(cell.dataset, 50)
     small = replace(config.small(), network=SMALL_NETWORK)
-    protocol = f"vico_dsa@{SMALL_EPOCHS['ConvNet']}ep"
+    protocol = SMALL_PROTOCOL
     return Task(cell, small, SMALL_SETS[cell.dataset], protocol, 3, 1, params.seed, SMALL_NETWORK, tested=tested)
 
 
