@@ -168,6 +168,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", _check_outputs)
     app.connect("doctree-read", _say_how_made, priority=400)  # before the section's heading is collected for the contents
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, which reads sections
+    app.connect("html-page-context", _offer_notebook)
     app.connect("build-finished", _finish)
     problems = _Problems(app)
     logging.getLogger("sphinx").addHandler(problems)
@@ -273,6 +274,18 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
     for figure in doctree.findall(nodes.figure):
         if captions := list(figure.findall(nodes.caption)):
             captions[0] += [nodes.Text(" "), nodes.reference("", "Command and records", refid="made-by", classes=["distill-made"])]
+
+
+def _offer_notebook(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """A text page with code cells can be downloaded as a notebook too, without outputs."""
+    import nbformat
+
+    page = pages.Page(Path(app.srcdir), name, ".md")
+    if name in _copies(app) and page.file.exists():
+        file = Path(app.outdir) / "_sources" / f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(page.notebook(), file)
+        context["ipynb_source"] = f"{name}.ipynb"
 
 
 def _repository(app: Sphinx) -> str:

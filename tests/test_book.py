@@ -1,8 +1,12 @@
 """The recorded book is whole and needs nothing from outside; a book with a problem is refused with page and reason."""
 
+import functools
+import http.server
 import shutil
+import threading
 import urllib.parse
 
+import nbformat
 import pytest
 from test_notebooks import write
 
@@ -138,6 +142,76 @@ def test_search_finds_a_word_without_a_server(html, browser, word):
     page = browser.new_page()
     page.goto((html / "search.html").as_uri() + f"?q={word}")
     page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def server(html):
+    """Address of the book on a server of this machine, and the answers that it gave: (path, status)."""
+    answers = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, code="-", size="-"):
+            answers.append((self.path, int(code)))
+
+        def log_message(self, *parts):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=html)) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{made.server_port}", answers
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["book/intro", "book/ledger", "notebooks/skd/table1_accuracy", "book/dm"])
+def test_a_page_works_from_a_server_and_asks_no_other(server, browser, name):
+    address, answers = server
+    answers.clear()
+    page, asked, errors = browser.new_page(), [], []
+    page.on("request", lambda r: asked.append(r.url))
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == [] and errors == []
+    assert answers and {status for _, status in answers} <= {200, 304}
+    page.goto(f"{address}/search.html?q=difficulty")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.locator("#search-results li a").first.click()
+    page.wait_for_selector("article h1")
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["notebooks/skd/table1_accuracy", "book/dm"])
+def test_a_page_is_downloaded_as_a_notebook_that_can_be_run(server, browser, name):
+    """A text page becomes a notebook with the same cells."""
+    page = next(p for p in pages.live(paths.ROOT, PAGES) if p.name == name)
+    tab = browser.new_page()
+    tab.goto(f"{server[0]}/{name}.html")
+    tab.locator(".dropdown-download-buttons > button").first.click()
+    with tab.expect_download() as download:
+        tab.locator(".dropdown-download-buttons a[href$='.ipynb']").first.click()
+    assert download.value.suggested_filename == f"{name.rpartition('/')[2]}.ipynb"
+    got = nbformat.read(download.value.path(), as_version=4)
+    nbformat.validate(got)
+    assert [(c.cell_type, c.source) for c in got.cells] == [(c.cell_type, c.source) for c in page.notebook().cells]
+    assert any(c.cell_type == "code" for c in got.cells) and not any(c.get("outputs") for c in got.cells)
+    tab.close()
+
+
+def test_a_printed_page_has_its_text_and_tables_whole_and_nothing_to_click(html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / "intro.html").as_uri())
+    page.emulate_media(media="print")
+    seen = "([...document.querySelectorAll(s)].filter(e => e.offsetParent).length)"
+    for clicked in (".distill-tools", ".distill-filters", ".bd-sidebar-primary", ".article-header-buttons", "#rtd-footer-container"):
+        assert page.evaluate(f"s => {seen}", clicked) == 0, clicked
+    assert page.evaluate(f"s => {seen}", "h1") == 1 and page.evaluate(f"s => {seen}", "table.distill-table") >= 1
+    cut = "[...document.querySelectorAll('.distill-scroll')].filter(b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1).length"
+    assert page.evaluate(cut) == 0
+    pdf = page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") + pdf.count(b"/Type/Page/") >= 2
     page.close()
 
 

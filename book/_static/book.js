@@ -94,6 +94,12 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("summary").forEach((summary) => {
     if (!summary.textContent.trim()) summary.setAttribute("aria-label", "Show or hide the pages below"); // the theme's sidebar has an icon alone
   });
+  if (location.protocol !== "file:") { // of a book on disk a browser shows the file whatever we say, and that in a tab of its own
+    document.querySelectorAll(".btn-download-notebook-button, .btn-download-source-button").forEach((link) => {
+      link.download = "";
+      link.removeAttribute("target");
+    });
+  }
   document.querySelectorAll("table.distill-table[data-filters]").forEach(filterable);
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
   document.querySelectorAll("table.distill-table").forEach(words);
