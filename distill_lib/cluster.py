@@ -81,12 +81,7 @@ def run(
     outcome.seconds = time.monotonic() - start
     if stopped:
         raise TimeUp(f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, the state of the others is saved")
-    order = {cell: i for i, cell in enumerate(cells)}
-    outcome.statuses.sort(key=lambda s: order[s.cell])
-    say(f"{name} [{params.profile}]: {outcome.summary}")
-    if strict and (failed := outcome.of("failed")):
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed))
-    return outcome
+    return experiment.ended(outcome, name, params, cells, strict, say)
 
 
 @contextmanager

@@ -449,6 +449,11 @@ def run(
         outcome.statuses.append(result)
         _note(result)
     outcome.seconds = time.monotonic() - start
+    return ended(outcome, name, params, cells, strict, say)
+
+
+def ended(outcome: Outcome, name: str, params: Parameters, cells: list[Cell], strict: bool, say: Callable[[str], Any]) -> Outcome:
+    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, if cells failed; names each."""
     order = {cell: i for i, cell in enumerate(cells)}
     outcome.statuses.sort(key=lambda s: order[s.cell])
     say(f"{name} [{params.profile}]: {outcome.summary}")
