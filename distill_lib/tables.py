@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .experiment import Outcome
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_PRINTED = "not run", "not in the paper"
 
 
 def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
@@ -162,7 +162,7 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
 
     Args:
         columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
-    Returns: columns (value, who); 'not run' where nothing was measured.
+    Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such cell.
     """
     import pandas as pd
 
@@ -179,7 +179,8 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
             del parts[value, "paper"]
         if not any(key[0] == value for key in parts):
             parts[value, "ours"] = {}
-    frame = pd.DataFrame(parts, index=pd.Index(names, name="row" if callable(rows) else rows)).fillna(NOT_RUN)
+    frame = pd.DataFrame(parts, index=pd.Index(names, name="row" if callable(rows) else rows))
+    frame = frame.fillna({part: NOT_PRINTED if part[1] == "paper" else NOT_RUN for part in parts})
     frame.columns = pd.MultiIndex.from_tuples(parts, names=["" if callable(columns) else columns, ""])
     return frame
 
@@ -234,7 +235,7 @@ class Shown:
             style = style.hide(axis="index")
         paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
         ours = [c for c in self.frame.columns if str(c[-1] if isinstance(c, tuple) else c).startswith("ours")]
-        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, "not in the source") else "")
+        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, NOT_PRINTED, reported.LOST) else "")
         wordy = list(self.frame.columns[self.frame.map(lambda v: len(str(v)) > 40).any().to_numpy()])  # columns that wrap
         classes[wordy] = classes[wordy].map(lambda v: f"{v} text".strip())
         classes[paper] = classes[paper].map(lambda v: f"{v} paper".strip())
