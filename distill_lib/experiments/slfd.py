@@ -34,6 +34,7 @@ SMALL_SETS = {"ImageNette": "ImageNette@64px", "ImageWoof": "ImageWoof@64px", "I
 SMALL_TESTED = {"CIFAR10": 100, "PathMNIST": 125}  # test images per class, else 50, which is what ILSVRC has
 SMALL_PROTOCOL = "vico_dsa@200ep"  # of one network: DSA's step size suits so few epochs; GLaD's is a tenth of it
 SMALL_UNSEEN = {True: "glad_short@20ep", False: "vico_dsa@40ep"}  # of the mean, from 64 pixels on and below
+SMALL_LR_IMG = {("PathMNIST", "DM"): 1.0}  # of pixels: GLaD's 10 takes blood cells so far out of range that its ViT diverges
 SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the -Conv rows
 
 
@@ -78,8 +79,11 @@ def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
         if match != "MTT":
             config = replace(config, iterations=1_001, lr_img={"DC": 1.0, "DM": 10.0}[match], dsa=augment.strategy_for(cell.dataset))
         if profile == "small":
+            if match == "MTT":
+                return method, config.small()
             iterations, batch = SMALL[match]
-            return method, config.small() if match == "MTT" else replace(config, iterations=iterations, batch_real=batch, network=SMALL_NETWORK)
+            lr_img = SMALL_LR_IMG.get((cell.dataset, match), config.lr_img)
+            return method, replace(config, iterations=iterations, batch_real=batch, network=SMALL_NETWORK, lr_img=lr_img)
         return method, config.smoke() if profile == "smoke" else config
     config = METHODS[cell.method].paper_config(cell.dataset, cell.ipc, match)
     if of.get("generator") == "random":
