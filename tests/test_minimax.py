@@ -272,7 +272,8 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
     assert len(images) == 10 and torch.equal(again["0, original"][0].images, images.images)
     own = scores[real.class_index[0]]
     assert values[5] == own[(own - 0.5).abs().argmin()].item()
-    assert len(figures.examples_by_difficulty(shown).axes) == 40
+    rows = figures.examples_by_difficulty(shown).axes  # a row per class and set: ten scores and its name
+    assert [len(axis.texts) for axis in rows] == [11] * 4 and rows[0].texts[5].get_text() == f"{values[5]:.2f}"
 
 
 def test_pre_defined_targets_are_drawn_from_their_counts():
