@@ -19,6 +19,8 @@ from .device import can_compile
 from .errors import UserError
 from .loop import atomically
 
+HEADER = Path(__file__).with_name("parallel.h")  # what the files share
+
 
 def build(source: Path, name: str) -> Path:
     """Compile a file for this processor, unless the cache folder has it; returns the shared library.
@@ -27,12 +29,12 @@ def build(source: Path, name: str) -> Path:
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "c++"
     command = [compiler, "-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-    key = hashlib.sha256(repr((source.read_bytes(), command, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((source.read_bytes(), HEADER.read_bytes(), command, _processor())).encode()).hexdigest()[:16]
     library = paths.cache() / "kernels" / f"{name}-{key}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory() as folder:
             compiled = Path(folder) / library.name
-            subprocess.run([*command, "-o", compiled, source], check=True, capture_output=True, text=True, timeout=300)
+            subprocess.run([*command, f"-I{HEADER.parent}", "-o", compiled, source], check=True, capture_output=True, text=True, timeout=300)
             atomically(library, lambda part: shutil.copyfile(compiled, part))
     return library
 

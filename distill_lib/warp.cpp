@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 namespace {
 
@@ -71,7 +72,8 @@ void spread(const Taps& taps, const float* gradient, float* out, long size) {
 extern "C" void warp(
     const float* x, float* out, long sets, long planes, long h, long w, const float* matrices, int border, int adjoint, int threads) {
   const long size = h * w, total = sets * planes;
-  const auto run = [=](long first, long last) {
+  const long parts = std::max(1L, std::min<long>(threads, total * size / 65536));
+  in_parallel((int)parts, total, [=](int, long first, long last) {
     Taps taps;
     for (long p = first; p < last;) {
       const long set = p / planes, end = std::min(last, (set + 1) * planes);
@@ -81,10 +83,5 @@ extern "C" void warp(
       for (; p + 4 <= end; p += 4) sample<4>(taps, x + p * size, out + p * size, size);
       for (; p < end; ++p) sample<1>(taps, x + p * size, out + p * size, size);
     }
-  };
-  const long parts = std::max(1L, std::min<long>(threads, total * size / 65536));
-  std::vector<std::thread> others;
-  for (long t = 1; t < parts; ++t) others.emplace_back(run, total * t / parts, total * (t + 1) / parts);
-  run(0, total / parts);
-  for (auto& thread : others) thread.join();
+  });
 }

@@ -18,9 +18,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
@@ -33,11 +33,18 @@ constexpr int POINTS = 36;        // 6 x 6 products per tile
 
 template <class F> struct Vector { typedef F type __attribute__((vector_size(4 * LANES), aligned(sizeof(F)), may_alias)); };
 using vec = Vector<float>::type;
+using wide = Vector<double>::type;
 
 static inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 static inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
 static inline vec relu(vec v) { return v < 0.0f ? vec{} : v; }                       // NaN stays NaN
 static inline vec where_positive(vec z, vec v) { return z > 0.0f ? v : vec{}; }
+
+static inline double over_lanes(wide v) {
+    double sum = 0;
+    for (int i = 0; i < LANES / 2; i++) sum += v[i];
+    return sum;
+}
 
 // Memory that is not initialised: every buffer below is written before it is read.
 template <class F> struct Buffer {
@@ -204,14 +211,6 @@ struct Net {
         return n;
     }
 };
-
-static void in_parallel(int threads, long n, const std::function<void(int, long, long)> &work) {
-    threads = (int)std::clamp<long>(threads, 1, std::max<long>(n, 1));
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; i++) others.emplace_back(work, i, n * i / threads, n * (i + 1) / threads);
-    work(0, 0, n / threads);
-    for (auto &t : others) t.join();
-}
 
 // --- convolution by tiles ----------------------------------------------------------------------------------------------------
 // Floats from one point to the next: a panel more than it holds, lest all points fall into one set of the cache.
@@ -438,15 +437,20 @@ struct First {
     const long plane;           // pixels of a padded channel
     std::vector<int> offset;    // of tap t from the window's corner in the padded image
     Buffer<float> padded, patches, z, weight, adjoint;
-    Buffer<double> exact, tap_weight, second, image_of;  // patches; weight (T, out); E[p p'] then Cov(p); Cov(p) w
+    static constexpr int EDGE = 2;  // zeros left and, at least, right of a line of `exact`
+    const int exact_w;
+    const long exact_plane;
+    Buffer<double> exact, tap_weight, second, image_of;  // padded image; weight (T, out); Cov(p); Cov(p) w
     std::vector<double> mean;   // of the taps
     std::vector<float> inverse; // per channel: 1 / sqrt(var + eps)
 
     explicit First(const Net &net)
         : net(net), b(net.blocks[0]), T(net.taps()), row(net.tap_row()), padded_w(net.width + 2 * net.padding),
           plane((long)(net.height + 2 * net.padding) * padded_w), padded(net.channels * plane), patches(4L * (b.width + 1) * row),
-          z(4L * (b.width + 1) * PANEL), weight((long)(T + 1) * b.out), adjoint((long)b.out * row), exact(2L * b.width * row),
-          tap_weight((long)T * b.out), second((long)(T + 6) * row), image_of((long)(T + 6) * b.out), mean(T), inverse(b.out) {
+          z(4L * (b.width + 1) * PANEL), weight((long)(T + 1) * b.out), adjoint((long)b.out * row),
+          exact_w((padded_w + LANES - 1) / LANES * LANES + 2 * EDGE), exact_plane((long)(net.height + 2 * net.padding) * exact_w),
+          exact(net.channels * exact_plane), tap_weight((long)T * b.out), second((long)(T + 6) * row), image_of((long)(T + 6) * b.out),
+          mean(T), inverse(b.out) {
         for (int t = 0; t < T; t++) offset.push_back((int)(t / 9 * plane) + t % 9 / 3 * padded_w + t % 3);
         const float *w = net.parameters[0].weight;
         for (int t = 0; t < T; t++)
@@ -478,28 +482,68 @@ struct First {
     }
 
     // Mean and covariance of the patches in float64 (differences of large numbers), then var = w' Cov w for every channel.
+    //
+    // The sum over all pixels of tap t times tap u is the image's own correlation at the taps' distance: a sum over the whole padded
+    // image, less its outermost line of pixels on the side where both taps' windows end before it. (Where only one ends, the other
+    // reads padding.) With padding over 1 that line is zero itself.
     void statistics() {
         constexpr int WIDE = PANEL / 2;  // doubles in a panel
+        const int padded_h = net.height + 2 * net.padding, C = net.channels, top = 1, bottom = padded_h - 2, left = 1, right = padded_w - 2;
         const double n = (double)b.map();
-        std::memset(second, 0, (long)(T + 6) * row * sizeof(double));
-        for (int y = 0; y < b.height; y++) {
-            double *p = exact;
-            for (int x = 0; x < b.width; x++, p += row) {
-                const float *corner = padded + (long)y * padded_w + x;
-                for (int t = 0; t < T; t++) p[t] = corner[offset[t]];
-                p[T] = 1;
-                for (int t = T + 1; t < row; t++) p[t] = 0;
+        exact.zero(C * exact_plane);
+        for (int c = 0; c < C; c++)
+            for (int i = 0; i < net.height; i++) {
+                const float *from = inside(padded, c, i);
+                double *to = exact + c * exact_plane + (long)(i + net.padding) * exact_w + net.padding + EDGE;
+                for (int j = 0; j < net.width; j++) to[j] = from[j];
             }
-            for (int t = 0; t < T; t += 6)  // the upper triangle of sum p p', six rows by one panel at a time; column T sums p
-                for (int u = t / WIDE * WIDE; u <= T; u += WIDE)
-                    product<double>(std::min(6, T - t), b.width, exact + t, {1, row, b.width, 0}, exact + u, row,
-                                    second + (long)t * row + u, row, true);
+        const auto at = [&](int c, int i, int j) { return exact[c * exact_plane + (long)i * exact_w + j + EDGE]; };
+        const auto along_row = [&](int c, int d, int i, int lag) {
+            double sum = 0;
+            for (int j = std::max(0, -lag); j < padded_w - std::max(0, lag); j++) sum += at(c, i, j) * at(d, i, j + lag);
+            return sum;
+        };
+        const auto along_column = [&](int c, int d, int j, int lag) {
+            double sum = 0;
+            for (int i = std::max(0, -lag); i < padded_h - std::max(0, lag); i++) sum += at(c, i, j) * at(d, i + lag, j);
+            return sum;
+        };
+        for (int c = 0; c < C; c++) {
+            double rows[3] = {}, columns[3] = {};  // what taps 0, 1, 2 leave out
+            wide lanes = {};
+            for (const double *p = exact + c * exact_plane + EDGE, *end = p + padded_h * exact_w; p < end; p += exact_w)
+                for (int j = 0; j < padded_w; j += LANES / 2) lanes += *reinterpret_cast<const wide *>(p + j);
+            const double whole = over_lanes(lanes);
+            for (int j = 0; j < padded_w; j++) rows[0] += at(c, bottom, j), rows[2] += at(c, top, j);
+            for (int i = 0; i < padded_h; i++) columns[0] += at(c, i, right), columns[2] += at(c, i, left);
+            for (int t = 0; t < 9; t++) {
+                const int dy = t / 3, dx = t % 3;
+                const double corner = dy == 1 || dx == 1 ? 0 : at(c, dy ? top : bottom, dx ? left : right);
+                mean[9 * c + t] = (whole - rows[dy] - columns[dx] + corner) / n;
+            }
         }
-        for (int t = 0; t < T; t++) mean[t] = second[(long)t * row + T] / n;
-        for (int t = 0; t < T; t++)
-            for (int u = t; u < T; u++) {
-                const double covariance = second[(long)t * row + u] / n - mean[t] * mean[u];
-                second[(long)t * row + u] = second[(long)u * row + t] = covariance;
+        for (int c = 0; c < C; c++)
+            for (int d = c; d < C; d++) {
+                double whole[5][5], rows[3][5] = {}, columns[3][5] = {};  // by lag, from -2 to 2
+                for (int y = -2; y <= 2; y++) correlate(c, d, y, padded_h, whole[y + 2]);
+                if (net.padding == 1)
+                    for (int lag = -2; lag <= 2; lag++) {
+                        rows[0][lag + 2] = along_row(c, d, bottom, lag), rows[2][lag + 2] = along_row(c, d, top, lag);
+                        columns[0][lag + 2] = along_column(c, d, right, lag), columns[2][lag + 2] = along_column(c, d, left, lag);
+                    }
+                for (int t = 0; t < 9; t++)
+                    for (int u = c == d ? t : 0; u < 9; u++) {
+                        const int y = t / 3, x = t % 3, dy = u / 3 - y, dx = u % 3 - x;
+                        double sum = whole[dy + 2][dx + 2];
+                        if (!dy) sum -= rows[y][dx + 2];
+                        if (!dx) sum -= columns[x][dy + 2];
+                        if (!dy && !dx && y != 1 && x != 1) {
+                            const int i = y ? top : bottom, j = x ? left : right;
+                            sum += at(c, i, j) * at(d, i, j);
+                        }
+                        const int first = 9 * c + t, last = 9 * d + u;
+                        second[(long)first * row + last] = second[(long)last * row + first] = sum / n - mean[first] * mean[last];
+                    }
             }
         for (int k = 0; k < b.out; k += WIDE)
             product<double>(T, T, second, {row, 1, T, 0}, tap_weight + k, b.out, image_of + k, b.out, false);
@@ -508,6 +552,19 @@ struct First {
             for (int t = 0; t < T; t++) variance += tap_weight[(long)t * b.out + k] * image_of[(long)t * b.out + k];
             inverse[k] = (float)(1 / std::sqrt(std::max(variance, 0.0) + net.eps));
         }
+    }
+
+    // found[x + 2] = sum over pixels of channel c at (i, j) times channel d at (i + y, j + x), for x from -2 to 2
+    void correlate(int c, int d, int y, int height, double found[5]) const {
+        wide sum[5] = {};
+        for (int i = std::max(0, -y); i < height - std::max(0, y); i++) {
+            const double *one = exact + c * exact_plane + (long)i * exact_w + EDGE, *other = exact + d * exact_plane + (long)(i + y) * exact_w + EDGE;
+            for (int j = 0; j < padded_w; j += LANES / 2) {
+                const wide here = *reinterpret_cast<const wide *>(one + j);
+                for (int x = -2; x <= 2; x++) sum[x + 2] += here * *reinterpret_cast<const wide *>(other + j + x);
+            }
+        }
+        for (int x = 0; x < 5; x++) found[x] = over_lanes(sum[x]);
     }
 
     // Patches of pooled row i: for every pooled pixel its four pixels, one patch each.
@@ -525,19 +582,41 @@ struct First {
         product<float>(4L * b.pooled_w, T + 1, patches, {row, 1, T + 1, 0}, weight + (long)panel * (T + 1) * PANEL, PANEL, z, PANEL, false);
     }
 
+    // A panel of P neighbouring pooled pixels, over whose first window `corner` lies.
+    template <int P> void pool(const float *corner, const float *weights, float *out) const {
+        vec sum[P][2] = {};
+        for (int line = 0; line < 2; line++, corner += padded_w) {
+            vec z[2 * P][2] = {};
+            for (int t = 0; t < T; t++) {
+                const float *p = corner + offset[t];
+                const vec w0 = load(weights + t * PANEL), w1 = load(weights + t * PANEL + LANES);
+#pragma GCC unroll 6
+                for (int q = 0; q < 2 * P; q++) {
+                    z[q][0] += p[q] * w0;
+                    z[q][1] += p[q] * w1;
+                }
+            }
+            for (int half = 0; half < 2; half++) {
+                const vec one = load(weights + (long)T * PANEL + half * LANES);
+                for (int q = 0; q < 2 * P; q++) sum[q / 2][half] += relu(z[q][half] + one);
+            }
+        }
+        for (int j = 0; j < P; j++)
+            for (int half = 0; half < 2; half++) store(out + (long)j * b.out + half * LANES, sum[j][half]);
+    }
+
     // (C, H, W) image -> out (pooled_h, pooled_w, channels)
     void forward(const float *image, float *out) {
         prepare(image);
-        for (int i = 0; i < b.pooled_h; i++) {
-            gather(i);
-            for (int panel = 0; panel < b.out / PANEL; panel++) {
-                activate(panel);
-                for (int j = 0; j < b.pooled_w; j++)
-                    for (int half = 0; half < PANEL; half += LANES) {
-                        const float *four = z + 4L * j * PANEL + half;
-                        store(out + ((long)i * b.pooled_w + j) * b.out + panel * PANEL + half,
-                              relu(load(four)) + relu(load(four + PANEL)) + relu(load(four + 2 * PANEL)) + relu(load(four + 3 * PANEL)));
-                    }
+        for (int panel = 0; panel < b.out / PANEL; panel++) {
+            const float *weights = weight + (long)panel * (T + 1) * PANEL;
+            for (int i = 0; i < b.pooled_h; i++) {
+                const float *corner = padded + 2L * i * padded_w;
+                float *to = out + (long)i * b.pooled_w * b.out + panel * PANEL;
+                int j = 0;
+                for (; j + 3 <= b.pooled_w; j += 3) pool<3>(corner + 2 * j, weights, to + (long)j * b.out);
+                if (j + 2 == b.pooled_w) pool<2>(corner + 2 * j, weights, to + (long)j * b.out);
+                if (j + 1 == b.pooled_w) pool<1>(corner + 2 * j, weights, to + (long)j * b.out);
             }
         }
     }

@@ -57,7 +57,7 @@ def plan(network: nn.Module) -> Plan | None:
     else:
         return None
     pairs = sum(conv.in_channels * conv.out_channels for conv, _ in layers[1:])
-    if any(conv.out_channels % 32 for conv, _ in layers) or 36 * 4 * pairs > FILTERS_MB * 2**20 or network.shape[0] > 4:
+    if any(conv.out_channels % 32 for conv, _ in layers) or 36 * 4 * pairs > FILTERS_MB * 2**20 or network.shape[0] > 4 or layers[0][0].padding[0] < 1:
         return None
     name_of = {id(p): name for name, p in network.named_parameters()}
     names = [
