@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import warp as kernel
+from . import operations
 from .errors import UserError, unknown
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -168,10 +168,10 @@ def _take(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     return F.grid_sample(x.flatten(0, 1), grid, mode="nearest", align_corners=False).reshape(x.shape)
 
 
-def erase(x: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+def erase(x: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
     """Zeros in rows top..top+height-1 and columns left..left+width-1, as far as these lie inside the image."""
     rows, cols = (torch.arange(n, device=x.device) for n in x.shape[-2:])
-    top, left = top.to(x.device)[..., None], left.to(x.device)[..., None]
+    top, left, height, width = (torch.as_tensor(p, device=x.device)[..., None] for p in (top, left, height, width))
     rows, cols = (rows >= top) & (rows < top + height), (cols >= left) & (cols < left + width)  # (G, m, H), (G, m, W)
     return x * ~(rows[..., None, :, None] & cols[..., None, None, :])
 
@@ -184,14 +184,12 @@ def flip(x: Tensor, yes: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, matrix: Tensor, padding: str = "zeros") -> Tensor:
-    """Bilinear sampling at affine positions: `grid_sample(x, affine_grid(matrix))` to rounding, by the kernel of `warp` where it can.
+    """Bilinear sampling at affine positions: `grid_sample(x, affine_grid(matrix))` to rounding.
 
     Args:
         matrix:  (G, m, 2, 3), from output to input positions, both in [-1, 1] from edge to edge.
         padding: "zeros", or "border" to repeat the edge.
     """
-    if kernel.usable(x):
-        return kernel.warp(x, matrix, padding == "border")
     h, w = x.shape[-2:]
     a = matrix.to(x.device, x.dtype)[..., None, None]  # (G, m, 2, 3, 1, 1)
     ys = ((2 * torch.arange(h, device=x.device, dtype=x.dtype) + 1) / h - 1)[:, None]
@@ -214,73 +212,90 @@ def _stack(images: list[Tensor]) -> Tensor:
     return torch.stack(images) if len(images) > 1 else images[0].unsqueeze(0)
 
 
-def _matrix(*entries: Tensor) -> Tensor:
-    """Six (G, m) entries, row by row, as (G, m, 2, 3)."""
-    return torch.stack(entries, -1).unflatten(-1, (2, 3))
+def perform(kind: str, x: Tensor, numbers: Tensor) -> Tensor:
+    """An operation by its name and numbers (G, m, P).
+
+    color: brightness, saturation, contrast · shift: whole rows and columns · erase: top, left, height, width · flip: whether ·
+    warp, warp_border: the 2 x 3 matrix row by row, with zeros or the edge outside.
+    """
+    if kind == "color":
+        return color(x, *numbers.unbind(-1))
+    if kind == "shift":
+        return shift(x, *numbers.long().unbind(-1))
+    if kind == "erase":
+        return erase(x, *numbers.long().unbind(-1))
+    if kind == "flip":
+        return flip(x, numbers[..., 0].bool())
+    return warp(x, numbers.unflatten(-1, (2, 3)), "border" if kind == "warp_border" else "zeros")
 
 
-# --- DSA's ranges (also IDC's); u (G, m, numbers of this operation) ------------------------------------------------
-def _dsa_color(x: Tensor, u: Tensor) -> Tensor:
-    return color(x, u[..., 0] - 0.5, 2 * u[..., 1], 0.5 + u[..., 2])
+# --- DSA's ranges (also IDC's): uniform numbers (G, m, as many as it needs) of images (h, w) -> what `perform` needs -----
+Named = tuple[str, Tensor]
 
 
-def _dsa_crop(x: Tensor, u: Tensor) -> Tensor:
-    dy, dx = (_integer(u[..., i], 2 * pad + 1) - pad for i, pad in enumerate(math.floor(0.125 * n + 0.5) for n in x.shape[-2:]))
-    return shift(x, dy, dx)
+def _numbers(kind: str, *columns: Tensor | float) -> Named:
+    like = next(c for c in columns if isinstance(c, Tensor))
+    return kind, torch.stack([c.to(like.dtype) if isinstance(c, Tensor) else torch.full_like(like, c) for c in columns], -1)
 
 
-def _dsa_cutout(x: Tensor, u: Tensor) -> Tensor:
-    sides = [math.floor(0.5 * n + 0.5) for n in x.shape[-2:]]
-    top, left = (_integer(u[..., i], n - c % 2 + 1) - c // 2 for i, (n, c) in enumerate(zip(x.shape[-2:], sides, strict=True)))
-    return erase(x, top, left, *sides)
+def _dsa_color(u: Tensor, h: int, w: int) -> Named:
+    return _numbers("color", u[..., 0] - 0.5, 2 * u[..., 1], 0.5 + u[..., 2])
 
 
-def _flip(x: Tensor, u: Tensor) -> Tensor:
-    return flip(x, u[..., 0] < 0.5)
+def _dsa_crop(u: Tensor, h: int, w: int) -> Named:
+    return _numbers("shift", *(_integer(u[..., i], 2 * pad + 1) - pad for i, pad in enumerate(math.floor(0.125 * n + 0.5) for n in (h, w))))
 
 
-def _dsa_scale(x: Tensor, u: Tensor) -> Tensor:
+def _dsa_cutout(u: Tensor, h: int, w: int) -> Named:
+    sides = [math.floor(0.5 * n + 0.5) for n in (h, w)]
+    top, left = (_integer(u[..., i], n - c % 2 + 1) - c // 2 for i, (n, c) in enumerate(zip((h, w), sides, strict=True)))
+    return _numbers("erase", top, left, *sides)
+
+
+def _flip(u: Tensor, h: int, w: int) -> Named:
+    return _numbers("flip", u[..., 0] < 0.5)
+
+
+def _dsa_scale(u: Tensor, h: int, w: int) -> Named:
     sx, sy = (1 / 1.2 + u[..., i] * (1.2 - 1 / 1.2) for i in (0, 1))  # above 1 shrinks the content
-    zero = torch.zeros_like(sx)
-    return warp(x, _matrix(sx, zero, zero, zero, sy, zero))
+    return _numbers("warp", sx, 0, 0, 0, sy, 0)
 
 
-def _dsa_rotate(x: Tensor, u: Tensor) -> Tensor:
+def _dsa_rotate(u: Tensor, h: int, w: int) -> Named:
     angle = (2 * u[..., 0] - 1) * math.radians(15)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return warp(x, _matrix(cos, -sin, zero, sin, cos, zero))
+    cos, sin = angle.cos(), angle.sin()
+    return _numbers("warp", cos, -sin, 0, sin, cos, 0)
 
 
 # --- FRePo's ranges: positions in pixels, the edge repeated ----------------------------------------------------------
-def _frepo_color(x: Tensor, u: Tensor) -> Tensor:
+def _frepo_color(u: Tensor, h: int, w: int) -> Named:
     contrast, saturation = (torch.exp((2 * u[..., i] - 1) * 0.25) for i in (1, 2))
-    return color(x, (u[..., 0] - 0.5) * 0.5, saturation, contrast)
+    return _numbers("color", (u[..., 0] - 0.5) * 0.5, saturation, contrast)
 
 
-def _frepo_crop(x: Tensor, u: Tensor) -> Tensor:
+def _frepo_crop(u: Tensor, h: int, w: int) -> Named:
     zoom = torch.exp((2 * u[..., 0] - 1) * math.log(1.25))
-    room, zero = (zoom - 1).abs() / zoom, torch.zeros_like(zoom)
-    return warp(x, _matrix(1 / zoom, zero, (2 * u[..., 2] - 1) * room, zero, 1 / zoom, (2 * u[..., 1] - 1) * room), "border")
+    room = (zoom - 1).abs() / zoom
+    return _numbers("warp_border", 1 / zoom, 0, (2 * u[..., 2] - 1) * room, 0, 1 / zoom, (2 * u[..., 1] - 1) * room)
 
 
-def _frepo_rotate(x: Tensor, u: Tensor) -> Tensor:
-    angle, (h, w) = (2 * u[..., 0] - 1) * math.radians(15), x.shape[-2:]
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return warp(x, _matrix(cos, -sin * h / w, zero, sin * w / h, cos, zero), "border")
+def _frepo_rotate(u: Tensor, h: int, w: int) -> Named:
+    angle = (2 * u[..., 0] - 1) * math.radians(15)
+    cos, sin = angle.cos(), angle.sin()
+    return _numbers("warp_border", cos, -sin * h / w, 0, sin * w / h, cos, 0)
 
 
-def _frepo_translate(x: Tensor, u: Tensor) -> Tensor:
-    one, zero = torch.ones_like(u[..., 0]), torch.zeros_like(u[..., 0])
-    return warp(x, _matrix(one, zero, (2 * u[..., 1] - 1) * 0.25, zero, one, (2 * u[..., 0] - 1) * 0.25), "border")
+def _frepo_translate(u: Tensor, h: int, w: int) -> Named:
+    return _numbers("warp_border", 1, 0, (2 * u[..., 1] - 1) * 0.25, 0, 1, (2 * u[..., 0] - 1) * 0.25)
 
 
-def _frepo_cutout(x: Tensor, u: Tensor) -> Tensor:
-    sides = [n // 4 for n in x.shape[-2:]]
-    return erase(x, *(_integer(u[..., i], n - c + 1) for i, (n, c) in enumerate(zip(x.shape[-2:], sides, strict=True))), *sides)
+def _frepo_cutout(u: Tensor, h: int, w: int) -> Named:
+    sides = [n // 4 for n in (h, w)]
+    return _numbers("erase", *(_integer(u[..., i], n - c + 1) for i, (n, c) in enumerate(zip((h, w), sides, strict=True))), *sides)
 
 
 # name: (numbers needed, operation)
-Family = Mapping[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]]
+Family = Mapping[str, tuple[int, Callable[[Tensor, int, int], Named]]]
 _DSA: Family = {
     "color": (3, _dsa_color),
     "crop": (2, _dsa_crop),
@@ -335,21 +350,25 @@ class Strategy(Augmentation):
         return x
 
     def _stage(self, x: Tensor, names: Sequence[str], u: Tensor) -> Tensor:
-        if len(set(names)) == 1:
-            batches = [list(range(len(names)))]
-        elif x.device.type == "cpu" and x[0].numel() >= 2**16:  # a copy into a joint batch costs more than another call
-            batches = [[g] for g in range(len(names))]
-        else:
-            batches = [[g for g, other in enumerate(names) if other == op] for op in dict.fromkeys(names)]
+        by_name = {op: [g for g, other in enumerate(names) if other == op] for op in dict.fromkeys(names)}
+        drawn = {op: self.family[op][1](u[groups][..., self.numbers(op)], *x.shape[-2:]) for op, groups in by_name.items()}
+        if operations.usable(x):
+            table = torch.zeros(*u.shape[:2], operations.NUMBERS)
+            for op, groups in by_name.items():
+                numbers = drawn[op][1]
+                table[groups, :, : numbers.shape[-1]] = numbers.to(table.dtype)
+            return operations.operate(x, [drawn[op][0] for op in names], table)
         done: list[Tensor] = [x] * len(names)
-        for groups in batches:
-            op = names[groups[0]]
-            run = groups == list(range(groups[0], groups[-1] + 1))
-            index = slice(groups[0], groups[-1] + 1) if run else torch.tensor(groups)
-            out = self.family[op][1](x[index], u[index, :, self.numbers(op)])
+        alone = x.device.type == "cpu" and x[0].numel() >= 2**16  # a copy into a joint batch costs more than another call
+        for op, groups in by_name.items():
+            kind, numbers = drawn[op]
             if len(groups) == len(names):
-                return out
-            for g, image in zip(groups, out.unbind(), strict=True):
+                return perform(kind, x, numbers)
+            if alone:
+                found = [perform(kind, x[g : g + 1], numbers[i : i + 1])[0] for i, g in enumerate(groups)]
+            else:
+                found = perform(kind, x[groups], numbers).unbind()
+            for g, image in zip(groups, found, strict=True):
                 done[g] = image
         return torch.stack(done)
 

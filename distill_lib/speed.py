@@ -12,7 +12,7 @@ ratio, ratio_low, ratio_high
     Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is that of seconds
     of processor time.
 difference, tolerance, difference_is
-    Largest difference of both results, as a share of the reference's largest value unless `difference_is` names another unit.
+    Norm of the difference of both results, as a share of the reference's norm, unless `difference_is` names another unit.
 operations, bytes
     Floating-point operations of the convolutions and products of the plain form; bytes that all its operations read and write.
 peak_flops, peak_bytes
