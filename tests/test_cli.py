@@ -86,3 +86,21 @@ def test_importing_the_library_loads_no_plotting_or_data_libraries():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_what_the_shell_runs_ends_with_all_its_output_its_status_and_its_exit_functions():
+    """It leaves without Python's own end, so everything that end is for has to have happened."""
+    code = """
+import atexit, sys, threading, time
+from distill_lib import __main__ as cli
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: (time.sleep(0.3), print("a thread"))).start()
+sys.argv = ["distill", *sys.argv[1:]]
+cli.command()
+"""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run([sys.executable, "-c", code, "list", "networks", "--json"], cwd=root, capture_output=True, text=True)
+    listed, _, rest = done.stdout.rpartition("]")
+    assert done.returncode == 0 and len(json.loads(listed + "]")) > 5 and rest.split("\n") == ["", "a thread", "at exit", ""]
+    done = subprocess.run([sys.executable, "-c", code, "list", "nothing"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nothing" in done.stderr
