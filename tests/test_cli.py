@@ -94,8 +94,8 @@ def test_what_the_shell_runs_ends_with_all_its_output_its_status_and_its_exit_fu
 import atexit, sys, threading, time
 from distill_lib import __main__ as cli
 atexit.register(print, "at exit")
-threading.Thread(target=lambda: (time.sleep(0.3), print("a thread"))).start()
-sys.argv = ["distill", *sys.argv[1:]]
+sys.argv, main = ["distill", *sys.argv[1:]], cli.main
+cli.main = lambda: (main(), threading.Thread(target=lambda: (time.sleep(0.3), print("a thread"))).start())
 cli.command()
 """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
