@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .protocols import Protocol
 
 ENOUGH = 5  # records of a method and network to take a median of
-HELD_MB = 650.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
+HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ class Rates:
 
 
 def rates(profile: str) -> Rates:
-    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, if it has any, else of the commonest."""
+    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, if it has any, else of the commonest.
+
+    What a process holds besides does not depend on the number of threads: on a CPU it is learned from the CPU with most records.
+    """
     from .device import describe, pick
 
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
@@ -113,15 +116,24 @@ def rates(profile: str) -> Rates:
         here = describe(pick())
     except UserError:
         here = ""
-    if here not in groups:
-        here = max(groups, key=lambda device: sum(map(len, groups[device].values())), default="")
-    known = Rates(here)
-    for found in groups.get(here, {}).values():
-        for _, file in heapq.nlargest(ENOUGH, found):
-            try:
-                known.add(records.read(Path(file)))
-            except UserError:
-                continue  # reported by whoever wants its number
+
+    def count(device: str) -> int:
+        return sum(map(len, groups[device].values()))
+
+    def learned(device: str) -> Rates:
+        known = Rates(device)
+        for found in groups.get(device, {}).values():
+            for _, file in heapq.nlargest(ENOUGH, found):
+                try:
+                    known.add(records.read(Path(file)))
+                except UserError:
+                    continue  # reported by whoever wants its number
+        return known
+
+    known = learned(here if here in groups else max(groups, key=count, default=""))
+    commonest = max((d for d in groups if not Rates(d).gpu), key=count, default="")
+    if known.device and not known.gpu and commonest != known.device:
+        known.beside_mb = learned(commonest).beside_mb
     return known
 
 

@@ -1,6 +1,7 @@
 """Estimates: operations are counted as by hand, and records of past runs say how long they take."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,3 +175,17 @@ def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path, monkeypatch):
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         progress.Spent(tmp_path / "s.json")
+
+
+def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(results, monkeypatch):
+    """A few records of another number of threads, whose processes held much from other cells, do not say what a process holds."""
+    for ipc in (1, 10, 50):
+        record(task("DM", ipc=ipc), distill=100.0, evaluate=30.0).save("small")
+    replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save("small")
+    found = {}
+    for device in ("a machine, 1 threads", "a machine, 2 threads"):
+        monkeypatch.setattr("distill_lib.device.describe", lambda _, here=device: here)
+        found[device] = estimate.rates("small")
+    one, two = found.values()
+    assert (one.device, two.device) == tuple(found) and two.held_mb == one.held_mb < 900
+    assert set(one.distill) == {"DM"} and not two.distill and len(two.evaluate[""]) == 1
