@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import gc
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +15,7 @@ import typer
 
 from . import paths
 from .errors import TimeUp, UserError, unknown
+from .garbage import no_collection
 
 app = typer.Typer(
     add_completion=False,
@@ -70,19 +68,6 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-@contextlib.contextmanager
-def _importing() -> Iterator[None]:
-    """PyTorch's import makes hundreds of thousands of objects that stay; without the garbage collector, which looks at them again and
-    again, it takes about a fifth less time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
     """What one kind of name is, as rows; `brief` for rows that fit a terminal."""
     if kind == "methods":
@@ -114,7 +99,7 @@ def list_(
     """List the names that exist."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    with _importing():
+    with no_collection():
         found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
@@ -174,7 +159,7 @@ def run(
 
     for name in experiments:  # before torch is imported, which takes seconds
         needs.check(name, profile, needs.rows(parse(parameter), cells))
-    with _importing():
+    with no_collection():
         from . import experiment as engine
         from . import methods, tables  # noqa: F401
 
@@ -231,7 +216,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, missing, stale and why, or skipped and why."""
-    with _importing():
+    with no_collection():
         from . import estimate, methods  # noqa: F401
         from . import experiment as engine
 
@@ -255,7 +240,7 @@ def explain(
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
-    with _importing():
+    with no_collection():
         from . import experiment as engine
         from . import methods, records  # noqa: F401
 
@@ -322,7 +307,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
     """Evaluate a distilled set from any code under a named protocol."""
-    with _importing():
+    with no_collection():
         from . import foreign
 
     if normalised and pixels:
@@ -349,7 +334,8 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
-    from . import book as book_
+    with no_collection():
+        from . import book as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
 
@@ -357,7 +343,8 @@ def reproduce(
 @app.command()
 def book() -> None:
     """Build the book from the recorded results."""
-    from . import book as book_
+    with no_collection():
+        from . import book as book_
 
     print(book_.build())
 

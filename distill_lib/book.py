@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import pages, paths
 from .errors import UserError, unknown
+from .garbage import no_collection
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -111,7 +112,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
         "distill_ran": [p.name for p in ran],
     }
     printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed), no_collection():  # pages are trees, and kept
         result = build_sphinx(
             root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
@@ -127,8 +128,9 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
-        importlib.import_module(name)
+    with no_collection():
+        for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+            importlib.import_module(name)
 
 
 def _contents(root: Path) -> list[str]:

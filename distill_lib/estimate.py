@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from . import experiment, paths, records, verified
 from .errors import UserError
 from .experiment import Status, Task
+from .garbage import no_collection
 from .records import Record
 from .settings import build
 
@@ -158,7 +159,7 @@ def estimate(task: Task, known: Rates) -> Estimate:
 
 def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
     """A plan as plain rows: cell, state, why, needs, seconds, memory_mb, basis, memory_basis. Costs are of what is still to compute."""
-    with experiment.no_collection():
+    with no_collection():
         return _rows(statuses, profile)
 
 

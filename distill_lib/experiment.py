@@ -9,12 +9,10 @@ cell. `run` computes what is missing or stale, reuses the rest and says which; n
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import fnmatch
 import functools
-import gc
 import json
 import os
 import re
@@ -29,6 +27,7 @@ import pydantic
 
 from . import paths, records
 from .errors import UserError, unknown
+from .garbage import no_collection
 from .loop import DiskFull, TimeUp, full, sweep
 from .progress import Activity, Spent
 from .records import Cell, Record
@@ -277,18 +276,6 @@ def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], dama
     if summary.cell == name(cell) and summary.settings == fingerprint(task.key):
         return Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task)
     return status(cell, params)
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """No search for garbage in a block that makes many objects and no garbage: for 10,000 records it takes as long as reading them."""
-    collected = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 def stage1(task: Task) -> dict[str, Any]:
