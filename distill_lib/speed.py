@@ -161,11 +161,11 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
             {
                 "benchmark": e["name"],
                 "what": e["what"],
-                "compared with": e["compared"],
-                "plain": _spread(plain),
-                "ours": _spread(e["ours"]),
                 "ratio": f"{e['ratio']:.1f} ({e['ratio_low']:.1f} to {e['ratio_high']:.1f})" if plain else "",
                 "target": wanted + ("" if met is None else ", met" if met else ", missed"),
+                "ours": _spread(e["ours"]),
+                "plain": _spread(plain),
+                "compared with": e["compared"],
                 "difference": "" if e["tolerance"] is None else _difference(e),
                 "memory, plain": _memory(plain),
                 "memory, ours": _memory(e["ours"]),
@@ -211,12 +211,15 @@ def growth(entries: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def roofline(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """Points for `figures.roofline`: columns name, who, intensity (operations per byte), rate (operations a second)."""
+    """Points for `figures.roofline`: columns name, who, intensity (operations per byte), rate (operations a second).
+
+    Without entries that do less than an operation a byte: they spend their time on what is not counted.
+    """
     import pandas as pd
 
     rows = []
     for e in entries:
         for side, who in (("plain", "plain"), ("ours", "ours")):
-            if (flops := rate(e, side)) and e["bytes"]:
+            if (flops := rate(e, side)) and e["operations"] >= e["bytes"]:
                 rows.append({"name": e["name"], "who": who, "intensity": e["operations"] / e["bytes"], "rate": flops})
     return pd.DataFrame(rows, columns=["name", "who", "intensity", "rate"])
