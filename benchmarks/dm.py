@@ -17,7 +17,7 @@ from distill_lib.rng import generator
 
 @suite.benchmark(
     "dm", "a DM step: {classes} classes of {real} real images and IPC {ipc}, ConvNet, {channels} x {pixels} x {pixels}",
-    "class by class, the network's own layers", tolerance=1e-3, target={"ratio": 4.0},
+    "class by class, the network's own layers", tolerance=5e-3, target={"ratio": 4.0},
     size={"ipc": 10, "classes": 10, "real": 256, "pixels": 32, "channels": 3},
     quick={"ipc": 1, "classes": 2, "real": 2, "pixels": 32, "channels": 3},
     growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)}, small={"real": 64},
