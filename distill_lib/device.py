@@ -35,7 +35,20 @@ def pick(name: str | None = None) -> torch.device:
         raise UserError(f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch")
     if device.type == "cpu":
         keep_memory()
+    else:
+        set_rounding()
     return device
+
+
+def set_rounding() -> bool:
+    """Let convolutions on a GPU round their float32 inputs to TF32 (10 bits after the point), matrix products not; whether they do.
+
+    This is PyTorch's own default, with which the papers' codes ran; it is set here so that no other code decides it, and every
+    record says which it was. Kernel regressions solve in matrix products and need all bits. `DISTILL_TF32=0` keeps float32 everywhere.
+    """
+    wanted = os.environ.get("DISTILL_TF32", "1") != "0"
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted, False
+    return wanted
 
 
 @functools.cache

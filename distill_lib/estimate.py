@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import heapq
 import json
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from . import memory
     from .protocols import Protocol
 
-ENOUGH = 5  # records of a method and network to take a median of
+ENOUGH = 5  # records of a method and network to go by
 HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
 
@@ -51,17 +51,18 @@ class Estimate:
 
 @dataclass
 class Rates:
-    """Seconds per operation by method and by evaluation network, each on one kind of device, and the memory a process holds besides.
+    """Seconds and operations of records by method and by evaluation network, all on one kind of device, and the memory a process holds besides.
 
     Attributes:
         beside_mb: of every record, its peak less what is counted for it.
+        other:     rates of the device with most records, for methods that have none on this one.
     """
 
     device: str = ""
-    distill: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    evaluate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    other: Rates | None = None
+    distill: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    evaluate: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     beside_mb: list[float] = field(default_factory=list)
-    _typical: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
     @property
     def gpu(self) -> bool:
@@ -79,11 +80,12 @@ class Rates:
         return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 8])
 
     def typical(self, kind: str, name: str) -> float | None:
-        """Median seconds per operation ("distill", "evaluate") of that name; None without a record."""
-        if (kind, name) not in self._typical:
-            values = getattr(self, kind).get(name)
-            self._typical[kind, name] = statistics.median(values) if values else None
-        return self._typical[kind, name]
+        """Seconds per operation ("distill", "evaluate") of all records of that name together; None without a record.
+
+        Together, because what small records take is mostly not operations, and those to estimate are larger.
+        """
+        found = getattr(self, kind).get(name)
+        return sum(seconds for seconds, _ in found) / sum(operations for _, operations in found) if found else None
 
     def add(self, record: Record) -> None:
         plan = _plan_of(record)
@@ -93,16 +95,16 @@ class Rates:
             return
         distill, evaluate = work
         if distill:
-            self.distill[method].append(record.seconds.get("distill", 0.0) / distill)
+            self.distill[method].append((record.seconds.get("distill", 0.0), distill))
         if evaluate:
-            self.evaluate[network].append(record.seconds.get("evaluate", 0.0) / evaluate)
-            self.evaluate[""].append(record.seconds.get("evaluate", 0.0) / evaluate)
+            self.evaluate[network].append((record.seconds.get("evaluate", 0.0), evaluate))
+            self.evaluate[""].append((record.seconds.get("evaluate", 0.0), evaluate))
         if record.memory_mb and (counted := remembered_mb(plan, self.gpu)) is not None:
             self.beside_mb.append(record.memory_mb - counted)
 
 
 def rates(profile: str) -> Rates:
-    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, if it has any, else of the commonest.
+    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most.
 
     What a process holds besides does not depend on the number of threads: on a CPU it is learned from the CPU with most records.
     """
@@ -131,10 +133,13 @@ def rates(profile: str) -> Rates:
                     continue  # reported by whoever wants its number
         return known
 
-    known = learned(here if here in groups else max(groups, key=count, default=""))
+    most = max(groups, key=count, default="")
+    known = learned(here if here in groups else most)
+    if known.device != most:
+        known.other = learned(most)
     commonest = max((d for d in groups if not Rates(d).gpu), key=count, default="")
     if known.device and not known.gpu and commonest != known.device:
-        known.beside_mb = learned(commonest).beside_mb
+        known.beside_mb = (known.other if known.other and commonest == most else learned(commonest)).beside_mb
     return known
 
 
@@ -148,13 +153,21 @@ def estimate(task: Task, known: Rates) -> Estimate:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
     memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
-    distill, evaluate = operations
+    seconds, basis = _seconds(task.maker, network, *operations, known)
+    if seconds is None and known.other:
+        elsewhere = _seconds(task.maker, network, *operations, known.other)
+        seconds, basis = elsewhere if elsewhere[0] is not None else (seconds, basis)
+    return Estimate(seconds, memory[0], basis, memory[1])
+
+
+def _seconds(method: str, network: str, distill: float, evaluate: float, known: Rates) -> tuple[float | None, str]:
+    """Of so many operations on one device, and from what they are told; None where its records do not tell."""
     judge = network if known.evaluate.get(network) else ""  # a network that no record trained costs as others do
-    own, rate = known.typical("distill", task.maker), known.typical("evaluate", judge)
+    own, rate = known.typical("distill", method), known.typical("evaluate", judge)
     if rate is None or (distill and own is None):
-        return Estimate(None, memory[0], f"no record of {'any evaluation' if rate is None else task.maker} to go by", memory[1])
-    count = len(known.distill.get(task.maker) or known.evaluate[judge])
-    return Estimate(distill * (own or 0.0) + evaluate * rate, memory[0], f"{count} records on {known.device}", memory[1])
+        return None, f"no record of {'any evaluation' if rate is None else method} to go by"
+    count = len(known.distill.get(method) or known.evaluate[judge])
+    return distill * (own or 0.0) + evaluate * rate, f"{count} records on {known.device}"
 
 
 def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
@@ -237,28 +250,41 @@ def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
 _remembered: dict[str, float] = {}
 
 
+def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
+    """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a plan has many."""
+    from .loop import atomically
+
+    key = records.digest([kind, _networks_as_they_are(), *what])
+    if key not in _remembered:
+        file = paths.cache() / kind / f"{key}.json"
+        try:
+            _remembered[key] = float(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            found = _remembered[key] = count()
+            with contextlib.suppress(OSError, UserError):  # no place to keep it
+                file.parent.mkdir(parents=True, exist_ok=True)
+                atomically(file, lambda part: part.write_text(json.dumps(found)))
+    return _remembered[key]
+
+
+@functools.cache
+def _networks_as_they_are() -> str:
+    """A digest of the sources of the networks: one that was changed is counted again."""
+    folder = Path(__file__).with_name("networks")
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()
+
+
 def remembered_mb(plan: Plan, gpu: bool) -> float | None:
     """`counted_mb`, kept in the cache folder, because counting a set of networks takes seconds."""
     from . import evaluate, memory
     from .device import can_compile
-    from .loop import atomically
     from .methods import METHODS
     from .settings import as_dict
 
     if _data(plan[2]) is None:
         return None
     versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluate.VERSION, gpu, can_compile()]
-    key = records.digest([*versions, plan[0], as_dict(plan[1]), *plan[2:7]])
-    if key not in _remembered:
-        file = paths.cache() / "memory" / f"{key}.json"
-        try:
-            _remembered[key] = float(json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError):
-            found = _remembered[key] = counted_mb(plan, gpu)
-            with contextlib.suppress(OSError, UserError):  # no place to keep it
-                file.parent.mkdir(parents=True, exist_ok=True)
-                atomically(file, lambda part: part.write_text(json.dumps(found)))
-    return _remembered[key]
+    return _kept("memory", [*versions, plan[0], as_dict(plan[1]), *plan[2:7]], lambda: counted_mb(plan, gpu) or 0.0)
 
 
 def counted_mb(plan: Plan, gpu: bool) -> float | None:
@@ -311,7 +337,12 @@ def _rule(name: str) -> Protocol:
 
 @functools.cache
 def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
-    """Floating-point operations of convolutions and products of one image through a network, forwards."""
+    """Floating-point operations of convolutions and products of one image through a network, forwards; kept in the cache folder."""
+    return _kept("operations", [network, shape, num_classes], lambda: counted_operations(network, shape, num_classes))
+
+
+def counted_operations(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
+    """As `per_image`, by running the network; 0 for one that does not take such images."""
     import torch
 
     from . import networks

@@ -184,7 +184,8 @@ def provenance(device: Any) -> dict[str, Any]:
 
     info = {**code_state(), **lock_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
     if torch.device(device).type == "cuda":
-        info |= {"cuda": torch.version.cuda, "driver": nvml.driver() or "not reported"}
+        rounding = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+        info |= {"cuda": torch.version.cuda, "driver": nvml.driver() or "not reported", "convolutions": rounding}
     return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 

@@ -38,7 +38,7 @@ def results(tmp_path, monkeypatch):
 
 def test_operations_of_a_network_are_those_counted_by_hand():
     blocks = 2 * 9 * 128 * (3 * 32**2 + 128 * 16**2 + 128 * 8**2)  # three 3 x 3 convolutions on 32, 16 and 8 pixels
-    assert estimate.per_image("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
+    assert estimate.counted_operations("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
 
 
 @pytest.mark.parametrize("name", ["ConvNetD2", "AlexNet", "VGG11", "ResNet18", "MLP", "FRePoConv", "ViTCIFAR", "timm:resnet18", "torchvision:mobilenet_v3_small"])
@@ -48,7 +48,7 @@ def test_operations_are_those_that_torch_counts(name):
     model = networks.fresh(name, ((3, 32, 32), 10), torch.Generator().manual_seed(0)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
-    assert estimate.per_image(name, (3, 32, 32), 10) == counter.get_total_flops() > 0
+    assert estimate.counted_operations(name, (3, 32, 32), 10) == counter.get_total_flops() > 0
 
 
 def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back():
@@ -84,6 +84,38 @@ def test_without_records_no_time_is_claimed(results):
     cost = estimate.estimate(task("DM"), estimate.rates("small"))
     assert cost.seconds is None and estimate.words(cost.seconds, cost.memory_mb).startswith("time unknown, 0.8 GB")
     assert "held besides by no record" in cost.memory_basis
+
+
+def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
+    monkeypatch.setattr("distill_lib.device.describe", lambda device: "here, 2 threads")
+    for method in ("DC", "DSA"):
+        record(task(method), distill=500.0, evaluate=30.0, device="there, 1 threads").save("small")
+    record(task("DM"), distill=100.0, evaluate=20.0, device="here, 2 threads").save("small")
+    known = estimate.rates("small")
+    own, borrowed = (estimate.estimate(task(method), known) for method in ("DM", "DC"))
+    assert (own.seconds, own.basis) == (pytest.approx(120.0), "1 records on here, 2 threads")
+    assert (borrowed.seconds, borrowed.basis) == (pytest.approx(530.0), "1 records on there, 1 threads")
+    assert estimate.estimate(task("IDC"), known).seconds is None
+
+
+def test_operations_are_counted_once_and_again_when_a_network_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    counts, shape = [], (3, 32, 32)
+    monkeypatch.setattr(estimate, "counted_operations", lambda *args: counts.append(args) or 7.0)
+
+    def told():  # as a new process would
+        estimate.per_image.cache_clear()
+        estimate._remembered.clear()
+        return estimate.per_image("ConvNet", shape, 10)
+
+    assert told() == told() == 7.0 and len(counts) == 1
+    (kept,) = (tmp_path / "operations").glob("*.json")
+    kept.write_text("{")
+    assert told() == 7.0 and len(counts) == 2  # damaged: counted again
+    monkeypatch.setattr(estimate, "_networks_as_they_are", lambda: "another")
+    assert told() == 7.0 and len(counts) == 3
+    estimate.per_image.cache_clear()
+    estimate._remembered.clear()
 
 
 def test_damaged_records_do_not_stop_a_plan(results):

@@ -20,6 +20,7 @@ from distill_lib.methods import dm
 from distill_lib.networks import fast
 from distill_lib.paths import ROOT
 from distill_lib.rng import generator
+from distill_lib.settings import replace
 
 sys.path.append(str(ROOT / "benchmarks"))
 import suite  # noqa: E402
@@ -100,6 +101,16 @@ def test_fast_and_plain_paths_end_at_the_same_accuracy_over_five_seeds(fashion, 
     assert np.mean(plain) > 25  # well above chance: there is something to lose
     assert same(ours, plain), paired(ours, plain)
     assert not same(wrong, plain), paired(wrong, plain)  # is seen
+
+
+def test_dm_in_bfloat16_ends_at_the_same_accuracy_over_five_seeds(fashion):
+    real, test = fashion
+    found = {}
+    for precision in ("bfloat16", "float32"):
+        cfg = replace(CONFIG, precision=precision)
+        found[precision] = [fast_accuracies(dm.distill(real, cfg, seed, Loop(bar=False)), test, seed) for seed in SEEDS]
+    assert found["bfloat16"] != found["float32"]  # something was rounded
+    assert same(found["bfloat16"], found["float32"]), paired(found["bfloat16"], found["float32"])
 
 
 # --- the suite's own logic ---------------------------------------------------------------------------------------------

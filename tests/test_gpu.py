@@ -1,0 +1,95 @@
+"""What the CPU's tests assert, on a GPU: every method, the evaluation, and what rounding convolutions to TF32 costs."""
+
+import numpy as np
+import pytest
+import torch
+
+from distill_lib import data
+from distill_lib.device import pick, set_rounding
+from distill_lib.evaluate import evaluate
+from distill_lib.loop import Loop
+from distill_lib.methods import METHODS, dm
+from distill_lib.records import provenance
+from distill_lib.settings import as_dict, build
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICE = "cuda"
+
+
+@pytest.fixture
+def rounding():
+    """Leaves PyTorch's settings as they were."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def tiny(name):
+    cfg = METHODS[name].paper_config("digits", 2).smoke()
+    changes = {f: v for f, v in {"iterations": 3, "batch_real": 8}.items() if hasattr(cfg, f)}
+    return build(type(cfg), {**as_dict(cfg), **changes})
+
+
+@pytest.mark.parametrize(("wanted", "convolutions"), [(None, True), ("1", True), ("0", False)])
+def test_choosing_a_gpu_decides_what_is_rounded(wanted, convolutions, rounding, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("DISTILL_TF32", raising=False)
+    if wanted:
+        monkeypatch.setenv("DISTILL_TF32", wanted)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not convolutions, True
+    assert pick("cuda").type == "cuda"
+    assert torch.backends.cudnn.allow_tf32 is convolutions
+    assert torch.backends.cuda.matmul.allow_tf32 is False  # kernel regressions need all bits
+
+
+def test_choosing_the_cpu_leaves_the_settings_of_gpus_alone(rounding):
+    torch.backends.cuda.matmul.allow_tf32 = True
+    pick("cpu")
+    assert torch.backends.cuda.matmul.allow_tf32 is True
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "Full data"])
+def test_every_method_distils_on_a_gpu(name, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    made = METHODS[name].distill(digits[0].to(DEVICE), tiny(name), seed=0)
+    per_class = 2 * getattr(tiny(name), "factor", 1) ** 2
+    assert torch.bincount(made.hard_labels.cpu()).tolist() == [per_class] * digits[0].num_classes
+    assert torch.isfinite(made.images.float()).all()
+
+
+@gpu
+@pytest.mark.gpu
+def test_an_evaluation_ends_where_the_cpus_does(digits):
+    real, test = digits
+    few = METHODS["Random"].distill(real, METHODS["Random"].Config(ipc=10), seed=0)
+    found = [
+        evaluate(few, test, "vico_noaug@60ep", "ConvNetD2W32", num_eval=5, seed=0, device=d, loop=Loop(bar=False)).test_accuracy_pct
+        for d in ("cpu", DEVICE)
+    ]
+    assert np.mean(found[1]) == pytest.approx(np.mean(found[0]), abs=3.0)  # five networks of about 2 points' spread
+
+
+@gpu
+@pytest.mark.gpu
+def test_tf32_costs_no_accuracy_over_five_seeds(rounding, monkeypatch):
+    real, test = data.load("FashionMNIST-mini")
+    real, test = real.to(DEVICE), test.to(DEVICE)
+    cfg, found = dm.Config(ipc=1, iterations=100, batch_real=64), {}
+    for wanted in ("1", "0"):
+        monkeypatch.setenv("DISTILL_TF32", wanted)
+        set_rounding()
+        assert provenance(DEVICE)["convolutions"] == ("TF32" if wanted == "1" else "float32")
+        sets = [dm.distill(real, cfg, seed, Loop(bar=False)) for seed in range(5)]
+        found[wanted] = [
+            np.mean(evaluate(made, test, "vico_dsa@100ep", num_eval=2, seed=seed, device=DEVICE, loop=Loop(bar=False)).test_accuracy_pct)
+            for seed, made in enumerate(sets)
+        ]
+    gaps = np.subtract(found["1"], found["0"])
+    assert abs(gaps.mean()) <= 1.0 + 2 * gaps.std(ddof=1) / 5**0.5
