@@ -147,11 +147,11 @@ def rate(entry: dict[str, Any], side: str) -> float | None:
 
 
 def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry, in words and rounded numbers."""
+    """One line per entry, in words and rounded numbers: first those with a target of a ratio, then of anything else, then the others."""
     import pandas as pd
 
-    lines = []
-    for e in entries:
+    lines, kinds = [], list(WANTED)
+    for e in sorted(entries, key=lambda e: [kinds.index(k) for k in e.get("target") or ()] or [len(kinds)]):
         plain, flops = e["plain"], rate(e, "ours")
         share = 100 * flops / e["peak_flops"] if flops and e["peak_flops"] else None
         kind, limit = next(iter(e["target"].items())) if e.get("target") else ("", None)

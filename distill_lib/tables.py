@@ -245,7 +245,9 @@ class Shown:
         if self.caption:
             style = style.set_caption(html.escape(self.caption))
         name = self.caption.rstrip(".") or "table"
-        table = f'<div class="distill-scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{style.to_html()}</div>'
+        text = "|".join(str(self.frame.columns.get_loc(column)) for column in wordy if self.frame.columns.is_unique) or "none"
+        body = re.sub(rf'class="(col_heading level\d+ col(?:{text}))"', r'class="\1 text"', style.to_html())  # headings stand as their columns do
+        table = f'<div class="distill-scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{body}</div>'
         return f'<div class="distill-shown">{table}<p class="distill-tools">{self._csv_link(name, plain)}</p></div>'
 
     def _csv_link(self, name: str, plain: bool) -> str:

@@ -138,6 +138,11 @@ def test_an_entry_has_medians_quartiles_and_the_range_of_paired_ratios():
     assert line["of peak"] == "50 %" and line["target"] == "≥ 4.0×, met" and line["memory, plain"] == "30 MB"
 
 
+def test_rows_with_a_target_come_first():
+    rows = [entry(made(target=target), [1], [1]) | {"name": name} for name, target in [("a", {}), ("b", {"seconds": 1.0}), ("c", {"ratio": 2.0}), ("d", {"ratio": 2.0})]]
+    assert list(speed.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
+
+
 @pytest.mark.parametrize("kind, limit, met", [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)])
 def test_targets_of_other_kinds(kind, limit, met):
     assert speed.target_met(entry(made(target={kind: limit}), [1], [1])) is met

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from distill_lib import experiment, records, tables
@@ -72,6 +73,11 @@ def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
 def test_html_marks_columns_escapes_text_and_names_itself(outcome):
     html = tables.show(tables.grid(outcome), "accuracy <percent>")._repr_html_()
     assert "accuracy &lt;percent&gt;" in html and "not-run" in html and 'role="region"' in html
+
+
+def test_long_texts_and_their_headings_stand_on_the_left():
+    html = tables.show(pd.DataFrame({"name": ["a"], "what": ["a sentence of many words that has to wrap"]}))._repr_html_()
+    assert 'col0" >name' in html and 'col1 text" >what' in html and 'col1 text" >a sentence' in html
 
 
 def test_a_damaged_record_is_not_shown(outcome):
