@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import operations
+from .device import send
 from .errors import UserError, unknown
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -131,7 +132,7 @@ class Augmentation(abc.ABC):
 # --- operations on (G, n, C, H, W), parameters (G, m) with m = 1 or n ----------------------------------------------
 def _wide(p: Tensor, x: Tensor) -> Tensor:
     """(G, m) parameters as (G, m, 1, 1, 1), on x's device and in its type."""
-    return p.to(x.device, x.dtype)[..., None, None, None]
+    return send(p, x.device, x.dtype)[..., None, None, None]
 
 
 def color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ def shift(x: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
     groups, images, channels, h, w = x.shape
     if dy.shape[1] < images:
         return _stack([F.pad(g, (-b, b, -a, a)) for g, a, b in zip(x.unbind(), dy[:, 0].tolist(), dx[:, 0].tolist(), strict=True)])
-    rows, cols = (torch.arange(n, device=x.device) + d.to(x.device).reshape(-1, 1) for n, d in ((h, dy), (w, dx)))
+    rows, cols = (torch.arange(n, device=x.device) + send(d, x.device).reshape(-1, 1) for n, d in ((h, dy), (w, dx)))
     return _take(x, rows, cols)
 
 
@@ -171,7 +172,7 @@ def _take(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 def erase(x: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
     """Zeros in rows top..top+height-1 and columns left..left+width-1, as far as these lie inside the image."""
     rows, cols = (torch.arange(n, device=x.device) for n in x.shape[-2:])
-    top, left, height, width = (torch.as_tensor(p, device=x.device)[..., None] for p in (top, left, height, width))
+    top, left, height, width = (send(torch.as_tensor(p), x.device)[..., None] for p in (top, left, height, width))
     rows, cols = (rows >= top) & (rows < top + height), (cols >= left) & (cols < left + width)  # (G, m, H), (G, m, W)
     return x * ~(rows[..., None, :, None] & cols[..., None, None, :])
 
@@ -180,7 +181,7 @@ def flip(x: Tensor, yes: Tensor) -> Tensor:
     """Mirror left-right where `yes`."""
     if yes.shape[1] < x.shape[1]:
         return _stack([g.flip(-1) if mirrored else g for g, mirrored in zip(x.unbind(), yes[:, 0].tolist(), strict=True)])
-    return torch.where(yes.to(x.device)[..., None, None, None], x.flip(-1), x)
+    return torch.where(send(yes, x.device)[..., None, None, None], x.flip(-1), x)
 
 
 def warp(x: Tensor, matrix: Tensor, padding: str = "zeros") -> Tensor:
@@ -191,7 +192,7 @@ def warp(x: Tensor, matrix: Tensor, padding: str = "zeros") -> Tensor:
         padding: "zeros", or "border" to repeat the edge.
     """
     h, w = x.shape[-2:]
-    a = matrix.to(x.device, x.dtype)[..., None, None]  # (G, m, 2, 3, 1, 1)
+    a = send(matrix, x.device, x.dtype)[..., None, None]  # (G, m, 2, 3, 1, 1)
     ys = ((2 * torch.arange(h, device=x.device, dtype=x.dtype) + 1) / h - 1)[:, None]
     xs = (2 * torch.arange(w, device=x.device, dtype=x.dtype) + 1) / w - 1
     grid = torch.stack([a[:, :, i, 0] * xs + (a[:, :, i, 1] * ys + a[:, :, i, 2]) for i in (0, 1)], -1)  # (G, m, H, W, 2)
@@ -367,7 +368,7 @@ class Strategy(Augmentation):
             if alone:
                 found = [perform(kind, x[g : g + 1], numbers[i : i + 1])[0] for i, g in enumerate(groups)]
             else:
-                found = perform(kind, x[groups], numbers).unbind()
+                found = perform(kind, x[send(torch.tensor(groups), x.device)], numbers).unbind()
             for g, image in zip(groups, found, strict=True):
                 done[g] = image
         return torch.stack(done)
@@ -465,7 +466,7 @@ class DC(Augmentation):
         for k, op in enumerate(self.names):
             index = (which == k).nonzero().flatten()
             if len(index):
-                chosen = index.to(x.device)
+                chosen = send(index, x.device)
                 out = out.index_put((chosen,), getattr(self, f"_{op}")(out[chosen], u[index], mean[chosen]))
         return out.reshape(x.shape)
 
@@ -477,7 +478,7 @@ class DC(Augmentation):
     @staticmethod
     def _scale(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        new_h, new_w = (((0.8 + 0.4 * u[:, i].to(x.device)) * h).long() for i in (3, 4))  # both from the height, as published
+        new_h, new_w = (((0.8 + 0.4 * send(u[:, i], x.device)) * h).long() for i in (3, 4))  # both from the height, as published
         canvas = torch.maximum(new_h, new_w).clamp_min(max(h, w))
 
         def sources(n: int, new: Tensor) -> Tensor:  # (B, n): the row of x behind each output row, -1 for the canvas
@@ -488,13 +489,13 @@ class DC(Augmentation):
 
     @staticmethod
     def _rotate(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
-        return _spline_rotate(x, (_integer(u[:, 5], 90) - 45).double().to(x.device), mean.mean(1, keepdim=True))
+        return _spline_rotate(x, send(_integer(u[:, 5], 90) - 45, x.device, torch.float64), mean.mean(1, keepdim=True))
 
     @staticmethod
     def _noise(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
         streams = [torch.Generator().manual_seed(int(v)) for v in (u[:, 6].double() * 2**24).tolist()]
         noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in streams])
-        return x + 0.001 * noise.to(x.device, x.dtype)
+        return x + 0.001 * send(noise, x.device, x.dtype)
 
 
 def _spline_rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
@@ -571,7 +572,7 @@ class ImageNet(Augmentation):
 
     def _apply(self, x: Tensor, params: Params) -> Tensor:
         _needs_colour(x, self.name)
-        u = params.u.to(x.device, x.dtype)
+        u = send(params.u, x.device, x.dtype)
         return self._jitter(self._resized_crop(x, u[..., :23]), u[..., 23:])
 
     @staticmethod
@@ -733,11 +734,11 @@ class CutMix:
             return x, soft
         h, w = x.shape[-2:]
         box = self._box(h, w, params)
-        top, bottom, left, right = (e.to(x.device)[:, None] for e in box)
+        top, bottom, left, right = (send(e, x.device)[:, None] for e in box)
         rows, cols = (torch.arange(n, device=x.device) for n in (h, w))
         inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((cols >= left) & (cols < right))[:, None, :]  # (G, H, W)
-        group, partner = torch.arange(len(x), device=x.device)[:, None], params.partner.to(x.device)
-        share = ((box[1] - box[0]) * (box[3] - box[2]) / (h * w)).to(x.device, x.dtype)[:, None, None]
+        group, partner = torch.arange(len(x), device=x.device)[:, None], send(params.partner, x.device)
+        share = send((box[1] - box[0]) * (box[3] - box[2]) / (h * w), x.device, x.dtype)[:, None, None]
         return torch.where(inside[:, None, None], x[group, partner], x), soft + share * (soft[group, partner] - soft)
 
     def __call__(self, x: Tensor, labels: Tensor, rng: Generators, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import memory
 from .data import NORMALISATIONS, ImageSet
+from .device import send
 from .errors import UserError
 from .generators import cgan, prior
 from .generators.cgan import GAN
@@ -113,7 +114,7 @@ class Latents:
 
     def _codes(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         draws = 1 if self.space.start == "drawn" else 1000
-        z = torch.randn(len(labels), draws, self.generator.z_dim, generator=rng, device=rng.device).to(labels.device)
+        z = send(torch.randn(len(labels), draws, self.generator.z_dim, generator=rng, device=rng.device), labels.device)
         return torch.stack([self.generator.mapping(z[:, i], labels) for i in range(draws)]).mean(0)
 
     def _features(self, rng: torch.Generator) -> Tensor:
@@ -122,7 +123,7 @@ class Latents:
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
             inner = tuple(range(1, f.ndim))
-            noise = torch.randn(f.shape, generator=rng, device=rng.device).to(f.device)
+            noise = send(torch.randn(f.shape, generator=rng, device=rng.device), f.device)
             f = f.mean(inner, keepdim=True) + f.std(inner, keepdim=True) * noise
         return f
 

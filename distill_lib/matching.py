@@ -15,6 +15,7 @@ from . import networks
 from .augment import Augmentation
 from .data import ImageSet
 from .derivatives import Derivatives, Loss
+from .device import send
 
 # images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -116,7 +117,7 @@ def train(
     derivatives.network.train()
     images = images.detach()
     for _ in range(epochs):
-        for index in torch.randperm(len(images), generator=rng).to(images.device).split(batch):
+        for index in send(torch.randperm(len(images), generator=rng), images.device).split(batch):
             x = augmentation(images[index], rng)
             _, gradient = derivatives.first(parameters, x[None], labels[index][None])
             torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-lr)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from . import augment, memory, networks
 from .data import ImageSet
+from .device import send
 from .errors import UserError
 from .generators import cgan
 from .loop import Loop
@@ -108,7 +109,7 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
         return between(pool.frozen(), theirs, dsa.apply(pool.units(fake), shared), labels)
 
     for step in loop.steps("match", schedule.steps, pair.live() | {"rng": rng, "order": order, "pool": pool}):
-        index = schedule.index(step, order, len(real), rng).to(real.device)
+        index = send(schedule.index(step, order, len(real), rng), real.device)
         labels = real.hard_labels[index]
         if between is not None:
             pool.prepare(step // schedule.steps_per_epoch)
@@ -143,7 +144,7 @@ class Pool:
             self._fresh(epoch)
         self.network.requires_grad_(True)
         for _ in range(self.of.pool_steps + (self.of.warm_up if new else 0)):
-            index = torch.randint(len(self.real), (self.of.batch,), generator=self.rng).to(self.real.device)
+            index = send(torch.randint(len(self.real), (self.of.batch,), generator=self.rng), self.real.device)
             x = self.augmentation(self.units(cgan.signed(self.real, index)), self.rng)
             loss = F.cross_entropy(networks.logits(self.network, x), self.real.hard_labels[index])
             self.optimizer.zero_grad()

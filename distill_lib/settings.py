@@ -21,7 +21,7 @@ Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 @dataclass_transform(frozen_default=True)
 def settings(cls: type) -> type:
     """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes with a `UserError`."""
-    made = _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, defer_build=True))(cls)
+    made = _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
     init = made.__init__
 
     @functools.wraps(init)

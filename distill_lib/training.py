@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from . import augment, memory, networks, paths
 from .data import ImageSet
-from .device import chunked
+from .device import chunked, send
 from .errors import UserError
 from .loop import Loop, TimeUp, atomically
 from .rng import generator
@@ -141,7 +141,7 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     for step in loop.steps("feature_network", total, live):
         if step % per_epoch == 0:
             order.copy_(torch.randperm(n, generator=rng))
-        here = order[step % per_epoch * cfg.batch :][: cfg.batch].to(real.device)
+        here = send(order[step % per_epoch * cfg.batch :][: cfg.batch], real.device)
         images, _ = real.take(place[here])
         labels = real.hard_labels[place[here]]
         images = dsa(images, rng)

@@ -46,7 +46,7 @@ def plain(embed, x, y, t, yt, cfg):
     kernel = a @ a.T
     predicted = b @ a.T @ torch.linalg.inv(kernel + cfg.ridge * torch.trace(kernel) / len(x) * torch.eye(len(x), dtype=x.dtype)) @ y_all
     error = sum(((p - q) ** 2).sum() / 2 for p, q in zip(predicted, yt, strict=True)) / len(t)
-    gaps = [min(float(v.sort().values[-1] - v.sort().values[-2]), 1 / K) for v in y]
+    gaps = [min(float(v.sort().values[-1] - v.sort().values[-2]), 1 / K) for v in y.detach()]
     return error, sum(gaps) / len(gaps)
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from distill_lib import data
-from distill_lib.device import pick, set_rounding
+from distill_lib import data, networks
+from distill_lib.device import pick, send, set_rounding
 from distill_lib.evaluate import evaluate
 from distill_lib.loop import Loop
 from distill_lib.methods import METHODS, dm
 from distill_lib.records import provenance
+from distill_lib.rng import generator
 from distill_lib.settings import as_dict, build
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -51,6 +52,37 @@ def test_choosing_the_cpu_leaves_the_settings_of_gpus_alone(rounding):
     torch.backends.cuda.matmul.allow_tf32 = True
     pick("cpu")
     assert torch.backends.cuda.matmul.allow_tf32 is True
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """What is done with tensors on their way to a GPU that is not there."""
+    seen, to = [], torch.Tensor.to
+
+    def pretended(x, *args, **kwargs):
+        if args and str(args[0]).startswith("cuda"):
+            seen.append(kwargs)
+            return x
+        return to(x, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", pretended)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: seen.append("pinned") or x)
+    return seen
+
+
+def test_what_is_sent_to_a_gpu_does_not_wait_for_it(copies):
+    sent = send(torch.arange(3), "cuda", torch.float64)
+    assert copies == ["pinned", {"non_blocking": True}] and sent.dtype == torch.float64  # converted on the way, not there
+    networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), generator(0, "send")).to("cuda")
+    assert copies == ["pinned", {"non_blocking": True}] * (1 + 6)  # weights and biases of the convolution, the norm, the last layer
+
+
+def test_what_stays_on_the_cpu_is_not_copied(copies):
+    x = torch.arange(3)
+    assert send(x, "cpu") is x and send(x, torch.device("cpu"), torch.float32).dtype == torch.float32
+    network = networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), generator(0, "send"))
+    assert network.to("cpu").to(torch.float64) is network and next(network.parameters()).dtype == torch.float64
+    assert copies == []
 
 
 @gpu

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..device import send
 from ..errors import UserError
 
 
@@ -225,7 +226,7 @@ class ImageSet:
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (n, C, H, W) and labels at positions `index`, on the set's device."""
-        index = index.to(self.device)
+        index = send(index, self.device)
         return self.normalise(self.images[index]), self.labels[index]
 
     def all(self) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..device import send
 from ..errors import UserError
 
 Name = Literal["linear", "cosine"]
@@ -85,7 +86,7 @@ class Schedule:
 
     def at(self, values: Tensor, t: Tensor, like: Tensor) -> Tensor:
         """Entries `t` (B,) of a table of this schedule, to be broadcast over `like` (B, ...)."""
-        return values[t.cpu()].to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+        return send(values[t.cpu()], like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
 
     # --- forwards ------------------------------------------------------------------------------------------------------
     def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:

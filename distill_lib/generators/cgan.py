@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from .. import memory, networks, paths, training
 from ..data import ImageSet
-from ..device import chunked
+from ..device import chunked, send
 from ..errors import UserError
 from ..loop import Loop, TimeUp, atomically
 from ..metrics.frechet import frechet_distance, moments
@@ -105,7 +105,7 @@ class Generator(nn.Module):
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, noise) standard normal numbers, on the generator's device."""
-        return torch.randn(count, self.of.noise, generator=rng, device=rng.device).to(self.last.weight.device)
+        return send(torch.randn(count, self.of.noise, generator=rng, device=rng.device), self.last.weight.device)
 
     @torch.no_grad()
     def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -321,7 +321,7 @@ class Pair:
         for_generator.step()
         discriminator.requires_grad_(True)
 
-        other = torch.randint(generator.of.num_classes, (len(labels),), generator=rng).to(labels.device)
+        other = send(torch.randint(generator.of.num_classes, (len(labels),), generator=rng), labels.device)
         with torch.no_grad():
             fake = generator(generator.noise(len(labels), rng), other)
         scores, classes = discriminator(torch.cat([images, fake]))  # layer norm keeps images apart
@@ -329,7 +329,7 @@ class Pair:
         loss = discriminator_loss(of.loss, (real_score, real_classes, labels), (fake_score, fake_classes, other))
         log |= {"loss_discriminator": loss.detach(), "score_gap": (real_score.mean() - fake_score.mean()).detach()}
         if of.loss == "acwgan_gp":
-            alpha = torch.rand(len(labels), generator=rng).to(labels.device)
+            alpha = send(torch.rand(len(labels), generator=rng), labels.device)
             if self.steps[0] % of.gp_every == 0:
                 penalty = gradient_penalty(discriminator, images, fake, alpha)
                 loss = loss + of.gp_weight * of.gp_every * penalty
@@ -491,7 +491,7 @@ def _train(found: Trained, schedule: Epochs, loop: Loop) -> None:
     live = pair.live() | {"rng": rng, "order": order, "looks": looks, "clock": clock}
     for step in loop.steps("conditional_gan", schedule.steps, live):
         start = time.perf_counter()
-        index = schedule.index(step, order, len(real), rng).to(real.device)
+        index = send(schedule.index(step, order, len(real), rng), real.device)
         pair.set_lr(of.lr * min(1.0, (1 - step / schedule.steps) / of.lr_decay if of.lr_decay else 1.0))
         log = pair.step(signed(real, index), real.hard_labels[index], rng)
         if step in at:

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from .. import memory, needs, paths
 from ..data import ImageSet
+from ..device import send
 from ..diffusion import discrete
 from ..diffusion.discrete import Schedule
 from ..errors import UserError
@@ -462,11 +463,11 @@ class _Steps:
         """Args: index, labels: (B,) on the CPU."""
         z, rng = self.space.seen(data.draw(index, self.rng)), self.rng
         t = torch.randint(len(self.schedule), (len(index),), generator=rng)
-        noise = torch.randn(z.shape, generator=rng).to(z.device)
+        noise = send(torch.randn(z.shape, generator=rng), z.device)
         dropped = torch.rand(len(index), generator=rng) < self.drop
-        given = torch.where(dropped, self.network.of.num_classes, self.conditions[labels]).to(z.device)
+        given = send(torch.where(dropped, self.network.of.num_classes, self.conditions[labels]), z.device)
         z_t = self.schedule.noised(z, t, noise)
-        answer = _answer(self.network, self.precision, z_t, self.schedule.timesteps[t].to(z.device), given)
+        answer = _answer(self.network, self.precision, z_t, send(self.schedule.timesteps[t], z.device), given)
         error, bound = self.schedule.losses(answer, z, z_t, t, noise)
         return Taken(error.mean(), bound.mean(), z, self.schedule.clean(z_t, t, answer[:, : z.shape[1]]), t)
 

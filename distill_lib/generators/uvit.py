@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from .. import memory, paths
 from ..data import ImageSet
-from ..device import compiled
+from ..device import compiled, send
 from ..diffusion.continuous import SAMPLERS, VP, sample
 from ..errors import UserError, unknown
 from ..loop import Loop, TimeUp, atomically
@@ -501,7 +501,7 @@ class Batches:
         t = torch.rand(batch, generator=rng)
         noise = torch.randn(batch, *self.real.shape, generator=rng)
         kept = torch.rand(batch, generator=rng) >= self.cfg.label_drop if self.cfg.label_drop else torch.ones(batch, dtype=torch.bool)
-        index, mirrored, t, noise, kept = (v.chunk(self.world)[self.rank].to(device) for v in (index, mirrored, t, noise, kept))
+        index, mirrored, t, noise, kept = (send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept))
         images = signed(self.real, index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)

@@ -75,8 +75,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
+    network = networks.blank(cfg.network, real.shape, real.num_classes).to(real.device).requires_grad_(False)
     for _ in loop.steps("distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}):
-        network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
+        network.redraw(rng)
         real_batch = real.draw_classes(cfg.batch_real, rng)  # (K, batch_real, C, H, W)
         omega = dsa.draw(rng, groups=real.num_classes)  # one operation and one parameter set per class
         loss = matching_loss(network, dsa.apply(real_batch, omega), dsa.apply(synthetic, omega), cfg.precision)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import memory as counted, networks, ntk
 from ..data import ImageSet
 from ..data.imageset import Whitening
-from ..device import Pieces, out_of_memory
+from ..device import Pieces, out_of_memory, send
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator
@@ -252,7 +252,7 @@ class Pool:
             self.optimizers[number], self.counters[number] = self._adam(self.networks[number]), 0
             return
         if len(images) > self.cfg.batch_net:
-            index = torch.randperm(len(images), generator=rng)[: self.cfg.batch_net].to(images.device)
+            index = send(torch.randperm(len(images), generator=rng)[: self.cfg.batch_net], images.device)
             images, labels = images[index], labels[index]
         step(self.networks[number], self.optimizers[number], images, labels)
         self.counters[number] += 1

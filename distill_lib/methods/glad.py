@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import augment, matching, memory as counted, networks, trajectories
 from ..data import ImageSet
 from ..derivatives import Derivatives
+from ..device import send
 from ..errors import UserError
 from ..generators import prior
 from ..generators.cgan import GAN
@@ -170,14 +171,15 @@ class Distributions:
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator, loop: Loop):
         self.real, self.cfg, self.rng, self.dsa = real, cfg, rng, augment.dsa(cfg.dsa)
+        self.network = networks.blank(cfg.network, real.shape, real.num_classes).to(real.device).requires_grad_(False)
         self.live, self.extra = {}, {}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        network = networks.fresh(self.cfg.network, self.real, self.rng).to(self.real.device).requires_grad_(False)
+        self.network.redraw(self.rng)
         real_batch = self.real.draw_classes(self.cfg.batch_real, self.rng)
         omega = self.dsa.draw(self.rng, groups=self.real.num_classes)
         images = images.requires_grad_()
-        loss = matching.embedding_distance(network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega))
+        loss = matching.embedding_distance(self.network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega))
         return loss.detach(), torch.autograd.grad(loss, images)[0]
 
 
@@ -205,7 +207,7 @@ class Trajectories:
         epoch = int(torch.randint(of.max_start_epoch, (), generator=rng))
         start, target = self.experts.snapshots(self.queue.pop(), epoch, epoch + of.expert_epochs)
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        batches = [i.to(images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)]
+        batches = [send(i, images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)]
         draws = [self.dsa.draw(rng, images=len(i)) for i in batches]
         loss, gradient, self.step_size.grad = trajectories.matched(
             self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa

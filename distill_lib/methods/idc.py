@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
+from ..device import send
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator
@@ -223,7 +224,7 @@ def take(images: Tensor, subset: Tensor | None) -> Tensor:
     """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them where it is None."""
     if subset is None:
         return images
-    return images[torch.arange(len(images), device=images.device)[:, None], subset.to(images.device)]
+    return images[torch.arange(len(images), device=images.device)[:, None], send(subset, images.device)]
 
 
 def normalised(pixels: Tensor, like: ImageSet) -> Tensor:
@@ -276,7 +277,7 @@ def train_network(
     order = torch.randperm(len(real), generator=rng)
     for batch in order[: math.ceil(images / cfg.batch_net) * cfg.batch_net].split(cfg.batch_net):
         x, _ = real.take(batch)
-        x, target = cutmix(augmentation(x, rng), real.hard_labels[batch.to(real.device)], rng, real.num_classes)
+        x, target = cutmix(augmentation(x, rng), real.hard_labels[send(batch, real.device)], rng, real.num_classes)
         optimizer.zero_grad()
         F.cross_entropy(networks.logits(network, x), target).backward()
         optimizer.step()

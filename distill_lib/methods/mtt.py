@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import augment, memory as counted, networks, trajectories
 from ..data import ImageSet
 from ..derivatives import Derivatives
+from ..device import send
 from ..errors import UserError
 from ..loop import Loop
 from ..rng import generator
@@ -162,7 +163,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             queue[:] = torch.randperm(experts.count, generator=rng).tolist()
         epoch = int(torch.randint(cfg.max_start_epoch, (), generator=rng))
         start, target = paths.snapshots(queue.pop(), epoch, epoch + cfg.expert_epochs)
-        batches = [index.to(real.device) for index in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
+        batches = [send(index, real.device) for index in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
         draws = [dsa.draw(rng, images=len(index)) for index in batches]
         images = synthetic.detach().flatten(0, 1)
         loss, by_images, step_size.grad = matched(derivatives, start, target, images, labels, step_size, batches, draws, dsa)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..derivatives import Derivatives
+from ..device import send
 from ..errors import UserError
 from ..generators import prior
 from ..generators.cgan import GAN
@@ -192,8 +193,8 @@ class Normal:
         """
         count = of.samples // 2 if of.antithetic else of.samples
         first = self.factor.shape[:-2] if of.event != "joint" else (1,) * len(self.factor.shape[:-2])
-        e1 = torch.randn(count, *first, self.factor.shape[-1], generator=rng, device=rng.device).to(self.mean.device)
-        e2 = e1 if self.full else torch.randn(count, *self.d.shape, generator=rng, device=rng.device).to(self.mean.device)
+        e1 = send(torch.randn(count, *first, self.factor.shape[-1], generator=rng, device=rng.device), self.mean.device)
+        e2 = e1 if self.full else send(torch.randn(count, *self.d.shape, generator=rng, device=rng.device), self.mean.device)
         noise = (self.factor @ e1[..., None])[..., 0] + self.d.sqrt() * e2
         found = self.mean + (torch.cat([noise, -noise]) if of.antithetic else noise)
         return found.sum(2) / found.shape[2] ** 0.5 if of.event == "codes" else found
@@ -311,16 +312,17 @@ class Distributions:
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator):
         self.real, self.cfg, self.rng, self.dsa, self.event = real, cfg, rng, augment.dsa(cfg.dsa), real.num_classes
+        self.network = networks.blank(cfg.network, real.shape, real.num_classes).to(real.device).requires_grad_(False)
         if cfg.reading == "embedding":
-            self.event = networks.fresh(cfg.network, real, generator(0, "size")).embed_dim
+            self.event = self.network.embed_dim
 
     def __call__(self, images: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, and its gradients by images (K, ipc, C, H, W) and samples (K, ipc, M, E)."""
-        network = networks.fresh(self.cfg.network, self.real, self.rng).to(self.real.device).requires_grad_(False)
+        self.network.redraw(self.rng)
         real_batch = self.real.draw_classes(self.cfg.batch_real, self.rng)
         omega = self.dsa.draw(self.rng, groups=self.real.num_classes)
         images, samples = images.requires_grad_(), samples.requires_grad_()
-        loss = self.loss(network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega), samples)
+        loss = self.loss(self.network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega), samples)
         return loss.detach(), *torch.autograd.grad(loss, [images, samples])
 
     def loss(self, network: nn.Module, real: Tensor, synthetic: Tensor, samples: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ..device import send
 from ..errors import UserError
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
@@ -39,6 +40,12 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised images to (N, K) logits."""
         return self.classifier(self.embed(x))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As `nn.Module.to`; with a GPU as the only argument, the copies do not wait for what it is doing."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], (str, torch.device)) and torch.device(args[0]).type == "cuda":
+            return self._apply(lambda t: send(t, args[0]))
+        return super().to(*args, **kwargs)
 
     @property
     def embed_dim(self) -> int:
@@ -94,7 +101,7 @@ def _draw(kind: str, pairs: list[tuple[Tensor, float]], rng: torch.Generator) ->
         flat = torch.rand(sum(sizes), generator=rng, device=rng.device).mul_(2).sub_(1)  # U(-1, 1)
     if kind == "truncated":  # inverse of the normal distribution function between -2 and 2
         flat = flat.mul_(math.erf(2**0.5)).erfinv_().mul_(2**0.5)
-    flat = flat.to(pairs[0][0].device)
+    flat = send(flat, pairs[0][0].device)
     for (parameter, scale), values in zip(pairs, flat.split(sizes), strict=True):
         torch.mul(values.view_as(parameter), scale, out=parameter)
 
