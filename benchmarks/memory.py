@@ -31,12 +31,14 @@ ONE_STEP: dict[str, int] = {
     "experts.count": 1, "experts.epochs": 2, "experts.per_epoch": 256, "max_start_epoch": 1, "expert_epochs": 1,
     "training.epochs": 1, "gan.epochs": 1, "gan.looks": 1, "gan.judge.epochs": 1, "gan.judge.per_class": 50, "matching.epochs": 1,
     "matching.pool_steps": 1, "base.steps": 1, "tuning.steps": 1, "sampling.steps": 1,
+    "training.steps": 1, "steps": 1, "scoring.training.epochs": 1,
 }  # fmt: skip
 REDUCED: dict[str, dict[str, Any]] = {  # what a processor would take hours for; the peak is that of fewer images
     "Herding": {"training.per_class": 500}, "K-Center": {"training.per_class": 500}, "Forgetting": {"training.per_class": 500},
     "MTT": {"syn_steps": 3}, "KIP": {"ipc": 1, "batch_target": 10}, "CGAN": {"gan.per_epoch": 128},
     "DiM": {"gan.per_epoch": 128, "matching.per_epoch": 64}, "SKD": {"gan.per_epoch": 128, "matching.per_epoch": 64},
-    "Minimax": {"ipc": 1}, "DiT": {"ipc": 1},
+    "Minimax": {"ipc": 1}, "DiT": {"ipc": 1}, "DGS": {"ipc": 1}, "U-ViT": {"training.batch": 4, "ipc": 1},
+    "GLaD": {"ipc": 1, "space.prior.weights": "random"}, "SLFD": {"ipc": 1, "space.prior.weights": "random"},
 }  # fmt: skip
 QUICK: dict[str, Any] = {"batch_real": 2, "gan.width": 16, "base.width": 32, "base.depth": 2, "base.heads": 2, "base.batch": 8, "batch_target": 50}
 
@@ -79,7 +81,7 @@ def registered(method: str) -> None:
         return peak(method, device, **size)
 
 
-for name in ("Random", "Herding", "DC", "DSA", "DM", "CAFE", "IDC-1", "IDC", "KIP", "MTT", "FRePo", "CGAN", "DiM", "SKD", "DiT", "Minimax"):
+for name in ("Random", "Herding", "DC", "DSA", "DM", "CAFE", "IDC-1", "IDC", "KIP", "MTT", "FRePo", "CGAN", "DiM", "SKD", "DiT", "Minimax", "DGS", "U-ViT", "GLaD", "SLFD"):
     registered(name)
 
 

@@ -17,6 +17,7 @@ import hashlib
 import heapq
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -260,11 +261,18 @@ def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
         try:
             _remembered[key] = float(json.loads(file.read_text()))
         except (OSError, ValueError, TypeError):
+            _say_once()
             found = _remembered[key] = count()
             with contextlib.suppress(OSError, UserError):  # no place to keep it
                 file.parent.mkdir(parents=True, exist_ok=True)
                 atomically(file, lambda part: part.write_text(json.dumps(found)))
     return _remembered[key]
+
+
+@functools.cache
+def _say_once() -> None:
+    if sys.stderr.isatty():
+        print(f"counting operations and memory, once for every setting; they are kept in {paths.cache()}", file=sys.stderr)
 
 
 @functools.cache

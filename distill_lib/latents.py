@@ -75,8 +75,8 @@ class Space:
     def held(self, size: memory.Size, images: int) -> float:
         """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and momenta."""
         pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
-        piece, numbers = prior._pieces_held(replace(self.prior, weights="random"), size, self.layer, pieces)
-        return piece + 3 * 4.0 * images * numbers
+        weights, image, numbers = prior.counted(replace(self.prior, weights="random"), size, self.layer)
+        return weights + pieces * image + 3 * 4.0 * images * numbers
 
     def small(self, match: str) -> Space:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""

@@ -26,7 +26,7 @@ from . import networks
 from .derivatives import Derivatives, pixels_at_once
 from .networks import fast
 
-VERSION = 1  # of the counts, which are kept: raised when one changes
+VERSION = 2  # of the counts, which are kept: raised when one changes
 SLACK = 1.3  # on a CPU, bytes for a byte of a network's maps: freed memory that is kept, and what convolutions copy for themselves
 COPIES = 4  # of a batch of images on its way from the set to the network: drawn, normalised, augmented, and one in between
 
@@ -103,20 +103,33 @@ def course(run: Callable[[], Any]) -> list[int]:
     return live.course
 
 
-def grown(run: Callable[[int], Any], n: float, few: int = 2) -> float:
-    """The most bytes alive at once in `run(n)`, from `run(few)` and `run(2 * few)`: operation by operation where both have the same."""
-    first, second = (course(lambda k=k: run(k)) for k in (few, 2 * few))
-    if len(first) != len(second):
-        first, second = [max(first)], [max(second)]
-    return max(a + (n - few) * (b - a) / few for a, b in zip(first, second, strict=True))
+@dataclass(frozen=True)
+class Growth:
+    """Bytes alive after every operation of a run on `few` images and on twice as many; of their peaks alone where the operations differ."""
+
+    few: int
+    first: list[int]
+    second: list[int]
+
+    def at(self, n: float) -> float:
+        """The most bytes alive at once in a run on n images, operation by operation."""
+        return max(a + (n - self.few) * (b - a) / self.few for a, b in zip(self.first, self.second, strict=True))
+
+    @property
+    def each(self) -> float:
+        """What every further image adds, where there are many."""
+        return max(b - a for a, b in zip(self.first, self.second, strict=True)) / self.few
 
 
-def each(run: Callable[[int], Any], few: int = 2) -> float:
-    """What `grown` adds for every further image, where there are many."""
-    first, second = (course(lambda k=k: run(k)) for k in (few, 2 * few))
-    if len(first) != len(second):
-        first, second = [max(first)], [max(second)]
-    return max(b - a for a, b in zip(first, second, strict=True)) / few
+def growth(run: Callable[[int], Any], few: int = 2) -> Growth:
+    """How the bytes of `run(n)` grow with n, from `run(few)` and `run(2 * few)`. One thread computes: there is little to do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first, second = (course(lambda k=k: run(k)) for k in (few, 2 * few))
+    finally:
+        torch.set_num_threads(threads)
+    return Growth(few, first, second) if len(first) == len(second) else Growth(few, [max(first)], [max(second)])
 
 
 def numbers(*modules: nn.Module) -> int:
@@ -146,44 +159,58 @@ def weights(network: str, size: Size) -> float:
 
 
 @functools.lru_cache(maxsize=512)
-def passed(network: str, size: Size, n: int) -> float:
-    """Images through a network, without derivatives."""
+def _passed(network: str, size: Size) -> tuple[float, Growth]:
     model = networks.blank(network, size.shape, size.num_classes).eval()
 
     @torch.no_grad()
     def run(k: int) -> Tensor:
         return _answers(model, torch.zeros(k, *size.shape), size)
 
-    return weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
+    return _slack(model, size), growth(run, _few(size))
+
+
+def passed(network: str, size: Size, n: int) -> float:
+    """Images through a network, without derivatives."""
+    slack, found = _passed(network, size)
+    return weights(network, size) + slack * found.at(n)
 
 
 @functools.lru_cache(maxsize=512)
-def pulled(network: str, size: Size, n: int) -> float:
-    """The derivative by n images of a function of a fixed network's answers."""
+def _pulled(network: str, size: Size) -> tuple[float, Growth]:
     model = networks.blank(network, size.shape, size.num_classes).eval().requires_grad_(False)
 
     def run(k: int) -> Any:
         x = torch.zeros(k, *size.shape, requires_grad=True)
         return torch.autograd.grad(_answers(model, x, size).sum(), x)
 
-    return weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
+    return _slack(model, size), growth(run, _few(size))
+
+
+def pulled(network: str, size: Size, n: int) -> float:
+    """The derivative by n images of a function of a fixed network's answers."""
+    slack, found = _pulled(network, size)
+    return weights(network, size) + slack * found.at(n)
 
 
 @functools.lru_cache(maxsize=512)
-def trained(network: str, size: Size, n: int, states: int = 1) -> float:
-    """A training step on n images: weights, gradients, so many states of the optimiser per weight, and activations."""
+def _trained(network: str, size: Size) -> tuple[float, Growth]:
     model = networks.blank(network, size.shape, size.num_classes).train()
 
     def run(k: int) -> Any:
         loss = F.cross_entropy(_answers(model, torch.zeros(k, *size.shape), size), torch.zeros(k, dtype=torch.int64))
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
-    return (1 + states) * weights(network, size) + _slack(model, size) * grown(run, n, _few(size))
+    return _slack(model, size), growth(run, _few(size))
+
+
+def trained(network: str, size: Size, n: int, states: int = 1) -> float:
+    """A training step on n images: weights, gradients, so many states of the optimiser per weight, and activations."""
+    slack, found = _trained(network, size)
+    return (1 + states) * weights(network, size) + slack * found.at(n)
 
 
 @functools.lru_cache(maxsize=512)
-def twice(network: str, size: Size, n: int, by_parameter: bool = False) -> float:
-    """Second derivatives of the cross-entropy of n images of one class, in the pieces `Derivatives` takes."""
+def _twice(network: str, size: Size, by_parameter: bool) -> Growth:
     model = networks.blank(network, size.shape, size.num_classes).eval().requires_grad_(False)
     derivatives, parameters = Derivatives(model), list(model.parameters())
 
@@ -192,8 +219,13 @@ def twice(network: str, size: Size, n: int, by_parameter: bool = False) -> float
         labels = torch.zeros(1, k, dtype=torch.int64)
         return derivatives.second(parameters, torch.zeros(1, k, *size.shape), labels, direction, by_parameter)
 
+    return growth(run, _few(size))
+
+
+def twice(network: str, size: Size, n: int, by_parameter: bool = False) -> float:
+    """Second derivatives of the cross-entropy of n images of one class, in the pieces `Derivatives` takes."""
     piece = max(1, pixels_at_once(size.gpu) // size.side)
-    return weights(network, size) + size.slack * grown(run, min(n, piece), _few(size))
+    return weights(network, size) + size.slack * _twice(network, size, by_parameter).at(min(n, piece))
 
 
 def matched(network: str, size: Size, real: int, synthetic: int) -> float:

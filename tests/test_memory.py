@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from distill_lib import estimate, memory, networks, paths, records
 from distill_lib.device import measure
 from distill_lib.errors import UserError
-from distill_lib.generators import dit, latent_diffusion, prior, uvit
+from distill_lib.generators import dit, latent_diffusion, prior, stylegan_xl, uvit
 from distill_lib.generators.prior import Prior
 from distill_lib.latents import Latents, Space
 from distill_lib.methods import METHODS
@@ -40,7 +40,7 @@ def test_a_large_step_is_what_two_small_ones_say(name):
         loss = F.cross_entropy(networks.logits(model, torch.zeros(n, *CIFAR10.shape)), torch.zeros(n, dtype=torch.int64))
         return torch.autograd.grad(loss, list(model.parameters()))
 
-    assert memory.grown(run, 16) == pytest.approx(max(memory.course(lambda: run(16))), rel=0.01)
+    assert memory.growth(run).at(16) == pytest.approx(max(memory.course(lambda: run(16))), rel=0.01)
 
 
 def test_passes_cost_more_with_derivatives_and_less_without():
@@ -108,6 +108,17 @@ def test_the_largest_generator_goes_in_smaller_pieces():
     assert 1 <= pieces < cfg.space.pieces  # ten images of StyleGAN-XL would take 13 GB
     assert METHODS[name].memory(cfg, CIFAR10) / 2**20 + estimate.HELD_MB < LIMIT_MB
     assert prior.at_once(Prior(), CIFAR10, 5, 10) == 10
+
+
+@pytest.mark.parametrize("width", [16, 64])  # Winograd's products pay from 64 channels on
+def test_a_layer_of_the_largest_generator_keeps_the_numbers_that_are_counted(width):
+    layer = next(of for of in stylegan_xl.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3)
+    made = stylegan_xl.Synthesis(layer).requires_grad_(False)
+    made(torch.zeros(1, width, layer.in_size, layer.in_size), torch.zeros(1, 512))
+    normalised, squares, forms = made._weights.value
+    kept = [made.weight, made.affine.weight, made.affine.bias, normalised, squares, *(forms or ())]
+    assert stylegan_xl.numbers(layer, gpu=False) == sum(t.numel() for t in kept)
+    assert (stylegan_xl.numbers(layer, gpu=False) > stylegan_xl.numbers(layer, gpu=True)) == (forms is not None) == (width == 64)
 
 
 def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():

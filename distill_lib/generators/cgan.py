@@ -377,7 +377,7 @@ def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
         pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng)
 
     run(2)  # makes the optimisers' states
-    return 4 * 4.0 * weights + size.slack * batch * memory.each(run) * of.width / narrow.width + memory.COPIES * size.floats(batch)
+    return 4 * 4.0 * weights + size.slack * batch * memory.growth(run).each * of.width / narrow.width + memory.COPIES * size.floats(batch)
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def image_bytes(of: Architecture) -> float:
             latents = torch.zeros(n, of.channels, of.side, of.side)
             return torch.autograd.grad(network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights)
 
-        return memory.each(run)
+        return memory.growth(run).each
 
     one, two = counted(1), counted(2)
     return one + (of.depth - 1) * (two - one)

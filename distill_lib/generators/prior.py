@@ -331,7 +331,7 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
 
 def held(prior: Prior, size: memory.Size) -> float:
     """Bytes that making the generator keeps alive: training it where it is trained, else its weights."""
-    return prior.gan.held(size) if prior.family == "cGAN" and prior.weights == "trained" else _pieces_held(prior, size, None, 1)[0]
+    return prior.gan.held(size) if prior.family == "cGAN" and prior.weights == "trained" else sum(counted(prior, size, None)[:2])
 
 
 def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int:
@@ -342,13 +342,12 @@ def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int
     if prior.family != "StyleGAN-XL":
         return pieces
     size = memory.Size(real.shape, real.num_classes, len(real))
-    none, one = (_pieces_held(replace(prior, weights="random"), size, layer, n)[0] for n in (0, 1))
-    return max(1, min(pieces, int(PIECE_MB * 2**20 / (one - none))))
+    return max(1, min(pieces, int(PIECE_MB * 2**20 / counted(replace(prior, weights="random"), size, layer)[1])))
 
 
 @functools.lru_cache(maxsize=64)
-def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int) -> tuple[float, int]:
-    """Bytes of the weights and of a piece of images there and back, and the numbers of an image's latents."""
+def counted(prior: Prior, size: memory.Size, layer: int | None) -> tuple[float, float, int]:
+    """Bytes of the weights and of an image there and back, and the numbers of an image's latents."""
     wider, weights = 1.0, None
     if prior.family == "cGAN":
         with torch.random.fork_rng(devices=[]):
@@ -357,7 +356,7 @@ def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int
         if prior.family == "StyleGAN-XL":  # its maps grow evenly with the width, its weights with the square
             width = prior.width or 1024
             layers, _ = stylegan_xl.plan(size.shape[2], channel_base=64 * width, channel_max=width)
-            weights = sum(of.kernel**2 * of.inputs * of.channels + 513 * of.inputs for of in layers)
+            weights = sum(stylegan_xl.numbers(of, size.gpu) for of in layers)
             wider, prior = max(1.0, width / 16), replace(prior, width=min(width, 16))
         made = _made(size, replace(prior, weights="random"), None)
     made = made.eval().requires_grad_(False)
@@ -372,7 +371,7 @@ def _pieces_held(prior: Prior, size: memory.Size, layer: int | None, pieces: int
     if layer is not None:
         with torch.no_grad():
             numbers += round(wider * made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel())
-    return 4.0 * (weights or memory.numbers(made)) + size.slack * pieces * wider * memory.each(run, 1), numbers
+    return 4.0 * (weights or memory.numbers(made)), size.slack * wider * memory.growth(run, 1).each, numbers
 
 
 def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:

@@ -292,6 +292,16 @@ def _products(x: Tensor, weight: Tensor, pad: int) -> Tensor:
     return found.permute(3, 2, 4, 0, 5, 1).reshape(b, -1, 4 * rows, 4 * columns)[:, :, : h + 2 * pad - 2, : w + 2 * pad - 2]
 
 
+def _winograd_pays(channels: int, inputs: int, kernel: int, gpu: bool) -> bool:
+    return kernel == 3 and min(channels, inputs) >= 64 and not gpu
+
+
+def numbers(layer: Layer, gpu: bool) -> int:
+    """What a layer keeps in use, with fixed weights: those of its style and its convolution, and the forms of `_Weights`."""
+    pairs, style = layer.inputs * layer.channels, 513 * layer.inputs
+    return style + (2 * layer.kernel**2 + 1 + 2 * 36 * _winograd_pays(layer.channels, layer.inputs, layer.kernel, gpu)) * pairs
+
+
 class _Weights:
     """The normalised weights of a convolution in the forms its products want, made again when the weights change."""
 
@@ -312,7 +322,7 @@ class _Weights:
         if demodulated:
             weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         forms = None
-        if weight.shape[-1] == 3 and weight.device.type == "cpu" and not weight.requires_grad and min(weight.shape[:2]) >= 64:
+        if _winograd_pays(*weight.shape[:3], weight.device.type != "cpu") and not weight.requires_grad:
             change = _winograd(weight.device)[2]
             turned = weight.flip(2, 3).transpose(0, 1)  # of the derivative by the input
             flat = ((w.flatten(2).permute(2, 0, 1).reshape(9, -1), w.shape[:2]) for w in (weight, turned))

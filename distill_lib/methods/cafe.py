@@ -107,7 +107,7 @@ def memory(cfg: Config, size: counted.Size) -> float:
     real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
     images = counted.COPIES * size.floats(real) + size.learned(synthetic) + 4.0 * real * network.embed_dim
     training = counted.trained(cfg.network, size, min(cfg.batch_train, synthetic), states=0)
-    return images + max(size.slack * counted.grown(run, synthetic), training)
+    return images + max(size.slack * counted.growth(run).at(synthetic), training)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
