@@ -7,7 +7,7 @@ agree on, or None where there is nothing to compare:
     def dm(side: str, device: str, classes: int) -> Call: ...
 
 Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat: they take
-turns, so that a busy machine slows both. Before anything is timed, each side runs once at the quick size, and once in full for
+turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at the quick size, and once in full for
 its result, its peak memory and (plain) its counted operations. A benchmark whose results differ by more than its tolerance fails.
 """
 
@@ -40,6 +40,7 @@ from distill_lib.device import _forget_peak, _peak_mb, describe, pick
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
 LEAST = 3  # repeats before a budget may end a benchmark
+SETTLE = 0.2  # seconds before a turn: threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds after their last operation
 
 Call = Callable[[], Tensor | dict[str, float] | None]
 
@@ -272,6 +273,7 @@ def measured(
             if until is not None and i >= LEAST and time.monotonic() > until:
                 break
             for name in names if i % 2 == 0 else reversed(names):
+                time.sleep(SETTLE)
                 seconds[name].append(sides[name].once())
     finally:
         for side in sides.values():
