@@ -86,6 +86,14 @@ def test_without_records_no_time_is_claimed(results):
     assert "held besides by no record" in cost.memory_basis
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(59.4, "59 s"), (90, "1.5 min"), (3_600, "1.0 h"), (5 * 86_400, "5.0 days"), (3e7, "347.2 days"), (7.94e10, "2,516.0 years")],
+)
+def test_times_are_said_in_units_that_people_use(seconds, words):
+    assert estimate.words(seconds, None) == f"about {words}"
+
+
 def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
     monkeypatch.setattr("distill_lib.device.describe", lambda device: "here, 2 threads")
     for method in ("DC", "DSA"):
