@@ -109,11 +109,20 @@ class Cost:
     memory_mb: float = 0.0
 
 
-def _forget_peak() -> None:
-    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes back first."""
-    if sys.platform == "linux":
+def give_back(device: torch.device | str) -> None:
+    """Return the memory of freed tensors on a CPU to the system, which `keep_memory` keeps; on a GPU nothing happens.
+
+    For between two passes of gigabytes each: where freed pieces do not fit, a second pass would take fresh memory beside what the first
+    has left, a fifth more in all. Fresh pages cost a few percent of such a pass.
+    """
+    if torch.device(device).type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _forget_peak() -> None:
+    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes back first."""
+    give_back("cpu")
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")
 

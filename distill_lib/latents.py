@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import memory
 from .data import NORMALISATIONS, ImageSet
-from .device import send
+from .device import give_back, send
 from .errors import UserError
 from .generators import cgan, prior
 from .generators.cgan import GAN
@@ -156,6 +156,8 @@ class Latents:
             found = torch.autograd.grad(images, parts, gradient[i], allow_unused=True, materialize_grads=True)
             for leaf, part in zip(leaves, found, strict=True):
                 leaf.grad[i] = part
+            del images, found
+            give_back(gradient.device)
 
     def distilled(self, method: str, seed: int, **extra: Any) -> ImageSet:
         """The images as a set; the generator is not needed any more."""

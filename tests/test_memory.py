@@ -1,5 +1,6 @@
 """Counted bytes are those that are alive; exact chunks; the estimate against what records measured."""
 
+import os
 import statistics
 import subprocess
 
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import estimate, memory, networks, paths, records
-from distill_lib.device import measure
+from distill_lib.device import give_back, keep_memory, measure
 from distill_lib.errors import UserError
 from distill_lib.generators import dit, latent_diffusion, prior, stylegan_xl, uvit
 from distill_lib.generators.prior import Prior
@@ -84,6 +85,24 @@ def test_a_measured_block_may_hold_another():
     with measure("cpu") as alone:
         pass
     assert alone.memory_mb < outer.memory_mb
+
+
+def held_mb():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not keep_memory(), reason="memory of freed tensors is not kept on this system")
+def test_what_is_kept_of_freed_tensors_can_be_given_back():
+    before = held_mb()
+    pieces = [torch.ones(2**18) for _ in range(300)]  # 1 MB each
+    full = held_mb()
+    del pieces[:-1]  # the last lies on top of those that are free
+    kept = held_mb()
+    give_back("cuda")  # nothing of the CPU's
+    assert full > before + 200 and kept > full - 100 and held_mb() > full - 100
+    give_back("cpu")
+    assert held_mb() < full - 200
 
 
 def test_weights_of_a_dit_are_counted_as_they_are():
