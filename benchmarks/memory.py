@@ -47,7 +47,7 @@ def changed(cfg: Any, changes: dict[str, Any]) -> Any:
     """The settings with those of the changes that they have."""
     for name, value in changes.items():
         first, _, rest = name.partition(".")
-        if hasattr(cfg, first) and getattr(cfg, first) is not None:
+        if hasattr(cfg, first) and not (rest and getattr(cfg, first) is None):
             cfg = replace(cfg, **{first: changed(getattr(cfg, first), {rest: value}) if rest else value})
     return cfg
 
@@ -81,8 +81,9 @@ def registered(method: str) -> None:
         return peak(method, device, **size)
 
 
-for name in ("Random", "Herding", "DC", "DSA", "DM", "CAFE", "IDC-1", "IDC", "KIP", "MTT", "FRePo", "CGAN", "DiM", "SKD", "DiT", "Minimax", "DGS", "U-ViT", "GLaD", "SLFD"):
-    registered(name)
+for name in METHODS:
+    if name not in ("Full data", "SKD (no standardisation)"):  # no method, and SKD with a setting less
+        registered(name)
 
 
 if __name__ == "__main__":

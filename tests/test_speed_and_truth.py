@@ -1,5 +1,6 @@
 """Speed costs no truth: fast and plain paths end at the same accuracy, and the benchmarks fail where results differ."""
 
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from distill_lib.data import ImageSet
 from distill_lib.errors import UserError
 from distill_lib.evaluate import evaluate
 from distill_lib.loop import Loop
-from distill_lib.methods import dm
+from distill_lib.methods import METHODS, dm
 from distill_lib.networks import fast
 from distill_lib.paths import ROOT
 from distill_lib.rng import generator
@@ -201,6 +202,15 @@ def test_every_benchmark_says_what_it_compares_and_names_are_found():
     assert {"memory-dm", "memory-dc", "memory-mtt"} <= {b.name for b in suite.chosen(["memory"])} < set(known)
     with pytest.raises(SystemExit, match="no benchmark 'dmm'; there are: .*evaluate"):
         suite.chosen(["dmm"])
+
+
+def test_memory_is_measured_of_the_part_that_its_row_names():
+    suite.load()
+    memory = sys.modules["memory"]
+    for method, part in memory.REDUCED.items():
+        made = memory.changed(METHODS[method].paper_config("CIFAR10", 50), {**memory.ONE_STEP, **part})
+        for name, value in part.items():  # also where the setting is None, which means all
+            assert functools.reduce(getattr, name.split("."), made) == value, (method, name)
 
 
 def test_two_benchmarks_run_and_nothing_is_written_by_a_quick_look(tmp_path):
