@@ -31,12 +31,12 @@ ONE_STEP: dict[str, int] = {
     "experts.count": 1, "experts.epochs": 2, "experts.per_epoch": 256, "max_start_epoch": 1, "expert_epochs": 1,
     "training.epochs": 1, "gan.epochs": 1, "gan.looks": 1, "gan.samples": 50, "gan.judge.epochs": 1, "gan.judge.per_class": 50, "matching.epochs": 1,
     "matching.pool_steps": 1, "base.steps": 1, "tuning.steps": 1, "sampling.steps": 1,
-    "training.steps": 1, "steps": 1, "scoring.training.epochs": 1,
+    "training.steps": 1, "steps": 3, "scoring.training.epochs": 1,
 }  # fmt: skip
 REDUCED: dict[str, dict[str, Any]] = {  # what a processor would take hours for; the peak is that of fewer images
     "Herding": {"training.per_class": 500}, "K-Center": {"training.per_class": 500}, "Forgetting": {"training.per_class": 500},
-    "MTT": {"syn_steps": 3}, "KIP": {"ipc": 1, "batch_target": 10}, "CGAN": {"gan.batch": 8, "gan.per_epoch": 8},
-    "DiM": {"gan.batch": 8, "gan.per_epoch": 8, "matching.per_epoch": 64}, "SKD": {"gan.batch": 8, "gan.per_epoch": 8, "matching.per_epoch": 64},
+    "MTT": {"syn_steps": 3}, "KIP": {"ipc": 1, "batch_target": 10}, "CGAN": {"gan.per_epoch": 128},
+    "DiM": {"gan.per_epoch": 128, "matching.per_epoch": 64}, "SKD": {"gan.per_epoch": 128, "matching.per_epoch": 64},
     "Minimax": {"ipc": 1}, "DiT": {"ipc": 1}, "DGS": {"ipc": 1}, "U-ViT": {"training.batch": 4, "ipc": 1},
     "GLaD": {"ipc": 1, "space.prior.weights": "random"}, "SLFD": {"ipc": 1, "space.prior.weights": "random"},
 }  # fmt: skip

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill_lib import estimate, memory, networks, paths, records
 from distill_lib.device import give_back, keep_memory, measure
 from distill_lib.errors import UserError
-from distill_lib.generators import dit, latent_diffusion, prior, stylegan_xl, uvit
+from distill_lib.generators import cgan, dit, latent_diffusion, prior, stylegan_xl, uvit
 from distill_lib.generators.prior import Prior
 from distill_lib.latents import Latents, Space
 from distill_lib.methods import METHODS
@@ -175,6 +175,20 @@ def test_latents_in_smaller_pieces_draw_and_pull_the_same(monkeypatch):
         found.append((images, latents.w.grad, latents.f.grad))
     for whole, parts in zip(*found, strict=True):
         assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-5 * whole.abs().max().item())
+
+
+def test_a_wide_gan_draws_the_same_images_in_pieces(monkeypatch):
+    assert cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=False) == 41 and cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=True) == 256
+    assert cgan.GAN().small().architecture(CIFAR10).drawn_at_once(gpu=False) == 256
+    drawn = cgan.Pair(cgan.GAN(width=16), CIFAR10).generator
+    labels, found = torch.arange(30) % 10, []
+    for size_mb in (32, 0.5):
+        monkeypatch.setattr(cgan, "DRAWN_MB", size_mb)
+        found.append(drawn.draw(labels, torch.Generator().manual_seed(0)))
+    assert drawn.of.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
+    kept = max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
+    monkeypatch.setattr(cgan, "DRAWN_MB", 32)
+    assert kept < 0.5 * max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
 
 
 # --- estimates ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from ..settings import Count, as_dict, build, replace, settings
 from ..training import Training
 
 VERSION = 1  # of what stage 1 makes: part of the key
+DRAWN_MB = 32  # of a layer's maps on a CPU, which convolutions copy several times
 SIDES = (8, 16, 28, 32, 64)  # pixels; the paper's are 28 and 32, the others follow the same rule
 
 
@@ -64,6 +65,10 @@ class Architecture:
         if min(self.width, self.noise, channels, self.num_classes) < 1:
             raise UserError(f"conditional GAN: width {self.width}, noise {self.noise}, {channels} channels, {self.num_classes} classes; at least 1 each")
         return self
+
+    def drawn_at_once(self, gpu: bool) -> int:
+        """Images a pass draws without a graph: an image does not depend on the others."""
+        return 256 if gpu else min(256, max(1, int(DRAWN_MB * 2**18 / (self.width * self.shape[1] ** 2))))
 
     @property
     def halvings(self) -> int:
@@ -112,7 +117,8 @@ class Generator(nn.Module):
         """(B, C, H, W) in (-1, 1): a new image for every label, in eval mode."""
         was, noise = self.training, self.noise(len(labels), rng)
         self.eval()
-        images = chunked(lambda part: self(noise[part], labels[part]), torch.arange(len(labels), device=labels.device), 256)
+        at_once = self.of.drawn_at_once(labels.device.type == "cuda")
+        images = chunked(lambda part: self(noise[part], labels[part]), torch.arange(len(labels), device=labels.device), at_once)
         self.train(was)
         return images
 
