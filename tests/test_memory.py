@@ -160,6 +160,12 @@ def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
         assert at_once * uvit.image_bytes(of, cfg) <= uvit.PIECE_MB * 2**20 and (at_once < cfg.batch) == (cfg.batch == 1024)
 
 
+def test_uvit_holds_no_more_images_than_it_draws():
+    few, many, timed = (METHODS["U-ViT"].Config(training=uvit.Training(batch=1), **of) for of in ({"ipc": 1, "seconds": None}, {"ipc": 50, "seconds": None}, {}))
+    counted = [METHODS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
+    assert counted[0] < counted[1] / 2 and counted[1] == counted[2]  # 10, 500 and 500 at a time
+
+
 def test_latents_in_smaller_pieces_draw_and_pull_the_same(monkeypatch):
     from distill_lib import data
 

@@ -88,7 +88,8 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
 
 def memory(cfg: Config, size: counted.Size) -> float:
     """Bytes kept alive by a training step, or by the images of a call of the sampler."""
-    return max(cfg.training.held(size), cfg.training.sampling_held(size, cfg.batch * (1 if cfg.guidance == 1 else 2)))
+    drawn = cfg.batch if cfg.seconds is not None else min(cfg.batch, cfg.images or size.num_classes * (cfg.ipc or 0))
+    return max(cfg.training.held(size), cfg.training.sampling_held(size, drawn * (1 if cfg.guidance == 1 else 2)))
 
 
 def stage1(cfg: Config) -> dict[str, Training]:
