@@ -178,6 +178,25 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns=[c for c in ("facts",) if len(frame) and not frame[c].any()])
 
 
+def of_memory(entry: dict[str, Any]) -> bool:
+    """Whether an entry holds a measured peak against an estimate, and its seconds say nothing."""
+    return "estimated_mb" in entry["facts"]
+
+
+def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the difference, the target."""
+    import pandas as pd
+
+    rows = [
+        {
+            "what": e["what"].removesuffix(": peak memory"), "measured MB": e["facts"]["measured_mb"], "estimated MB": e["facts"]["estimated_mb"],
+            "off": f"{e['facts']['off_pct']} %", "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
+        }
+        for e in sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "measured MB", "estimated MB", "off", "target"])
+
+
 def _spread(side: dict[str, Any] | None) -> str:
     """'0.82 s (0.80 to 0.84)': median and quartiles."""
     if side is None:

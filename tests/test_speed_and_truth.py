@@ -144,6 +144,19 @@ def test_rows_with_a_target_come_first():
     assert list(speed.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
 
 
+def test_memory_has_a_table_of_its_own_the_largest_first():
+    def of(name, measured, estimated, off):
+        facts = {"measured_mb": measured, "estimated_mb": estimated, "off_pct": off}
+        return entry(made(target={"off_pct": 20.0}), [1], [1]) | {"name": name, "what": f"a step of {name}: peak memory", "facts": facts}
+
+    rows = [entry(made(), [1], [1]), of("DM", 904, 1081, 20), of("GLaD", 7821, 5000, 36)]
+    assert [speed.of_memory(e) for e in rows] == [False, True, True]
+    table = speed.memory(rows)
+    assert list(table["what"]) == ["a step of GLaD", "a step of DM"] and list(table["measured MB"]) == [7821, 904]
+    assert list(table["target"]) == ["≤ 20.0 %, missed", "≤ 20.0 %, met"] and list(table["off"]) == ["36 %", "20 %"]
+    assert len(speed.memory(rows[:1])) == 0
+
+
 @pytest.mark.parametrize("kind, limit, met", [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)])
 def test_targets_of_other_kinds(kind, limit, met):
     assert speed.target_met(entry(made(target={kind: limit}), [1], [1])) is met
