@@ -135,6 +135,7 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
 
 
 Cells = Annotated[str | None, typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.')]
+Sets = Annotated[int | None, typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -144,6 +145,7 @@ def run(
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
+    sets: Sets = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
     engine_name: Annotated[str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")] = "local",
@@ -152,7 +154,8 @@ def run(
 ) -> None:
     """Compute the missing cells of experiments, and print them beside the paper's.
 
-    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. Exit status: 0 every selected
+    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. A record grows with every
+    distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every selected
     cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
     """
     from . import needs
@@ -173,10 +176,10 @@ def run(
     failed: list[engine.Status] = []
     for (name, params), some in zip(chosen, selected, strict=True):
         if profile == "full":
-            todo = [s for s in engine.plan(name, params, some) if s.state in ("missing", "stale")]
+            todo = [s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE]
             print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
         left = None if limit is None else max(0.0, limit - time.monotonic())
-        options = {"time_limit": left, "say": print, "device": device, "strict": False}
+        options = {"time_limit": left, "say": print, "device": device, "strict": False, "sets": sets}
         if engine_name == "dask":
             from . import cluster
 
@@ -213,22 +216,25 @@ def plan(
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
     parameter: Parameter = None,
     cells: Cells = None,
+    sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Show where every cell stands and what it would cost: recorded, missing, stale and why, or skipped and why."""
+    """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and why."""
     with no_collection():
         from . import estimate, methods  # noqa: F401
         from . import experiment as engine
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
-    rows = estimate.rows(engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells)), profile)
+    statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
+    rows = estimate.rows(statuses, profile, sets)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        cost = estimate.words(row["seconds"], row["memory_mb"]) if row["state"] in ("missing", "stale") else ""
+        todo = row["state"] in engine.TO_COMPUTE
+        cost = estimate.words(row["seconds"], row["memory_mb"]) if todo else ""
         why = "" if row["state"] == "recorded" else f"  ({row['why']})"
-        needs = f"  after {', '.join(row['needs'])}" if row["needs"] and row["state"] in ("missing", "stale") else ""
+        needs = f"  after {', '.join(row['needs'])}" if row["needs"] and todo else ""
         print(f"{row['state']:9} {row['cell']}{why}{needs}" + (cost and f"  {cost}"))
     print(estimate.total(rows))
 

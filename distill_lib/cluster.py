@@ -39,6 +39,7 @@ def run(
     say: Callable[[str], None] | None = None,
     device: str | None = None,
     strict: bool = True,
+    sets: int | None = None,
 ) -> Outcome:
     """`experiment.run` on a dask cluster.
 
@@ -61,19 +62,22 @@ def run(
         _same_folders(client)
         futures, shared = {}, {}
         for cell in cells:
-            now = experiment.status(cell, params)
+            now = experiment.status(cell, params, sets)
             if now.state in ("skipped", "damaged"):
                 outcome.statuses.append(now if now.state == "skipped" else Status(cell, "failed", now.why, now.task))
                 continue
-            waits_for = _shared(client, now.task, params.profile, ends, device, shared) if now.state in ("missing", "stale") else []
+            todo = []
+            if now.state in experiment.TO_COMPUTE:
+                todo = experiment.missing_sets(now.task, now.record if now.state == "partial" else None, sets)
+            waits_for = _shared(client, now.task, todo, params.profile, ends, device, shared)
             future = client.submit(
-                _cell, cell, params, ends, device, len(cells), waits_for, key=f"{cell.stem}-{uuid.uuid4().hex[:8]}", pure=False, retries=0
+                _cell, cell, params, ends, device, sets, waits_for, key=f"{cell.stem}-{uuid.uuid4().hex[:8]}", pure=False, retries=0
             )
             futures[future] = cell
         say(f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts on {len(client.scheduler_info()['workers'])} workers")
         stopped = False
         for future in as_completed(futures):
-            result = _result(futures[future], future, params)
+            result = _result(futures[future], future, params, sets)
             stopped |= result.state == "stopped"
             if result.state != "stopped":
                 outcome.statuses.append(result)
@@ -149,12 +153,14 @@ def _local(local: Any, workers: int | None) -> Any:
     return local(n_workers=workers or max(1, gpus), threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0)
 
 
-def _shared(client: Client, task: Task, profile: str, ends: float | None, device: str | None, shared: dict[str, Future]) -> list[Future]:
-    """The futures a cell waits for: its distilled sets, which wait for their stage 1. Each exists once."""
+def _shared(
+    client: Client, task: Task, todo: list[int], profile: str, ends: float | None, device: str | None, shared: dict[str, Future]
+) -> list[Future]:
+    """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
     from .methods import METHODS
 
     sets = []
-    for index in range(task.num_sets):
+    for index in todo:
         before = []
         for what, settings in experiment.stage1(task).items():
             key = f"{what.replace(' ', '-')}-{records.digest([task.dataset, what, as_dict(settings), task.seed + index])}"
@@ -191,10 +197,10 @@ def _set(task: Task, index: int, ends: float | None, device: str | None, profile
     return _until(make)
 
 
-def _cell(cell: Cell, params: Parameters, ends: float | None, device: str | None, cells: int, waited_for: list[str]) -> dict[str, str]:
+def _cell(cell: Cell, params: Parameters, ends: float | None, device: str | None, sets: int | None, waited_for: list[str]) -> dict[str, str]:
     left = None if ends is None else max(0.0, ends - time.time())
     try:
-        (found,) = experiment.run(cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False)
+        (found,) = experiment.run(cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False, sets=sets)
     except TimeUp:
         return {"state": "stopped", "why": ""}
     except UserError as err:
@@ -230,14 +236,14 @@ def _place(device: str | None) -> str:
 
 
 # --- what the client does ----------------------------------------------------------------------------------------------
-def _result(cell: Cell, future: Future, params: Parameters) -> Status:
+def _result(cell: Cell, future: Future, params: Parameters, sets: int | None) -> Status:
     error = future.exception()
     if error is not None:
         return Status(cell, "failed", f"{type(error).__name__}: {error}")
     found = future.result()
     if found["state"] in ("stopped", "failed"):
         return Status(cell, found["state"], found["why"])
-    now = experiment.status(cell, params)
+    now = experiment.status(cell, params, sets)
     return Status(cell, found["state"], found["why"], now.task, now.record)
 
 

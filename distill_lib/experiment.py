@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pydantic
 
-from . import paths, records
+from . import paths, records, store
 from .errors import UserError, unknown
 from .garbage import no_collection
 from .loop import DiskFull, TimeUp, full, sweep
@@ -221,9 +221,12 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
 
 
 # --- state -------------------------------------------------------------------------------------------------------------
+TO_COMPUTE = ("missing", "partial", "stale")  # states of cells that a run computes
+
+
 @dataclass(frozen=True)
 class Status:
-    """Where a cell stands: `state` is recorded, missing, stale or skipped; `why` says so in words."""
+    """Where a cell stands: `state` is recorded, partial (sets are missing), missing, stale, damaged or skipped; `why` says so in words."""
 
     cell: Cell
     state: str
@@ -232,8 +235,12 @@ class Status:
     record: Record | None = None
 
 
-def status(cell: Cell, params: Parameters) -> Status:
-    """Where a cell stands in the profile of `params`, without loading data."""
+def status(cell: Cell, params: Parameters, sets: int | None = None) -> Status:
+    """Where a cell stands in the profile of `params`, without loading data.
+
+    Args:
+        sets: distilled sets that are enough, where the profile's number is larger; None for the profile's.
+    """
     task = _definition(cell).task(cell, params)
     if isinstance(task, Skip):
         return Status(cell, "skipped", task.reason)
@@ -246,23 +253,32 @@ def status(cell: Cell, params: Parameters) -> Status:
     changed = differences(record.key, task.key)
     if changed:
         return Status(cell, "stale", "; ".join(changed), task, record)
+    if left := missing_sets(task, record, sets):
+        return Status(cell, "partial", f"{len(record.done)} of {len(record.done) + len(left)} sets recorded", task, record)
     return Status(cell, "recorded", f"measured {record.made_by.get('at', 'at an unknown time')}", task, record)
 
 
-def plan(name: str, params: Parameters, cells: list[Cell] | None = None) -> list[Status]:
-    """The status of every cell the parameters select, or of some of them.
+def missing_sets(task: Task, record: Record | None, sets: int | None = None) -> list[int]:
+    """Numbers of the task's sets, or of its first `sets`, that the record does not hold yet."""
+    wanted = task.num_sets if sets is None else min(sets, task.num_sets)
+    return [i for i in range(wanted) if record is None or i not in record.done]
 
-    The record itself is with those that are stale; what is recorded was read and checked now or, if its file was not touched since, before.
+
+def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: int | None = None) -> list[Status]:
+    """The status of every cell the parameters select, or of some of them; `sets` as in `status`.
+
+    The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file was not
+    touched since, before.
     """
     from . import verified
 
     with no_collection():
         summaries, damaged = verified.summaries(params.profile)
         cells = experiment(name).cells(params) if cells is None else cells
-        return [_planned(cell, params, summaries, damaged) for cell in cells]
+        return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
 
 
-def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str]) -> Status:
+def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None) -> Status:
     """As `status`, without reading a record that is known to be good and of these settings."""
     from .verified import fingerprint, name
 
@@ -273,9 +289,9 @@ def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], dama
     summary = summaries.get(file)
     if summary is None:
         return Status(cell, "damaged", damaged[file], task) if file in damaged else Status(cell, "missing", "never computed", task)
-    if summary.cell == name(cell) and summary.settings == fingerprint(task.key):
+    if summary.cell == name(cell) and summary.settings == fingerprint(task.key) and summary.sets >= task.num_sets:
         return Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task)
-    return status(cell, params)
+    return status(cell, params, sets)
 
 
 def stage1(task: Task) -> dict[str, Any]:
@@ -377,7 +393,7 @@ class Outcome:
     @property
     def summary(self) -> str:
         """One line: cells computed, reused, skipped, failed."""
-        counts = {s: len(self.of(s)) for s in ("computed", "reused", "failed", "skipped", "recorded", "missing", "stale")}
+        counts = {s: len(self.of(s)) for s in ("computed", "reused", "failed", "skipped", "recorded", "partial", "missing", "stale")}
         return ", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" in {self.seconds:.0f} s"
 
 
@@ -389,16 +405,18 @@ def run(
     say: Callable[[str], None] | None = None,
     device: str | None = None,
     strict: bool = True,
+    sets: int | None = None,
 ) -> Outcome:
-    """Compute the cells that are missing or stale in the profile of `params`; reuse the others.
+    """Compute the cells that are missing or stale in the profile of `params`, and the sets that partial ones lack; reuse the others.
 
-    In the `recorded` profile nothing is computed.
+    A cell's record is written after each of its distilled sets, so it grows set by set. In the `recorded` profile nothing is computed.
 
     Args:
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
         say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
         strict:     raise where cells failed; without, the outcome's statuses say so.
+        sets:       compute the first so many distilled sets of each cell; by default all that the profile has.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
     from filelock import FileLock, Timeout
@@ -425,7 +443,7 @@ def run(
         try:  # a cell another process is computing goes to the end of the queue
             lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
-                result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1)
+                result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1, sets)
         except Timeout:
             waiting.append(cell)
             if deadline is not None and time.monotonic() > deadline:
@@ -457,24 +475,25 @@ def _recorded(cell: Cell) -> Status:
 
 
 def _one(
-    cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None, activity: Activity, number: int
-) -> Status:
-    now = status(cell, params)
+    cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None, activity: Activity, number: int,
+    sets: int | None = None,
+) -> Status:  # fmt: skip
+    now = status(cell, params, sets)
     if now.state == "skipped":
         return now
     if now.state == "damaged":  # never overwritten: whoever damaged it decides
         return Status(cell, "failed", now.why, now.task)
     try:
-        if now.state == "recorded":
-            changed = _data_change(now)
-            if not changed:
+        if now.state in ("recorded", "partial"):
+            if changed := _data_change(now):
+                now = Status(cell, "stale", changed, now.task, now.record)
+            elif now.state == "recorded":
                 return Status(cell, "reused", now.why, now.task, now.record)
-            now = Status(cell, "stale", changed, now.task, now.record)
-        stale = f"stale: {now.why}" if now.state == "stale" else ""
-        say(f"[{number}/{activity.cells}] computing {cell}" + (stale and f", {stale}"))
-        with activity.cell(cell, number, stale):
-            record = compute(now.task, params.profile, deadline, device, activity)
-            record.save(params.profile)
+        why = "" if now.state == "missing" else f"{now.state}: {now.why}"
+        say(f"[{number}/{activity.cells}] computing {cell}" + (why and f", {why}"))
+        with activity.cell(cell, number, why):
+            known = now.record if now.state == "partial" else None
+            record = compute(now.task, params.profile, deadline, device, activity, known, sets, keep=lambda grown: grown.save(params.profile))
             activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}")
     except (TimeUp, DiskFull, KeyboardInterrupt):
         raise
@@ -510,79 +529,100 @@ def _load(dataset: str, device: str) -> tuple[Any, Any]:
 
 
 def compute(
-    task: Task, profile: str, deadline: float | None = None, device: str | None = None, activity: Activity | None = None
+    task: Task,
+    profile: str,
+    deadline: float | None = None,
+    device: str | None = None,
+    activity: Activity | None = None,
+    known: Record | None = None,
+    sets: int | None = None,
+    keep: Callable[[Record], Any] | None = None,
 ) -> Record:
-    """Distil and evaluate one cell; resumes where an interrupted run stopped, and takes sets that other cells made.
+    """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other cells made.
 
+    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once.
     A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what it
     returns, lists by name, goes into the record's metrics.
 
     Args:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
+        known:    what is recorded of the cell: its sets are not computed again.
+        sets:     how many of the task's sets the record shall hold, from the first on; None for all.
+        keep:     called with the record after every set.
     Returns: the record, not yet written.
     """
     from .device import pick
+
+    place = pick(device)
+    real, whole = _load(task.dataset, str(place))
+    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
+    folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
+    activity, record = activity or Activity(profile, 1), known
+    for i in missing_sets(task, known, sets):
+        one = _set(task, i, key, profile, real, whole, folder / f"set{i}", deadline, activity)
+        record = one if record is None else record.joined(one)
+        if keep:
+            keep(record)
+            shutil.rmtree(folder / f"set{i}", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+def _set(
+    task: Task, index: int, key: dict[str, Any], profile: str, real: ImageSet, whole: ImageSet, folder: Path, deadline: float | None, activity: Activity
+) -> Record:
+    """The record of one of a task's sets.
+
+    Args:
+        whole:  the test set, of which the task may take a part.
+        folder: for checkpoints and costs until the record is written.
+    """
     from .evaluate import evaluate
     from .methods import METHODS
     from .rng import generator
 
-    place = pick(device)
-    real, whole = _load(task.dataset, str(place))
+    place, method = real.device, METHODS[task.maker]
     test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
-    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
     notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
-    folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
-    spent, activity = Spent(folder / "seconds.json"), activity or Activity(profile, 1)
-    method, evaluations, own, scores, bytes_ = METHODS[task.maker], [], [], [], 0
-    networks = task.networks or (task.key["network"],)
-    for i in range(task.num_sets):
-        synthetic, making = distilled(task, i, profile, real, deadline, activity)
-        bytes_ = max(bytes_, synthetic.nbytes)
-        spent.include(f"set{i}", making)
-        activity.spent = spent
-        with spent.phase("evaluate", place):
-            found = [
-                evaluate(
-                    synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=task.seed + 1000 * i,
-                    loop=activity.loop(folder / f"set{i}" / network, records.digest(key), deadline), real=real,
-                )
-                for network in networks
-            ]  # fmt: skip
-            evaluations.append(found[0] if len(found) == 1 else _mean(found))
-            if hasattr(method, "measure"):
-                own.append(method.measure(synthetic, test, task.config))
-        if task.scores:
-            with spent.phase("measure", place):
-                loop = activity.loop(folder / f"set{i}" / "scores", records.digest(key), deadline)
-                scores.append(_definition(task.cell).measure(task, synthetic, real, test, loop))
-    shutil.rmtree(folder, ignore_errors=True)
-    metrics: dict[str, Any] = {"bytes": bytes_}
-    for measured in ([e.metrics for e in evaluations], own, scores):
-        for name in measured[0] if measured else ():
-            metrics[name] = [v for m in measured for v in m[name]]
+    seeds = {"distill": task.seed + index, "evaluate": task.seed + 1000 * index}
+    spent, networks = Spent(folder / "seconds.json"), task.networks or (task.key["network"],)
+    digest = records.digest(key)
+    synthetic, making = distilled(task, index, profile, real, deadline, activity)
+    spent.include("distill", making)
+    with spent.phase("evaluate", place):
+        found = [
+            evaluate(
+                synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=seeds["evaluate"],
+                loop=activity.loop(folder / network, digest, deadline), real=real,
+            )
+            for network in networks
+        ]  # fmt: skip
+        judged = found[0] if len(found) == 1 else _mean(found)
+        own = method.measure(synthetic, test, task.config) if hasattr(method, "measure") else {}
+    scores: dict[str, list[Any]] = {}
+    if task.scores:
+        with spent.phase("measure", place):
+            scores = _definition(task.cell).measure(task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline))
     return Record(
         cell=task.cell,
-        test_accuracy_pct=[float(v) for e in evaluations for v in e.test_accuracy_pct],
-        sets=[i for i, e in enumerate(evaluations) for _ in e.test_accuracy_pct],
+        test_accuracy_pct=[float(v) for v in judged.test_accuracy_pct],
+        sets=[index] * len(judged.test_accuracy_pct),
         key=key,
-        metrics=metrics,
+        metrics={"bytes": synthetic.nbytes, **judged.metrics, **own, **scores},
         seconds=_by_phase(spent.seconds, spent),
         cpu_seconds=_by_phase(spent.cpu_seconds, spent),
         joules=_by_phase(spent.joules, spent),
         memory_mb=round(spent.memory_mb),
+        shared=making.shared,
         made_by={
-            **records.provenance(place), "data": real.facts.name, "data_notes": notes,
-            "seeds": {"distill": [task.seed + i for i in range(task.num_sets)], "evaluate": [task.seed + 1000 * i for i in range(task.num_sets)]},
+            **records.provenance(place), "data": real.facts.name, "data_notes": notes, "seeds": {k: [v] for k, v in seeds.items()},
         },
     )  # fmt: skip
 
 
 def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
-    """What all sets, and the evaluation, have cost; nothing where it was not measured for every one of them."""
-    if values.keys() != spent.seconds.keys():
-        return {}
-    after = {k: round(values[k], 2) for k in ("evaluate", "measure") if k in values}
-    return {"distill": round(sum(v for k, v in values.items() if k not in after), 2), **after}
+    """Seconds or joules of every phase; nothing where a phase has none."""
+    return {k: round(v, 2) for k, v in values.items()} if values.keys() == spent.seconds.keys() else {}
 
 
 def _mean(found: list[Evaluation]) -> Evaluation:
@@ -630,11 +670,12 @@ def distilled(
                 found = ImageSet.load(file).to(real.device)
                 return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
             work = paths.runs() / profile / "work" / "sets" / file.stem
-            activity.spent = spent
-            with spent.phase("distill", real.device):
+            with store.used() as shared, spent.phase("distill", real.device):
                 synthetic = method.distill(real, task.config, seed=seed, loop=activity.loop(work, digest, deadline))
                 if synthetic is not real:
                     synthetic.save(file)
+            spent.shared |= shared
+            spent.save()
             shutil.rmtree(work, ignore_errors=True)
             return synthetic, spent
     except Timeout:

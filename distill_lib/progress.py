@@ -13,12 +13,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from . import paths
-from .device import measure
+from .device import Cost, measure
 from .errors import UserError
 from .loop import Loop, atomically
 
@@ -26,6 +27,8 @@ from .loop import Loop, atomically
 class Spent:
     """Wall seconds, processor seconds and joules by phase, and peak memory: kept in a file and added up over interruptions.
 
+    A phase inside another one, of this object or of another, is not counted in the outer one: what a shared stage has cost
+    stays apart from the cost of the set that happened to need it first.
     A process that is killed loses at most the last half minute of them (the joules since the phase began).
     """
 
@@ -34,12 +37,13 @@ class Spent:
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
         self.joules: dict[str, float] = {}  # of phases on a device that reports them
-        self._now: tuple[str, float, float, float] | None = None  # phase, its start, processor time at its start, last written
+        self.shared: dict[str, dict[str, float]] = {}  # what was made once and used here -> its `totals`, see `store.once`
         if file.exists():
             try:
                 saved = json.loads(file.read_text())
                 self.seconds, self.memory_mb = dict(saved["seconds"]), float(saved["memory_mb"])
                 self.cpu_seconds, self.joules = dict(saved.get("cpu_seconds", {})), dict(saved.get("joules", {}))
+                self.shared = dict(saved.get("shared", {}))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f"{file}: damaged; delete it to go on, with the time spent so far not counted") from None
 
@@ -55,34 +59,66 @@ class Spent:
                 own[name] = sum(others.values())
         self.memory_mb = max(self.memory_mb, other.memory_mb)
 
+    @property
+    def totals(self) -> dict[str, float]:
+        """All phases together: seconds, cpu_seconds, joules where the device reports them, memory_mb."""
+        sums = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "joules": self.joules}
+        return {**{k: round(sum(v.values()), 2) for k, v in sums.items() if v}, "memory_mb": round(self.memory_mb)}
+
     @contextmanager
     def phase(self, name: str, place: Any) -> Iterator[None]:
         """Measure a block; call `tick` in it now and then."""
-        self._now = (name, time.monotonic(), time.process_time(), time.monotonic())
+        now = _Phase(self, name)
+        _running.append(now)
         try:
             with measure(place) as cost:
                 yield
         finally:
-            self._now = None
-            self.seconds[name] = self.seconds.get(name, 0.0) + cost.seconds
-            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + cost.cpu_seconds
+            _running.pop()
+            inside = now.inside
+            own = Cost(cost.seconds - inside.seconds, cost.cpu_seconds - inside.cpu_seconds, None, cost.memory_mb)
+            self.seconds[name] = self.seconds.get(name, 0.0) + own.seconds
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + own.cpu_seconds
             if cost.joules is not None:
-                self.joules[name] = self.joules.get(name, 0.0) + cost.joules
+                self.joules[name] = self.joules.get(name, 0.0) + cost.joules - (inside.joules or 0.0)
             self.memory_mb = max(self.memory_mb, cost.memory_mb)
-            self._write(self.seconds, self.cpu_seconds)
+            self.save()
+            if _running:
+                outer = _running[-1].inside
+                outer.seconds, outer.cpu_seconds = outer.seconds + cost.seconds, outer.cpu_seconds + cost.cpu_seconds
+                outer.joules = (outer.joules or 0.0) + (cost.joules or 0.0)
 
-    def tick(self) -> None:
-        """Write the seconds of the phase that runs, every half minute."""
-        if self._now and time.monotonic() - self._now[3] > 30:
-            name, start, cpu, _ = self._now
-            self._now = (name, start, cpu, time.monotonic())
-            now = self.seconds.get(name, 0.0) + time.monotonic() - start
-            processor = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
-            self._write({**self.seconds, name: now}, {**self.cpu_seconds, name: processor})
+    def save(self) -> None:
+        self._write(self.seconds, self.cpu_seconds)
 
     def _write(self, seconds: dict[str, float], cpu_seconds: dict[str, float]) -> None:
-        body = json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "joules": self.joules, "memory_mb": self.memory_mb})
-        atomically(self.file, lambda part: part.write_text(body))
+        body = {"seconds": seconds, "cpu_seconds": cpu_seconds, "joules": self.joules, "memory_mb": self.memory_mb, "shared": self.shared}
+        atomically(self.file, lambda part: part.write_text(json.dumps(body)))
+
+
+@dataclass
+class _Phase:
+    """A phase that is being measured, and what phases inside it have cost."""
+
+    spent: Spent
+    name: str
+    inside: Cost = field(default_factory=Cost)
+    start: float = field(default_factory=time.monotonic)
+    cpu: float = field(default_factory=time.process_time)
+    written: float = field(default_factory=time.monotonic)
+
+
+_running: list[_Phase] = []  # phases that are measured now, one inside the other
+
+
+def tick() -> None:
+    """Write what the innermost phase has cost so far, every half minute: a process that is killed does not lose it."""
+    if _running and time.monotonic() - _running[-1].written > 30:
+        now = _running[-1]
+        now.written, spent = time.monotonic(), now.spent
+        seconds = spent.seconds.get(now.name, 0.0) + time.monotonic() - now.start - now.inside.seconds
+        processor = spent.cpu_seconds.get(now.name, 0.0) + time.process_time() - now.cpu - now.inside.cpu_seconds
+        spent._write({**spent.seconds, now.name: seconds}, {**spent.cpu_seconds, now.name: processor})
 
 
 class Activity:
@@ -95,7 +131,6 @@ class Activity:
     def __init__(self, profile: str, cells: int):
         self.profile, self.cells = profile, cells
         self.file = folder() / f"{platform.node() or 'host'}-{os.getpid()}.json"
-        self.spent: Spent | None = None
         self._about: dict[str, Any] = {}
         self._written = self._logged = 0.0
         self._log: Path | None = None
@@ -135,8 +170,7 @@ class Activity:
 
     def tell(self, name: str, done: int, total: int, values: dict[str, float]) -> None:
         """Takes the place of `Loop.tell`."""
-        if self.spent:
-            self.spent.tick()
+        tick()
         now = time.monotonic()
         if self._about and (now - self._written > 2 or done == total):
             self._written = now

@@ -70,6 +70,8 @@ class Record:
         made_by:           commit, hash of the locked requirements, device, driver, versions, seeds, time.
         cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they were counted.
         joules:            energy of the whole GPU by phase; empty where the device reports none.
+        shared:            what was made once for several cells, such as a trained generator, with what that has cost (seconds,
+                           cpu_seconds, memory_mb); not counted in `seconds`. Empty in a record made before it was counted apart.
     """
 
     cell: Cell
@@ -82,6 +84,43 @@ class Record:
     made_by: dict[str, Any] = field(default_factory=dict)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     joules: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> list[int]:
+        """Numbers of the distilled sets it holds; `key["num_sets"]` says how many the protocol has."""
+        return sorted(set(self.sets))
+
+    def joined(self, other: Record) -> Record:
+        """This record with further sets of the same cell, measured later.
+
+        Raises: UserError: other settings or data, or sets that are here already.
+        """
+        if self.cell != other.cell or self.key != other.key or set(self.sets) & set(other.sets):
+            raise UserError(f"{self.cell}: two records that do not belong together (sets {self.done} and {other.done})")
+        metrics = {k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k]) for k, v in self.metrics.items() if k in other.metrics}
+        by, seeds = other.made_by, self.made_by.get("seeds", {})
+        made_by = {**by, "seeds": {k: seeds.get(k, []) + v for k, v in by["seeds"].items()}, "earlier": self.made_by.get("earlier", [])}
+        about = [{k: v for k, v in m.items() if k not in ("seeds", "earlier", "at", "sets")} for m in (self.made_by, by)]
+        if about[0] != about[1]:  # another commit, device or version made the earlier sets
+            told = {i for part in made_by["earlier"] for i in part["sets"]}
+            here = {k: v for k, v in self.made_by.items() if k not in ("seeds", "earlier")}
+            made_by["earlier"] = [*made_by["earlier"], {"sets": [i for i in self.done if i not in told], **here}]
+        if not made_by["earlier"]:
+            del made_by["earlier"]
+        return Record(
+            cell=self.cell,
+            test_accuracy_pct=self.test_accuracy_pct + other.test_accuracy_pct,
+            sets=self.sets + other.sets,
+            key=self.key,
+            metrics=metrics,
+            seconds=_sum(self.seconds, other.seconds),
+            cpu_seconds=_sum(self.cpu_seconds, other.cpu_seconds),
+            joules=_sum(self.joules, other.joules),
+            memory_mb=max(self.memory_mb, other.memory_mb),
+            made_by=made_by,
+            shared=self.shared | other.shared,
+        )
 
     def save(self, profile: str) -> Path:
         """Write the record to its file in the profile's folder, whole or not at all."""
@@ -90,7 +129,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         body = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "cell": as_dict(self.cell)}
-        body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules")}
+        body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules", "shared")}
         return {**body, "sha256": _digest(body)}
 
 
@@ -151,7 +190,9 @@ def _checked(file: Path, text: bytes) -> Record:
     for name, kind in _KINDS.items():
         if not isinstance(getattr(record, name), kind):
             raise UserError(f"{file}: not a record ({name} is {getattr(record, name)!r})")
-    for part in (record.seconds, record.cpu_seconds, record.joules, {"memory_mb": record.memory_mb}):
+    if not all(isinstance(v, dict) for v in record.shared.values()):
+        raise UserError(f"{file}: not a record (shared is {record.shared!r})")
+    for part in (record.seconds, record.cpu_seconds, record.joules, {"memory_mb": record.memory_mb}, *record.shared.values()):
         if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in part.values()):
             raise UserError(f"{file}: not a record (costs must be numbers from 0 on; got {part})")
     values = record.test_accuracy_pct
@@ -162,7 +203,13 @@ def _checked(file: Path, text: bytes) -> Record:
 
 _KINDS = {
     "test_accuracy_pct": list, "sets": list, "key": dict, "metrics": dict, "seconds": dict, "made_by": dict, "cpu_seconds": dict, "joules": dict,
+    "shared": dict,
 }  # fmt: skip
+
+
+def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """Costs by phase of two parts together; nothing where one of them has none."""
+    return {k: round(v + b[k], 2) for k, v in a.items()} if a.keys() == b.keys() else {}
 
 
 def cost(record: Record) -> str:

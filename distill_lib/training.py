@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import augment, memory, networks, paths
+from . import augment, memory, networks, paths, store
 from .data import ImageSet
 from .device import chunked, send
 from .errors import UserError
-from .loop import Loop, TimeUp, atomically
+from .loop import Loop, atomically
 from .rng import generator
 from .settings import as_dict, replace, settings
 
@@ -102,16 +101,10 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 
     Raises: TimeUp: the loop's deadline passed (the state is saved where the loop has a folder).
     """
-    from filelock import FileLock, Timeout
-
     loop = loop or Loop()
     file = artefact(real, cfg, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:  # a second process that wants the same network waits for the first one's
-        with FileLock(f"{file}.lock", timeout=-1 if loop.deadline is None else max(0.0, loop.deadline - time.monotonic())):
-            return _read(file, real, cfg) if file.exists() else _train(file, real, cfg, seed, loop)
-    except Timeout:
-        raise TimeUp("the time limit was reached while another run trained the feature network") from None
+    with store.once(file, "feature network", loop, real.device) as missing:
+        return _train(file, real, cfg, seed, loop) if missing else _read(file, real, cfg)
 
 
 def artefact(real: ImageSet, cfg: Training, seed: int) -> Path:

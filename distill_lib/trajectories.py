@@ -11,19 +11,18 @@ import hashlib
 import json
 import math
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import augment, networks, paths
+from . import augment, networks, paths, store
 from .data import ImageSet
 from .data.imageset import Whitening
 from .derivatives import Derivatives
 from .errors import UserError
-from .loop import Loop, TimeUp, atomically
+from .loop import Loop, atomically
 from .rng import generator
 from .settings import as_dict, settings
 
@@ -94,8 +93,6 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
         loop: shows progress, keeps checkpoints of the expert in training, stops at the deadline.
     Raises: UserError: not enough disk, or settings that make no experts.  TimeUp.
     """
-    from filelock import FileLock, Timeout
-
     loop = loop or Loop()
     if experts.count < 1 or experts.epochs < 1 or (experts.per_epoch is not None and experts.per_epoch < 1):
         raise UserError(f"experts: {experts.count} of {experts.epochs} epochs of {experts.per_epoch} images; at least one of each")
@@ -114,16 +111,15 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
         about = {"settings": as_dict(experts) | {"count": None}, "dataset": real.facts.name, "data_sha256": real.sha256()}
         sizes = {"parameters": {n: list(p.shape) for n, p in network.named_parameters()}, "bytes_per_expert": found.expert_bytes}
         atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about | sizes, indent=1)))
-    for patience in (0.0, -1.0):  # first what nobody works at, then wait for what others do
-        for number in missing:
-            wait = patience if patience == 0 or loop.deadline is None else max(0.0, loop.deadline - time.monotonic())
+    for patience in (0.0, None):  # first what nobody works at, then wait for what others do
+        for number in range(experts.count):
             try:
-                with FileLock(f"{found.file(number)}.lock", timeout=wait):
-                    if not found.file(number).exists():
+                with store.once(found.file(number), "expert", loop, real.device, patience=patience) as untrained:
+                    if untrained:
                         _train_one(found, number, loop)
-            except Timeout:
-                if patience:
-                    raise TimeUp("the time limit was reached while another run trained an expert") from None
+            except store.Busy:
+                if patience is None:
+                    raise
     return found
 
 

@@ -21,7 +21,7 @@ from .errors import UserError
 from .loop import atomically
 from .records import Cell, Record
 
-FORMAT = 1
+FORMAT = 2
 FRESH_S = 1.0  # a file changed as recently could change again within one tick of its clock
 
 
@@ -36,12 +36,14 @@ class Summary:
     device: str
     method: str  # of METHODS, that made the sets
     network: str
+    sets: int  # distilled sets it holds
 
     @classmethod
     def of(cls, record: Record, stamp: str) -> Summary:
         by, key = record.made_by, record.key
         method, network = key.get("method", record.cell.method), key.get("network", "")
-        return cls(stamp, name(record.cell), fingerprint(key), *map(str, (by.get("at", ""), by.get("device", ""), method, network)))
+        words = map(str, (by.get("at", ""), by.get("device", ""), method, network))
+        return cls(stamp, name(record.cell), fingerprint(key), *words, sets=len(record.done))
 
 
 def name(cell: Cell) -> str:

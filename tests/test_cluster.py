@@ -77,7 +77,8 @@ def test_what_cells_share_is_one_task(folders):
     cells = experiment.select(experiment.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10")
     shared = {}
     for cell in cells:
-        cluster._shared(Client(), experiment.status(cell, params).task, "small", None, None, shared)
+        task = experiment.status(cell, params).task
+        cluster._shared(Client(), task, list(range(task.num_sets)), "small", None, None, shared)
     stages = [key for name, key in submitted if name == "_stage1"]
     assert sorted(s.rpartition("-")[0] for s in stages) == ["conditional-GAN", "expert-trajectories", "feature-network"]
     sets = [key for name, key in submitted if name == "_set"]

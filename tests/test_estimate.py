@@ -1,6 +1,7 @@
 """Estimates: operations are counted as by hand, and records of past runs say how long they take."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -199,12 +200,12 @@ def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
     assert "started" in log and "distill 40 of 40, loss 0.125" in log
 
 
-def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path, monkeypatch):
+def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path):
     spent = progress.Spent(tmp_path / "s.json")
     with spent.phase("distill", "cpu"):
-        phase, start, cpu, written = spent._now
-        monkeypatch.setattr(spent, "_now", (phase, start - 100, cpu - 90, written - 100))
-        spent.tick()
+        now = progress._running[-1]
+        now.start, now.cpu, now.written = now.start - 100, now.cpu - 90, now.written - 100
+        progress.tick()
         left = progress.Spent(tmp_path / "s.json")  # what a killed process leaves
         assert left.total >= 100 and 90 <= left.cpu_seconds["distill"] < 100
     (tmp_path / "s.json").write_text('{"seconds": {"distill": 5.0}, "memory_mb": 10}')
@@ -212,6 +213,12 @@ def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path, monkeypatch):
     with again.phase("distill", "cpu"):
         pass
     assert 5.0 <= again.seconds["distill"] < 6 and again.memory_mb >= 10
+    inner = progress.Spent(tmp_path / "inner.json")
+    with again.phase("evaluate", "cpu"), inner.phase("make", "cpu"):
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+    assert inner.cpu_seconds["make"] >= 0.2 > again.cpu_seconds["evaluate"] >= 0 and again.seconds["evaluate"] < 0.2 <= inner.seconds["make"]
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         progress.Spent(tmp_path / "s.json")

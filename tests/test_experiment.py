@@ -175,6 +175,67 @@ def test_the_summary_file_gets_a_line_per_cell(table, tmp_path, monkeypatch):
     assert [line["state"] for line in lines] == ["computed", "computed"]
 
 
+def several(monkeypatch, num_sets, seed=0):
+    """The toy table with so many sets of every cell."""
+    toy = experiment.experiments()["toy/table"]
+    task = lambda cell, params: dataclasses.replace(toy.task(cell, params), num_sets=num_sets)  # noqa: E731
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": dataclasses.replace(toy, task=task)})
+    return experiment.check_parameters("toy/table", {"profile": "small", "ipcs": [1]})
+
+
+def test_a_record_grows_set_by_set_to_what_all_sets_at_once_give(table, monkeypatch, tmp_path):
+    params = several(monkeypatch, 3)
+    run = lambda sets=None: experiment.run("toy/table", params, say=lambda line: None, sets=sets).statuses[0]  # noqa: E731
+    first = run(1).record
+    assert first.sets == [0, 0] and first.key["num_sets"] == 3 and records.load(first.cell, "small") == first
+    (now,) = experiment.plan("toy/table", params)
+    assert (now.state, now.why) == ("partial", "1 of 3 sets recorded")
+    assert [s.state for s in experiment.plan("toy/table", params, sets=1)] == ["recorded"] and run(1).state == "reused"
+    assert [s.state for s in experiment.plan("toy/table", params, sets=2)] == ["partial"]
+    grown = run().record
+    assert grown.sets == [0, 0, 1, 1, 2, 2] and table.calls == [(1, 0), (1, 1), (1, 2)]
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "elsewhere" / "runs"))
+    at_once = run().record
+    assert at_once.test_accuracy_pct == grown.test_accuracy_pct and at_once.metrics == grown.metrics and at_once.key == grown.key
+    assert at_once.made_by["seeds"] == grown.made_by["seeds"] == {"distill": [0, 1, 2], "evaluate": [0, 1000, 2000]}
+    assert "earlier" not in grown.made_by and set(grown.seconds) == {"distill", "evaluate"}
+    assert all(v >= first.seconds[k] for k, v in grown.seconds.items())
+
+
+def test_a_set_that_is_done_is_recorded_although_the_next_one_fails(table, monkeypatch):
+    params = several(monkeypatch, 3)
+    make = Counting.distill
+
+    def distill(self, real, cfg, seed, loop=None):
+        if seed == 1:
+            raise RuntimeError("no such luck")
+        return make(self, real, cfg, seed, loop)
+
+    monkeypatch.setattr(Counting, "distill", distill)
+    (failed,) = experiment.run("toy/table", params, say=lambda line: None, strict=False)
+    assert failed.state == "failed" and records.load(failed.cell, "small").sets == [0, 0]
+    monkeypatch.setattr(Counting, "distill", make)
+    (done,) = experiment.run("toy/table", params, say=lambda line: None)
+    assert done.record.done == [0, 1, 2] and table.calls == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_sets_of_another_machine_keep_their_provenance(table, monkeypatch):
+    params = several(monkeypatch, 3)
+    for sets, device in ((1, "first"), (2, "second"), (3, "second")):
+        monkeypatch.setattr(records, "provenance", lambda place, device=device: {"commit": "c", "device": device, "at": device})
+        (now,) = experiment.run("toy/table", params, say=lambda line: None, sets=sets)
+    by = now.record.made_by
+    assert by["device"] == "second" and [(e["sets"], e["device"], e["at"]) for e in by["earlier"]] == [([0], "first", "first")]
+
+
+def test_records_that_do_not_belong_together_are_not_joined(table):
+    one, other = (s.record for s in go())
+    for wrong in (one, other, dataclasses.replace(one, sets=[1, 1], key={**one.key, "seed": 1})):
+        with pytest.raises(UserError, match="do not belong together"):
+            one.joined(wrong)
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory, networks, paths, training
+from .. import memory, networks, paths, store, training
 from ..data import ImageSet
 from ..device import chunked, send
 from ..errors import UserError
-from ..loop import Loop, TimeUp, atomically
+from ..loop import Loop, atomically
 from ..metrics.frechet import frechet_distance, moments
 from ..rng import generator as stream
 from ..settings import Count, as_dict, build, replace, settings
@@ -463,8 +463,6 @@ def train(real: ImageSet, of: GAN, loop: Loop | None = None) -> Trained:
         real: (N, C, H, W) images without whitening, on the device to compute on.
     Raises: UserError: images or settings no GAN here fits.  TimeUp: the loop's deadline passed.
     """
-    from filelock import FileLock, Timeout
-
     loop = loop or Loop()
     if real.whitening is not None:
         raise UserError(f"{real.facts.name}: a conditional GAN draws pixels; give the set without whitening")
@@ -473,13 +471,9 @@ def train(real: ImageSet, of: GAN, loop: Loop | None = None) -> Trained:
     key = json.dumps({"gan": as_dict(of), "data": real.sha256(), "version": VERSION, "judge": training.VERSION}, sort_keys=True)
     name = f"cgan-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     found = Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"), of, real)
-    found.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{found.file}.lock", timeout=-1 if loop.deadline is None else max(0.0, loop.deadline - time.monotonic())):
-            if not found.file.exists():
-                _train(found, schedule, loop)
-    except Timeout:
-        raise TimeUp("the time limit was reached while another run trained the conditional GAN") from None
+    with store.once(found.file, "conditional GAN", loop, real.device) as missing:
+        if missing:
+            _train(found, schedule, loop)
     return found
 
 

@@ -19,8 +19,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory, needs, paths
+from .. import memory, needs, paths, store
 from ..data import ImageSet
 from ..device import send
 from ..diffusion import discrete
 from ..diffusion.discrete import Schedule
 from ..errors import UserError
-from ..loop import Loop, TimeUp, atomically
+from ..loop import Loop, atomically
 from ..rng import generator as stream
 from ..settings import Count, as_dict, build, replace, settings
 from . import autoencoder, dit
@@ -266,8 +265,8 @@ def latents(real: ImageSet, of: Base, loop: Loop | None = None) -> Latents:
         return Latents(real, encoder, side, of.flips, None)
     key = {"data": real.sha256(), "autoencoder": of.autoencoder, "side": side, "flips": of.flips, "version": VERSION}
     file = paths.runs() / "latents" / f"{_plain(real.facts.name)}-{_digest(key)}.safetensors"
-    with _made_once(file, loop):
-        if not file.exists():
+    with store.once(file, "latents", loop, real.device) as missing:
+        if missing:
             save = _encode(real, encoder, side, of.flips, loop or Loop())
             atomically(file, lambda part: save_file(save, part))
     return Latents(real, encoder, side, of.flips, load_file(file))
@@ -339,8 +338,8 @@ def base(real: ImageSet, of: Base, loop: Loop | None = None) -> Model:
     if of.weights is not None:
         return _published(real, of, encoder, decoder, side)
     found = trained_file(real, of)
-    with _made_once(found, loop):
-        if not found.exists():
+    with store.once(found, "DiT", loop, real.device) as missing:
+        if missing:
             _train(found, real, of, encoder, side, loop or Loop())
     network, extra = _read(found)
     space = Space(encoder, decoder, side, extra["latent_mean"].to(real.device), extra["latent_std"].to(real.device))
@@ -555,8 +554,8 @@ def tuned(real: ImageSet, of: Base, tuning: Tuning, loop: Loop | None = None) ->
     from safetensors.torch import load_file
 
     file, start = tuned_file(real, of, tuning), base(real, of, loop)
-    with _made_once(file, loop):
-        if not file.exists():
+    with store.once(file, "Minimax fine-tuning", loop, real.device) as missing:
+        if missing:
             _tune(file, start, real, of, tuning, loop or Loop())
     network = _tunable(start.network, tuning)
     try:
@@ -647,9 +646,9 @@ def pool(
     folder = paths.runs() / "pools" / f"{_plain(real.facts.name)}-{_digest(key)}"
     each = max(1, sampling.batch // real.num_classes)  # images of every class in a file
     files = [folder / f"{i:05d}.safetensors" for i in range(-(-per_class // each))]
-    if not all(f.exists() for f in files):
-        model = base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop)
-        with _made_once(folder / "pool", loop):
+    with store.once(folder / "pool", "pool of images", loop, real.device, missing=not all(f.exists() for f in files)) as missing:
+        if missing:
+            model = base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop)
             todo = [i for i, f in enumerate(files) if not f.exists()]
             say(outlook("images drawn", model.network, sampling.work(1), len(todo), each * real.num_classes))
             for step in (loop or Loop()).steps(f"pool-{folder.name}-{len(todo)}", len(todo), {}):
@@ -775,24 +774,6 @@ def _digest(key: dict[str, Any]) -> str:
 
 def _plain(name: str) -> str:
     return name.replace("/", "_").replace(":", "_").replace("@", "-")
-
-
-@contextmanager
-def _made_once(file: Path, loop: Loop | None) -> Iterator[None]:
-    """Hold a product's lock. Raises: TimeUp: another process kept it until the deadline."""
-    from filelock import FileLock, Timeout
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    deadline = loop.deadline if loop else None
-    lock = FileLock(f"{file}.lock", timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
-    try:
-        lock.acquire()
-    except Timeout:
-        raise TimeUp(f"the time limit was reached while another run made {file.name}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _thinned(history: dict[str, list[tuple[int, float]]], most: int = 60) -> dict[str, list[tuple[int, float]]]:

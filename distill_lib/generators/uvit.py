@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory, paths
+from .. import memory, paths, store
 from ..data import ImageSet
 from ..device import compiled, send
 from ..diffusion.continuous import SAMPLERS, VP, sample
@@ -707,8 +707,6 @@ def trained(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = No
 
     Raises: UserError: images or settings no network here fits.  TimeUp: the loop's deadline passed.
     """
-    from filelock import FileLock, Timeout
-
     loop, found, (rank, _) = loop or Loop(), place(real, cfg, seed), _processes()
     cfg.architecture(real)
     found.folder.mkdir(parents=True, exist_ok=True)
@@ -716,12 +714,9 @@ def trained(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = No
         if not found.file.exists():
             fit(real, cfg, seed, loop)
         return found
-    try:
-        with FileLock(f"{found.file}.lock", timeout=-1 if loop.deadline is None else max(0.0, loop.deadline - time.monotonic())):
-            if not found.file.exists():
-                _train(found, real, cfg, seed, loop, monitor)
-    except Timeout:
-        raise TimeUp("the time limit was reached while another run trained the U-ViT") from None
+    with store.once(found.file, "U-ViT", loop, real.device) as missing:
+        if missing:
+            _train(found, real, cfg, seed, loop, monitor)
     return found
 
 
