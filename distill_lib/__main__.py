@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -237,6 +238,61 @@ def plan(
         needs = f"  after {', '.join(row['needs'])}" if row["needs"] and todo else ""
         print(f"{row['state']:9} {row['cell']}{why}{needs}" + (cost and f"  {cost}"))
     print(estimate.total(rows))
+
+
+@app.command()
+def fill(
+    experiments: Annotated[list[str] | None, typer.Argument(help="For example skd/table1_accuracy; all by default.")] = None,
+    profile: Annotated[str, typer.Option(help="small or full.")] = "full",
+    parameter: Parameter = None,
+    cells: Cells = None,
+    sets: Sets = None,
+    time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90m, 2h, 8h. Without, until all is done.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Compute what is missing, the cheapest number first, at low priority, until the time is up: for a spare machine and a night.
+
+    Each set of a cell is stored as soon as it is done, and the next `distill fill` goes on where this one stopped. Cells whose
+    data or weights are not here are left out, and counted. Exit status: 0, also where the time was up; 2 wrong input or failed cells.
+    """
+    if profile not in ("small", "full"):
+        raise unknown("profile", profile, ["small", "full"])
+    limit = seconds(time_limit) if time_limit else None
+    start = time.monotonic()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep, so that other programs get the processor
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    with contextlib.suppress(AttributeError, OSError):  # no such thing on Windows
+        os.nice(19)
+    with no_collection():
+        from . import estimate, methods  # noqa: F401
+        from . import fill as filling
+
+    jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
+    for job in jobs[:20]:
+        print(f"{job}: {estimate.words(job.seconds, None)}")
+    if len(jobs) > 20:
+        print(f"... and {len(jobs) - 20} more sets")
+    known = [job.seconds for job in jobs if job.seconds is not None]
+    numbers = len({job.cell for job in jobs})
+    print(f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost")
+    alike: dict[str, list[str]] = {}
+    for reason, count in left_out.most_common():
+        kind, _, what = reason.partition(": ")
+        alike.setdefault(kind, []).append(f"{what} ({count} cells)")
+    for kind, which in alike.items():
+        print(f"left out, {kind}: {', '.join(which)}")
+    if dry_run or not jobs:
+        return
+    done = filling.run(jobs, None if limit is None else limit - (time.monotonic() - start), lambda line: print(line, flush=True), device)
+    print(", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines) or "nothing was finished in this time; what was begun is saved")
+    from . import index as index_
+
+    index_.write(paths.runs() / "index.csv")
+    if done["failed"]:
+        raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
 
 @app.command()

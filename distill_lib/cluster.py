@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from . import experiment, paths, records
+from . import experiment, paths
 from .errors import UserError
 from .experiment import Outcome, Parameters, Status, Task
 from .loop import Loop, TimeUp
 from .progress import Activity
 from .records import Cell
-from .settings import as_dict
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -157,23 +156,16 @@ def _shared(
     client: Client, task: Task, todo: list[int], profile: str, ends: float | None, device: str | None, shared: dict[str, Future]
 ) -> list[Future]:
     """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
-    from .methods import METHODS
-
     sets = []
     for index in todo:
-        before = []
-        for what, settings in experiment.stage1(task).items():
-            key = f"{what.replace(' ', '-')}-{records.digest([task.dataset, what, as_dict(settings), task.seed + index])}"
-            if key not in shared:
-                shared[key] = client.submit(_stage1, task, index, ends, device, profile, key=f"{key}-{uuid.uuid4().hex[:8]}", pure=False)
-            before.append(shared[key])
-        config = as_dict(task.config)
-        if getattr(METHODS[task.maker], "EVERY_IPC", False):
-            config["ipc"] = None
-        key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index])}"
-        if key not in shared:
-            shared[key] = client.submit(_set, task, index, ends, device, profile, before, key=f"{key}-{uuid.uuid4().hex[:8]}", pure=False)
-        sets.append(shared[key])
+        before: list[Future] = []
+        for part in experiment.shared_parts(task, index):
+            if part.key not in shared:
+                waits_for = () if part.stage else (before,)
+                options = {"key": f"{part.key}-{uuid.uuid4().hex[:8]}", "pure": False}
+                shared[part.key] = client.submit(_stage1 if part.stage else _set, task, index, ends, device, profile, *waits_for, **options)
+            before.append(shared[part.key])
+        sets.append(before[-1])
     return sets
 
 

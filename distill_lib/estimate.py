@@ -1,8 +1,9 @@
-"""What a cell will cost: seconds of past records, scaled by counted operations, and peak memory by counted bytes.
+"""What a cell will cost: processor seconds of past records, scaled by counted operations, and peak memory by counted bytes.
 
-A method counts the images it passes through networks (`work` in its module), an evaluation those it trains and tests on;
-times the operations of one image through the network that is a number of operations, and records say how many of them a
-device does in a second.
+A method counts the images it passes through networks (`work` in its module), a stage before it those of its own (`work` of its
+settings), an evaluation those it trains and tests on; times the operations of one image through the network that is a number of
+operations, and records say how many of them a device does in a second. On a CPU these are processor seconds, which say the same
+on a busy machine, divided by the threads at hand. What cells share, such as a trained generator, is counted once in a total.
 
 A method also counts the bytes its step keeps alive (`memory` in its module, see `distill_lib.memory`), an evaluation those of its
 networks in training. To the larger come the data set and what a process holds besides, which records say: code and libraries.
@@ -17,9 +18,10 @@ import hashlib
 import heapq
 import json
 import math
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +29,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import experiment, paths, records, verified
 from .errors import UserError
-from .experiment import Status, Task
+from .experiment import TO_COMPUTE, Status, Task
 from .garbage import no_collection
 from .records import Record
 from .settings import build
+from .training import Training
 
 if TYPE_CHECKING:
     from . import memory
     from .protocols import Protocol
 
-ENOUGH = 5  # records of a method and network to go by
+ENOUGH = 8  # records of a method and network to go by
 HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
 
@@ -50,19 +53,38 @@ class Estimate:
     memory_basis: str = ""
 
 
+@dataclass(frozen=True, order=True)
+class Rate:
+    """What one record says: seconds for so many operations; `counted` if they are processor seconds (or a GPU's), not wall seconds."""
+
+    counted: bool
+    at: str
+    seconds: float
+    operations: float
+
+
 @dataclass
 class Rates:
-    """Seconds and operations of records by method and by evaluation network, all on one kind of device, and the memory a process holds besides.
+    """Seconds and operations of records, all on one kind of device, and the memory a process holds besides.
 
     Attributes:
+        device:    a GPU's name, or the processor's, whatever number of threads.
+        threads:   of the process that asks; seconds on a CPU are processor seconds, to be divided by it.
+        distill:   rates of records by method, what is shared with other cells apart.
+        guessed:   the same of older records of methods with a stage before them, in which its seconds may be included.
+        stage:     the same by stage, such as "conditional GAN".
+        evaluate:  the same by evaluation network; "" for all of them.
         beside_mb: of every record, its peak less what is counted for it.
-        other:     rates of the device with most records, for methods that have none on this one.
+        other:     rates of the device with most records, for what has none on this one.
     """
 
     device: str = ""
     other: Rates | None = None
-    distill: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
-    evaluate: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    threads: int = 1
+    distill: dict[str, list[Rate]] = field(default_factory=lambda: defaultdict(list))
+    guessed: dict[str, list[Rate]] = field(default_factory=lambda: defaultdict(list))
+    stage: dict[str, list[Rate]] = field(default_factory=lambda: defaultdict(list))
+    evaluate: dict[str, list[Rate]] = field(default_factory=lambda: defaultdict(list))
     beside_mb: list[float] = field(default_factory=list)
 
     @property
@@ -81,51 +103,76 @@ class Rates:
         return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 8])
 
     def typical(self, kind: str, name: str) -> float | None:
-        """Seconds per operation ("distill", "evaluate") of all records of that name together; None without a record.
+        """Seconds per operation ("distill", "stage", "evaluate") of the newest records of that name together; None without a record.
 
-        Together, because what small records take is mostly not operations, and those to estimate are larger.
+        Together, because what small records take is mostly not operations, and those to estimate are larger. The newest, because code
+        and machine change; those with processor seconds first, because wall seconds also say how busy the machine was.
         """
-        found = getattr(self, kind).get(name)
-        return sum(seconds for seconds, _ in found) / sum(operations for _, operations in found) if found else None
+        if found := heapq.nlargest(ENOUGH, getattr(self, kind).get(name, ())):
+            found = [r for r in found if r.counted == found[0].counted]
+            return sum(r.seconds for r in found) / sum(r.operations for r in found)
+        if kind == "distill" and (found := self.guessed.get(name)):
+            return min(r.seconds / r.operations for r in found)  # of the record that is least likely to include the stage
+        return None
 
     def add(self, record: Record) -> None:
         plan = _plan_of(record)
-        work = plan and _operations(*plan)
+        work = plan and _operations(*plan[:7])
         method, network = record.key.get("method", record.cell.method), record.key.get("network", "")
         if not work:
             return
-        distill, evaluate = work
+        distill, evaluate = (len(record.done) * operations for operations in work)
+        about = bool(record.cpu_seconds) or self.gpu, str(record.made_by.get("at", ""))
         if distill:
-            self.distill[method].append((record.seconds.get("distill", 0.0), distill))
+            kind = self.guessed if _stages(plan[0], plan[1]) and not record.shared else self.distill
+            kind[method].append(Rate(*about, _spent(record, "distill"), distill))
         if evaluate:
-            self.evaluate[network].append((record.seconds.get("evaluate", 0.0), evaluate))
-            self.evaluate[""].append((record.seconds.get("evaluate", 0.0), evaluate))
+            for name in (network, ""):
+                self.evaluate[name].append(Rate(*about, _spent(record, "evaluate"), evaluate))
+        for what, settings in _stages(plan[0], plan[1]).items():
+            if costs := [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]:
+                seconds = sum(v["seconds"] if self.gpu else v["cpu_seconds"] for v in costs)
+                made = len(costs) if isinstance(settings, Training) else 1
+                self.stage[what].append(Rate(*about, seconds, made * _stage_operations(settings, plan[1], plan[2])))
         if record.memory_mb and (counted := remembered_mb(plan, self.gpu)) is not None:
             self.beside_mb.append(record.memory_mb - counted)
 
 
-def rates(profile: str) -> Rates:
-    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most.
+def _spent(record: Record, phase: str) -> float:
+    """Processor seconds of a phase; wall seconds on a GPU. Of a record made before these were counted: its wall seconds times its threads."""
+    device = str(record.made_by.get("device", ""))
+    if not device.endswith("threads"):
+        return record.seconds.get(phase, 0.0)
+    return record.cpu_seconds[phase] if phase in record.cpu_seconds else record.seconds.get(phase, 0.0) * _threads(device)
 
-    What a process holds besides does not depend on the number of threads: on a CPU it is learned from the CPU with most records.
-    """
+
+def _threads(device: str) -> int:
+    """Of a device in words; 1 for a GPU."""
+    found = re.search(r"(\d+) threads$", device)
+    return int(found[1]) if found else 1
+
+
+def _kind(device: str) -> str:
+    """A device in words whatever its number of threads."""
+    return re.sub(r"\d+ threads$", "any threads", device)
+
+
+def rates(profile: str) -> Rates:
+    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most."""
     from .device import describe, pick
 
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
         folder = f"{paths.results(name)}/"
         for file, summary in verified.summaries(name)[0].items():
-            groups[summary.device][summary.method, summary.network].append((summary.at, f"{folder}{file}.json"))
+            groups[_kind(summary.device)][summary.method, summary.network].append((summary.at, f"{folder}{file}.json"))
     try:
         here = describe(pick())
     except UserError:
         here = ""
 
-    def count(device: str) -> int:
-        return sum(map(len, groups[device].values()))
-
     def learned(device: str) -> Rates:
-        known = Rates(device)
+        known = Rates(device, threads=_threads(here))
         for found in groups.get(device, {}).values():
             for _, file in heapq.nlargest(ENOUGH, found):
                 try:
@@ -134,59 +181,112 @@ def rates(profile: str) -> Rates:
                     continue  # reported by whoever wants its number
         return known
 
-    most = max(groups, key=count, default="")
-    known = learned(here if here in groups else most)
+    most = max(groups, key=lambda device: sum(map(len, groups[device].values())), default="")
+    known = learned(_kind(here) if _kind(here) in groups else most)
     if known.device != most:
         known.other = learned(most)
-    commonest = max((d for d in groups if not Rates(d).gpu), key=count, default="")
-    if known.device and not known.gpu and commonest != known.device:
-        known.beside_mb = (known.other if known.other and commonest == most else learned(commonest)).beside_mb
     return known
 
 
-def estimate(task: Task, known: Rates) -> Estimate:
-    """What a task will cost by the rates of past records."""
+@dataclass(frozen=True)
+class Share:
+    """A part of what a task needs: seconds are None where no record tells. `key` is the same for all tasks that share the part."""
+
+    key: str
+    seconds: float | None
+    basis: str
+
+
+def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()) -> list[Share] | None:
+    """What making and evaluating these sets of a task takes, part by part; None where the data set's size is not known.
+
+    Args:
+        made: keys of parts that are there already.
+    """
     network = task.key["network"]
     networks = task.networks or (network,)
-    plan = (task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval, task.num_sets)
-    operations, counted = _operations(*plan), remembered_mb(plan, known.gpu)
-    if operations is None or counted is None:
+    work = _operations(task.maker, task.config, task.dataset, task.cell.ipc, networks, task.protocol, task.num_eval)
+    if work is None:
+        return None
+    distill, evaluate = work
+    judge = network if known.evaluate.get(network) or (known.other and known.other.evaluate.get(network)) else ""
+    out: dict[str, Share] = {}
+    for index in sets:
+        for part in experiment.shared_parts(task, index):
+            if part.key not in out and part.key not in made:
+                kind, name = ("stage", part.what) if part.stage else ("distill", task.maker)
+                operations = _stage_operations(part.settings, task.config, task.dataset) if part.stage else distill
+                out[part.key] = Share(part.key, *_seconds(kind, name, operations, known))
+        key = f"{task.cell.experiment}/{task.cell.stem}/{index}"
+        out[key] = Share(key, *_seconds("evaluate", judge, evaluate, known))
+    return list(out.values())
+
+
+def _seconds(kind: str, name: str, operations: float, known: Rates) -> tuple[float | None, str]:
+    """Predicted seconds and what they are based on; None if no record tells."""
+    if not operations:
+        return 0.0, ""
+    for rates_ in (known, known.other):
+        if rates_ is None:
+            continue
+        rate, found = rates_.typical(kind, name), getattr(rates_, kind).get(name) or rates_.guessed.get(name, ())
+        if rate is None and kind == "stage":  # networks in training, too
+            rate, found = rates_.typical("evaluate", ""), rates_.evaluate.get("", ())
+        if rate is not None:
+            threads = 1 if rates_.gpu else rates_.threads
+            device = rates_.device.replace("any threads", f"{threads} threads")
+            return operations * rate / threads, f"{min(len(found), ENOUGH)} records on {device}"
+    return None, f"no record of {'any evaluation' if kind == 'evaluate' else name} to go by"
+
+
+def estimate(task: Task, known: Rates, sets: list[int] | None = None, made: Collection[str] = ()) -> Estimate:
+    """What a task will cost by the rates of past records.
+
+    Args:
+        sets: numbers of the sets to compute; all by default.
+        made: keys of shared parts that are there already.
+    """
+    network = task.key["network"]
+    plan = (task.maker, task.config, task.dataset, task.cell.ipc, task.networks or (network,), task.protocol, task.num_eval, task.num_sets)
+    parts, counted = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made), remembered_mb(plan, known.gpu)
+    if parts is None or counted is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
     memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
-    seconds, basis = _seconds(task.maker, network, *operations, known)
-    if seconds is None and known.other:
-        elsewhere = _seconds(task.maker, network, *operations, known.other)
-        seconds, basis = elsewhere if elsewhere[0] is not None else (seconds, basis)
-    return Estimate(seconds, memory[0], basis, memory[1])
+    unknown = next((p for p in parts if p.seconds is None), None)
+    seconds = None if unknown else sum(p.seconds for p in parts)
+    dearest = unknown or max(parts, key=lambda p: p.seconds, default=Share("", 0.0, ""))
+    return Estimate(seconds, memory[0], dearest.basis, memory[1])
 
 
-def _seconds(method: str, network: str, distill: float, evaluate: float, known: Rates) -> tuple[float | None, str]:
-    """Of so many operations on one device, and from what they are told; None where its records do not tell."""
-    judge = network if known.evaluate.get(network) else ""  # a network that no record trained costs as others do
-    own, rate = known.typical("distill", method), known.typical("evaluate", judge)
-    if rate is None or (distill and own is None):
-        return None, f"no record of {'any evaluation' if rate is None else method} to go by"
-    count = len(known.distill.get(method) or known.evaluate[judge])
-    return distill * (own or 0.0) + evaluate * rate, f"{count} records on {known.device}"
+def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[dict[str, Any]]:
+    """A plan as plain rows: cell, state, why, needs, seconds, added_seconds, memory_mb, basis, memory_basis.
 
-
-def rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
-    """A plan as plain rows: cell, state, why, needs, seconds, memory_mb, basis, memory_basis. Costs are of what is still to compute."""
+    Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above it, with
+    which it may share a trained generator or a distilled set.
+    """
     with no_collection():
-        return _rows(statuses, profile)
+        return _rows(statuses, profile, sets)
 
 
-def _rows(statuses: list[Status], profile: str) -> list[dict[str, Any]]:
-    known = rates(profile) if any(s.state in ("missing", "stale") for s in statuses) else Rates()
-    out = []
+def _rows(statuses: list[Status], profile: str, sets: int | None) -> list[dict[str, Any]]:
+    todo = any(s.state in TO_COMPUTE for s in statuses)
+    known, made, out = rates(profile) if todo else Rates(), experiment.made(profile) if todo else set(), []
+    counted = set(made)
     for s in statuses:
-        cost = estimate(s.task, known) if s.state in ("missing", "stale") else Estimate(None, None, "")
+        cost, added = Estimate(None, None, ""), None
+        if s.state in TO_COMPUTE:
+            missing = experiment.missing_sets(s.task, s.record if s.state == "partial" else None, sets)
+            cost = estimate(s.task, known, missing, made)
+            if cost.seconds is not None:
+                parts = shares(s.task, missing, known, counted)
+                added = round(sum(p.seconds for p in parts), 1)
+                counted |= {p.key for p in parts}
         needs = list(experiment.stage1(s.task)) if s.task else []
         seconds = None if cost.seconds is None else round(cost.seconds, 1)
         out.append({"cell": str(s.cell), "record": s.cell.stem, "state": s.state, "why": s.why, "needs": needs})
         memory_mb = None if cost.memory_mb is None else round(cost.memory_mb)
-        out[-1] |= {"seconds": seconds, "memory_mb": memory_mb, "basis": cost.basis, "memory_basis": cost.memory_basis}
+        out[-1] |= {"seconds": seconds, "added_seconds": added, "memory_mb": memory_mb, "basis": cost.basis, "memory_basis": cost.memory_basis}
     return out
 
 
@@ -197,10 +297,10 @@ def words(seconds: float | None, memory_mb: float | None) -> str:
 
 def total(rows_: list[dict[str, Any]]) -> str:
     """A plan in one line."""
-    todo = [r for r in rows_ if r["state"] in ("missing", "stale")]
-    known = [r["seconds"] for r in todo if r["seconds"] is not None]
+    todo = [r for r in rows_ if r["state"] in TO_COMPUTE]
+    known = [r.get("added_seconds", r["seconds"]) for r in todo if r["seconds"] is not None]
     line = f"{len(rows_)} cells: " + ", ".join(
-        f"{n} {state}" for state in ("recorded", "missing", "stale", "damaged", "skipped") if (n := sum(r["state"] == state for r in rows_))
+        f"{n} {state}" for state in ("recorded", "partial", "missing", "stale", "damaged", "skipped") if (n := sum(r["state"] == state for r in rows_))
     )
     if not todo:
         return line
@@ -319,21 +419,40 @@ def _counted_mb(
 
 @functools.lru_cache(maxsize=4096)
 def _operations(
-    method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, num_sets: int
-) -> tuple[float, float] | None:  # fmt: skip
-    """Operations of making the sets and of evaluating them; None for a data set whose size is not documented."""
+    method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int
+) -> tuple[float, float] | None:
+    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented."""
+    from .data.catalogue import sized
     from .methods import METHODS
 
     data = _data(dataset)
     if data is None:
         return None
     (shape, classes, images), tested = (data[0].shape, data[0].num_classes, data[0].images), data[1]
-    inner = getattr(config, "network", "ConvNet")
-    distill = METHODS[method].work(config, classes, images) * per_image(inner, shape, classes)
-    rule = _rule(protocol)
-    trained = images if ipc is None else classes * ipc
-    epochs = rule.num_epochs(ipc or images // classes, trained)
-    return num_sets * distill, num_sets * num_eval * (3 * epochs * trained + tested) * sum(per_image(n, shape, classes) for n in networks)
+    distill = METHODS[method].work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
+    trained, evaluate = images if ipc is None else classes * ipc, 0.0
+    per_class = ipc or max(1, images // classes)
+    for network in networks:
+        rule = _rule(protocol).settled(sized(dataset)[0], network, per_class, classes)
+        looks = min(rule.num_epochs(per_class, trained), rule.num_checks(per_class, trained))
+        once = 3 * rule.num_epochs(per_class, trained) * trained + (1 + looks) * tested
+        evaluate += num_eval * max(1, len(rule.lr_grid)) * once * per_image(network, shape, classes)
+    return distill, evaluate
+
+
+def _stages(method: str, config: Any) -> dict[str, Any]:
+    """What has to be made before a method's sets, with its settings."""
+    from .methods import METHODS
+
+    return METHODS[method].stage1(config) if hasattr(METHODS[method], "stage1") else {}
+
+
+@functools.lru_cache(maxsize=512)
+def _stage_operations(settings: Any, config: Any, dataset: str) -> float:
+    """Operations of making a stage once, on a data set whose size is known."""
+    size = _data(dataset)[0]
+    network = getattr(settings, "network", getattr(config, "network", "ConvNet"))
+    return settings.work(size.num_classes, size.images) * per_image(network, size.shape, size.num_classes)
 
 
 @functools.lru_cache(maxsize=512)

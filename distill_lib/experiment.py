@@ -302,6 +302,46 @@ def stage1(task: Task) -> dict[str, Any]:
     return method.stage1(task.config) if hasattr(method, "stage1") else {}
 
 
+@dataclass(frozen=True)
+class Part:
+    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share it."""
+
+    key: str
+    what: str
+    settings: Any
+    stage: bool
+
+
+def shared_parts(task: Task, index: int) -> list[Part]:
+    """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
+    from .methods import METHODS
+    from .training import Training
+
+    parts = []
+    for what, settings in stage1(task).items():
+        seed = task.seed + index if isinstance(settings, Training) else None  # the other stages have their seed among their settings
+        digest = records.digest([task.dataset, what, as_dict(settings), seed])
+        parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
+    method, config = METHODS[task.maker], as_dict(task.config)
+    if getattr(method, "EVERY_IPC", False):
+        config["ipc"] = None
+    key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
+    return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
+
+
+def made(profile: str) -> set[str]:
+    """Keys of the shared parts that were made under this `runs` folder."""
+    folder = paths.runs() / profile / "made"
+    return {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _note_made(task: Task, index: int, profile: str) -> None:
+    folder = paths.runs() / profile / "made"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in shared_parts(task, index):
+        (folder / part.key).touch()
+
+
 def select(cells: list[Cell], text: str | None) -> list[Cell]:
     """The cells that a selection such as "method=DM|DC, ipc=10, dataset=*MNIST" names; all of them for None.
 
@@ -406,6 +446,7 @@ def run(
     device: str | None = None,
     strict: bool = True,
     sets: int | None = None,
+    wait: bool = True,
 ) -> Outcome:
     """Compute the cells that are missing or stale in the profile of `params`, and the sets that partial ones lack; reuse the others.
 
@@ -417,6 +458,7 @@ def run(
         say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
         strict:     raise where cells failed; without, the outcome's statuses say so.
         sets:       compute the first so many distilled sets of each cell; by default all that the profile has.
+        wait:       for cells that another process computes; without, the outcome leaves them out.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
     from filelock import FileLock, Timeout
@@ -445,6 +487,8 @@ def run(
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
                 result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1, sets)
         except Timeout:
+            if not wait:
+                continue
             waiting.append(cell)
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeUp("the time limit was reached while another run computed the rest") from None
@@ -667,6 +711,7 @@ def distilled(
     try:
         with FileLock(f"{file}.lock", timeout=patience):
             if file.exists():
+                _note_made(task, index, profile)
                 found = ImageSet.load(file).to(real.device)
                 return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
             work = paths.runs() / profile / "work" / "sets" / file.stem
@@ -676,6 +721,7 @@ def distilled(
                     synthetic.save(file)
             spent.shared |= shared
             spent.save()
+            _note_made(task, index, profile)
             shutil.rmtree(work, ignore_errors=True)
             return synthetic, spent
     except Timeout:

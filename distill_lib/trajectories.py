@@ -43,6 +43,10 @@ class Experts:
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     seed: int = 0
 
+    def work(self, num_classes: int, images: int) -> float:
+        """Images through the network, a backward pass counted as two forward ones."""
+        return 3.0 * self.count * self.epochs * min(self.per_epoch or images, images)
+
 
 @dataclass(frozen=True)
 class Trajectories:

@@ -28,7 +28,8 @@ from .prepare import RESIZE
 from .read import Part, Source
 
 __all__ = [
-    "DATASETS", "NORMALISATIONS", "RESIZE", "Dataset", "Facts", "ImageSet", "facts_table", "load", "load_with_validation", "sized", "split",
+    "DATASETS", "NORMALISATIONS", "RESIZE", "Dataset", "Facts", "ImageSet", "facts_table", "load", "load_with_validation", "not_at_hand",
+    "sized", "split",
 ]  # fmt: skip
 
 
@@ -63,6 +64,17 @@ def load(
     """
     parts = _load(name, ("train", "test"), resolution, folder, resize, normalisation, channels, download)
     return parts["train"], parts["test"]
+
+
+def not_at_hand(name: str) -> str:
+    """Why a named set cannot be read without a download; "" if it can. Reads no images."""
+    base, resolution, resize = sized(name)
+    dataset = DATASETS[base]
+    try:
+        find.locate(dataset, resolution if resize is None and resolution in dataset.sizes else 28, None, allow_download=False)
+    except UserError:
+        return f"data sets that are not at hand, see `distill list datasets`: {base}"
+    return ""
 
 
 def load_with_validation(name: str | Path, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any):

@@ -88,7 +88,7 @@ class Base:
     def in_pixels(self) -> Base:
         return replace(self, weights=None, autoencoder="identity", decoder=None, side=None)
 
-    def work(self) -> float:
+    def work(self, num_classes: int, images: int) -> float:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
@@ -139,9 +139,14 @@ class Tuning:
         """Five minutes on one CPU core: fewer steps, whose average forgets sooner."""
         return replace(self, steps=1_500, ema=0.995)
 
-    def work(self) -> float:
-        """Images through the network; frozen matrices need no weight gradient, so a backward pass counts as one forward one."""
-        return self.steps * self.batch * (2.0 if self.parameters == "difffit" else 3.0)
+    @property
+    def passes(self) -> float:
+        """Forward passes that training on an image counts as; frozen matrices need no weight gradient, so a backward pass counts as one."""
+        return 2.0 if self.parameters == "difffit" else 3.0
+
+    def work(self, num_classes: int, images: int) -> float:
+        """Images through the network."""
+        return self.steps * self.batch * self.passes
 
     def held(self, of: Base, size: memory.Size) -> float:
         """Bytes a step keeps alive, both memories of latents included."""
@@ -591,7 +596,7 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=tuning.lr, weight_decay=0.0, fused=True)
     steps = _Steps(network, start.space, start.schedule, start.precision, tuning.drop, start.labels, rng)
-    say(outlook(f"Minimax on {real.facts.name}", network, tuning.work() / tuning.steps / tuning.batch, tuning.steps, tuning.batch))
+    say(outlook(f"Minimax on {real.facts.name}", network, tuning.passes, tuning.steps, tuning.batch))
     memories = [Memory(real.num_classes, tuning.memory, math.prod(start.latent), real.device) for _ in range(2)]
     order, clock, every = _order(real, tuning.batch), {"seconds": 0.0}, real.hard_labels.cpu()
     live = {

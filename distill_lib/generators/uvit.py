@@ -386,7 +386,7 @@ class Training:
         sizes = (side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio)
         return Architecture(*sizes, real.num_classes, self.label_drop > 0, self.output).check()
 
-    def work(self) -> float:
+    def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
 

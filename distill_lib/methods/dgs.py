@@ -97,9 +97,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set; both stages included, although rows share them."""
-    pool = cfg.sampling.work(num_classes * cfg.ipc * cfg.pool)
-    return cfg.base.work() + (cfg.tuning.work() if cfg.tuning else 0) + pool + images
+    """Images through the network for one set, its stages apart."""
+    return cfg.sampling.work(num_classes * cfg.ipc * cfg.pool) + images
 
 
 def memory(cfg: Config, size: counted.Size) -> float:

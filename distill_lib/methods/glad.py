@@ -90,9 +90,8 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones; the generator is not counted."""
     if cfg.match == "MTT":
-        of, experts = cfg.students, cfg.students.experts
-        trained = 3 * experts.count * experts.epochs * min(experts.per_epoch or images, images)
-        return trained + 12 * cfg.iterations * of.syn_steps * (of.batch_syn or num_classes * cfg.ipc)
+        of = cfg.students
+        return 12 * cfg.iterations * of.syn_steps * (of.batch_syn or num_classes * cfg.ipc)
     real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
     return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
 

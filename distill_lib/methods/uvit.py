@@ -78,12 +78,12 @@ def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although sets share it.
+    """Images through networks for one set, stage 1 apart.
 
     What is generated for a time counts nothing: its seconds are known.
     """
     made = cfg.images or num_classes * (cfg.ipc or 0)
-    return cfg.training.work() + cfg.steps * made * (1.0 if cfg.guidance == 1 else 2.0)
+    return cfg.steps * made * (1.0 if cfg.guidance == 1 else 2.0)
 
 
 def memory(cfg: Config, size: counted.Size) -> float:
