@@ -371,6 +371,7 @@ def evaluate(
     """Evaluate a distilled set from any code under a named protocol."""
     with no_collection():
         from . import foreign
+        from .generators import generated  # noqa: F401  reads sets that are generators
 
     if normalised and pixels:
         raise UserError("--normalised and --pixels exclude each other: say which the float images are")

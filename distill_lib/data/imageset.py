@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +129,8 @@ def _alone(pixels: Tensor, channels: Tensor) -> Tensor:
     x = ((pixels - mean) / std).flatten(1)
     x = x - x.mean(1, keepdim=True)
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+READERS: dict[str, Callable[[Any], ImageSet]] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
 
 
 class ImageSet:
@@ -327,7 +330,7 @@ class ImageSet:
 
     @staticmethod
     def load(path: str | Path) -> "ImageSet":
-        """Read what `save` wrote, also that of a set backed by a generator; needs no other file.
+        """Read what `save` wrote, also that of a set of another kind, such as a generator, whose reader is in `READERS`.
 
         Raises: UserError: missing, truncated or foreign file.
         """
@@ -336,10 +339,10 @@ class ImageSet:
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}
+                if reader := READERS.get(meta.get("format", "")):
+                    return reader(path)
                 if meta.get("format") == "distill_lib.GeneratedSet/1":
-                    from ..generators.generated import GeneratedSet
-
-                    return GeneratedSet.load(path)
+                    raise UserError(f"{path}: a set that is a generator; import distill_lib.generators.generated to read it")
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])

@@ -636,29 +636,39 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
 def pool(
     real: ImageSet, of: Base, tuning: Tuning | None, sampling: Sampling, per_class: int, seed: int, loop: Loop | None = None
 ) -> ImageSet:
-    """`per_class` drawn images of every class, as 8-bit pixels at the model's side, class after class.
+    """Images drawn from stage 1, or from what was tuned from it: see `drawn_pool`.
 
     Args:
         tuning: None draws from stage 1.
     Raises: see `base`.
     """
+    made_by = {"base": as_dict(of), "tuning": None if tuning is None else as_dict(tuning)}
+    return drawn_pool(real, lambda: base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop), made_by, sampling, per_class, seed, loop)
+
+
+def drawn_pool(
+    real: ImageSet, model: Callable[[], Model], made_by: dict[str, Any], sampling: Sampling, per_class: int, seed: int, loop: Loop | None = None
+) -> ImageSet:
+    """`per_class` drawn images of every class, as 8-bit pixels at the model's side, class after class.
+
+    Args:
+        model:   called where images are missing.
+        made_by: settings that decide the model; with those of the sampling and the seed, what the images are kept under.
+    """
     from safetensors.torch import load_file, save_file
 
-    key = {
-        "base": as_dict(of), "tuning": None if tuning is None else as_dict(tuning), "sampling": as_dict(sampling), "seed": seed,
-        "data": real.sha256(), "version": VERSION,
-    }  # fmt: skip
+    key = {**made_by, "sampling": as_dict(sampling), "seed": seed, "data": real.sha256(), "version": VERSION}
     folder = paths.runs() / "pools" / f"{_plain(real.facts.name)}-{_digest(key)}"
     each = max(1, sampling.batch // real.num_classes)  # images of every class in a file
     files = [folder / f"{i:05d}.safetensors" for i in range(-(-per_class // each))]
     with store.once(folder / "pool", "pool of images", loop, real.device, missing=not all(f.exists() for f in files)) as missing:
         if missing:
-            model = base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop)
+            network = model()
             todo = [i for i, f in enumerate(files) if not f.exists()]
-            say(outlook("images drawn", model.network, sampling.work(1), len(todo), each * real.num_classes))
+            say(outlook("images drawn", network.network, sampling.work(1), len(todo), each * real.num_classes))
             for step in (loop or Loop()).steps(f"pool-{folder.name}-{len(todo)}", len(todo), {}):
                 i = todo[step]
-                drawn = _drawn(model, sampling, range(i * each, (i + 1) * each), seed)
+                drawn = _drawn(network, sampling, range(i * each, (i + 1) * each), seed)
                 atomically(files[i], lambda part, drawn=drawn: save_file({"images": drawn}, part))
             if loop:
                 _forget(loop, f"pool-{folder.name}-{len(todo)}")
