@@ -130,6 +130,7 @@ def _alone(pixels: Tensor, channels: Tensor) -> Tensor:
     x = x - x.mean(1, keepdim=True)
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
+
 READERS: dict[str, Callable[[Any], ImageSet]] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
 
 
