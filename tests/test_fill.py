@@ -1,6 +1,5 @@
 """`distill fill`: the cheapest missing number first, set by set, until the time is up; stopped and started again it loses nothing."""
 
-import dataclasses
 import os
 import sys
 import time
@@ -14,7 +13,8 @@ from distill_lib import data, estimate, experiment, fill, paths, records
 from distill_lib.errors import UserError
 from distill_lib.experiment import Experiment, Parameters, Skip, Task
 from distill_lib.methods import METHODS, random_real
-from distill_lib.records import Cell, Record
+from distill_lib.records import Cell
+from distill_lib.settings import settings
 
 NETWORK, PROTOCOL = "MLP", "vico_noaug"
 
@@ -86,20 +86,19 @@ def test_the_cheapest_number_comes_first_and_further_sets_count_more(table, monk
 
 def test_what_jobs_share_is_divided_among_them(table, monkeypatch):
     learned(monkeypatch)
-    toy = experiment.experiments()["toy/table"]
     monkeypatch.setattr(Slow, "stage1", lambda self, cfg: {"stage": Stage()}, raising=False)
-    monkeypatch.setattr(experiment, "as_dict", lambda value: vars(value))
     known = estimate.rates("full")
     known.stage["stage"].append(estimate.Rate(True, "", 900.0, 1.0))
     monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
     with_stage = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
     monkeypatch.delattr(Slow, "stage1")
     alone = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
-    assert toy and all(with_stage[k] - alone[k] == pytest.approx(100.0) for k in alone)  # 900 seconds for nine jobs
+    assert all(with_stage[k] - alone[k] == pytest.approx(100.0) for k in alone)  # 900 seconds for nine jobs
 
 
+@settings
 class Stage:
-    seed = 0
+    seed: int = 0
 
 
 def test_it_stops_when_the_time_is_up_and_goes_on_to_the_same_numbers(table, tmp_path, monkeypatch):
