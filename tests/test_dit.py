@@ -214,6 +214,18 @@ def test_the_linear_schedule_and_its_fifty_steps_have_the_published_numbers():
         schedule.respaced(0)
 
 
+def test_respaced_steps_are_those_of_the_official_running_sum():
+    """guided-diffusion adds up the stride and rounds every sum; at 21 steps the middle one ends up just below 499.5."""
+    schedule = Schedule.linear()
+    assert schedule.respaced(21).timesteps[10] == 499
+    for count in (2, 4, 21, 25, 43, 50, 100, 250, 999):  # 25 and 50: what pools are drawn with
+        stride, at, wanted = 999 / (count - 1), 0.0, []
+        for _ in range(count):
+            wanted.append(round(at))
+            at += stride
+        assert schedule.respaced(count).timesteps.tolist() == wanted
+
+
 def test_the_cosine_schedule_follows_its_cosine():
     schedule = Schedule.cosine(100)
     level = lambda t: math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
