@@ -236,8 +236,12 @@ def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
 
 
 def bin_of(scores: Tensor, bins: int) -> Tensor:
-    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed."""
-    return (scores.double() * bins + 1e-9).floor().long().clamp(0, bins - 1)
+    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed.
+
+    The edges are numpy's, whole multiples of 1 / bins: a score of 0.3 lies below 3 * 0.1, as in the official code.
+    """
+    edges = torch.arange(1, bins, dtype=torch.float64) * (1 / bins)
+    return torch.bucketize(scores.double(), edges, right=True)
 
 
 def histogram(scores: Tensor, bins: int) -> Tensor:
