@@ -26,7 +26,7 @@ from ..rng import generator
 from ..settings import Count, replace, settings
 from ..training import Training
 
-VERSION = 1
+VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
 PREDEFINED = {  # images wanted of each bin, easiest first (official code; Table 3 and Figure 4)
     "hill": {10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1), 20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1), 50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1)},
