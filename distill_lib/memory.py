@@ -26,7 +26,7 @@ from . import networks
 from .derivatives import Derivatives, pixels_at_once
 from .networks import fast
 
-VERSION = 3  # of the counts, which are kept: raised when one changes
+VERSION = 4  # of the counts, which are kept: raised when one changes
 SLACK = 1.3  # on a CPU, bytes for a byte of a network's maps: freed memory that is kept, and what convolutions copy for themselves
 COPIES = 4  # of a batch of images on its way from the set to the network: drawn, normalised, augmented, and one in between
 

@@ -150,8 +150,8 @@ class Protocol:
             return [lr * self.gamma ** sum(e >= m for m in at) for e in range(total)]
         if self.schedule == "half_warmup_half_cosine":
             half, start = max(nominal // 2, 1), 1e-7  # the first epoch's learning rate, as a fraction
-            return [
-                lr * (start + (1 - start) * e / half if e < half else (1 + math.cos(math.pi * min(1, (e - half) / half))) / 2)
+            return [  # the highest twice: GLaD's code goes over to the cosine one epoch after the rise has ended
+                lr * (start + (1 - start) * e / half if e <= half else (1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2)
                 for e in range(total)
             ]
         if self.schedule == "warmup_cosine":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distill_lib import data
 from distill_lib.errors import UserError
 from distill_lib.methods import dgs
-from distill_lib.methods.dgs import Sampler, choose, from_bins, histogram, objective, scaled, thresholds, transformed
+from distill_lib.methods.dgs import Sampler, bin_of, choose, from_bins, histogram, objective, scaled, thresholds, transformed
 from distill_lib.metrics import difficulty
 from distill_lib.rng import generator
 from distill_lib.training import Training
@@ -153,6 +153,15 @@ def test_too_large_thresholds_are_one_clear_error():
         transformed(TEN, 10, 0)
 
 
+@pytest.mark.parametrize("bins", [3, 7, 10])
+def test_a_score_on_an_edge_goes_where_numpy_puts_it(bins):
+    scores = torch.arange(10_001, dtype=torch.float64) / 10_000  # every score there is, at four decimals
+    found = bin_of(scores, bins)
+    assert torch.bincount(found).tolist() == np.histogram(scores.numpy(), bins, (0, 1))[0].tolist() and bool((found.diff() >= 0).all())
+    if bins == 10:  # 0.3, 0.6 and 0.7 lie below 3, 6 and 7 times 0.1
+        assert bin_of(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0], dtype=torch.float64), 10).tolist() == [0, 1, 2, 2, 5, 5, 6, 9, 9]
+
+
 # --- thresholds --------------------------------------------------------------------------------------------------------
 def plain_objective(scores, ipc, weight, variant):
     """Equation 9 in plain loops over numpy's histograms, nothing else."""
@@ -173,7 +182,7 @@ def plain_objective(scores, ipc, weight, variant):
                 out[b, t] = math.nan
                 continue
             log = np.clip(np.log(x / low) / math.log(high / low), 1e-4, 1)
-            h = np.histogram(log + 1e-10 * (log < 1), 10, (0, 1))[0] / n
+            h = np.histogram(log, 10, (0, 1))[0] / n
             pairs = ((raw, h), (even, h)) if variant == "code" else ((h, raw), (h, even))
             out[b, t] = weight * kl(*pairs[0]) + (1 - weight) * kl(*pairs[1])
     return out

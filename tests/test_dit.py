@@ -95,6 +95,55 @@ def test_an_official_state_dict_reads_back_and_scales_of_one_change_nothing(tmp_
     assert torch.equal(tunable(*inputs), network(*inputs)) and tunable.of.scaled == 1
 
 
+def as_minimax(network):
+    """The weights under the names of Minimax's code, where two modules each call their scales gamma1 and gamma2."""
+    theirs = {"attn.gamma_qkv": "attn.gamma1", "attn.gamma_proj": "attn.gamma2", "gamma_attn": "gamma1", "gamma_mlp": "gamma2"}
+    state = {}
+    for name, tensor in network.state_dict().items():
+        block = ".".join(name.split(".")[:2])
+        state[f"{block}.{theirs[name[len(block) + 1 :]]}" if "gamma" in name else name] = tensor.clone()
+    return state
+
+
+def minimax_forward(state, depth, heads, network, z, t, labels):
+    """The blocks of Minimax's code in plain operations on its state dict; what lies before and after them is `network`'s, and DiT's own."""
+    x, c = network.x_embedder(z) + network.pos_embed, network.t_embedder(t) + network.y_embedder(labels)
+    for i in range(depth):
+        at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # noqa: E731  no scale where there is none
+        linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")  # noqa: E731
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = linear("adaLN_modulation.1", nn.functional.silu(c))[:, None].chunk(6, 2)
+        h = nn.functional.layer_norm(x, x.shape[2:], eps=1e-6) * (1 + scale) + shift
+        q, k, v = (at("attn.gamma1") * linear("attn.qkv", h)).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        a = ((q @ k.transpose(2, 3)) / q.shape[3] ** 0.5).softmax(3) @ v
+        x = x + at("gamma1") * gate * (at("attn.gamma2") * linear("attn.proj", a.transpose(1, 2).flatten(2)))
+        h = nn.functional.layer_norm(x, x.shape[2:], eps=1e-6) * (1 + mlp_scale) + mlp_shift
+        x = x + at("gamma2") * mlp_gate * linear("mlp.fc2", nn.functional.gelu(linear("mlp.fc1", h), approximate="tanh"))
+    x = network.final_layer(x, c)
+    n, p = network.of.side // network.of.patch, network.of.patch
+    return torch.einsum("nhwpqc->nchpwq", x.view(len(x), n, n, p, p, -1)).reshape(len(x), -1, n * p, n * p)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
+    import argparse
+
+    network = awake(dit.build(replace(TINY, width=128, heads=2, scaled=1)))
+    state = as_minimax(network)
+    assert {"blocks.0.gamma1", "blocks.0.gamma2", "blocks.0.attn.gamma1", "blocks.0.attn.gamma2"} == {k for k in state if "gamma" in k}
+    wanted = minimax_forward(state, 2, 2, network, *inputs)
+    torch.save(state, tmp_path / "tuned.pt")
+    raw = {k: torch.zeros_like(v) for k, v in state.items()}
+    args = argparse.Namespace(model="DiT-XL/2", ckpt=None, lambda_pos=0.002)
+    torch.save({"model": raw, "ema": state, "opt": {"state": {0: torch.ones(1)}}, "args": args}, tmp_path / "0012000.pt")
+    for file in ("tuned.pt", "0012000.pt"):  # the averaged weights, which its sampler takes
+        back = dit.read(tmp_path / file).eval()
+        assert back.of == network.of
+        assert float((back(*inputs) - wanted).norm() / wanted.norm()) < 1e-5
+    plain = {k: v for k, v in state.items() if "gamma" not in k}
+    torch.save(plain, tmp_path / "plain.pt")
+    assert not torch.allclose(dit.read(tmp_path / "plain.pt").eval()(*inputs), wanted, atol=1e-3)  # the scales count
+
+
 def test_a_foreign_file_is_one_clear_error(tmp_path):
     from safetensors.torch import save_file
 
@@ -163,6 +212,18 @@ def test_the_linear_schedule_and_its_fifty_steps_have_the_published_numbers():
     assert schedule.respaced(1000).timesteps.tolist() == list(range(1000)) and schedule.respaced(1).timesteps.tolist() == [0]
     with pytest.raises(UserError, match="0 denoising steps: give 1 to 1000"):
         schedule.respaced(0)
+
+
+def test_respaced_steps_are_those_of_the_official_running_sum():
+    """guided-diffusion adds up the stride and rounds every sum; at 21 steps the middle one ends up just below 499.5."""
+    schedule = Schedule.linear()
+    assert schedule.respaced(21).timesteps[10] == 499
+    for count in (2, 4, 21, 25, 43, 50, 100, 250, 999):  # 25 and 50: what pools are drawn with
+        stride, at, wanted = 999 / (count - 1), 0.0, []
+        for _ in range(count):
+            wanted.append(round(at))
+            at += stride
+        assert schedule.respaced(count).timesteps.tolist() == wanted
 
 
 def test_the_cosine_schedule_follows_its_cosine():

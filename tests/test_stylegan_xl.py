@@ -4,7 +4,10 @@ import pickle
 import sys
 import types
 
+import numpy as np
 import pytest
+import scipy.signal
+import scipy.special
 import torch
 from torch.nn import functional as F
 
@@ -268,6 +271,83 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch, real):
 
 
 # --- official weights --------------------------------------------------------------------------------------------------
+def kaiser(taps, cutoff, width, rate, radial=False):
+    """The official low-pass filters, with scipy: separable ones by `firwin`, radial ones a jinc under the same Kaiser window."""
+    if not radial:
+        return scipy.signal.firwin(taps, cutoff, width=width, fs=rate)
+    x = (np.arange(taps) - (taps - 1) / 2) / rate
+    r = np.hypot(x[:, None], x[None])
+    window = np.kaiser(taps, scipy.signal.kaiser_beta(scipy.signal.kaiser_atten(taps, 2 * width / rate)))
+    f = scipy.special.j1(2 * np.pi * cutoff * r) / (np.pi * r) * np.outer(window, window)
+    return f / f.sum()
+
+
+def official(kernel, radial, width=6, side=16, count=10):
+    """Tensors of a 16-pixel stem by the official definition, with random weights, and (up, down, padding) of its layers.
+
+    The filter before the nonlinearity is always separable. The one after it is 2-D where `radial`, unless the layer is critically
+    sampled, as the last two before toRGB are. toRGB has none, and a kernel of 1.
+    """
+    rng = np.random.default_rng(0)
+    share = np.minimum(np.arange(count + 1) / (count - 2), 1)
+    cutoff = 2 * (side / 2 / 2) ** share
+    stop = 2**2.1 * (side / 2 * 2**0.3 / 2**2.1) ** share
+    rate = 2 ** np.ceil(np.log2(np.minimum(2 * stop, side)))
+    half = np.maximum(stop, rate / 2) - cutoff
+    size = (rate + 20).astype(int)
+    size[-2:] = side
+    channels = [width] * count + [3]
+    tensors = {k: v for k, v in stylegan_xl.to_tensors(narrow(3, side, width)).items() if not k.startswith("synthesis.L")}
+    geometry = []
+    for i in range(count + 1):
+        before, rgb = max(i - 1, 0), i == count
+        inputs, k = channels[before], 1 if rgb else kernel
+        made = {
+            "affine.weight": rng.normal(size=(inputs, 512)), "affine.bias": np.ones(inputs), "bias": 0.1 * rng.normal(size=channels[i]),
+            "weight": rng.normal(size=(channels[i], inputs, k, k)), "magnitude_ema": np.array(1 + 0.1 * i),
+        }  # fmt: skip
+        up = down = 1
+        padding = (0, 0)
+        if not rgb:
+            tmp = 2 * max(rate[before], rate[i])
+            up, down = int(tmp / rate[before]), int(tmp / rate[i])
+            made["up_filter"] = kaiser(6 * up, cutoff[before], 2 * half[before], tmp)
+            made["down_filter"] = kaiser(6 * down, cutoff[i], 2 * half[i], tmp, radial and i < count - 2)
+            total = (size[i] - 1) * down + 1 - (size[before] + k - 1) * up + 6 * up + 6 * down - 2
+            padding = ((total + up) // 2, total - (total + up) // 2)
+        geometry.append((f"L{i}_{size[i]}_{channels[i]}", k, up, down, padding))
+        tensors |= {f"synthesis.{geometry[-1][0]}.{name}": torch.tensor(v, dtype=torch.float32) for name, v in made.items()}
+    return tensors, geometry
+
+
+@pytest.mark.parametrize(("kernel", "radial"), [(1, True), (3, False)])  # the published ImageNet stems, and config-t
+def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial):
+    tensors, geometry = official(kernel, radial)
+    read = stylegan_xl.from_tensors(tensors)
+    assert [(la.name, la.kernel, la.up, la.down, la.padding) for la in read.plan] == geometry
+    assert all(torch.equal(v, tensors[k]) for k, v in stylegan_xl.to_tensors(read).items())
+    w = codes(read)
+    x = read.input(w[:, 0])
+    for i, layer in enumerate(read.layers):
+        x = literal(layer, x, w[:, 1 + i])
+    assert x.shape == (2, 3, 16, 16) and 0.01 < float(x.std())
+    torch.testing.assert_close(read(w), 0.25 * x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "radial"), [(1, True), (3, False)])
+def test_random_weights_come_with_the_official_filters(kernel, radial):
+    wanted = {k: v for k, v in official(kernel, radial)[0].items() if k.endswith("_filter")}
+    made = stylegan_xl.to_tensors(narrow(kernel, 16, 6))
+    assert wanted.keys() == {k for k in made if k.endswith("_filter")}
+    for name, filter_ in wanted.items():
+        torch.testing.assert_close(made[name], filter_, atol=1e-6, rtol=1e-5)
+
+
+def test_radial_filters_stay_in_the_stem_when_heads_follow():
+    """The first head cuts off the stem's critically sampled layers."""
+    assert [layer.name for layer in plan(32, 1)[0] if layer.radial] == STEM
+
+
 @pytest.mark.parametrize("stem", [1, 3])
 def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
     from safetensors.torch import save_file
@@ -275,7 +355,8 @@ def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
     made = narrow(stem, 32, 6)
     tensors = stylegan_xl.to_tensors(made)
     assert {"mapping.fc0.weight", "synthesis.input.freqs", "synthesis.L0_36_6.affine.bias", "synthesis.L16_32_3.magnitude_ema"} <= tensors.keys()
-    assert "synthesis.L16_32_3.up_filter" not in tensors and tensors["synthesis.L0_36_6.up_filter"].ndim == (2 if stem == 1 else 1)
+    assert "synthesis.L16_32_3.up_filter" not in tensors and tensors["synthesis.L0_36_6.up_filter"].ndim == 1
+    assert tensors["synthesis.L0_36_6.down_filter"].ndim == (2 if stem == 1 else 1)
     save_file(tensors, tmp_path / "g.safetensors")
     back = stylegan_xl.read(tmp_path / "g.safetensors")
     w = codes(made)

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, diagrams, experiment, figures, protocols, reported
+from distill_lib import data, diagrams, experiment, figures, networks, protocols, reported
 from distill_lib.data import ImageSet
 from distill_lib.errors import UserError
 from distill_lib.experiment import Outcome, Skip, Task
@@ -44,6 +44,17 @@ def test_figure4_measures_the_papers_own_entry():
     assert [(r["dataset"], r["value"], r["axes"]["team"]) for r in rows] == [("CIFAR100", 37.56, "zheli"), ("TinyImageNet", 23.53, "zheli")]
     for task in tasks(pages.FIGURE4, "full"):
         assert (task.config.seconds, task.num_eval, task.protocol) == (600, 3, "challenge")
+
+
+@pytest.mark.parametrize("name", WITH_CELLS)
+def test_both_data_sets_are_judged_by_the_network_of_the_challenges_script(name):
+    """Width 128 and depth 3, at 64 pixels too: the parameters of its ConvNet as its file defines it."""
+    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.PAPERS}
+    shapes = {"CIFAR100": ((3, 32, 32), 100, 504_420), "TinyImageNet": ((3, 64, 64), 200, 1_938_120)}
+    assert judged.keys() == shapes.keys()
+    for dataset, (shape, classes, parameters) in shapes.items():
+        network = networks.blank(judged[dataset], shape, classes)
+        assert sum(p.numel() for p in network.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", WITH_CELLS)

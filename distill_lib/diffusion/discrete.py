@@ -12,6 +12,7 @@ Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM), Dhariwal and Ni
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -74,12 +75,14 @@ class Schedule:
     def respaced(self, count: int) -> Schedule:
         """`count` of the steps, evenly spaced with the first and the last, with betas that keep their alpha_bar.
 
+        The strides are added up and the sum is rounded, as in the official code: multiples of the stride round differently at times.
+
         Raises: UserError: fewer than 1 or more than there are.
         """
         if not 1 <= count <= len(self):
             raise UserError(f"{count} denoising steps: give 1 to {len(self)}")
         stride = (len(self) - 1) / (count - 1) if count > 1 else 1.0
-        kept = torch.tensor([round(i * stride) for i in range(count)])
+        kept = torch.tensor([round(at) for at in itertools.accumulate([stride] * (count - 1), initial=0.0)])
         level = self.alpha_bar[kept]
         before = torch.cat([torch.ones_like(level[:1]), level[:-1]])
         return Schedule(1 - level / before, self.timesteps[kept])

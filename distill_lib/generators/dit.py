@@ -12,9 +12,11 @@ Source: Peebles and Xie 2023 (DiT) and its code; Xie et al. 2023 (DiffFit) as in
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
@@ -290,6 +292,9 @@ def difffit(network: DiT) -> DiT:
 def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
     """A network from its official state dict (one file), or from a folder that diffusers wrote.
 
+    A checkpoint of Minimax's fine-tuning is read too, with DiffFit's scales `gamma1` and `gamma2`, which its code multiplies with: in
+    `attn` the queries, keys and values, and the projection; in a block the attention's branch and the MLP's, before they are added.
+
     Args:
         path:     a `.safetensors` or `.pt` file of the official names; or a folder with `config.json` and diffusers' weights, or one
                   above it that has it as `transformer`.
@@ -309,7 +314,7 @@ def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
             raise UserError(f"{path}: not a DiT as diffusers writes it ({err})") from None
         return network
     try:
-        state = tensors(path)
+        state = from_minimax(tensors(path))
         network = build(infer(state, numerics or "official"))
         network.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as err:
@@ -318,7 +323,10 @@ def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, or of a folder's files `diffusion_pytorch_model*` or `model*`; nothing is unpickled but tensors."""
+    """Every tensor of a file, or of a folder's files `diffusion_pytorch_model*` or `model*`; nothing is unpickled but tensors.
+
+    Of a checkpoint that training wrote: the averaged weights, which the official samplers take.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -331,13 +339,26 @@ def tensors(path: Path) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for file in files:
         try:
-            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+            if file.suffix == ".safetensors":
+                state = load_file(file)
+            else:
+                with torch.serialization.safe_globals([argparse.Namespace]):  # training's arguments lie beside its weights
+                    state = torch.load(file, map_location="cpu", weights_only=True)
+                state = state.get("ema", state)
         except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as err:
             raise UserError(f"{file}: damaged or no file of weights ({err})") from None
         except Exception as err:  # what the restricted unpickler refuses
             raise UserError(f"{file}: holds more than tensors, and is not read ({type(err).__name__})") from None
         out |= state
     return out
+
+
+_SCALES = {"attn.gamma1": "attn.gamma_qkv", "attn.gamma2": "attn.gamma_proj", "gamma1": "gamma_attn", "gamma2": "gamma_mlp"}  # Minimax -> here
+
+
+def from_minimax(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with DiffFit's scales under the names they have here; without such scales it stays as it is."""
+    return {re.sub(r"(?<=\d\.)(attn\.)?gamma[12]$", lambda found: _SCALES[found[0]], name): tensor for name, tensor in state.items()}
 
 
 def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architecture:

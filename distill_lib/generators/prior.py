@@ -30,7 +30,7 @@ from . import cgan, stylegan_xl, uvit
 from .cgan import GAN
 from .stylegan_xl import FullyConnected, _unit
 
-PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,300
+PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,400
 LEVELS = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # channels of the small generator by doublings of its side, relative to the widest
 
 

@@ -8,8 +8,8 @@
 
 Every layer is a modulated convolution followed by an upsampled, filtered leaky ReLU that is free of aliases. Three things make
 it fast without changing what it computes. Styles scale the convolution's input and output, so one convolution with shared weights
-serves the batch, and the derivative by a style needs no derivative by a weight. Filters that change the sampling rate are banded
-matrices, applied as matrix products on rows and columns. 3x3 convolutions on a CPU are Winograd products.
+serves the batch, and the derivative by a style needs no derivative by a weight. Separable filters that change the sampling rate are
+banded matrices, applied as matrix products on rows and columns. 3x3 convolutions on a CPU are Winograd products.
 
 Only first derivatives are needed by GLaD and SLFD, and these are plain autograd. Everything is float32.
 
@@ -46,7 +46,7 @@ class Layer:
     Attributes:
         up, down: sampling rate of the nonlinearity over that of the input, and over that of the output.
         filters:  (cutoff, width, rate) of the filter before and after the nonlinearity, to design them; None: none (toRGB).
-        radial:   2-D jinc filters in place of separable ones.
+        radial:   the filter after the nonlinearity is a 2-D jinc filter in place of a separable one.
     """
 
     name: str
@@ -83,7 +83,8 @@ def plan(
 
     Args:
         side:        16, 32, ... 512.
-        stem_kernel: of the stem's layers; the published ImageNet weights have 1 (with radial filters), heads always 3.
+        stem_kernel: of the stem's layers; heads always have 3. The published ImageNet weights have 1, with radial filters in the layers
+            that are not critically sampled.
         channel_base, channel_max: the width; the authors advise 16384 and 256 for small data.
     Raises: UserError: a side without published layers.
     """
@@ -172,70 +173,45 @@ def design(taps: int, cutoff: float, width: float, rate: float, radial: bool = F
 class Resampling(nn.Module):
     """Up: zeros between samples, padding, FIR filter of gain up². Down: FIR filter, every `down`-th sample.
 
-    Separable filters are the two (out, in) matrices `up` and `down`, applied to rows and columns; 2-D ones are convolutions by phases.
+    A separable filter is a matrix (out, in), applied to rows and columns. The one of `up` always is; a radial one of `down` is (taps, taps)
+    and a convolution.
     """
 
     def __init__(self, layer: Layer):
         super().__init__()
         self.layer = layer
-        taps_up, taps_down = 6 * layer.up, 6 * layer.down
-        if layer.radial:
-            self.register_buffer("up_filter", torch.zeros(taps_up, taps_up))
-            self.register_buffer("down_filter", torch.zeros(taps_down, taps_down))
-        else:
-            self.register_buffer("up_filter", torch.zeros(taps_up))
-            self.register_buffer("down_filter", torch.zeros(taps_down))
-        self._made: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self.register_buffer("up_filter", torch.zeros(6 * layer.up))
+        self.register_buffer("down_filter", torch.zeros(*[6 * layer.down] * (2 if layer.radial else 1)))
+        self._made: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices; made anew where the filters change."""
+    def matrices(self) -> tuple[Tensor, Tensor | None]:
+        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices, None for a radial one; made anew where they change."""
         key = tuple((f.data_ptr(), f._version, f.device) for f in (self.up_filter, self.down_filter))
         if key not in self._made:
-            layer, (low, _) = self.layer, self.layer.padding
+            layer, (low, _), device = self.layer, self.layer.padding, self.up_filter.device
             inputs, tmp = layer.in_size + layer.kernel - 1, (layer.size - 1) * layer.down + 6 * layer.down
-            up = torch.zeros(tmp, inputs)
-            down = torch.zeros(layer.size, tmp)
-            f, g = self.up_filter.detach().cpu().flip(0) * layer.up, self.down_filter.detach().cpu().flip(0)
+            up, down = torch.zeros(tmp, inputs), None
+            f = self.up_filter.detach().cpu().flip(0) * layer.up
             for i in range(inputs):  # sample i stands at i up + low of the padded signal
                 at = i * layer.up + low
                 for j in range(len(f)):
                     if 0 <= at - j < tmp:
                         up[at - j, i] = f[j]
-            for o in range(layer.size):
-                down[o, o * layer.down : o * layer.down + len(g)] = g
-            self._made = {key: (up.to(self.up_filter.device), down.to(self.up_filter.device))}
+            if not layer.radial:
+                down, g = torch.zeros(layer.size, tmp), self.down_filter.detach().cpu().flip(0)
+                for o in range(layer.size):
+                    down[o, o * layer.down : o * layer.down + len(g)] = g
+                down = down.to(device)
+            self._made = {key: (up.to(device), down)}
         return self._made[key]
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, C, in + kernel - 1, same) to (B, C, size, size): bias, up, leaky ReLU times sqrt 2, clamp, down."""
-        x = x + bias[:, None, None]
-        if self.layer.radial:
-            return self._down2d(_lrelu(self._up2d(x)))
         up, down = self.matrices()
-        return _apply(_lrelu(_apply(x, up)), down)
+        x = _lrelu(_apply(x + bias[:, None, None], up))
+        return self._radial(x) if down is None else _apply(x, down)
 
-    def _up2d(self, x: Tensor) -> Tensor:
-        """One convolution of the samples per phase of the output, no multiplication with a zero in between."""
-        up, (low, high) = self.layer.up, self.layer.padding
-        b, c, h, w = x.shape
-        f = self.up_filter.flip(0, 1) * up**2
-        taps = f.shape[0] // up
-        # output t sums f[j] x[(t + j - low) / up] over the j that divide: phase p = (low - t) mod up, taps f[p::up]
-        phases = [[f[(low - r) % up :: up, (low - s) % up :: up] for s in range(up)] for r in range(up)]
-        kernel = torch.stack([torch.stack(row) for row in phases]).view(up * up, 1, taps, taps)
-        tmp = h * up + low + high - 6 * up + 1
-        first = [-((low - r) // up) for r in range(up)]  # the sample that tap 0 of phase r meets at the first output
-        before, blocks = max(-min(first), 0), -(-tmp // up)
-        after = max(max(first) + blocks - 1 + taps - h, 0)
-        padded = F.pad(x.reshape(b * c, 1, h, w), (before, after, before, after))
-        found = F.conv2d(padded, kernel).view(b * c, up, up, *[padded.shape[-1] - taps + 1] * 2)
-        rows = []
-        for r in range(up):
-            part = [found[:, r, s, first[r] + before :, first[s] + before :][:, :blocks, :blocks] for s in range(up)]
-            rows.append(torch.stack(part, -1).flatten(-2))  # (B C, blocks, blocks up)
-        return torch.stack(rows, 2).flatten(1, 2)[:, :tmp, :tmp].view(b, c, tmp, tmp)
-
-    def _down2d(self, x: Tensor) -> Tensor:
+    def _radial(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         f = self.down_filter.flip(0, 1)[None, None]
         return F.conv2d(x.reshape(b * c, 1, h, w), f, stride=self.layer.down).view(b, c, self.layer.size, self.layer.size)
@@ -491,9 +467,9 @@ class StyleGANXL(nn.Module):
                 layer.bias.zero_()
                 layer.affine.bias.fill_(1.0)
                 if layer.resampling is not None:
-                    of = layer.layer
-                    for name, taps, what in (("up_filter", 6 * of.up, of.filters[0]), ("down_filter", 6 * of.down, of.filters[1])):
-                        getattr(layer.resampling, name).copy_(design(taps, *what, radial=of.radial))
+                    of, made = layer.layer, layer.resampling
+                    made.up_filter.copy_(design(6 * of.up, *of.filters[0]))
+                    made.down_filter.copy_(design(6 * of.down, *of.filters[1], radial=of.radial))
         self.input.affine.weight.zero_()
         self.input.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
         normal(self.input.weight)
@@ -508,6 +484,8 @@ class StyleGANXL(nn.Module):
 def read_plan(tensors: dict[str, Tensor]) -> list[Layer]:
     """The layers that a checkpoint's names and shapes describe: kernels from weights, rates from the lengths of filters.
 
+    A filter of two dimensions is radial; only those after the nonlinearity may be.
+
     Raises: UserError: tensors that are none of a StyleGAN-XL generator.
     """
     found = {m[1] for k in tensors if (m := re.match(r"synthesis\.(L\d+_\d+_\d+)\.weight$", k))}
@@ -520,7 +498,7 @@ def read_plan(tensors: dict[str, Tensor]) -> list[Layer]:
         weight = tensors[f"synthesis.{name}.weight"]
         filters = [tensors.get(f"synthesis.{name}.{side}_filter") for side in ("up", "down")]
         up, down = (1 if f is None else f.shape[0] // 6 for f in filters)
-        out, radial = int(name.split("_")[1]), filters[0] is not None and filters[0].ndim == 2
+        out, radial = int(name.split("_")[1]), filters[1] is not None and filters[1].ndim == 2
         layers.append(Layer(name, weight.shape[2], weight.shape[1], weight.shape[0], size, out, up, down, None, radial))
         size = out
     return layers

@@ -605,7 +605,7 @@ def train(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None
 
 
 def rate(step: int, cfg: Training) -> float:
-    """The learning rate of a step, as a share of the highest."""
+    """The learning rate of a step, as a share of the highest. It rises from 1 / warm_up; the base code is one step behind and starts at 0."""
     rise = min(1.0, (step + 1) / cfg.warm_up) if cfg.warm_up else 1.0
     return rise * (min(1.0, (1 - step / cfg.steps) / cfg.lr_decay) if cfg.lr_decay else 1.0)
 

@@ -26,7 +26,7 @@ from ..rng import generator
 from ..settings import Count, replace, settings
 from ..training import Training
 
-VERSION = 1
+VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
 PREDEFINED = {  # images wanted of each bin, easiest first (official code; Table 3 and Figure 4)
     "hill": {10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1), 20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1), 50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1)},
@@ -235,8 +235,12 @@ def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
 
 
 def bin_of(scores: Tensor, bins: int) -> Tensor:
-    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed."""
-    return (scores.double() * bins + 1e-9).floor().long().clamp(0, bins - 1)
+    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed.
+
+    The edges are numpy's, whole multiples of 1 / bins: a score of 0.3 lies below 3 * 0.1, as in the official code.
+    """
+    edges = torch.arange(1, bins, dtype=torch.float64) * (1 / bins)
+    return torch.bucketize(scores.double(), edges, right=True)
 
 
 def histogram(scores: Tensor, bins: int) -> Tensor:
