@@ -21,8 +21,9 @@ from .settings import build, replace
 
 Found = dict[Cell, Record]  # the measured cells of a table, in its order
 SPREAD = (
-    "A difference is *outside the spread* if it is more than twice the larger deviation of the two rows. A row's deviation "
-    "is that over its networks, or the standard error that its number of test images leaves, whichever is larger."
+    "A difference is *outside the spread* if it is more than twice the larger deviation of the two rows. A row's "
+    "deviation is that over its networks, or the standard error that its number of test images leaves, whichever is "
+    "larger."
 )
 
 
@@ -108,7 +109,8 @@ def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: 
     alone = found.count("no spread")
     return (
         f"{name} is above {other_name} outside the spread in {found.count('above')} of {len(pairs)} {what}, "
-        f"and below in {found.count('below')}." + f" Of one network, and so without a spread, are {alone}." * bool(alone)
+        f"and below in {found.count('below')}."
+        + f" Of one network, and so without a spread, are {alone}." * bool(alone)
     )
 
 
@@ -151,6 +153,10 @@ def guessing(record: Record) -> str:
     return f"where guessing has {100 / classes(record):.0f} %"
 
 
+def reached(found: Iterable[Record]) -> str:
+    return f"{span(v for r in found for v in r.test_accuracy_pct)} %"
+
+
 def losses(found: Iterable[Record]) -> str:
     return f"training loss ends at {span((v for r in found for v in r.metrics['train_loss']), 2)}"
 
@@ -181,7 +187,7 @@ def not_measured(cells: list[Cell]) -> str:
         parts.setdefault(where, {})[cell.variant or cell.method] = None
     text = "; ".join(f"{where}: {', '.join(rows)}" for where, rows in parts.items())
     beside = len(cells) - len(shown)
-    more = f"; and {beside} cells that the paper does not print" * bool(beside)
+    more = f"; and {beside} cell{'s' * (beside > 1)} that the paper does not print" * bool(beside)
     return f"*{this.title}*: not measured yet at this budget: {text}{more}."
 
 
@@ -224,9 +230,9 @@ def looks(found: Iterable[Record]) -> list[str]:
         for budget in (True, False)
     )
     return [
-        f"The best look at the test set (`test_selected_pct`) is {median(gains):.1f} points above the last epoch in the "
-        f"median of {len(gains)} networks, and at most {max(gains):.1f}. The budget takes {few} looks where the whole "
-        f"protocol takes {whole}, so it does not say what choosing among all of them would add."
+        f"The best look at the test set (`test_selected_pct`) is {median(gains):.1f} points above the last epoch in "
+        f"the median of {len(gains)} networks, and at most {max(gains):.1f}. The budget takes {few} looks where the "
+        f"whole protocol takes {whole}, so it does not say what choosing among all of them would add."
     ]
 
 
@@ -286,8 +292,10 @@ def order(rows: dict[str, Record]) -> str:
     """How the order of rows by accuracy stands to the printed order, in a sentence."""
     ours = sorted(rows, key=lambda name: -mean(rows[name]))
     theirs = sorted(rows, key=lambda name: -printed(rows[name].cell))
-    same = "" if ours == theirs else "the reverse of " if ours == theirs[::-1] else "not "
-    return f"The order, {' above '.join(ours)}, is {same}the printed one, {' above '.join(theirs)}."
+    if ours == theirs:
+        return f"The order, {' above '.join(ours)}, is the printed one."
+    how = "the reverse of" if ours == theirs[::-1] else "not"
+    return f"The order, {' above '.join(ours)}, is {how} the printed one, {' above '.join(theirs)}."
 
 
 def fixed(table1: Found) -> list[str]:
@@ -318,7 +326,7 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
 
 
 def augmented(table1: Found) -> list[str]:
-    """What the same images score under `vico_dsa` instead of the printed protocol, which trains without augmentation."""
+    """What the same images score under `vico_dsa` instead of the printed protocol, without its augmentation."""
     plain, again = columns(table1, "vico_noaug"), columns(table1, "vico_dsa")
     pairs = {
         f"{name}, {column[0]}, {images_per_class(column[1])}": (r, plain[column][name])
@@ -338,16 +346,17 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     if chosen:
         out.append(
             f"Tables 1, 3 and 4 ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
-            f"{span(v for r in chosen for v in r.test_accuracy_pct)} %, {guessing(chosen[0])}; their {losses(chosen)}, "
+            f"{reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
             f"where guessing has {math.log(classes(chosen[0])):.2f}."
         )
-    ceilings = {n: (rows["Full data"], rows["Random"]) for n, rows in nets.items() if {"Random", "Full data"} <= rows.keys()}
+    both = {n: rows for n, rows in nets.items() if {"Random", "Full data"} <= rows.keys()}
+    ceilings = {n: (rows["Full data"], rows["Random"]) for n, rows in both.items()}
     if ceilings:
         above, below = next(iter(ceilings.values()))
         texts = [f"{n} {mean(full):.1f} % ({printed(random.cell):.1f} %)" for n, (full, random) in ceilings.items()]
         out.append(
-            f"On all images (`{above.key['protocol']['name']}`), and in brackets what the paper prints for random images, "
-            f"{images_per_class(below.cell.ipc)}: {', '.join(texts)}."
+            f"On all images (`{above.key['protocol']['name']}`), and in brackets what the paper prints for random "
+            f"images, {images_per_class(below.cell.ipc)}: {', '.join(texts)}."
         )
         if all(mean(full) < printed(random.cell) for full, random in ceilings.values()):
             out.append("So the budget limits these rows, and not the sets: their order says nothing about the methods.")
@@ -382,11 +391,12 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
         parts = [k for k in some[0].metrics if k.startswith("accuracy_pct, ")]
         each = [f"{k.partition(', ')[2]} {span(v for r in some for v in r.metrics[k])}" for k in parts]
         out.append(
-            f"{'Unseen networks' if unseen else 'ConvNet'} on {name}: {span(v for r in some for v in r.test_accuracy_pct)} %"
+            f"{'Unseen networks' if unseen else 'ConvNet'} on {name}: {reached(some)}"
             + f" as means over {len(each)} ({', '.join(each)})" * unseen
             + f", {guessing(some[0])}, after {training(some)}."
         )
-    pairs = [(r, tables[other]) for c, r in tables.items() if c.method == "SLFD" and (other := replace(c, method="GLaD")) in tables]
+    plain = {cell: replace(cell, method="GLaD") for cell in tables if cell.method == "SLFD"}
+    pairs = [(tables[cell], tables[other]) for cell, other in plain.items() if other in tables]
     if pairs:
         gap = max((mean(a) - mean(b) for a, b in pairs), key=abs)
         out.append(f"{tally('SLFD', 'GLaD', pairs)} The largest difference is {signed(gap)} points.")
@@ -427,13 +437,15 @@ def uvit(table2: Found, budget: Found) -> list[str]:
     for cell, r in table2.items():
         m, distance = r.metrics, next((k for k in r.metrics if k.startswith("FID")), "")
         out.append(
-            f"{cell.dataset}: a classifier of real images recognises {m['recognised_pct'][0]:.0f} % of {m['images'][0]:,} "
+            f"{cell.dataset}: a classifier of real images recognises {m['recognised_pct'][0]:.0f} % of "
+            f"{m['images'][0]:,} "
             + (f"samples, and {distance} is {m[distance][0]:.1f}" if distance else "samples")
             + f". A ConvNet trained on them reaches {mean(r):.1f} %."
         )
     for name in dict.fromkeys(cell.dataset for cell in budget):
         cells = {cell: r for cell, r in budget.items() if cell.dataset == name}
-        timed = [f"{c.variant}: {r.metrics['images'][0]:,} images, {mean(r):.1f} %" for c, r in cells.items() if c.variant]
+        some = [(cell.variant, r.metrics["images"][0], mean(r)) for cell, r in cells.items() if cell.variant]
+        timed = [f"{seconds}: {images:,} images, {accuracy:.1f} %" for seconds, images, accuracy in some]
         out += [f"{name}, accuracy of a ConvNet by seconds of generation: {'; '.join(timed)}."] if timed else []
         real = {cell.ipc: r for cell, r in cells.items() if cell.method == "Random"}
         pairs = [(r, real[cell.ipc]) for cell, r in cells.items() if cell.method != "Random" and cell.ipc in real]
@@ -453,7 +465,7 @@ def uvit(table2: Found, budget: Found) -> list[str]:
     return out
 
 
-PAPERS: dict[str, tuple[Callable[..., list[str]], list[str]]] = {  # paper -> its function, and the tables that this takes
+PAPERS: dict[str, tuple[Callable[..., list[str]], list[str]]] = {  # paper -> its function, and the tables it takes
     "skd": (skd, ["skd/table1_accuracy", "skd/table2_cross_architecture", "skd/ablations"]),
     "uvit": (uvit, ["uvit/table2_fid", "uvit/accuracy_budget"]),
     "dgs": (dgs, ["dgs/table1_imagewoof", "dgs/table2_subsets", "dgs/table3_distributions", "dgs/table4_pool_size"]),
