@@ -387,14 +387,17 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
     groups: dict[tuple[bool, str], list[Record]] = {}
     for cell, r in {**tables, **ablations}.items():
         groups.setdefault((cell.network == MEAN, r.key["dataset"]), []).append(r)
-    for (unseen, name), some in sorted(groups.items(), key=lambda group: not group[0][0]):
+    for (mean_of, name), some in sorted(groups.items(), key=lambda group: not group[0][0]):
         parts = [k for k in some[0].metrics if k.startswith("accuracy_pct, ")]
         each = [f"{k.partition(', ')[2]} {span(v for r in some for v in r.metrics[k])}" for k in parts]
         out.append(
-            f"{'Unseen networks' if unseen else 'ConvNet'} on {name}: {reached(some)}"
-            + f" as means over {len(each)} ({', '.join(each)})" * unseen
+            f"{'Unseen networks' if mean_of else 'ConvNet'} on {name}: {reached(some)}"
+            + f" as means over {len(each)} ({', '.join(each)})" * mean_of
             + f", {guessing(some[0])}, after {training(some)}."
         )
+    unseen = [r for cell, r in tables.items() if cell.network == MEAN]
+    if unseen and all(steps(r) < 0.1 * steps(r, budget=False) for r in unseen):
+        out.append("So few steps hardly train an unseen network, so its accuracy says little about the images.")
     plain = {cell: replace(cell, method="GLaD") for cell in tables if cell.method == "SLFD"}
     pairs = [(tables[cell], tables[other]) for cell, other in plain.items() if other in tables]
     if pairs:
