@@ -397,7 +397,8 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
         )
     unseen = [r for cell, r in tables.items() if cell.network == MEAN]
     if unseen and all(steps(r) < 0.1 * steps(r, budget=False) for r in unseen):
-        out.append("So few steps hardly train an unseen network, so its accuracy says little about the images.")
+        out.append("Unseen networks see less than a tenth of the whole protocol's steps, which hardly trains them: their "
+            "accuracies say little about the images.")
     plain = {cell: replace(cell, method="GLaD") for cell in tables if cell.method == "SLFD"}
     pairs = [(tables[cell], tables[other]) for cell, other in plain.items() if other in tables]
     if pairs:
