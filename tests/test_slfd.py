@@ -153,13 +153,15 @@ def test_codes_learn_from_the_module_where_they_shall(real):
     assert not torch.equal(near, far)
 
 
-def test_the_readings_with_dm_are_what_they_say(real):
+@pytest.mark.parametrize("name", ["ConvNetD1W32", "ConvNetD1W32BN"])
+def test_the_readings_with_dm_are_what_they_say(real, name):
+    """With batch norm all classes go through the network in one pass, as in DM."""
     rng = generator(5)
-    network = networks.fresh("ConvNetD1W32", real, rng)
+    network = networks.fresh(name, real, rng)
     x, s = real.draw_classes(4, rng), real.draw_classes(2, rng)
     plain = matching.embedding_distance(network, x, s)
     for reading in ("logits", "embedding", "loss"):
-        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network="ConvNetD1W32"), rng)
+        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network=name), rng)
         samples = 0.3 * torch.randn(10, 2, 4, matcher.event, generator=rng)
         with torch.no_grad():
             found = matcher.loss(network, x, s, samples)

@@ -106,7 +106,8 @@ def memory(cfg: Config, size: counted.Size) -> float:
         batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
         matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + counted.twice(of.experts.network, size, batch, by_parameter=True)
         return max(latents + matching_ + size.learned(n), trained)
-    return max(latents + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
+    joint = matching.joint_pass(network, size, cfg.batch_real) if cfg.match == "DM" else 0.0
+    return max(latents + joint + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:
