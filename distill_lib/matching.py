@@ -43,6 +43,15 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     return total
 
 
+def glad_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """`row_distance` without the parameters of three dimensions, which are those of layer norm in a ConvNet: (K,).
+
+    Source: the official code of GLaD, whose distance is DC's but for these.
+    """
+    counted = [i for i, g in enumerate(ours) if g.ndim != 4]  # one more for the classes
+    return row_distance([ours[i] for i in counted], [theirs[i] for i in counted])
+
+
 def match(
     derivatives: Derivatives, parameters: list[Tensor], real: Tensor, synthetic: Tensor,
     between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance, loss: Loss | None = None, extra: Tensor | None = None,

@@ -139,12 +139,14 @@ def test_gradients_of_the_stochastic_loss_equal_plain_autograd(name, piece):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-3 and float(theirs.norm()) > 0
 
 
-def test_without_noise_it_is_glad_step_by_step(real):
+@pytest.mark.parametrize("network", ["ConvNet", "ConvNetD1W8LN"])
+def test_without_noise_it_is_glad_step_by_step(real, network):
     silent = dict(samples=1, antithetic=False, start_std=0.0, start_log_variance=-60.0, eps=0.0, lr=0.0)
-    ours = slfd.distill(real, config(iterations=4, **silent), seed=0)
-    theirs = glad.distill(real, replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8), seed=0)
+    ours = slfd.distill(real, config(iterations=4, network=network, **silent), seed=0)
+    cfg = replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8, network=network)
+    theirs = glad.distill(real, cfg, seed=0)
     torch.testing.assert_close(ours.images, theirs.images, rtol=1e-5, atol=1e-5)
-    other = slfd.distill(real, config(iterations=4), seed=0)
+    other = slfd.distill(real, config(iterations=4, network=network), seed=0)
     assert not torch.allclose(other.images, theirs.images, rtol=1e-5, atol=1e-5)
 
 

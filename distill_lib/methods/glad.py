@@ -163,7 +163,8 @@ class Gradients:
         images = images.requires_grad_()
         seen = self.dsa.apply(images, omega)
         parameters = [p.detach() for p in self.network.parameters()]
-        distance, gradient = matching.match(self.derivatives, parameters, self.dsa.apply(real_batch, omega), seen)
+        real_batch = self.dsa.apply(real_batch, omega)
+        distance, gradient = matching.match(self.derivatives, parameters, real_batch, seen, matching.glad_distance)
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0]
 
 

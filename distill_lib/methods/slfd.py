@@ -281,6 +281,7 @@ class Gradients:
     """SLFD with DC: the gradient of the real images' cross-entropy against that of the stochastic loss, class by class.
 
     The prediction stays in the graph: all that depends on the network's weights comes through it.
+    The distance is GLaD's.
     """
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator):
@@ -298,7 +299,8 @@ class Gradients:
         seen = self.dsa.apply(images, omega)
         distance, gradient, by_samples = matching.match(
             self.derivatives, [p.detach() for p in self.network.parameters()], self.dsa.apply(real_batch, omega), seen,
-            loss=lambda logits, labels, extra: stochastic_loss(logits, labels, extra, self.cfg.module), extra=samples,
+            between=matching.glad_distance, extra=samples,
+            loss=lambda logits, labels, extra: stochastic_loss(logits, labels, extra, self.cfg.module),
         )  # fmt: skip
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0], by_samples
 
