@@ -389,6 +389,43 @@ def evaluate(
         print(f"- {note}")
 
 
+uvit = typer.Typer(no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images.")
+app.add_typer(uvit, name="uvit")
+PROFILES = ["smoke", "small", "full"]
+
+
+@uvit.command("train")
+def uvit_train(
+    dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")] = False,
+) -> None:
+    """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100`."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from . import uvit_commands
+
+    uvit_commands.train(dataset, profile, scratch)
+
+
+@uvit.command("generate")
+def uvit_generate(
+    folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
+    dataset: Annotated[str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or so many images.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from . import uvit_commands
+
+    uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)
+
+
 @app.command()
 def reproduce(
     profile: Annotated[str, typer.Option(help="recorded, smoke, small or full.")] = "smoke",
