@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import networks
+from . import memory, networks
 from .augment import Augmentation
 from .data import ImageSet
 from .derivatives import Derivatives, Loss
@@ -41,6 +41,15 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
             cosine = (a * b).sum(-1) / (torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + 1e-6)
             total = total + (1 - cosine).sum(-1)
     return total
+
+
+def glad_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """`row_distance` without the parameters of three dimensions, which are those of layer norm in a ConvNet: (K,).
+
+    Source: the official code of GLaD, whose distance is DC's but for these.
+    """
+    counted = [i for i, g in enumerate(ours) if g.ndim != 4]  # one more for the classes
+    return row_distance([ours[i] for i in counted], [theirs[i] for i in counted])
 
 
 def match(
@@ -74,7 +83,9 @@ def match(
 def embedding_distance(network: nn.Module, real: Tensor, synthetic: Tensor, precision: str = "float32") -> Tensor:
     """Sum over classes of the squared distance between mean embeddings.
 
-    Equal to looping over the classes: instance norm keeps images apart, so one pass serves all classes.
+    All synthetic images go through the network in one pass. Without batch norm images do not depend on one another,
+    so this equals a loop over the classes. With batch norm the statistics are those of all classes together, of real
+    and of synthetic images apart, as in the official code.
 
     Args:
         real:      (K, n, C, H, W) augmented real images; no gradient flows into them.
@@ -83,11 +94,33 @@ def embedding_distance(network: nn.Module, real: Tensor, synthetic: Tensor, prec
     Source:  equation 4 of Zhao and Bilen 2023, with sums in place of means over features.
     """
     with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        with torch.no_grad():
-            target = torch.stack([networks.embed(network, batch).float().mean(0) for batch in real])  # (K, D)
-        embedded = networks.embed(network, synthetic.flatten(0, 1))  # (K * m, D)
-    mean = embedded.float().unflatten(0, synthetic.shape[:2]).mean(1)  # (K, D)
+        target, mean = real_means(network, real), embeddings(network, synthetic).mean(1)  # (K, D)
     return (target - mean).square().sum()
+
+
+def embeddings(network: nn.Module, images: Tensor) -> Tensor:
+    """(K, n, D), at least float32, of images (K, n, C, H, W) in one pass."""
+    found = networks.embed(network, images.flatten(0, 1))
+    return found.to(torch.promote_types(found.dtype, torch.float32)).unflatten(0, images.shape[:2])
+
+
+@torch.no_grad()
+def real_means(network: nn.Module, real: Tensor) -> Tensor:
+    """(K, D) mean embeddings of real images (K, n, C, H, W): class by class, with batch norm all in one pass."""
+    batches = real[None] if batch_norms(network) else real[:, None]  # of one or more classes each
+    return torch.cat([embeddings(network, batch).mean(1) for batch in batches])
+
+
+def joint_pass(network: str, size: memory.Size, per_class: int) -> float:
+    """Bytes that `real_means` keeps alive beyond a pass of one class's images: none without batch norm."""
+    if not batch_norms(networks.blank(network, size.shape, size.num_classes)):
+        return 0.0
+    return memory.passed(network, size, size.num_classes * per_class) - memory.passed(network, size, per_class)
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """The network's batch norms, by which the images of a batch depend on one another."""
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @torch.no_grad()
@@ -97,8 +130,7 @@ def freeze_batch_norm(network: nn.Module, real: ImageSet, rng: torch.Generator, 
     So a class's gradient does not hang on the other images of its batch, of which there may be one.
     Source: official code of DC.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if norms:
+    if norms := batch_norms(network):
         network.train()(real.draw_classes(per_class, rng).flatten(0, 1))
         for norm in norms:
             norm.eval()

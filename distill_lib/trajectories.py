@@ -171,18 +171,20 @@ def unflat(numbers: Tensor, network: nn.Module) -> list[Tensor]:
 
 def matched(
     derivatives: Derivatives, start: Tensor, target: Tensor, synthetic: Tensor, labels: Tensor, step_size: Tensor,
-    batches: list[Tensor], draws: list[augment.Params], augmentation: augment.Augmentation,
+    batches: list[Tensor], draws: list[augment.Params], augmentation: augment.Augmentation, between_steps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """How far a student ends from the expert, as a share of the way, and the derivatives by images and step size.
 
     With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n and
     L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
     dL/da -= <l_{n+1}, g_n>, dL/dimages -= a d<g_n, l_{n+1}>/dimages and l_n = l_{n+1} - a d<g_n, l_{n+1}>/dtheta_n.
+    Without `between_steps` the weights before a step count as fixed, so l_n = l_{n+1} = l_N.
 
     Args:
         start, target: (P,) flat weights.
         synthetic: (N, C, H, W); labels (N,).
         batches:   indices of the images of every step; `draws` is the augmentation's record for each.
+        between_steps: keep the terms of second order that lead from a step to the one before; GLaD's code drops them.
     Returns: L, (N, C, H, W), and a scalar. L is 1 for a student that stays where it is.
     Source:  equations 1 and 2 of the paper.
     """
@@ -202,11 +204,11 @@ def matched(
             x = augmentation.apply(seen, draws[n])
         direction = [v[None] for v in unflat(by_weights, network)]
         along, by_x, by_theta = derivatives.second(
-            unflat(weights.pop(), network), x.detach()[None], labels[batches[n]][None], direction, by_parameter=n > 0
+            unflat(weights.pop(), network), x.detach()[None], labels[batches[n]][None], direction, by_parameter=between_steps and n > 0
         )
         by_step_size -= along
         by_images.index_add_(0, batches[n], -a * torch.autograd.grad(x, seen, by_x[0])[0])
-        if n:
+        if between_steps and n:
             by_weights = by_weights - a * flat(by_theta)
     return loss, by_images, by_step_size
 

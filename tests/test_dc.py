@@ -86,6 +86,16 @@ def test_row_distance_counts_rows_of_weights_only_and_keeps_its_epsilon():
     )
 
 
+def test_glads_distance_is_the_same_but_for_layer_norm():
+    rng = generator(0, "rows")
+    shapes = [(4, 3, 3, 3), (4,), (5, 6, 6), (7, 8), (7,)]  # convolution, bias, layer norm, linear, bias
+    a, b = ([torch.randn(2, *shape, generator=rng, dtype=torch.float64) for shape in shapes] for _ in range(2))
+    others = [i for i, shape in enumerate(shapes) if len(shape) != 3]
+    wanted = torch.stack([one_distance([a[i][k] for i in others], [b[i][k] for i in others]) for k in range(2)])
+    torch.testing.assert_close(matching.glad_distance(a, b), wanted)
+    assert (matching.row_distance(a, b) - wanted > 1).all()
+
+
 def test_a_convnet_has_fourteen_parameters_four_of_them_matched():
     network = networks.fresh("ConvNet", (SHAPE, 10), generator(0))
     shapes = [p.shape for p in network.parameters()]

@@ -2,9 +2,10 @@
 
 import copy
 
+import pytest
 import torch
 
-from distill_lib import augment, data, networks
+from distill_lib import augment, data, matching, memory, networks
 from distill_lib.methods import dm
 from distill_lib.rng import generator
 
@@ -40,6 +41,28 @@ def test_the_batched_loss_and_its_image_gradient_equal_the_per_class_loop():
     reference.backward()
     assert abs(loss.item() - reference.item()) < 1e-4 * reference.item()
     assert (fast.grad - slow.grad).norm() < 1e-4 * slow.grad.norm()
+
+
+@pytest.mark.parametrize("name", ["ConvNetW32", "VGG11", "ConvNetW32BN", "AlexNetBN"])
+def test_in_float64_the_loss_is_the_official_one_to_rounding(name):
+    """Class by class; with batch norm all classes in one pass, real and synthetic images apart."""
+    net, (real, synthetic) = network(width=name).double(), (x.double() for x in batches())
+    found, slow = synthetic.clone().requires_grad_(), synthetic.clone().requires_grad_()
+    loss = dm.matching_loss(net, real, found)
+    target, mean = (net.embed(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1) for x in (real, slow))
+    joint, apart = (target - mean).square().sum(), loop_reference(net, real, slow)
+    reference = joint if "BN" in name else apart
+    assert loss.dtype == torch.float64 and (abs(joint - apart) > 0.01 * apart) == ("BN" in name)
+    torch.testing.assert_close(loss, reference, rtol=1e-10, atol=0)
+    gradients = (torch.autograd.grad(x, of)[0] for x, of in ((loss, found), (reference, slow)))
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
+def test_memory_counts_the_one_pass_of_batch_norm():
+    size = memory.Size((1, 28, 28), num_classes=10, images=60_000)
+    plain, joint = (dm.memory(dm.Config(network=name), size) for name in ("ConvNetW32", "ConvNetW32BN"))
+    assert plain < memory.passed("ConvNetW32BN", size, 10 * 256) < joint
+    assert matching.joint_pass("ConvNetW32", size, 256) == 0
 
 
 def test_equal_batches_have_zero_loss_and_gradient():

@@ -63,7 +63,7 @@ def left(place: Path) -> dict[str, object]:
     for file in sorted(place.glob("results/**/*.json")):
         records.read(file)
         body = json.loads(file.read_text())
-        for name in ("seconds", "cpu_seconds", "memory_mb", "sha256"):
+        for name in ("seconds", "cpu_seconds", "memory_mb", "shared", "sha256"):
             body.pop(name, None)  # without processor seconds where the kill came between a set and what it had cost
         for name in ("at", "commit", "changed_since_commit"):  # the code may be committed in between
             body["made_by"].pop(name, None)

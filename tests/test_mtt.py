@@ -56,6 +56,20 @@ def unrolled(network, start, target, synthetic, labels, step_size, batches, draw
     return loss.detach(), by_images, by_step_size
 
 
+def step_by_step(network, start, target, synthetic, labels, step_size, batches, draws, aug):
+    """As `unrolled`, with the weights before every step held fixed: no graph leads from one step to the next."""
+    images, a = synthetic.clone().requires_grad_(), step_size.clone().requires_grad_()
+    names, theta, gradients = [name for name, _ in network.named_parameters()], start, []
+    for index, draw in zip(batches, draws, strict=True):
+        leaf = theta.clone().requires_grad_()
+        weights = dict(zip(names, unflat(leaf, network), strict=True))
+        loss = F.cross_entropy(torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index])
+        gradients.append(torch.autograd.grad(loss, leaf, create_graph=True)[0])
+        theta = theta - step_size * gradients[-1].detach()
+    loss = (start - a * sum(gradients) - target).square().sum() / (start - target).square().sum()
+    return loss.detach(), *torch.autograd.grad(loss, [images, a])
+
+
 def steps_of(count, batch, steps, strategy, seed=0):
     rng = generator(seed, "steps")
     aug = augment.dsa(strategy)
@@ -76,6 +90,19 @@ def test_loss_and_derivatives_equal_plain_unrolling(name, batch, piece):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
     assert wanted[1].abs().max() > 0 and wanted[2].abs() > 0
+
+
+@pytest.mark.parametrize("name", ["ConvNetW4", "MLP"])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_without_terms_between_steps_the_weights_before_a_step_are_fixed(name, batch):
+    network, start, target, synthetic, labels = problem(name)
+    batches, draws, aug = steps_of(len(synthetic), batch, 4, "color_crop_flip_scale_rotate")
+    given = start, target, synthetic, labels, torch.tensor(0.1, dtype=torch.float64), batches, draws, aug
+    wanted, exact = step_by_step(network, *given), unrolled(network, *given)
+    for a, b in zip(trajectories.matched(Derivatives(network), *given, between_steps=False), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(wanted[0], exact[0])
+    assert all((a - b).norm() > 1e-3 * b.norm() for a, b in zip(wanted[1:], exact[1:], strict=True))  # another derivative
 
 
 def test_a_student_that_stays_where_it_is_loses_exactly_one():

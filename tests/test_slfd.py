@@ -139,12 +139,14 @@ def test_gradients_of_the_stochastic_loss_equal_plain_autograd(name, piece):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-3 and float(theirs.norm()) > 0
 
 
-def test_without_noise_it_is_glad_step_by_step(real):
+@pytest.mark.parametrize("network", ["ConvNet", "ConvNetD1W8LN"])
+def test_without_noise_it_is_glad_step_by_step(real, network):
     silent = dict(samples=1, antithetic=False, start_std=0.0, start_log_variance=-60.0, eps=0.0, lr=0.0)
-    ours = slfd.distill(real, config(iterations=4, **silent), seed=0)
-    theirs = glad.distill(real, replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8), seed=0)
+    ours = slfd.distill(real, config(iterations=4, network=network, **silent), seed=0)
+    cfg = replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8, network=network)
+    theirs = glad.distill(real, cfg, seed=0)
     torch.testing.assert_close(ours.images, theirs.images, rtol=1e-5, atol=1e-5)
-    other = slfd.distill(real, config(iterations=4), seed=0)
+    other = slfd.distill(real, config(iterations=4, network=network), seed=0)
     assert not torch.allclose(other.images, theirs.images, rtol=1e-5, atol=1e-5)
 
 
@@ -153,13 +155,15 @@ def test_codes_learn_from_the_module_where_they_shall(real):
     assert not torch.equal(near, far)
 
 
-def test_the_readings_with_dm_are_what_they_say(real):
+@pytest.mark.parametrize("name", ["ConvNetD1W32", "ConvNetD1W32BN"])
+def test_the_readings_with_dm_are_what_they_say(real, name):
+    """With batch norm all classes go through the network in one pass, as in DM."""
     rng = generator(5)
-    network = networks.fresh("ConvNetD1W32", real, rng)
+    network = networks.fresh(name, real, rng)
     x, s = real.draw_classes(4, rng), real.draw_classes(2, rng)
     plain = matching.embedding_distance(network, x, s)
     for reading in ("logits", "embedding", "loss"):
-        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network="ConvNetD1W32"), rng)
+        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network=name), rng)
         samples = 0.3 * torch.randn(10, 2, 4, matcher.event, generator=rng)
         with torch.no_grad():
             found = matcher.loss(network, x, s, samples)

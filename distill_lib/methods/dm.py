@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, memory as counted, networks
+from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
 from ..loop import Loop
 from ..matching import embedding_distance as matching_loss
@@ -58,7 +58,8 @@ def work(cfg: Config, num_classes: int, images: int) -> float:
 def memory(cfg: Config, size: counted.Size) -> float:
     """Bytes a step keeps alive: all real batches, the learned images, and the larger of the two passes."""
     real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
-    passes = max(counted.passed(cfg.network, size, cfg.batch_real), counted.pulled(cfg.network, size, synthetic))
+    joint = matching.joint_pass(cfg.network, size, cfg.batch_real)
+    passes = max(counted.passed(cfg.network, size, cfg.batch_real) + joint, counted.pulled(cfg.network, size, synthetic))
     return counted.COPIES * size.floats(real) + size.learned(synthetic) + passes
 
 

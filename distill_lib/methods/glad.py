@@ -40,6 +40,7 @@ class Students:
     batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_teacher: float = 0.01  # the student's step size at the start
     lr_lr: float = 1e-6  # SGD step size on it
+    second_order: Literal["dropped"] | None = None  # terms from step to step: kept, as in MTT; "dropped", as in GLaD's code
     experts: Experts = field(default_factory=lambda: Experts(epochs=15))
 
     def check(self) -> None:
@@ -83,8 +84,10 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
     Source: the official README and defaults. For the ImageNet subsets, CIFAR10 and PathMNIST the generator is StyleGAN-XL with
     the official ImageNet weights; on any other set, for which neither paper has a generator, a conditional GAN trained on it.
+    MTT drops the terms of second order between a student's steps, as the official code does.
     """
-    return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=augment.strategy_for(dataset))
+    students, dsa = Students(second_order="dropped" if match == "MTT" else None), augment.strategy_for(dataset)
+    return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=dsa, students=students)
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
@@ -103,9 +106,11 @@ def memory(cfg: Config, size: counted.Size) -> float:
     if cfg.match == "MTT":
         of = cfg.students
         batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
-        matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + counted.twice(of.experts.network, size, batch, by_parameter=True)
+        step = counted.twice(of.experts.network, size, batch, by_parameter=of.second_order is None)
+        matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + step
         return max(latents + matching_ + size.learned(n), trained)
-    return max(latents + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
+    joint = matching.joint_pass(network, size, cfg.batch_real) if cfg.match == "DM" else 0.0
+    return max(latents + joint + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:
@@ -161,7 +166,8 @@ class Gradients:
         images = images.requires_grad_()
         seen = self.dsa.apply(images, omega)
         parameters = [p.detach() for p in self.network.parameters()]
-        distance, gradient = matching.match(self.derivatives, parameters, self.dsa.apply(real_batch, omega), seen)
+        real_batch = self.dsa.apply(real_batch, omega)
+        distance, gradient = matching.match(self.derivatives, parameters, real_batch, seen, matching.glad_distance)
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0]
 
 
@@ -183,7 +189,11 @@ class Distributions:
 
 
 class Trajectories:
-    """MTT: where students on the images end, against experts; the students' step size is learned beside the latents."""
+    """MTT: where students on the images end, against experts; the students' step size is learned beside the latents.
+
+    The official code counts the weights before a step as fixed: it drops the terms of second order that lead from one
+    step to the next. `Students.second_order` has both ways.
+    """
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator, loop: Loop):
         cfg.students.check()
@@ -209,7 +219,8 @@ class Trajectories:
         batches = [send(i, images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)]
         draws = [self.dsa.draw(rng, images=len(i)) for i in batches]
         loss, gradient, self.step_size.grad = trajectories.matched(
-            self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa
-        )
+            self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa,
+            between_steps=of.second_order is None,
+        )  # fmt: skip
         self.optimizer.step()
         return loss, gradient.view_as(images)

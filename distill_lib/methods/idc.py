@@ -46,6 +46,7 @@ class Config:
     momentum_img: float = 0.5
     batch_real: Count = 64  # real images per class and sweep
     batch_syn: Count = 128  # at most so many decoded images per class and sweep, at random
+    decoding: Literal["bound"] | None = None  # while matching: all parts; "bound": at most batch_syn, see `formations`
     augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
     lr_net: float = 0.01
     momentum_net: float = 0.9
@@ -82,11 +83,12 @@ def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
     small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
+    There the decoded images are bounded from factor 3 and 20 images per class on.
     """
     if _is_imagenet(dataset):
         return Config(
             ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
-            images_net=500, cutmix=1.0, early_epochs=10,
+            images_net=500, cutmix=1.0, early_epochs=10, decoding="bound" if factor >= 3 and ipc >= 20 else None,
         )  # fmt: skip
     dataset = dataset.split("-")[0]  # FashionMNIST-mini follows FashionMNIST
     metric, lr_img, images_net = _SMALL_SETS.get(dataset, _SMALL_SETS["CIFAR10"])
@@ -98,13 +100,13 @@ def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
     """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    decoded = min(cfg.batch_syn, cfg.ipc * cfg.factor**2)
+    decoded = min(cfg.batch_syn, decoded_images(cfg))
     return cfg.iterations * cfg.inner * (num_classes * (3 * cfg.batch_real + 9 * decoded) + 3 * cfg.images_net)
 
 
 def memory(cfg: Config, size: counted.Size) -> float:
     """Bytes a step keeps alive: all real batches, the learned and the decoded images, and gradients matched or the network trained."""
-    decoded = min(cfg.batch_syn, cfg.ipc * cfg.factor**2)
+    decoded = min(cfg.batch_syn, decoded_images(cfg))
     images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
     matched = counted.matched(cfg.network, size, cfg.batch_real, decoded)
     return images + counted.weights(cfg.network, size) + max(matched, counted.trained(cfg.network, size, cfg.batch_net))
@@ -117,7 +119,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc x factor² decoded, normalised float32 images with hard labels: what networks are trained on. With a
              factor above 1 they can be stored in 1 / factor² of the pixels.
-    Raises:  UserError: a class has too few images to start from.
+    Raises:  UserError: a class has too few images to start from, or they have fewer pixels a side than parts.
     """
     loop = loop or Loop()
     rng = generator(seed, "IDC")
@@ -142,12 +144,12 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
         def gradient_at(point: Tensor) -> Tensor:
             point = point.detach().requires_grad_()
-            seen = augmentation.apply(normalised(take(decode(point, cfg.factor), subset), real), omega)  # (K, m, C, H, W)
+            decoded = take(decode_to_match(point, cfg), subset)  # (K, m, C, H, W)
+            seen = augmentation.apply(normalised(decoded, real), omega)
             loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), matched)
             loop.log(loss=loss.sum())
             return torch.autograd.grad(seen, point, by_seen)[0]
 
-        network.eval()
         sweep(images, velocity, gradient_at, lr, cfg.momentum_img)
         train_network(network, optimizer, real, cfg, rng, cfg.images_net)
     decoded = normalised(decode(images, cfg.factor), real)
@@ -162,7 +164,8 @@ def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
 class MultiFormation:
     """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
 
-    VERSION, Config, work, memory, distill = VERSION, Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
+    VERSION = 2  # 2: other parts at the start, and a bound on decoded images; with factor 1 nothing changed
+    Config, work, memory, distill = Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
 
     @staticmethod
     def paper_config(dataset: str, ipc: int) -> Config:
@@ -174,9 +177,17 @@ class MultiFormation:
 def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     """(K, ipc, C, H, W) pixels in [0, 1]: ipc real images per class, or ipc x factor² small ones, tiled.
 
-    Raises: UserError: a class has fewer images than that.
+    Part p of stored image m, counted row by row, is image p * ipc + m. Where the factor does not divide a side, its
+    first parts are a pixel larger than the others, although `decode` cuts equal ones; so does the official code.
+
+    Raises: UserError: a class has fewer images than that, or a side fewer pixels than parts.
     """
     need, (_, height, width) = cfg.ipc * cfg.factor**2, real.shape
+    if cfg.factor > min(height, width):
+        raise UserError(
+            f"factor {cfg.factor} for images of {height} x {width} pixels: parts of less than a pixel; "
+            f"the factor must be at most {min(height, width)}"
+        )
     chosen = []
     for k, members in enumerate(real.class_index):
         if len(members) < need:
@@ -188,9 +199,15 @@ def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     pixels = real.subset(torch.cat(chosen)).pixels()
     if cfg.factor == 1:
         return pixels.unflatten(0, (-1, cfg.ipc))
-    f, side = cfg.factor, (math.ceil(height / cfg.factor), math.ceil(width / cfg.factor))
-    small = F.interpolate(pixels, size=side, mode="nearest").unflatten(0, (-1, cfg.ipc, f, f))  # (K, ipc, f, f, C, h, w)
-    return small.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)[..., :height, :width].contiguous()
+    f = cfg.factor
+    heights, widths = ([side // f + (i < side % f) for i in range(f)] for side in (height, width))
+    parts = pixels.unflatten(0, (-1, f, f, cfg.ipc)).permute(1, 2, 0, 3, 4, 5, 6)  # (f, f, K, ipc, C, H, W)
+
+    def small(i: int, j: int) -> Tensor:
+        shrunk = F.interpolate(parts[i, j].flatten(0, 1), size=(heights[i], widths[j]), mode="nearest")
+        return shrunk.unflatten(0, (-1, cfg.ipc))
+
+    return torch.cat([torch.cat([small(i, j) for j in range(f)], -1) for i in range(f)], -2)
 
 
 def decode(images: Tensor, factor: int) -> Tensor:
@@ -212,9 +229,40 @@ def decode(images: Tensor, factor: int) -> Tensor:
     return enlarged.unflatten(0, parts.shape[:2])
 
 
+def formations(cfg: Config) -> list[tuple[int, int]]:
+    """(factor, number of stored images decoded by it) of a class while matching, in the order of its images.
+
+    With `decoding="bound"` as many images as possible are decoded by the largest factor, then by the next smaller one,
+    so that all make at most `batch_syn`. Where there are more stored images than that, each is taken whole.
+
+    Source: the official code, at most `batch_syn` images per class.
+    """
+    if cfg.decoding is None:
+        return [(cfg.factor, cfg.ipc)]
+    found, left, decoded = [], cfg.ipc, 0
+    for factor in range(cfg.factor, 0, -1):
+        room = cfg.batch_syn - decoded - left  # every image left keeps a place, those decoded now too
+        n = left if factor == 1 else max(0, min(room // factor**2, left))
+        found += [(factor, n)] if n else []
+        left, decoded = left - n, decoded + n * factor**2
+    return found
+
+
+def decoded_images(cfg: Config) -> int:
+    """Of a class while matching, before a part of them is drawn."""
+    return sum(n * factor**2 for factor, n in formations(cfg))
+
+
+def decode_to_match(images: Tensor, cfg: Config) -> Tensor:
+    """(K, ipc, C, H, W) -> (K, `decoded_images`, C, H, W), the images of one factor after those of another."""
+    how = formations(cfg)
+    stored = images.split([n for _, n in how], dim=1)
+    return torch.cat([decode(part, factor) for part, (factor, _) in zip(stored, how, strict=True)], 1)
+
+
 def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tensor | None:
     """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None where all do."""
-    decoded = cfg.ipc * cfg.factor**2
+    decoded = decoded_images(cfg)
     if decoded <= cfg.batch_syn:
         return None
     return torch.stack([torch.randperm(decoded, generator=rng)[: cfg.batch_syn] for _ in range(num_classes)])
