@@ -81,7 +81,7 @@ def grid(outcome: Outcome) -> pd.DataFrame:
 
 
 def _row(cell: Cell, outcome: Outcome) -> str:
-    return cell.method if outcome.printed(cell) else f"{cell.method} ({cell.protocol})"
+    return cell.method if outcome.printed(cell) else f"{cell.method} ({cell.variant or cell.protocol})"
 
 
 def details(outcome: Outcome) -> pd.DataFrame:

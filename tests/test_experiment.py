@@ -277,10 +277,16 @@ def test_table_1_has_the_papers_cells():
     params = experiment.check_parameters(NAME, {})
     cells = experiment.experiment(NAME).cells(params)
     assert len(cells) == len(set(cells))
-    from distill_lib.experiments.skd import ROWS
-
-    own = [c for c in cells if c.protocol == ROWS.get(c.method)]
+    own = [c for c in cells if experiment.experiment(NAME).printed(c)]
     assert len(own) == 15 * 9 + 3
+
+
+def test_another_reading_of_a_row_differs_from_it_in_the_named_setting_alone():
+    params = experiment.check_parameters(NAME, {"profile": "small", "methods": ["Forgetting"], "datasets": ["MNIST"], "ipcs": [1]})
+    plain, _, reading = experiment.experiment(NAME).cells(params)
+    assert (reading.variant, reading.protocol) == ("never learned first", plain.protocol)
+    one, other = (experiment.experiment(NAME).task(c, params).key for c in (plain, reading))
+    assert experiment.differences(one, other) == ["config.never_learned: 'none' -> 'most'"]
 
 
 def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table, monkeypatch):

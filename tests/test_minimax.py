@@ -222,7 +222,8 @@ def test_the_tables_have_the_papers_cells(name):
 def test_every_cell_has_a_task_or_a_reason(name, profile):
     params = experiment.check_parameters(name, {"profile": profile})
     tasks = [experiment.experiment(name).task(c, params) for c in experiment.experiment(name).cells(params)]
-    assert any(isinstance(t, Task) for t in tasks) and all(isinstance(t, Task | Skip) for t in tasks)
+    assert all(isinstance(t, Task | Skip) for t in tasks)
+    assert any(isinstance(t, Task) for t in tasks) == (profile != "small" or name in (pages.TABLE1, pages.TABLE2))
     assert profile != "full" or not any(isinstance(t, Skip) for t in tasks)
     from distill_lib import networks
 
@@ -236,7 +237,7 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
 def test_the_row_dgs_is_the_same_set_in_three_tables():
     """One set of runs, as in the paper: Table 1's row, Table 3's Scale and Table 4's five times."""
-    for profile in ("small", "full"):
+    for profile in ("smoke", "full"):
         params = {n: experiment.check_parameters(n, {"profile": profile}) for n in TABLES}
         first = pages.table1_task(next(c for c in pages.table1_cells(params[TABLES[0]]) if (c.method, c.network) == ("DGS", "ResNetAP-10")), params[TABLES[0]])
         scale = pages.table3_task(next(c for c in pages.table3_cells(params[TABLES[2]]) if "Scale" in c.variant), params[TABLES[2]])

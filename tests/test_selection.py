@@ -97,10 +97,10 @@ def test_forgetting_events_by_hand():
     assert forgotten.tolist() == [2, 0, 0] and learned.tolist() == [True, False, True]
 
 
-def test_the_most_forgotten_come_first_and_the_never_learned_before_them():
+def test_the_most_forgotten_come_first_and_the_never_learned_last_or_before_them():
     forgotten, learned = torch.tensor([1, 4, 0, 2]), torch.tensor([True, True, False, True])
-    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0)).tolist() == [2, 1, 3]
-    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0), never_learned="none").tolist() == [1, 3, 0]
+    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0)).tolist() == [1, 3, 0, 2]
+    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0), never_learned="most").tolist() == [2, 1, 3, 0]
 
 
 def test_ties_are_broken_at_random_by_the_seed():
