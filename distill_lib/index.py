@@ -38,7 +38,7 @@ def row(record: Record, profile: str) -> dict[str, Any]:
         "ipc": "all" if cell.ipc is None else cell.ipc, "network": key.get("network", cell.network),
         "protocol": key.get("protocol", {}).get("name", cell.protocol), "variant": cell.variant,
         "test_accuracy_pct": round(statistics.fmean(values), 4), "std_pct": round(statistics.pstdev(values), 4) if len(values) > 1 else "",
-        "networks": len(values), "sets": len(set(record.sets)), "of_sets": key.get("num_sets", ""),
+        "networks": len(values), "sets": len(record.done), "of_sets": key.get("num_sets", ""),
         "underfit": records.underfit(record),
         "distill_seconds": record.seconds.get("distill", ""), "evaluate_seconds": record.seconds.get("evaluate", ""),
         "cpu_seconds": _sum(record.cpu_seconds), "joules": _sum(record.joules), "memory_mb": record.memory_mb,

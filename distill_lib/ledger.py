@@ -150,7 +150,7 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
         sentence of a full record's equality test.
     """
     untrained = records.underfit(record)
-    parts = [record.key["protocol"]["name"], records.sets_and_networks(record)]
+    parts = [record.key["protocol"]["name"], records.sets_and_networks(record), _stale(record, profile)]
     if profile == "full":
         parts += [*record.made_by.get("data_notes", []), untrained and f"the networks hardly train: {untrained}"]
         reason = "; ".join(filter(None, [*parts, row and row["note"]]))
@@ -163,6 +163,15 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
     other = stand_in(record)
     reason = ", ".join(filter(None, [*parts, other, untrained]))
     return "smoke" if profile == "smoke" else UNDERFIT if untrained else STAND_IN if other else OWN, reason, ""
+
+
+def _stale(record: Record, profile: str) -> str:
+    """What is not as it would be measured now, in words; "" where nothing changed, or the record does not say."""
+    definition = experiment.experiment(record.cell.experiment)
+    task = definition.task(record.cell, experiment.check_parameters(record.cell.experiment, {"profile": profile}))
+    changed = [] if isinstance(task, Skip) or "code" not in record.key else experiment.differences(record.key, task.key)
+    more = f" and {len(changed) - 1} more" * (len(changed) > 1)
+    return f"stale ({changed[0]}{more})" if changed else ""
 
 
 def stand_in(record: Record) -> str:

@@ -37,8 +37,11 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def number(record: Record, profile: str) -> str:
-    """A record as a result: mean and spread, or "underfit" where the small budget left the networks untrained."""
-    return UNDERFIT if profile == "small" and records.underfit(record) else spread(record.test_accuracy_pct)
+    """A record as a result: mean, spread, and "(2 of 5 sets)" where sets are missing; "underfit" where small trained too little."""
+    if profile == "small" and records.underfit(record):
+        return UNDERFIT
+    done, planned = len(record.done), record.key.get("num_sets", 1)
+    return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
 
 
 def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:

@@ -90,9 +90,9 @@ def test_one_network_decides_nothing(results):
 
 
 def test_the_sets_of_a_full_record_are_what_varies(results):
-    """Fifteen networks on three sets of five: the same numbers decide as fifteen networks of one set, not as three of them."""
+    """Fifteen numbers decide where they are networks of the only set, and not where they are of three sets that differ."""
     printed = reported.lookup(CELL.experiment, "DM", "MNIST", 10)["value"]
-    low_and_high = [printed + d for d in (-0.5, 0.0, 0.5) for _ in range(5)]
+    low_and_high = [printed + d for d in (-0.2, 0.0, 0.2) for _ in range(5)]
     sets = [i for i in range(3) for _ in range(5)]
     record(accuracies=low_and_high, sets=sets, num_sets=5).save("full")
     found = line()
@@ -142,6 +142,15 @@ def test_a_number_printed_at_every_ipc_is_filled_at_each(results):
     assert ledger.progress("dgs").startswith("3 of 135 cells measured")
 
 
+def test_a_record_of_an_earlier_version_says_so(results):
+    params = experiment.check_parameters(CELL.experiment, {"profile": "full"})
+    key = experiment.experiment(CELL.experiment).task(CELL, params).key
+    Record(CELL, [97.5] * 5, [0] * 5, key).save("full")
+    assert "stale" not in line()["reason"]
+    Record(CELL, [97.5] * 5, [0] * 5, key | {"code": {**key["code"], "evaluate": 0}}).save("full")
+    assert "stale (code.evaluate: 0 -> " in line()["reason"]
+
+
 def test_entries_of_others_are_in_no_total(results):
     table = ledger.rows("uvit")
     board = table[table["experiment"] == "uvit/figure4_leaderboard"]
@@ -187,10 +196,13 @@ def test_pages_and_commands_count_alike(monkeypatch, capsys):
         outcome = experiment.run(name, experiment.check_parameters(name, {}))
         if outcome.statuses:
             assert tables.counts(outcome) == ledger.sentence(found)
-        kept = {p: {c for c in ledger._cells(name).values() if records.path(c, p).exists()} for p in ("full", "small")}
+        kept = {p: {c for c in ledger._cells(name).values() if records.path(c, p).exists()} for p in ("small", "full")}
         for profile, cells in kept.items():
-            planned = experiment.plan(name, experiment.check_parameters(name, {"profile": profile}), list(cells))
-            assert {s.state for s in planned} <= {"recorded"}, name
+            params = experiment.check_parameters(name, {"profile": profile})
+            planned = experiment.plan(name, params, list(cells))
+            assert {s.state for s in planned} <= {"recorded", "partial", "stale"}, name
+        missing = [c for c in ledger._cells(name).values() if c not in kept["full"]]
+        assert not {s.state for s in experiment.plan(name, params, missing)} & {"recorded", "partial", "stale"}
     status, out, _ = call(monkeypatch, capsys, "list", "experiments")
     assert status == 0 and "of 138 full" in " ".join(out.split())
 

@@ -83,6 +83,7 @@ def test_details_say_how_many_of_the_sets_were_measured(outcome):
     dataclasses.replace(record, sets=[0, 0, 1], key={**record.key, "num_sets": 5}).save("full")
     row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "full")]
     assert row["networks"] == "2 of 5 sets x 1 to 2 networks" and row["verdict"] == "undecided"
+    assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
 def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
