@@ -87,9 +87,27 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
         from . import protocols
 
         return [{"name": name, "about": protocols.PROTOCOLS[name].about} for name in protocols.PROTOCOLS]
+    return _experiments(brief)
+
+
+def _experiments(brief: bool) -> list[dict[str, object]]:
+    """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts them."""
+    from . import ledger
     from .experiment import experiments
 
-    return [{"name": e.name, "about": e.title} for e in experiments().values()]
+    small = {"small": ledger.OWN, "stand-in": ledger.STAND_IN, "underfit": ledger.UNDERFIT}
+    out = []
+    for e in experiments().values():
+        try:
+            found = ledger.counts_of(e.name)
+            cells = {"printed": ledger.total(found), "full": sum(found[status] for status in ledger.FULL)}
+            cells |= {kind: found[status] for kind, status in small.items()}
+            said = ", ".join([f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])])
+            said = said if cells["printed"] else "none printed"
+        except UserError as err:  # a damaged record
+            cells = said = str(err)
+        out.append({"name": e.name, "about": e.title, "cells": said if brief else cells})
+    return out
 
 
 @app.command("list")

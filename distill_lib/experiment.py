@@ -670,9 +670,10 @@ def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
 
 
 def _mean(found: list[Evaluation]) -> Evaluation:
-    """Several architectures as one: number i is the mean over their networks i; metrics hold `accuracy_pct, <network>`."""
+    """Several architectures as one: number i is the mean over their networks i; metrics keep each network's own."""
     each = [e.test_accuracy_pct for e in found]
     metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
+    metrics |= {f"train_loss, {e.network}": e.metrics["train_loss"] for e in found}
     return dataclasses.replace(found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics)
 
 

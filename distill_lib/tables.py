@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .experiment import Outcome
 
-NOT_RUN, NOT_PRINTED = "not run", "not in the paper"
+NOT_RUN, NOT_PRINTED, UNDERFIT = "not run", "not in the paper", "underfit"
 
 
 def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
@@ -34,6 +34,14 @@ def spread(values: list[float], digits: int = 1) -> str:
         return f"{mean:.{digits}f}"
     std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def number(record: Record, profile: str) -> str:
+    """A record as a result: mean, spread, and "(2 of 5 sets)" where sets are missing; "underfit" where small trained too little."""
+    if profile == "small" and records.underfit(record):
+        return UNDERFIT
+    done, planned = len(record.done), record.key.get("num_sets", 1)
+    return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
 
 
 def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
@@ -55,7 +63,8 @@ def grid(outcome: Outcome) -> pd.DataFrame:
 
     A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in every
     column of its data set.
-    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured.
+    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit' where
+        the small budget left the networks untrained.
     """
     import pandas as pd
 
@@ -73,7 +82,7 @@ def grid(outcome: Outcome) -> pd.DataFrame:
             for profile, record in found.items():
                 who = heading(profile, record, cell)
                 if cell.ipc is not None or who in columns[group] or group == groups[0]:
-                    columns[group].setdefault(who, {})[_row(cell, outcome)] = spread(record.test_accuracy_pct)
+                    columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
     flat = {(*group, who): text for group, parts in columns.items() for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))}
     frame = pd.DataFrame(flat, index=pd.Index(rows, name="method")).fillna(NOT_RUN)
     frame.columns = pd.MultiIndex.from_tuples(flat, names=["data set", "images per class", ""])
@@ -88,14 +97,19 @@ def details(outcome: Outcome) -> pd.DataFrame:
     """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost.
 
     Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the set.
+    The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
     """
     import pandas as pd
+
+    from . import ledger
 
     out = []
     for s in outcome:
         row = published(s.cell, outcome)
         for profile, record in measured(s.cell, outcome).items():
             values = record.test_accuracy_pct
+            verdict, _, _ = ledger.judge(record, profile, row)
+            compared = row and row["value"] is not None and verdict in (*ledger.FULL, ledger.OWN)
             line = {
                 "method": s.cell.method,
                 "variant": s.cell.variant,
@@ -105,26 +119,17 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "protocol": record.key["protocol"]["name"],
                 "paper": row["text"] if row else "",
                 "ours": spread(values),
-                "difference": "",
-                "verdict": "reduced budget",
+                "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
+                "verdict": verdict,
                 "kernel regression": spread(record.metrics["kernel_accuracy_pct"]) if "kernel_accuracy_pct" in record.metrics else "",
                 "network": record.key.get("network", s.cell.network),
-                "networks": f"{len(values)} on {len(set(record.sets))} set{'s' * (len(set(record.sets)) > 1)}",
+                "networks": records.sets_and_networks(record),
                 "seconds": round(sum(record.seconds.values())),
                 "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
                 "memory MB": round(record.memory_mb),
                 "device": record.made_by.get("device", ""),
                 "commit": record.made_by.get("commit", ""),
             }
-            same_data = record.key["dataset"] == s.cell.dataset
-            if row and row["value"] is not None and same_data:
-                line["difference"] = f"{sum(values) / len(values) - row['value']:+.1f}"
-                if profile == "full":
-                    from . import statistics
-
-                    line["verdict"] = statistics.equal_to_published(values, row["value"], row["std"], row["trials"]).verdict
-            elif not same_data:
-                line["verdict"] = "stand-in data"
             out.append(line)
     unused = [name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)]
     return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
@@ -202,14 +207,10 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
 
 
 def counts(outcome: Outcome) -> str:
-    """'12 of 138 cells measured at full, 9 at small': cells of the paper only, extras not counted."""
-    cells = [s.cell for s in outcome if published(s.cell, outcome)]
-    if outcome.params.profile == "recorded":
-        full = sum(bool(records.load(c, "full")) for c in cells)
-        small = sum(bool(records.load(c, "small")) for c in cells)
-        return f"{full} of {len(cells)} cells reproduced at full, {small} at small"
-    done = sum(bool(measured(c, outcome)) for c in cells)
-    return f"{done} of {len(cells)} cells measured at {outcome.params.profile}"
+    """How many of the paper's cells were measured, and how: `ledger.progress`, of the cells the outcome is about."""
+    from . import ledger
+
+    return ledger.of_outcome(outcome)
 
 
 def as_published(experiment: str) -> pd.DataFrame:
@@ -235,7 +236,7 @@ class Shown:
             style = style.hide(axis="index")
         paper = [c for c in self.frame.columns if (c[-1] if isinstance(c, tuple) else c) == "paper"]
         ours = [c for c in self.frame.columns if str(c[-1] if isinstance(c, tuple) else c).startswith("ours")]
-        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, NOT_PRINTED, reported.LOST) else "")
+        classes = self.frame.map(lambda v: "not-run" if v in (NOT_RUN, NOT_PRINTED, UNDERFIT, reported.LOST) else "")
         wordy = list(self.frame.columns[self.frame.map(lambda v: len(str(v)) > 40).any().to_numpy()])  # columns that wrap
         classes[wordy] = classes[wordy].map(lambda v: f"{v} text".strip())
         classes[paper] = classes[paper].map(lambda v: f"{v} paper".strip())

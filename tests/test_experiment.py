@@ -109,6 +109,18 @@ def test_a_task_may_train_another_network_than_the_cell_is_headed_with(table, mo
     assert record.key["network"] == "FRePoConvW32" and record.cell.network == "MLP" and set(trained) == {"FRePoConvW32"}
 
 
+def test_a_mean_over_networks_keeps_the_accuracy_and_the_loss_of_each(table, monkeypatch):
+    toy = experiment.experiments()["toy/table"]
+    both = ("MLP", "ConvNetD1W8")
+    other = dataclasses.replace(toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), networks=both))
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": other})
+    record = go(ipcs=[1]).statuses[0].record
+    each = [record.metrics[f"accuracy_pct, {name}"] for name in both]
+    assert record.test_accuracy_pct == [pytest.approx(sum(pair) / 2) for pair in zip(*each, strict=True)]
+    assert all(len(record.metrics[f"train_loss, {name}"]) == 2 for name in both)
+    assert "ConvNetD1W8 at a training loss of" in records.underfit(record)  # after three steps
+
+
 def test_changing_one_setting_recomputes_exactly_the_cells_it_touches(table, monkeypatch):
     go()
     toy = experiment.experiments()["toy/table"]

@@ -47,7 +47,7 @@ def test_differences_compare_equal_protocols_and_verdicts_full_budgets_only(outc
     rows = tables.details(outcome)
     by = {(r["method"], r["protocol"]): r for _, r in rows.iterrows()}
     assert (by["DM", "vico_dsa"]["difference"], by["DM", "vico_dsa"]["verdict"]) == ("+0.0", "matched")
-    assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "reduced budget")
+    assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "small, own data")
     assert (by["Random", "vico_dsa@9ep"]["paper"], by["Random", "vico_dsa@9ep"]["difference"]) == ("", "")
 
 
@@ -61,7 +61,29 @@ def test_kernel_and_network_accuracy_are_columns_of_their_own_where_a_record_has
 
 
 def test_counts_are_of_printed_cells(outcome):
-    assert tables.counts(outcome) == "1 of 10 cells reproduced at full, 3 at small"
+    first, small, missing = tables.counts(outcome).splitlines()
+    assert first == "1 of 10 cells measured at the paper's protocol (1 matched)."
+    assert small == "At a small budget: 2 on the paper's data." and missing == "Not measured: 7 not run."
+
+
+def test_networks_that_are_not_trained_are_marked_in_place_of_a_number(outcome):
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    for profile in ("small", "full"):
+        dataclasses.replace(records.load(cell, profile), metrics={"train_loss": [2.2, 2.2]}).save(profile)
+    at10 = tables.grid(outcome)["FashionMNIST", "IPC 10"]
+    assert at10.loc["DM"].tolist() == ["83.6 ± 0.2", "83.6 ± 0.2", "underfit"]
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
+    assert (row["verdict"], row["difference"]) == ("underfit", "")
+    assert 'not-run' in tables.show(tables.grid(outcome))._repr_html_()
+
+
+def test_details_say_how_many_of_the_sets_were_measured(outcome):
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    record = records.load(cell, "full")
+    dataclasses.replace(record, sets=[0, 0, 1], key={**record.key, "num_sets": 5}).save("full")
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "full")]
+    assert row["networks"] == "2 of 5 sets x 1 to 2 networks" and row["verdict"] == "undecided"
+    assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
 def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
