@@ -2,19 +2,22 @@
 
 import ast
 import json
+import re
 
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from distill_lib import book, pages, paths
+from distill_lib import book, figures, pages, paths
 from distill_lib.errors import UserError
 from distill_lib.experiment import experiments
 from distill_lib.kernels import Kernels
 
 NOTEBOOKS = {p.experiment: p for p in pages.notebooks()}
+PICTURES = ["skd/figure2_images", "uvit/figures5_7_samples", *(f"slfd/figure{n}" for n in ("4_images", "5_pathmnist", "6_uvit", "7_rank"))]
 FIRST = 'profile: str = "recorded"  # recorded | smoke | small | full\nn: int = 3  # how many'
 
 
@@ -69,6 +72,44 @@ def test_no_other_cell_takes_the_name_of_a_parameter(name):
 def test_every_notebook_is_in_the_contents_and_every_experiment_has_one():
     assert {p.name for p in NOTEBOOKS.values()} <= set(book._contents(paths.ROOT))
     assert set(experiments()) <= set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("file", [*(p.file for p in NOTEBOOKS.values()), *sorted((paths.ROOT / "book").glob("*.md"))], ids=lambda f: f.stem)
+def test_mathematics_has_single_backslashes(file):
+    text = file.read_text()
+    texts = [c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown"] if file.suffix == ".ipynb" else [text]
+    assert not re.findall(r"\\\\[A-Za-z]\w*", "\n".join(texts)), "two backslashes show a command's name in place of what it draws"
+
+
+def until_adapted(page):
+    """The code of a page above *Adapt this*."""
+    for cell in page.notebook().cells:
+        if cell.cell_type == "code":
+            yield cell.source
+        elif "## Adapt this" in cell.source:
+            return
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_titled_with_the_data_set_stored_in_their_file(name, monkeypatch):
+    drawn = []
+
+    def watched(draw):
+        def look(what, *more, title="", **options):
+            drawn.extend((images, title) for images in (what.values() if isinstance(what, dict) else [what]))
+            return draw(what, *more, title=title, **options)
+
+        return look
+
+    for kind in ("film_strip", "image_grid", "samples_and_nearest"):
+        monkeypatch.setattr(figures, kind, watched(getattr(figures, kind)))
+    names = {"display": lambda shown: None}
+    for source in until_adapted(NOTEBOOKS[name]):
+        exec(source, names)
+        assert "suptitle" not in source, "titles are given to the function that draws"
+    plt.close("all")
+    assert all(images.facts.name in title for images, title in drawn)
+    assert bool(drawn) == any((paths.results(kept) / name).exists() for kept in ("full", "small"))
 
 
 # --- running them as a reader does --------------------------------------------------------------------------------------
