@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -56,20 +58,26 @@ def style(raster: bool = False, fitted: bool = False) -> None:
 
 
 def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
-    """Published and measured values of every method, a panel per column of the table.
+    """Published and measured values of every method, a panel per name in the column `panel`.
 
     Args:
-        points: columns panel, method, who ("paper" or "ours, ..."), value, std (0 where there is none).
+        points: columns panel, method, who ("paper" or "ours, ..."), data, value, std (0 where there is none).
     Returns: hollow marks for the paper, filled for ours, bars one standard deviation.
+    Raises:  UserError: a panel would hold two data sets, or two budgets of ours.
     """
     import matplotlib.pyplot as plt
 
+    for panel, part in points.groupby("panel", sort=False):
+        for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):
+            if len(names := found.unique()) > 1:
+                shown = " and ".join(names)
+                raise UserError(f"panel {panel!r} would show {what} on one axis that do not compare: {shown}; give each its own")
     style(fitted=True)
     panels = list(dict.fromkeys(points["panel"]))
     methods = list(dict.fromkeys(points["method"]))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) in (2, 4, 6, 8) else min(3, len(panels))  # pairs: the paper's, and beside it a stand-in
     rows = -(-len(panels) // columns)
-    size = (3.6 * columns + 1.6, 0.26 * len(methods) * rows + 0.9 * rows)
+    size = (3.6 * columns + 1.6, 0.26 * len(methods) * rows + 1.1 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels):
         for _, p in points[points["panel"] == panel].iterrows():
@@ -79,17 +87,21 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
                 p["value"], y, xerr=p["std"] or None, fmt=marker(p["method"]), color=colour(p["method"]), markersize=6,
                 markerfacecolor=colour(p["method"]) if ours else "white", elinewidth=1, capsize=2,
             )  # fmt: skip
-        axis.set(title=panel, xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.set(xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.set_title(panel, fontsize=10)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     return figure
 
 
-def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool = True, scale: float = 0.42) -> Figure:
+def image_grid(
+    images: ImageSet, per_class: int | None = None, class_names: bool = True, scale: float = 0.42, title: str = ""
+) -> Figure:
     """Images of a set, one row per class, pixels crisp.
 
     Args:
         per_class: how many of each class, the first ones; all by default.
+        title:     says which data are drawn: take it from the set's facts.
     """
     import matplotlib.pyplot as plt
 
@@ -101,19 +113,21 @@ def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool
     figure = plt.figure(figsize=(width, scale * len(rows)))
     axis = figure.add_axes((left / width, 0, scale * columns / width, 1))
     centres = _sheet(axis, pixels, rows)
+    axis.set_title(title, fontsize=10)
     if class_names:
         for name, y in zip(images.facts.class_names, centres):
             axis.text(-0.25 * pixels.shape[2], y, name, ha="right", va="center", fontsize=8)
     return figure
 
 
-def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = False) -> Figure:
+def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = False, title: str = "") -> Figure:
     """A set at several moments of its distillation: a row per moment, a column per class.
 
     Args:
         frames:  label of the moment ("step 100") -> the set then.
         stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations, instead
                  of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
+        title:   says which data are drawn: take it from the sets' facts.
     """
     import matplotlib.pyplot as plt
 
@@ -125,6 +139,7 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
         pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
         centre = _sheet(axis, pixels, [[i for members in frame.class_index for i in members[:per_class].tolist()]])[0]
         axis.text(-0.2 * pixels.shape[2], centre, label, ha="right", va="center", fontsize=9)
+    axes[0, 0].set_title(title, fontsize=10)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
     return figure
 
@@ -276,12 +291,16 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: list[float]) -> Figure:
+def samples_and_nearest(
+    made: ImageSet, nearest: ImageSet | None, distances: list[float], title: str = "", left: str = "generated"
+) -> Figure:
     """Samples to the left; to the right, in the same places, the training image nearest to each, with its distance.
 
     Args:
         made:    class by class; a row per class, or ten classes a row where each has one image.
         nearest: as many images; None shows the distances below the samples.
+        title:   says which data are drawn: take it from the sets' facts.
+        left:    what the images to the left are.
     """
     import matplotlib.pyplot as plt
 
@@ -289,11 +308,11 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: lis
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
     rows = -(-len(made) // columns)
-    sheets = {"generated": made} if nearest is None else {"generated": made, "nearest training image": nearest}
+    sheets = {left: made} if nearest is None else {left: made, "nearest training image": nearest}
     size = (0.58 * len(sheets) * columns + (1.4 if each > 1 else 0.2), 0.66 * rows + 0.5)
     figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
     side, gap = made.shape[1], max(3, made.shape[1] // 4)
-    for axis, (title, images) in zip(axes[0], sheets.items()):
+    for axis, (heading, images) in zip(axes[0], sheets.items()):
         pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
         sheet = np.ones((rows * (side + gap), columns * (side + gap), pixels.shape[-1]), np.float32)
         for i, image in enumerate(pixels):
@@ -303,7 +322,9 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: lis
                 axis.text(x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5)
         _draw(axis, sheet)
         axis.set_axis_off()
-        axis.set_title(title, fontsize=10)
+        axis.set_title(heading, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     if each > 1:
         for k, name in enumerate(made.facts.class_names):
             axes[0, 0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import records, reported
+from .data.catalogue import sized
+from .experiment import check_parameters, experiment
 from .records import Cell, Record
 
 if TYPE_CHECKING:
@@ -136,29 +138,14 @@ def details(outcome: Outcome) -> pd.DataFrame:
 
 
 def points(outcome: Outcome) -> pd.DataFrame:
-    """Published and measured means for a figure: columns panel, method, who, value, std; panels without ours are left out."""
-    import pandas as pd
-
-    out: list[dict[str, Any]] = []
-    for s in outcome:
-        if s.cell.ipc is None or not outcome.printed(s.cell):
-            continue
-        row, panel = published(s.cell, outcome), f"{s.cell.dataset}, IPC {s.cell.ipc}"
-        if row and row["value"] is not None:
-            out.append({"panel": panel, "method": s.cell.method, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})
-        for profile, record in measured(s.cell, outcome).items():
-            values = pd.Series(record.test_accuracy_pct)
-            who = heading(profile, record, s.cell)
-            out.append({"panel": panel, "method": s.cell.method, "who": who, "value": values.mean(), "std": values.std(ddof=0)})
-    frame = pd.DataFrame(out, columns=["panel", "method", "who", "value", "std"])
-    with_ours = set(frame.loc[frame["who"] != "paper", "panel"])
-    return frame[frame["panel"].isin(with_ours)] if with_ours else frame
+    """`marks` of a table of data sets and images per class: rows of the paper's protocols, without full data."""
+    return marks(outcome, lambda c: f"{c.dataset}, IPC {c.ipc}" if c.ipc is not None and outcome.printed(c) else None)
 
 
-Axis = str | Callable[[Cell], str]  # a field of `Cell`, or what to call a cell
+Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
 
 
-def _along(cell: Cell, axis: Axis) -> str:
+def _along(cell: Cell, axis: Axis) -> str | None:
     return axis(cell) if callable(axis) else getattr(cell, axis)
 
 
@@ -191,19 +178,54 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
 
 
 def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
-    """Numbers along one axis of the cells for `figures.paper_and_ours`: a panel per value of `panel`, a line per value of `rows`."""
+    """Published and measured means for `figures.paper_and_ours`: panels by `panel`, a line per value of `rows`.
+
+    A panel holds numbers of one data set and, of ours, of one budget; the second line of its name says which. The paper's
+    numbers stand beside ours on the same data. Where ours are on a stand-in, the paper's have a panel of their own.
+    Values of `panel` without a number of ours are left out, unless there is none at all.
+
+    Args:
+        panel: as the columns of `across`; cells for which a function returns None are left out.
+    Returns: columns panel, method, who ("paper" or "ours, small"), data, value, std (0 where there is none).
+    """
     import pandas as pd
 
     out: list[dict[str, Any]] = []
-    for s in outcome:
-        line = {"panel": _along(s.cell, panel), "method": _along(s.cell, rows)}
-        row = published(s.cell, outcome)
+    for cell in (s.cell for s in outcome):
+        line = {"panel": _along(cell, panel), "method": _along(cell, rows), "asked": paper_data(cell)}
+        row = published(cell, outcome)
         if row and row["value"] is not None:
-            out.append({**line, "who": "paper", "value": row["value"], "std": row["std"] or 0.0})
-        for profile, record in measured(s.cell, outcome).items():
+            out.append({**line, "who": "paper", "data": line["asked"], "value": row["value"], "std": row["std"] or 0.0})
+        for profile, record in measured(cell, outcome).items():
             values = pd.Series(record.test_accuracy_pct)
-            out.append({**line, "who": heading(profile, record, s.cell), "value": values.mean(), "std": values.std(ddof=0)})
-    return pd.DataFrame(out, columns=["panel", "method", "who", "value", "std"])
+            own = {"value": values.mean(), "std": values.std(ddof=0)}
+            out.append({**line, "who": f"ours, {profile}", "data": record.key["dataset"], **own})
+    frame = pd.DataFrame(out, columns=["panel", "method", "who", "data", "value", "std", "asked"]).dropna(subset="panel")
+    with_ours = frame.groupby("panel")["who"].transform(lambda who: (who != "paper").any())
+    parts = []
+    for name, part in frame[with_ours if with_ours.any() else slice(None)].groupby("panel", sort=False):
+        for data, same in part.groupby("data", sort=False):
+            paper, ours = same[same["who"] == "paper"], same[same["who"] != "paper"]
+            on = f", {data_name(data)}" if ours.empty or part["asked"].nunique() > 1 else ""
+            if ours.empty:
+                parts.append(paper.assign(panel=f"{name}\npaper{on}"))
+            for (who, stand_in), group in ours.groupby(["who", ours["asked"] != data]):
+                beside = len(paper) and not stand_in
+                said = f"{who}; stand-in {data_name(data)}" if stand_in else f"{'paper and ' * bool(beside)}{who}{on}"
+                parts.append(pd.concat([paper, group] if beside else [group]).assign(panel=f"{name}\n{said}"))
+    return pd.concat(parts or [frame]).drop(columns="asked").reset_index(drop=True)
+
+
+def paper_data(cell: Cell) -> str:
+    """The data set that the paper's number is on, as `full` loads it: ImageWoof@224px."""
+    params = check_parameters(cell.experiment, {"profile": "full"})
+    return getattr(experiment(cell.experiment).task(cell, params), "dataset", cell.dataset)
+
+
+def data_name(dataset: str) -> str:
+    """'ImageWoof at 64 px' for ImageWoof@64px."""
+    name, side, _ = sized(dataset)
+    return name if side is None else f"{name} at {side} px"
 
 
 def counts(outcome: Outcome) -> str:

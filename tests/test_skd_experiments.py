@@ -113,7 +113,13 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     assert frame.loc["SKD"].tolist() == ["68.2 ± 0.4", "not run", "69.2 ± 0.1", "61.0 ± 1.0"]
     assert frame.loc["DiM"].tolist() == ["66.2 ± 0.5", "50.0", "66.8 ± 0.5", "not run"]
     marks = tables.marks(outcome, panel="network")
-    assert sorted(marks.loc[marks["who"] == ours, ["panel", "method", "value"]].values.tolist()) == [["ConvNet", "DiM", 50.0], ["VGG11", "SKD", 61.0]]
+    assert marks.groupby("panel")["data"].unique().map(list).to_dict() == {
+        f"{network}\n{what}": [data]
+        for network in ("ConvNet", "VGG11")
+        for what, data in (("paper, CIFAR10", "CIFAR10"), ("ours, small; stand-in FashionMNIST", "FashionMNIST"))
+    }
+    ours = marks.loc[marks["who"] == "ours, small", ["method", "value"]]
+    assert sorted(ours.values.tolist()) == [["DiM", 50.0], ["SKD", 61.0]]
 
     Record(Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"), [40.0], [0], key | {"network": "ConvNet"}).save("small")
     params = experiment.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})

@@ -5,7 +5,8 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from distill_lib import experiment, records, tables
+from distill_lib import experiment, figures, records, tables
+from distill_lib.errors import UserError
 from distill_lib.experiments.skd import TABLE1
 from distill_lib.records import Cell, Record
 
@@ -86,10 +87,60 @@ def test_details_say_how_many_of_the_sets_were_measured(outcome):
     assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
-def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
-    frame = tables.points(outcome)
-    assert set(frame["panel"]) == {"FashionMNIST, IPC 10"}
-    assert frame.query("method == 'DM' and who == 'ours, small'")["value"].item() == 71.0
+# --- numbers for figures -----------------------------------------------------------------------------------------------
+def panels(frame):
+    """Panel -> who, on which data, at which values."""
+    rows = frame.assign(value=frame["value"].round(6)).groupby("panel", sort=False)
+    return {name: [tuple(p) for p in part[["who", "data", "value"]].values] for name, part in rows}
+
+
+def test_a_figure_gets_the_panels_that_have_a_number_of_ours_and_each_budget_in_its_own(outcome):
+    at10 = {name.removeprefix("FashionMNIST, IPC 10\n"): part for name, part in panels(tables.points(outcome)).items()}
+    assert list(at10) == ["paper and ours, full", "paper and ours, small"]
+    paper = [("paper", "FashionMNIST", v) for v in (73.8, 83.6, 89.0)]
+    assert sorted(at10["paper and ours, full"]) == sorted([*paper, ("ours, full", "FashionMNIST", 83.6)])
+    ours = [("ours, small", "FashionMNIST", v) for v in (60.0, 71.0)]  # under each row's own protocol
+    assert sorted(at10["paper and ours, small"]) == sorted([*paper, *ours])
+
+
+def test_a_stand_in_has_panels_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    name = "dgs/table2_subsets"
+    cell = Cell(name, "DGS", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
+    assert tables.paper_data(cell) == "ImageNette@224px"
+    for profile, data in (("small", "ImageNette@64px"), ("full", "ImageNette@224px")):
+        Record(cell, [50.0], [0], {"dataset": data, "protocol": {"name": "minimax_imagenet"}}).save(profile)
+    outcome = experiment.run(name, experiment.check_parameters(name, {"methods": ["DGS"], "datasets": ["ImageNette"]}))
+    found = panels(tables.points(outcome))
+    start = "ImageNette, IPC 10\n"
+    assert list(found) == [f"{start}paper and ours, full", f"{start}ours, small; stand-in ImageNette at 64 px"]
+    assert found[f"{start}ours, small; stand-in ImageNette at 64 px"] == [("ours, small", "ImageNette@64px", 50.0)]
+    records.path(cell, "full").unlink()
+    found = panels(tables.points(outcome))
+    assert list(found) == [f"{start}paper, ImageNette at 224 px", f"{start}ours, small; stand-in ImageNette at 64 px"]
+    assert len(figures.paper_and_ours(tables.points(outcome)).axes) == 2
+
+
+@pytest.mark.parametrize("name", [n for n, e in experiment.experiments().items() if e.cells(experiment.check_parameters(n, {}))])
+@pytest.mark.parametrize("panel", ["dataset", "network"])
+def test_recorded_numbers_that_do_not_compare_never_share_a_panel(name, panel):
+    frame = tables.marks(experiment.run(name, experiment.check_parameters(name, {})), panel=panel)
+    for _, part in frame.groupby("panel"):
+        assert part["data"].nunique() == 1 and part.loc[part["who"] != "paper", "who"].nunique() <= 1
+
+
+def test_a_figure_refuses_numbers_that_do_not_compare():
+    def point(who, data):
+        return {"panel": "ConvNet", "method": "SKD", "who": who, "data": data, "value": 70.0, "std": 0.0}
+
+    both = pd.DataFrame([point("paper", "CIFAR10"), point("ours, small", "FashionMNIST")])
+    with pytest.raises(UserError, match="panel 'ConvNet' .*data sets.*: CIFAR10 and FashionMNIST"):
+        figures.paper_and_ours(both)
+    both = pd.DataFrame([point("ours, full", "CIFAR10"), point("ours, small", "CIFAR10")])
+    with pytest.raises(UserError, match="budgets.*: ours, full and ours, small"):
+        figures.paper_and_ours(both)
+    axis = figures.paper_and_ours(pd.DataFrame([point("paper", "CIFAR10"), point("ours, small", "CIFAR10")])).axes[0]
+    assert axis.get_title() == "ConvNet" and len(axis.containers) == 2
 
 
 def test_html_marks_columns_escapes_text_and_names_itself(outcome):
