@@ -94,6 +94,41 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
     return figure
 
 
+def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
+    """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget, and a line at the reference's mean.
+
+    Args:
+        table: as `tables.ranking` returns it; lines without a number are left out.
+    Returns: bars the intervals; hollow marks where labels are not hard.
+    """
+    import matplotlib.pyplot as plt
+
+    style(fitted=True)
+    panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    tallest = max(len(part) for _, part in panels)
+    size = (4.6 * columns, (0.24 * tallest + 0.9) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, ((profile, data, ipc, budget), part) in zip(axes.flat, panels):
+        names = []
+        for y, (_, row) in enumerate(part.iterrows()):
+            hard = row["labels"] == "hard"
+            names.append(row["method"] if hard else f"{row['method']}, {row['labels']}")
+            bar = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            axis.errorbar(
+                row["mean"], y, xerr=bar, fmt=marker(row["method"]), color=colour(row["method"]), markersize=6,
+                markerfacecolor=colour(row["method"]) if hard else "white", elinewidth=1, capsize=2,
+            )  # fmt: skip
+        for value in part.loc[part["method"] == reference, "mean"]:
+            axis.axvline(value, color="0.4", ls="--", lw=1)
+        axis.set(title=f"{data}, IPC {ipc}\n{profile}, {budget}", xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
 def image_grid(
     images: ImageSet, per_class: int | None = None, class_names: bool = True, scale: float = 0.42, title: str = ""
 ) -> Figure:
