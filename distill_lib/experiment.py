@@ -35,7 +35,6 @@ from .records import Cell, Record
 from .settings import as_dict
 
 if TYPE_CHECKING:
-    import pandas as pd
 
     from .data import ImageSet
     from .evaluate import Evaluation

@@ -366,33 +366,26 @@ def samples_and_nearest(
     return figure
 
 
-def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
+def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
     """DGS's Figure 2: for each class a pair of rows, without and with the logarithm; columns: real images, pool, chosen images.
 
     Args:
-        found: `classes` of `experiments.dgs.difficulty_of`: name -> scores `real` and `pool`, `places` and `plain`, thresholds.
+        rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and mean score.
     Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the logarithm.
     """
     import matplotlib.pyplot as plt
-    import torch
-
-    from .methods import dgs
 
     style(fitted=True)
-    rows = [(name, c, log) for name, c in found.items() for log in (False, True)]
     figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
     _inches(figure, left=0.6, right=0.15, top=0.4, bottom=0.45, across=0.45, down=0.85)
-    for (name, c, log), line in zip(rows, axes):
-        real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
-        places = c["places"] if log else c["plain"]
-        seen = [dgs.transformed(x, c["bottom"], c["top"]) if log else x for x in (real, pool)]
-        shown = {"original": (seen[0], real), "pool": (seen[1], pool), "sampled": (seen[1][places], pool[places])}
-        for axis, (part, (scores, raw)) in zip(line, shown.items()):
-            colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
-            axis.bar((np.arange(bins) + 0.5) / bins, dgs.histogram(scores, bins).tolist(), width=0.9 / bins, color=colours[part])
-            axis.set(xlim=(0, 1), title=f"{name}, {part}:\n{len(raw)} images, mean {float(raw.mean()):.3f}")
+    colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
+    for row, line in zip(rows, axes):
+        for axis, (part, found) in zip(line, row["parts"].items()):
+            bins = len(found["counts"])
+            axis.bar((np.arange(bins) + 0.5) / bins, found["counts"], width=0.9 / bins, color=colours[part])
+            axis.set(xlim=(0, 1), title=f"{row['class']}, {part}:\n{found['images']} images, mean {found['mean']:.3f}")
             axis.title.set_fontsize(8.5)
-            axis.set_xlabel(("transformed" if log else "raw") + " difficulty", fontsize=8.5)
+            axis.set_xlabel(f"{row['scale']} difficulty", fontsize=8.5)
             axis.tick_params(labelsize=8)
         line[0].set_ylabel("images", fontsize=8.5)
     return figure
