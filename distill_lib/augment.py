@@ -8,7 +8,11 @@
     aug(stacked, [rng_0, rng_1])              # (2, n, C, H, W): each network from its own generator, as if it were alone
 
 Images are normalised floats. What is drawn is a small record of uniform numbers, so the same record gives the same
-transformation at any batch size, image size and device, and nothing is ever written in place.
+transformation at any batch size, image size and device, and no image that is given is written to.
+
+On a CPU an augmented image has the same bits whatever images and networks are augmented beside it, and on any number of threads.
+So an image is never multiplied by a matrix of its own: a library's matrix product may add in another order at another batch size.
+Products and sums are operations of their own, in a fixed order, because one that fuses them may round otherwise at an array's end.
 
 | name | operations per batch | used by |
 | --- | --- | --- |
@@ -146,7 +150,7 @@ def color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -
         s = torch.ones_like(s)  # a single channel is its own mean
     grey = x.mean(2, keepdim=True)  # (G, n, 1, H, W)
     level = grey.mean(-1, keepdim=True).mean(-2, keepdim=True)  # (G, n, 1, 1, 1), in an order that no other image changes
-    return torch.addcmul(torch.addcmul(level * (1 - k) + b, grey, k * (1 - s)), x, s * k)
+    return (x * (s * k)).add_((grey * (k * (1 - s))).add_(level * (1 - k) + b))
 
 
 def shift(x: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
@@ -489,7 +493,9 @@ class DC(Augmentation):
 
     @staticmethod
     def _rotate(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
-        return _spline_rotate(x, send(_integer(u[:, 5], 90) - 45, x.device, torch.float64), mean.mean(1, keepdim=True))
+        angles, turn = torch.deg2rad(torch.arange(-45, 45, dtype=torch.float64)), _integer(u[:, 5], 90)
+        cos, sin = (send(of(angles)[turn], x.device) for of in (torch.cos, torch.sin))  # from a table: the same bits in any batch
+        return _spline_rotate(x, cos, sin, mean.mean(1, keepdim=True))
 
     @staticmethod
     def _noise(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
@@ -498,13 +504,13 @@ class DC(Augmentation):
         return x + 0.001 * send(noise, x.device, x.dtype)
 
 
-def _spline_rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
+def _spline_rotate(x: Tensor, cos: Tensor, sin: Tensor, fill: Tensor) -> Tensor:
     """Rotate each image about its centre: `scipy.ndimage.rotate(image, degrees, (-2, -1), cval=fill)`, centre-cropped.
 
-    x (B, C, H, W); degrees (B,); fill (B, 1, 1, 1). Cubic B-spline, mirrored at the edges, `fill` beyond them.
+    x (B, C, H, W); cosine and sine of the angles (B,), float64; fill (B, 1, 1, 1). Cubic B-spline, mirrored at the edges, `fill`
+    beyond them.
     """
     h, w = x.shape[-2:]
-    cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
     full_h, full_w = (h * cos + w * sin.abs() + 0.5).long(), (w * cos + h * sin.abs() + 0.5).long()  # cos > 0
     rows, cols = (
         torch.arange(n, device=x.device) + ((full - n) // 2 - (full - 1) / 2)[:, None] for n, full in ((h, full_h), (w, full_w))
@@ -512,7 +518,7 @@ def _spline_rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
     cos, sin, rows, cols = cos[:, None, None], sin[:, None, None], rows[:, :, None], cols[:, None, :]
     y, z = cos * rows + sin * cols + (h - 1) / 2, cos * cols - sin * rows + (w - 1) / 2  # (B, H, W): input positions
     inside = (y >= 0) & (y <= h - 1) & (z >= 0) & (z <= w - 1)
-    coefficients = _spline_filter(h, x) @ x @ _spline_filter(w, x).T
+    coefficients = _spline_coefficients(_spline_coefficients(x, 2), 3)
     out = torch.zeros_like(x)
     (iy, wy), (iz, wz) = _spline_taps(y, h), _spline_taps(z, w)
     for a in range(4):
@@ -522,14 +528,23 @@ def _spline_rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
     return torch.where(inside[:, None], out, fill)
 
 
-def _spline_filter(n: int, like: Tensor) -> Tensor:
-    """(n, n): pixels to cubic B-spline coefficients, mirrored at the ends."""
-    a = torch.zeros(n, n, dtype=torch.float64)
-    for i in range(n):
-        a[i, i] += 4 / 6
-        a[i, abs(i - 1)] += 1 / 6
-        a[i, n - 1 - abs(n - 2 - i)] += 1 / 6
-    return torch.linalg.inv(a).to(like.device, like.dtype)
+def _spline_coefficients(x: Tensor, dim: int) -> Tensor:
+    """Pixels to cubic B-spline coefficients along a dimension, mirrored at the ends: a recursion over it, and one back.
+
+    Source: Unser, IEEE Signal Processing Magazine 1999; the filter of scipy's splines.
+    """
+    pole, line = 3**0.5 - 2, list(x.unbind(dim))
+    last = len(line) - 1
+    there = [line[0]]  # the sum over the mirrored line, which has a period of 2 (n - 1)
+    for k in range(1, last + 1):
+        there[0] = there[0] + line[k] * (pole**k + (pole ** (2 * last - k) if k < last else 0.0))
+    there[0] = there[0] / (1 - pole ** (2 * last))
+    for pixels in line[1:]:
+        there.append(pixels + there[-1] * pole)
+    back = [(there[-1] + there[-2] * pole) * (pole / (pole**2 - 1))]
+    for sums in there[-2::-1]:
+        back.append((back[-1] - sums) * pole)
+    return torch.stack(back[::-1], dim) * 6
 
 
 def _spline_taps(position: Tensor, n: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -572,12 +587,12 @@ class ImageNet(Augmentation):
 
     def _apply(self, x: Tensor, params: Params) -> Tensor:
         _needs_colour(x, self.name)
-        u = send(params.u, x.device, x.dtype)
-        return self._jitter(self._resized_crop(x, u[..., :23]), u[..., 23:])
+        return self._jitter(self._resized_crop(x, params.u[..., :23]), params.u[..., 23:])
 
     @staticmethod
     def _resized_crop(x: Tensor, u: Tensor) -> Tensor:
         h, w = x.shape[-2:]
+        u = u.double()
         area = h * w * (0.5 + 0.5 * u[..., 0:10])
         aspect = torch.exp((2 * u[..., 10:20] - 1) * math.log(4 / 3))
         crop_w, crop_h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # (G, m, 10)
@@ -587,39 +602,44 @@ class ImageNet(Augmentation):
         crop_w = torch.where(found, crop_w.gather(-1, first)[..., 0], w)
         crop_h = torch.where(found, crop_h.gather(-1, first)[..., 0], h)
         top, left = _integer(u[..., 20], h - crop_h + 1), _integer(u[..., 21], w - crop_w + 1)
+        drawn = torch.stack([top, left, crop_h, crop_w, u[..., 22] < 0.5], -1)  # (G, m, 5), sent at once
+        top, left, crop_h, crop_w, mirrored = send(drawn, x.device, x.dtype).unbind(-1)
 
         def positions(n: int, start: Tensor, size: Tensor) -> Tensor:  # (G, m, n) pixels of x, kept inside the crop
             at = (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) * (size / n)[..., None] - 0.5
             return start[..., None] + torch.minimum(at.clamp_min(0), size[..., None] - 1)
 
         rows, cols = positions(h, top, crop_h), positions(w, left, crop_w)
-        cols = torch.where(u[..., 22:23] < 0.5, cols.flip(-1), cols)
+        cols = torch.where(mirrored[..., None] > 0, cols.flip(-1), cols)
         gy, gx = (2 * rows + 1) / h - 1, (2 * cols + 1) / w - 1
         shape = (*gy.shape[:2], h, w)
         grid = torch.stack([gx[:, :, None, :].expand(shape), gy[:, :, :, None].expand(shape)], -1)
         return _sample(x, grid, "border")
 
     def _jitter(self, x: Tensor, u: Tensor) -> Tensor:
-        mean, std, grey = (torch.tensor(v, device=x.device, dtype=x.dtype) for v in (self.mean, self.std, self._GREY))
-        groups, images = x.shape[:2]
+        """A blend makes of a pixel p a weighted sum of p, p's grey and the mean grey of its image, so three of them do as well."""
+        u = u.double()
+        mean, std, vectors, values = (u.new_tensor(v) for v in (self.mean, self.std, self._EIGENVECTORS, self._EIGENVALUES))
         strength = 0.8 * u[..., 0:3] - 0.4  # brightness, contrast, saturation
-        order = torch.tensor(_ORDERS, device=x.device)[_integer(u[..., 3], len(_ORDERS))]  # (G, m, 3)
-        colour = x.mean(-1).mean(-1) * std + mean  # (G, n, 3): each image's mean pixel
-        a = torch.eye(3, device=x.device, dtype=x.dtype).expand(groups, images, 3, 3)
-        b = torch.zeros(groups, images, 3, device=x.device, dtype=x.dtype)
-        for step in range(3):
-            which = order[..., step]
-            k = strength.gather(-1, which[..., None])  # (G, m, 1): blend (1 - k) p + k target
-            level = ((a @ colour[..., None])[..., 0] + b) @ grey  # (G, n): mean grey of the image so far
-            contrast, saturation = (which == 1).to(x.dtype)[..., None], (which == 2).to(x.dtype)[..., None]
-            a = (1 - k)[..., None] * a + (k * saturation)[..., None] * (grey @ a)[..., None, :]
-            b = (1 - k) * b + k * (saturation * (b @ grey)[..., None] + contrast * level[..., None])
-        normal = torch.special.ndtri(u[..., 4:7].clamp(2**-25, 1 - 2**-24))
-        vectors, values = (torch.tensor(v, device=x.device, dtype=x.dtype) for v in (self._EIGENVECTORS, self._EIGENVALUES))
-        b = b + (0.1 * normal * values) @ vectors.T
-        b = ((a @ mean) + b - mean) / std  # from pixels to normalised units
-        a = a * std / std[:, None]
-        return torch.baddbmm(b.reshape(-1, 3, 1), a.reshape(-1, 3, 3), x.flatten(0, 1).flatten(2)).view_as(x)
+        order = torch.tensor(_ORDERS, device=u.device)[_integer(u[..., 3], len(_ORDERS))]  # (G, m, 3)
+        own, grey, level = torch.ones_like(u[..., 0]), torch.zeros_like(u[..., 0]), torch.zeros_like(u[..., 0])  # the weights, (G, m)
+        for which in order.unbind(-1):
+            k = strength.gather(-1, which[..., None])[..., 0]  # blend (1 - k) p + k target; grey is of weight 1 in itself
+            contrast, saturation = k * (which == 1), k * (which == 2)
+            level = (1 - k) * level + contrast * (own + grey + level) + saturation * level
+            own, grey = (1 - k) * own, (1 - k) * grey + saturation * (own + grey)
+        drawn = (0.1 * torch.special.ndtri(u[..., 4:7].clamp(2**-25, 1 - 2**-24)) * values)[..., None, :] * vectors  # (G, m, 3, 3)
+        light = drawn[..., 0] + drawn[..., 1] + drawn[..., 2]
+        own, grey, level = own[..., None], grey[..., None], level[..., None]
+        # from pixels to normalised units, where the grey of a pixel is `mixed` + middle
+        middle = sum(a * b for a, b in zip(self._GREY, self.mean, strict=True))
+        rest = ((own - 1) * mean + (grey + level) * middle + light) / std
+        numbers = send(torch.cat([own, grey / std, level / std, rest], -1), x.device, x.dtype)[..., None, None]
+        own, grey, level, rest = numbers.split([1, 3, 3, 3], 2)  # (G, m, 1 or 3, 1, 1)
+        red, green, blue = (a * b * x[:, :, c : c + 1] for c, (a, b) in enumerate(zip(self._GREY, self.std, strict=True)))
+        mixed = red.add_(green).add_(blue)  # (G, n, 1, H, W)
+        average = mixed.mean(-1, keepdim=True).mean(-2, keepdim=True)
+        return (x * own).add_(mixed * grey).add_(average * level + rest)
 
 
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))

@@ -57,7 +57,7 @@ def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
 def heading(profile: str, record: Record, cell: Cell) -> str:
     """Column heading of our numbers; a stand-in data set is named."""
     data = record.key["dataset"]
-    return f"ours, {profile}" + ("" if data == cell.dataset else f", on {data}")
+    return f"ours, {profile}" + ("" if data in (cell.dataset, paper_data(cell)) else f", on {data}")
 
 
 def grid(outcome: Outcome) -> pd.DataFrame:
