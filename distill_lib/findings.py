@@ -344,8 +344,9 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     out, nets = [], by_network(table1)
     chosen = [r for found in (table1, table3, table4) for r in found.values() if r.cell.ipc]
     if chosen:
+        numbers = [str(n) for n, found in ((1, table1), (3, table3), (4, table4)) if found]
         out.append(
-            f"Tables 1, 3 and 4 ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
+            f"Table{'s' * (len(numbers) > 1)} {', '.join(numbers)} ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
             f"{reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
             f"where guessing has {math.log(classes(chosen[0])):.2f}."
         )
