@@ -148,7 +148,7 @@ def untrained() -> str | None:
         _, _, found = trained("cpu", SAMPLED)
     except UserError as err:
         return str(err)
-    return None if found.file.exists() else f"needs a trained network: python -m distill_lib.train_uvit {SAMPLED} --profile small"
+    return None if found.file.exists() else f"needs a trained network: distill uvit train {SAMPLED} --profile small"
 
 
 @suite.benchmark(

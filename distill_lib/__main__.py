@@ -87,9 +87,27 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
         from . import protocols
 
         return [{"name": name, "about": protocols.PROTOCOLS[name].about} for name in protocols.PROTOCOLS]
+    return _experiments(brief)
+
+
+def _experiments(brief: bool) -> list[dict[str, object]]:
+    """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts them."""
+    from . import ledger
     from .experiment import experiments
 
-    return [{"name": e.name, "about": e.title} for e in experiments().values()]
+    small = {"small": ledger.OWN, "stand-in": ledger.STAND_IN, "underfit": ledger.UNDERFIT}
+    out = []
+    for e in experiments().values():
+        try:
+            found = ledger.counts_of(e.name)
+            cells = {"printed": ledger.total(found), "full": sum(found[status] for status in ledger.FULL)}
+            cells |= {kind: found[status] for kind, status in small.items()}
+            said = ", ".join([f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])])
+            said = said if cells["printed"] else "none printed"
+        except UserError as err:  # a damaged record
+            cells = said = str(err)
+        out.append({"name": e.name, "about": e.title, "cells": said if brief else cells})
+    return out
 
 
 @app.command("list")
@@ -387,6 +405,43 @@ def evaluate(
     _print_table(f"{file} on {dataset}", foreign.rows(found))
     for note in dict.fromkeys(n for e in found for n in e.notes):
         print(f"- {note}")
+
+
+uvit = typer.Typer(no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images.")
+app.add_typer(uvit, name="uvit")
+PROFILES = ["smoke", "small", "full"]
+
+
+@uvit.command("train")
+def uvit_train(
+    dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")] = False,
+) -> None:
+    """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100`."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from . import uvit_commands
+
+    uvit_commands.train(dataset, profile, scratch)
+
+
+@uvit.command("generate")
+def uvit_generate(
+    folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
+    dataset: Annotated[str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or so many images.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from . import uvit_commands
+
+    uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)
 
 
 @app.command()

@@ -18,7 +18,6 @@ from . import experiment, paths
 from .errors import UserError
 from .experiment import Outcome, Parameters, Status, Task
 from .loop import Loop, TimeUp
-from .progress import Activity
 from .records import Cell
 
 if TYPE_CHECKING:

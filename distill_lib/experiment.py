@@ -9,6 +9,7 @@ cell. `run` computes what is missing or stale, reuses the rest and says which; n
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import fnmatch
@@ -34,7 +35,6 @@ from .records import Cell, Record
 from .settings import as_dict
 
 if TYPE_CHECKING:
-    import pandas as pd
 
     from .data import ImageSet
     from .evaluate import Evaluation
@@ -208,16 +208,48 @@ def _problem(error: Any, model: type[Parameters]) -> str:
 def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
     """A notebook's parameters from its global names, checked before anything runs.
 
-    papermill defines whatever it is given and only warns about a name the notebook does not have, so every plain value
-    among the notebook's globals must be a parameter. Call it as `experiment.parameters("...", globals())` in the first
-    cell after the parameters.
+    Call it as `experiment.parameters("...", globals())` in a cell below the parameters.
+
+    Every parameter of the experiment is read from the namespace. papermill assigns whatever it is given and only warns about
+    a name that the notebook does not have. So a further name is refused if the parameters cell or papermill's injected cell
+    assigned it when it last ran. All other names are variables of the notebook or of its reader, and are left alone: a
+    notebook can be run again in the same kernel, and cells can be added anywhere.
+    Where no parameters cell is known, as in a script, every plain value counts that exists at the call.
 
     Raises: UserError: see `check_parameters`.
     """
-    ipython = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-    plain = (str, int, float, bool, list, tuple, dict, type(None))
-    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ipython and isinstance(v, plain)}
-    return check_parameters(name, given)
+    fields, plain = experiment(name).parameters.model_fields, (str, int, float, bool, list, tuple, dict, type(None))
+    assigned = _parameter_cells(namespace.get("In", []))
+    others = namespace.keys() - {"In", "Out"} if assigned is None else assigned
+    others = {k for k in others if not k.lower().startswith(("_", "papermill_"))}  # papermill can inject its paths
+    return check_parameters(name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))})
+
+
+def _parameter_cells(cells: list[str]) -> set[str] | None:
+    """Names that the parameters cell, which assigns `profile`, and papermill's injected cell below it assign.
+
+    Args:
+        cells: what has run in a kernel, in order (IPython's `In`). The last run of a cell counts: a mended typo is forgotten.
+    Returns: None where neither has run.
+    """
+    injected = None
+    for source in reversed(cells):
+        names = _assigned(source)
+        if source.startswith("# Parameters"):  # papermill's first line
+            injected = names if injected is None else injected
+        elif "profile" in names:
+            return names | (injected or set())
+    return injected
+
+
+def _assigned(source: str) -> set[str]:
+    """Names that a cell assigns outside functions, loops and conditions; none where it is not Python."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return set()
+    targets = [t for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for t in getattr(s, "targets", None) or [s.target]]
+    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 # --- state -------------------------------------------------------------------------------------------------------------
@@ -670,9 +702,10 @@ def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
 
 
 def _mean(found: list[Evaluation]) -> Evaluation:
-    """Several architectures as one: number i is the mean over their networks i; metrics hold `accuracy_pct, <network>`."""
+    """Several architectures as one: number i is the mean over their networks i; metrics keep each network's own."""
     each = [e.test_accuracy_pct for e in found]
     metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
+    metrics |= {f"train_loss, {e.network}": e.metrics["train_loss"] for e in found}
     return dataclasses.replace(found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics)
 
 

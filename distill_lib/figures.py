@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -56,20 +58,26 @@ def style(raster: bool = False, fitted: bool = False) -> None:
 
 
 def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
-    """Published and measured values of every method, a panel per column of the table.
+    """Published and measured values of every method, a panel per name in the column `panel`.
 
     Args:
-        points: columns panel, method, who ("paper" or "ours, ..."), value, std (0 where there is none).
+        points: columns panel, method, who ("paper" or "ours, ..."), data, value, std (0 where there is none).
     Returns: hollow marks for the paper, filled for ours, bars one standard deviation.
+    Raises:  UserError: a panel would hold two data sets, or two budgets of ours.
     """
     import matplotlib.pyplot as plt
 
+    for panel, part in points.groupby("panel", sort=False):
+        for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):
+            if len(names := found.unique()) > 1:
+                shown = " and ".join(names)
+                raise UserError(f"panel {panel!r} would show {what} on one axis that do not compare: {shown}; give each its own")
     style(fitted=True)
     panels = list(dict.fromkeys(points["panel"]))
     methods = list(dict.fromkeys(points["method"]))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) in (2, 4, 6, 8) else min(3, len(panels))  # pairs: the paper's, and beside it a stand-in
     rows = -(-len(panels) // columns)
-    size = (3.6 * columns + 1.6, 0.26 * len(methods) * rows + 0.9 * rows)
+    size = (3.6 * columns + 1.6, 0.26 * len(methods) * rows + 1.1 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels):
         for _, p in points[points["panel"] == panel].iterrows():
@@ -79,17 +87,56 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
                 p["value"], y, xerr=p["std"] or None, fmt=marker(p["method"]), color=colour(p["method"]), markersize=6,
                 markerfacecolor=colour(p["method"]) if ours else "white", elinewidth=1, capsize=2,
             )  # fmt: skip
-        axis.set(title=panel, xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.set(xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.set_title(panel, fontsize=10)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     return figure
 
 
-def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool = True, scale: float = 0.42) -> Figure:
+def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
+    """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget, and a line at the reference's mean.
+
+    Args:
+        table: as `tables.ranking` returns it; lines without a number are left out.
+    Returns: bars the intervals; hollow marks where labels are not hard.
+    """
+    import matplotlib.pyplot as plt
+
+    style(fitted=True)
+    panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    tallest = max(len(part) for _, part in panels)
+    size = (4.6 * columns, (0.24 * tallest + 0.9) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, ((profile, data, ipc, budget), part) in zip(axes.flat, panels):
+        names = []
+        for y, (_, row) in enumerate(part.iterrows()):
+            hard = row["labels"] == "hard"
+            names.append(row["method"] if hard else f"{row['method']}, {row['labels']}")
+            bar = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            axis.errorbar(
+                row["mean"], y, xerr=bar, fmt=marker(row["method"]), color=colour(row["method"]), markersize=6,
+                markerfacecolor=colour(row["method"]) if hard else "white", elinewidth=1, capsize=2,
+            )  # fmt: skip
+        for value in part.loc[part["method"] == reference, "mean"]:
+            axis.axvline(value, color="0.4", ls="--", lw=1)
+        axis.set(title=f"{data}, IPC {ipc}\n{profile}, {budget}", xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def image_grid(
+    images: ImageSet, per_class: int | None = None, class_names: bool = True, scale: float = 0.42, title: str = ""
+) -> Figure:
     """Images of a set, one row per class, pixels crisp.
 
     Args:
         per_class: how many of each class, the first ones; all by default.
+        title:     says which data are drawn: take it from the set's facts.
     """
     import matplotlib.pyplot as plt
 
@@ -101,19 +148,21 @@ def image_grid(images: ImageSet, per_class: int | None = None, class_names: bool
     figure = plt.figure(figsize=(width, scale * len(rows)))
     axis = figure.add_axes((left / width, 0, scale * columns / width, 1))
     centres = _sheet(axis, pixels, rows)
+    axis.set_title(title, fontsize=10)
     if class_names:
         for name, y in zip(images.facts.class_names, centres):
             axis.text(-0.25 * pixels.shape[2], y, name, ha="right", va="center", fontsize=8)
     return figure
 
 
-def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = False) -> Figure:
+def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = False, title: str = "") -> Figure:
     """A set at several moments of its distillation: a row per moment, a column per class.
 
     Args:
         frames:  label of the moment ("step 100") -> the set then.
         stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations, instead
                  of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
+        title:   says which data are drawn: take it from the sets' facts.
     """
     import matplotlib.pyplot as plt
 
@@ -125,6 +174,7 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
         pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
         centre = _sheet(axis, pixels, [[i for members in frame.class_index for i in members[:per_class].tolist()]])[0]
         axis.text(-0.2 * pixels.shape[2], centre, label, ha="right", va="center", fontsize=9)
+    axes[0, 0].set_title(title, fontsize=10)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
     return figure
 
@@ -276,12 +326,16 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: list[float]) -> Figure:
+def samples_and_nearest(
+    made: ImageSet, nearest: ImageSet | None, distances: list[float], title: str = "", left: str = "generated"
+) -> Figure:
     """Samples to the left; to the right, in the same places, the training image nearest to each, with its distance.
 
     Args:
         made:    class by class; a row per class, or ten classes a row where each has one image.
         nearest: as many images; None shows the distances below the samples.
+        title:   says which data are drawn: take it from the sets' facts.
+        left:    what the images to the left are.
     """
     import matplotlib.pyplot as plt
 
@@ -289,11 +343,11 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: lis
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
     rows = -(-len(made) // columns)
-    sheets = {"generated": made} if nearest is None else {"generated": made, "nearest training image": nearest}
+    sheets = {left: made} if nearest is None else {left: made, "nearest training image": nearest}
     size = (0.58 * len(sheets) * columns + (1.4 if each > 1 else 0.2), 0.66 * rows + 0.5)
     figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
     side, gap = made.shape[1], max(3, made.shape[1] // 4)
-    for axis, (title, images) in zip(axes[0], sheets.items()):
+    for axis, (heading, images) in zip(axes[0], sheets.items()):
         pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
         sheet = np.ones((rows * (side + gap), columns * (side + gap), pixels.shape[-1]), np.float32)
         for i, image in enumerate(pixels):
@@ -303,40 +357,35 @@ def samples_and_nearest(made: ImageSet, nearest: ImageSet | None, distances: lis
                 axis.text(x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5)
         _draw(axis, sheet)
         axis.set_axis_off()
-        axis.set_title(title, fontsize=10)
+        axis.set_title(heading, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     if each > 1:
         for k, name in enumerate(made.facts.class_names):
             axes[0, 0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)
     return figure
 
 
-def difficulty_histograms(found: dict[str, Any], bins: int = 10) -> Figure:
+def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
     """DGS's Figure 2: for each class a pair of rows, without and with the logarithm; columns: real images, pool, chosen images.
 
     Args:
-        found: `classes` of `experiments.dgs.difficulty_of`: name -> scores `real` and `pool`, `places` and `plain`, thresholds.
+        rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and mean score.
     Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the logarithm.
     """
     import matplotlib.pyplot as plt
-    import torch
-
-    from .methods import dgs
 
     style(fitted=True)
-    rows = [(name, c, log) for name, c in found.items() for log in (False, True)]
     figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
     _inches(figure, left=0.6, right=0.15, top=0.4, bottom=0.45, across=0.45, down=0.85)
-    for (name, c, log), line in zip(rows, axes):
-        real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
-        places = c["places"] if log else c["plain"]
-        seen = [dgs.transformed(x, c["bottom"], c["top"]) if log else x for x in (real, pool)]
-        shown = {"original": (seen[0], real), "pool": (seen[1], pool), "sampled": (seen[1][places], pool[places])}
-        for axis, (part, (scores, raw)) in zip(line, shown.items()):
-            colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
-            axis.bar((np.arange(bins) + 0.5) / bins, dgs.histogram(scores, bins).tolist(), width=0.9 / bins, color=colours[part])
-            axis.set(xlim=(0, 1), title=f"{name}, {part}:\n{len(raw)} images, mean {float(raw.mean()):.3f}")
+    colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
+    for row, line in zip(rows, axes):
+        for axis, (part, found) in zip(line, row["parts"].items()):
+            bins = len(found["counts"])
+            axis.bar((np.arange(bins) + 0.5) / bins, found["counts"], width=0.9 / bins, color=colours[part])
+            axis.set(xlim=(0, 1), title=f"{row['class']}, {part}:\n{found['images']} images, mean {found['mean']:.3f}")
             axis.title.set_fontsize(8.5)
-            axis.set_xlabel(("transformed" if log else "raw") + " difficulty", fontsize=8.5)
+            axis.set_xlabel(f"{row['scale']} difficulty", fontsize=8.5)
             axis.tick_params(labelsize=8)
         line[0].set_ylabel("images", fontsize=8.5)
     return figure

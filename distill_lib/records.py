@@ -222,6 +222,73 @@ def cost(record: Record) -> str:
     return ", ".join([*parts, f"{record.memory_mb:.0f} MB"])
 
 
+def sets_and_networks(record: Record) -> str:
+    """How much was measured: "2 of 5 sets x 5 networks" where two of the five sets to make have been evaluated."""
+    sizes = sorted({record.sets.count(i) for i in record.done})
+    n = len(record.done)
+    planned = record.key.get("num_sets", n)
+    each = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+    return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
+
+
+TRAINED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
+ABOVE_CHANCE = 1.5  # times the accuracy of guessing
+
+
+def underfit(record: Record) -> str:
+    """Why the networks behind a record count as not trained; "" where they are trained, or nothing recorded can tell.
+
+    A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
+    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat where they differ, in
+    its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
+    networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
+    with a cross-entropy: 112 had come at least 52 % of the way (the least of them IDC's own evaluation with CutMix, whose
+    accuracies agree with those of other protocols), 44 at most 35 % (DGS at 120 steps, SKD's AlexNet at 60), and none lay
+    between. The average counts because at one image per class the last epoch is a single batch, with CutMix or without.
+
+    A squared error is taken to learned labels, which the record does not hold, so its start is not known; and older records
+    of a mean over several architectures hold no training loss. There an architecture counts as untrained if its mean
+    accuracy is below `ABOVE_CHANCE` times that of guessing. This also rejects what trained networks learned from poor
+    images: such a number cannot be told from that of an untrained network.
+    """
+    classes = _num_classes(record)
+    if classes is None:
+        return ""
+    rules, losses = record.key.get("protocol", {}), _by_network(record, "train_loss")
+    if losses and rules.get("loss", "ce") != "mse":
+        start = math.log(classes)
+        bound = start - TRAINED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
+        high = [f"{network} at a training loss of {mean:.2f}" for network, mean in losses.items() if not mean <= bound]
+        return f"{', '.join(high)}, {start:.2f} before training" if high else ""
+    each = _by_network(record, "accuracy_pct") or {_network(record): _mean(record.test_accuracy_pct)}
+    low = [f"{network} at {mean:.1f} %" for network, mean in each.items() if mean < ABOVE_CHANCE * 100 / classes]
+    return f"{', '.join(low)}, guessing at {100 / classes:.1f} %" if low else ""
+
+
+def _network(record: Record) -> str:
+    return record.key.get("network", record.cell.network)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _by_network(record: Record, name: str) -> dict[str, float]:
+    """Mean of a metric by architecture: of the only one, or of each behind a mean over several."""
+    each = {k.removeprefix(f"{name}, "): _mean(v) for k, v in record.metrics.items() if k.startswith(f"{name}, ")}
+    return each or ({_network(record): _mean(record.metrics[name])} if name in record.metrics else {})
+
+
+def _num_classes(record: Record) -> int | None:
+    """Of the data set that was measured on; None where neither the record nor the catalogue says."""
+    from .data.catalogue import DATASETS, sized
+
+    if per_class := record.metrics.get("per_class_accuracy_pct"):
+        return len(per_class[0])
+    known = DATASETS.get(sized(record.key.get("dataset", ""))[0])
+    return known.num_classes if known else None
+
+
 def provenance(device: Any) -> dict[str, Any]:
     """Who measured: commit, locked requirements, device, driver, versions and time."""
     import torch

@@ -41,7 +41,8 @@ COLUMNS = (
     "note",  # provenance problems, separated by "; "
 )
 KEY = COLUMNS[:7]
-STATUSES = ("printed", "not in the source", "attributed")
+OTHERS = "others' entry"  # printed, but of another team, or the average of two cells: nothing to measure here
+STATUSES = ("printed", OTHERS, "not in the source", "attributed")
 LOST = "not in the source"
 ABSENT = "no such cell"  # a place in the layout that the paper leaves out
 UNITS = {  # unit -> how a value is written in a table
@@ -134,8 +135,29 @@ def lookup(
         fractions are given in percent (`text` stays as printed).
     Raises: UserError: unknown experiment, or different numbers fit: the answer says which axis decides.
     """
+    found = rows_of(experiment, method, dataset, ipc, network, variant, quantity, folder)
+    if not found:
+        return None
+    if len({(r["quantity"], r["text"]) for r in found}) > 1:
+        axes = {k: list(dict.fromkeys(str(r[k]) for r in found)) for k in ("ipc", "network", "variant", "quantity")}
+        choices = "; ".join(f"{k}: {', '.join(v)}" for k, v in axes.items() if len(v) > 1)
+        raise UserError(f"{experiment}: {len(found)} different numbers for {method} on {dataset}; say which ({choices})")
+    return in_percent(found[0])
+
+
+def rows_of(
+    experiment: str,
+    method: str,
+    dataset: str,
+    ipc: int | None = None,
+    network: str | None = None,
+    variant: str | None = None,
+    quantity: str | None = None,
+    folder: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Every row that fits; arguments as for `lookup`. A number that is printed again at every IPC has several."""
     wanted = _axes(variant or "")
-    found = [
+    return [
         r
         for r in cells_of(experiment, folder)
         if (r["method"], r["dataset"]) == (method, dataset)
@@ -144,16 +166,13 @@ def lookup(
         and (not quantity or r["quantity"] == quantity)
         and wanted.items() <= r["axes"].items()
     ]
-    if not found:
-        return None
-    if len({(r["quantity"], r["text"]) for r in found}) > 1:
-        axes = {k: list(dict.fromkeys(str(r[k]) for r in found)) for k in ("ipc", "network", "variant", "quantity")}
-        choices = "; ".join(f"{k}: {', '.join(v)}" for k, v in axes.items() if len(v) > 1)
-        raise UserError(f"{experiment}: {len(found)} different numbers for {method} on {dataset}; say which ({choices})")
-    row = dict(found[0])
-    if row["unit"] == "fraction":
-        row |= {k: None if row[k] is None else 100 * row[k] for k in ("value", "std")}
-    return row
+
+
+def in_percent(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with value and deviation in percent where they are printed as fractions; `text` stays as printed."""
+    if row["unit"] != "fraction":
+        return dict(row)
+    return row | {k: None if row[k] is None else 100 * row[k] for k in ("value", "std")}
 
 
 def matrix(experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]) -> pd.DataFrame:

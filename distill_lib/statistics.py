@@ -111,6 +111,7 @@ def equal_to_published(
     trials: int | None = None,
     ddof: int = 0,
     digit: float = 0.1,
+    sets: Sequence[int] | None = None,
 ) -> Comparison:
     """Whether measured values agree with a published mean within the published spread.
 
@@ -122,15 +123,23 @@ def equal_to_published(
     * "differs":   it lies outside;
     * "undecided": it does both, or there are too few values to have an interval. More networks decide it.
 
+    Networks trained on one distilled set share that set, so they do not vary independently. With `sets`, the values compared
+    are therefore the means of the sets, whose spread holds both that between sets and that of their networks. A single set
+    says nothing of the spread between sets: it is never "matched", and "differs" only where the published deviation, taken
+    for that spread, puts the whole interval outside the margin.
+
     Args:
         values:        one accuracy per network, in the unit of `published`.
         published_std: as printed; None or NaN: the spread of `values` stands in for it.
         trials:        runs behind the published mean; None: three are assumed.
         ddof:          of the printed deviation: 0 is what the public codes compute.
         digit:         the last printed digit.
+        sets:          for each value, the set its network was trained on; None where the method makes one set, always the
+                       same, or the protocol asks for one: then networks are what varies.
     Raises: UserError: no values, or numbers that cannot be a mean and its deviation.
     """
-    ours, n = mean(values), len(values)
+    units, what = _units(values, sets)
+    ours, n = mean(units), len(units)
     given = published_std is not None and not math.isnan(published_std)
     if not math.isfinite(published) or (given and not 0 <= published_std < math.inf) or (trials is not None and trials < 1):
         raise UserError(
@@ -139,33 +148,51 @@ def equal_to_published(
     difference = ours - published
     m = trials or ASSUMED_TRIALS
     notes = [] if trials else [f"{m} published runs assumed"]
-    if n < 2:
-        margin = max(2 * published_std, digit) if given else math.nan
-        reason = "too few values: one has no spread, at least 2 are needed"
-        return Comparison("undecided", difference, -math.inf, math.inf, margin, math.nan, reason)
-    spread = std(values, ddof=1)
+    margin = max(2 * (published_std if given else std(values)), digit)
     if given:
-        margin = max(2 * published_std, digit)
         theirs = published_std * math.sqrt(m / (m - 1)) if ddof == 0 and m > 1 else published_std  # sample deviation
+    if n < 2 and (sets is None or not given or m < 2):
+        margin = margin if given else math.nan
+        reason = f"too few {what}: one has no spread, at least 2 are needed"
+        return Comparison("undecided", difference, -math.inf, math.inf, margin, math.nan, reason)
+    if n < 2:
+        between = max(theirs, digit / 2)  # a deviation printed as 0.0
+        within = std(values, ddof=1) if len(values) > 1 else between
+        a, b, df = between**2 + within**2 / len(values), theirs**2 / m, m - 1
+        notes.append("one set, whose own spread is not known: the published deviation stands in for it")
+    elif given:
+        spread = std(units, ddof=1)
         if m > 1:
             a, b = spread**2 / n, theirs**2 / m
             df = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)) if a + b else math.inf
         else:  # a deviation of one run, say over networks: taken as known
             a, b, df = spread**2 / n, theirs**2, math.inf if published_std else n - 1
     else:
-        margin = max(2 * std(values), digit)
+        spread = std(units, ddof=1)
         a, b, df = spread**2 / n, spread**2 / m, n - 1
         notes.append("no published deviation, ours stands in for it")
     half, p_value = _welch(difference, math.sqrt(a + b), df)
     low, high = difference - half, difference + half
-    if -margin <= low and high <= margin:
+    if -margin <= low and high <= margin and n > 1:
         verdict, why = "matched", "inside"
     elif high < -margin or low > margin:
         verdict, why = "differs", "outside"
+    elif n > 1:
+        verdict, why = "undecided", f"too few {what}: {n} of ours and {m} published ones leave it both inside and outside"
     else:
-        verdict, why = "undecided", f"too few values: {n} of ours and {m} published ones leave it both inside and outside"
+        verdict, why = "undecided", "not wholly outside"
     reason = f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
     return Comparison(verdict, difference, low, high, margin, p_value, "; ".join([reason, *notes]))
+
+
+def _units(values: Sequence[float], sets: Sequence[int] | None) -> tuple[list[float], str]:
+    """What varies independently, and its name: the values, or the mean of those of each set."""
+    values = _checked(values)
+    if sets is None:
+        return values, "values"
+    if len(sets) != len(values):
+        raise UserError(f"{len(values)} values need as many numbers of sets; got {len(sets)}")
+    return [mean([v for v, s in zip(values, sets, strict=True) if s == i]) for i in sorted(set(sets))], "sets"
 
 
 def _welch(difference: float, error: float, df: float) -> tuple[float, float]:

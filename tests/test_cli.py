@@ -65,7 +65,7 @@ def test_plan_says_where_every_cell_stands(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
     status, out, _ = call(monkeypatch, capsys, "plan", "skd/table1_accuracy", "--profile", "full", "-p", "methods=Random,SKD", "--json")
     rows = json.loads(out)
-    assert status == 0 and len(rows) == 36
+    assert status == 0 and len(rows) == 45
     assert {row["state"] for row in rows if row["cell"].startswith("Random")} == {"missing"}
 
 

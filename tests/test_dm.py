@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-from distill_lib import augment, data, matching, memory, networks
+from distill_lib import augment, data, figures, matching, memory, networks, pages, paths
+from distill_lib.loop import Loop
 from distill_lib.methods import dm
 from distill_lib.rng import generator
+from distill_lib.settings import replace
 
 K, N, M = 3, 6, 2
 
@@ -138,3 +140,23 @@ def test_siamese_augmentation_treats_both_branches_alike():
     real, _ = batches()
     omega = dsa.draw(generator(0), groups=K)
     assert torch.equal(dsa.apply(real, omega), dsa.apply(real.clone(), omega))
+
+
+def test_the_first_page_draws_the_very_images_that_dm_starts_from(monkeypatch):
+    starts, rows, distill = [], [], dm.distill
+
+    def one_step(real, cfg, seed):
+        loop = Loop(watch=lambda name, step, live: starts.append(live["synthetic"].detach().clone().flatten(0, 1)))
+        return distill(real, replace(cfg, iterations=min(cfg.iterations, 1)), seed, loop)
+
+    monkeypatch.setattr(dm, "distill", one_step)
+    monkeypatch.setattr(figures, "film_strip", lambda frames, **options: rows.extend(frames.items()))
+    names = {}
+    for cell in pages.Page(paths.ROOT, "book/first", ".md").notebook().cells:
+        if cell.cell_type == "code" and not rows:
+            exec(cell.source, names)
+    (above, start), (below, made) = rows
+    assert (above, below) == ("start", "DM") and torch.equal(start.images, starts[0]) and not torch.equal(made.images, starts[0])
+    for k, image in enumerate(start.pixels()):  # real ones
+        members = names["real"].subset(names["real"].class_index[k]).pixels()
+        assert (members - image).abs().flatten(1).amax(1).min() < 1e-6

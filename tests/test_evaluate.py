@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, evaluate as evaluator, networks
+from distill_lib import augment, data, evaluate as evaluator, networks
 from distill_lib.data import Facts, ImageSet
 from distill_lib.errors import UserError
 from distill_lib.evaluate import evaluate, evaluate_networks, loss_per_network, targets, update_average
+from distill_lib.generators import cgan
+from distill_lib.generators.generated import GeneratedSet
 from distill_lib.loop import Loop
 from distill_lib.protocols import PROTOCOLS, protocol
 from distill_lib.rng import generator
@@ -318,6 +320,32 @@ def test_a_generator_draws_every_epoch_or_once_as_the_protocol_says(test_set):
     sampled = ImageSet(fixed.drawn[0], base.labels, base.facts)
     assert evaluate(sampled, test_set, "dim_fixed@3ep", NET, num_eval=2).metrics["train_loss"] == once.metrics["train_loss"]
     assert "a fixed set" in evaluate(base, test_set, "dim@1ep", NET, num_eval=1).notes[0]
+
+
+def test_a_generator_under_a_fixed_protocol_is_one_sample_of_ipc_images_per_class(monkeypatch):
+    real, test_set = data.load("digits")
+    of = cgan.Architecture(real.shape, real.num_classes, width=8)
+    gan = cgan.redraw(cgan.Generator(of), generator(0, "weights"))
+
+    def judge(protocol, seed=0, num_eval=2):
+        """(images, labels) of every epoch that any network was trained on."""
+        seen, made, keep = [], GeneratedSet.made("CGAN", real, gan, 3, seed=7), evaluator._Epoch.__init__
+
+        def watched(self, *args):
+            keep(self, *args)
+            seen.extend((s.all()[0], s.labels) for s, _ in self.sets)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluator._Epoch, "__init__", watched)
+            return seen, evaluate(made, test_set, protocol, NET, num_eval=num_eval, seed=seed)
+
+    seen, result = judge("vico_dsa@2ep")
+    assert len(seen) == 2 * 3 and all(torch.equal(x, seen[0][0]) for x, _ in seen)  # two networks, three epochs each, the same images
+    assert torch.bincount(seen[0][1]).tolist() == [3] * 10 and result.images_seen == 3 * 30
+    assert result.bytes["images"] == seen[0][0].nbytes
+    for same in (judge("vico_dsa@1ep", num_eval=1), judge("dim_fixed@1ep", num_eval=1)):  # of the seed alone
+        assert torch.equal(same[0][0][0], seen[0][0])
+    assert not torch.equal(judge("vico_dsa@1ep", seed=1, num_eval=1)[0][0][0], seen[0][0])
 
 
 def test_uint8_images_are_normalised_batch_by_batch(test_set):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from papermill.translators import PythonTranslator
 
 from distill_lib import data, experiment, networks, records
 from distill_lib.errors import UserError
@@ -107,6 +108,18 @@ def test_a_task_may_train_another_network_than_the_cell_is_headed_with(table, mo
     monkeypatch.setattr(networks, "fresh", lambda name, *args: (trained.append(name), make(name, *args))[1])
     record = go(ipcs=[1]).statuses[0].record
     assert record.key["network"] == "FRePoConvW32" and record.cell.network == "MLP" and set(trained) == {"FRePoConvW32"}
+
+
+def test_a_mean_over_networks_keeps_the_accuracy_and_the_loss_of_each(table, monkeypatch):
+    toy = experiment.experiments()["toy/table"]
+    both = ("MLP", "ConvNetD1W8")
+    other = dataclasses.replace(toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), networks=both))
+    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": other})
+    record = go(ipcs=[1]).statuses[0].record
+    each = [record.metrics[f"accuracy_pct, {name}"] for name in both]
+    assert record.test_accuracy_pct == [pytest.approx(sum(pair) / 2) for pair in zip(*each, strict=True)]
+    assert all(len(record.metrics[f"train_loss, {name}"]) == 2 for name in both)
+    assert "ConvNetD1W8 at a training loss of" in records.underfit(record)  # after three steps
 
 
 def test_changing_one_setting_recomputes_exactly_the_cells_it_touches(table, monkeypatch):
@@ -261,11 +274,79 @@ def test_lists_given_as_text_are_read_as_lists():
     assert len(experiment.check_parameters(NAME, {"methods": ["all"]}).methods) == 15 + 1 + 1  # the paper's rows, full data, IDC-1
 
 
-def test_a_notebooks_globals_are_its_parameters():
-    namespace = {"profile": "smoke", "_i": "source", "In": [], "__name__": "__main__", "torch": torch, "seed": 1}
+# --- a notebook's parameters -------------------------------------------------------------------------------------------
+PARAMETERS = 'profile: str = "smoke"  # recorded | smoke\nipcs: list = [1, 10]\nseed: int = 0\n'
+CALL = f'params = experiment.parameters("{NAME}", globals())'
+LATER = "ipc, points = 3, [1, 2]\nfor method in ['DM']:\n    text = method"
+
+
+class Kernel:
+    """What IPython does with cells, as far as it matters here: it keeps their sources, then runs them."""
+
+    def __init__(self):
+        self.names = {"__name__": "__main__", "_i": "a source", "In": [""], "Out": {}, "experiment": experiment}
+
+    def run(self, *cells):
+        for cell in cells:
+            self.names["In"].append(cell)
+            exec(cell, self.names)
+        return self.names.get("params")
+
+
+def injected(**given):
+    return PythonTranslator.codify(given)
+
+
+def test_a_script_s_plain_globals_are_its_parameters():
+    namespace = {"profile": "smoke", "_i": "source", "__name__": "__main__", "torch": torch, "seed": 1}
     assert experiment.parameters(NAME, namespace).seed == 1
     with pytest.raises(UserError, match="unknown parameter 'ipc'"):
         experiment.parameters(NAME, {**namespace, "ipc": 1})
+
+
+def test_a_notebook_runs_again_whatever_its_later_cells_and_its_reader_s_own_assign():
+    kernel, own = Kernel(), 'folder = "data"\nepochs = 5'
+    first = kernel.run(own, PARAMETERS, own, CALL, LATER)
+    assert kernel.run(own, PARAMETERS, own, CALL, LATER) == first
+    kernel.names["In"].append("%%bash this is not Python")
+    assert kernel.run(LATER, CALL) == first  # single cells, in any order
+
+
+def test_a_changed_parameter_takes_effect_when_its_cell_is_run_again():
+    kernel = Kernel()
+    assert kernel.run(PARAMETERS, CALL, LATER).ipcs == [1, 10]
+    assert kernel.run(PARAMETERS.replace("[1, 10]", "[50]"), CALL, LATER).ipcs == [50]
+    assert kernel.run("ipcs = [10]", CALL).ipcs == [10]  # a cell of the reader's own
+
+
+@pytest.mark.parametrize("before", [(), (PARAMETERS, CALL, LATER), (PARAMETERS, injected(seed=2), CALL, LATER)])
+def test_a_name_that_papermill_or_the_parameters_cell_gets_wrong_is_refused_in_every_run(before):
+    for cells in ((PARAMETERS, injected(profile="smoke", ipc=[1])), (PARAMETERS + "ipc = [1]", injected(seed=1)), (PARAMETERS + "ipc = [1]",)):
+        kernel = Kernel()
+        kernel.run(*before)
+        for _ in range(2):
+            with pytest.raises(UserError, match="unknown parameter 'ipc': did you mean ipcs.* Parameters: profile, seed, methods, datasets, ipcs"):
+                kernel.run(*cells, CALL)
+
+
+def test_a_mended_typo_is_forgotten():
+    kernel = Kernel()
+    for wrong, right in ((PARAMETERS + "ipc = [1]", PARAMETERS), (injected(ipc=[1]), injected(ipcs=[1]))):
+        kernel.run(PARAMETERS)
+        with pytest.raises(UserError, match="'ipc'"):
+            kernel.run(wrong, CALL)
+        params = kernel.run(right, CALL)
+    assert params.ipcs == [1]
+
+
+def test_what_papermill_says_of_itself_is_no_parameter():
+    given = injected(ipcs=[1], PAPERMILL_INPUT_PATH="a.ipynb", PAPERMILL_OUTPUT_PATH="b.ipynb")
+    assert Kernel().run(PARAMETERS, given, CALL).ipcs == [1]
+
+
+def test_a_parameter_of_another_type_is_never_passed_over():
+    with pytest.raises(UserError, match=r"ipcs: Input should be a valid list \(got range\(1, 3\)\)"):
+        Kernel().run(PARAMETERS, "ipcs = range(1, 3)", CALL)
 
 
 def test_unknown_experiments_are_named():

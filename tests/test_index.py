@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 from test_cli import call
@@ -40,6 +41,10 @@ def test_every_row_is_what_its_record_says(tmp_path):
         assert float(row["distill_seconds"]) == body["seconds"]["distill"] and int(row["networks"]) == len(values)
         cell = body["cell"]
         assert (row["experiment"], row["method"], row["dataset"], row["variant"]) == tuple(cell[k] for k in ("experiment", "method", "dataset", "variant"))
+        assert (int(row["sets"]), row["of_sets"]) == (len(set(body["sets"])), str(body["key"]["num_sets"]))
+        losses = body["metrics"].get("train_loss")
+        if losses and body["key"]["protocol"]["loss"] == "ce" and not body["key"]["protocol"]["cutmix"]:
+            assert (row["underfit"] != "") == (sum(losses) / len(losses) > 0.6 * math.log(len(body["metrics"]["per_class_accuracy_pct"][0])))
         assert row["ipc"] == str(cell["ipc"] or "all") and row["protocol"] == body["key"]["protocol"]["name"]
         assert row["commit"] == body["made_by"]["commit"] and row["device"] == body["made_by"]["device"]
 

@@ -16,7 +16,6 @@ from distill_lib.generators.prior import Prior
 from distill_lib.latents import Latents, Space
 from distill_lib.methods import METHODS
 from distill_lib.networks import fast
-from distill_lib.settings import replace
 
 CIFAR10 = memory.Size((3, 32, 32), 10, 50_000)
 LIMIT_MB = 24 * 1024

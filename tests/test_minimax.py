@@ -261,7 +261,7 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
         assert (len(c["real"]), len(c["pool"]), len(c["places"]), len(set(c["plain"]))) == (len(real.class_index[k]), 15, 3, 3)
     from distill_lib import figures
 
-    figure = figures.difficulty_histograms(found["classes"])
+    figure = figures.difficulty_histograms(pages.histograms(found["classes"]))
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]
     n = [len(real.class_index[k]) for k in (0, 0, 1, 1)]
     assert sums == [x for count in n for x in (count, 15, 3)]

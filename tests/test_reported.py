@@ -62,7 +62,19 @@ def test_every_table_has_every_cell():
 def test_what_the_source_lost_is_said_cell_by_cell():
     for experiment in reported.experiments():
         lost = {r["status"] for r in rows_of(experiment)}
-        assert lost == ({LOST} if experiment.startswith("slfd/") else {"printed"}), experiment
+        leaderboard = {"printed", reported.OTHERS} if experiment == "uvit/figure4_leaderboard" else {"printed"}
+        assert lost == ({LOST} if experiment.startswith("slfd/") else leaderboard), experiment
+
+
+def test_the_leaderboard_has_two_cells_of_this_paper():
+    own = [r for r in rows_of("uvit/figure4_leaderboard") if r["status"] == "printed"]
+    assert [(r["method"], r["dataset"], r["text"]) for r in own] == [("U-ViT", "CIFAR100", "0.3756"), ("U-ViT", "TinyImageNet", "0.2353")]
+
+
+def test_a_number_printed_at_every_ipc_has_a_row_for_each():
+    rows = reported.rows_of("dgs/table1_imagewoof", "Full data", "ImageWoof", network="ResNet-18")
+    assert [r["ipc"] for r in rows] == [10, 20, 50] and {r["text"] for r in rows} == {"89.3 ± 1.2"}
+    assert len(reported.rows_of("skd/table1_accuracy", "DM", "CIFAR10", 10)) == 1
 
 
 def test_numbers_of_other_papers_stay_apart_and_name_their_source():
@@ -325,7 +337,7 @@ def second_line(change):
         (second_line({"trials": "0"}), "line 2: trials '0' is not a positive whole number"),
         (second_line({"method": ""}), "line 2: method is empty"),
         (second_line({"source": ""}), "line 2: source is empty"),
-        (second_line({"status": "guessed"}), "unknown status 'guessed'.*printed, not in the source, attributed"),
+        (second_line({"status": "guessed"}), "unknown status 'guessed'.*printed, others' entry, not in the source, attributed"),
         (second_line({"status": "not in the source"}), "status 'not in the source', but value '64.9'"),
         (second_line({"status": "attributed"}), "numbers of other papers belong into skd/attributed_"),
         (second_line({"unit": "percent"}), "unknown unit 'percent'"),

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from distill_lib import data, experiment, figures, reported, tables
+from distill_lib import data, experiment, figures, pages as book_pages, paths, records, reported, tables
 from distill_lib.errors import UserError
 from distill_lib.experiment import Skip, Task
-from distill_lib.experiments import skd_generators as pages
+from distill_lib.experiments import skd, skd_generators as pages
 from distill_lib.experiments.skd import TABLE1
 from distill_lib.generators import cgan
 from distill_lib.generators.generated import GeneratedSet
@@ -113,10 +113,91 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     assert frame.loc["SKD"].tolist() == ["68.2 ± 0.4", "not run", "69.2 ± 0.1", "61.0 ± 1.0"]
     assert frame.loc["DiM"].tolist() == ["66.2 ± 0.5", "50.0", "66.8 ± 0.5", "not run"]
     marks = tables.marks(outcome, panel="network")
-    assert sorted(marks.loc[marks["who"] == ours, ["panel", "method", "value"]].values.tolist()) == [["ConvNet", "DiM", 50.0], ["VGG11", "SKD", 61.0]]
+    assert marks.groupby("panel")["data"].unique().map(list).to_dict() == {
+        f"{network}\n{what}": [data]
+        for network in ("ConvNet", "VGG11")
+        for what, data in (("paper, CIFAR10", "CIFAR10"), ("ours, small; stand-in FashionMNIST", "FashionMNIST"))
+    }
+    ours = marks.loc[marks["who"] == "ours, small", ["method", "value"]]
+    assert sorted(ours.values.tolist()) == [["DiM", 50.0], ["SKD", 61.0]]
 
     Record(Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"), [40.0], [0], key | {"network": "ConvNet"}).save("small")
     params = experiment.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
     outcome = experiment.run(pages.ABLATIONS, params)
     assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [["not run"], ["40.0"]]
     assert tables.details(outcome)["variant"].tolist() == ["tau 1"]
+
+
+# --- Table 1 under one protocol ----------------------------------------------------------------------------------------
+def fair_cells(**values):
+    return skd.fair_cells(experiment.check_parameters(skd.RANKING, values))
+
+
+def test_every_row_of_table_1_has_a_fair_cell():
+    methods = [m for m in [*skd.ROWS, *skd.BESIDE] if m != "Full data"]
+    cells = fair_cells()
+    every = [(m, d, i) for m in methods for d in skd.DATASETS for i in skd.IPCS]
+    assert sorted((c.method, c.dataset, c.ipc) for c in cells if c.protocol == skd.FAIR) == sorted(every)
+    assert {c.method for c in cells if c.protocol != skd.FAIR} == {"KIP", "FRePo"}
+    assert {c.experiment for c in cells} == {TABLE1} and set(cells) <= set(skd.table1_cells(skd.Table1Parameters()))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "small", "full"])
+def test_fair_cells_have_one_protocol_and_one_network(profile):
+    params = experiment.check_parameters(skd.RANKING, {"profile": profile})
+    tasks = [t for c in skd.fair_cells(params) if isinstance(t := skd.table1_task(c, params), Task)]
+    rules = {}
+    for task in tasks:
+        assert task.key["network"] == "ConvNet" and "networks" not in task.key
+        protocol = {k: v for k, v in task.key["protocol"].items() if k not in ("name", "loss")}
+        assert protocol == rules.setdefault((task.dataset, task.cell.ipc), protocol)
+        assert not protocol["fresh_images"] and not protocol["lr_from_set"]
+        assert task.key["protocol"]["loss"] == ("mse" if skd.labels(task.cell) == "learned" else "ce")
+    assert {t.cell.method for t in tasks} >= ({"Random", "DM", "FRePo", "SKD"} if profile == "smoke" else {c.method for c in skd.fair_cells(params)})
+
+
+@pytest.mark.parametrize("method", ["KIP", "FRePo"])
+def test_learned_labels_are_what_squared_error_and_arg_max_are_for(method, real):
+    config = METHODS[method].paper_config("digits", 1).smoke()
+    made = METHODS[method].distill(real, config, seed=0)
+    assert made.labels.ndim == 2 and (made.labels.sum(1) - 1).abs().max() > 1e-3  # no probabilities
+    learned, hard = (skd.labels(Cell(TABLE1, method, "MNIST", 1, protocol=p)) for p in (skd.LEARNED, skd.FAIR))
+    assert (learned, hard, skd.labels(Cell(TABLE1, "DM", "MNIST", 1))) == ("learned", "arg-max of learned", "hard")
+
+
+def test_fair_cells_change_no_record(monkeypatch):
+    """The network of a row's own cell is still its own, and whatever is recorded belongs to a cell of the table."""
+    params = experiment.check_parameters(TABLE1, {"profile": "small"})
+    own = skd.table1_task(Cell(TABLE1, "FRePo", "MNIST", 1, protocol="frepo_mse"), params)
+    assert own.key["network"] == "FRePoConvW64"
+    monkeypatch.delenv("DISTILL_RESULTS", raising=False)
+    stems = {c.stem for c in skd.table1_cells(params)}
+    recorded = [f.stem for f in (paths.results("small") / TABLE1).glob("*.json")]
+    assert set(recorded) <= stems
+    states = [experiment.status(c, params) for c in skd.table1_cells(params)]
+    assert not [s.why for s in states if s.state in ("stale", "damaged")]
+
+
+def test_the_ranking_page_is_of_records_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    for method, values in (("DM", [70.0, 70.2, 70.4]), ("SKD", [60.0, 60.2, 60.4])):
+        key = {"dataset": "MNIST", "protocol": {"name": "vico_dsa@300ep", "epochs": 1000, "budget": 300}, "network": "ConvNet"}
+        Record(Cell(TABLE1, method, "MNIST", 1), values, [0] * 3, key).save("small")
+    params = experiment.check_parameters(skd.RANKING, {"datasets": ["MNIST"], "ipcs": [1]})
+    monkeypatch.setattr(experiment, "compute", lambda *a, **k: pytest.fail("computes"))
+    frame = tables.ranking(experiment.run(TABLE1, params, skd.fair_cells(params)), skd.labels)
+    assert frame.dropna(subset="mean")[["method", "first", "last"]].values.tolist() == [["DM", 1, 1], ["SKD", 2, 2]]
+    assert len(frame) == len(skd.fair_cells(params))
+
+
+def test_the_ranking_page_runs_at_smoke(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    page = book_pages.notebooks(only=skd.RANKING)
+    result, = book_pages.run(page, "smoke", {"methods": ["Random", "DM", "FRePo"], "datasets": ["FashionMNIST"], "ipcs": [1]})
+    assert result.computed == 4
+    found = [records.read(f) for f in records.files("smoke")]
+    assert sorted((r.cell.method, r.key["protocol"]["name"]) for r in found) == [
+        ("DM", "vico_dsa@40ep"), ("FRePo", "vico_dsa+mse@40ep"), ("FRePo", "vico_dsa@40ep"), ("Random", "vico_dsa@40ep"),
+    ]  # fmt: skip
+    assert {r.key["network"] for r in found} == {"ConvNet"}

@@ -1,5 +1,6 @@
 """SLFD: GLaD where there is no noise, the reconstruction's identities and worked example, readings and events, tables and figures."""
 
+import dataclasses
 import math
 
 import pytest
@@ -293,7 +294,14 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, tmp_path, 
     small = pages.shown_tasks(pages.FIGURE7, params.model_copy(update={"profile": "small"}))
     assert list(small) == ["ImNet-A, SLFD with DC, 128 px, rank 10", "ImNet-A, SLFD with DC, 128 px, rank full"]
     kept = slfd.distill(real, config(iterations=1), seed=0)
-    name = list(small)[1]
-    kept.save(pages._artefact("small", pages.FIGURE7, name))
-    shown = pages.images(pages.FIGURE7, params)
-    assert list(shown) == [name] and torch.equal(shown[name].images, kept.images)
+    kept.save(pages._artefact("small", pages.FIGURE7, list(small)[1]))
+    ((title, shown),) = pages.images(pages.FIGURE7, params).items()
+    assert title == "digits at 8 px, stand-in for ImNet-A at 128 px\nsmall: SLFD with DC, rank full"
+    assert torch.equal(shown.images, kept.images)
+
+
+def test_a_set_of_the_paper_s_data_stands_in_for_nothing(real):
+    cell = Cell(pages.TABLE5, "SLFD", "PathMNIST", 1, pages.MEAN, "glad", "resolution=64")
+    facts = dataclasses.replace(real.facts, name="PathMNIST")
+    made = data.ImageSet(torch.zeros(10, 1, 64, 64, dtype=torch.uint8), torch.arange(10), facts)
+    assert pages.title(made, cell, "full") == "PathMNIST at 64 px\nfull: SLFD with DC"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, generate_uvit, train_uvit
+from distill_lib import __main__ as cli
+from distill_lib import data, uvit_commands
 from distill_lib.data import ImageSet
 from distill_lib.errors import UserError
 from distill_lib.generators import uvit
@@ -423,9 +425,9 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(s.getsockname()[1]), "WORLD_SIZE": "2", "DISTILL_DEVICE": "cpu"}
     for name, value in {**shared, "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "distill_lib.train_uvit", "digits", "--profile", "smoke"]
+    command = [sys.executable, "-m", "distill_lib", "uvit", "train", "digits", "--profile", "smoke"]
     second = subprocess.Popen(command, env={**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
-    train_uvit.main(command[3:])  # this process is the first
+    uvit_commands.train("digits", "smoke")  # this process is the first
     assert second.wait() == 0 and not torch.distributed.is_initialized()
     cfg = method.paper_config("digits").smoke().training
     together = uvit.trained(real, cfg)  # found, not trained again
@@ -563,29 +565,41 @@ def test_how_much_is_generated_is_said_once(real):
 
 
 def test_training_and_generation_by_command(tmp_path, capsys):
-    folder = str(tmp_path / "samples")
-    with pytest.raises(SystemExit, match="train it: python -m distill_lib.train_uvit digits --profile smoke"):
-        generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
-    train_uvit.main(["digits", "--profile", "smoke"])
-    generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
-    generate_uvit.main(["digits", "--profile", "smoke", "--images", "30", "--folder", folder])  # goes on
+    folder, generate = tmp_path / "samples", uvit_commands.generate
+    with pytest.raises(UserError, match="train it: distill uvit train digits --profile smoke"):
+        generate(folder, "digits", profile="smoke", images=20)
+    uvit_commands.train("digits", "smoke")
+    generate(folder, "digits", profile="smoke", images=20)
+    generate(folder, "digits", profile="smoke", images=30)  # goes on
     assert "20 images in" in (said := capsys.readouterr().out) and "30 images in" in said
-    weights = str(next(tmp_path.glob("runs/generators/uvit-digits-*/uvit.safetensors")))
-    with pytest.raises(SystemExit, match="images of other settings"):  # another solver
-        generate_uvit.main(["--weights", weights, "--images", "40", "--folder", folder])
+    weights = next(tmp_path.glob("runs/generators/uvit-digits-*/uvit.safetensors"))
+    with pytest.raises(UserError, match="images of other settings"):  # another solver
+        generate(folder, weights=weights, images=40)
+    with pytest.raises(UserError, match="one of the two"):
+        generate(folder, images=40)
 
 
-@pytest.mark.parametrize("arguments, says", [(["CIFAR9"], "did you mean CIFAR10"), (["CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth")])
-def test_a_training_that_cannot_begin_is_one_clear_error(arguments, says, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "CIFAR9"], "did you mean CIFAR10"),
+        (["train", "CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth"),
+        (["train", "digits", "--profile", "tiny"], "unknown profile 'tiny'"),
+        (["generate", "digits"], "--folder"),
+    ],
+)
+def test_a_command_that_cannot_begin_is_one_clear_error(words, says, monkeypatch, capsys):
     monkeypatch.delenv("DISTILL_DATA", raising=False)
-    with pytest.raises(SystemExit, match=f"error: .*({says})"):
-        train_uvit.main(arguments)
+    monkeypatch.setattr(sys, "argv", ["distill", "uvit", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and re.search(says, told := capsys.readouterr().err) and told.startswith("error: ") and told.count("\n") == 1
 
 
 def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
     uvit.save(UViT(replace(OF, num_classes=0), stream(0, "weights")), tmp_path / "uncond.safetensors")
-    with pytest.raises(SystemExit, match="unconditional weights"):
-        generate_uvit.main(["--weights", str(tmp_path / "uncond.safetensors"), "--images", "10", "--folder", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="unconditional weights"):
+        uvit_commands.generate(tmp_path / "out", weights=tmp_path / "uncond.safetensors", images=10)
 
 
 # --- departures of the small budget ------------------------------------------------------------------------------------

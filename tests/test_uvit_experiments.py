@@ -9,7 +9,7 @@ import torch
 from distill_lib import data, diagrams, experiment, figures, networks, protocols, reported
 from distill_lib.data import ImageSet
 from distill_lib.errors import UserError
-from distill_lib.experiment import Outcome, Skip, Task
+from distill_lib.experiment import Skip, Task
 from distill_lib.experiments import uvit as pages
 from distill_lib.generators.uvit import Architecture, UViT
 from distill_lib.loop import Loop, TimeUp

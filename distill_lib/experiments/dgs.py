@@ -245,6 +245,30 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     return {"about": about, "classes": classes}
 
 
+def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
+    """Counts for `figures.difficulty_histograms`: two rows per class, by raw and by transformed difficulty.
+
+    Args:
+        classes: of `difficulty_of`.
+    """
+    import torch
+
+    from ..methods import dgs
+
+    rows = []
+    for name, c in classes.items():
+        real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
+        for scale, places in (("raw", c["plain"]), ("transformed", c["places"])):
+            seen = [dgs.transformed(x, c["bottom"], c["top"]) if scale == "transformed" else x for x in (real, pool)]
+            shown = {"original": (seen[0], real), "pool": (seen[1], pool), "sampled": (seen[1][places], pool[places])}
+            parts = {
+                part: {"counts": dgs.histogram(scores, bins).tolist(), "images": len(raw), "mean": float(raw.mean())}
+                for part, (scores, raw) in shown.items()
+            }
+            rows.append({"class": name, "scale": scale, "parts": parts})
+    return rows
+
+
 def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9, and their scores."""
     import torch

@@ -385,7 +385,7 @@ def _artefact(profile: str, figure: str, name: str, ending: str = "safetensors")
 
 
 def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
-    """The distilled sets a figure shows, by name; made where `runs/` has them not, and kept beside the records.
+    """The distilled sets a figure shows, by their titles; made unless `runs/` already has them, and kept beside the records.
 
     In the profile `recorded` only what is kept is shown.
     """
@@ -393,20 +393,33 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
     from ..data import ImageSet
     from ..device import pick
 
-    if params.profile == "recorded":
-        for profile in ("full", "small"):
-            names = shown_tasks(figure, params.model_copy(update={"profile": profile}))
-            kept = {n: ImageSet.load(f) for n in names if (f := _artefact(profile, figure, n)).exists()}
-            if kept:
-                return kept
-        return {}
-    shown = {}
-    for name, task in shown_tasks(figure, params).items():
-        real = data.load(task.dataset)[0].to(pick())
-        made, _ = distilled(task, 0, params.profile, real)
-        made.to("cpu").save(_artefact(params.profile, figure, name))
-        shown[name] = made
-    return shown
+    for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
+        shown = {}
+        for name, task in shown_tasks(figure, params.model_copy(update={"profile": profile})).items():
+            file = _artefact(profile, figure, name)
+            if params.profile == "recorded":
+                if not file.exists():
+                    continue
+                made = ImageSet.load(file)
+            else:
+                made, _ = distilled(task, 0, profile, data.load(task.dataset)[0].to(pick()))
+                made.to("cpu").save(file)
+            shown[title(made, task.cell, profile)] = made
+        if shown:
+            return shown
+    return {}
+
+
+def title(made: ImageSet, cell: Cell, profile: str) -> str:
+    """What a picture of a set is titled: the data set in its own facts, what that stands in for, the budget, and the row."""
+    from ..data.catalogue import DATASETS, sized
+    from ..tables import paper_data
+
+    own = f"{made.facts.name} at {made.shape[-1]} px"
+    asked, side, _ = sized(paper_data(cell))
+    asked = f"{asked} at {side or DATASETS[asked].resolution} px"
+    row = [part for part in line(cell).split(", ") if part not in ("ConvNet", f"{axes(cell).get('resolution')} px")]
+    return f"{own}{'' if own == asked else f', stand-in for {asked}'}\n{profile}: {', '.join(row)}"
 
 
 def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:

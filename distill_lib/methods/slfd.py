@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import augment, matching, memory as counted, networks
 from ..data import ImageSet
