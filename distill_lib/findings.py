@@ -202,10 +202,13 @@ def basis(found: list[Record]) -> list[str]:
 
 
 def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | None], dict[str, Record]]:
-    """Records of a table by data set and images per class, then by row: the printed cells, or those of a protocol."""
+    """Records of a table by data set and images per class, then by row: the printed cells, or those of a protocol.
+
+    Other readings of a row are left out.
+    """
     out: dict[tuple[str, int | None], dict[str, Record]] = {}
     for cell, r in found.items():
-        if cell.protocol == protocol if protocol else experiment.experiment(cell.experiment).printed(cell):
+        if cell.protocol == protocol and not cell.variant if protocol else experiment.experiment(cell.experiment).printed(cell):
             out.setdefault((cell.dataset, cell.ipc), {})[cell.method] = r
     return out
 
