@@ -202,10 +202,13 @@ def basis(found: list[Record]) -> list[str]:
 
 
 def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | None], dict[str, Record]]:
-    """Records of a table by data set and images per class, then by row: the printed cells, or those of a protocol."""
+    """Records of a table by data set and images per class, then by row: the printed cells, or those of a protocol.
+
+    Other readings of a row are left out.
+    """
     out: dict[tuple[str, int | None], dict[str, Record]] = {}
     for cell, r in found.items():
-        if cell.protocol == protocol if protocol else experiment.experiment(cell.experiment).printed(cell):
+        if cell.protocol == protocol and not cell.variant if protocol else experiment.experiment(cell.experiment).printed(cell):
             out.setdefault((cell.dataset, cell.ipc), {})[cell.method] = r
     return out
 
@@ -344,8 +347,9 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     out, nets = [], by_network(table1)
     chosen = [r for found in (table1, table3, table4) for r in found.values() if r.cell.ipc]
     if chosen:
+        numbers = [str(n) for n, found in ((1, table1), (3, table3), (4, table4)) if found]
         out.append(
-            f"Tables 1, 3 and 4 ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
+            f"Table{'s' * (len(numbers) > 1)} {', '.join(numbers)} ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
             f"{reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
             f"where guessing has {math.log(classes(chosen[0])):.2f}."
         )

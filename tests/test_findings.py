@@ -49,7 +49,7 @@ def test_few_test_images_leave_a_spread_of_their_own():
     "cell, trained, whole",
     [
         (Cell("skd/table2_cross_architecture", "SKD", "CIFAR10", 10, "AlexNet", DIM), "dim@30ep", (60, 2_000)),
-        (Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ResNet-18", "minimax_imagenet"), "minimax_imagenet@60ep", (120, 4_000)),
+        (Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ConvNet-6", "minimax_imagenet"), "minimax_imagenet@60ep", (120, 4_000)),
         (Cell(T1, "Random", "MNIST", 1, "ConvNet", "vico_noaug"), "vico_noaug@300ep", (301, 1_001)),
     ],
 )
@@ -84,6 +84,12 @@ def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
     (said,) = findings.augmented({plain: made(plain, 58.0, 59.0, 60.0), again: made(again, 53.0, 54.0, 55.0)})
     assert "Random, MNIST, 1 image per class -5.0." in said and "in 0 of 1 comparisons, and below in 1." in said
     assert findings.augmented({plain: made(plain, 58.0)}) == []
+
+
+def test_another_reading_of_a_row_is_not_taken_for_the_row():
+    cells = [Cell(T1, "Forgetting", "MNIST", 1, "ConvNet", "vico_noaug", reading) for reading in ("", "never learned first")]
+    found = {cell: made(cell, v) for cell, v in zip(cells, (35.0, 13.0), strict=True)}
+    assert findings.columns(found, "vico_noaug")["MNIST", 1] == findings.columns(found)["MNIST", 1] == {"Forgetting": found[cells[0]]}
 
 
 # --- DGS, U-ViT --------------------------------------------------------------------------------------------------------
