@@ -285,3 +285,12 @@ def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
     stage = compute.shared_parts(of, 0)[0].key
     assert estimate.estimate(of, known, made={stage}).seconds == pytest.approx(70.0)
     assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(500 + 3 * 70)  # its seed is among its settings: one for all
+
+
+def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):
+    config = METHODS["Random"].paper_config("ImageNette", 10)
+    cell = Cell("dgs/table2_subsets", "Random", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
+    of = Task(cell, config, "ImageNette@64px", "minimax_imagenet@60ep", num_eval=1, network="ConvNetD6W32")
+    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
+    assert estimate.estimate(of, estimate.rates("small")).seconds > 0
+    assert estimate._data("ImageNette@64px")[0].images == 13_000 and estimate._data("digits") is not None

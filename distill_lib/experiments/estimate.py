@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..networks import memory
 
 
+IMAGENET_CLASS = 1_300  # training images of most classes of ILSVRC-2012; the fewest are 732
 ENOUGH = 8  # records of a method and network to go by
 HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
@@ -347,10 +348,11 @@ def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
 
     name, px, _ = sized(dataset)
     facts = DATASETS.get(name)
-    if facts is None or not facts.counts.get("train"):
+    if facts is None:
         return None
+    images = facts.counts.get("train") or (IMAGENET_CLASS * facts.num_classes if facts.family == "imagenet" else 0)
     side = px or facts.resolution
-    return memory.Size((facts.channels, side, side), facts.num_classes, facts.counts["train"], gpu), facts.counts.get("test", 0)
+    return (memory.Size((facts.channels, side, side), facts.num_classes, images, gpu), facts.counts.get("test", 0)) if images else None
 
 
 _remembered: dict[str, float] = {}
