@@ -269,7 +269,7 @@ def test_images_move_and_start_where_the_settings_say(digits):
     whole = digits.all()[0]
     for k in range(10):
         members = whole[digits.labels == k]
-        assert all((members == image).flatten(1).all(1).any() for image in start[k])
+        assert all((members - image).abs().flatten(1).amax(1).min() < 1e-6 for image in start[k])  # normalised in another batch
     made = dsa.distill(digits, tiny(dsa), seed=0)
     assert (made.images - dsa.initial_images(digits, tiny(dsa), generator(0, "DSA")).flatten(0, 1)).abs().max() > 1e-3
 

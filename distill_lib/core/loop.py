@@ -5,7 +5,8 @@
         loop.log(loss=loss)
 
 Everything the computation changes is named in the dictionary; resuming puts it back bit for bit, so a resumed run
-equals an unbroken one.
+equals an unbroken one: bit for bit on the same CPU with the same number of threads, as long as memory does not run out.
+On a GPU, on another processor and in smaller pieces sums may come in another order, and the results agree to rounding.
 """
 
 from __future__ import annotations

@@ -256,8 +256,9 @@ class ImageSet:
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
-                images, labels = f.get_tensor("images"), f.get_tensor("labels")
-                parts = {k.removeprefix("whitening."): f.get_tensor(k) for k in f.keys() if k.startswith("whitening.")}
+                # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a tensor begins
+                images, labels = f.get_tensor("images").clone(), f.get_tensor("labels").clone()
+                parts = {k.removeprefix("whitening."): f.get_tensor(k).clone() for k in f.keys() if k.startswith("whitening.")}
                 whitening = Whitening(**parts) if parts else None
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None

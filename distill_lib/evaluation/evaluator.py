@@ -8,8 +8,9 @@ The headline never looks at the test set before training has ended. What a paper
 validation set selects instead, are named extras in `metrics`.
 
 Each network has its own initial weights, order of images and augmentation draws, from generators named after its number
-and the step. So network 3 is the same network however many are trained beside it, and an interrupted training goes on
-as if nothing had happened, bit for bit on a CPU with the same number of threads.
+and the step. So network 3 is the same network however many there are: bit for bit on a CPU, where one is trained after the
+other by default, and to rounding where several are trained at once. An interrupted training goes on as if nothing had
+happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ IDC-1 (IDC-I in the paper) is the first alone, factor 1.
 
 As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
 all, so a class drifts on its momentum while others have their turn. Classes do not share images, so all turns of a
-sweep are computed at once, each at the point to which its images will have drifted: the same numbers.
+sweep are computed at once, each at the point to which its images will have drifted: the same numbers, to rounding.
 """
 
 from __future__ import annotations

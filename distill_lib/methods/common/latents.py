@@ -6,7 +6,8 @@
     latents.optimizer.step()
 
 The chain rule is split at the images: the matching loss sees images without a graph, and its derivative by them goes back
-through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives the same.
+through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives the same,
+to rounding.
 
 Source: Cazenavette et al. 2023 (GLaD) and its code, commit fe62863.
 """
