@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib import augment, matching, networks
-from distill_lib.data import Facts, ImageSet
-from distill_lib.derivatives import Derivatives
+from distill_lib import networks
+from distill_lib.core.rng import generator
+from distill_lib.data import Facts, ImageSet, augment
 from distill_lib.methods import idc
-from distill_lib.rng import generator
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 SHAPE, K = (1, 28, 28), 10
 

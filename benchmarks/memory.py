@@ -16,14 +16,14 @@ from typing import Any
 import suite
 import torch
 
-from distill_lib import estimate
+from distill_lib.core.loop import Loop
+from distill_lib.core.measure import measure
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet
-from distill_lib.device import measure
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
+from distill_lib.evaluation import evaluate
+from distill_lib.experiments import estimate
 from distill_lib.methods import METHODS
-from distill_lib.rng import generator
-from distill_lib.settings import replace
 
 # fields that make one step of a run; dotted names are of settings within
 ONE_STEP: dict[str, int] = {

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib import data
-from distill_lib.diffusion.continuous import sample
-from distill_lib.diffusion.discrete import Schedule
-from distill_lib.errors import UserError
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.generators import dit, uvit
+from distill_lib.generators.diffusion.continuous import sample
+from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
-from distill_lib.loop import Loop
 from distill_lib.methods.uvit import Config, paper_config
-from distill_lib.metrics.generative import Judge, Scores
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 K = 10
 

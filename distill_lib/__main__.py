@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from . import paths
-from .errors import TimeUp, UserError, unknown
-from .garbage import no_collection
+from .core import paths
+from .core.errors import TimeUp, UserError, unknown
+from .core.garbage import no_collection
 
 app = typer.Typer(
     add_completion=False,
@@ -84,7 +84,7 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
 
         return [{"name": name, "about": about} for name, about in networks.about().items()]
     if kind == "protocols":
-        from . import protocols
+        from .evaluation import protocols
 
         return [{"name": name, "about": protocols.PROTOCOLS[name].about} for name in protocols.PROTOCOLS]
     return _experiments(brief)
@@ -92,8 +92,8 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
 
 def _experiments(brief: bool) -> list[dict[str, object]]:
     """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts them."""
-    from . import ledger
-    from .experiment import experiments
+    from .experiments import experiments
+    from .tables import ledger
 
     small = {"small": ledger.OWN, "stand-in": ledger.STAND_IN, "underfit": ledger.UNDERFIT}
     out = []
@@ -177,12 +177,12 @@ def run(
     distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every selected
     cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
     """
-    from . import needs
+    from .experiments import prerequisites
 
     for name in experiments:  # before torch is imported, which takes seconds
-        needs.check(name, profile, needs.rows(parse(parameter), cells))
+        prerequisites.check(name, profile, prerequisites.rows(parse(parameter), cells))
     with no_collection():
-        from . import experiment as engine
+        from . import experiments as engine
         from . import methods, tables  # noqa: F401
 
     if engine_name not in ("local", "dask"):
@@ -200,7 +200,7 @@ def run(
         left = None if limit is None else max(0.0, limit - time.monotonic())
         options = {"time_limit": left, "say": print, "device": device, "strict": False, "sets": sets}
         if engine_name == "dask":
-            from . import cluster
+            from .experiments import cluster
 
             outcome = cluster.run(name, params, some, workers=workers, scheduler=scheduler, **options)
         else:
@@ -209,11 +209,11 @@ def run(
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")
     if profile != "smoke":
-        from . import index as index_
+        from .records import export as index_
 
         index_.write(paths.runs() / "index.csv")
     if failed:
-        from .progress import log_path
+        from .core.progress import log_path
 
         _print_table("failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed])
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
@@ -240,8 +240,9 @@ def plan(
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and why."""
     with no_collection():
-        from . import estimate, methods  # noqa: F401
-        from . import experiment as engine
+        from . import experiments as engine
+        from . import methods  # noqa: F401
+        from .experiments import estimate
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
@@ -285,8 +286,9 @@ def fill(
     with contextlib.suppress(AttributeError, OSError):  # no such thing on Windows
         os.nice(19)
     with no_collection():
-        from . import estimate, methods  # noqa: F401
-        from . import fill as filling
+        from . import methods  # noqa: F401
+        from .experiments import estimate
+        from .experiments import fill as filling
 
     jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
     for job in jobs[:20]:
@@ -306,7 +308,7 @@ def fill(
         return
     done = filling.run(jobs, None if limit is None else limit - (time.monotonic() - start), lambda line: print(line, flush=True), device)
     print(", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines) or "nothing was finished in this time; what was begun is saved")
-    from . import index as index_
+    from .records import export as index_
 
     index_.write(paths.runs() / "index.csv")
     if done["failed"]:
@@ -321,7 +323,7 @@ def explain(
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
     with no_collection():
-        from . import experiment as engine
+        from . import experiments as engine
         from . import methods, records  # noqa: F401
 
     now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
@@ -340,7 +342,7 @@ def index(
     output: Annotated[Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")] = None,
 ) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
-    from . import index as index_
+    from .records import export as index_
 
     file = output or paths.runs() / "index.csv"
     count, damaged = index_.write(file)
@@ -355,7 +357,7 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Show what is being computed under this `runs` folder."""
-    from . import progress
+    from .core import progress
 
     while True:
         notes = progress.running()
@@ -388,21 +390,21 @@ def evaluate(
 ) -> None:
     """Evaluate a distilled set from any code under a named protocol."""
     with no_collection():
-        from . import foreign
+        from .evaluation import files
         from .generators import generated  # noqa: F401  reads sets that are generators
 
     if normalised and pixels:
         raise UserError("--normalised and --pixels exclude each other: say which the float images are")
     values = "normalised" if normalised else "pixels" if pixels else None
     names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
-    found = foreign.evaluate_file(
+    found = files.evaluate_file(
         file, dataset, judges, names, num_eval, seed,
         values=values, baseline=baseline, ceiling_epochs=ceiling_epochs, resolution=resolution, device=device,
     )  # fmt: skip
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return
-    _print_table(f"{file} on {dataset}", foreign.rows(found))
+    _print_table(f"{file} on {dataset}", files.rows(found))
     for note in dict.fromkeys(n for e in found for n in e.notes):
         print(f"- {note}")
 
@@ -421,7 +423,7 @@ def uvit_train(
     """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100`."""
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    from . import uvit_commands
+    from .experiments import uvit_commands
 
     uvit_commands.train(dataset, profile, scratch)
 
@@ -439,7 +441,7 @@ def uvit_generate(
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    from . import uvit_commands
+    from .experiments import uvit_commands
 
     uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)
 
@@ -453,7 +455,7 @@ def reproduce(
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
     with no_collection():
-        from . import book as book_
+        from .publish import build as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
 
@@ -462,7 +464,7 @@ def reproduce(
 def book() -> None:
     """Build the book from the recorded results."""
     with no_collection():
-        from . import book as book_
+        from .publish import build as book_
 
     print(book_.build())
 

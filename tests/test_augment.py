@@ -11,11 +11,10 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 
-from distill_lib import augment
-from distill_lib.augment import Params
-from distill_lib.data import Facts
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.data import Facts, augment
+from distill_lib.data.augment import Params, strategies
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 _benchmark = importlib.import_module("augment")
@@ -23,7 +22,7 @@ PLAIN, plain = _benchmark.PLAIN, _benchmark.plain  # the official code's formula
 
 COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))
 EVERY = ["none", "dsa", "idc", "idc:color_crop", "frepo", "dc", "dc:crop_noise", "imagenet", "dcbench:cifar_aug", "dcbench:randaug"]
-FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in augment._FREPO]
+FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in strategies._FREPO]
 
 
 def images(*shape, seed=0, dtype=torch.float32):

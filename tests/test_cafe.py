@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import data, networks
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
 from distill_lib.methods import cafe
-from distill_lib.rng import generator
 
 K, N, M = 3, 6, 2
 WEIGHTS = [0.1, 0.1, 1.0, 1.0, 1.0]

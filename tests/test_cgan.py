@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import data
-from distill_lib.data.imageset import Whitening
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.data import Whitening
+from distill_lib.evaluation import evaluate
+from distill_lib.evaluation.metrics.frechet import frechet_distance, moments
 from distill_lib.generators import cgan
 from distill_lib.generators.cgan import GAN, Architecture, Discriminator, Generator, Pair
 from distill_lib.generators.generated import GeneratedSet
-from distill_lib.loop import Loop, TimeUp
-from distill_lib.metrics.frechet import frechet_distance, moments
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 GREY28, RGB32 = Architecture((1, 28, 28), 10), Architecture((3, 32, 32), 10)
 TINY = replace(GAN().smoke(), width=8, batch=8, per_epoch=48, looks=2, samples=40, gp_every=1)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from distill_lib import __main__ as cli
-from distill_lib.errors import UserError
+from distill_lib.core.errors import UserError
 
 
 def call(monkeypatch, capsys, *words):
@@ -82,7 +82,7 @@ def test_parameters_are_json_where_they_read_as_json():
 
 def test_importing_the_library_loads_no_plotting_or_data_libraries():
     heavy = "pandas matplotlib torchvision medmnist timm sklearn scipy seaborn papermill"
-    code = f"import distill_lib.experiment, distill_lib.methods, distill_lib.evaluate, sys; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = f"import distill_lib.experiments, distill_lib.methods, distill_lib.evaluation, sys; print([m for m in '{heavy}'.split() if m in sys.modules])"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill_lib import data, paths, rng
-from distill_lib.data import find, make_bundled, prepare
-from distill_lib.data.catalogue import NORMALISATIONS
-from distill_lib.errors import UserError
+from distill_lib import data
+from distill_lib import data as distill_lib_data
+from distill_lib.core import paths, rng
+from distill_lib.core.errors import UserError
+from distill_lib.data import NORMALISATIONS, make_bundled
 
 BUNDLED = ["FashionMNIST-mini", "BloodCells-mini", "PneumoniaMNIST-mini"]
 
@@ -46,7 +47,7 @@ def test_medmnist_facts_equal_medmnists_own():
         if name != "ChestMNIST":  # 14 marks joined into two classes
             assert list(d.class_names) == [flat[name]["label"][str(k)] for k in range(len(flat[name]["label"]))]
         for size in d.sizes:
-            (urls, place, md5), = find.downloads(d, size)
+            (urls, place, md5), = distill_lib_data.downloads(d, size)
             assert place == f"{name.lower()}{'' if size == 28 else f'_{size}'}.npz" and place in urls[0] and len(md5) == 32
 
 
@@ -326,7 +327,7 @@ FASTAI_TEST = {  # of the copies at 128 px, by wnid
 def test_imagenette_and_imagewoof_are_labelled_in_the_papers_order(name):
     d = data.DATASETS[name]
     try:
-        source = find.locate(d, 28, None, False)
+        source = distill_lib_data.locate(d, 28, None, False)
     except UserError as err:
         pytest.skip(str(err))
     for split in source.splits:
@@ -347,15 +348,15 @@ def test_imagewoof_names_how_the_copy_differs():
     assert ("fastai's split" in notes) == (per_class(test) != [50] * 10)
     if per_class(real) == [500] * 10:
         assert "500 training images per class" in notes and "every image of this copy is 128 x 128 px" in notes
-    part = find.locate(d, 28, None, False).read("train")
+    part = distill_lib_data.locate(d, 28, None, False).read("train")
     for members in real.class_index:
         first = int(members[0])
-        image = prepare.resize(prepare.open_image(part.images[first]).convert("RGB"), 128, "bilinear")
+        image = distill_lib_data.resize(distill_lib_data.open_image(part.images[first]).convert("RGB"), 128, "bilinear")
         assert np.array_equal(np.asarray(image).transpose(2, 0, 1), real.images[first].numpy())
 
 
 def test_hold_out_draws_from_its_own_stream():
     before = torch.get_rng_state()
-    find.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
+    distill_lib_data.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert rng.generator(0, "hold-out").initial_seed() != rng.generator(1, "hold-out").initial_seed()

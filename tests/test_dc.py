@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, matching, networks
-from distill_lib.derivatives import Derivatives
-from distill_lib.loop import Loop, TimeUp
+from distill_lib import data, networks
+from distill_lib.core.errors import TimeUp
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
 from distill_lib.methods import dc, dsa
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 SHAPE, K = (1, 28, 28), 3
 

@@ -5,11 +5,16 @@ import copy
 import pytest
 import torch
 
-from distill_lib import augment, data, figures, matching, memory, networks, pages, paths
-from distill_lib.loop import Loop
+from distill_lib import data, figures, networks
+from distill_lib.core import paths
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
 from distill_lib.methods import dm
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.methods.common import matching
+from distill_lib.networks import memory
+from distill_lib.publish import pages
 
 K, N, M = 3, 6, 2
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_lib import estimate, experiment, networks, progress, records
 from distill_lib import __main__ as cli
-from distill_lib.errors import UserError
-from distill_lib.experiment import Status, Task
+from distill_lib import experiments, networks, records
+from distill_lib.core import progress
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import Status, Task, compute, estimate
 from distill_lib.methods import METHODS
 from distill_lib.records import Cell, Record
 
@@ -34,7 +35,7 @@ def record(of, distill, evaluate, device="a machine, 1 threads"):
 def results(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("distill_lib.device.describe", lambda device: "a machine, 1 threads")
+    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "a machine, 1 threads")
     return tmp_path
 
 
@@ -99,7 +100,7 @@ def test_times_are_said_in_units_that_people_use(seconds, words):
 
 
 def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
-    monkeypatch.setattr("distill_lib.device.describe", lambda device: "here, 2 threads")
+    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "here, 2 threads")
     for method in ("DC", "DSA"):
         record(task(method), distill=500.0, evaluate=30.0, device="there, 1 threads").save("small")
     record(task("DM"), distill=100.0, evaluate=20.0, device="here, 2 threads").save("small")
@@ -149,14 +150,14 @@ def test_a_plan_says_what_to_compute_and_what_it_costs(results):
 # --- selections --------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def cells():
-    return experiment.experiment(NAME).cells(experiment.check_parameters(NAME, {}))
+    return experiments.experiment(NAME).cells(experiments.check_parameters(NAME, {}))
 
 
 def test_cells_are_selected_by_their_fields(cells):
-    some = experiment.select(cells, "method=DM|dsa, ipc=10, dataset=*MNIST")
+    some = experiments.select(cells, "method=DM|dsa, ipc=10, dataset=*MNIST")
     assert {(c.method, c.ipc, c.dataset) for c in some} == {(m, 10, d) for m in ("DM", "DSA") for d in ("MNIST", "FashionMNIST")}
-    assert experiment.select(cells, None) == cells
-    assert {c.method for c in experiment.select(cells, "ipc=all")} == {"Full data"}
+    assert experiments.select(cells, None) == cells
+    assert {c.method for c in experiments.select(cells, "ipc=all")} == {"Full data"}
 
 
 @pytest.mark.parametrize(
@@ -165,19 +166,19 @@ def test_cells_are_selected_by_their_fields(cells):
 )
 def test_selections_that_select_nothing_say_why(cells, text, says):
     with pytest.raises(UserError, match=says):
-        experiment.select(cells, text)
+        experiments.select(cells, text)
 
 
 def test_a_cell_is_found_by_its_text_and_by_its_record(cells):
     for cell in cells[::17]:
-        assert experiment.find(f"{NAME}: {cell}") == cell == experiment.find(f"results/full/{NAME}/{cell.stem}.json")
+        assert experiments.find(f"{NAME}: {cell}") == cell == experiments.find(f"results/full/{NAME}/{cell.stem}.json")
     with pytest.raises(UserError, match="did you mean dm_mnist_ipc1_convnet_vico-dsa"):
-        experiment.find("dm_mnist_ipc1_convnet_vico-dsb")
+        experiments.find("dm_mnist_ipc1_convnet_vico-dsb")
 
 
 def test_explain_names_the_setting_that_differs(results, monkeypatch, capsys):
     cell = Cell(NAME, "DM", "FashionMNIST", 1, "ConvNet", "vico_dsa")
-    stored = experiment.status(cell, experiment.check_parameters(NAME, {"profile": "small"})).task
+    stored = experiments.status(cell, experiments.check_parameters(NAME, {"profile": "small"})).task
     key = {**stored.key, "config": {**stored.key["config"], "iterations": 7}}
     Record(cell, [50.0], [0], key, seconds={"distill": 1.0, "evaluate": 1.0}).save("small")
     cli.explain(cell.stem, "small")
@@ -234,7 +235,7 @@ def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(resu
     replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save("small")
     found = {}
     for device in ("a machine, 1 threads", "a machine, 2 threads"):
-        monkeypatch.setattr("distill_lib.device.describe", lambda _, here=device: here)
+        monkeypatch.setattr("distill_lib.core.device.describe", lambda _, here=device: here)
         found[device] = estimate.rates("small")
     one, two = found.values()
     assert one.device == two.device == "a machine, any threads" and two.held_mb == one.held_mb < 900
@@ -263,9 +264,9 @@ def test_the_exceptions_of_a_protocol_are_counted(results):
 def test_what_cells_share_is_counted_once_in_a_plan(results):
     for method in ("Herding", "K-Center"):
         record(task(method), distill=1.0, evaluate=30.0).save("small")
-    params = experiment.check_parameters(NAME, {"profile": "small"})
-    cells = experiment.select(experiment.experiment(NAME).cells(params), "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10")
-    rows = estimate.rows(experiment.plan(NAME, params, cells), "small")
+    params = experiments.check_parameters(NAME, {"profile": "small"})
+    cells = experiments.select(experiments.experiment(NAME).cells(params), "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10")
+    rows = estimate.rows(experiments.plan(NAME, params, cells), "small")
     first, *others = [(r["seconds"], r["added_seconds"]) for r in rows]
     assert first[0] == first[1] and len(others) >= 5 and all(added < alone for alone, added in others)  # the first trains the network for all
     together = sum(r["added_seconds"] for r in rows)
@@ -281,6 +282,6 @@ def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
     made.save("small")
     known = estimate.rates("small")
     assert estimate.estimate(of, known).seconds == pytest.approx(570.0)
-    stage = experiment.shared_parts(of, 0)[0].key
+    stage = compute.shared_parts(of, 0)[0].key
     assert estimate.estimate(of, known, made={stage}).seconds == pytest.approx(70.0)
     assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(500 + 3 * 70)  # its seed is among its settings: one for all

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, evaluate as evaluator, networks
-from distill_lib.data import Facts, ImageSet
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate, evaluate_networks, loss_per_network, targets, update_average
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.data import Facts, ImageSet, augment
+from distill_lib.evaluation import evaluate, evaluate_networks, evaluator, loss_per_network, targets, update_average
+from distill_lib.evaluation.protocols import PROTOCOLS, protocol
 from distill_lib.generators import cgan
 from distill_lib.generators.generated import GeneratedSet
-from distill_lib.loop import Loop
-from distill_lib.protocols import PROTOCOLS, protocol
-from distill_lib.rng import generator
-from distill_lib.settings import replace
 
 NET = "ConvNetD2W16"
 
@@ -369,8 +369,8 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_evaluate import NET, toy
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
+from distill_lib.evaluation import evaluate
+from distill_lib.core.loop import Loop
 
 def watch(name, step, live):
     if "{kill}" in name and step == {at}:

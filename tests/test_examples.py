@@ -6,8 +6,10 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, paths
-from distill_lib.loop import Loop, TimeUp
+from distill_lib import data
+from distill_lib.core import paths
+from distill_lib.core.errors import TimeUp
+from distill_lib.core.loop import Loop
 
 FILES = sorted((paths.ROOT / "book" / "examples").glob("*.py"))
 

@@ -9,12 +9,13 @@ import pytest
 from filelock import FileLock
 
 from distill_lib import __main__ as cli
-from distill_lib import data, estimate, experiment, fill, paths, records
-from distill_lib.errors import UserError
-from distill_lib.experiment import Experiment, Parameters, Skip, Task
+from distill_lib import data, experiments, records
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import settings
+from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, registry
 from distill_lib.methods import METHODS, random_real
-from distill_lib.records import Cell
-from distill_lib.settings import settings
+from distill_lib.records import Cell, record
 
 NETWORK, PROTOCOL = "MLP", "vico_noaug"
 
@@ -58,7 +59,7 @@ def table(tmp_path, monkeypatch):
         return Task(cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed)
 
     toy = Experiment("toy/table", "Toy", Parameters, cells, task, printed=lambda cell: cell.ipc != 2)
-    monkeypatch.setattr(experiment, "experiments", lambda: {"toy/table": toy})
+    monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})
     return method
 
 
@@ -104,7 +105,7 @@ class Stage:
 def test_it_stops_when_the_time_is_up_and_goes_on_to_the_same_numbers(table, tmp_path, monkeypatch):
     jobs, _ = fill.plan("full")
     assert all(job.seconds is None for job in jobs)  # no record: nothing is claimed, all is done all the same
-    run = experiment.run
+    run = engine.run
     ended = iter([False, False, True])
 
     def one(*args, **options):
@@ -113,19 +114,19 @@ def test_it_stops_when_the_time_is_up_and_goes_on_to_the_same_numbers(table, tmp
             args = (*args[:3], 1e-9, *args[4:])
         return run(*args, **options)
 
-    monkeypatch.setattr(experiment, "run", one)
+    monkeypatch.setattr(engine, "run", one)
     done = fill.run(jobs, time_limit=3600.0, say=lambda line: None)
     assert len(done["computed"]) == 2
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(engine, "run", run)
     rest, _ = fill.plan("full")
     assert len(rest) == 7
     fill.run(rest, say=lambda line: None)
     assert fill.plan("full")[0] == [] and sorted(table.calls) == sorted((ipc, seed) for ipc in (1, 2, 4) for seed in range(3))
-    grown = {f.name: records.read(f) for f in records.files("full")}
+    grown = {f.name: record.read(f) for f in records.files("full")}
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "elsewhere" / "runs"))
-    params = experiment.check_parameters("toy/table", {"profile": "full"})
-    at_once = run("toy/table", params, experiment.experiments()["toy/table"].cells(params)[:3], say=lambda line: None)
+    params = experiments.check_parameters("toy/table", {"profile": "full"})
+    at_once = run("toy/table", params, registry.experiments()["toy/table"].cells(params)[:3], say=lambda line: None)
     for status in at_once:
         found = grown[f"{status.cell.stem}.json"]
         pairs = lambda r: sorted(zip(r.sets, r.test_accuracy_pct, strict=True))  # noqa: E731

@@ -2,17 +2,18 @@
 
 import pytest
 
-from distill_lib import experiment, findings
-from distill_lib.errors import UserError
+from distill_lib import experiments
+from distill_lib.core.errors import UserError
 from distill_lib.records import Cell, Record
+from distill_lib.tables import findings
 
 T1, DIM = "skd/table1_accuracy", "dim"
 
 
 def made(cell, *values, sets=None, **metrics):
     """A record of the small budget with these accuracies."""
-    this = experiment.experiment(cell.experiment)
-    key = this.task(cell, experiment.check_parameters(cell.experiment, {"profile": "small"})).key
+    this = experiments.experiment(cell.experiment)
+    key = this.task(cell, experiments.check_parameters(cell.experiment, {"profile": "small"})).key
     loss = [0.5] * len(values)
     return Record(cell, list(values), sets or [0] * len(values), key, {"train_loss": loss, **metrics})
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, networks, ntk
-from distill_lib.data.imageset import Whitening
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib import data, networks
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.data import Whitening
 from distill_lib.methods import frepo
-from distill_lib.rng import generator
+from distill_lib.methods.common import ntk
 
 TINY = frepo.Config(ipc=1, iterations=3, network="FRePoConvW32BN", batch_target=32, pool=2, max_updates=3)
 K = 3

@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, latents, memory, networks, trajectories
-from distill_lib.errors import UserError
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
 from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
-from distill_lib.latents import Latents, Space
-from distill_lib.loop import Loop
 from distill_lib.methods import glad
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.methods.common import latents, trajectories
+from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.networks import memory
 
 SMALL = Space(Prior("small", "random", width=16), layer=3)
 

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from distill_lib import augment, data, matching, networks
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
 from distill_lib.methods import idc
-from distill_lib.rng import generator
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 K, N, M = 3, 5, 2
 

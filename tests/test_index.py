@@ -8,8 +8,9 @@ import pytest
 from test_cli import call
 from test_records import CELL, record
 
-from distill_lib import index, paths, records
-from distill_lib.records import Cell
+from distill_lib import records
+from distill_lib.core import paths
+from distill_lib.records import Cell, export
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def table(file):
 
 def test_every_row_is_what_its_record_says(tmp_path):
     """Of the records in this checkout, by the plainest reading of their files."""
-    count, damaged = index.write(tmp_path / "index.csv")
+    count, damaged = export.write(tmp_path / "index.csv")
     rows = table(tmp_path / "index.csv")
     files = [f for p in ("full", "small") for f in sorted(paths.results(p).rglob("*.json"))]
     assert damaged == [] and count == len(rows) == len(files) > 0
@@ -53,7 +54,7 @@ def test_what_was_not_measured_is_empty(results):
     record().save("small")
     full_data = Cell("skd/table1_accuracy", "DM", "FashionMNIST")
     record(cell=full_data, cpu_seconds={"distill": 1.5, "evaluate": 2.0}, joules={"distill": 10.0, "evaluate": 5.0}).save("full")
-    index.write(results / "index.csv")
+    export.write(results / "index.csv")
     full, small = table(results / "index.csv")
     assert (full["ipc"], full["cpu_seconds"], full["joules"], full["test_accuracy_pct"], full["std_pct"]) == ("all", "3.5", "15.0", "70.875", "0.625")
     assert (small["ipc"], small["cpu_seconds"], small["joules"], small["device"]) == ("10", "", "", "")

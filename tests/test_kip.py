@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_lib import data, ntk
-from distill_lib.data.imageset import Whitening
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib import data
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.data import Whitening
 from distill_lib.methods import kip
-from distill_lib.rng import generator
+from distill_lib.methods.common import ntk
 
 TINY = kip.Config(ipc=1, iterations=4, kernel="FC1", batch_target=40)
 

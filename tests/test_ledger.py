@@ -9,8 +9,12 @@ import re
 import pytest
 from test_cli import call
 
-from distill_lib import experiment, ledger, paths, records, reported, tables
-from distill_lib.records import Cell, Record
+from distill_lib import experiments, records, tables
+from distill_lib.core import paths
+from distill_lib.experiments import engine
+from distill_lib.records import Cell, Record, reported
+from distill_lib.records import record as records_record
+from distill_lib.tables import ledger
 
 CELL = Cell("skd/table1_accuracy", "DM", "MNIST", 10, "ConvNet", "vico_dsa")
 
@@ -46,7 +50,7 @@ def test_every_record_of_a_printed_cell_is_in_the_ledger():
         (p, r.cell)
         for p in ("full", "small")
         for f in sorted(paths.results(p).rglob("*.json"))
-        if experiment.experiment((r := records.read(f)).cell.experiment).printed(r.cell)
+        if experiments.experiment((r := records_record.read(f)).cell.experiment).printed(r.cell)
     }
     table = ledger.rows()
     shown = table[table["seconds"] != ""].shape[0]
@@ -126,10 +130,10 @@ def test_networks_that_are_not_trained_give_no_result(results):
 def test_a_generator_trained_on_the_data_stands_in_for_one_of_imagenet(results):
     """The small budget trains a conditional GAN on CIFAR-10 itself: not the generator in the heading of the row."""
     cell = Cell("slfd/table4_cifar10", "SLFD", "CIFAR10", 1, "cross-architecture mean", "glad", "generator=ImageNet")
-    task = experiment.experiment(cell.experiment).task(cell, experiment.check_parameters(cell.experiment, {"profile": "small"}))
+    task = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "small"}))
     said = ledger.stand_in(Record(cell, [20.0], [0], task.key))
     assert said == "the generator's family cGAN in place of StyleGAN-XL, the generator's weights trained in place of imagenet"
-    whole = experiment.experiment(cell.experiment).task(cell, experiment.check_parameters(cell.experiment, {"profile": "full"}))
+    whole = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "full"}))
     assert ledger.stand_in(Record(cell, [20.0], [0], whole.key)) == ""
 
 
@@ -143,8 +147,8 @@ def test_a_number_printed_at_every_ipc_is_filled_at_each(results):
 
 
 def test_a_record_of_an_earlier_version_says_so(results):
-    params = experiment.check_parameters(CELL.experiment, {"profile": "full"})
-    key = experiment.experiment(CELL.experiment).task(CELL, params).key
+    params = experiments.check_parameters(CELL.experiment, {"profile": "full"})
+    key = experiments.experiment(CELL.experiment).task(CELL, params).key
     Record(CELL, [97.5] * 5, [0] * 5, key).save("full")
     assert "stale" not in line()["reason"]
     Record(CELL, [97.5] * 5, [0] * 5, key | {"code": {**key["code"], "evaluate": 0}}).save("full")
@@ -193,24 +197,24 @@ def test_pages_and_commands_count_alike(monkeypatch, capsys):
         assert cells["printed"] == sum(row["status"] != "others' entry" for row in reported.cells_of(name))
         assert cells["full"] == sum(found[s] for s in ledger.FULL)
         assert (cells["small"], cells["stand-in"], cells["underfit"]) == tuple(found[s] for s in (ledger.OWN, ledger.STAND_IN, "underfit"))
-        outcome = experiment.run(name, experiment.check_parameters(name, {}))
+        outcome = engine.run(name, experiments.check_parameters(name, {}))
         if outcome.statuses:
             assert tables.counts(outcome) == ledger.sentence(found)
         kept = {p: {c for c in ledger._cells(name).values() if records.path(c, p).exists()} for p in ("small", "full")}
         for profile, cells in kept.items():
-            params = experiment.check_parameters(name, {"profile": profile})
-            planned = experiment.plan(name, params, list(cells))
+            params = experiments.check_parameters(name, {"profile": profile})
+            planned = experiments.plan(name, params, list(cells))
             assert {s.state for s in planned} <= {"recorded", "partial", "stale"}, name
         missing = [c for c in ledger._cells(name).values() if c not in kept["full"]]
-        assert not {s.state for s in experiment.plan(name, params, missing)} & {"recorded", "partial", "stale"}
+        assert not {s.state for s in experiments.plan(name, params, missing)} & {"recorded", "partial", "stale"}
     status, out, _ = call(monkeypatch, capsys, "list", "experiments")
     assert status == 0 and "of 138 full" in " ".join(out.split())
 
 
 def test_a_selection_counts_its_own_cells(results):
     record().save("small")
-    params = experiment.check_parameters(CELL.experiment, {"methods": ["DM", "Full data"], "datasets": ["MNIST"]})
-    said = tables.counts(experiment.run(CELL.experiment, params))
+    params = experiments.check_parameters(CELL.experiment, {"methods": ["DM", "Full data"], "datasets": ["MNIST"]})
+    said = tables.counts(engine.run(CELL.experiment, params))
     assert said.splitlines() == [
         "0 of 4 cells measured at the paper's protocol.", "At a small budget: 1 on the paper's data.", "Not measured: 3 not run.",
     ]  # fmt: skip
@@ -249,7 +253,7 @@ def test_what_follows_from_the_code_is_counted_not_measured():
 
 
 def test_a_damaged_record_stops_the_ledger(results):
-    from distill_lib.errors import UserError
+    from distill_lib.core.errors import UserError
 
     file = record().save("small")
     file.write_text(file.read_text().replace("97.5", "99.5"))

@@ -9,14 +9,15 @@ import time
 import pytest
 import torch
 
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop, TimeUp, atomically
-from distill_lib.rng import generator
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.files import atomically
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
 
 SCRIPT = """
 import sys, time, pathlib, torch
-from distill_lib.loop import Loop
-from distill_lib.rng import generator
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
 from tests.test_loop import walk
 result = walk(Loop(pathlib.Path(sys.argv[1]), every=0), pause=float(sys.argv[2]))
 print(",".join(f"{v:.17g}" for v in result.tolist()))

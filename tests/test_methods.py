@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from distill_lib import data
-from distill_lib.errors import UserError
-from distill_lib.loop import Loop, TimeUp
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.settings import as_dict, build
 from distill_lib.methods import METHODS
-from distill_lib.settings import as_dict, build
 
 LEARNED = [name for name in METHODS if name not in ("Random", "Full data")]
 

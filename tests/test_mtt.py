@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks, trajectories
-from distill_lib.data.imageset import ImageSet
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop, TimeUp
+from distill_lib import data, networks
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.data import ImageSet, augment
 from distill_lib.methods import mtt
-from distill_lib.rng import generator
-from distill_lib.settings import as_dict, build, replace
-from distill_lib.trajectories import Experts, flat, unflat
+from distill_lib.methods.common import trajectories
+from distill_lib.methods.common.trajectories import Experts, flat, unflat
+from distill_lib.networks.gradients import Derivatives
 
 K = 3
 

@@ -11,10 +11,12 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from distill_lib import book, figures, pages, paths
-from distill_lib.errors import UserError
-from distill_lib.experiment import experiments
-from distill_lib.kernels import Kernels
+from distill_lib import figures
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import experiments
+from distill_lib.publish import build, pages
+from distill_lib.publish.kernel_server import Kernels
 
 NOTEBOOKS = {p.experiment: p for p in pages.notebooks()}
 PICTURES = ["skd/figure2_images", "uvit/figures5_7_samples", *(f"slfd/figure{n}" for n in ("4_images", "5_pathmnist", "6_uvit", "7_rank"))]
@@ -70,7 +72,7 @@ def test_no_other_cell_takes_the_name_of_a_parameter(name):
 
 
 def test_every_notebook_is_in_the_contents_and_every_experiment_has_one():
-    assert {p.name for p in NOTEBOOKS.values()} <= set(book._contents(paths.ROOT))
+    assert {p.name for p in NOTEBOOKS.values()} <= set(build._contents(paths.ROOT))
     assert set(experiments()) <= set(NOTEBOOKS)
 
 

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from distill_lib import device, nvml
+from distill_lib.core import measure, nvml
 
 
 class Library:
@@ -51,7 +51,7 @@ def gpu(monkeypatch):
 
 def test_the_energy_of_a_block_is_the_difference_of_two_readings(gpu):
     gpu(Library(reading=[5_000_000, 5_001_500]))
-    with device.measure("cuda") as cost:
+    with measure.measure("cuda") as cost:
         sum(range(1000))
     assert cost.joules == pytest.approx(1.5) and cost.memory_mb == 3 and nvml.driver() == "580.65.06"
 
@@ -75,6 +75,6 @@ def test_a_processor_reports_no_energy_and_a_missing_library_is_no_error(monkeyp
 def test_processor_time_is_not_wall_time():
     import time
 
-    with device.measure("cpu") as cost:
+    with measure.measure("cpu") as cost:
         time.sleep(0.2)
     assert cost.seconds >= 0.2 > 0.1 > cost.cpu_seconds

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from distill_lib import paths, reported
+from distill_lib.core import paths
+from distill_lib.records import reported
 
 WORD = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half an?|a few|several)"
 NUMBER = rf"(?:\d[\d.,]*|{WORD})"

@@ -6,9 +6,17 @@ import math
 import pytest
 import torch
 
-from distill_lib.errors import UserError
-from distill_lib.protocols import DIFFERENCES, PROTOCOLS, SOURCES, VARIANTS, Protocol, differing_fields, protocol
-from distill_lib.settings import as_dict, build, replace
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.evaluation.protocols import (
+    DIFFERENCES,
+    PROTOCOLS,
+    SOURCES,
+    VARIANTS,
+    Protocol,
+    differing_fields,
+    protocol,
+)
 
 
 @pytest.mark.parametrize("name, total, last_high", [("vico_noaug", 301, 151), ("vico_dsa", 1001, 501), ("mtt", 1001, 501)])

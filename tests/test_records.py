@@ -5,9 +5,12 @@ import json
 
 import pytest
 
-from distill_lib import paths, records
-from distill_lib.errors import UserError
+from distill_lib import records
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
 from distill_lib.records import Cell, Record
+from distill_lib.records import made_by as records_made_by
+from distill_lib.records import record as records_record
 
 CELL = Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10)
 
@@ -132,16 +135,17 @@ def test_provenance_names_the_commit_and_the_device():
 
 def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, monkeypatch):
     """The checkout changes while a cell is computed: its record keeps the commit from before."""
-    from distill_lib import experiment
+    from distill_lib import experiments
+    from distill_lib.experiments import engine
 
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     records.code_state.cache_clear()
     before = records.code_state()
     records.code_state.cache_clear()
-    monkeypatch.setattr(experiment, "_one", lambda *_: monkeypatch.setattr(records.subprocess, "run", None) or experiment.Status(cell, "skipped", "a trial"))
-    params = experiment.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
-    cell = experiment.experiment("skd/table1_accuracy").cells(params)[0]
-    experiment.run("skd/table1_accuracy", params, [cell])
+    monkeypatch.setattr(engine, "_one", lambda *_: monkeypatch.setattr(records_made_by.subprocess, "run", None) or experiments.Status(cell, "skipped", "a trial"))
+    params = experiments.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
+    cell = experiments.experiment("skd/table1_accuracy").cells(params)[0]
+    engine.run("skd/table1_accuracy", params, [cell])
     assert records.code_state() == before
 
 
@@ -161,6 +165,7 @@ def judged(metrics, protocol=None, accuracy=(30.0, 32.0), dataset="FashionMNIST"
         ([float("nan")] * 2, {}, False),
         ([1.6, 1.6], {"cutmix": 0.5}, False),
         ([1.4, 1.4], {"cutmix": 0.5}, True),  # CutMix on half of the batches leaves 0.2 of the loss
+        ([1.69, 1.61], {"cutmix": 1.0}, False),
         ([1.5, 1.5], {"cutmix": 1.0}, True),
         ([2.0, 2.0], {"loss": "kl"}, False),
         ([2.0, 2.0], {"loss": "soft_ce"}, False),
@@ -183,15 +188,12 @@ def test_without_a_training_loss_an_accuracy_near_guessing_says_so():
     assert judged({}, accuracy=(1.0, 1.0), dataset="my own") == ""  # nothing says how many classes there are
 
 
-def test_of_the_records_here_those_of_a_hundred_steps_are_not_trained():
-    """What led to the threshold: few steps on CutMix leave every network at ln 10; memorised sets do not, whatever they score."""
-    found = {f: records.read(f) for f in records.files("small")}
-    short = {f: r for f, r in found.items() if r.key["protocol"]["name"] == "minimax_imagenet@60ep" and len(r.test_accuracy_pct) == 2}
-    if not short:
-        pytest.skip("no record of so few steps")
-    assert all(map(records.underfit, short.values()))
-    memorised = [r for r in found.values() if max(r.metrics.get("train_loss", [9.0])) < 0.5 and r.key["protocol"]["loss"] == "ce"]
-    assert len(memorised) > 80 and not any(map(records.underfit, memorised))
+def test_memorised_sets_are_trained_whatever_they_score():
+    """Of the records here: some sets that networks learn by heart give accuracies near guessing, and are results."""
+    found = map(records_record.read, records.files("small"))
+    by_heart = [r for r in found if max(r.metrics.get("train_loss", [9.0])) < 0.5 and r.key["protocol"]["loss"] == "ce"]
+    assert len(by_heart) > 50 and not any(map(records.underfit, by_heart))
+    assert min(min(r.test_accuracy_pct) for r in by_heart) < 15
 
 
 def test_how_much_was_measured_in_words():

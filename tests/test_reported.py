@@ -8,10 +8,12 @@ import sys
 
 import pytest
 
-from distill_lib import networks, paths, reported
-from distill_lib.data.catalogue import DATASETS
-from distill_lib.errors import UserError
-from distill_lib.reported import LOST, PAPERS
+from distill_lib import networks
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.data import DATASETS
+from distill_lib.records import reported
+from distill_lib.records.reported import LOST, PAPERS
 
 CELLS = {  # experiment: rows x columns of the table
     "skd/table1_accuracy": 15 * 9 + 3,
@@ -295,7 +297,7 @@ def test_files_are_plain_text_as_committed():
 
 
 def test_import_is_light():
-    code = "import sys, distill_lib.reported as r; r.lookup('skd/table1_accuracy', 'DM', 'MNIST', 1); sys.exit('pandas' in sys.modules)"
+    code = "import sys, distill_lib.records.reported as r; r.lookup('skd/table1_accuracy', 'DM', 'MNIST', 1); sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

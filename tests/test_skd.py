@@ -4,14 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks, pool
-from distill_lib.errors import UserError
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
 from distill_lib.generators import cgan
 from distill_lib.methods import METHODS, dim, skd
 from distill_lib.methods import cgan as plain
-from distill_lib.pool import Matching, Pool
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
+from distill_lib.methods.common import network_pool
+from distill_lib.methods.common.network_pool import Matching, Pool
 
 GAN = replace(cgan.GAN().smoke(), width=8, batch=8, per_epoch=48, looks=1, samples=40)
 MATCHING = replace(Matching().smoke(), batch=8, per_epoch=24, pool_steps=1, pool=("ConvNetW32", "IDC-ThinResNet10BN"))
@@ -145,11 +147,11 @@ def test_class_means_pair_classes_instead_of_images():
     labels = torch.tensor([4, 1, 4, 4, 1])
     real, fake = random_logits(5, 10), random_logits(5, 10, seed=1)
     of = Matching(pairing="class_mean")
-    means = pool.paired(real, labels, of, 10)
+    means = network_pool.paired(real, labels, of, 10)
     assert torch.allclose(means, torch.stack([real[[1, 4]].mean(0), real[[0, 2, 3]].mean(0)]))
-    expected = F.mse_loss(pool.paired(fake, labels, of, 10).log_softmax(1), means.log_softmax(1))
+    expected = F.mse_loss(network_pool.paired(fake, labels, of, 10).log_softmax(1), means.log_softmax(1))
     assert torch.isclose(logit_loss(real, fake, labels, pairing="class_mean"), expected)
-    assert pool.paired(real, labels, Matching(), 10) is real
+    assert network_pool.paired(real, labels, Matching(), 10) is real
     shuffled = torch.tensor([2, 4, 3, 0, 1])  # within classes: class means do not change, pairs do
     assert torch.isclose(logit_loss(real, fake[shuffled], labels, pairing="class_mean"), expected)
 
@@ -205,7 +207,7 @@ def test_matching_pulls_generated_answers_towards_real_ones(real):
     fake = torch.randn(x.shape, generator=stream(1), requires_grad=True)
     optimizer, losses = torch.optim.SGD([fake], lr=20.0), []
     for _ in range(15):
-        target, ours = pool.answers(network, x, fake)
+        target, ours = network_pool.answers(network, x, fake)
         assert not target.requires_grad
         loss = skd.skd_loss(target, ours, SKD)
         optimizer.zero_grad()
@@ -252,7 +254,7 @@ def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypat
         seen.append((theirs, fake.detach()))
         return 0 * fake.sum()
 
-    pool.match(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
+    network_pool.match(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
     assert len(seen) == 3 and all(torch.allclose(a, b, atol=1e-6) for a, b in seen)
     assert not torch.allclose(seen[0][0], seen[1][0], atol=1e-3)  # drawn anew every step
     assert not torch.allclose(seen[0][0], real.take(order)[0], atol=1e-3)

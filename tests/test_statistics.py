@@ -9,10 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_lib import statistics
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
-from distill_lib.statistics import calibration_error_pct, equal_to_published, per_class_accuracy_pct, summarise
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.evaluation import statistics
+from distill_lib.evaluation.statistics import (
+    calibration_error_pct,
+    equal_to_published,
+    per_class_accuracy_pct,
+    summarise,
+)
 
 FIVE = [48.7, 49.2, 48.5, 49.0, 48.8]
 

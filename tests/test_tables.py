@@ -5,10 +5,11 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from distill_lib import experiment, figures, records, tables
-from distill_lib.errors import UserError
-from distill_lib.experiments import skd
-from distill_lib.experiments.skd import TABLE1
+from distill_lib import experiments, figures, records, tables
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import engine, registry
+from distill_lib.experiments.papers import skd
+from distill_lib.experiments.papers.skd import TABLE1
 from distill_lib.records import Cell, Record
 
 
@@ -26,8 +27,8 @@ def outcome(tmp_path, monkeypatch):
     put("small", [60.0, 60.0], "Random", protocol="vico_noaug")
     put("small", [65.0, 65.0], "Random")
     put("small", [90.0], "Full data", ipc=None)
-    params = experiment.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
-    return experiment.run(TABLE1, params)
+    params = experiments.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
+    return engine.run(TABLE1, params)
 
 
 def test_each_profile_has_columns_of_its_own(outcome):
@@ -108,10 +109,10 @@ def test_a_stand_in_has_panels_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
     name = "dgs/table2_subsets"
     cell = Cell(name, "DGS", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
-    assert tables.paper_data(cell) == "ImageNette@224px"
+    assert experiments.paper_data(cell) == "ImageNette@224px"
     for profile, data in (("small", "ImageNette@64px"), ("full", "ImageNette@224px")):
         Record(cell, [50.0], [0], {"dataset": data, "protocol": {"name": "minimax_imagenet"}}).save(profile)
-    outcome = experiment.run(name, experiment.check_parameters(name, {"methods": ["DGS"], "datasets": ["ImageNette"]}))
+    outcome = engine.run(name, experiments.check_parameters(name, {"methods": ["DGS"], "datasets": ["ImageNette"]}))
     found = panels(tables.points(outcome))
     start = "ImageNette, IPC 10\n"
     assert list(found) == [f"{start}paper and ours, full", f"{start}ours, small; stand-in ImageNette at 64 px"]
@@ -122,10 +123,10 @@ def test_a_stand_in_has_panels_of_its_own(tmp_path, monkeypatch):
     assert len(figures.paper_and_ours(tables.points(outcome)).axes) == 2
 
 
-@pytest.mark.parametrize("name", [n for n, e in experiment.experiments().items() if e.cells(experiment.check_parameters(n, {}))])
+@pytest.mark.parametrize("name", [n for n, e in registry.experiments().items() if e.cells(experiments.check_parameters(n, {}))])
 @pytest.mark.parametrize("panel", ["dataset", "network"])
 def test_recorded_numbers_that_do_not_compare_never_share_a_panel(name, panel):
-    frame = tables.marks(experiment.run(name, experiment.check_parameters(name, {})), panel=panel)
+    frame = tables.marks(engine.run(name, experiments.check_parameters(name, {})), panel=panel)
     for _, part in frame.groupby("panel"):
         assert part["data"].nunique() == 1 and part.loc[part["who"] != "paper", "who"].nunique() <= 1
 
@@ -201,8 +202,8 @@ def fair(tmp_path, monkeypatch):
     put("small", [99.0, 99.1], "DSA", epochs=9)
     put("small", [98.0, 98.1], "CAFE", data="FashionMNIST-mini")
     put("small", [50.0], "DM", ipc=10, epochs=100)
-    params = experiment.check_parameters(skd.RANKING, {"datasets": ["FashionMNIST"]})
-    return experiment.run(TABLE1, params, skd.fair_cells(params))
+    params = experiments.check_parameters(skd.RANKING, {"datasets": ["FashionMNIST"]})
+    return engine.run(TABLE1, params, skd.fair_cells(params))
 
 
 def test_a_ranking_never_mixes_profiles_budgets_or_data(fair):

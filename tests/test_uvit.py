@@ -13,15 +13,16 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import __main__ as cli
-from distill_lib import data, uvit_commands
+from distill_lib import data
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
+from distill_lib.experiments import uvit_commands
 from distill_lib.generators import uvit
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameters
-from distill_lib.loop import Diverged, Loop, TimeUp
+from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameters, sample, training
 from distill_lib.methods import uvit as method
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 OF = Architecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
 TINY = replace(Training().smoke(), steps=6, batch=16, warm_up=2, looks=3)
@@ -300,7 +301,7 @@ def test_a_network_of_v_returns_the_noise_and_learns_v(model):
     images, t, y = inputs(OF)
     t = t / 999
     noise = images.flip(0).sin()
-    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (uvit.VP.alpha, uvit.VP.sigma))
+    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (training.VP.alpha, training.VP.sigma))
     x = alpha * images + sigma * noise
     with torch.no_grad():
         v = model(x, 999 * t, y)
@@ -460,7 +461,7 @@ def test_the_network_is_asked_at_999_t_and_with_its_labels(monkeypatch):
     class Gaussian(UViT):
         def forward(self, x, t999, y=None):
             asked.append((float(t999[0]), y))
-            alpha, sigma = (float(f(float(t999[0]) / 999)) for f in (uvit.VP.alpha, uvit.VP.sigma))
+            alpha, sigma = (float(f(float(t999[0]) / 999)) for f in (training.VP.alpha, training.VP.sigma))
             return sigma * (x - 0.3 * alpha) / (0.01 * alpha**2 + sigma**2)
 
     images = uvit.generate(Gaussian(OF, stream(0)), torch.tensor([4, 2]), 0, steps=20, sampler="dpm++2m")
@@ -510,7 +511,7 @@ def test_a_number_of_images_is_the_same_whole_or_in_parts(model, real, tmp_path)
 
 def test_a_time_is_kept_to_and_what_was_spent_counts_after_a_stop(model, tmp_path, monkeypatch):
     clock = {"now": 0.0}
-    monkeypatch.setattr(uvit.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"])  # 1.5 s a batch
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"])  # 1.5 s a batch
     options = {"num_classes": 10, "seed": 0, "folder": tmp_path, "steps": 1, "sampler": "ddim", "batch": 10}
     with pytest.raises(TimeUp):
         uvit.generate_for(model, 7.0, loop=Loop(deadline=time.monotonic()), **options)
@@ -638,7 +639,7 @@ def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
     with torch.no_grad():
         given, without = model(x, t, y), model(x, t, torch.full_like(y, OF.num_classes))
         for scale in (0.0, 1.0, 3.0):
-            assert torch.allclose(uvit._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
+            assert torch.allclose(sample._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
     assert torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=1.0))
     assert not torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=3.0))
 

@@ -3,9 +3,9 @@
 import torch
 
 from distill_lib.data import ImageSet
-from distill_lib.loop import Loop
-from distill_lib.rng import generator
-from distill_lib.settings import replace, settings
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace, settings
 
 VERSION = 1  # raise it when the numbers change: older records become stale
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import paths, rng
-from ..errors import UserError
+from ..core import paths, rng
+from ..core.errors import UserError
 from . import prepare, read
 from .catalogue import Dataset
 from .read import Part, Source

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import prepare, read
 from .catalogue import DATASETS, MEASURED, Dataset
 from .find import hold_out

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..loop import atomically
+from ..core.errors import UserError
+from ..core.files import atomically
 from .read import Part
 
 if TYPE_CHECKING:
     from PIL import Image
+
 
 FORMAT = "distill_lib.prepared/1"
 HEADER = 16_384  # bytes kept for a prepared file's header, so that it can be written after the pixels

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.imageset import READERS, Facts, ImageSet
-from ..errors import UserError
-from ..loop import atomically
-from ..rng import generator as stream
-from ..settings import as_dict
+from ..core.errors import UserError
+from ..core.files import atomically
+from ..core.rng import generator as stream
+from ..core.settings import as_dict
+from ..data import READERS, Facts, ImageSet
 from . import cgan
 
 FORMAT = "distill_lib.GeneratedSet/1"

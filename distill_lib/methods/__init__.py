@@ -1,9 +1,31 @@
 """The methods. Each is a module with `Config`, `paper_config`, `distill` and `VERSION`; add yours to `METHODS`."""
 
-from . import (
-    cafe, cgan, dc, dgs, dim, dit, dm, dsa, forgetting, frepo, full_data, glad, herding, idc, kcenter, kip, minimax, mtt,
-    random_real, skd, slfd, uvit,
-)  # fmt: skip
+from __future__ import annotations
+
+from . import (  # noqa: F401
+    cafe,
+    cgan,
+    dc,
+    dgs,
+    dim,
+    dit,
+    dm,
+    dsa,
+    forgetting,
+    frepo,
+    full_data,
+    glad,
+    herding,
+    idc,
+    kcenter,
+    kip,
+    minimax,
+    mtt,
+    random_real,
+    skd,
+    slfd,
+    uvit,
+)
 
 METHODS = {
     "Random": random_real,

@@ -25,15 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import Pieces, chunked
-from ..errors import UserError
-from ..loop import Loop
-from ..networks.products import Products
-from ..rng import generator
-from ..settings import Count, replace, settings
+from .. import networks
+from ..core.device import Pieces, chunked
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
+from ..networks import memory as counted
+from ..networks.gradients import Derivatives
+from ..networks.winograd import Products
+from .common import matching
 
 VERSION = 1
 Maps = Callable[[Tensor], list[Tensor]]  # (N, C, H, W) -> feature maps (N, width, H_l, W_l)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from .. import memory as counted, pool
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..loop import Loop
-from ..pool import Matching
-from ..settings import Count, replace, settings
+from ..networks import memory as counted
+from .common import network_pool
+from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -60,5 +61,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     trained = cgan.train(real, cfg.gan, loop)
-    generator = trained.generator if cfg.longer is None else pool.match(trained, cfg.longer, None, seed, loop)
+    generator = trained.generator if cfg.longer is None else network_pool.match(trained, cfg.longer, None, seed, loop)
     return GeneratedSet.made("CGAN", real, generator, cfg.ipc, seed)

@@ -13,12 +13,14 @@ from typing import Literal
 
 import torch
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
+from .. import networks
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
+from ..networks import memory as counted
+from ..networks.gradients import Derivatives
+from .common import matching
 
 VERSION = 1
 

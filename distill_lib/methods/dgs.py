@@ -14,17 +14,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import memory as counted
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
-from ..errors import UserError
-from ..generators import latent_diffusion
-from ..generators.latent_diffusion import Base, Sampling, Tuning
-from ..loop import Loop
-from ..metrics import difficulty
-from ..metrics.difficulty import Scorer
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..training import Training
+from ..evaluation.metrics import difficulty
+from ..evaluation.metrics.difficulty import Scorer
+from ..generators import dit
+from ..generators.dit import Base, Sampling
+from ..networks import memory as counted
+from ..networks.reference import Training
+from .common import minimax_tuning
+from .common.minimax_tuning import Tuning
 
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
@@ -91,7 +93,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a trained classifier."""
-    if latent_diffusion.has_published(dataset):
+    if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
 
@@ -117,9 +119,9 @@ def stage1(cfg: Config) -> dict[str, Base | Tuning]:
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make the stages, if they are not there."""
     if cfg.tuning is None:
-        latent_diffusion.base(real, cfg.base, loop)
+        dit.base(real, cfg.base, loop)
     else:
-        latent_diffusion.tuned(real, cfg.base, cfg.tuning, loop)
+        minimax_tuning.tuned(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -131,7 +133,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Raises:  UserError: missing weights, or settings that do not fit.
     """
     _wanted(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
-    images = latent_diffusion.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
+    images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
     score = scored(real, cfg.scoring, loop)
     return sampled(images, real, score, cfg.ipc, cfg.sampler, seed, method="DGS")
 
@@ -195,7 +197,7 @@ def sampled(images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Samp
             "achieved": found.achieved.tolist(), "total_variation": found.total_variation,
             "pool_scores": of_pool[members].tolist(), "places": found.places.tolist(),
         })  # fmt: skip
-    return latent_diffusion.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
+    return dit.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
 
 
 def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Generator) -> Chosen:

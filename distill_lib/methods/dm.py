@@ -11,12 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..loop import Loop
-from ..matching import embedding_distance as matching_loss
-from ..rng import generator
-from ..settings import replace, settings
+from .. import networks
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, augment
+from ..networks import memory as counted
+from .common import matching
+from .common.matching import embedding_distance as matching_loss
 
 VERSION = 1
 

@@ -15,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import memory as counted, training
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..rng import generator
-from ..settings import replace, settings
-from ..training import Training, prepare, stage1  # noqa: F401
+from ..networks import memory as counted
+from ..networks import reference
+from ..networks.reference import Training, prepare, stage1  # noqa: F401
 
 VERSION = 2
 
@@ -42,7 +43,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: their network; its training is ours, none is published."""
-    return Config(ipc=ipc, training=training.for_selection(dataset))
+    return Config(ipc=ipc, training=reference.for_selection(dataset))
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
@@ -63,13 +64,13 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Returns: K x ipc of them, normalised, class after class, most forgotten first.
     Raises:  UserError: a class has fewer than ipc images.
     """
-    trained = training.on_real(real, cfg.training, seed, loop)
+    trained = reference.on_real(real, cfg.training, seed, loop)
     rng, chosen = generator(seed, "Forgetting"), []
-    training.enough(trained.classes(real), cfg.ipc, real)
+    reference.enough(trained.classes(real), cfg.ipc, real)
     for places in trained.classes(real):
         top = most_forgotten(trained.forgotten[places], trained.learned[places], cfg.ipc, rng, cfg.never_learned)
         chosen.append(trained.index[places[top]])
-    return training.selected(real, torch.stack(chosen), method="Forgetting", seed=seed)
+    return reference.selected(real, torch.stack(chosen), method="Forgetting", seed=seed)
 
 
 def most_forgotten(forgotten: Tensor, learned: Tensor, n: int, rng: torch.Generator, never_learned: str = "none") -> Tensor:

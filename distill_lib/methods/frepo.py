@@ -17,14 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import memory as counted, networks, ntk
-from ..data import ImageSet
-from ..data.imageset import Whitening
-from ..device import Pieces, out_of_memory, send
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import replace, settings
+from .. import networks
+from ..core.device import Pieces, out_of_memory, send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, Whitening
+from ..networks import fast
+from ..networks import memory as counted
+from .common import ntk
 
 VERSION = 1
 Embed = Callable[[Tensor], Tensor]  # (N, C, H, W) -> features (N, D)
@@ -243,7 +245,7 @@ class Pool:
     def embedding(self, number: int) -> Embed:
         """The features of a network, in eval mode: batch norm by its running statistics."""
         network = self.networks[number].eval()
-        return lambda x: networks.embed(network, x)
+        return lambda x: fast.embed(network, x)
 
     def advance(self, number: int, images: Tensor, labels: Tensor, rng: torch.Generator) -> None:
         """One step of a network on the synthetic set, or a new network where it had more than `max_updates`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.settings import settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..settings import settings
+from ..networks import memory as counted
 
 VERSION = 1
 

@@ -14,18 +14,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, matching, memory as counted, networks, trajectories
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space, matched
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..trajectories import Experts
+from ..networks import memory as counted
+from ..networks.gradients import Derivatives
+from .common import matching, trajectories
+from .common.latents import SMALL, Latents, Space, matched
+from .common.trajectories import Experts
 
 VERSION = 1
 

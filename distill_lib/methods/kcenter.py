@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import memory as counted, training
+from ..core.loop import Loop
+from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..settings import replace, settings
-from ..training import Training, prepare, stage1  # noqa: F401
+from ..networks import memory as counted
+from ..networks import reference
+from ..networks.reference import Training, prepare, stage1  # noqa: F401
 
 VERSION = 1
 
@@ -35,7 +36,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: their feature network; its training is ours, none is published."""
-    return Config(ipc=ipc, training=training.for_selection(dataset))
+    return Config(ipc=ipc, training=reference.for_selection(dataset))
 
 
 def work(cfg: Config, num_classes: int, images: int) -> float:
@@ -56,7 +57,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Returns: K x ipc of them, normalised, class after class in the order they were chosen.
     Raises:  UserError: a class has fewer than ipc images.
     """
-    return training.select(real, cfg.ipc, cfg.training, seed, "K-Center", k_center, loop)
+    return reference.select(real, cfg.ipc, cfg.training, seed, "K-Center", k_center, loop)
 
 
 def k_center(features: Tensor, n: int) -> Tensor:

@@ -17,14 +17,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import memory as counted, ntk
-from ..data import ImageSet
-from ..data.imageset import Whitening
-from ..device import Pieces, describe
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import replace, settings
+from ..core.device import Pieces, describe
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, Whitening
+from ..networks import memory as counted
+from .common import ntk
 
 VERSION = 1
 

@@ -18,15 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, memory as counted, networks, trajectories
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..trajectories import Experts, draw_batches, matched
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
+from ..networks import memory as counted
+from ..networks.gradients import Derivatives
+from .common import trajectories
+from .common.trajectories import Experts, draw_batches, matched
 
 VERSION = 1
 

@@ -5,11 +5,11 @@ The floor every method must beat. Labels are hard, images unmodified (Zhao et al
 
 from __future__ import annotations
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..rng import generator
-from ..settings import settings
+from ..networks import memory as counted
 
 VERSION = 1
 

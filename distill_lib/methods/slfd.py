@@ -18,17 +18,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space, matched
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
+from ..networks import memory as counted
+from ..networks.gradients import Derivatives
+from .common import matching
+from .common.latents import SMALL, Latents, Space, matched
 
 VERSION = 1
 

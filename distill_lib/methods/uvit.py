@@ -10,13 +10,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from .. import memory as counted
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
-from ..errors import UserError
 from ..generators import uvit
 from ..generators.uvit import ARCHITECTURES, Training
-from ..loop import Loop
-from ..settings import Count, replace, settings
+from ..networks import memory as counted
 
 VERSION = 1
 
