@@ -246,14 +246,6 @@ def test_settings_and_sets_no_gan_fits_are_one_clear_error(real):
         cgan.train(real.under(whitening), TINY)
 
 
-def test_batches_shuffle_every_epoch_and_leave_out_the_partial_one():
-    epochs = cgan.Epochs(images=10, batch=4, epochs=2)
-    order, rng = torch.empty(10, dtype=torch.int64), stream(0)
-    seen = [epochs.index(step, order, 10, rng).tolist() for step in range(epochs.steps)]
-    assert epochs.steps == 4 and all(len(i) == 4 for i in seen)
-    assert len({*seen[0], *seen[1]}) == 8 and len({*seen[2], *seen[3]}) == 8 and seen[:2] != seen[2:]
-
-
 # --- a set that draws --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def drawn(real):

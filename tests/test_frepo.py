@@ -229,14 +229,6 @@ def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypa
     assert sizes and set(sizes) == {(7, 7)}
 
 
-def test_the_stream_shows_every_image_once_per_pass_and_drops_the_rest():
-    stream, rng = frepo.Stream(10, 4), generator(0)
-    first = torch.cat([stream.next(rng), stream.next(rng)])
-    assert len(set(first.tolist())) == 8
-    again = stream.next(rng)
-    assert len(again) == 4 and stream.at == 4
-
-
 # --- the whole method --------------------------------------------------------------------------------------------------
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits

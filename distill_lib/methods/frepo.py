@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
+from ..core.batches import Batches
 from ..core.device import Pieces, out_of_memory, send
 from ..core.errors import UserError
 from ..core.loop import Loop
@@ -119,12 +120,12 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     labels = (ntk.centred(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
     optimizer = LAMB([images, labels] if cfg.learn_labels else [images], lr=cfg.lr_img)
     pool = Pool(cfg, real, rng)
-    stream = Stream(len(real), min(cfg.batch_target, len(real)))
+    batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
     at_once = {"targets_at_once": Pieces(images_at_once(real, 128)), "support_at_once": Pieces(images_at_once(real, 64))}
-    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "pool": pool, "stream": stream, "rng": rng}
+    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "pool": pool, "order": batches.order, "rng": rng}
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
-        targets, target_classes = real.take(stream.next(rng))
+        targets, target_classes = real.take(batches.index(step, rng))
         number = int(torch.randint(cfg.pool, (), generator=rng))
         wanted = ntk.centred(target_classes if target_classes.ndim == 1 else target_classes.argmax(1), real.num_classes)
         loss, images.grad, by_labels = loss_and_gradients(pool.embedding(number), images, labels, targets, wanted, cfg, **at_once)
@@ -290,26 +291,6 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, l
         raise UserError(f"out of memory with {len(images)} synthetic images in a step of a network: choose a smaller batch_net") from err
     optimizer.step()
     network.requires_grad_(False)
-
-
-class Stream:
-    """Positions of the real images in random order, batch by batch; what is left of a pass is dropped."""
-
-    def __init__(self, total: int, batch: int):
-        self.batch, self.order, self.at = batch, torch.empty(total, dtype=torch.int64), total
-
-    def next(self, rng: torch.Generator) -> Tensor:
-        """(batch,) positions."""
-        if self.at + self.batch > len(self.order):
-            self.order, self.at = torch.randperm(len(self.order), generator=rng), 0
-        self.at += self.batch
-        return self.order[self.at - self.batch : self.at]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"order": self.order, "at": self.at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.order, self.at = state["order"], state["at"]
 
 
 class LAMB(torch.optim.Optimizer):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import paths, store
+from ..core.batches import Batches
 from ..core.device import chunked, send
 from ..core.errors import UserError
 from ..core.files import atomically
@@ -124,19 +124,16 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     network = names.fresh(cfg.network, real, rng).to(real.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     dsa = augment.dsa(cfg.dsa)
-    order = torch.empty(n, dtype=torch.int64)  # of the current epoch
+    batches = Batches(n, cfg.batch)
     was_right, learned = torch.zeros(2, n, dtype=torch.bool, device=real.device)
     forgotten = torch.zeros(n, dtype=torch.int64, device=real.device)
     live = {
-        "network": network, "optimizer": optimizer, "rng": rng, "order": order,
+        "network": network, "optimizer": optimizer, "rng": rng, "order": batches.order,
         "was_right": was_right, "learned": learned, "forgotten": forgotten,
     }  # fmt: skip
-    per_epoch = math.ceil(n / cfg.batch)
-    total = cfg.epochs * per_epoch
+    total = cfg.epochs * batches.steps_per_epoch
     for step in loop.steps("feature_network", total, live):
-        if step % per_epoch == 0:
-            order.copy_(torch.randperm(n, generator=rng))
-        here = send(order[step % per_epoch * cfg.batch :][: cfg.batch], real.device)
+        here = send(batches.index(step, rng), real.device)
         images, _ = real.take(place[here])
         labels = real.hard_labels[place[here]]
         images = dsa(images, rng)

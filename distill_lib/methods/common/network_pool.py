@@ -96,11 +96,10 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
     loop, real = loop or Loop(), trained.real
     if not of.pool or of.pool_steps < 0 or of.warm_up < 0:
         raise UserError(f"matching: a pool of {len(of.pool)} networks, {of.pool_steps} pool steps, {of.warm_up} to warm up; at least one network, no negative number")
-    schedule = cgan.Epochs.of(real, of.batch, of.epochs, of.per_epoch)
+    batches = cgan.batches_of(real, of.batch, of.epochs, of.per_epoch)
     pair = trained.pair()
     pair.set_lr(of.lr)
     rng = stream(seed, "matching", "gan")
-    order = torch.empty(schedule.images, dtype=torch.int64)  # of the current epoch
     pool = Pool(real, of, seed)
     dsa = augment.idc(of.dsa)
 
@@ -109,11 +108,11 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
         theirs = dsa.apply(pool.units(cgan.signed(real, index)), shared)
         return between(pool.frozen(), theirs, dsa.apply(pool.units(fake), shared), labels)
 
-    for step in loop.steps("match", schedule.steps, pair.live() | {"rng": rng, "order": order, "pool": pool}):
-        index = send(schedule.index(step, order, len(real), rng), real.device)
+    for step in loop.steps("match", of.epochs * batches.steps_per_epoch, pair.live() | {"rng": rng, "order": batches.order, "pool": pool}):
+        index = send(batches.index(step, rng), real.device)
         labels = real.hard_labels[index]
         if between is not None:
-            pool.prepare(step // schedule.steps_per_epoch)
+            pool.prepare(step // batches.steps_per_epoch)
         loss = None if between is None else lambda fake, index=index, labels=labels: matching(index, labels, fake)
         loop.log(**pair.step(cgan.signed(real, index), labels, rng, loss))
     return pair.generator.eval().requires_grad_(False)
