@@ -107,7 +107,7 @@ def test_shapes_no_network_fits_are_one_clear_error(changes, words):
 
 def test_images_map_to_the_units_of_the_set_and_back(real):
     index = torch.arange(6)
-    assert torch.allclose(cgan.normalised(cgan.signed(real, index), real), real.take(index)[0], atol=1e-6)
+    assert torch.allclose(cgan.normalised(real.signed(index), real), real.take(index)[0], atol=1e-6)
     ends = cgan.normalised(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1), real).flatten()
     assert torch.allclose(ends, torch.tensor([-real.facts.mean[0], 1 - real.facts.mean[0]]) / real.facts.std[0])
 
@@ -157,7 +157,7 @@ def test_a_step_equals_the_plain_one(real, loss):
     by_g, by_d = plain.optimizers
     rng, rng_plain = stream(1), stream(1)
     for n in range(3):
-        x, y = cgan.signed(real, torch.arange(8) + 8 * n), real.hard_labels[8 * n : 8 * n + 8]
+        x, y = real.signed(torch.arange(8) + 8 * n), real.hard_labels[8 * n : 8 * n + 8]
         log = pair.step(x, y, rng)
 
         score, classes = d(g(torch.randn(8, 100, generator=rng_plain), y))
@@ -221,7 +221,7 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
 
 def test_a_pair_read_back_goes_on_as_the_one_that_was_written(real):
     pair = Pair(TINY, real, stream(0))
-    x, y = cgan.signed(real, torch.arange(8)), real.hard_labels[:8]
+    x, y = real.signed(torch.arange(8)), real.hard_labels[:8]
     pair.step(x, y, stream(1))
     back = Pair(TINY, real).read(pair.tensors())
     for p in (pair, back):

@@ -247,7 +247,7 @@ def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
 
 def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypatch):
     seen = []
-    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: cgan.signed(real, torch.arange(len(labels))) + 0 * self.last.bias.sum())
+    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: real.signed(torch.arange(len(labels))) + 0 * self.last.bias.sum())
     order = torch.arange(8)
     monkeypatch.setattr(Batches, "index", lambda *args: order)
 
@@ -262,7 +262,7 @@ def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypat
 
 
 def test_networks_see_normalised_pixels_or_the_official_mistake(real):
-    images = cgan.signed(real, torch.arange(4))
+    images = real.signed(torch.arange(4))
     assert torch.allclose(Pool(real, MATCHING, 0).units(images), real.take(torch.arange(4))[0], atol=1e-6)
     mistaken = Pool(real, replace(MATCHING, official_norm=True), 0).units(images)
     assert torch.allclose(mistaken, (images - real.facts.mean[0]) / real.facts.std[0])

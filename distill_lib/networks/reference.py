@@ -25,7 +25,7 @@ from ..core.files import atomically
 from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import as_dict, replace, settings
-from ..data import ImageSet, augment
+from ..data import ImageSet, augment, like
 from . import fast, memory, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
@@ -67,9 +67,12 @@ class Training:
 def for_selection(dataset: str) -> Training:
     """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet subsets.
 
+    SLFD's unions of subsets, for which no selection is published, have the ConvNet.
+
     Source: Zhao et al. 2021 for the former, Kim et al. 2022 (official code) for the latter.
     """
-    return Training(network="ResNetAP-10" if dataset.startswith("Im") else "ConvNet")
+    known = like(dataset)
+    return Training(network="ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet")
 
 
 def _fewer(given: int | None, limit: int) -> int:

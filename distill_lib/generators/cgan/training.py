@@ -37,7 +37,7 @@ from ...evaluation.metrics.frechet import frechet_distance, moments
 from ...networks import fast, memory, reference
 from ...networks.reference import Training
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
-from .network import Architecture, Discriminator, Generator, normalised, redraw, signed
+from .network import Architecture, Discriminator, Generator, normalised, redraw
 
 VERSION = 1  # of what stage 1 makes: part of the key
 
@@ -304,7 +304,7 @@ def _train(found: Trained, batches: Batches, loop: Loop) -> None:
         start = time.perf_counter()
         index = send(batches.index(step, rng), real.device)
         pair.set_lr(of.lr * min(1.0, (1 - step / steps) / of.lr_decay if of.lr_decay else 1.0))
-        log = pair.step(signed(real, index), real.hard_labels[index], rng)
+        log = pair.step(real.signed(index), real.hard_labels[index], rng)
         if step in at:
             looks.append({"step": step + 1, **{k: float(v) for k, v in log.items()}, **judge(pair.generator)})
         loop.log(**log)

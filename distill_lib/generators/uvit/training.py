@@ -112,11 +112,6 @@ class Training:
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
 
 
-def signed(real: ImageSet, index: Tensor) -> Tensor:
-    """(B, C, H, W) in [-1, 1]: the real images at `index` as the network sees them."""
-    return real.subset(index).pixels() * 2 - 1
-
-
 def noise_loss(
     network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, output: Literal["noise", "v"] = "noise"
 ) -> Tensor:  # fmt: skip
@@ -177,7 +172,7 @@ class StepInputs:
         noise = torch.randn(batch, *self.real.shape, generator=rng)
         kept = torch.rand(batch, generator=rng) >= self.cfg.label_drop if self.cfg.label_drop else torch.ones(batch, dtype=torch.bool)
         index, mirrored, t, noise, kept = (send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept))
-        images = signed(self.real, index)
+        images = self.real.signed(index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         return images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes)
