@@ -529,7 +529,7 @@ def test_default_strategies():
     full, no_flip = "color_crop_cutout_flip_scale_rotate", "color_crop_cutout_scale_rotate"
     for dataset in ("CIFAR10", "CIFAR100", "FashionMNIST", "FashionMNIST-mini", "TinyImageNet", "ImageWoof", "my own"):
         assert augment.strategy_for(dataset) == full
-    for dataset in ("MNIST", "SVHN", "digits", "MNIST-mini"):
+    for dataset in ("MNIST", "SVHN", "digits", "MNIST@16px"):
         assert augment.strategy_for(dataset) == no_flip
     assert augment.strategy_for("FashionMNIST", "frepo") == "color_crop_rotate_translate_cutout"
     assert augment.strategy_for("CIFAR10", "frepo") == "flip_color_crop_rotate_translate_cutout"

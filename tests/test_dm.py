@@ -135,7 +135,7 @@ def test_distilling_lowers_the_loss_it_minimises():
     cfg = dm.Config(ipc=2, iterations=40, batch_real=32, dsa="none")
     net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
     target = real.draw_classes(100, generator(8))
-    start = dm.initial_images(real, cfg, generator(0, "DM"))
+    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "DM"))
     end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
     assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
 

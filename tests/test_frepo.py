@@ -229,19 +229,11 @@ def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypa
     assert sizes and set(sizes) == {(7, 7)}
 
 
-def test_the_stream_shows_every_image_once_per_pass_and_drops_the_rest():
-    stream, rng = frepo.Stream(10, 4), generator(0)
-    first = torch.cat([stream.next(rng), stream.next(rng)])
-    assert len(set(first.tolist())) == 8
-    again = stream.next(rng)
-    assert len(again) == 4 and stream.at == 4
-
-
 # --- the whole method --------------------------------------------------------------------------------------------------
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, lr_img=0.02, lr_net=1e-3, batch_target=128, max_updates=10)
-    start = data.ImageSet(frepo.initial_images(real, cfg, generator(0, "FRePo")), ntk.centred(torch.arange(10), 10).float(), real.facts)
+    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "FRePo")).flatten(0, 1), ntk.centred(torch.arange(10), 10).float(), real.facts)
     loop = Loop(check=1)
     made = frepo.distill(real, cfg, seed=0, loop=loop)
     losses = [v for _, v in loop.history["loss"]]

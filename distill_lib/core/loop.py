@@ -139,7 +139,7 @@ class Loop:
             saved = torch.load(self._file(name), map_location="cpu", weights_only=True)
         except Exception as err:
             raise UserError(f"{self._file(name)}: damaged checkpoint ({err}); delete it to start this phase again") from None
-        if saved["key"] != self.key:
+        if saved["key"] != self.key or saved["state"].keys() != live.keys():  # of other settings, or of other code
             return 0
         for k, v in live.items():
             _put_back(v, saved["state"][k])

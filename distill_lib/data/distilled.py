@@ -189,8 +189,7 @@ def _values(images: Tensor, path: Path, like: ImageSet, values: Values | None, n
         return images
     if low < -0.01 or high > 1.01:
         raise UserError(f"{path}: values from {low:.3g} to {high:.3g} are no pixels in [0, 1]; divide by 255, or say --normalised")
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    return (images - mean) / std
+    return like.facts.normalise(images)
 
 
 def _folder(root: Path, like: ImageSet, values: Values | None) -> ImageSet:

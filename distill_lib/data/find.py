@@ -41,7 +41,6 @@ FOLDERS = {  # further names of a set's image folder, besides its own name
     "ImageNette": tuple(ARCHIVES["ImageNette"].values()),
     "ImageWoof": tuple(ARCHIVES["ImageWoof"].values()),
 }
-IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 DEBIAN = {"FashionMNIST": "fashion-mnist"}
 
 # --- the sets that need no folder ------------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
         if source := read.cifar_folder(own / inside, name):
             return source
     if dataset.family == "imagenet":
-        for sub in IMAGENET_FOLDERS:
+        for sub in paths.IMAGENET_FOLDERS:
             if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
                 if source := read.image_folder(folder / sub, dataset.class_names, dataset.wnids):
                     return source
@@ -263,8 +262,7 @@ def downloads(dataset: Dataset, size: int) -> list[tuple[list[str], str, str]]:
 
 def how_to_fetch(dataset: Dataset, size: int) -> str:
     """The command that fetches a set by hand, or what to do where there is no direct address."""
-    given = [p for p in os.environ.get("DISTILL_DATA", "").split(os.pathsep) if p]
-    folder = Path(given[0]) if given else paths.cache() / "downloads"
+    folder = next(iter(paths.given_data_folders()), paths.cache() / "downloads")
     if dataset.family == "imagenet" and dataset.name not in FOLDERS:
         return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {folder}/imagenet/train/<wnid>/ and val/<wnid>/"
     if dataset.name == "BloodCells":

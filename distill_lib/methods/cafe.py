@@ -125,7 +125,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     rng = generator(seed, "CAFE")
     if cfg.window > min(cfg.max_updates, cfg.max_epochs):
         raise UserError(f"window {cfg.window}: max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs} must not be below it")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
@@ -157,13 +157,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): standard normal noise in normalised units, or random real images of every class."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)
 
 
 def step_size(cfg: Config, iteration: int) -> float:

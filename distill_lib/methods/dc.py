@@ -84,7 +84,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     rng = generator(seed, "DC")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
@@ -102,10 +102,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             matching.train(derivatives, parameters, images, labels, rng, cfg.inner_epochs, cfg.batch_train, cfg.lr_net, augment.none())
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method="DC", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> torch.Tensor:
-    """(K, ipc, C, H, W): standard normal noise in normalised units, or random real images of every class."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from .. import networks
 from ..core.loop import Loop
@@ -75,7 +74,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     rng = generator(seed, "DM")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
     network = networks.blank(cfg.network, real.shape, real.num_classes).to(real.device).requires_grad_(False)
@@ -89,10 +88,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         optimizer.step()
         loop.log(loss=loss)
     return ImageSet.from_classes(synthetic, like=real, method="DM", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): random real images of every class, or standard normal noise in normalised units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

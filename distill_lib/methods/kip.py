@@ -22,7 +22,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import replace, settings
-from ..data import ImageSet, Whitening
+from ..data import ImageSet, Whitening, like
 from ..networks import memory as counted
 from .common import ntk
 
@@ -65,7 +65,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     released code and not offered.
     """
     return Config(
-        ipc=ipc, zca=dataset.split("-")[0] not in ("MNIST", "FashionMNIST", "digits"),
+        ipc=ipc, zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
         source="reconstruction: step size of the fully connected code, variant with learned labels",
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="alone"))
     classes = torch.arange(real.num_classes, device=real.device)
-    images = initial_images(real, cfg, rng).requires_grad_()  # (n, C, H, W), class by class
+    images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
     labels = ntk.centred(classes.repeat_interleave(cfg.ipc), real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
     target_labels = ntk.centred(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
     optimizer = torch.optim.Adam([images, labels] if cfg.learn_labels else [images], lr=cfg.lr)
@@ -128,13 +128,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def kernel_of(cfg: Config) -> ntk.Kernel:
     """The kernel a configuration names."""
     return ntk.named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(n, C, H, W): random real images, class by class, or standard normal noise in the set's units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng).flatten(0, 1)
-    return torch.randn(real.num_classes * cfg.ipc, *real.shape, generator=rng).to(real.device)
 
 
 def loss_and_gradients(

@@ -16,7 +16,6 @@ from dataclasses import field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from .. import networks
 from ..core.device import send
@@ -24,7 +23,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet, augment
+from ..data import ImageSet, augment, like
 from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import trajectories
@@ -89,7 +88,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     per class without whitening, without flips on digits; as is that of any other set. An ipc without published setting
     takes that of the nearest one of its data set.
     """
-    known = "ImageNet subsets" if dataset.startswith(("Im", "SLFD")) else dataset
+    known = "ImageNet subsets" if like(dataset).is_imagenet_subset else dataset
     published = [count for name, count in _PUBLISHED if name == known]
     row = (known, min(published, key=lambda count: abs(count - ipc))) if published else ("CIFAR10", 10)
     steps, epochs, start, batch, zca, lr_img, lr_lr, lr_teacher = _PUBLISHED[row]
@@ -150,7 +149,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     paths = trajectories.train(real, experts, loop)
     real = paths.real
     rng = generator(seed, "MTT")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     step_size = torch.tensor(cfg.lr_teacher, device=real.device, requires_grad=True)
     groups = [{"params": [synthetic], "lr": cfg.lr_img}, {"params": [step_size], "lr": cfg.lr_lr}]
@@ -172,10 +171,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         optimizer.step()
         loop.log(loss=loss, step_size=step_size.detach())
     return ImageSet.from_classes(synthetic, like=real, method="MTT", seed=seed, lr_net=step_size.item())
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): random real images of every class, or standard normal noise, in the set's units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

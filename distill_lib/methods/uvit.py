@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, like
 from ..generators import uvit
 from ..generators.uvit import ARCHITECTURES, Training
 from ..networks import memory as counted
@@ -66,7 +66,7 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
             training, patch=mid.patch, width=mid.width, depth=mid.depth, heads=mid.heads, steps=117_000, warm_up=5000, looks=117,
             checkpointing=True, start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
         )  # fmt: skip
-    if dataset.split("-")[0] in ("digits", "MNIST", "SVHN"):  # a mirrored digit is not a digit
+    if not like(dataset).mirrors:
         training = replace(training, flip=False)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 

@@ -131,13 +131,12 @@ def _folds(real: ImageSet, folds: int, seed: int) -> list[Tensor]:
 
 
 def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]:
-    mean, std = (torch.tensor(v, device=like.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    side = like.shape[1]
+    facts, side = like.facts, like.shape[1]
 
     def classify(pixels: Tensor) -> Tensor:
         if pixels.shape[-1] != side:  # a pool at another size than the real images
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return networks.logits(network, (pixels - mean) / std).double().log_softmax(1)
+        return networks.logits(network, facts.normalise(pixels)).double().log_softmax(1)
 
     return classify
 

@@ -158,11 +158,11 @@ def _trained(real: ImageSet, of: Training, seed: int, loop: Loop | None) -> Extr
     if real.whitening is not None:
         raise UserError(f"{real.facts.name}: features are of pixels; give the set without whitening")
     network = networks_reference.on_real(real, of, seed, loop).network
-    mean, std = (torch.tensor(v, device=real.device).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
+    facts = real.facts
     each = "all" if of.per_class is None else of.per_class
     return Extractor(
         of.network, f"{of.network} trained by us for {of.epochs} epochs on {each} real {real.facts.name} images of every class",
-        lambda x: fast.embed(network, (x - mean) / std), network.classifier, 256 if real.device.type == "cpu" else 2048,
+        lambda x: fast.embed(network, facts.normalise(x)), network.classifier, 256 if real.device.type == "cpu" else 2048,
         {"training": as_dict(of), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
     )  # fmt: skip
 

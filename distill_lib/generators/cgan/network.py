@@ -137,13 +137,8 @@ def redraw(module: nn.Module, rng: torch.Generator) -> nn.Module:
 
 def normalised(images: Tensor, like: ImageSet) -> Tensor:
     """(B, C, H, W) in (-1, 1) to the set's normalised units, differentiable."""
-    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
+    mean, std = like.facts.units(images.device)
     return torch.addcmul((0.5 - mean) / std, images, 0.5 / std)
-
-
-def signed(real: ImageSet, index: Tensor) -> Tensor:
-    """(B, C, H, W) in [-1, 1]: the real images at `index` as the GAN sees them."""
-    return real.subset(index).pixels() * 2 - 1
 
 
 def rebuild(architecture: dict[str, Any]) -> Generator:

@@ -25,7 +25,7 @@ from ...core.device import send
 from ...core.errors import UserError
 from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
-from ...data import NORMALISATIONS, ImageSet
+from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
 from ...generators.prior import Generator, Prior
@@ -65,11 +65,11 @@ class Space:
         neither paper has a generator, with a conditional GAN trained on it.
         """
         layer, lr_img, lr_w = PUBLISHED[match]
-        name = dataset.split("@")[0]
-        if name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
+        known = like(dataset)
+        if known.name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
             own = Prior("StyleGAN-XL", "imagenet", classes="random")
-            return Space(own, CIFAR_LAYER if name == "CIFAR10" else layer, lr_img, lr_w)
-        if name.startswith(("Im", "SLFD")):
+            return Space(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
+        if known.is_imagenet_subset:
             return Space(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
         return Space(Prior(), lr_w=lr_w).small(match)
 
