@@ -3,7 +3,7 @@
 A step of the method and two steps of an evaluation are run at the published settings, except where a step takes hours: then at the part
 that `REDUCED` says, and the estimate is of the same part. The images are noise: the memory does not depend on what they show.
 The estimate is of counted bytes and of what a process with PyTorch's libraries holds besides; for a command, with more libraries,
-records say how much that is (see `distill_lib.estimate`).
+records say how much that is (see `distill_lib.experiments.estimate`).
 """
 
 from __future__ import annotations

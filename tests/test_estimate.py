@@ -12,7 +12,8 @@ from distill_lib import experiments, networks, records
 from distill_lib.core import progress
 from distill_lib.core.errors import UserError
 from distill_lib.experiments import Status, Task, compute, estimate
-from distill_lib.methods import METHODS
+from distill_lib.experiments.method_costs import COSTS
+from distill_lib.methods import METHODS, optional
 from distill_lib.records import Cell, Record
 
 NAME = "skd/table1_accuracy"
@@ -56,14 +57,14 @@ def test_operations_are_those_that_torch_counts(name):
 
 def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back():
     cfg = METHODS["DM"].paper_config("FashionMNIST", 10)
-    assert METHODS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
+    assert COSTS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_counts_its_work(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)
-    stages = getattr(METHODS[name], "stage1", lambda cfg: {})
-    counts = [METHODS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
+    stages = optional(METHODS[name], "stage1")
+    counts = [COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
     full, small, smoke = counts
     assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
 

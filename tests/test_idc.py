@@ -12,7 +12,7 @@ from distill_lib import data, networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import generator
 from distill_lib.data import augment
-from distill_lib.methods import idc
+from distill_lib.methods import METHODS, idc
 from distill_lib.methods.common import matching
 from distill_lib.networks.gradients import Derivatives
 
@@ -264,10 +264,10 @@ def test_the_published_settings():
     assert (several.augment, several.cutmix) == ("color_crop", 0.0)
     woof = idc.paper_config("ImageWoof", 10)
     assert idc.paper_config("FashionMNIST-mini", 10) == idc.paper_config("FashionMNIST", 10)
-    assert idc.paper_config("SLFD-50", 10) == woof and idc.MultiFormation.paper_config("ImNet-A", 1).factor == 3
+    assert idc.paper_config("SLFD-50", 10) == woof and METHODS["IDC"].paper_config("ImNet-A", 1).factor == 3
     bound = {(3, 20): "bound", (3, 50): "bound", (3, 10): None, (1, 20): None, (2, 20): None}
     assert all(idc.paper_config("ImageWoof", ipc, factor).decoding == way for (factor, ipc), way in bound.items())
-    assert idc.MultiFormation.paper_config("CIFAR10", 50).decoding is None
+    assert METHODS["IDC"].paper_config("CIFAR10", 50).decoding is None
     assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
 
 

@@ -37,7 +37,6 @@ from ..core.measure import measure
 from ..core.rng import generator
 from ..core.settings import as_dict
 from ..data import ImageSet, augment
-from ..networks import memory
 from . import protocols
 from .protocols import Protocol
 from .statistics import calibration_error_pct, mean, per_class_accuracy_pct, std
@@ -186,19 +185,6 @@ def evaluate_networks(
         options: passed on to `evaluate`.
     """
     return {name: evaluate(synthetic, test, protocol, name, **options) for name in networks}
-
-
-def held(protocol: Protocol, network: str, size: memory.Size, images: int, num_eval: int, drawn: bool = True) -> float:
-    """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part of the test set.
-
-    Args:
-        images: of the set they are trained on.
-        drawn:  whether that is another one than the real set, which is there anyway.
-    """
-    batch, together, states = min(protocol.batch, images), num_eval if size.gpu else 1, (2 if protocol.optimizer == "adam" else 1) + bool(protocol.ema)
-    step = memory.trained(network, size, batch, states) + memory.COPIES * size.floats(batch)
-    test = memory.passed(network, size, _tested_at_once(size.shape, size.gpu))
-    return together * max(step, test) + (2 * size.floats(images) if drawn else 0.0)
 
 
 # --- preparation -------------------------------------------------------------------------------------------------------
@@ -470,7 +456,8 @@ def loss_per_network(p: Protocol, logits: Tensor, target: Tensor) -> Tensor:
 
 
 # --- testing -----------------------------------------------------------------------------------------------------------
-def _tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
+def tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
+    """Test images of (C, H, W) that go through the networks in one piece."""
     most = 512 if gpu else 128  # at 32 px
     return max(16, min(most, most * 1024 // (shape[1] * shape[2])))
 
@@ -479,7 +466,7 @@ def _tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
 def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet) -> tuple[Tensor, Tensor]:
     """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
     nets.eval()
-    pieces = Pieces(_tested_at_once(images.shape, images.device.type == "cuda"))
+    pieces = Pieces(tested_at_once(images.shape, images.device.type == "cuda"))
 
     def run(part: slice) -> Tensor:
         logits = nets.forward(average or nets.params, images.normalise(images.images[part]))  # (M, B, K)

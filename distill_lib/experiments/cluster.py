@@ -174,11 +174,12 @@ def _shared(
 # --- what workers do ---------------------------------------------------------------------------------------------------
 def _stage1(task: Task, index: int, ends: float | None, device: str | None, profile: str) -> str:
     """Train what the sets of several cells start from."""
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
 
     def make() -> None:
         real, _ = compute._load(task.dataset, _place(device))
-        METHODS[task.maker].prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
+        prepare = optional(METHODS[task.maker], "prepare")
+        prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
 
     return _until(make)
 

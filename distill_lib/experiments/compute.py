@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
 def stage1(task: Task) -> dict[str, Any]:
     """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
 
-    method = METHODS[task.maker]
-    return method.stage1(task.config) if hasattr(method, "stage1") else {}
+    return optional(METHODS[task.maker], "stage1")(task.config)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Part:
 
 def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
     from ..networks.reference import Training
 
     parts = []
@@ -55,7 +54,7 @@ def shared_parts(task: Task, index: int) -> list[Part]:
         digest = records.digest([task.dataset, what, as_dict(settings), seed])
         parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
-    if getattr(method, "EVERY_IPC", False):
+    if optional(method, "EVERY_IPC"):
         config["ipc"] = None
     key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
     return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
@@ -133,7 +132,7 @@ def _set(
     """
     from ..core.rng import generator
     from ..evaluation import evaluate
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
 
     place, method = real.device, METHODS[task.maker]
     test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
@@ -152,7 +151,7 @@ def _set(
             for network in networks
         ]  # fmt: skip
         judged = found[0] if len(found) == 1 else _mean(found)
-        own = method.measure(synthetic, test, task.config) if hasattr(method, "measure") else {}
+        own = optional(method, "measure")(synthetic, test, task.config)
     scores: dict[str, list[Any]] = {}
     if task.scores:
         with spent.phase("measure", place):
@@ -203,11 +202,11 @@ def distilled(
     from filelock import FileLock, Timeout
 
     from ..data import ImageSet
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
 
     method, seed, ipc = METHODS[task.maker], task.seed + index, task.cell.ipc
     config = as_dict(task.config)
-    if every := getattr(method, "EVERY_IPC", False):
+    if every := optional(method, "EVERY_IPC"):
         ipc = config["ipc"] = None
     key = {
         "method": task.maker, "config": config, "seed": seed, "dataset": task.dataset,

@@ -1,13 +1,13 @@
 """What a cell will cost: processor seconds of past records, scaled by counted operations, and peak memory by counted bytes.
 
-A method counts the images it passes through networks (`work` in its module), a stage before it those of its own (`work` of its
+`method_costs` counts the images that a method passes through networks, a stage before it those of its own (`work` of its
 settings), an evaluation those it trains and tests on; times the operations of one image through the network that is a number of
 operations, and records say how many of them a device does in a second. On a CPU these are processor seconds, which say the same
 on a busy machine, divided by the threads at hand. What cells share, such as a trained generator, is counted once in a total.
 
-A method also counts the bytes its step keeps alive (`memory` in its module, see `distill_lib.memory`), an evaluation those of its
-networks in training. To the larger come the data set and what a process holds besides, which records say: code and libraries.
-Only a measurement tells the truth: every estimate names what it was made from.
+It also counts the bytes that a method's step keeps alive, and those of an evaluation's networks in training. To the larger come
+the data set and what a process holds besides, which records say: code and libraries. Of a method that has no entry there, time and
+memory are unknown. Only a measurement tells the truth: every estimate names what it was made from.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ..records import Record, summaries
 from . import compute
 from . import state as experiments_state
 from .definition import Task
+from .method_costs import COSTS, evaluating
 from .state import TO_COMPUTE, Status
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Rates:
         method, network = record.key.get("method", record.cell.method), record.key.get("network", "")
         if not work:
             return
-        distill, evaluate = (len(record.done) * operations for operations in work)
+        distill, evaluate = (len(record.done) * (operations or 0.0) for operations in work)
         about = bool(record.cpu_seconds) or self.gpu, str(record.made_by.get("at", ""))
         if distill:
             kind = self.guessed if _stages(plan[0], plan[1]) and not record.shared else self.distill
@@ -136,10 +137,12 @@ class Rates:
             for name in (network, ""):
                 self.evaluate[name].append(Rate(*about, _spent(record, "evaluate"), evaluate))
         for what, settings in _stages(plan[0], plan[1]).items():
-            if costs := [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]:
+            operations = _stage_operations(settings, plan[1], plan[2])
+            costs = [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]
+            if costs and operations is not None:
                 seconds = sum(v["seconds"] if self.gpu else v["cpu_seconds"] for v in costs)
                 made = len(costs) if isinstance(settings, Training) else 1
-                self.stage[what].append(Rate(*about, seconds, made * _stage_operations(settings, plan[1], plan[2])))
+                self.stage[what].append(Rate(*about, seconds, made * operations))
         if record.memory_mb and (counted := remembered_mb(plan, self.gpu)) is not None:
             self.beside_mb.append(record.memory_mb - counted)
 
@@ -228,8 +231,10 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
     return list(out.values())
 
 
-def _seconds(kind: str, name: str, operations: float, known: Rates) -> tuple[float | None, str]:
-    """Predicted seconds and what they are based on; None if no record tells."""
+def _seconds(kind: str, name: str, operations: float | None, known: Rates) -> tuple[float | None, str]:
+    """Predicted seconds and what they are based on; None if no record tells, or the operations are not known."""
+    if operations is None:
+        return None, f"what {name} computes is not counted"
     if not operations:
         return 0.0, ""
     for rates_ in (known, known.other):
@@ -254,11 +259,13 @@ def estimate(task: Task, known: Rates, sets: list[int] | None = None, made: Coll
     """
     network = task.key["network"]
     plan = (task.maker, task.config, task.dataset, task.cell.ipc, task.networks or (network,), task.protocol, task.num_eval, task.num_sets)
-    parts, counted = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made), remembered_mb(plan, known.gpu)
-    if parts is None or counted is None:
+    parts = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made)
+    if parts is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
-    besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
-    memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
+    memory: tuple[float | None, str] = (None, f"what {task.maker} keeps in memory is not counted")
+    if (counted := remembered_mb(plan, known.gpu)) is not None:
+        besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
+        memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
     unknown = next((p for p in parts if p.seconds is None), None)
     seconds = None if unknown else sum(p.seconds for p in parts)
     dearest = unknown or max(parts, key=lambda p: p.seconds, default=Share("", 0.0, ""))
@@ -397,14 +404,14 @@ def remembered_mb(plan: Plan, gpu: bool) -> float | None:
     from ..methods import METHODS
     from ..networks import memory
 
-    if _data(plan[2]) is None:
+    if _data(plan[2]) is None or plan[0] not in COSTS:
         return None
     versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluation.VERSION, gpu, can_compile()]
     return _kept("memory", [*versions, plan[0], as_dict(plan[1]), *plan[2:7]], lambda: counted_mb(plan, gpu) or 0.0)
 
 
 def counted_mb(plan: Plan, gpu: bool) -> float | None:
-    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set whose size is not documented."""
+    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set or a method that is not counted."""
     return _counted_mb(*plan[:7], gpu)
 
 
@@ -412,32 +419,31 @@ def counted_mb(plan: Plan, gpu: bool) -> float | None:
 def _counted_mb(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, gpu: bool
 ) -> float | None:  # fmt: skip
-    from .. import evaluation
-    from ..methods import METHODS
-
-    data = _data(dataset, gpu)
-    if data is None:
+    data, cost = _data(dataset, gpu), COSTS.get(method)
+    if data is None or cost is None:
         return None
     size, tested = data
     images = size.images if ipc is None else size.num_classes * ipc
-    judging = max(evaluation.held(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
-    most = max(METHODS[method].memory(config, size), judging)
+    judging = max(evaluating(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
+    most = max(cost.memory(config, size), judging)
     return (most + (size.images + tested) * math.prod(size.shape)) / 2**20  # the data set has a byte a number
 
 
 @functools.lru_cache(maxsize=4096)
 def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int
-) -> tuple[float, float] | None:
-    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented."""
-    from ..data import sized
-    from ..methods import METHODS
+) -> tuple[float | None, float] | None:
+    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented.
 
-    data = _data(dataset)
+    Those of making it are None for a method that is not counted.
+    """
+    from ..data import sized
+
+    data, cost = _data(dataset), COSTS.get(method)
     if data is None:
         return None
     (shape, classes, images), tested = (data[0].shape, data[0].num_classes, data[0].images), data[1]
-    distill = METHODS[method].work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
+    distill = None if cost is None else cost.work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
     trained, evaluate = images if ipc is None else classes * ipc, 0.0
     per_class = ipc or max(1, images // classes)
     for network in networks:
@@ -450,14 +456,16 @@ def _operations(
 
 def _stages(method: str, config: Any) -> dict[str, Any]:
     """What has to be made before a method's sets, with its settings."""
-    from ..methods import METHODS
+    from ..methods import METHODS, optional
 
-    return METHODS[method].stage1(config) if hasattr(METHODS[method], "stage1") else {}
+    return optional(METHODS[method], "stage1")(config)
 
 
 @functools.lru_cache(maxsize=512)
-def _stage_operations(settings: Any, config: Any, dataset: str) -> float:
-    """Operations of making a stage once, on a data set whose size is known."""
+def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
+    """Operations of making a stage once, on a data set whose size is known; None where its settings have no `work`."""
+    if not hasattr(settings, "work"):
+        return None
     size = _data(dataset)[0]
     network = getattr(settings, "network", getattr(config, "network", "ConvNet"))
     return settings.work(size.num_classes, size.images) * per_image(network, size.shape, size.num_classes)

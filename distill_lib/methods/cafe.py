@@ -32,7 +32,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from ..networks.winograd import Products
 from .common import matching
@@ -90,26 +89,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     cell of the SKD paper's table quotes follows from the numbers of the CAFE paper's. `dsa` switches between the two.
     """
     return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    updates = cfg.iterations * cfg.max_updates  # at most
-    return updates * num_classes * (cfg.batch_real + 3 * cfg.ipc + cfg.max_epochs * (3 * cfg.ipc + cfg.batch_query))
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes an image update keeps alive: all real batches and their embeddings, the learned images, and the maps of all of these."""
-    network = networks.blank(cfg.network, size.shape, size.num_classes).requires_grad_(False)
-    weights = layer_weights(network, cfg)
-
-    def run(n: int) -> tuple[Tensor, Tensor]:
-        return image_gradient(network, torch.zeros(1, 1, *size.shape), torch.zeros(1, n, *size.shape), weights, cfg)
-
-    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
-    images = counted.COPIES * size.floats(real) + size.learned(synthetic) + 4.0 * real * network.embed_dim
-    training = counted.trained(cfg.network, size, min(cfg.batch_train, synthetic), states=0)
-    return images + max(size.slack * counted.growth(run).at(synthetic), training)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -18,7 +18,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import matching
 
@@ -59,19 +58,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """
     outer_loop, inner_epochs = matching.loops(ipc)
     return Config(ipc=ipc, outer_loop=outer_loop, inner_epochs=inner_epochs)
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    updates = cfg.iterations * cfg.outer_loop
-    return updates * num_classes * (3 * cfg.batch_real + 9 * cfg.ipc + 3 * cfg.inner_epochs * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned images, and gradients matched or the network trained."""
-    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * cfg.ipc)
-    training = counted.trained(cfg.network, size, min(cfg.batch_train, size.num_classes * cfg.ipc), states=0)
-    return images + max(counted.matched(cfg.network, size, cfg.batch_real, cfg.ipc), training)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

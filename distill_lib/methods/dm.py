@@ -15,8 +15,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import replace, settings
 from ..data import ImageSet, augment
-from ..networks import memory as counted
-from .common import matching
 from .common.matching import embedding_distance as matching_loss
 
 VERSION = 1
@@ -49,19 +47,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     Source: the official repository's defaults and README: lr_img 1, and 10 from 100 images per class on; no flips on digits.
     """
     return Config(ipc=ipc, lr_img=10.0 if ipc >= 100 else 1.0, dsa=augment.strategy_for(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    return cfg.iterations * num_classes * (cfg.batch_real + 3 * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned images, and the larger of the two passes."""
-    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
-    joint = matching.joint_pass(cfg.network, size, cfg.batch_real)
-    passes = max(counted.passed(cfg.network, size, cfg.batch_real) + joint, counted.pulled(cfg.network, size, synthetic))
-    return counted.COPIES * size.floats(real) + size.learned(synthetic) + passes
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

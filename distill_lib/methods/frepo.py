@@ -26,7 +26,6 @@ from ..core.rng import generator
 from ..core.settings import replace, settings
 from ..data import ImageSet, Whitening, like, sized
 from ..networks import fast
-from ..networks import memory as counted
 from .common import ntk
 
 VERSION = 1
@@ -78,25 +77,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
         zca=known and name in ("CIFAR10", "CIFAR100", "TinyImageNet"),
         source="published" if known else "reconstruction: without whitening" + (" by blocks" if by_blocks else ""),
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    n = num_classes * cfg.ipc
-    return cfg.iterations * (cfg.batch_target + 3 * n * (1 + cfg.use_flip) + 3 * min(n, cfg.batch_net))
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the pool with its moments, the learned and the target images, and features, regression or a step of a network."""
-    n = size.num_classes * cfg.ipc
-    support, dimensions = n * (1 + cfg.use_flip), networks.blank(cfg.network, size.shape, size.num_classes).embed_dim
-    pool = 3 * cfg.pool * counted.weights(cfg.network, size)
-    targets = counted.COPIES * size.floats(cfg.batch_target) + 4.0 * cfg.batch_target * dimensions
-    kernels = 8.0 * (3 * support * (support + cfg.batch_target) + (3 * support + cfg.batch_target) * dimensions)
-    features = counted.pulled(cfg.network, size, min(support, images_at_once(size, 64)))
-    step = counted.trained(cfg.network, size, min(n, cfg.batch_net), states=0)
-    whitening = counted.whitened(size) if cfg.zca else 0.0
-    return max(pool + size.learned(n) + targets + max(kernels, features, step), whitening)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -28,7 +28,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import matching
 
@@ -75,14 +74,19 @@ class Config:
 _SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
 
 
-def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
+def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
     """The setting behind one cell of the papers' tables, for IDC-1 or, with a factor above 1, IDC.
+
+    Args:
+        factor: of multi-formation; None for the papers', 3 on ImageNet subsets, else 2.
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
     small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
     There the decoded images are bounded from factor 3 and 20 images per class on.
     """
     known = like(dataset)
+    if factor is None:
+        factor = 3 if known.is_imagenet_subset else 2
     if known.is_imagenet_subset:
         return Config(
             ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
@@ -93,20 +97,6 @@ def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
     if known.name == "MNIST" and factor > 1:
         return replace(cfg, augment="color_crop", cutmix=0.0)
     return cfg
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    decoded = min(cfg.batch_syn, decoded_images(cfg))
-    return cfg.iterations * cfg.inner * (num_classes * (3 * cfg.batch_real + 9 * decoded) + 3 * cfg.images_net)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned and the decoded images, and gradients matched or the network trained."""
-    decoded = min(cfg.batch_syn, decoded_images(cfg))
-    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
-    matched = counted.matched(cfg.network, size, cfg.batch_real, decoded)
-    return images + counted.weights(cfg.network, size) + max(matched, counted.trained(cfg.network, size, cfg.batch_net))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -156,18 +146,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
     """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official code."""
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
-
-
-class MultiFormation:
-    """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
-
-    VERSION = 2  # 2: other parts at the start, and a bound on decoded images; with factor 1 nothing changed
-    Config, work, memory, distill = Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
-
-    @staticmethod
-    def paper_config(dataset: str, ipc: int) -> Config:
-        """As the module's, with the paper's factors: 3 on ImageNet subsets, else 2."""
-        return paper_config(dataset, ipc, factor=3 if like(dataset).is_imagenet_subset else 2)
 
 
 # --- images ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import replace, settings
 from ..data import ImageSet, Whitening, like
-from ..networks import memory as counted
 from .common import ntk
 
 VERSION = 1
@@ -68,24 +67,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
         ipc=ipc, zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
         source="reconstruction: step size of the fully connected code, variant with learned labels",
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Pairs of images in the kernels of all steps; one of a convolutional kernel takes about as long as 13,000 of a fully connected."""
-    n = num_classes * cfg.ipc
-    return cfg.iterations * n * (n + cfg.batch_target) * (1 if cfg.kernel.startswith("FC") else 13_000)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: both kernel matrices and their derivatives, all images in the kernel's precision, and one tile."""
-    n, m, kernel = size.num_classes * cfg.ipc, cfg.batch_target, kernel_of(cfg)
-    matrices = 8.0 * (3 * n * n + 3 * n * m)
-    images = size.learned(n) + (2 + kernel.dtype.itemsize / 4) * size.floats(m)
-    if isinstance(kernel, ntk.Convolutional):
-        tile = max(kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
-    else:
-        tile = min(n * m * kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
-    return max(matrices + images + tile, counted.whitened(size) if cfg.zca else 0.0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

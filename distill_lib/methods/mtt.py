@@ -24,7 +24,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import trajectories
 from .common.trajectories import Experts, draw_batches, matched
@@ -100,22 +99,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
         ipc=ipc, syn_steps=steps, expert_epochs=epochs, max_start_epoch=start, batch_syn=batch, lr_img=lr_img, lr_lr=lr_lr,
         lr_teacher=lr_teacher, experts=Experts(zca=zca, dsa=augment.strategy_for(dataset)), source=source,
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a second derivative counted as six; the experts apart."""
-    return 12.0 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the learned images, the weights before every step of the student, and one step computed again."""
-    synthetic, network, experts = size.num_classes * cfg.ipc, cfg.experts.network, cfg.experts
-    batch, weights = cfg.batch_syn or synthetic, counted.weights(network, size)
-    once = counted.trained(network, size, batch, states=0)
-    student = (cfg.syn_steps + 8) * weights + counted.COPIES * size.floats(batch) + max(once, counted.twice(network, size, batch, by_parameter=True))
-    expert = (experts.epochs + 2) * weights + counted.COPIES * size.floats(experts.batch) + counted.trained(network, size, experts.batch, states=0)
-    whitening = counted.whitened(size) if experts.zca else 0.0
-    return max(size.learned(synthetic) + student, expert, whitening)
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:

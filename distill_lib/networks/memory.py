@@ -2,10 +2,10 @@
 
     size = Size((3, 32, 32), num_classes=10, images=50_000)
     trained("ConvNet", size, 256)                   # one training step: weights, gradients, momenta and what the backward pass needs
-    METHODS["DM"].memory(cfg, size)
+    COSTS["DM"].memory(cfg, size)                   # of a method: see `distill_lib.experiments.method_costs`
 
 A step's tensors grow evenly with its images, so two small runs say what a large one holds; nothing is computed at full size.
-Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor: `distill_lib.estimate` learns it from records.
+Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor: `distill_lib.experiments.estimate` learns it from records.
 """
 
 from __future__ import annotations

@@ -175,13 +175,3 @@ def _units(real: ImageSet, norm: str) -> ImageSet:
         raise UserError(f"{real.facts.name}: GLaD's wrong mean is one of ImageNet images; norm='fixed' is what there is for this set")
     mean, std = NORMALISATIONS["GLaD-renders"]
     return ImageSet(real.images[:0], real.labels[:0], dataclasses.replace(real.facts, mean=mean, std=std))
-
-
-def matched(match: str, network: str, size: memory.Size, real: int, ipc: int) -> float:
-    """Bytes of the drawn images and of a step of DC or DM that matches them, with so many real images of every class."""
-    n = size.num_classes * ipc
-    if match == "DC":
-        passes = memory.matched(network, size, real, ipc)
-    else:
-        passes = max(memory.passed(network, size, real), memory.pulled(network, size, n))
-    return size.learned(n) + memory.COPIES * size.floats(size.num_classes * real) + passes
