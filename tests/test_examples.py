@@ -40,7 +40,7 @@ def library(tmp_path_factory):
     shutil.copytree(paths.ROOT / "results" / "reported", root / "results" / "reported")
     shutil.copy(EXAMPLE, root / "distill_lib" / "methods")
     page = (paths.ROOT / "book" / "your_method.md").read_text()
-    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n(.*?)```", page, re.DOTALL)
+    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n\n(.*?)```", page, re.DOTALL)
     assert len(changes) == 3
     for file, change in changes:
         lines = [(line[0], line[1:]) for line in change.splitlines()]
