@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,19 @@ from distill_lib import __main__ as cli
 from distill_lib import experiments, networks, records
 from distill_lib.core import progress
 from distill_lib.core.errors import UserError
+from distill_lib.core.settings import settings
 from distill_lib.experiments import Status, Task, compute, estimate
 from distill_lib.experiments.method_costs import COSTS
 from distill_lib.methods import METHODS, optional
+from distill_lib.methods.contract import REQUIRED
 from distill_lib.records import Cell, Record
 
 NAME = "skd/table1_accuracy"
+
+
+@settings
+class Stage:
+    seed: int = 0
 
 
 def task(method, ipc=1, epochs=60, **changes):
@@ -60,13 +68,36 @@ def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back(
     assert COSTS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_counts_its_work(name):
+@pytest.mark.parametrize("name", COSTS)
+def test_work_grows_with_the_budget(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)
     stages = optional(METHODS[name], "stage1")
     counts = [COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
     full, small, smoke = counts
     assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
+
+
+def test_of_a_method_that_is_not_counted_time_and_memory_are_unknown(results, monkeypatch):
+    monkeypatch.setitem(METHODS, "Mine", METHODS["DM"])
+    record(task("Mine"), distill=100.0, evaluate=30.0).save("small")
+    known = estimate.rates("small")
+    assert known.evaluate["ConvNet"] and not known.distill and not known.beside_mb
+    cost = estimate.estimate(task("Mine"), known)
+    assert (cost.seconds, cost.memory_mb) == (None, None) and "Mine" in cost.basis and "Mine" in cost.memory_basis
+    made = {part.key for part in compute.shared_parts(task("Mine"), 0)}
+    assert estimate.estimate(task("Mine"), known, made=made).seconds == pytest.approx(30.0)  # the set is there
+    rows = estimate.rows([Status(task("Mine").cell, "missing", "", task("Mine"))], "small")
+    assert estimate.total(rows) == "1 cells: 1 missing; to compute: time unknown"
+
+
+def test_a_stage_whose_settings_do_not_count_its_work_has_an_unknown_time(results, monkeypatch):
+    method = SimpleNamespace(**{name: getattr(METHODS["DM"], name) for name in REQUIRED}, stage1=lambda cfg: {"a stage": Stage()})
+    monkeypatch.setitem(METHODS, "Staged", method)
+    monkeypatch.setitem(COSTS, "Staged", COSTS["DM"])
+    done = replace(record(task("Staged"), 100.0, 30.0), shared={"a stage-1": {"seconds": 50.0, "cpu_seconds": 50.0}})
+    done.save("small")
+    known = estimate.rates("small")
+    assert known.distill["Staged"] and not known.stage and estimate.estimate(task("Staged"), known).seconds is None
 
 
 def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):

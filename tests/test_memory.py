@@ -122,7 +122,7 @@ def test_weights_of_a_dit_are_counted_as_they_are():
 
 
 # --- methods -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("GLaD", "SLFD")])
+@pytest.mark.parametrize("name", [n for n in COSTS if n not in ("GLaD", "SLFD")])
 def test_every_method_fits_a_machine_of_24_gib_at_50_images_per_class(name):
     counted = [COSTS[name].memory(METHODS[name].paper_config("CIFAR10", ipc), CIFAR10) for ipc in (1, 50)]
     assert 0 <= counted[0] <= counted[1] and (counted[1] > 0 or name == "Full data")
