@@ -110,7 +110,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if isinstance(result, BaseException):
         if isinstance(result, KeyboardInterrupt):
             raise result
-        raise UserError(f"the book was not built: {result}")
+        raise UserError(f"the book was not built: {result or printed.getvalue().strip()[-2000:] or type(result).__name__}") from result
     if result:
         raise UserError(f"the book was not built: {printed.getvalue().strip()[-2000:]}")
     return place / "html" / "index.html"
