@@ -25,24 +25,29 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import records
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import evaluation, networks, records
 from ..core import paths
+from ..core.device import can_compile, describe, pick
 from ..core.errors import UserError
+from ..core.files import atomically
 from ..core.garbage import no_collection
-from ..core.settings import build
+from ..core.settings import as_dict, build
+from ..data import DATASETS, sized
+from ..evaluation import protocols
+from ..evaluation.protocols import Protocol
+from ..methods import METHODS
+from ..networks import memory
 from ..networks.reference import Training
 from ..records import Record, summaries
 from . import compute
 from . import state as experiments_state
 from .definition import Task
 from .state import TO_COMPUTE, Status
-
-if TYPE_CHECKING:
-    from ..evaluation.protocols import Protocol
-    from ..networks import memory
-
 
 ENOUGH = 8  # records of a method and network to go by
 HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
@@ -164,8 +169,6 @@ def _kind(device: str) -> str:
 
 def rates(profile: str) -> Rates:
     """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most."""
-    from ..core.device import describe, pick
-
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
         folder = f"{paths.results(name)}/"
@@ -328,8 +331,6 @@ Plan = tuple[str, Any, str, int | None, tuple[str, ...], str, int, int]  # the a
 
 
 def _plan_of(record: Record) -> Plan | None:
-    from ..methods import METHODS
-
     key, cell = record.key, record.cell
     try:
         method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
@@ -342,9 +343,6 @@ def _plan_of(record: Record) -> Plan | None:
 @functools.lru_cache(maxsize=512)
 def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
     """Sizes of a data set and its number of test images; None where they are not documented."""
-    from ..data import DATASETS, sized
-    from ..networks import memory
-
     name, px, _ = sized(dataset)
     facts = DATASETS.get(name)
     if facts is None or not facts.counts.get("train"):
@@ -358,8 +356,6 @@ _remembered: dict[str, float] = {}
 
 def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
     """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a plan has many."""
-    from ..core.files import atomically
-
     key = records.digest([kind, _networks_as_they_are(), *what])
     if key not in _remembered:
         file = paths.cache() / kind / f"{key}.json"
@@ -389,12 +385,6 @@ def _networks_as_they_are() -> str:
 
 def remembered_mb(plan: Plan, gpu: bool) -> float | None:
     """`counted_mb`, kept in the cache folder, because counting a set of networks takes seconds."""
-    from .. import evaluation
-    from ..core.device import can_compile
-    from ..core.settings import as_dict
-    from ..methods import METHODS
-    from ..networks import memory
-
     if _data(plan[2]) is None:
         return None
     versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluation.VERSION, gpu, can_compile()]
@@ -410,9 +400,6 @@ def counted_mb(plan: Plan, gpu: bool) -> float | None:
 def _counted_mb(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, gpu: bool
 ) -> float | None:  # fmt: skip
-    from .. import evaluation
-    from ..methods import METHODS
-
     data = _data(dataset, gpu)
     if data is None:
         return None
@@ -428,9 +415,6 @@ def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int
 ) -> tuple[float, float] | None:
     """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented."""
-    from ..data import sized
-    from ..methods import METHODS
-
     data = _data(dataset)
     if data is None:
         return None
@@ -448,8 +432,6 @@ def _operations(
 
 def _stages(method: str, config: Any) -> dict[str, Any]:
     """What has to be made before a method's sets, with its settings."""
-    from ..methods import METHODS
-
     return METHODS[method].stage1(config) if hasattr(METHODS[method], "stage1") else {}
 
 
@@ -463,8 +445,6 @@ def _stage_operations(settings: Any, config: Any, dataset: str) -> float:
 
 @functools.lru_cache(maxsize=512)
 def _rule(name: str) -> Protocol:
-    from ..evaluation import protocols
-
     return protocols.protocol(name)
 
 
@@ -476,10 +456,6 @@ def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> fl
 
 def counted_operations(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
     """As `per_image`, by running the network; 0 for one that does not take such images."""
-    import torch
-
-    from .. import networks
-
     try:
         model = networks.blank(network, shape, num_classes)
     except UserError:
@@ -492,9 +468,6 @@ def counted_operations(network: str, shape: tuple[int, int, int], num_classes: i
 @contextmanager
 def _counting() -> Iterator[list[int]]:
     """Operations of every convolution and product in the block: what `torch.utils.flop_counter` says, without its seconds of imports."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     aten, counted = torch.ops.aten, []
 
     class Mode(TorchDispatchMode):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+
 from ..core import paths
 from ..core.errors import UserError, unknown
 from ..core.garbage import no_collection
@@ -125,8 +127,6 @@ def _import_sphinx() -> None:
 
 def _contents(root: Path) -> list[str]:
     """The pages that `_toc.yml` lists."""
-    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
-
     try:
         return list(parse_toc_yaml(root / "_toc.yml"))
     except (MalformedError, OSError) as err:
