@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from ..core import nvml, paths
+from ..core import paths
 from ..core.device import describe
+from ..core.measure import driver
 
 
 def provenance(device: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def provenance(device: Any) -> dict[str, Any]:
     info = {**code_state(), **lock_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
     if torch.device(device).type == "cuda":
         rounding = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
-        info |= {"cuda": torch.version.cuda, "driver": nvml.driver() or "not reported", "convolutions": rounding}
+        info |= {"cuda": torch.version.cuda, "driver": driver() or "not reported", "convolutions": rounding}
     return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
