@@ -35,7 +35,6 @@ from ..core import paths
 from ..core.device import can_compile, describe, pick
 from ..core.errors import UserError
 from ..core.files import atomically
-from ..core.garbage import no_collection
 from ..core.settings import as_dict, build
 from ..data import DATASETS, sized
 from ..evaluation import protocols
@@ -273,11 +272,6 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
     Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above it, with
     which it may share a trained generator or a distilled set.
     """
-    with no_collection():
-        return _rows(statuses, profile, sets)
-
-
-def _rows(statuses: list[Status], profile: str, sets: int | None) -> list[dict[str, Any]]:
     todo = any(s.state in TO_COMPUTE for s in statuses)
     known, made, out = rates(profile) if todo else Rates(), compute.made(profile) if todo else set(), []
     counted = set(made)

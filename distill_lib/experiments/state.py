@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import records
 from ..core.errors import UserError
-from ..core.garbage import no_collection
 from ..records import Cell, Record
 from ..records import summaries as records_summaries
 from ..records.summaries import Summary, fingerprint, name
@@ -65,10 +64,9 @@ def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: i
     The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file was not
     touched since, before.
     """
-    with no_collection():
-        summaries, damaged = records_summaries.summaries(params.profile)
-        cells = experiment(name).cells(params) if cells is None else cells
-        return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
+    summaries, damaged = records_summaries.summaries(params.profile)
+    cells = experiment(name).cells(params) if cells is None else cells
+    return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
 
 
 def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None) -> Status:

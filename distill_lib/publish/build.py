@@ -19,7 +19,6 @@ from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 
 from ..core import paths
 from ..core.errors import UserError, unknown
-from ..core.garbage import no_collection
 from . import pages
 
 BANNERS = {
@@ -104,7 +103,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
         "distill_ran": [p.name for p in ran],
     }
     printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed), no_collection():  # pages are trees, and kept
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
             root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
@@ -120,9 +119,8 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    with no_collection():
-        for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
-            importlib.import_module(name)
+    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+        importlib.import_module(name)
 
 
 def _contents(root: Path) -> list[str]:
