@@ -44,7 +44,7 @@ def record(of, distill, evaluate, device="a machine, 1 threads"):
 def results(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "a machine, 1 threads")
+    monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda device: "a machine, 1 threads")
     return tmp_path
 
 
@@ -132,7 +132,7 @@ def test_times_are_said_in_units_that_people_use(seconds, words):
 
 
 def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
-    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "here, 2 threads")
+    monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda device: "here, 2 threads")
     for method in ("DC", "DSA"):
         record(task(method), distill=500.0, evaluate=30.0, device="there, 1 threads").save("small")
     record(task("DM"), distill=100.0, evaluate=20.0, device="here, 2 threads").save("small")
@@ -267,7 +267,7 @@ def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(resu
     replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save("small")
     found = {}
     for device in ("a machine, 1 threads", "a machine, 2 threads"):
-        monkeypatch.setattr("distill_lib.core.device.describe", lambda _, here=device: here)
+        monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda _, here=device: here)
         found[device] = estimate.rates("small")
     one, two = found.values()
     assert one.device == two.device == "a machine, any threads" and two.held_mb == one.held_mb < 900

@@ -157,6 +157,21 @@ def test_lamb_by_hand_and_on_zeros():
     assert p.tolist() == [0, 0]
 
 
+def test_lamb_is_that_of_timm_to_rounding():
+    from timm.optim import Lamb
+
+    ours, theirs = ([torch.nn.Parameter(torch.randn(*shape, generator=generator(0))) for shape in ((6, 3, 4, 4), (6, 10))] for _ in range(2))
+    pair = [frepo.LAMB(ours, lr=0.01), Lamb(theirs, lr=0.01, weight_decay=0, max_grad_norm=None, always_adapt=True)]
+    for step in range(20):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator(step + 1)) * 1e-3
+            b.grad = a.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_step_sizes_fall_to_a_tenth():
     cfg = frepo.Config(iterations=100)
     assert [frepo.step_size(cfg, s) for s in (0, 50, 100)] == pytest.approx([3e-4, 1.65e-4, 3e-5])

@@ -16,6 +16,7 @@ from distill_lib.core.settings import as_dict, build, replace, settings
 from distill_lib.methods import METHODS, check, optional, random_real, variant
 from distill_lib.methods.contract import REQUIRED
 
+
 @pytest.fixture(scope="module")
 def real():
     return data.load("digits")[0]

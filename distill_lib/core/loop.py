@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .errors import TimeUp, UserError
 from .files import atomically
@@ -76,8 +77,6 @@ class Loop:
                   `state_dict` and `load_state_dict`, and plain dicts or lists of numbers and tensors (restored in place).
         Raises: TimeUp, Diverged, KeyboardInterrupt (at the next step boundary, state saved).
         """
-        from tqdm.auto import tqdm
-
         start = self._restore(name, live)
         saved = told = time.monotonic()
         shown = sys.stderr.isatty() if self.bar is None else self.bar

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.device import send
 from ..core.errors import UserError
+from ..core.files import atomically
 from .whitening import Whitening
 
 
@@ -256,10 +259,6 @@ class ImageSet:
     # --- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
-        from safetensors.torch import save_file
-
-        from ..core.files import atomically
-
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
         if self.whitening is not None:
             tensors |= self.whitening.tensors()
@@ -272,8 +271,6 @@ class ImageSet:
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}

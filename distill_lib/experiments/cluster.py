@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..core import paths
+from ..core.device import pick
 from ..core.errors import TimeUp, UserError
 from ..core.loop import Loop
+from ..methods import METHODS, optional
 from ..records import Cell
 from . import compute, engine, registry, state
 from .definition import Parameters, Task
@@ -52,7 +56,7 @@ def run(
         The others as in `experiment.run`.
     Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.  TimeUp.
     """
-    from distributed import as_completed
+    from distributed import as_completed  # optional
 
     start, say = time.monotonic(), say or print
     this = registry.experiment(name)
@@ -96,7 +100,7 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
     Raises: UserError: packages that are missing, no answer.
     """
     try:
-        import dask
+        import dask  # optional
         from distributed import Client, LocalCluster
     except ImportError:
         raise UserError("--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]") from None
@@ -141,8 +145,6 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
 
 
 def _local(local: Any, workers: int | None) -> Any:
-    import torch
-
     gpus = torch.cuda.device_count()
     if gpus and (workers or gpus) <= gpus:
         try:
@@ -174,8 +176,6 @@ def _shared(
 # --- what workers do ---------------------------------------------------------------------------------------------------
 def _stage1(task: Task, index: int, ends: float | None, device: str | None, profile: str) -> str:
     """Train what the sets of several cells start from."""
-    from ..methods import METHODS, optional
-
     def make() -> None:
         real, _ = compute._load(task.dataset, _place(device))
         prepare = optional(METHODS[task.maker], "prepare")
@@ -219,10 +219,7 @@ def _deadline(ends: float | None) -> float | None:
 
 def _place(device: str | None) -> str:
     """The device of this worker: its own GPU where there are several."""
-    import torch
     from distributed import get_worker
-
-    from ..core.device import pick
 
     name = str(get_worker().name)
     if device is None and torch.cuda.device_count() > 1 and name.isdigit():

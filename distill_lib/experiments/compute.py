@@ -9,27 +9,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import records
+from filelock import FileLock, Timeout
+
+from .. import data, records
 from ..core import paths, store
+from ..core.device import pick
 from ..core.errors import TimeUp
 from ..core.progress import Activity, Spent
+from ..core.rng import generator
 from ..core.settings import as_dict
+from ..data import ImageSet
+from ..evaluation import Evaluation, evaluate
+from ..methods import METHODS, optional
+from ..networks.reference import Training
 from ..records import Cell, Record
 from .definition import Task
 from .registry import _definition
 from .state import missing_sets
 
-if TYPE_CHECKING:
-    from ..data import ImageSet
-    from ..evaluation import Evaluation
-
 
 def stage1(task: Task) -> dict[str, Any]:
     """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
-    from ..methods import METHODS, optional
-
     return optional(METHODS[task.maker], "stage1")(task.config)
 
 
@@ -45,9 +47,6 @@ class Part:
 
 def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
-    from ..methods import METHODS, optional
-    from ..networks.reference import Training
-
     parts = []
     for what, settings in stage1(task).items():
         seed = task.seed + index if isinstance(settings, Training) else None  # the other stages have their seed among their settings
@@ -75,8 +74,6 @@ def _note_made(task: Task, index: int, profile: str) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _load(dataset: str, device: str) -> tuple[Any, Any]:
-    from .. import data
-
     real, test = data.load(dataset)
     return real.to(device), test.to(device)
 
@@ -104,8 +101,6 @@ def compute(
         keep:     called with the record after every set.
     Returns: the record, not yet written.
     """
-    from ..core.device import pick
-
     place = pick(device)
     real, whole = _load(task.dataset, str(place))
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
@@ -130,10 +125,6 @@ def _set(
         whole:  the test set, of which the task may take a part.
         folder: for checkpoints and costs until the record is written.
     """
-    from ..core.rng import generator
-    from ..evaluation import evaluate
-    from ..methods import METHODS, optional
-
     place, method = real.device, METHODS[task.maker]
     test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
     notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
@@ -199,11 +190,6 @@ def distilled(
     Returns: the set, and what making it has cost, whenever that was.
     Raises:  TimeUp: with its state saved.
     """
-    from filelock import FileLock, Timeout
-
-    from ..data import ImageSet
-    from ..methods import METHODS, optional
-
     method, seed, ipc = METHODS[task.maker], task.seed + index, task.cell.ipc
     config = as_dict(task.config)
     if every := optional(method, "EVERY_IPC"):

@@ -25,13 +25,22 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import records
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import evaluation, networks, records
 from ..core import paths
+from ..core.device import can_compile, describe, pick
 from ..core.errors import UserError
-from ..core.garbage import no_collection
-from ..core.settings import build
+from ..core.files import atomically
+from ..core.settings import as_dict, build
+from ..data import DATASETS, sized
+from ..evaluation import protocols
+from ..evaluation.protocols import Protocol
+from ..methods import METHODS, optional
+from ..networks import memory
 from ..networks.reference import Training
 from ..records import Record, summaries
 from . import compute
@@ -39,11 +48,6 @@ from . import state as experiments_state
 from .definition import Task
 from .method_costs import COSTS, evaluating
 from .state import TO_COMPUTE, Status
-
-if TYPE_CHECKING:
-    from ..evaluation.protocols import Protocol
-    from ..networks import memory
-
 
 IMAGENET_CLASS = 1_300  # training images of most classes of ILSVRC-2012; the fewest are 732
 ENOUGH = 8  # records of a method and network to go by
@@ -168,8 +172,6 @@ def _kind(device: str) -> str:
 
 def rates(profile: str) -> Rates:
     """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most."""
-    from ..core.device import describe, pick
-
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
         folder = f"{paths.results(name)}/"
@@ -278,11 +280,6 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
     Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above it, with
     which it may share a trained generator or a distilled set.
     """
-    with no_collection():
-        return _rows(statuses, profile, sets)
-
-
-def _rows(statuses: list[Status], profile: str, sets: int | None) -> list[dict[str, Any]]:
     todo = any(s.state in TO_COMPUTE for s in statuses)
     known, made, out = rates(profile) if todo else Rates(), compute.made(profile) if todo else set(), []
     counted = set(made)
@@ -336,8 +333,6 @@ Plan = tuple[str, Any, str, int | None, tuple[str, ...], str, int, int]  # the a
 
 
 def _plan_of(record: Record) -> Plan | None:
-    from ..methods import METHODS
-
     key, cell = record.key, record.cell
     try:
         method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
@@ -350,9 +345,6 @@ def _plan_of(record: Record) -> Plan | None:
 @functools.lru_cache(maxsize=512)
 def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
     """Sizes of a data set and its number of test images; None where they are not documented."""
-    from ..data import DATASETS, sized
-    from ..networks import memory
-
     name, px, _ = sized(dataset)
     facts = DATASETS.get(name)
     if facts is None:
@@ -367,8 +359,6 @@ _remembered: dict[str, float] = {}
 
 def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
     """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a plan has many."""
-    from ..core.files import atomically
-
     key = records.digest([kind, _networks_as_they_are(), *what])
     if key not in _remembered:
         file = paths.cache() / kind / f"{key}.json"
@@ -398,12 +388,6 @@ def _networks_as_they_are() -> str:
 
 def remembered_mb(plan: Plan, gpu: bool) -> float | None:
     """`counted_mb`, kept in the cache folder, because counting a set of networks takes seconds."""
-    from .. import evaluation
-    from ..core.device import can_compile
-    from ..core.settings import as_dict
-    from ..methods import METHODS
-    from ..networks import memory
-
     if _data(plan[2]) is None or plan[0] not in COSTS:
         return None
     versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluation.VERSION, gpu, can_compile()]
@@ -437,7 +421,6 @@ def _operations(
 
     Those of making it are None for a method that is not counted.
     """
-    from ..data import sized
 
     data, cost = _data(dataset), COSTS.get(method)
     if data is None:
@@ -456,8 +439,6 @@ def _operations(
 
 def _stages(method: str, config: Any) -> dict[str, Any]:
     """What has to be made before a method's sets, with its settings."""
-    from ..methods import METHODS, optional
-
     return optional(METHODS[method], "stage1")(config)
 
 
@@ -473,8 +454,6 @@ def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
 
 @functools.lru_cache(maxsize=512)
 def _rule(name: str) -> Protocol:
-    from ..evaluation import protocols
-
     return protocols.protocol(name)
 
 
@@ -486,10 +465,6 @@ def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> fl
 
 def counted_operations(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
     """As `per_image`, by running the network; 0 for one that does not take such images."""
-    import torch
-
-    from .. import networks
-
     try:
         model = networks.blank(network, shape, num_classes)
     except UserError:
@@ -502,9 +477,6 @@ def counted_operations(network: str, shape: tuple[int, int, int], num_classes: i
 @contextmanager
 def _counting() -> Iterator[list[int]]:
     """Operations of every convolution and product in the block: what `torch.utils.flop_counter` says, without its seconds of imports."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     aten, counted = torch.ops.aten, []
 
     class Mode(TorchDispatchMode):

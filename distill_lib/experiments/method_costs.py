@@ -20,8 +20,30 @@ from .. import networks
 from ..evaluation.evaluator import tested_at_once
 from ..evaluation.protocols import Protocol
 from ..generators import prior
-from ..methods import cafe, cgan, dc, dgs, dim, dit, dm, dsa, forgetting, frepo, full_data, glad, herding, idc, kcenter, kip, minimax, mtt
-from ..methods import random_real, skd, slfd, uvit
+from ..methods import (
+    cafe,
+    cgan,
+    dc,
+    dgs,
+    dim,
+    dit,
+    dm,
+    dsa,
+    forgetting,
+    frepo,
+    full_data,
+    glad,
+    herding,
+    idc,
+    kcenter,
+    kip,
+    minimax,
+    mtt,
+    random_real,
+    skd,
+    slfd,
+    uvit,
+)
 from ..methods.common import matching, ntk
 from ..networks import memory
 from ..networks.memory import COPIES, Size

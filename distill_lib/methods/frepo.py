@@ -270,6 +270,8 @@ class LAMB(torch.optim.Optimizer):
     """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled where either is zero.
 
     Source: You et al., ICLR 2020, without weight decay; constants of optax.
+
+    timm.optim.Lamb is the same update, but rounds in another order, and the recorded sets were made with this one.
     """
 
     def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+
 from ..core import paths
 from ..core.errors import UserError, unknown
-from ..core.garbage import no_collection
 from . import pages
 
 BANNERS = {
@@ -102,7 +103,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
         "distill_ran": [p.name for p in ran],
     }
     printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed), no_collection():  # pages are trees, and kept
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
             root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
@@ -118,15 +119,12 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    with no_collection():
-        for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
-            importlib.import_module(name)
+    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+        importlib.import_module(name)
 
 
 def _contents(root: Path) -> list[str]:
     """The pages that `_toc.yml` lists."""
-    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
-
     try:
         return list(parse_toc_yaml(root / "_toc.yml"))
     except (MalformedError, OSError) as err:

@@ -24,12 +24,10 @@ import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from ..core.garbage import no_collection
-
 LOADED = (
     "torch", "torch._dynamo", "pandas", "seaborn", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
     "ipykernel.kernelapp", "IPython.core.completer", "scipy.stats", "sklearn.cluster",
-    "distill_lib.experiments", "distill_lib.evaluate", "distill_lib.tables", "distill_lib.figures", "distill_lib.ledger",
+    "distill_lib.experiments", "distill_lib.evaluation", "distill_lib.tables", "distill_lib.figures",
 )  # fmt: skip
 
 
@@ -153,10 +151,11 @@ class _Forked:
 def serve() -> None:
     """Import, then fork a kernel for every line on stdin, until stdin ends."""
     sys.modules["debugpy"] = None  # every kernel would import it, and nothing debugs them
-    with no_collection():
-        for name in ("ipykernel.debugger", *LOADED):
-            with contextlib.suppress(Exception):  # a notebook that needs what cannot be imported says so itself
-                importlib.import_module(name)
+    gc.disable()
+    for name in ("ipykernel.debugger", *LOADED):
+        with contextlib.suppress(Exception):  # a notebook that needs what cannot be imported says so itself
+            importlib.import_module(name)
+    gc.enable()
     del sys.modules["debugpy"]
     gc.freeze()  # a kernel's garbage collector would touch, and so copy, all the memory it shares
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no zombies

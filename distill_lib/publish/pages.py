@@ -20,8 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .. import experiments
 from ..core import paths
+from ..core.device import pick
 from ..core.errors import UserError, unknown
+from ..core.files import atomically
+from .kernel_server import Kernels
 
 MEMORY_PER_PAGE = 2 * 2**30  # bytes to have free for each page that runs at the same time
 
@@ -143,8 +151,6 @@ def check(page: Page, profile: str, parameters: dict[str, Any]) -> dict[str, Any
 
     Raises: UserError: one is unknown or of the wrong type; lists those that exist.
     """
-    from .. import experiments
-
     known = parameter_names(page)
     for name in parameters:
         if name not in known:
@@ -185,8 +191,6 @@ def run(
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
     """
-    from .kernel_server import Kernels
-
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     if jobs is not None and jobs < 1:
@@ -229,8 +233,6 @@ def _run(tasks: list[_Task], kernels: Any, jobs: int) -> list[Result]:
 
 def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     import papermill
-
-    from ..core.files import atomically
 
     nbformat = _nbformat()
     start, page, profile = time.monotonic(), task.page, task.profile
@@ -278,11 +280,7 @@ def cores() -> int:
 
 def _jobs(profile: str) -> int:
     """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others, memory permitting."""
-    import psutil
-
     if profile in ("small", "full"):
-        from ..core.device import pick
-
         if pick().type == "cuda":
             return 1
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
@@ -315,9 +313,6 @@ class _Display:
     """A bar for all pages, a line for each that runs; without a terminal, a line for each that ends."""
 
     def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
         self.console = Console(stderr=True)
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()]
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -363,8 +358,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
     """Fill in the peak memory of this process and all below it, in MB; memory they share counts once (on Linux)."""
-    import psutil
-
     peak, stop = [0.0], threading.Event()
 
     def look() -> None:

@@ -136,7 +136,7 @@ class DCBench(Augmentation):
 
 @functools.cache
 def _torchvision_policy(policy: str, size: int) -> Callable[[Tensor], Tensor]:
-    from torchvision import transforms as t
+    from torchvision import transforms as t  # here: torchvision takes more than a second to import
 
     if policy == "autoaug":
         return t.AutoAugment(t.AutoAugmentPolicy.CIFAR10 if size <= 32 else t.AutoAugmentPolicy.IMAGENET)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -190,9 +192,6 @@ def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: in
         images: random ones that the moments come from; None for all.
         keep:   of which the features themselves are kept.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
     n = min(images or len(real), len(real))
     key = {"extractor": by.key, "name": by.name, "data": real.sha256(), "images": n, "keep": keep, "seed": seed, "version": VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
