@@ -147,7 +147,7 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
 class StepInputs:
     """What every step sees: shuffled epochs without the last, partial batch, mirrored at random, times and noise.
 
-    All processes draw the same numbers and take their share, so that the step does not depend on how many they are.
+    All processes draw the same numbers and take their share, so that the step does not depend on how many they are, but for rounding.
     """
 
     real: ImageSet
