@@ -1,9 +1,9 @@
 """The example methods of the book keep the contract of the library's own methods."""
 
 import importlib.util
-import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from distill_lib.methods import check
 
 FILES = sorted((paths.ROOT / "book" / "examples").glob("*.py"))
 EXAMPLE = paths.ROOT / "book" / "examples" / "pixel_means.py"
+PAGE = paths.ROOT / "book" / "your_method.md"
 
 
 def load(file):
@@ -39,8 +40,10 @@ def library(tmp_path_factory):
     shutil.copytree(paths.ROOT / "distill_lib", root / "distill_lib", ignore=ignored)
     shutil.copytree(paths.ROOT / "results" / "reported", root / "results" / "reported")
     shutil.copy(EXAMPLE, root / "distill_lib" / "methods")
-    page = (paths.ROOT / "book" / "your_method.md").read_text()
-    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n\n(.*?)```", page, re.DOTALL)
+    (root / "tests").mkdir()
+    for file in ("pyproject.toml", "tests/conftest.py", "tests/test_methods.py"):
+        shutil.copy(paths.ROOT / file, root / file)
+    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(changes) == 3
     for file, change in changes:
         lines = [(line[0], line[1:]) for line in change.splitlines()]
@@ -56,7 +59,7 @@ def run(library, *words):
     places = {"PYTHONPATH": str(library), "DISTILL_RUNS": str(library / "runs")}
     environment = {k: v for k, v in os.environ.items() if k != "DISTILL_RESULTS"} | places
     done = subprocess.run([sys.executable, *words], cwd=library, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -72,21 +75,20 @@ for name in experiments.experiments():
 """
 
 
-def test_a_method_that_is_put_in_as_the_page_says_is_listed_planned_run_and_explained(library):
-    distill = ["-m", "distill_lib"]
-    assert '"Pixel means: k-means centres' in run(library, *distill, "list", "methods", "--json")
-    table = ["skd/table1_accuracy", "--profile", "smoke", "-p", "methods=Pixel means"]
-    rows = json.loads(run(library, *distill, "plan", *table, "--json"))
-    (missing,) = [row for row in rows if row["state"] == "missing"]
-    assert missing["seconds"] is None is missing["memory_mb"] and "Pixel means" in missing["basis"]
-    assert "1 computed" in run(library, *distill, "run", *table)
-    explained = run(library, *distill, "explain", f"skd/table1_accuracy/{missing['record']}", "--profile", "smoke")
+def test_a_method_that_is_put_in_as_the_page_says_is_listed_planned_run_tested_and_explained(library):
+    (shown,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    commands = [shlex.split(line) for line in shown.splitlines()]
+    modules = {"distill": "distill_lib", "pytest": "pytest"}
+    listed, planned, ran, tested = (run(library, "-m", modules[program], *words) for program, *words in commands)
+    assert "Pixel means: k-means centres of every class" in listed
+    assert "1 missing" in planned and planned.count("  time unknown\n") == 1
+    assert "1 computed" in ran and f"{len(check.CHECKS) + 1} passed" in tested
+    (record,) = (library / "runs" / "smoke" / "records" / "skd" / "table1_accuracy").glob("*.json")
+    explained = run(library, "-m", "distill_lib", "explain", f"skd/table1_accuracy/{record.stem}", "--profile", "smoke")
     assert "is taken from its record" in explained and '"Pixel means": 1' in explained
     every = run(library, "-c", PLAN_ALL).splitlines()  # with a record of a method whose cost is not counted
-    assert len(every) == len(experiments.experiments()) and every[0].startswith("skd/table1_accuracy 2 cells: 1 recorded, 1 missing")
-    longer = ["skd/table1_accuracy", "--profile", "full", "-p", "methods=Pixel means", "-p", "datasets=MNIST"]
-    planned = run(library, *distill, "plan", *longer)
-    assert "3 cells: 3 missing; to compute: time unknown" in planned and planned.count("  time unknown\n") == 3
+    assert len(every) == len(experiments.experiments())
+    assert every[0].startswith("skd/table1_accuracy 2 cells: 1 recorded, 1 missing")
 
 
 def test_pixel_means_are_means_of_the_images_nearest_to_them():

@@ -1,4 +1,4 @@
-"""The methods by name. Each is a module with `VERSION`, `Config`, `paper_config` and `distill`; add yours to `METHODS`."""
+"""The methods by name, each with `VERSION`, `Config`, `paper_config` and `distill`; add yours to `METHODS`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ multi_formation = variant(
 )
 no_standardisation = variant(
     skd,
-    'The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md',
+    'The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). '
+    "Book page: book/skd.md",
     standardise=False,
 )
 

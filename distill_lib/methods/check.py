@@ -37,11 +37,12 @@ class Trial:
     """
 
     def __init__(self, method: Method, real: ImageSet, folder: Path, cfg: Any = None):
-        _must(not (missing := [n for n in REQUIRED if not hasattr(method, n)]), f"the method has no {' and no '.join(missing)}")
+        missing = [name for name in REQUIRED if not hasattr(method, name)]
+        _must(not missing, f"the method has no {' and no '.join(missing)}")
         self.method, self.real, self.folder = method, real, folder
         if cfg is None:
             cfg = method.paper_config(real.facts.name, 2)
-            _must(hasattr(cfg, "smoke"), f"paper_config gives {cfg!r}; it must give a Config that has smoke() and small()")
+            _must(hasattr(cfg, "smoke"), f"paper_config gives {cfg!r}; it must give a Config with smoke() and small()")
             cfg = cfg.smoke()
         self.cfg = cfg
         self.before = real.images.clone(), real.labels.clone()
@@ -110,7 +111,8 @@ def smaller_budgets_are_settings_too(trial: Trial) -> None:
     cfg = trial.method.paper_config(trial.real.facts.name, 1)
     for name in ("smoke", "small"):
         _must(hasattr(cfg, name), f"Config has no {name}()")
-        _must(type(getattr(cfg, name)()) is type(cfg), f"{name}() gives a {type(getattr(cfg, name)()).__name__}; it must give a Config")
+        kind = type(getattr(cfg, name)())
+        _must(kind is type(cfg), f"{name}() gives a {kind.__name__}; it must give a Config")
 
 
 def every_class_has_as_many_finite_images(trial: Trial) -> None:
@@ -118,16 +120,20 @@ def every_class_has_as_many_finite_images(trial: Trial) -> None:
     made, real = trial.made, trial.real
     counts = torch.bincount(made.hard_labels.cpu(), minlength=real.num_classes).tolist()
     _must(made.shape == real.shape, f"images of {tuple(made.shape)}; the real ones are {tuple(real.shape)}")
-    _must(len(set(counts)) == 1 and counts[0] >= trial.cfg.ipc, f"{counts} images of the classes; {trial.cfg.ipc} of each are wanted")
-    _must(made.images.dtype in (torch.float32, torch.uint8), f"images of {made.images.dtype}; they must be float32 or uint8")
+    equal = len(set(counts)) == 1 and counts[0] >= trial.cfg.ipc
+    _must(equal, f"{counts} images of the classes; {trial.cfg.ipc} of each are wanted")
+    known = made.images.dtype in (torch.float32, torch.uint8)
+    _must(known, f"images of {made.images.dtype}; they must be float32 or uint8")
     _must(bool(torch.isfinite(made.images.float()).all()), "some pixels are not finite")
-    _must((made.facts.mean, made.facts.std) == (real.facts.mean, real.facts.std), "the set has another normalisation than the real one")
+    units = (made.facts.mean, made.facts.std) == (real.facts.mean, real.facts.std)
+    _must(units, "the set has another normalisation than the real one")
     _must("method" in made.facts.extra, "the set does not name its method; give method=... to ImageSet.from_classes")
 
 
 def the_seed_decides_everything(trial: Trial) -> None:
     """Two runs with one seed give the same set, bit for bit."""
-    _must(_same(trial.made, trial.distill()), "two runs with seed 0 differ; draw from core.rng.generator(seed, name) alone")
+    same = _same(trial.made, trial.distill())
+    _must(same, "two runs with seed 0 differ; draw from core.rng.generator(seed, name) alone")
 
 
 def another_seed_makes_another_set(trial: Trial) -> None:
@@ -158,7 +164,8 @@ def a_resumed_run_equals_an_unbroken_one(trial: Trial) -> None:
 def the_set_is_one_file_that_needs_no_other(trial: Trial) -> None:
     """What is written and read back has the same images, labels and facts."""
     back = ImageSet.load(trial.made.save(trial.folder / "set.safetensors"))
-    _must(_same(trial.made, back) and trial.made.facts == back.facts, "the set differs when it is read back from its file")
+    same = _same(trial.made, back) and trial.made.facts == back.facts
+    _must(same, "the set differs when it is read back from its file")
 
 
 def _same(a: ImageSet, b: ImageSet) -> bool:
