@@ -6,10 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from distill_lib import __main__ as cli
-from distill_lib import experiments, networks, records
+from distill_lib import experiments, records
 from distill_lib.core import progress
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import settings
