@@ -115,7 +115,7 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
     with dask.config.set(options):
         if scheduler == "slurm":
             try:
-                from dask_jobqueue import SLURMCluster
+                from dask_jobqueue import SLURMCluster  # optional
             except ImportError:
                 raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
             extra = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []), "--nthreads", "1"]  # a process computes a task at a time
@@ -219,7 +219,7 @@ def _deadline(ends: float | None) -> float | None:
 
 def _place(device: str | None) -> str:
     """The device of this worker: its own GPU where there are several."""
-    from distributed import get_worker
+    from distributed import get_worker  # optional
 
     name = str(get_worker().name)
     if device is None and torch.cuda.device_count() > 1 and name.isdigit():
@@ -260,7 +260,7 @@ def _same_folders(client: Client) -> None:
 
 
 def _plugin(values: dict[str, str]) -> Any:
-    from distributed import WorkerPlugin
+    from distributed import WorkerPlugin  # optional
 
     class Settings(WorkerPlugin):
         """Also for workers that join later."""

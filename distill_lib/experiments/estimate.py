@@ -21,14 +21,13 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import evaluation, networks, records
 from ..core import paths
@@ -469,34 +468,6 @@ def counted_operations(network: str, shape: tuple[int, int, int], num_classes: i
         model = networks.blank(network, shape, num_classes)
     except UserError:
         return 0.0
-    with _counting() as counted, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, *shape))
-    return float(sum(counted))
-
-
-@contextmanager
-def _counting() -> Iterator[list[int]]:
-    """Operations of every convolution and product in the block: what `torch.utils.flop_counter` says, without its seconds of imports."""
-    aten, counted = torch.ops.aten, []
-
-    class Mode(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:  # nothing is compiled here; true would import the compiler, which takes seconds
-            return False
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            name = func.overloadpacket
-            if name in (aten.convolution, aten._convolution):
-                counted.append(2 * out.numel() * args[1][0].numel())
-            elif name in (aten.mm, aten.bmm):
-                counted.append(2 * out.numel() * args[0].shape[-1])
-            elif name in (aten.addmm, aten.baddbmm):
-                counted.append(2 * out.numel() * args[1].shape[-1])
-            elif "scaled_dot_product" in str(name):
-                query, key, value = args[:3]
-                counted.append(2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
-            return out
-
-    with Mode():
-        yield counted
+    return float(counter.get_total_flops())

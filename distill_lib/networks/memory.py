@@ -73,10 +73,6 @@ class Live(TorchDispatchMode):
         self.now, self.course = 0, [0]
         self._known: dict[int, int] = {}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # as in `estimate`: true would import the compiler, which takes seconds
-        return False
-
     def _gone(self, key: int) -> None:
         self.now -= self._known.pop(key)
 

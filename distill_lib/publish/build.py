@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jupyter_book.sphinx import build_sphinx
 from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 
 from ..core import paths
@@ -93,8 +94,6 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded", meanwhile=_import_sphinx)
-    from jupyter_book.sphinx import build_sphinx
-
     place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import papermill
 import psutil
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -62,13 +65,10 @@ class Page:
 
     def notebook(self) -> Any:
         """The page as a notebook without outputs. Raises: UserError: it cannot be read as one."""
-        nbformat = _nbformat()
         try:
             text = self.file.read_text()
             if self.suffix == ".ipynb":
                 return nbformat.reads(text, as_version=4)
-            from myst_nb.core.read import read_myst_markdown_notebook
-
             return read_myst_markdown_notebook(text, add_source_map=True, path=str(self.file))
         except Exception as err:
             raise UserError(f"{self.shown}: not a readable notebook: {err}") from None
@@ -110,9 +110,6 @@ def notebooks(root: Path = paths.ROOT, only: str | None = None) -> list[Page]:
 
 def live(root: Path, names: list[str]) -> list[Page]:
     """Those of the pages `names` that have code cells."""
-    _nbformat()
-    from myst_nb.core.read import is_myst_markdown_notebook
-
     out = []
     for name in names:
         if (root / f"{name}.ipynb").exists():
@@ -122,24 +119,9 @@ def live(root: Path, names: list[str]) -> list[Page]:
     return out
 
 
-def _nbformat() -> Any:
-    """The package that reads notebooks, without a check of international web addresses that takes seconds to import and notebooks do not need."""
-    left_out = "rfc3987_syntax"
-    if "jsonschema" not in sys.modules and left_out not in sys.modules:
-        sys.modules[left_out] = None
-        import jsonschema  # noqa: F401
-
-        del sys.modules[left_out]
-    import nbformat
-
-    return nbformat
-
-
 # --- parameters --------------------------------------------------------------------------------------------------------
 def parameter_names(page: Page) -> list[str]:
     """Names in a notebook's cell tagged `parameters`, as papermill reads them; none where there is no such cell."""
-    import papermill
-
     if page.suffix != ".ipynb":
         return []
     page.notebook()  # papermill's own message for a damaged file is a traceback
@@ -232,9 +214,6 @@ def _run(tasks: list[_Task], kernels: Any, jobs: int) -> list[Result]:
 
 
 def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
-    import papermill
-
-    nbformat = _nbformat()
     start, page, profile = time.monotonic(), task.page, task.profile
     folder = paths.runs() / profile / "partial" / page.name
     source, copy, summary = folder / "source.ipynb", folder / "executed.ipynb", folder / "cells.jsonl"
