@@ -32,7 +32,7 @@ def prepared(device: str, width: int, batch: int, steps: int, pixels: int) -> tu
     facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * channels, (0.5,) * channels)
     values = torch.randint(256, (batch * steps, channels, pixels, pixels), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(values, torch.arange(len(values)) % K, facts).to(device)
-    batches = [(cgan.signed(real, i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
+    batches = [(real.signed(i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
     return real, replace(cgan.GAN(), width=width, batch=batch), batches
 
 

@@ -53,9 +53,9 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
     model = plain(uvit.initial(real, cfg, 0)).to(real.device)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
-    rng, order, batches = stream(0, "U-ViT", "batches"), torch.arange(len(real)), uvit.Batches(real, cfg)
+    rng, inputs = stream(0, "U-ViT", "batches"), uvit.StepInputs(real, cfg)
     for step in range(cfg.steps):
-        images, t, noise, labels = batches.take(step, order, rng)
+        images, t, noise, labels = inputs.take(step, rng)
         optimizer.param_groups[0]["lr"] = cfg.lr * uvit.rate(step, cfg)
         abar = torch.exp(-0.1 * t - 9.95 * t**2).view(-1, 1, 1, 1)
         predicted = model(abar.sqrt() * images + (1 - abar).sqrt() * noise, 999 * t, labels)

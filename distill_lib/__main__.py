@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,6 @@ import typer
 
 from .core import paths
 from .core.errors import TimeUp, UserError, unknown
-from .core.garbage import no_collection
 
 app = typer.Typer(
     add_completion=False,
@@ -45,23 +42,6 @@ def main() -> None:
         if type(err).__module__.startswith(("click", "typer")) and hasattr(err, "format_message"):
             sys.exit(_fail(err.format_message(), 2))
         raise
-
-
-def command() -> None:
-    """What the shell runs: `main`, and an end that does not take PyTorch's objects apart one by one, which takes most of a second."""
-    status: object = 0
-    try:
-        main()
-    except SystemExit as end:
-        status = end.code or 0
-    threading._shutdown()  # as Python does when it ends: threads, what waits for the end, then the files
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # nobody reads it, as in `distill list | head -1`
-        status = status or 120
-    os._exit(status if isinstance(status, int) else 1)
 
 
 def _fail(message: str, status: int) -> int:
@@ -118,8 +98,7 @@ def list_(
     """List the names that exist."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    with no_collection():
-        found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
+    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return
@@ -181,9 +160,8 @@ def run(
 
     for name in experiments:  # before torch is imported, which takes seconds
         prerequisites.check(name, profile, prerequisites.rows(parse(parameter), cells))
-    with no_collection():
-        from . import experiments as engine
-        from . import methods, tables  # noqa: F401
+    from . import experiments as engine
+    from . import methods, tables  # noqa: F401
 
     if engine_name not in ("local", "dask"):
         raise unknown("engine", engine_name, ["local", "dask"])
@@ -239,10 +217,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and why."""
-    with no_collection():
-        from . import experiments as engine
-        from . import methods  # noqa: F401
-        from .experiments import estimate
+    from . import experiments as engine
+    from . import methods  # noqa: F401
+    from .experiments import estimate
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
@@ -285,10 +262,9 @@ def fill(
         os.environ["OMP_NUM_THREADS"] = str(threads)
     with contextlib.suppress(AttributeError, OSError):  # no such thing on Windows
         os.nice(19)
-    with no_collection():
-        from . import methods  # noqa: F401
-        from .experiments import estimate
-        from .experiments import fill as filling
+    from . import methods  # noqa: F401
+    from .experiments import estimate
+    from .experiments import fill as filling
 
     jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
     for job in jobs[:20]:
@@ -322,9 +298,8 @@ def explain(
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
-    with no_collection():
-        from . import experiments as engine
-        from . import methods, records  # noqa: F401
+    from . import experiments as engine
+    from . import methods, records  # noqa: F401
 
     now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
     verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
@@ -389,9 +364,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
     """Evaluate a distilled set from any code under a named protocol."""
-    with no_collection():
-        from .evaluation import files
-        from .generators import generated  # noqa: F401  reads sets that are generators
+    from .evaluation import files
+    from .generators import generated  # noqa: F401  reads sets that are generators
 
     if normalised and pixels:
         raise UserError("--normalised and --pixels exclude each other: say which the float images are")
@@ -454,8 +428,7 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
-    with no_collection():
-        from .publish import build as book_
+    from .publish import build as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
 
@@ -463,11 +436,10 @@ def reproduce(
 @app.command()
 def book() -> None:
     """Build the book from the recorded results."""
-    with no_collection():
-        from .publish import build as book_
+    from .publish import build as book_
 
     print(book_.build())
 
 
 if __name__ == "__main__":
-    command()
+    main()

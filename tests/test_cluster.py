@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill_lib import __main__ as cli
 from distill_lib import experiments, records
@@ -26,7 +27,7 @@ NAME = "skd/table1_accuracy"
 def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # of every worker: as many as here, for the same bits
     return tmp_path
 
 

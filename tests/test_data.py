@@ -34,6 +34,42 @@ def present(name, **options):
 
 
 # --- facts -------------------------------------------------------------------------------------------------------------
+def test_a_name_leads_to_the_set_whose_settings_hold():
+    assert {name: data.like(name).name for name in ("FashionMNIST-mini", "FashionMNIST", "ImageNette@64px", "ImNet-A", "SVHN", "my own")} == {
+        "FashionMNIST-mini": "FashionMNIST", "FashionMNIST": "FashionMNIST", "ImageNette@64px": "ImageNette", "ImNet-A": "ImNet-A",
+        "SVHN": "SVHN", "my own": "my own",
+    }  # fmt: skip
+    assert {name for name in data.DATASETS if not data.like(name).mirrors} == {"MNIST", "digits"} and not data.like("SVHN").mirrors
+    subsets = {name for name in data.DATASETS if data.like(name).is_imagenet_subset}
+    assert {"ImageNette", "ImNet-A", "SLFD-50", "ImageNet-100"} < subsets and "TinyImageNet" not in subsets
+    assert not data.like("Images").is_imagenet_subset  # the user's own folder
+    assert {name for name in subsets if data.like(name).union} == {"SLFD-50", "SLFD-94", "SLFD-100"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_facts_carry_pixels_to_units_and_back_bit_for_bit_as_the_set_does(dtype):
+    real = data.load("BloodCells-mini")[0].subset(torch.arange(8))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
+    pixels = real.pixels().to(dtype).requires_grad_()
+    units = real.facts.normalise(pixels)
+    assert units.dtype == dtype and torch.equal(units, (pixels - mean) / std)
+    back = real.facts.pixels(units)
+    assert torch.equal(back, (units - -mean / std) / (255 * (1 / (255 * std)))) and torch.allclose(back, pixels, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(back.sum(), pixels)[0], torch.ones((), dtype=dtype), atol=1e-5)
+    if dtype == torch.float32:
+        drawn = data.ImageSet(units.detach() * 3, real.labels, real.facts)
+        assert torch.equal(drawn.pixels(), real.facts.pixels(drawn.images).clamp(0, 1))
+    assert torch.equal(real.signed(torch.tensor([5, 2])), real.subset(torch.tensor([5, 2])).pixels() * 2 - 1)
+
+
+def test_what_is_learned_starts_from_real_images_or_noise_of_one_stream():
+    real = data.load("FashionMNIST-mini")[0]
+    assert torch.equal(real.initial_images(3, "real", rng.generator(1)), real.draw_classes(3, rng.generator(1)))
+    noise = real.initial_images(3, "noise", rng.generator(1))
+    assert torch.equal(noise, torch.randn(10, 3, *real.shape, generator=rng.generator(1)))
+    assert torch.equal(noise.flatten(0, 1), torch.randn(30, *real.shape, generator=rng.generator(1)))  # as kernel methods hold them
+
+
 def test_medmnist_facts_equal_medmnists_own():
     from medmnist.info import INFO
 

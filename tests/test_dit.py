@@ -472,7 +472,7 @@ def test_latents_are_encoded_once_with_both_flips(real, runs, monkeypatch):
 
 
 def test_a_batch_larger_than_the_set_is_one_clear_error(real, runs):
-    with pytest.raises(UserError, match="a batch of 5000 images, but digits has"):
+    with pytest.raises(UserError, match="a batch of 5000 images, but an epoch has 1297"):
         generators_dit.base(real, replace(QUICK, batch=5000))
 
 

@@ -11,8 +11,8 @@ from distill_lib.core.loop import Loop
 from distill_lib.core.rng import generator
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
+from distill_lib.experiments import method_costs
 from distill_lib.methods import dm
-from distill_lib.methods.common import matching
 from distill_lib.networks import memory
 from distill_lib.publish import pages
 
@@ -67,9 +67,9 @@ def test_in_float64_the_loss_is_the_official_one_to_rounding(name):
 
 def test_memory_counts_the_one_pass_of_batch_norm():
     size = memory.Size((1, 28, 28), num_classes=10, images=60_000)
-    plain, joint = (dm.memory(dm.Config(network=name), size) for name in ("ConvNetW32", "ConvNetW32BN"))
+    plain, joint = (method_costs.dm_memory(dm.Config(network=name), size) for name in ("ConvNetW32", "ConvNetW32BN"))
     assert plain < memory.passed("ConvNetW32BN", size, 10 * 256) < joint
-    assert matching.joint_pass("ConvNetW32", size, 256) == 0
+    assert method_costs.joint_pass("ConvNetW32", size, 256) == 0
 
 
 def test_equal_batches_have_zero_loss_and_gradient():
@@ -135,7 +135,7 @@ def test_distilling_lowers_the_loss_it_minimises():
     cfg = dm.Config(ipc=2, iterations=40, batch_real=32, dsa="none")
     net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
     target = real.draw_classes(100, generator(8))
-    start = dm.initial_images(real, cfg, generator(0, "DM"))
+    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "DM"))
     end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
     assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
 

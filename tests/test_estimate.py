@@ -3,19 +3,27 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-import torch
 
 from distill_lib import __main__ as cli
-from distill_lib import experiments, networks, records
+from distill_lib import experiments, records
 from distill_lib.core import progress
 from distill_lib.core.errors import UserError
+from distill_lib.core.settings import settings
 from distill_lib.experiments import Status, Task, compute, estimate
-from distill_lib.methods import METHODS
+from distill_lib.experiments.method_costs import COSTS
+from distill_lib.methods import METHODS, optional
+from distill_lib.methods.contract import REQUIRED
 from distill_lib.records import Cell, Record
 
 NAME = "skd/table1_accuracy"
+
+
+@settings
+class Stage:
+    seed: int = 0
 
 
 def task(method, ipc=1, epochs=60, **changes):
@@ -35,7 +43,7 @@ def record(of, distill, evaluate, device="a machine, 1 threads"):
 def results(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "a machine, 1 threads")
+    monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda device: "a machine, 1 threads")
     return tmp_path
 
 
@@ -44,28 +52,41 @@ def test_operations_of_a_network_are_those_counted_by_hand():
     assert estimate.counted_operations("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
 
 
-@pytest.mark.parametrize("name", ["ConvNetD2", "AlexNet", "VGG11", "ResNet18", "MLP", "FRePoConv", "ViTCIFAR", "timm:resnet18", "torchvision:mobilenet_v3_small"])
-def test_operations_are_those_that_torch_counts(name):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = networks.fresh(name, ((3, 32, 32), 10), torch.Generator().manual_seed(0)).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, 32, 32))
-    assert estimate.counted_operations(name, (3, 32, 32), 10) == counter.get_total_flops() > 0
-
-
 def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back():
     cfg = METHODS["DM"].paper_config("FashionMNIST", 10)
-    assert METHODS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
+    assert COSTS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_counts_its_work(name):
+@pytest.mark.parametrize("name", COSTS)
+def test_work_grows_with_the_budget(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)
-    stages = getattr(METHODS[name], "stage1", lambda cfg: {})
-    counts = [METHODS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
+    stages = optional(METHODS[name], "stage1")
+    counts = [COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
     full, small, smoke = counts
     assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
+
+
+def test_of_a_method_that_is_not_counted_time_and_memory_are_unknown(results, monkeypatch):
+    monkeypatch.setitem(METHODS, "Mine", METHODS["DM"])
+    record(task("Mine"), distill=100.0, evaluate=30.0).save("small")
+    known = estimate.rates("small")
+    assert known.evaluate["ConvNet"] and not known.distill and not known.beside_mb
+    cost = estimate.estimate(task("Mine"), known)
+    assert (cost.seconds, cost.memory_mb) == (None, None) and "Mine" in cost.basis and "Mine" in cost.memory_basis
+    made = {part.key for part in compute.shared_parts(task("Mine"), 0)}
+    assert estimate.estimate(task("Mine"), known, made=made).seconds == pytest.approx(30.0)  # the set is there
+    rows = estimate.rows([Status(task("Mine").cell, "missing", "", task("Mine"))], "small")
+    assert estimate.total(rows) == "1 cells: 1 missing; to compute: time unknown"
+
+
+def test_a_stage_whose_settings_do_not_count_its_work_has_an_unknown_time(results, monkeypatch):
+    method = SimpleNamespace(**{name: getattr(METHODS["DM"], name) for name in REQUIRED}, stage1=lambda cfg: {"a stage": Stage()})
+    monkeypatch.setitem(METHODS, "Staged", method)
+    monkeypatch.setitem(COSTS, "Staged", COSTS["DM"])
+    done = replace(record(task("Staged"), 100.0, 30.0), shared={"a stage-1": {"seconds": 50.0, "cpu_seconds": 50.0}})
+    done.save("small")
+    known = estimate.rates("small")
+    assert known.distill["Staged"] and not known.stage and estimate.estimate(task("Staged"), known).seconds is None
 
 
 def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):
@@ -100,7 +121,7 @@ def test_times_are_said_in_units_that_people_use(seconds, words):
 
 
 def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
-    monkeypatch.setattr("distill_lib.core.device.describe", lambda device: "here, 2 threads")
+    monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda device: "here, 2 threads")
     for method in ("DC", "DSA"):
         record(task(method), distill=500.0, evaluate=30.0, device="there, 1 threads").save("small")
     record(task("DM"), distill=100.0, evaluate=20.0, device="here, 2 threads").save("small")
@@ -235,7 +256,7 @@ def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(resu
     replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save("small")
     found = {}
     for device in ("a machine, 1 threads", "a machine, 2 threads"):
-        monkeypatch.setattr("distill_lib.core.device.describe", lambda _, here=device: here)
+        monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda _, here=device: here)
         found[device] = estimate.rates("small")
     one, two = found.values()
     assert one.device == two.device == "a machine, any threads" and two.held_mb == one.held_mb < 900
@@ -285,3 +306,12 @@ def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
     stage = compute.shared_parts(of, 0)[0].key
     assert estimate.estimate(of, known, made={stage}).seconds == pytest.approx(70.0)
     assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(500 + 3 * 70)  # its seed is among its settings: one for all
+
+
+def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):
+    config = METHODS["Random"].paper_config("ImageNette", 10)
+    cell = Cell("dgs/table2_subsets", "Random", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
+    of = Task(cell, config, "ImageNette@64px", "minimax_imagenet@60ep", num_eval=1, network="ConvNetD6W32")
+    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
+    assert estimate.estimate(of, estimate.rates("small")).seconds > 0
+    assert estimate._data("ImageNette@64px")[0].images == 13_000 and estimate._data("digits") is not None

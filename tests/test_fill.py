@@ -14,6 +14,7 @@ from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import settings
 from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, registry
+from distill_lib.experiments.method_costs import COSTS
 from distill_lib.methods import METHODS, random_real
 from distill_lib.records import Cell, record
 
@@ -27,12 +28,6 @@ class Slow:
 
     def __init__(self):
         self.calls, self.fails = [], set()
-
-    def work(self, cfg, num_classes, images):
-        return 0.0
-
-    def memory(self, cfg, size):
-        return 0.0
 
     def distill(self, real, cfg, seed, loop=None):
         self.calls.append((cfg.ipc, seed))
@@ -48,6 +43,7 @@ def table(tmp_path, monkeypatch):
         monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
     method = Slow()
     monkeypatch.setitem(METHODS, "Slow", method)
+    monkeypatch.setitem(COSTS, "Slow", COSTS["Random"])
 
     def cells(params):
         return [*(Cell("toy/table", "Slow", "digits", ipc, NETWORK, PROTOCOL) for ipc in (4, 2, 1)),

@@ -11,6 +11,7 @@ from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import generator
 from distill_lib.core.settings import replace
+from distill_lib.experiments import method_costs
 from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
 from distill_lib.methods import glad
@@ -165,7 +166,7 @@ def test_the_published_setting_drops_the_students_terms_between_steps(real, exac
     assert torch.equal(gradient.flatten(0, 1), seen[exact][1]) and not torch.equal(seen[False][1], seen[True][1])
     assert torch.equal(matcher.step_size.grad, seen[exact][2]) and torch.equal(loss, seen[not exact][0])
     size = memory.Size(real.shape, 10, len(real))
-    assert glad.memory(config("MTT"), size) <= glad.memory(cfg, size)
+    assert method_costs.glad_memory(config("MTT"), size) <= method_costs.glad_memory(cfg, size)
 
 
 def test_identical_sets_have_distance_and_gradient_zero(real, monkeypatch):

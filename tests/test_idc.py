@@ -12,7 +12,7 @@ from distill_lib import data, networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import generator
 from distill_lib.data import augment
-from distill_lib.methods import idc
+from distill_lib.methods import METHODS, idc
 from distill_lib.methods.common import matching
 from distill_lib.networks.gradients import Derivatives
 
@@ -157,7 +157,7 @@ def slow_loss(net, real, images, cfg, omega, like):
     """Class by class, one pass per class and branch, in float64: the definition."""
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
     images, augmentation, losses = images.clone().requires_grad_(), augment.idc(cfg.augment), []
-    decoded = idc.normalised(idc.decode(images, cfg.factor), like)
+    decoded = like.facts.normalise(idc.decode(images, cfg.factor))
     for k in range(len(real)):
         one = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
         gradients = []
@@ -182,7 +182,7 @@ def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor
     augmentation = augment.idc(cfg.augment)
     omega = augmentation.draw(generator(2), groups=K)
     point = images.clone().requires_grad_()
-    seen = augmentation.apply(idc.normalised(idc.decode(point, factor), like), omega)
+    seen = augmentation.apply(like.facts.normalise(idc.decode(point, factor)), omega)
     losses, by_seen = matching.match(
         derivatives, parameters, augmentation.apply(batch, omega), seen.detach(), partial(idc.distance, metric=metric)
     )
@@ -208,7 +208,7 @@ def test_a_sweep_is_the_official_codes_loop_with_the_network_in_train_mode(real,
         velocity[k] += gradient[k]
         images -= idc.step_size(cfg, real.shape) * velocity
     start, end = idc.initial_images(real, cfg, rng), made.images.unflatten(0, (-1, cfg.ipc))
-    moved, wanted = (x - idc.normalised(start.double(), real) for x in (end, idc.normalised(images, real)))
+    moved, wanted = (x - real.facts.normalise(start.double()) for x in (end, real.facts.normalise(images)))
     assert wanted.abs().max() > 1e-3 and (moved - wanted).norm() < 1e-3 * wanted.norm()
 
 
@@ -264,10 +264,10 @@ def test_the_published_settings():
     assert (several.augment, several.cutmix) == ("color_crop", 0.0)
     woof = idc.paper_config("ImageWoof", 10)
     assert idc.paper_config("FashionMNIST-mini", 10) == idc.paper_config("FashionMNIST", 10)
-    assert idc.paper_config("SLFD-50", 10) == woof and idc.MultiFormation.paper_config("ImNet-A", 1).factor == 3
+    assert idc.paper_config("SLFD-50", 10) == woof and METHODS["IDC"].paper_config("ImNet-A", 1).factor == 3
     bound = {(3, 20): "bound", (3, 50): "bound", (3, 10): None, (1, 20): None, (2, 20): None}
     assert all(idc.paper_config("ImageWoof", ipc, factor).decoding == way for (factor, ipc), way in bound.items())
-    assert idc.MultiFormation.paper_config("CIFAR10", 50).decoding is None
+    assert METHODS["IDC"].paper_config("CIFAR10", 50).decoding is None
     assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
 
 
@@ -323,7 +323,7 @@ def test_distilling_lowers_the_distance_it_minimises(real):
     net = networks.fresh(cfg.network, real, generator(7))
     parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
     target = real.draw_classes(100, generator(8))
-    start = idc.normalised(idc.initial_images(real, cfg, generator(0)), real)
+    start = real.facts.normalise(idc.initial_images(real, cfg, generator(0)))
     end = idc.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, -1))
     distances = [matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum() for x in (start, end)]
     assert distances[1] < 0.9 * distances[0]

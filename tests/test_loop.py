@@ -95,6 +95,7 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     value = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     live = {"point": value, "optimizer": torch.optim.SGD([value], lr=0.1), "rng": generator(0)}
     assert next(iter(Loop(tmp_path, key="b").steps("walk", 60, live))) == 0
+    assert next(iter(Loop(tmp_path, key="a").steps("walk", 60, live | {"more": [0]}))) == 0  # of a loop that held other things
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

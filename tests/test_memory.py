@@ -15,6 +15,7 @@ from distill_lib.core.errors import UserError
 from distill_lib.core.measure import give_back, measure
 from distill_lib.core.native import convnet
 from distill_lib.experiments import estimate
+from distill_lib.experiments.method_costs import COSTS
 from distill_lib.generators import cgan, dit, prior, uvit
 from distill_lib.generators import dit as generators_dit
 from distill_lib.generators.cgan import network as cgan_network
@@ -121,9 +122,9 @@ def test_weights_of_a_dit_are_counted_as_they_are():
 
 
 # --- methods -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("GLaD", "SLFD")])
+@pytest.mark.parametrize("name", [n for n in COSTS if n not in ("GLaD", "SLFD")])
 def test_every_method_fits_a_machine_of_24_gib_at_50_images_per_class(name):
-    counted = [METHODS[name].memory(METHODS[name].paper_config("CIFAR10", ipc), CIFAR10) for ipc in (1, 50)]
+    counted = [COSTS[name].memory(METHODS[name].paper_config("CIFAR10", ipc), CIFAR10) for ipc in (1, 50)]
     assert 0 <= counted[0] <= counted[1] and (counted[1] > 0 or name == "Full data")
     assert counted[1] / 2**20 + estimate.HELD_MB < LIMIT_MB
 
@@ -133,7 +134,7 @@ def test_the_largest_generator_goes_in_smaller_pieces():
     cfg = METHODS[name].paper_config("CIFAR10", 50)
     pieces = prior.at_once(cfg.space.prior, CIFAR10, cfg.space.layer, cfg.space.pieces)
     assert 1 <= pieces < cfg.space.pieces  # ten images of StyleGAN-XL would take 13 GB
-    assert METHODS[name].memory(cfg, CIFAR10) / 2**20 + estimate.HELD_MB < LIMIT_MB
+    assert COSTS[name].memory(cfg, CIFAR10) / 2**20 + estimate.HELD_MB < LIMIT_MB
     assert prior.at_once(Prior(), CIFAR10, 5, 10) == 10
 
 
@@ -170,7 +171,7 @@ def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
 
 def test_uvit_holds_no_more_images_than_it_draws():
     few, many, timed = (METHODS["U-ViT"].Config(training=uvit.Training(batch=1), **of) for of in ({"ipc": 1, "seconds": None}, {"ipc": 50, "seconds": None}, {}))
-    counted = [METHODS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
+    counted = [COSTS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
     assert counted[0] < counted[1] / 2 and counted[1] == counted[2]  # 10, 500 and 500 at a time
 
 

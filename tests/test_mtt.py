@@ -265,7 +265,7 @@ def tiny(**changes):
 
 def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
     made = mtt.distill(digits, tiny(), seed=0)
-    start = mtt.initial_images(digits, tiny(), generator(0, "MTT")).flatten(0, 1)
+    start = digits.initial_images(1, "real", generator(0, "MTT")).flatten(0, 1)
     assert (made.images - start).abs().max() > 1e-4
     assert made.facts.extra["lr_net"] != 0.001 and math.isfinite(made.facts.extra["lr_net"])
 
@@ -274,7 +274,7 @@ def test_one_update_is_the_algorithm_of_the_paper(digits):
     cfg = tiny(iterations=1)
     made = mtt.distill(digits, cfg, seed=0)
     found, rng = trajectories.train(digits, cfg.experts), generator(0, "MTT")
-    synthetic = mtt.initial_images(digits, cfg, rng).flatten(0, 1)
+    synthetic = digits.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
     network = networks.fresh("ConvNetD2W8", digits, rng).double()
     expert = torch.randperm(2, generator=rng)[-1].item()
     epoch = torch.randint(2, (), generator=rng).item()

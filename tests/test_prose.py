@@ -50,6 +50,7 @@ ALLOWED = {  # pages and words -> why they may stand there
     ("book/protocols.md", "several points apart"): "the live table on the page shows the pairs",
     ("book/scale_out.md", "at most half a minute and a step"): "a setting, `every` of `Loop`",
     ("book/scale_out.md", "after 20 seconds"): "a time limit in the code",
+    ("notebooks/skd/fair_ranking.ipynb", "with 95 % confidence"): "a level of confidence",
     ("book/slfd.md", "at most 94 %"): "arithmetic: 94 of 100 labels",
     ("book/slfd.md", "up to 6 points"): "arithmetic: 94 of 100 labels",
     ("book/speed.md", "about 5 %"): "tests/test_cafe.py measures it",

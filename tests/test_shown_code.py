@@ -26,7 +26,7 @@ LOOKS = {"list", "plan", "explain", "watch", "index", "evaluate"}  # commands th
 
 def commands():
     for file, language, text in BLOCKS:
-        if language in ("bash", "console"):
+        if language in ("bash", "console") and file.stem != "your_method":  # of a method put in by hand: run in test_examples
             lines = text.replace("\\\n", " ").splitlines()
             if language == "console":  # commands stand behind a dollar sign, what they print below
                 lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]

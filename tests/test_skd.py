@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import data, networks
+from distill_lib.core.batches import Batches
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import generator as stream
 from distill_lib.core.settings import replace
@@ -246,9 +247,9 @@ def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
 
 def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypatch):
     seen = []
-    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: cgan.signed(real, torch.arange(len(labels))) + 0 * self.last.bias.sum())
+    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: real.signed(torch.arange(len(labels))) + 0 * self.last.bias.sum())
     order = torch.arange(8)
-    monkeypatch.setattr(cgan.Epochs, "index", lambda *args: order)
+    monkeypatch.setattr(Batches, "index", lambda *args: order)
 
     def between(network, theirs, fake, labels):
         seen.append((theirs, fake.detach()))
@@ -261,7 +262,7 @@ def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypat
 
 
 def test_networks_see_normalised_pixels_or_the_official_mistake(real):
-    images = cgan.signed(real, torch.arange(4))
+    images = real.signed(torch.arange(4))
     assert torch.allclose(Pool(real, MATCHING, 0).units(images), real.take(torch.arange(4))[0], atol=1e-6)
     mistaken = Pool(real, replace(MATCHING, official_norm=True), 0).units(images)
     assert torch.allclose(mistaken, (images - real.facts.mean[0]) / real.facts.std[0])
@@ -276,8 +277,7 @@ def test_the_papers_settings():
         }  # fmt: skip
         assert made["CIFAR10"].matching.pool == ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
         assert made["MNIST"].matching.pool == ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
-    stage = cgan.Epochs.of(data.load("digits")[0], 128, 150, None)
-    assert stage.steps == 150 * (1297 // 128)
+    assert cgan.batches_of(data.load("digits")[0], 128, 150, None).steps_per_epoch == 1297 // 128
     assert (Matching().lr, Matching().batch, Matching().epochs, Matching().pool_steps) == (5e-6, 64, 100, 16)
     assert (cgan.GAN().lr, cgan.GAN().betas, cgan.GAN().batch, cgan.GAN().epochs, cgan.GAN().gp_weight) == (1e-4, (0.0, 0.9), 128, 150, 10.0)
     assert augment.idc(Matching().dsa).operations(augment.idc(Matching().dsa).draw(stream(0))) == [("color", "crop", "cutout")]

@@ -53,7 +53,7 @@ def kernel(monkeypatch):
 def plain_dm(real, cfg, seed):
     """DM as the paper writes it: class by class, the network's own layers."""
     rng = generator(seed, "DM")
-    synthetic = dm.initial_images(real, cfg, rng).requires_grad_()
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
     for _ in range(cfg.iterations):

@@ -317,7 +317,7 @@ def test_what_a_network_returns_is_kept_with_its_weights(tmp_path):
 
 def test_an_untrained_network_loses_the_noises_variance(real):
     model = UViT(TINY.architecture(real), stream(0, "weights"))
-    images, t, noise, labels = uvit.Batches(real, replace(TINY, batch=256)).take(0, torch.arange(len(real)), stream(0, "batch"))
+    images, t, noise, labels = uvit.StepInputs(real, replace(TINY, batch=256)).take(0, stream(0, "batch"))
     with torch.no_grad():
         assert float(uvit.noise_loss(model, images, t, noise, labels)) == pytest.approx(1, abs=0.15)
     assert -1 <= float(images.min()) < -0.9 and 0.9 < float(images.max()) <= 1
@@ -624,7 +624,7 @@ def test_training_starts_from_sinusoids_where_it_should(real):
 
 def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
     cfg = replace(TINY, batch=min(256, len(real)), label_drop=0.25)
-    plain, dropped = (uvit.Batches(real, c).take(0, torch.arange(len(real)), stream(0, "batch")) for c in (replace(cfg, label_drop=0.0), cfg))
+    plain, dropped = (uvit.StepInputs(real, c).take(0, stream(0, "batch")) for c in (replace(cfg, label_drop=0.0), cfg))
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], dropped[:3]))
     without = dropped[3] == real.num_classes
     assert torch.equal(plain[3][~without], dropped[3][~without]) and 0.1 < without.float().mean() < 0.4

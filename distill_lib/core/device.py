@@ -95,7 +95,7 @@ def can_compile() -> bool:
         return False
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
         return True
-    warnings.warn("no C++ compiler found: compiled paths run eagerly (same results, slower)", stacklevel=2)
+    warnings.warn("no C++ compiler found: compiled paths run eagerly (same results to rounding, slower)", stacklevel=2)
     return False
 
 
@@ -133,7 +133,7 @@ class Pieces:
                 if not out_of_memory(err) or stop - start == 1:
                     raise
                 self.size = (stop - start) // 2
-                warnings.warn(f"out of memory: going on with {self.size} at a time (same result, slower)", stacklevel=2)
+                warnings.warn(f"out of memory: going on with {self.size} at a time (same result to rounding, slower)", stacklevel=2)
             else:
                 start = stop
                 continue

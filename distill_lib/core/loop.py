@@ -5,7 +5,8 @@
         loop.log(loss=loss)
 
 Everything the computation changes is named in the dictionary; resuming puts it back bit for bit, so a resumed run
-equals an unbroken one.
+equals an unbroken one: bit for bit on the same CPU with the same number of threads, as long as memory does not run out.
+On a GPU, on another processor and in smaller pieces sums may come in another order, and the results agree to rounding.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .errors import TimeUp, UserError
 from .files import atomically
@@ -75,8 +77,6 @@ class Loop:
                   `state_dict` and `load_state_dict`, and plain dicts or lists of numbers and tensors (restored in place).
         Raises: TimeUp, Diverged, KeyboardInterrupt (at the next step boundary, state saved).
         """
-        from tqdm.auto import tqdm
-
         start = self._restore(name, live)
         saved = told = time.monotonic()
         shown = sys.stderr.isatty() if self.bar is None else self.bar
@@ -138,7 +138,7 @@ class Loop:
             saved = torch.load(self._file(name), map_location="cpu", weights_only=True)
         except Exception as err:
             raise UserError(f"{self._file(name)}: damaged checkpoint ({err}); delete it to start this phase again") from None
-        if saved["key"] != self.key:
+        if saved["key"] != self.key or saved["state"].keys() != live.keys():  # of other settings, or of other code
             return 0
         for k, v in live.items():
             _put_back(v, saved["state"][k])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pynvml
 import torch
 
 
@@ -28,6 +29,27 @@ class Cost:
     cpu_seconds: float = 0.0
     joules: float | None = None
     memory_mb: float = 0.0
+
+
+def driver() -> str | None:
+    """Version of NVIDIA's driver, such as 580.65.06; None where there is none."""
+    try:
+        pynvml.nvmlInit()  # as often as you like: the library counts
+        return pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return None
+
+
+def joules(device: torch.device | str) -> float | None:
+    """Energy a whole GPU has drawn since its driver was loaded; None on a CPU, a part of a GPU, and GPUs before Volta."""
+    if torch.device(device).type != "cuda":
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000  # it counts millijoules
+    except pynvml.NVMLError:
+        return None
 
 
 def give_back(device: torch.device | str) -> None:
@@ -64,8 +86,6 @@ _open: list[tuple[torch.device, Cost]] = []  # blocks that are measured now, one
 @contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
     """Fill in a `Cost` when the block ends; a block inside it may be measured too."""
-    from .nvml import joules
-
     device, cost = torch.device(device), Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

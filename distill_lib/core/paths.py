@@ -9,6 +9,7 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
+IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")  # below a data folder; train/<wnid> in it
 
 
 def results(profile: str) -> Path:
@@ -33,10 +34,14 @@ def cache() -> Path:
     return Path(os.environ.get("DISTILL_CACHE", platformdirs.user_cache_dir("distill_lib")))
 
 
+def given_data_folders() -> list[Path]:
+    """The folders that `DISTILL_DATA` names."""
+    return [Path(p).expanduser() for p in os.environ.get("DISTILL_DATA", "").split(os.pathsep) if p]
+
+
 def data_folders() -> list[Path]:
     """Folders to look for data sets in, in order: those of `DISTILL_DATA`, Debian's packages, the user's cache."""
-    given = [Path(p).expanduser() for p in os.environ.get("DISTILL_DATA", "").split(os.pathsep) if p]
-    return [*given, Path("/usr/share/datasets"), cache() / "downloads"]
+    return [*given_data_folders(), Path("/usr/share/datasets"), cache() / "downloads"]
 
 
 def weight_folders() -> list[Path]:

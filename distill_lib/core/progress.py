@@ -18,6 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from . import paths
 from .errors import UserError
 from .files import atomically
@@ -206,8 +208,6 @@ def running() -> list[dict[str, Any]]:
 
     Notes of processes that are gone are removed; a note from another machine counts as gone after ten silent minutes.
     """
-    import psutil
-
     found = []
     for file in sorted(folder().glob("*.json")):
         try:

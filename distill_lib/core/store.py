@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from . import paths
 from .errors import TimeUp
 from .loop import Loop
@@ -64,8 +66,6 @@ def once(
     Returns: whether the product has to be made. What making has cost is kept, also over interruptions, and told to `used`.
     Raises:  Busy: another process held the lock until the deadline.
     """
-    from filelock import FileLock, Timeout
-
     file.parent.mkdir(parents=True, exist_ok=True)
     if patience is None:
         patience = -1.0 if loop is None or loop.deadline is None else max(0.0, loop.deadline - time.monotonic())

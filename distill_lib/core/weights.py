@@ -47,7 +47,7 @@ def where_to_put(name: str) -> str:
 
 
 def weights_place() -> str:
-    given = paths.weight_folders()[:1] if os.environ.get("DISTILL_WEIGHTS") or os.environ.get("DISTILL_DATA") else []
+    given = paths.weight_folders()[:1] if os.environ.get("DISTILL_WEIGHTS") or paths.given_data_folders() else []
     return f"{given[0]}" if given else "a folder `weights` inside the folder that DISTILL_DATA names"
 
 

@@ -1,10 +1,10 @@
 """Data sets as checked, documented values; synthetic sets as `ImageSet`."""
 
-from .catalogue import DATASETS, NORMALISATIONS, Dataset, sized
+from .catalogue import DATASETS, NORMALISATIONS, Dataset, like, sized
 from .find import downloads, hold_out, how_to_fetch, locate, unpacked
 from .imageset import READERS, Facts, ImageSet
 from .loading import facts_table, load, load_with_validation, not_at_hand, split
 from .prepare import RESIZE, open_image, resize
 from .whitening import Whitening
 
-__all__ = ["DATASETS", "Dataset", "Facts", "ImageSet", "NORMALISATIONS", "READERS", "RESIZE", "Whitening", "downloads", "facts_table", "hold_out", "how_to_fetch", "load", "load_with_validation", "locate", "not_at_hand", "open_image", "resize", "sized", "split", "unpacked"]
+__all__ = ["DATASETS", "Dataset", "Facts", "ImageSet", "NORMALISATIONS", "READERS", "RESIZE", "Whitening", "downloads", "facts_table", "hold_out", "how_to_fetch", "like", "load", "load_with_validation", "locate", "not_at_hand", "open_image", "resize", "sized", "split", "unpacked"]

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import UserError
@@ -54,7 +56,6 @@ def read(path: str | Path, like: ImageSet, values: Values | None = None) -> Imag
         case ".safetensors":
             if _own(path):
                 return _fitting(ImageSet.load(path), path, like)
-            from safetensors.torch import load_file
 
             content = load_file(path)
         case other:
@@ -87,8 +88,6 @@ def _npz(path: Path) -> dict[str, Tensor]:
 
 
 def _own(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as f:
             return (f.metadata() or {}).get("format", "").startswith("distill_lib.ImageSet")
@@ -189,8 +188,7 @@ def _values(images: Tensor, path: Path, like: ImageSet, values: Values | None, n
         return images
     if low < -0.01 or high > 1.01:
         raise UserError(f"{path}: values from {low:.3g} to {high:.3g} are no pixels in [0, 1]; divide by 255, or say --normalised")
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    return (images - mean) / std
+    return like.facts.normalise(images)
 
 
 def _folder(root: Path, like: ImageSet, values: Values | None) -> ImageSet:

@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.device import send
 from ..core.errors import UserError
+from ..core.files import atomically
 from .whitening import Whitening
 
 
@@ -38,6 +41,26 @@ class Facts:
     normalisation: str = "given"  # which of the constants in use, by name
     imagenet_indices: tuple[int, ...] = ()  # position of each class in ImageNet-1k, where it has one
     extra: dict[str, Any] = field(default_factory=dict)  # provenance of a synthetic set: method, config, seed
+
+    def units(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and std, each (C, 1, 1) float32."""
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std
+
+    def _affine(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (C, 1, 1), from uint8 pixels to normalised values."""
+        mean, std = self.units(device)
+        return 1 / (255 * std), -mean / std
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(..., C, H, W) pixels in [0, 1] to (pixel - mean) / std, differentiable."""
+        mean, std = self.units(pixels.device)
+        return (pixels - mean) / std
+
+    def pixels(self, normalised: Tensor) -> Tensor:
+        """(..., C, H, W) normalised values to pixels, differentiable; what lies outside [0, 1] is not clipped."""
+        scale, shift = self._affine(normalised.device)
+        return (normalised - shift) / (255 * scale)
 
 
 READERS: dict[str, Callable[[Any], ImageSet]] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
@@ -125,8 +148,7 @@ class ImageSet:
     # --- images ----------------------------------------------------------------------------------------------------
     @functools.cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.facts.mean, self.facts.std))
-        return 1 / (255 * std), -mean / std  # uint8 pixel -> normalised
+        return self.facts._affine(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pixels to normalised float32; float32 images are normalised already and pass unchanged."""
@@ -152,8 +174,11 @@ class ImageSet:
             return self.images.float() / 255
         if self.whitening is not None:
             return self.whitening.undo(self.images).clamp(0, 1)
-        scale, shift = self._affine
-        return ((self.images - shift) / (255 * scale)).clamp(0, 1)
+        return self.facts.pixels(self.images).clamp(0, 1)
+
+    def signed(self, index: Tensor) -> Tensor:
+        """(n, C, H, W) float32 in [-1, 1]: the images at positions `index` as generators draw them."""
+        return self.subset(index).pixels() * 2 - 1
 
     # --- classes and draws -----------------------------------------------------------------------------------------
     @functools.cached_property
@@ -186,6 +211,12 @@ class ImageSet:
         members = self.class_index[k]
         pick = torch.randperm(len(members), generator=rng)[:n] if n <= len(members) else torch.randint(len(members), (n,), generator=rng)
         return self.take(members[pick])[0]
+
+    def initial_images(self, ipc: int, init: Literal["real", "noise"], rng: torch.Generator) -> Tensor:
+        """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised units."""
+        if init == "real":
+            return self.draw_classes(ipc, rng)
+        return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 
     def epoch(self, rng: torch.Generator) -> "ImageSet":
         """The images of one training epoch: the set itself. A set backed by a generator overrides this and draws afresh."""
@@ -228,10 +259,6 @@ class ImageSet:
     # --- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
-        from safetensors.torch import save_file
-
-        from ..core.files import atomically
-
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
         if self.whitening is not None:
             tensors |= self.whitening.tensors()
@@ -244,8 +271,6 @@ class ImageSet:
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}
@@ -256,8 +281,9 @@ class ImageSet:
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
-                images, labels = f.get_tensor("images"), f.get_tensor("labels")
-                parts = {k.removeprefix("whitening."): f.get_tensor(k) for k in f.keys() if k.startswith("whitening.")}
+                # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a tensor begins
+                images, labels = f.get_tensor("images").clone(), f.get_tensor("labels").clone()
+                parts = {k.removeprefix("whitening."): f.get_tensor(k).clone() for k in f.keys() if k.startswith("whitening.")}
                 whitening = Whitening(**parts) if parts else None
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .imageset import ImageSet
 
 
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Whitening:
     """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.

@@ -8,8 +8,9 @@ The headline never looks at the test set before training has ended. What a paper
 validation set selects instead, are named extras in `metrics`.
 
 Each network has its own initial weights, order of images and augmentation draws, from generators named after its number
-and the step. So network 3 is the same network however many are trained beside it, and an interrupted training goes on
-as if nothing had happened, bit for bit on a CPU with the same number of threads.
+and the step. So network 3 is the same network however many there are: bit for bit on a CPU, where one is trained after the
+other by default, and to rounding where several are trained at once. An interrupted training goes on as if nothing had
+happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from ..core.measure import measure
 from ..core.rng import generator
 from ..core.settings import as_dict
 from ..data import ImageSet, augment
-from ..networks import memory
 from . import protocols
 from .protocols import Protocol
 from .statistics import calibration_error_pct, mean, per_class_accuracy_pct, std
@@ -185,19 +185,6 @@ def evaluate_networks(
         options: passed on to `evaluate`.
     """
     return {name: evaluate(synthetic, test, protocol, name, **options) for name in networks}
-
-
-def held(protocol: Protocol, network: str, size: memory.Size, images: int, num_eval: int, drawn: bool = True) -> float:
-    """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part of the test set.
-
-    Args:
-        images: of the set they are trained on.
-        drawn:  whether that is another one than the real set, which is there anyway.
-    """
-    batch, together, states = min(protocol.batch, images), num_eval if size.gpu else 1, (2 if protocol.optimizer == "adam" else 1) + bool(protocol.ema)
-    step = memory.trained(network, size, batch, states) + memory.COPIES * size.floats(batch)
-    test = memory.passed(network, size, _tested_at_once(size.shape, size.gpu))
-    return together * max(step, test) + (2 * size.floats(images) if drawn else 0.0)
 
 
 # --- preparation -------------------------------------------------------------------------------------------------------
@@ -469,7 +456,8 @@ def loss_per_network(p: Protocol, logits: Tensor, target: Tensor) -> Tensor:
 
 
 # --- testing -----------------------------------------------------------------------------------------------------------
-def _tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
+def tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
+    """Test images of (C, H, W) that go through the networks in one piece."""
     most = 512 if gpu else 128  # at 32 px
     return max(16, min(most, most * 1024 // (shape[1] * shape[2])))
 
@@ -478,7 +466,7 @@ def _tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
 def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet) -> tuple[Tensor, Tensor]:
     """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
     nets.eval()
-    pieces = Pieces(_tested_at_once(images.shape, images.device.type == "cuda"))
+    pieces = Pieces(tested_at_once(images.shape, images.device.type == "cuda"))
 
     def run(part: slice) -> Tensor:
         logits = nets.forward(average or nets.params, images.normalise(images.images[part]))  # (M, B, K)

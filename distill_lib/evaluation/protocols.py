@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from ..core.errors import UserError, unknown
 from ..core.settings import build, replace, settings
+from ..data import like
 
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
@@ -36,7 +37,7 @@ class Case:
 
     def matches(self, dataset: str, network: str, ipc: int, classes: int, soft: bool) -> bool:
         return (
-            (not self.datasets or dataset.split("-")[0] in self.datasets)  # FashionMNIST-mini follows FashionMNIST
+            (not self.datasets or like(dataset).name in self.datasets)
             and (not self.networks or network in self.networks)
             and (self.ipc is None or self.ipc == ipc)
             and classes >= self.classes_from
@@ -185,7 +186,7 @@ def _plain(settings_: Any) -> dict[str, Any]:
 
 
 # --- presets -----------------------------------------------------------------------------------------------------------
-NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # a mirrored digit is not a digit
+NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among the sets of these protocols' codes
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
 IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))

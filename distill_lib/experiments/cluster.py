@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..core import paths
+from ..core.device import pick
 from ..core.errors import TimeUp, UserError
 from ..core.loop import Loop
+from ..methods import METHODS, optional
 from ..records import Cell
 from . import compute, engine, registry, state
 from .definition import Parameters, Task
@@ -52,7 +56,7 @@ def run(
         The others as in `experiment.run`.
     Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.  TimeUp.
     """
-    from distributed import as_completed
+    from distributed import as_completed  # optional
 
     start, say = time.monotonic(), say or print
     this = registry.experiment(name)
@@ -96,7 +100,7 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
     Raises: UserError: packages that are missing, no answer.
     """
     try:
-        import dask
+        import dask  # optional
         from distributed import Client, LocalCluster
     except ImportError:
         raise UserError("--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]") from None
@@ -111,7 +115,7 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
     with dask.config.set(options):
         if scheduler == "slurm":
             try:
-                from dask_jobqueue import SLURMCluster
+                from dask_jobqueue import SLURMCluster  # optional
             except ImportError:
                 raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
             extra = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []), "--nthreads", "1"]  # a process computes a task at a time
@@ -141,8 +145,6 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
 
 
 def _local(local: Any, workers: int | None) -> Any:
-    import torch
-
     gpus = torch.cuda.device_count()
     if gpus and (workers or gpus) <= gpus:
         try:
@@ -174,11 +176,10 @@ def _shared(
 # --- what workers do ---------------------------------------------------------------------------------------------------
 def _stage1(task: Task, index: int, ends: float | None, device: str | None, profile: str) -> str:
     """Train what the sets of several cells start from."""
-    from ..methods import METHODS
-
     def make() -> None:
         real, _ = compute._load(task.dataset, _place(device))
-        METHODS[task.maker].prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
+        prepare = optional(METHODS[task.maker], "prepare")
+        prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
 
     return _until(make)
 
@@ -218,10 +219,7 @@ def _deadline(ends: float | None) -> float | None:
 
 def _place(device: str | None) -> str:
     """The device of this worker: its own GPU where there are several."""
-    import torch
-    from distributed import get_worker
-
-    from ..core.device import pick
+    from distributed import get_worker  # optional
 
     name = str(get_worker().name)
     if device is None and torch.cuda.device_count() > 1 and name.isdigit():
@@ -262,7 +260,7 @@ def _same_folders(client: Client) -> None:
 
 
 def _plugin(values: dict[str, str]) -> Any:
-    from distributed import WorkerPlugin
+    from distributed import WorkerPlugin  # optional
 
     class Settings(WorkerPlugin):
         """Also for workers that join later."""

@@ -9,29 +9,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import records
+from filelock import FileLock, Timeout
+
+from .. import data, records
 from ..core import paths, store
+from ..core.device import pick
 from ..core.errors import TimeUp
 from ..core.progress import Activity, Spent
+from ..core.rng import generator
 from ..core.settings import as_dict
+from ..data import ImageSet
+from ..evaluation import Evaluation, evaluate
+from ..methods import METHODS, optional
+from ..networks.reference import Training
 from ..records import Cell, Record
 from .definition import Task
 from .registry import _definition
 from .state import missing_sets
 
-if TYPE_CHECKING:
-    from ..data import ImageSet
-    from ..evaluation import Evaluation
-
 
 def stage1(task: Task) -> dict[str, Any]:
     """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
-    from ..methods import METHODS
-
-    method = METHODS[task.maker]
-    return method.stage1(task.config) if hasattr(method, "stage1") else {}
+    return optional(METHODS[task.maker], "stage1")(task.config)
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,13 @@ class Part:
 
 def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
-    from ..methods import METHODS
-    from ..networks.reference import Training
-
     parts = []
     for what, settings in stage1(task).items():
         seed = task.seed + index if isinstance(settings, Training) else None  # the other stages have their seed among their settings
         digest = records.digest([task.dataset, what, as_dict(settings), seed])
         parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
-    if getattr(method, "EVERY_IPC", False):
+    if optional(method, "EVERY_IPC"):
         config["ipc"] = None
     key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
     return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
@@ -76,8 +74,6 @@ def _note_made(task: Task, index: int, profile: str) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _load(dataset: str, device: str) -> tuple[Any, Any]:
-    from .. import data
-
     real, test = data.load(dataset)
     return real.to(device), test.to(device)
 
@@ -105,8 +101,6 @@ def compute(
         keep:     called with the record after every set.
     Returns: the record, not yet written.
     """
-    from ..core.device import pick
-
     place = pick(device)
     real, whole = _load(task.dataset, str(place))
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
@@ -131,10 +125,6 @@ def _set(
         whole:  the test set, of which the task may take a part.
         folder: for checkpoints and costs until the record is written.
     """
-    from ..core.rng import generator
-    from ..evaluation import evaluate
-    from ..methods import METHODS
-
     place, method = real.device, METHODS[task.maker]
     test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
     notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
@@ -152,7 +142,7 @@ def _set(
             for network in networks
         ]  # fmt: skip
         judged = found[0] if len(found) == 1 else _mean(found)
-        own = method.measure(synthetic, test, task.config) if hasattr(method, "measure") else {}
+        own = optional(method, "measure")(synthetic, test, task.config)
     scores: dict[str, list[Any]] = {}
     if task.scores:
         with spent.phase("measure", place):
@@ -200,14 +190,9 @@ def distilled(
     Returns: the set, and what making it has cost, whenever that was.
     Raises:  TimeUp: with its state saved.
     """
-    from filelock import FileLock, Timeout
-
-    from ..data import ImageSet
-    from ..methods import METHODS
-
     method, seed, ipc = METHODS[task.maker], task.seed + index, task.cell.ipc
     config = as_dict(task.config)
-    if every := getattr(method, "EVERY_IPC", False):
+    if every := optional(method, "EVERY_IPC"):
         ipc = config["ipc"] = None
     key = {
         "method": task.maker, "config": config, "seed": seed, "dataset": task.dataset,

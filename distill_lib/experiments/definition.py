@@ -6,18 +6,18 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
+from .. import evaluation
 from ..core.errors import unknown
+from ..core.loop import Loop
 from ..core.settings import as_dict
+from ..data import ImageSet
+from ..evaluation import protocols
+from ..methods import METHODS
 from ..records import Cell
-
-if TYPE_CHECKING:
-    from ..core.loop import Loop
-    from ..data import ImageSet
-
 
 Profile = Literal["recorded", "smoke", "small", "full"]
 
@@ -84,9 +84,6 @@ class Task:
     @functools.cached_property
     def key(self) -> dict[str, Any]:
         """What a record must agree with to be reused."""
-        from .. import evaluation
-        from ..methods import METHODS
-
         return {
             "config": as_dict(self.config),
             "dataset": self.dataset,
@@ -105,8 +102,6 @@ class Task:
 
 @functools.lru_cache(maxsize=512)
 def _rules(name: str) -> dict[str, Any]:
-    from ..evaluation import protocols
-
     return {"name": name, **as_dict(protocols.protocol(name))}
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .. import records
 from ..core import paths
+from ..core.device import pick
 from ..core.errors import TimeUp, UserError
 from ..core.files import DiskFull, full, sweep
 from ..core.progress import Activity
@@ -44,10 +48,6 @@ def run(
         wait:       for cells that another process computes; without, the outcome leaves them out.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
-    from filelock import FileLock, Timeout
-
-    from ..core.device import pick
-
     start = time.monotonic()
     this = experiment(name)
     cells = this.cells(params) if cells is None else cells
@@ -121,8 +121,6 @@ def _one(
         if full(err, paths.runs()):
             raise DiskFull(f"{cell}: {err}") from None
         if not isinstance(err, (UserError, OSError)):
-            import traceback
-
             traceback.print_exc()
         say(f"{cell}: failed: {err}")
         return Status(cell, "failed", f"{type(err).__name__}: {err}", now.task)

@@ -1,13 +1,13 @@
 """What a cell will cost: processor seconds of past records, scaled by counted operations, and peak memory by counted bytes.
 
-A method counts the images it passes through networks (`work` in its module), a stage before it those of its own (`work` of its
+`method_costs` counts the images that a method passes through networks, a stage before it those of its own (`work` of its
 settings), an evaluation those it trains and tests on; times the operations of one image through the network that is a number of
 operations, and records say how many of them a device does in a second. On a CPU these are processor seconds, which say the same
 on a busy machine, divided by the threads at hand. What cells share, such as a trained generator, is counted once in a total.
 
-A method also counts the bytes its step keeps alive (`memory` in its module, see `distill_lib.memory`), an evaluation those of its
-networks in training. To the larger come the data set and what a process holds besides, which records say: code and libraries.
-Only a measurement tells the truth: every estimate names what it was made from.
+It also counts the bytes that a method's step keeps alive, and those of an evaluation's networks in training. To the larger come
+the data set and what a process holds besides, which records say: code and libraries. Of a method that has no entry there, time and
+memory are unknown. Only a measurement tells the truth: every estimate names what it was made from.
 """
 
 from __future__ import annotations
@@ -21,29 +21,34 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import records
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import evaluation, networks, records
 from ..core import paths
+from ..core.device import can_compile, describe, pick
 from ..core.errors import UserError
-from ..core.garbage import no_collection
-from ..core.settings import build
+from ..core.files import atomically
+from ..core.settings import as_dict, build
+from ..data import DATASETS, sized
+from ..evaluation import protocols
+from ..evaluation.protocols import Protocol
+from ..methods import METHODS, optional
+from ..networks import memory
 from ..networks.reference import Training
 from ..records import Record, summaries
 from . import compute
 from . import state as experiments_state
 from .definition import Task
+from .method_costs import COSTS, evaluating
 from .state import TO_COMPUTE, Status
 
-if TYPE_CHECKING:
-    from ..evaluation.protocols import Protocol
-    from ..networks import memory
-
-
+IMAGENET_CLASS = 1_300  # training images of most classes of ILSVRC-2012; the fewest are 732
 ENOUGH = 8  # records of a method and network to go by
 HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without records: measured with torch's libraries loaded, see `Rates.held_mb`
 
@@ -126,7 +131,7 @@ class Rates:
         method, network = record.key.get("method", record.cell.method), record.key.get("network", "")
         if not work:
             return
-        distill, evaluate = (len(record.done) * operations for operations in work)
+        distill, evaluate = (len(record.done) * (operations or 0.0) for operations in work)
         about = bool(record.cpu_seconds) or self.gpu, str(record.made_by.get("at", ""))
         if distill:
             kind = self.guessed if _stages(plan[0], plan[1]) and not record.shared else self.distill
@@ -135,10 +140,12 @@ class Rates:
             for name in (network, ""):
                 self.evaluate[name].append(Rate(*about, _spent(record, "evaluate"), evaluate))
         for what, settings in _stages(plan[0], plan[1]).items():
-            if costs := [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]:
+            operations = _stage_operations(settings, plan[1], plan[2])
+            costs = [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]
+            if costs and operations is not None:
                 seconds = sum(v["seconds"] if self.gpu else v["cpu_seconds"] for v in costs)
                 made = len(costs) if isinstance(settings, Training) else 1
-                self.stage[what].append(Rate(*about, seconds, made * _stage_operations(settings, plan[1], plan[2])))
+                self.stage[what].append(Rate(*about, seconds, made * operations))
         if record.memory_mb and (counted := remembered_mb(plan, self.gpu)) is not None:
             self.beside_mb.append(record.memory_mb - counted)
 
@@ -164,8 +171,6 @@ def _kind(device: str) -> str:
 
 def rates(profile: str) -> Rates:
     """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most."""
-    from ..core.device import describe, pick
-
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
         folder = f"{paths.results(name)}/"
@@ -227,8 +232,10 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
     return list(out.values())
 
 
-def _seconds(kind: str, name: str, operations: float, known: Rates) -> tuple[float | None, str]:
-    """Predicted seconds and what they are based on; None if no record tells."""
+def _seconds(kind: str, name: str, operations: float | None, known: Rates) -> tuple[float | None, str]:
+    """Predicted seconds and what they are based on; None if no record tells, or the operations are not known."""
+    if operations is None:
+        return None, f"what {name} computes is not counted"
     if not operations:
         return 0.0, ""
     for rates_ in (known, known.other):
@@ -253,11 +260,13 @@ def estimate(task: Task, known: Rates, sets: list[int] | None = None, made: Coll
     """
     network = task.key["network"]
     plan = (task.maker, task.config, task.dataset, task.cell.ipc, task.networks or (network,), task.protocol, task.num_eval, task.num_sets)
-    parts, counted = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made), remembered_mb(plan, known.gpu)
-    if parts is None or counted is None:
+    parts = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made)
+    if parts is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
-    besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
-    memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
+    memory: tuple[float | None, str] = (None, f"what {task.maker} keeps in memory is not counted")
+    if (counted := remembered_mb(plan, known.gpu)) is not None:
+        besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
+        memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
     unknown = next((p for p in parts if p.seconds is None), None)
     seconds = None if unknown else sum(p.seconds for p in parts)
     dearest = unknown or max(parts, key=lambda p: p.seconds, default=Share("", 0.0, ""))
@@ -270,11 +279,6 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
     Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above it, with
     which it may share a trained generator or a distilled set.
     """
-    with no_collection():
-        return _rows(statuses, profile, sets)
-
-
-def _rows(statuses: list[Status], profile: str, sets: int | None) -> list[dict[str, Any]]:
     todo = any(s.state in TO_COMPUTE for s in statuses)
     known, made, out = rates(profile) if todo else Rates(), compute.made(profile) if todo else set(), []
     counted = set(made)
@@ -328,8 +332,6 @@ Plan = tuple[str, Any, str, int | None, tuple[str, ...], str, int, int]  # the a
 
 
 def _plan_of(record: Record) -> Plan | None:
-    from ..methods import METHODS
-
     key, cell = record.key, record.cell
     try:
         method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
@@ -342,15 +344,13 @@ def _plan_of(record: Record) -> Plan | None:
 @functools.lru_cache(maxsize=512)
 def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
     """Sizes of a data set and its number of test images; None where they are not documented."""
-    from ..data import DATASETS, sized
-    from ..networks import memory
-
     name, px, _ = sized(dataset)
     facts = DATASETS.get(name)
-    if facts is None or not facts.counts.get("train"):
+    if facts is None:
         return None
+    images = facts.counts.get("train") or (IMAGENET_CLASS * facts.num_classes if facts.family == "imagenet" else 0)
     side = px or facts.resolution
-    return memory.Size((facts.channels, side, side), facts.num_classes, facts.counts["train"], gpu), facts.counts.get("test", 0)
+    return (memory.Size((facts.channels, side, side), facts.num_classes, images, gpu), facts.counts.get("test", 0)) if images else None
 
 
 _remembered: dict[str, float] = {}
@@ -358,8 +358,6 @@ _remembered: dict[str, float] = {}
 
 def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
     """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a plan has many."""
-    from ..core.files import atomically
-
     key = records.digest([kind, _networks_as_they_are(), *what])
     if key not in _remembered:
         file = paths.cache() / kind / f"{key}.json"
@@ -389,20 +387,14 @@ def _networks_as_they_are() -> str:
 
 def remembered_mb(plan: Plan, gpu: bool) -> float | None:
     """`counted_mb`, kept in the cache folder, because counting a set of networks takes seconds."""
-    from .. import evaluation
-    from ..core.device import can_compile
-    from ..core.settings import as_dict
-    from ..methods import METHODS
-    from ..networks import memory
-
-    if _data(plan[2]) is None:
+    if _data(plan[2]) is None or plan[0] not in COSTS:
         return None
     versions = [memory.VERSION, METHODS[plan[0]].VERSION, evaluation.VERSION, gpu, can_compile()]
     return _kept("memory", [*versions, plan[0], as_dict(plan[1]), *plan[2:7]], lambda: counted_mb(plan, gpu) or 0.0)
 
 
 def counted_mb(plan: Plan, gpu: bool) -> float | None:
-    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set whose size is not documented."""
+    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set or a method that is not counted."""
     return _counted_mb(*plan[:7], gpu)
 
 
@@ -410,32 +402,30 @@ def counted_mb(plan: Plan, gpu: bool) -> float | None:
 def _counted_mb(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, gpu: bool
 ) -> float | None:  # fmt: skip
-    from .. import evaluation
-    from ..methods import METHODS
-
-    data = _data(dataset, gpu)
-    if data is None:
+    data, cost = _data(dataset, gpu), COSTS.get(method)
+    if data is None or cost is None:
         return None
     size, tested = data
     images = size.images if ipc is None else size.num_classes * ipc
-    judging = max(evaluation.held(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
-    most = max(METHODS[method].memory(config, size), judging)
+    judging = max(evaluating(_rule(protocol), name, size, images, num_eval, drawn=ipc is not None) for name in networks)
+    most = max(cost.memory(config, size), judging)
     return (most + (size.images + tested) * math.prod(size.shape)) / 2**20  # the data set has a byte a number
 
 
 @functools.lru_cache(maxsize=4096)
 def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int
-) -> tuple[float, float] | None:
-    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented."""
-    from ..data import sized
-    from ..methods import METHODS
+) -> tuple[float | None, float] | None:
+    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented.
 
-    data = _data(dataset)
+    Those of making it are None for a method that is not counted.
+    """
+
+    data, cost = _data(dataset), COSTS.get(method)
     if data is None:
         return None
     (shape, classes, images), tested = (data[0].shape, data[0].num_classes, data[0].images), data[1]
-    distill = METHODS[method].work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
+    distill = None if cost is None else cost.work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
     trained, evaluate = images if ipc is None else classes * ipc, 0.0
     per_class = ipc or max(1, images // classes)
     for network in networks:
@@ -448,14 +438,14 @@ def _operations(
 
 def _stages(method: str, config: Any) -> dict[str, Any]:
     """What has to be made before a method's sets, with its settings."""
-    from ..methods import METHODS
-
-    return METHODS[method].stage1(config) if hasattr(METHODS[method], "stage1") else {}
+    return optional(METHODS[method], "stage1")(config)
 
 
 @functools.lru_cache(maxsize=512)
-def _stage_operations(settings: Any, config: Any, dataset: str) -> float:
-    """Operations of making a stage once, on a data set whose size is known."""
+def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
+    """Operations of making a stage once, on a data set whose size is known; None where its settings have no `work`."""
+    if not hasattr(settings, "work"):
+        return None
     size = _data(dataset)[0]
     network = getattr(settings, "network", getattr(config, "network", "ConvNet"))
     return settings.work(size.num_classes, size.images) * per_image(network, size.shape, size.num_classes)
@@ -463,8 +453,6 @@ def _stage_operations(settings: Any, config: Any, dataset: str) -> float:
 
 @functools.lru_cache(maxsize=512)
 def _rule(name: str) -> Protocol:
-    from ..evaluation import protocols
-
     return protocols.protocol(name)
 
 
@@ -476,45 +464,10 @@ def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> fl
 
 def counted_operations(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
     """As `per_image`, by running the network; 0 for one that does not take such images."""
-    import torch
-
-    from .. import networks
-
     try:
         model = networks.blank(network, shape, num_classes)
     except UserError:
         return 0.0
-    with _counting() as counted, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, *shape))
-    return float(sum(counted))
-
-
-@contextmanager
-def _counting() -> Iterator[list[int]]:
-    """Operations of every convolution and product in the block: what `torch.utils.flop_counter` says, without its seconds of imports."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    aten, counted = torch.ops.aten, []
-
-    class Mode(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:  # nothing is compiled here; true would import the compiler, which takes seconds
-            return False
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            name = func.overloadpacket
-            if name in (aten.convolution, aten._convolution):
-                counted.append(2 * out.numel() * args[1][0].numel())
-            elif name in (aten.mm, aten.bmm):
-                counted.append(2 * out.numel() * args[0].shape[-1])
-            elif name in (aten.addmm, aten.baddbmm):
-                counted.append(2 * out.numel() * args[1].shape[-1])
-            elif "scaled_dot_product" in str(name):
-                query, key, value = args[:3]
-                counted.append(2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
-            return out
-
-    with Mode():
-        yield counted
+    return float(counter.get_total_flops())

@@ -61,5 +61,5 @@ def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
 
 
 def _imagenet() -> bool:
-    places = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
-    return any((f / p / "train").is_dir() and any((f / p / "train").glob("n[0-9]*")) for f in paths.data_folders() for p in places)
+    places = [folder / name / "train" for folder in paths.data_folders() for name in paths.IMAGENET_FOLDERS]
+    return any(place.is_dir() and any(place.glob("n[0-9]*")) for place in places)

@@ -22,13 +22,12 @@ import pydantic
 from ..core.errors import UserError, unknown
 from ..records import Cell
 from .definition import Experiment, Parameters
+from .papers import EXPERIMENTS
 
 
 @functools.cache
 def experiments() -> dict[str, Experiment]:
     """Every experiment by name."""
-    from .papers import EXPERIMENTS
-
     return {e.name: e for e in EXPERIMENTS}
 
 

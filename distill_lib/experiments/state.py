@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import records
 from ..core.errors import UserError
-from ..core.garbage import no_collection
 from ..records import Cell, Record
+from ..records import summaries as records_summaries
+from ..records.summaries import Summary, fingerprint, name
 from .definition import Parameters, Skip, Task
 from .registry import _definition, experiment
-
-if TYPE_CHECKING:
-    from ..records.summaries import Summary
-
 
 # --- state -------------------------------------------------------------------------------------------------------------
 TO_COMPUTE = ("missing", "partial", "stale")  # states of cells that a run computes
@@ -67,18 +64,13 @@ def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: i
     The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file was not
     touched since, before.
     """
-    from ..records import summaries as records_summaries
-
-    with no_collection():
-        summaries, damaged = records_summaries.summaries(params.profile)
-        cells = experiment(name).cells(params) if cells is None else cells
-        return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
+    summaries, damaged = records_summaries.summaries(params.profile)
+    cells = experiment(name).cells(params) if cells is None else cells
+    return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
 
 
 def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None) -> Status:
     """As `status`, without reading a record that is known to be good and of these settings."""
-    from ..records.summaries import fingerprint, name
-
     task = _definition(cell).task(cell, params)
     if isinstance(task, Skip):
         return Status(cell, "skipped", task.reason)

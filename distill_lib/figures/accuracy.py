@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from ..core.errors import UserError
 from .look import colour, marker, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 
 def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
@@ -20,8 +19,6 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
     Returns: hollow marks for the paper, filled for ours, bars one standard deviation.
     Raises:  UserError: a panel would hold two data sets, or two budgets of ours.
     """
-    import matplotlib.pyplot as plt
-
     for panel, part in points.groupby("panel", sort=False):
         for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):
             if len(names := found.unique()) > 1:
@@ -55,8 +52,6 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
     Args:
         curves: method -> (seconds, test accuracy in percent) at several moments, in order.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     figure, axis = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
     for method, points in curves.items():
@@ -72,9 +67,6 @@ def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
     Args:
         differences: percentage points, NaN where there is none.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
     style(fitted=True)
     rows, columns = differences.shape
     names = [tuple(map(str, c)) if isinstance(c, tuple) else (str(c),) for c in differences.columns]
@@ -99,9 +91,6 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
         entries: columns track, team, dataset, value (percent), who ("printed" or "ours").
         chance:  data set -> percent.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
     style()
     tracks, datasets = sorted(set(entries["track"])), list(chance)
     teams = {t: list(dict.fromkeys(entries.loc[entries["track"] == t, "team"])) for t in tracks}
@@ -132,8 +121,6 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     Args:
         points: columns panel, method, axis, x (shown on a logarithmic scale), value, std.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     panels, axes_of = list(dict.fromkeys(points["panel"])), list(dict.fromkeys(points["axis"]))
     size = (3.9 * len(axes_of) + 0.6, 2.9 * len(panels))

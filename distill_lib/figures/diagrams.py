@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from .look import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 REAL, MADE, SHARED, EDGE = "#dbe9f6", "#fde3cf", "#e9e9e9", "#555555"
 BROWN = "#b3541e"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    import matplotlib.pyplot as plt
-
     style()
     figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
     axis.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -25,16 +23,12 @@ def _canvas(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _box(axis: Any, x: float, y: float, text: str, fill: str, width: float = 1.3, height: float = 0.72, size: float = 8.5) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
     style_ = "round,pad=0.02,rounding_size=0.07"
     axis.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style_, fc=fill, ec=EDGE, lw=1))
     axis.text(x, y, text, ha="center", va="center", fontsize=size)
 
 
 def _arrow(axis: Any, start: tuple[float, float], end: tuple[float, float], colour: str = "#333333", **options: Any) -> None:
-    from matplotlib.patches import FancyArrowPatch
-
     axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color=colour, lw=1.1, shrinkA=2, shrinkB=2, **options))
 
 
@@ -111,8 +105,6 @@ def uvit_architecture(blocks: int = 6) -> Figure:
 
 def dgs_workflow() -> Figure:
     """DGS's Figure 1: a pool from Minimax, then sampling by difficulty; below, which term of the bottleneck each serves."""
-    from matplotlib.patches import FancyBboxPatch
-
     figure, axis = _canvas(10.2, 4.4)
     halves = (2.55, 4.9, "#eef5fb", "pool: similar to the real images, I(X; T)"), (7.65, 5.0, "#fdf3ea", "sampling: useful for the task, I(T; Y)")
     for x, width, fill, title in halves:
@@ -144,9 +136,6 @@ def dgs_workflow() -> Figure:
 
 def skd_pipeline() -> Figure:
     """SKD's Figure 1: from noise and label to matched distributions."""
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
     style()
     figure, axis = plt.subplots(figsize=(9.6, 3.9), layout="constrained")
     axis.set(xlim=(0, 9.6), ylim=(0, 3.9), aspect="equal")
@@ -187,9 +176,6 @@ def skd_pipeline() -> Figure:
 
 def slfd_overview() -> Figure:
     """SLFD's Figure 2: the stochastic module beside GLaD's matching of a real and a rendered image."""
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
     style()
     figure, axis = plt.subplots(figsize=(9.6, 4.2), layout="constrained")
     axis.set(xlim=(0, 9.75), ylim=(-0.1, 4.0), aspect="equal")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from .look import _inches, colour, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 
 def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
@@ -20,8 +19,6 @@ def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
         rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and mean score.
     Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the logarithm.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
     _inches(figure, left=0.6, right=0.15, top=0.4, bottom=0.45, across=0.45, down=0.85)
@@ -40,8 +37,6 @@ def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
 
 def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
     """DGS's Figure 4: pre-defined targets, a row per ipc, a column per name; bars sum to ipc."""
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     sizes = sorted({ipc for rows in targets.values() for ipc in rows})
     size = (2.3 * len(targets), 1.6 * len(sizes))
@@ -61,8 +56,6 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
 
 def objective_map(values: np.ndarray) -> Figure:
     """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least value."""
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     values = np.asarray(values, dtype=float)
     figure, axis = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
@@ -81,8 +74,6 @@ def objective_map(values: np.ndarray) -> Figure:
 
 def two_pixels(independent: np.ndarray, joint: np.ndarray) -> Figure:
     """SLFD's Figure 1, computed: samples (N, 2) of two outputs with independent noise, and of a joint normal distribution."""
-    import matplotlib.pyplot as plt
-
     style()
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharex=True, sharey=True, layout="constrained")
     titles = ("$N(\\mu,\\ \\mathrm{diag}\\,d)$", "$N(\\mu,\\ PP^T+\\mathrm{diag}\\,d)$")
@@ -95,8 +86,6 @@ def two_pixels(independent: np.ndarray, joint: np.ndarray) -> Figure:
 
 def correlations(matrices: dict[str, np.ndarray], names: list[str]) -> Figure:
     """Correlation matrices (K, K) of class logits side by side; blue positive, red negative."""
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 1.4, 3.7), squeeze=False, layout="constrained")
     for axis, (title, matrix) in zip(axes[0], matrices.items()):
@@ -115,8 +104,6 @@ def refined_bars(probabilities: pd.DataFrame) -> Figure:
     Args:
         probabilities: columns class, alone, refined (mean over samples), low, high.
     """
-    import matplotlib.pyplot as plt
-
     style()
     p, at = probabilities, np.arange(len(probabilities))
     figure, axis = plt.subplots(figsize=(0.62 * len(p) + 2.4, 3.3), layout="constrained")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
 
+from ..data import ImageSet
 from .look import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from ..data import ImageSet
 
 
 def image_grid(
@@ -24,8 +22,6 @@ def image_grid(
         per_class: how many of each class, the first ones; all by default.
         title:     says which data are drawn: take it from the set's facts.
     """
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
     rows = [members[:per_class].tolist() for members in images.class_index]
@@ -50,8 +46,6 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
                  of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
         title:   says which data are drawn: take it from the sets' facts.
     """
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     first = next(iter(frames.values()))
     columns = per_class * first.num_classes
@@ -76,8 +70,6 @@ def samples_and_nearest(
         title:   says which data are drawn: take it from the sets' facts.
         left:    what the images to the left are.
     """
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
@@ -107,8 +99,6 @@ def samples_and_nearest(
 
 def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Figure:
     """DGS's Figure 3: a row per class and set, images in order of difficulty with their scores above them."""
-    import matplotlib.pyplot as plt
-
     style(raster=True)
     columns = max(len(scores) for _, scores in shown.values())
     figure, axes = plt.subplots(len(shown), 1, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)

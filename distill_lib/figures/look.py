@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 # A method keeps its colour and marker on every page; colour is never the only cue.
 ORDER = [
@@ -21,8 +22,6 @@ SHAPES = "osD^vP*Xph<>8d"
 
 def colour(method: str) -> Any:
     """The method's colour, from a palette safe for colour-blind readers."""
-    import seaborn as sns
-
     palette = sns.color_palette("colorblind", 10)
     return palette[ORDER.index(method) % 10] if method in ORDER else (0.3, 0.3, 0.3)
 
@@ -39,16 +38,11 @@ def style(raster: bool = False, fitted: bool = False) -> None:
         raster: the figure shows images.
         fitted: its layout fills the figure: a notebook does not draw it a second time to see where to cut.
     """
-    import sys
-
-    import matplotlib as mpl
-    import seaborn as sns
-
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     look = {"figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "distill_lib", "figure.dpi": 110}
     mpl.rcParams.update(look)
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        from matplotlib_inline.backend_inline import set_matplotlib_formats  # here: it imports IPython
 
         set_matplotlib_formats("png" if raster else "svg", **({"bbox_inches": None} if fitted else {}))
 
@@ -60,8 +54,6 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
         table: as `tables.ranking` returns it; lines without a number are left out.
     Returns: bars the intervals; hollow marks where labels are not hard.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
     columns = min(2, len(panels))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from .look import SHAPES, colour, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 
 def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
@@ -18,10 +18,6 @@ def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
         machines: name -> (points, operations a second, bytes a second); points have the columns name, who ("plain" or "ours"),
                   intensity (operations per byte) and rate (operations a second).
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
     style()
     palette = sns.color_palette("colorblind", 10)
     figure, axes = plt.subplots(len(machines), 1, figsize=(7.2, 4.4 * len(machines)), squeeze=False, layout="constrained")
@@ -52,9 +48,6 @@ def seconds_over_size(points: pd.DataFrame) -> Figure:
     Args:
         points: columns base, axis, at, ours, plain (seconds).
     """
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
     style()
     bases = list(dict.fromkeys(points["base"]))
     panels = {base: list(dict.fromkeys(points.loc[points["base"] == base, "axis"])) for base in bases}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
 
 from .look import SHAPES, colour, marker, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 
 def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
@@ -17,8 +15,6 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     Args:
         looks: data set -> columns step, loss_generator, loss_discriminator, class_accuracy_pct, frechet_distance.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     lines = {
         "loss": {"loss_generator": "generator", "loss_discriminator": "discriminator"},
@@ -43,8 +39,6 @@ def fid_curves(curves: dict[str, pd.DataFrame]) -> Figure:
     Args:
         curves: title -> columns step, FID, recognised_pct; the attribute `fid` is the distance's full name.
     """
-    import matplotlib.pyplot as plt
-
     style(fitted=True)
     figure, axes = plt.subplots(2, len(curves), figsize=(3.8 * len(curves) + 0.6, 4.6), sharex="col", squeeze=False, layout="constrained")
     for (top, bottom), (title, table) in zip(axes.T, curves.items()):
@@ -61,8 +55,6 @@ def module_history(history: pd.DataFrame) -> Figure:
     Args:
         history: columns row, step, mean_norm, covariance_trace.
     """
-    import matplotlib.pyplot as plt
-
     style()
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     labels = {"mean_norm": "norm of the mean", "covariance_trace": "trace of the covariance"}

@@ -13,7 +13,6 @@ from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..networks import memory as counted
 from .common import network_pool
 from .common.network_pool import Matching
 
@@ -39,16 +38,6 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """DiM's stage 1; neither DiM nor SKD says more of this row than its name."""
     return Config(ipc=ipc)
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 apart."""
-    return cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0.0
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step of the GAN keeps alive."""
-    return max(cfg.gan.held(size), cfg.longer.held(cfg.gan, size, matched=False) if cfg.longer else 0.0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

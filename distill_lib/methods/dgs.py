@@ -23,7 +23,6 @@ from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
 from ..generators.dit import Base, Sampling
-from ..networks import memory as counted
 from ..networks.reference import Training
 from .common import minimax_tuning
 from .common.minimax_tuning import Tuning
@@ -96,19 +95,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, its stages apart."""
-    return cfg.sampling.work(num_classes * cfg.ipc * cfg.pool) + images
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of training, tuning or of a trained scorer, or by the images of a call of the sampler and the pool."""
-    pool = size.num_classes * cfg.ipc * cfg.pool
-    drawing = cfg.sampling.held(cfg.base, size) + cfg.base.latent(size)[1] ** 2 * size.shape[0] * pool  # 8-bit pixels
-    scorer = cfg.scoring.training.held(size) if cfg.scoring.scorer in ("trained", "held_out") else 0.0
-    return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size) if cfg.tuning else 0.0, drawing, scorer)
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:

@@ -19,7 +19,6 @@ from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..networks import memory as counted
 from .common import network_pool
 from .common.network_pool import Matching
 
@@ -48,16 +47,6 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code and README. The paper trains one generator for every ipc."""
     return Config(ipc=ipc, matching=Matching(pool=network_pool.pool_for(dataset)))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 apart."""
-    return cfg.matching.work(cfg.gan, images)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
-    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

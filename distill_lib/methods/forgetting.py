@@ -19,7 +19,6 @@ from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..networks import memory as counted
 from ..networks import reference
 from ..networks.reference import Training, prepare, stage1  # noqa: F401
 
@@ -44,16 +43,6 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: their network; its training is ours, none is published."""
     return Config(ipc=ipc, training=reference.for_selection(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through a network for one set, stage 1 apart."""
-    return 0.0
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive: a training step of the feature network, or the features of a class."""
-    return cfg.training.held(size)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -23,10 +23,9 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import matching, trajectories
-from .common.latents import SMALL, Latents, Space, matched
+from .common.latents import SMALL, Latents, Space
 from .common.trajectories import Experts
 
 VERSION = 1
@@ -90,29 +89,6 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     """
     students, dsa = Students(second_order="dropped" if match == "MTT" else None), augment.strategy_for(dataset)
     return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=dsa, students=students)
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; the generator is not counted."""
-    if cfg.match == "MTT":
-        of = cfg.students
-        return 12 * cfg.iterations * of.syn_steps * (of.batch_syn or num_classes * cfg.ipc)
-    real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
-    return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
-    n, network = size.num_classes * cfg.ipc, cfg.network
-    latents, trained = cfg.space.held(size, n), prior.held(cfg.space.prior, size)
-    if cfg.match == "MTT":
-        of = cfg.students
-        batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
-        step = counted.twice(of.experts.network, size, batch, by_parameter=of.second_order is None)
-        matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + step
-        return max(latents + matching_ + size.learned(n), trained)
-    joint = matching.joint_pass(network, size, cfg.batch_real) if cfg.match == "DM" else 0.0
-    return max(latents + joint + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:

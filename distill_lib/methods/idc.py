@@ -7,7 +7,7 @@ IDC-1 (IDC-I in the paper) is the first alone, factor 1.
 
 As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
 all, so a class drifts on its momentum while others have their turn. Classes do not share images, so all turns of a
-sweep are computed at once, each at the point to which its images will have drifted: the same numbers.
+sweep are computed at once, each at the point to which its images will have drifted: the same numbers, to rounding.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet, augment
-from ..networks import memory as counted
+from ..data import ImageSet, augment, like
 from ..networks.gradients import Derivatives
 from .common import matching
 
@@ -75,43 +74,29 @@ class Config:
 _SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
 
 
-def _is_imagenet(dataset: str) -> bool:
-    """Subsets of ImageNet at 128 pixels and more, SLFD's unions of them included."""
-    return dataset.startswith(("Im", "SLFD"))
-
-
-def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
+def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
     """The setting behind one cell of the papers' tables, for IDC-1 or, with a factor above 1, IDC.
+
+    Args:
+        factor: of multi-formation; None for the papers', 3 on ImageNet subsets, else 2.
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
     small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
     There the decoded images are bounded from factor 3 and 20 images per class on.
     """
-    if _is_imagenet(dataset):
+    known = like(dataset)
+    if factor is None:
+        factor = 3 if known.is_imagenet_subset else 2
+    if known.is_imagenet_subset:
         return Config(
             ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
             images_net=500, cutmix=1.0, early_epochs=10, decoding="bound" if factor >= 3 and ipc >= 20 else None,
         )  # fmt: skip
-    dataset = dataset.split("-")[0]  # FashionMNIST-mini follows FashionMNIST
-    metric, lr_img, images_net = _SMALL_SETS.get(dataset, _SMALL_SETS["CIFAR10"])
-    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if dataset == "MNIST" else 32)
-    if dataset == "MNIST" and factor > 1:
+    metric, lr_img, images_net = _SMALL_SETS.get(known.name, _SMALL_SETS["CIFAR10"])
+    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if known.name == "MNIST" else 32)
+    if known.name == "MNIST" and factor > 1:
         return replace(cfg, augment="color_crop", cutmix=0.0)
     return cfg
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    decoded = min(cfg.batch_syn, decoded_images(cfg))
-    return cfg.iterations * cfg.inner * (num_classes * (3 * cfg.batch_real + 9 * decoded) + 3 * cfg.images_net)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned and the decoded images, and gradients matched or the network trained."""
-    decoded = min(cfg.batch_syn, decoded_images(cfg))
-    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
-    matched = counted.matched(cfg.network, size, cfg.batch_real, decoded)
-    return images + counted.weights(cfg.network, size) + max(matched, counted.trained(cfg.network, size, cfg.batch_net))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -147,32 +132,20 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         def gradient_at(point: Tensor) -> Tensor:
             point = point.detach().requires_grad_()
             decoded = take(decode_to_match(point, cfg), subset)  # (K, m, C, H, W)
-            seen = augmentation.apply(normalised(decoded, real), omega)
+            seen = augmentation.apply(real.facts.normalise(decoded), omega)
             loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), matched)
             loop.log(loss=loss.sum())
             return torch.autograd.grad(seen, point, by_seen)[0]
 
         sweep(images, velocity, gradient_at, lr, cfg.momentum_img)
         train_network(network, optimizer, real, cfg, rng, cfg.images_net)
-    decoded = normalised(decode(images, cfg.factor), real)
+    decoded = real.facts.normalise(decode(images, cfg.factor))
     return ImageSet.from_classes(decoded, like=real, method="IDC-1" if cfg.factor == 1 else "IDC", seed=seed)
 
 
 def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
     """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official code."""
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
-
-
-class MultiFormation:
-    """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
-
-    VERSION = 2  # 2: other parts at the start, and a bound on decoded images; with factor 1 nothing changed
-    Config, work, memory, distill = Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
-
-    @staticmethod
-    def paper_config(dataset: str, ipc: int) -> Config:
-        """As the module's, with the paper's factors: 3 on ImageNet subsets, else 2."""
-        return paper_config(dataset, ipc, factor=3 if _is_imagenet(dataset) else 2)
 
 
 # --- images ------------------------------------------------------------------------------------------------------------
@@ -275,12 +248,6 @@ def take(images: Tensor, subset: Tensor | None) -> Tensor:
     if subset is None:
         return images
     return images[torch.arange(len(images), device=images.device)[:, None], send(subset, images.device)]
-
-
-def normalised(pixels: Tensor, like: ImageSet) -> Tensor:
-    """(..., C, H, W) pixels in [0, 1] in the set's normalised units, differentiable."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    return (pixels - mean) / std
 
 
 # --- matching ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..core.loop import Loop
 from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..networks import memory as counted
 from ..networks import reference
 from ..networks.reference import Training, prepare, stage1  # noqa: F401
 
@@ -37,16 +36,6 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: their feature network; its training is ours, none is published."""
     return Config(ipc=ipc, training=reference.for_selection(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, stage 1 apart: every candidate once, for its features."""
-    return float(min(images, num_classes * (cfg.training.per_class or images)))
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive: a training step of the feature network, or the features of a class."""
-    return cfg.training.held(size)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -13,7 +13,6 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
 from ..generators.dit import Base, Sampling
-from ..networks import memory as counted
 from .common import minimax_tuning
 from .common.minimax_tuning import Tuning
 
@@ -41,16 +40,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, both stages apart."""
-    return cfg.sampling.work(num_classes * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of training or tuning, or by the images of a call of the sampler."""
-    return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size), cfg.sampling.held(cfg.base, size))
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:

@@ -22,7 +22,6 @@ from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..networks import memory as counted
 from .common import network_pool
 from .common.network_pool import Matching
 
@@ -55,16 +54,6 @@ def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
     weight = 0.001 if dataset == "MNIST" else 0.01
     return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=network_pool.pool_for(dataset)))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 apart."""
-    return cfg.matching.work(cfg.gan, images)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
-    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -110,16 +99,3 @@ def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
     """
     target, ours = (standardised(x, cfg).log_softmax(-1) for x in (real.detach(), fake))
     return F.kl_div(ours, target, reduction="none", log_target=True).sum(-1).mean()
-
-
-class NoStandardisation:
-    """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
-
-    VERSION, EVERY_IPC, Config = VERSION, EVERY_IPC, Config
-    work, memory, stage1 = staticmethod(work), staticmethod(memory), staticmethod(stage1)
-    prepare, distill = staticmethod(prepare), staticmethod(distill)
-
-    @staticmethod
-    def paper_config(dataset: str, ipc: int) -> Config:
-        """As the module's, without standardisation."""
-        return paper_config(dataset, ipc, standardise=False)

@@ -27,10 +27,9 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..networks import memory as counted
 from ..networks.gradients import Derivatives
 from .common import matching
-from .common.latents import SMALL, Latents, Space, matched
+from .common.latents import SMALL, Latents, Space
 
 VERSION = 1
 
@@ -89,19 +88,6 @@ class Config:
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     """The setting behind one cell of the paper's tables: GLaD's, which it says it follows, and rank 10."""
     return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=augment.strategy_for(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; generator and module are not counted."""
-    real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
-    return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
-    latents, trained = cfg.space.held(size, size.num_classes * cfg.ipc), prior.held(cfg.space.prior, size)
-    joint = matching.joint_pass(cfg.network, size, cfg.batch_real) if cfg.match == "DM" else 0.0
-    return max(latents + joint + matched(cfg.match, cfg.network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:

@@ -184,7 +184,7 @@ class Derivatives:
                 if not out_of_memory(err) or held == 1 or (coupled and gs.stop - gs.start == 1):
                     raise
                 size = self.piece = held // 2
-                warnings.warn(f"out of memory: going on with {size} images at a time (same result, slower)", stacklevel=3)
+                warnings.warn(f"out of memory: going on with {size} images at a time (same result to rounding, slower)", stacklevel=3)
             else:
                 yield gs, part, found
                 g, i = (gs.stop, 0) if part.stop == n else (g, part.stop)

@@ -60,7 +60,7 @@ class Foreign(Seeded):
 
 
 def torchvision_model(name: str) -> Callable[[Shape, int], nn.Module]:
-    from torchvision import models
+    from torchvision import models  # here: torchvision takes more than a second to import
 
     names = models.list_models(module=models)
     if name not in names:
@@ -82,7 +82,7 @@ def torchvision_model(name: str) -> Callable[[Shape, int], nn.Module]:
 
 
 def timm_model(name: str) -> Callable[[Shape, int], nn.Module]:
-    import timm
+    import timm  # here: it takes more than a second to import
 
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:12] or timm.list_models("*resnet*")[:12]

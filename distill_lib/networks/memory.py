@@ -2,10 +2,10 @@
 
     size = Size((3, 32, 32), num_classes=10, images=50_000)
     trained("ConvNet", size, 256)                   # one training step: weights, gradients, momenta and what the backward pass needs
-    METHODS["DM"].memory(cfg, size)
+    COSTS["DM"].memory(cfg, size)                   # of a method: see `distill_lib.experiments.method_costs`
 
 A step's tensors grow evenly with its images, so two small runs say what a large one holds; nothing is computed at full size.
-Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor: `distill_lib.estimate` learns it from records.
+Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor: `distill_lib.experiments.estimate` learns it from records.
 """
 
 from __future__ import annotations
@@ -72,10 +72,6 @@ class Live(TorchDispatchMode):
         super().__init__()
         self.now, self.course = 0, [0]
         self._known: dict[int, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # as in `estimate`: true would import the compiler, which takes seconds
-        return False
 
     def _gone(self, key: int) -> None:
         self.now -= self._known.pop(key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import paths, store
+from ..core.batches import Batches
 from ..core.device import chunked, send
 from ..core.errors import UserError
 from ..core.files import atomically
 from ..core.loop import Loop
 from ..core.rng import generator
 from ..core.settings import as_dict, replace, settings
-from ..data import ImageSet, augment
+from ..data import ImageSet, augment, like
 from . import fast, memory, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
@@ -67,9 +67,12 @@ class Training:
 def for_selection(dataset: str) -> Training:
     """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet subsets.
 
+    SLFD's unions of subsets, for which no selection is published, have the ConvNet.
+
     Source: Zhao et al. 2021 for the former, Kim et al. 2022 (official code) for the latter.
     """
-    return Training(network="ResNetAP-10" if dataset.startswith("Im") else "ConvNet")
+    known = like(dataset)
+    return Training(network="ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet")
 
 
 def _fewer(given: int | None, limit: int) -> int:
@@ -124,19 +127,16 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     network = names.fresh(cfg.network, real, rng).to(real.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     dsa = augment.dsa(cfg.dsa)
-    order = torch.empty(n, dtype=torch.int64)  # of the current epoch
+    batches = Batches(n, cfg.batch)
     was_right, learned = torch.zeros(2, n, dtype=torch.bool, device=real.device)
     forgotten = torch.zeros(n, dtype=torch.int64, device=real.device)
     live = {
-        "network": network, "optimizer": optimizer, "rng": rng, "order": order,
+        "network": network, "optimizer": optimizer, "rng": rng, "order": batches.order,
         "was_right": was_right, "learned": learned, "forgotten": forgotten,
     }  # fmt: skip
-    per_epoch = math.ceil(n / cfg.batch)
-    total = cfg.epochs * per_epoch
+    total = cfg.epochs * batches.steps_per_epoch
     for step in loop.steps("feature_network", total, live):
-        if step % per_epoch == 0:
-            order.copy_(torch.randperm(n, generator=rng))
-        here = send(order[step % per_epoch * cfg.batch :][: cfg.batch], real.device)
+        here = send(batches.index(step, rng), real.device)
         images, _ = real.take(place[here])
         labels = real.hard_labels[place[here]]
         images = dsa(images, rng)

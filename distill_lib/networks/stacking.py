@@ -17,7 +17,7 @@ from .base import Network, Seeded
 
 
 class Stack:
-    """n networks trained at once.
+    """n networks trained at once, each as it would be alone, to rounding.
 
         nets = networks.stack([networks.fresh("ConvNet", real, generator(0, i)) for i in range(5)])
         logits = nets.forward(nets.params, x)       # x (n, B, C, H, W) -> (n, B, K), network i on batch i

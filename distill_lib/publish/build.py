@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jupyter_book.sphinx import build_sphinx
+from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+
 from ..core import paths
 from ..core.errors import UserError, unknown
-from ..core.garbage import no_collection
 from . import pages
 
 BANNERS = {
@@ -92,8 +94,6 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded", meanwhile=_import_sphinx)
-    from jupyter_book.sphinx import build_sphinx
-
     place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),
@@ -102,7 +102,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
         "distill_ran": [p.name for p in ran],
     }
     printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed), no_collection():  # pages are trees, and kept
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
             root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
@@ -110,7 +110,7 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     if isinstance(result, BaseException):
         if isinstance(result, KeyboardInterrupt):
             raise result
-        raise UserError(f"the book was not built: {result}")
+        raise UserError(f"the book was not built: {result or printed.getvalue().strip()[-2000:] or type(result).__name__}") from result
     if result:
         raise UserError(f"the book was not built: {printed.getvalue().strip()[-2000:]}")
     return place / "html" / "index.html"
@@ -118,15 +118,12 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    with no_collection():
-        for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
-            importlib.import_module(name)
+    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+        importlib.import_module(name)
 
 
 def _contents(root: Path) -> list[str]:
     """The pages that `_toc.yml` lists."""
-    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
-
     try:
         return list(parse_toc_yaml(root / "_toc.yml"))
     except (MalformedError, OSError) as err:

@@ -24,12 +24,10 @@ import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from ..core.garbage import no_collection
-
 LOADED = (
     "torch", "torch._dynamo", "pandas", "seaborn", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
     "ipykernel.kernelapp", "IPython.core.completer", "scipy.stats", "sklearn.cluster",
-    "distill_lib.experiments", "distill_lib.evaluate", "distill_lib.tables", "distill_lib.figures", "distill_lib.ledger",
+    "distill_lib.experiments", "distill_lib.evaluation", "distill_lib.tables", "distill_lib.figures",
 )  # fmt: skip
 
 
@@ -68,8 +66,9 @@ class Kernels:
 
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        plots = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": "1"}
-        return {**os.environ, **threads, **plots, **extra}
+        others = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": "1"}
+        others["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger, which ipykernel imports, warns that it cannot stop in some modules
+        return {**os.environ, **threads, **others, **extra}
 
     def fork(self, connection_file: str, cwd: str, env: dict[str, str]) -> _Forked:
         """Start a kernel that listens where `connection_file` says."""
@@ -152,12 +151,11 @@ class _Forked:
 
 def serve() -> None:
     """Import, then fork a kernel for every line on stdin, until stdin ends."""
-    sys.modules["debugpy"] = None  # every kernel would import it, and nothing debugs them
-    with no_collection():
-        for name in ("ipykernel.debugger", *LOADED):
-            with contextlib.suppress(Exception):  # a notebook that needs what cannot be imported says so itself
-                importlib.import_module(name)
-    del sys.modules["debugpy"]
+    gc.disable()
+    for name in LOADED:
+        with contextlib.suppress(Exception):  # a notebook that needs what cannot be imported says so itself
+            importlib.import_module(name)
+    gc.enable()
     gc.freeze()  # a kernel's garbage collector would touch, and so copy, all the memory it shares
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no zombies
     answers = os.fdopen(os.dup(1), "w")
@@ -185,7 +183,7 @@ def _become_kernel(file: str, cwd: str, env: dict[str, str]) -> None:
     sys.path[0] = ""  # as in a kernel started by hand
     sys.argv = ["ipykernel_launcher.py", "-f", file]
 
-    from ipykernel.kernelapp import IPKernelApp
+    from ipykernel.kernelapp import IPKernelApp  # a kernel's alone, which the process that asks for kernels does without
 
     IPKernelApp.launch_instance()
     os._exit(0)

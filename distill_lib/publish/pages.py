@@ -20,8 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import papermill
+import psutil
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .. import experiments
 from ..core import paths
+from ..core.device import pick
 from ..core.errors import UserError, unknown
+from ..core.files import atomically
+from .kernel_server import Kernels
 
 MEMORY_PER_PAGE = 2 * 2**30  # bytes to have free for each page that runs at the same time
 
@@ -54,13 +65,10 @@ class Page:
 
     def notebook(self) -> Any:
         """The page as a notebook without outputs. Raises: UserError: it cannot be read as one."""
-        nbformat = _nbformat()
         try:
             text = self.file.read_text()
             if self.suffix == ".ipynb":
                 return nbformat.reads(text, as_version=4)
-            from myst_nb.core.read import read_myst_markdown_notebook
-
             return read_myst_markdown_notebook(text, add_source_map=True, path=str(self.file))
         except Exception as err:
             raise UserError(f"{self.shown}: not a readable notebook: {err}") from None
@@ -102,9 +110,6 @@ def notebooks(root: Path = paths.ROOT, only: str | None = None) -> list[Page]:
 
 def live(root: Path, names: list[str]) -> list[Page]:
     """Those of the pages `names` that have code cells."""
-    _nbformat()
-    from myst_nb.core.read import is_myst_markdown_notebook
-
     out = []
     for name in names:
         if (root / f"{name}.ipynb").exists():
@@ -114,24 +119,9 @@ def live(root: Path, names: list[str]) -> list[Page]:
     return out
 
 
-def _nbformat() -> Any:
-    """The package that reads notebooks, without a check of international web addresses that takes seconds to import and notebooks do not need."""
-    left_out = "rfc3987_syntax"
-    if "jsonschema" not in sys.modules and left_out not in sys.modules:
-        sys.modules[left_out] = None
-        import jsonschema  # noqa: F401
-
-        del sys.modules[left_out]
-    import nbformat
-
-    return nbformat
-
-
 # --- parameters --------------------------------------------------------------------------------------------------------
 def parameter_names(page: Page) -> list[str]:
     """Names in a notebook's cell tagged `parameters`, as papermill reads them; none where there is no such cell."""
-    import papermill
-
     if page.suffix != ".ipynb":
         return []
     page.notebook()  # papermill's own message for a damaged file is a traceback
@@ -143,8 +133,6 @@ def check(page: Page, profile: str, parameters: dict[str, Any]) -> dict[str, Any
 
     Raises: UserError: one is unknown or of the wrong type; lists those that exist.
     """
-    from .. import experiments
-
     known = parameter_names(page)
     for name in parameters:
         if name not in known:
@@ -185,8 +173,6 @@ def run(
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
     """
-    from .kernel_server import Kernels
-
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     if jobs is not None and jobs < 1:
@@ -228,11 +214,6 @@ def _run(tasks: list[_Task], kernels: Any, jobs: int) -> list[Result]:
 
 
 def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
-    import papermill
-
-    from ..core.files import atomically
-
-    nbformat = _nbformat()
     start, page, profile = time.monotonic(), task.page, task.profile
     folder = paths.runs() / profile / "partial" / page.name
     source, copy, summary = folder / "source.ipynb", folder / "executed.ipynb", folder / "cells.jsonl"
@@ -278,11 +259,7 @@ def cores() -> int:
 
 def _jobs(profile: str) -> int:
     """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others, memory permitting."""
-    import psutil
-
     if profile in ("small", "full"):
-        from ..core.device import pick
-
         if pick().type == "cuda":
             return 1
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
@@ -315,9 +292,6 @@ class _Display:
     """A bar for all pages, a line for each that runs; without a terminal, a line for each that ends."""
 
     def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
         self.console = Console(stderr=True)
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()]
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -363,8 +337,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
     """Fill in the peak memory of this process and all below it, in MB; memory they share counts once (on Linux)."""
-    import psutil
-
     peak, stop = [0.0], threading.Event()
 
     def look() -> None:

@@ -9,23 +9,26 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from myst_nb.sphinx_ import Parser
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.logging import WarningLogRecordTranslator, WarningSuppressor, getLogger
 
 from ..core import paths
 from ..core.errors import UserError
+from ..records import export
 from . import pages
 from .build import BANNERS, MATHJAX
 from .check import check_html
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 
 # --- the Sphinx extension ----------------------------------------------------------------------------------------------
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
-    from myst_nb.sphinx_ import Parser
-
     class ExecutedParser(Parser):
         """Reads the executed copy in place of a live page's source."""
 
@@ -76,8 +79,6 @@ def _copies(app: Sphinx) -> dict[str, Path]:
 
 def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Execute what has to be, and name the pages whose executed copies are others than Sphinx has read before."""
-    from sphinx.errors import ExtensionError
-
     try:
         live = pages.live(Path(app.srcdir), sorted(env.found_docs))
         pages.run([p for p in live if p.name not in app.config.distill_ran], "recorded")
@@ -95,9 +96,6 @@ def _says_not_run(cell: Any) -> bool:
 
 def _check_outputs(app: Sphinx, doctree: Any) -> None:
     """Every code cell of a live page has run without error, and every figure is there."""
-    import nbformat
-    from sphinx.util.logging import getLogger
-
     say = getLogger(__name__)
     name = app.env.docname
     if (copy := _copies(app).get(name)) is None:
@@ -119,8 +117,6 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
 
 def _say_how_made(app: Sphinx, doctree: Any) -> None:
     """A section at the end of every notebook: the command that makes its tables and figures, and the records behind them; figures link to it."""
-    from docutils import nodes
-
     name = app.env.docname
     if not name.startswith("notebooks/") or not (top := list(doctree.findall(nodes.section))):
         return
@@ -158,8 +154,6 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
 
 def _offer_notebook(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """A text page with code cells can be downloaded as a notebook too, without outputs."""
-    import nbformat
-
     page = pages.Page(Path(app.srcdir), name, ".md")
     if name in _copies(app) and page.file.exists():
         file = Path(app.outdir) / "_sources" / f"{name}.ipynb"
@@ -191,10 +185,6 @@ def _sections(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines
 
 def _finish(app: Sphinx, exception: Exception | None) -> None:
     """Complete the book, check its pages, and raise if there was any problem."""
-    from sphinx.errors import ExtensionError
-
-    from ..records import export
-
     logging.getLogger("sphinx").removeHandler(app._distill_problems)
     if exception is not None or app.builder.format != "html":
         return
@@ -214,8 +204,6 @@ class _Problems(logging.Handler):
     """Collects Sphinx's warnings and errors, each once, with the page they are about."""
 
     def __init__(self, app: Sphinx):
-        from sphinx.util.logging import WarningLogRecordTranslator, WarningSuppressor
-
         super().__init__(logging.WARNING)
         self.addFilter(WarningSuppressor(app))
         self.addFilter(WarningLogRecordTranslator(app))

@@ -30,15 +30,13 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core import paths
 from ..core.errors import UserError
 from ..core.files import atomically
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 FORMAT = "distill_lib.speed/1"
 WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more", "off_pct": "≤ {} %"}
@@ -149,8 +147,6 @@ def rate(entry: dict[str, Any], side: str) -> float | None:
 
 def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per entry, in words and rounded numbers: first those with a target of a ratio, then of anything else, then the others."""
-    import pandas as pd
-
     lines, kinds = [], list(WANTED)
     for e in sorted(entries, key=lambda e: [kinds.index(k) for k in e.get("target") or ()] or [len(kinds)]):
         plain, flops = e["plain"], rate(e, "ours")
@@ -186,8 +182,6 @@ def of_memory(entry: dict[str, Any]) -> bool:
 
 def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the difference, the target."""
-    import pandas as pd
-
     rows = [
         {
             "what": e["what"].removesuffix(": peak memory"), "measured MB": e["facts"]["measured_mb"], "estimated MB": e["facts"]["estimated_mb"],
@@ -217,8 +211,6 @@ def _memory(side: dict[str, Any] | None) -> str:
 
 def growth(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """Numbers for a figure of how seconds grow: columns base, axis, at, ours, plain, ratio, difference."""
-    import pandas as pd
-
     rows = [
         {
             "base": e["base"], "axis": e["axis"], "at": e["at"], "ours": e["ours"]["median"], "plain": e["plain"]["median"],
@@ -235,8 +227,6 @@ def roofline(entries: list[dict[str, Any]]) -> pd.DataFrame:
 
     Without entries that do less than an operation a byte: they spend their time on what is not counted.
     """
-    import pandas as pd
-
     rows = []
     for e in entries:
         for side, who in (("plain", "plain"), ("ours", "ours")):

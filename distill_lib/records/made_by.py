@@ -9,22 +9,22 @@ import platform
 import re
 import subprocess
 from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
+import torch
+
 from ..core import paths
+from ..core.device import describe
+from ..core.measure import driver
 
 
 def provenance(device: Any) -> dict[str, Any]:
     """Who measured: commit, locked requirements, device, driver, versions and time."""
-    import torch
-
-    from ..core import nvml
-    from ..core.device import describe
-
     info = {**code_state(), **lock_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
     if torch.device(device).type == "cuda":
         rounding = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
-        info |= {"cuda": torch.version.cuda, "driver": nvml.driver() or "not reported", "convolutions": rounding}
+        info |= {"cuda": torch.version.cuda, "driver": driver() or "not reported", "convolutions": rounding}
     return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
@@ -46,8 +46,6 @@ def code_state() -> dict[str, Any]:
 @functools.cache
 def lock_state() -> dict[str, Any]:
     """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another version."""
-    from importlib import metadata
-
     file = paths.ROOT / "requirements.lock"
     if not file.exists():
         return {"lock_sha256": "none"}

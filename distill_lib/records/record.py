@@ -18,6 +18,7 @@ from ..core import paths
 from ..core.errors import UserError
 from ..core.files import atomically
 from ..core.settings import as_dict, build, settings
+from ..data import DATASETS, sized
 
 FORMAT = 1
 
@@ -277,8 +278,6 @@ def _by_network(record: Record, name: str) -> dict[str, float]:
 
 def _num_classes(record: Record) -> int | None:
     """Of the data set that was measured on; None where neither the record nor the catalogue says."""
-    from ..data import DATASETS, sized
-
     if per_class := record.metrics.get("per_class_accuracy_pct"):
         return len(per_class[0])
     known = DATASETS.get(sized(record.key.get("dataset", ""))[0])

@@ -15,14 +15,12 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core import paths
 from ..core.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 PAPERS = ("slfd", "uvit", "skd", "dgs")
 COLUMNS = (
@@ -186,8 +184,6 @@ def matrix(experiment: str, folder: Path | None = None, show: Callable[[dict[str
 
     Raises: UserError: unknown experiment, or a damaged file.
     """
-    import pandas as pd
-
     rows = cells_of(experiment, folder)
     down, across = LAYOUTS[experiment]
     down = [k for k in down if any(_part(r, k) is not None for r in rows)]
@@ -207,8 +203,6 @@ def matrix(experiment: str, folder: Path | None = None, show: Callable[[dict[str
 
 def notes(experiment: str, folder: Path | None = None) -> pd.DataFrame:
     """The provenance notes of a table: each note once, the rows and the number of cells that it concerns."""
-    import pandas as pd
-
     found: dict[str, list[dict[str, Any]]] = {}
     for r in cells_of(experiment, folder):
         for note in filter(None, r["note"].split("; ")):
@@ -222,8 +216,6 @@ def notes(experiment: str, folder: Path | None = None) -> pd.DataFrame:
 
 def summary(paper: str, folder: Path | None = None) -> pd.DataFrame:
     """How many cells of each table the source prints, and how many it lost; index: experiment."""
-    import pandas as pd
-
     names = experiments(paper) if folder is None else list(dict.fromkeys(r["experiment"] for r in _rows(paper, folder)))
     counts = [Counter(r["status"] for r in cells_of(n, folder)) for n in names]
     kinds = [s for s in STATUSES if any(c[s] for c in counts)]
@@ -337,15 +329,11 @@ def _part(row: dict[str, Any], key: str) -> Any:
 
 
 def _labels(keys: list[tuple], names: list[str]) -> pd.Index:
-    import pandas as pd
-
     shown = [tuple("" if part is None else part for part in key) for key in keys]
     heads = [HEADINGS.get(n, n) for n in names]
     return pd.Index([key[0] for key in shown], name=heads[0]) if len(heads) == 1 else pd.MultiIndex.from_tuples(shown, names=heads)
 
 
 def _frame(rows: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> pd.DataFrame:
-    import pandas as pd
-
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "text"])
     return frame.astype({"ipc": "Int64", "trials": "Int64", "value": "float64", "std": "float64"})

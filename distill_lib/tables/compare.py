@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from .. import records
+from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, reported
+from . import ledger
 from .numbers import NOT_PRINTED, NOT_RUN, data_name, heading, measured, number, published, spread
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..experiments import Outcome
 
 
 def grid(outcome: Outcome) -> pd.DataFrame:
@@ -24,8 +23,6 @@ def grid(outcome: Outcome) -> pd.DataFrame:
     Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit' where
         the small budget left the networks untrained.
     """
-    import pandas as pd
-
     cells = [s.cell for s in outcome]
     rows = list(dict.fromkeys(_row(c, outcome) for c in cells))
     columns: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (data set, size) -> who -> row -> text
@@ -57,10 +54,6 @@ def details(outcome: Outcome) -> pd.DataFrame:
     Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the set.
     The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
     """
-    import pandas as pd
-
-    from . import ledger
-
     out = []
     for s in outcome:
         row = published(s.cell, outcome)
@@ -112,8 +105,6 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
         columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
     Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such cell.
     """
-    import pandas as pd
-
     parts: dict[tuple[str, str], dict[str, str]] = {}
     names = list(dict.fromkeys(_along(s.cell, rows) for s in outcome))
     for value in dict.fromkeys(_along(s.cell, columns) for s in outcome):
@@ -144,8 +135,6 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
         panel: as the columns of `across`; cells for which a function returns None are left out.
     Returns: columns panel, method, who ("paper" or "ours, small"), data, value, std (0 where there is none).
     """
-    import pandas as pd
-
     out: list[dict[str, Any]] = []
     for cell in (s.cell for s in outcome):
         line = {"panel": _along(cell, panel), "method": _along(cell, rows), "asked": paper_data(cell)}
@@ -174,8 +163,6 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
 
 def counts(outcome: Outcome) -> str:
     """How many of the paper's cells were measured, and how: `ledger.progress`, of the cells the outcome is about."""
-    from . import ledger
-
     return ledger.of_outcome(outcome)
 
 

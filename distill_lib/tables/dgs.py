@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import torch
+
+from .. import data
 from ..core import paths
+from ..core.device import pick
+from ..core.files import atomically
+from ..core.rng import generator
 from ..core.settings import replace
+from ..data import ImageSet
 from ..experiments import Outcome, Task
 from ..experiments.compute import distilled
 from ..experiments.papers.dgs import (
@@ -21,10 +29,8 @@ from ..experiments.papers.dgs import (
     config_of,
     task_of,
 )
+from ..methods import dgs
 from ..records import Cell
-
-if TYPE_CHECKING:
-    from ..data import ImageSet
 
 
 def of_network(outcome: Outcome, network: str) -> Outcome:
@@ -43,10 +49,6 @@ def _kept(experiment: str, params: Any, ending: str) -> Path | None:
 
 def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
     """Table 1's set of DGS at this IPC, the real set and the scores of its images, made where they are not there."""
-    from .. import data
-    from ..core.device import pick
-    from ..methods import dgs
-
     cell = Cell(TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", PROTOCOL)
     task = task_of(cell, config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
     real = data.load(task.dataset)[0].to(pick())
@@ -72,11 +74,6 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
             return {}
         about, *classes = map(json.loads, file.read_text().splitlines())
         return {"about": about, "classes": {line.pop("class"): line for line in classes}}
-    import torch
-
-    from ..core.files import atomically
-    from ..core.rng import generator
-    from ..methods import dgs
 
     task, real, made, scores = _dgs(params)
     classes = {}
@@ -102,10 +99,6 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
     Args:
         classes: of `difficulty_of`.
     """
-    import torch
-
-    from ..methods import dgs
-
     rows = []
     for name, c in classes.items():
         real, pool = (torch.tensor(c[k], dtype=torch.float64) for k in ("real", "pool"))
@@ -122,10 +115,6 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
 
 def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9, and their scores."""
-    import torch
-
-    from ..data import ImageSet
-
     file = _kept(FIGURE3, params, "safetensors")
     if params.profile == "recorded":
         return _unpacked(ImageSet.load(file)) if file else {}
@@ -148,16 +137,12 @@ def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]
 
 
 def _unpacked(kept: ImageSet) -> dict[str, tuple[ImageSet, list[float]]]:
-    import torch
-
     rows = kept.facts.extra["shown"]
     return {row["name"]: (kept.subset(torch.arange(10 * i, 10 * i + 10)), row["scores"]) for i, row in enumerate(rows)}
 
 
 def variation(found: dict[str, Any]) -> Any:
     """Achieved against wanted counts of every class shown, as a table: thresholds, counts by bin, total variation."""
-    import pandas as pd
-
     return pd.DataFrame([
         {
             "class": name, "b": c["bottom"], "t": c["top"], "wanted": " ".join(map(str, c["wanted"])),

@@ -14,7 +14,7 @@ from statistics import median
 from .. import experiments, records
 from ..core.errors import unknown
 from ..core.settings import build, replace
-from ..data import DATASETS, Dataset
+from ..data import DATASETS, Dataset, sized
 from ..evaluation import statistics
 from ..evaluation.protocols import Protocol
 from ..experiments import Skip
@@ -72,7 +72,7 @@ def mean(record: Record) -> float:
 
 
 def dataset(record: Record) -> Dataset:
-    return DATASETS[record.key["dataset"].split("@")[0]]
+    return DATASETS[sized(record.key["dataset"])[0]]
 
 
 def classes(record: Record) -> int:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import re
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..records import reported
 from .numbers import NOT_PRINTED, NOT_RUN, UNDERFIT
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Shown:

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from .. import experiments, records
 from ..core.settings import as_dict
 from ..data import DATASETS
 from ..evaluation import statistics
-from ..experiments import Skip
+from ..experiments import Outcome, Skip
 from ..records import Cell, Record, reported
 from . import numbers
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..experiments import Outcome
-
 
 OWN, STAND_IN, UNDERFIT, COUNTED = "small, own data", "small, stand-in", numbers.UNDERFIT, "counted from code"
 # status -> what it says; the first that holds
@@ -57,8 +53,6 @@ def rows(paper: str | None = None) -> pd.DataFrame:
         equality test's sentence), seconds and memory MB of the measurement, quantity, source.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
-    import pandas as pd
-
     return pd.DataFrame([line for name in reported.experiments(paper) for line in _lines(name)])
 
 
@@ -271,8 +265,6 @@ def of_outcome(outcome: Outcome) -> str:
 
 def summary(paper: str | None = None) -> pd.DataFrame:
     """Per table or figure: cells of each status that occurs, and all cells but others' entries."""
-    import pandas as pd
-
     found = counts(paper)
     used = [s for s in STATUSES if any(c[s] for c in found.values())]
     lines = [{"table or figure": name, **{s: c[s] for s in used}, "cells": total(c)} for name, c in found.items()]
@@ -286,8 +278,6 @@ def differences(name: str, profile: str) -> pd.DataFrame:
     Args:
         profile: full or small. Of a stand-in, and of networks that are not trained, no difference is given.
     """
-    import pandas as pd
-
     cells = _cells(name)
 
     def difference(row: dict[str, Any]) -> float | None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import records
 from ..data import sized
+from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
-
-if TYPE_CHECKING:
-    from ..experiments import Outcome
-
 
 NOT_RUN, NOT_PRINTED, UNDERFIT = "not run", "not in the paper", "underfit"
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from ..experiments import Outcome
 from ..records import Cell, Record
 from .compare import Axis, _along
 from .numbers import NOT_RUN, measured
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..experiments import Outcome
 
 
 def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> tuple[float, float, float]:
@@ -23,9 +23,6 @@ def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> 
         sets:   for each network, which set it was trained on.
     Returns: mean, low, high, both within 0 and 100; NaN for a single network, which has no interval.
     """
-    import numpy as np
-    from scipy.special import stdtrit
-
     by_set = [[v for v, s in zip(values, sets, strict=True) if s == which] for which in dict.fromkeys(sets)]
     units = np.array([np.mean(v) for v in by_set] if len(by_set) > 1 else values)
     mean, n = float(units.mean()), len(units)
@@ -55,8 +52,6 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
     Returns: columns `RANKING`: `of` says whether low and high are of sets or of networks, first and last are the rank.
         Cells without a record come last in their group, with NaN; a setting of which a profile has no record is one line.
     """
-    import pandas as pd
-
     out: list[dict[str, Any]] = []
     found = {(p, s.cell): r for s in outcome for p, r in measured(s.cell, outcome).items()}
     for profile in dict.fromkeys(p for p, _ in found):
@@ -93,8 +88,6 @@ def _measure(record: Record) -> dict[str, Any]:
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
     """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it stands."""
-    import pandas as pd
-
     def line(row: pd.Series) -> dict[str, Any]:
         shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN, "method": row["method"], "labels": row["labels"]}
         if pd.isna(row["mean"]):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from .. import data
 from ..core import paths
+from ..core.device import pick
+from ..data import ImageSet
 from ..experiments import Skip, Task
 from ..experiments.compute import distilled
 from ..experiments.papers.skd import ROWS, TABLE1, table1_task
 from ..experiments.papers.skd_generators import FIGURE2, Figure2Parameters
+from ..generators import cgan
+from ..generators.generated import GeneratedSet
 from ..records import Cell
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..data import ImageSet
 
 
 def _artefact(profile: str, dataset: str, name: str, ending: str) -> Path:
@@ -28,10 +29,6 @@ def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
     Drawn from the generators of Table 1, which are made where `runs/` does not have them, and kept beside the records; in the
     profile `recorded` only what is kept is shown.
     """
-    from .. import data
-    from ..core.device import pick
-    from ..data import ImageSet
-
     shown: dict[str, dict[str, ImageSet]] = {}
     for dataset in params.datasets:
         for method in params.methods:
@@ -54,26 +51,17 @@ def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
 
 def drawn(made: ImageSet, per_class: int, seed: int) -> ImageSet:
     """`per_class` images of every class from a generator, as uint8 pixels; the noise depends on the seed alone."""
-    from ..data import ImageSet
-    from ..generators.generated import GeneratedSet
-
     many = GeneratedSet(made.generator, made.facts, per_class, seed)
     return ImageSet((many.pixels() * 255).round().byte().cpu(), many.labels.cpu(), many.facts)
 
 
 def health(task: Task, real: ImageSet) -> pd.DataFrame:
     """How the GAN's training went: a row per look."""
-    import pandas as pd
-
-    from ..generators import cgan
-
     return pd.DataFrame(cgan.train(real, task.config.gan).health)
 
 
 def health_kept(params: Figure2Parameters) -> dict[str, pd.DataFrame]:
     """The health tables that are kept, by data set."""
-    import pandas as pd
-
     profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
     found = {d: [f for p in profiles if (f := _artefact(p, d, "health", "csv")).exists()] for d in params.datasets}
     return {d: pd.read_csv(files[0]) for d, files in found.items() if files}

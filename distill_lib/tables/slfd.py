@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import torch
+
+from .. import data, networks
 from ..core import paths
-from ..experiments import Parameters, Task
+from ..core.device import pick
+from ..core.rng import generator
+from ..data import DATASETS, ImageSet, sized
+from ..experiments import Parameters, Task, paper_data
 from ..experiments.compute import distilled
 from ..experiments.papers.slfd import (
     ABLATIONS,
@@ -30,12 +37,9 @@ from ..experiments.papers.slfd import (
     table6_task,
     table7_task,
 )
+from ..methods import slfd
 from ..records import Cell
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..data import ImageSet
+from .numbers import heading, measured, spread
 
 
 def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
@@ -68,10 +72,6 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
 
     In the profile `recorded` only what is kept is shown.
     """
-    from .. import data
-    from ..core.device import pick
-    from ..data import ImageSet
-
     for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
         shown = {}
         for name, task in shown_tasks(figure, params.model_copy(update={"profile": profile})).items():
@@ -91,9 +91,6 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
 
 def title(made: ImageSet, cell: Cell, profile: str) -> str:
     """What a picture of a set is titled: the data set in its own facts, what that stands in for, the budget, and the row."""
-    from ..data import DATASETS, sized
-    from ..experiments import paper_data
-
     own = f"{made.facts.name} at {made.shape[-1]} px"
     asked, side, _ = sized(paper_data(cell))
     asked = f"{asked} at {side or DATASETS[asked].resolution} px"
@@ -108,13 +105,6 @@ def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
         shown: a set of SLFD, which carries the normal distribution of every image's logits at the end of the distillation.
     Returns: columns class, alone, refined, low, high (5th and 95th percentile of the samples), probabilities.
     """
-    import pandas as pd
-    import torch
-
-    from .. import networks
-    from ..core.rng import generator
-    from ..methods import slfd
-
     normal = slfd.final(shown)
     rng = generator(seed, "figure 3")
     network = networks.fresh("ConvNet", shown, rng)
@@ -129,14 +119,10 @@ def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
 
 def history(outcome: Any) -> pd.DataFrame:
     """How the module changed while sets were distilled: columns row, step, mean_norm, covariance_trace."""
-    import pandas as pd
-
-    from .numbers import measured as found
-
     rows = []
     for status in outcome:
         name = status.cell.variant if status.cell.experiment == ABLATIONS else line(status.cell)
-        for record in found(status.cell, outcome).values():
+        for record in measured(status.cell, outcome).values():
             names = {k.removeprefix("module, "): v for k, v in record.metrics.items() if k.startswith("module, ")}
             for step, norm, trace in zip(*(names.get(k, []) for k in ("step", "mean_norm", "covariance_trace")), strict=True):
                 rows.append({"row": name, "step": step, "mean_norm": norm, "covariance_trace": trace})
@@ -145,14 +131,9 @@ def history(outcome: Any) -> pd.DataFrame:
 
 def by_network(outcome: Any) -> pd.DataFrame:
     """The networks behind the means of `outcome`, a row per row of the table."""
-    import pandas as pd
-
-    from .numbers import heading, spread
-    from .numbers import measured as found
-
     rows = []
     for status in outcome:
-        for profile, record in found(status.cell, outcome).items():
+        for profile, record in measured(status.cell, outcome).items():
             each = {k.removeprefix("accuracy_pct, "): spread(v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")}
             if each:
                 average = spread(record.test_accuracy_pct)

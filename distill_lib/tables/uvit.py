@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
-from .. import records
+from .. import data, records
 from ..core import paths
+from ..core.device import pick
 from ..core.settings import as_dict, replace
-from ..evaluation.metrics.generative import Scores
+from ..data import ImageSet
+from ..evaluation.metrics import features
+from ..evaluation.metrics.generative import Scores, neighbours_of
 from ..experiments import Outcome, Skip, Task
 from ..experiments.compute import distilled
 from ..experiments.papers.uvit import (
@@ -31,12 +34,9 @@ from ..experiments.papers.uvit import (
     loaded,
     table2_task,
 )
-from ..records import Cell, Record
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..data import ImageSet
+from ..generators.uvit import ARCHITECTURES, UViT
+from ..records import Cell, Record, reported
+from .numbers import NOT_RUN, measured, spread
 
 
 def scores_of(record: Record) -> dict[str, float]:
@@ -47,11 +47,6 @@ def scores_of(record: Record) -> dict[str, float]:
 
 def fid_table(outcome: Outcome) -> pd.DataFrame:
     """A row per data set and profile: the paper's FID, ours by its own name, the other scores, and how many samples and steps."""
-    import pandas as pd
-
-    from ..records import reported
-    from .numbers import NOT_RUN, measured, spread
-
     out = []
     for status in outcome:
         cell = status.cell
@@ -75,10 +70,6 @@ def fid_table(outcome: Outcome) -> pd.DataFrame:
 
 def nearest_table(outcome: Outcome) -> pd.DataFrame:
     """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of pixels."""
-    import pandas as pd
-
-    from .numbers import measured
-
     out = []
     for status in outcome:
         for profile, record in measured(status.cell, outcome).items():
@@ -93,10 +84,6 @@ def nearest_table(outcome: Outcome) -> pd.DataFrame:
 
 def curves(outcome: Outcome) -> dict[str, pd.DataFrame]:
     """Figure 3: by data set and profile, a row per moment: step, FID, KID, recognised_pct; the attribute `fid` names the number."""
-    import pandas as pd
-
-    from .numbers import measured
-
     out = {}
     for status in outcome:
         for profile, record in measured(status.cell, outcome).items():
@@ -108,10 +95,6 @@ def curves(outcome: Outcome) -> dict[str, pd.DataFrame]:
 
 def budget_points(outcome: Outcome) -> pd.DataFrame:
     """A row per measured cell: panel, method, axis ("images per class" or "seconds of generation"), x, accuracy and its spread, images."""
-    import pandas as pd
-
-    from .numbers import measured
-
     out = []
     for status in outcome:
         cell = status.cell
@@ -132,8 +115,6 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
 
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
     """`budget_points` as text."""
-    import pandas as pd
-
     texts = points.apply(lambda p: f"{p['value']:.1f}" + (f" ± {p['std']:.1f}" if p["networks"] > 1 else ""), axis=1)
     whole = lambda v: "" if pd.isna(v) else f"{v:,.0f}"  # noqa: E731
     return pd.DataFrame({
@@ -145,11 +126,6 @@ def budget_table(points: pd.DataFrame) -> pd.DataFrame:
 
 def leaderboard(outcome: Outcome) -> pd.DataFrame:
     """Both tracks as printed, accuracies in percent, and ours where it was measured in full: track, team, dataset, value, who."""
-    import pandas as pd
-
-    from ..records import reported
-    from .numbers import measured
-
     out = []
     for row in reported.cells_of(FIGURE4):
         if row["dataset"] in PAPERS:
@@ -166,8 +142,6 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
 
 def beside_leaderboard(profile: str) -> pd.DataFrame:
     """What is not comparable with the leaderboard: our largest recorded time budget per data set, with budget and machine named."""
-    import pandas as pd
-
     out = []
     for dataset in DATASETS[2:]:
         for kind in ("full", "small") if profile == "recorded" else (profile,):
@@ -197,9 +171,6 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
     Made with the generator of Table 2, which is trained where `runs/` does not have it, and kept beside the records; in the profile
     `recorded` only what is kept is shown. The facts of the samples hold what was measured of them (`facts.extra`).
     """
-    from .. import data
-    from ..data import ImageSet
-
     shown: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     for dataset in params.datasets:
         for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
@@ -219,12 +190,6 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
 
 def _draw(dataset: str, params: SamplesParameters) -> bool:
     """Write samples of one data set, and their neighbours where its licence allows copies; whether the profile has the data set."""
-    from .. import data
-    from ..core.device import pick
-    from ..data import ImageSet
-    from ..evaluation.metrics import features
-    from ..evaluation.metrics.generative import neighbours_of
-
     each = 1 if CLASSES.get(dataset, 10) >= 100 else params.per_class
     task = table2_task(Cell(TABLE2, METHOD, dataset, None, "ConvNet", STEPS), Table2Parameters(profile=params.profile, seed=params.seed))
     if isinstance(task, Skip):
@@ -255,8 +220,6 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
 
 def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.DataFrame:
     """A row per grid: how many a classifier of real images recognises, and median distances to the nearest training image."""
-    import pandas as pd
-
     out = []
     for name, (made, _) in shown.items():
         extra = made.facts.extra
@@ -272,11 +235,6 @@ def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.Data
 
 def configurations() -> pd.DataFrame:
     """Table 1 beside the models as built here: parameters are those of the module, counted."""
-    import pandas as pd
-
-    from ..generators.uvit import ARCHITECTURES, UViT
-    from ..records import reported
-
     said = {}
     for row in reported.cells_of(TABLE1):
         said.setdefault(row["axes"]["model"], {})[row["quantity"]] = row["text"]

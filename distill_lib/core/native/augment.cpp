@@ -45,7 +45,7 @@ struct Taps {  // four for every output pixel: where to read, and how much of it
 };
 
 inline float fused(float a, float b, float c) {  // one rounding or two, but always the same
-#ifdef __FMA__
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

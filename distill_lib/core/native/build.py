@@ -50,7 +50,7 @@ def kernel(build: Callable[[], Path], load: Callable[[Path], ctypes.CDLL], what:
             return load(build())
         except (OSError, subprocess.SubprocessError, UserError) as err:
             reason = (getattr(err, "stderr", None) or str(err)).strip().splitlines()[:1]
-            warnings.warn(f"{what} could not be compiled ({''.join(reason)}): same results, slower", stacklevel=2)
+            warnings.warn(f"{what} could not be compiled ({''.join(reason)}): same results to rounding, slower", stacklevel=2)
             return None
 
     return get

@@ -10,9 +10,9 @@
 Images are normalised floats. What is drawn is a small record of uniform numbers, so the same record gives the same
 transformation at any batch size, image size and device, and no image that is given is written to.
 
-On a CPU an augmented image has the same bits whatever images and networks are augmented beside it, and on any number of threads.
-So an image is never multiplied by a matrix of its own: a library's matrix product may add in another order at another batch size.
-Products and sums are operations of their own, in a fixed order, because one that fuses them may round otherwise at an array's end.
+On a CPU an augmented image has the same bits whatever is augmented beside it, and on any number of threads (`dc` alone fills with the
+mean of its batch). So no image is multiplied by a matrix, which a library adds up in another order at another batch size, and no
+product is fused with a sum, which may round otherwise at the end of an array.
 
 | name | operations per batch | used by |
 | --- | --- | --- |

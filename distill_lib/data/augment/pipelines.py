@@ -22,9 +22,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ImageNet(Augmentation):
     """Random resized crop (area 0.5-1), flip, colour jitter 0.4 and lighting 0.1, per image, on normalised images.
 
-    Jitter and lighting act on pixels in [0, 1] without clipping, so with the normalisation they are one 3x3 map and an
-    offset per image. Source: IDC and Minimax, official code (jitter as in AlexNet-style training: blends towards black,
-    the image's mean grey and the pixel's grey, in random order).
+    Jitter and lighting act on pixels in [0, 1] without clipping, so with the normalisation they are one weighted sum of
+    pixel, grey of the pixel and mean grey of the image, and an offset. Source: IDC and Minimax, official code (jitter as in
+    AlexNet-style training: blends towards black, the image's mean grey and the pixel's grey, in random order).
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -136,7 +136,7 @@ class DCBench(Augmentation):
 
 @functools.cache
 def _torchvision_policy(policy: str, size: int) -> Callable[[Tensor], Tensor]:
-    from torchvision import transforms as t
+    from torchvision import transforms as t  # here: torchvision takes more than a second to import
 
     if policy == "autoaug":
         return t.AutoAugment(t.AutoAugmentPolicy.CIFAR10 if size <= 32 else t.AutoAugmentPolicy.IMAGENET)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...core.device import send
 from ...core.errors import UserError, unknown
 from ...core.native import augment
+from .. import catalogue
 from .base import Augmentation, Params, _integer
 from .operations import perform
 
@@ -220,14 +221,14 @@ def strategy_for(dataset: str, family: str = "dsa", network: str = "ConvNet") ->
     FashionMNIST. DC augments its evaluation on MNIST, and for the network ConvNetBN on every set.
 
     Args:
-        dataset: a data set's name; "FashionMNIST-mini" is treated as FashionMNIST.
+        dataset: a data set's name; FashionMNIST-mini is treated as FashionMNIST.
         family:  dsa, idc, frepo or dc.
     Raises: UserError: a family without strategies.
     """
-    dataset = dataset.split("-")[0]
+    known = catalogue.like(dataset)
     if family == "dc":
-        return "crop_noise" if network == "ConvNetBN" else "crop_scale_rotate" if dataset == "MNIST" else "none"
+        return "crop_noise" if network == "ConvNetBN" else "crop_scale_rotate" if known.name == "MNIST" else "none"
     if family not in STRATEGIES:
         raise unknown("augmentation family", family, [*STRATEGIES, "dc"])
-    unflipped = {"frepo": ("MNIST", "FashionMNIST", "SVHN", "digits")}.get(family, ("MNIST", "SVHN", "digits"))
-    return "_".join(n for n in STRATEGIES[family].split("_") if n != "flip" or dataset not in unflipped)
+    flips = known.mirrors and (family, known.name) != ("frepo", "FashionMNIST")
+    return "_".join(n for n in STRATEGIES[family].split("_") if n != "flip" or flips)

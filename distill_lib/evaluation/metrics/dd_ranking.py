@@ -20,20 +20,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.loop import Loop
 from ...core.rng import generator
+from ...core.settings import replace
 from ...data import ImageSet
 from .. import statistics
-
-if TYPE_CHECKING:
-    from ...core.loop import Loop
-    from ..protocols import Protocol
+from ..protocols import Protocol, protocol
 
 
 # --- formulas, all in fractions --------------------------------------------------------------------------------------
@@ -193,9 +192,6 @@ def full_data_protocol() -> Protocol:
 
     The augmentation is that of `dd_ranking`: the public code augments here in its hard-label evaluator only.
     """
-    from ...core.settings import replace
-    from ..protocols import protocol
-
     return replace(protocol("dd_ranking"), name="dd_ranking_full_data", epochs=200, batch=512, lr=0.01, lr_grid=(), checks=20)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,21 +132,18 @@ def _folds(real: ImageSet, folds: int, seed: int) -> list[Tensor]:
 
 
 def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]:
-    mean, std = (torch.tensor(v, device=like.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    side = like.shape[1]
+    facts, side = like.facts, like.shape[1]
 
     def classify(pixels: Tensor) -> Tensor:
         if pixels.shape[-1] != side:  # a pool at another size than the real images
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return networks.logits(network, (pixels - mean) / std).double().log_softmax(1)
+        return networks.logits(network, facts.normalise(pixels)).double().log_softmax(1)
 
     return classify
 
 
 def _of_real(classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None) -> Tensor:
     """As `_scores`, kept in a file; where it has to be made, in steps that a time limit may end."""
-    from safetensors.torch import load_file, save_file
-
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if file.exists():
@@ -192,7 +190,7 @@ class _Pretrained(nn.Module):
 @functools.lru_cache(maxsize=1)
 def resnet50() -> nn.Module:
     """torchvision's ResNet-50, weights IMAGENET1K_V1: shorter side to 256, centre 224. Raises: UserError: no weights."""
-    from torchvision.models import resnet50 as build
+    from torchvision.models import resnet50 as build  # here: torchvision takes more than a second to import
 
     state = torch.load(weights.need("ResNet-50"), map_location="cpu", weights_only=True)
     with torch.random.fork_rng(devices=[]):
@@ -235,8 +233,6 @@ class MobileNetV2(nn.Module):
 
     def read(self, file: object) -> MobileNetV2:
         """The weights of a file with `<layer>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`."""
-        from safetensors.torch import load_file
-
         state = load_file(file)
         names = {"features.0.0": self.layers["0_0"], "features.18.0": self.layers["18_0"], "classifier.1": self.classifier}
         for name, _ in self.blocks:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -158,11 +160,11 @@ def _trained(real: ImageSet, of: Training, seed: int, loop: Loop | None) -> Extr
     if real.whitening is not None:
         raise UserError(f"{real.facts.name}: features are of pixels; give the set without whitening")
     network = networks_reference.on_real(real, of, seed, loop).network
-    mean, std = (torch.tensor(v, device=real.device).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
+    facts = real.facts
     each = "all" if of.per_class is None else of.per_class
     return Extractor(
         of.network, f"{of.network} trained by us for {of.epochs} epochs on {each} real {real.facts.name} images of every class",
-        lambda x: fast.embed(network, (x - mean) / std), network.classifier, 256 if real.device.type == "cpu" else 2048,
+        lambda x: fast.embed(network, facts.normalise(x)), network.classifier, 256 if real.device.type == "cpu" else 2048,
         {"training": as_dict(of), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
     )  # fmt: skip
 
@@ -190,9 +192,6 @@ def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: in
         images: random ones that the moments come from; None for all.
         keep:   of which the features themselves are kept.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
     n = min(images or len(real), len(real))
     key = {"extractor": by.key, "name": by.name, "data": real.sha256(), "images": n, "keep": keep, "seed": seed, "version": VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

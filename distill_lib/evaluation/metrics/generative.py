@@ -125,7 +125,7 @@ def kernel_distance(real: Tensor, fake: Tensor, size: int = 1_000, seed: int = 0
         raise UserError(f"KID of subsets of {size} from {len(real)} real and {len(fake)} generated images: 2 to {most}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from torchmetrics.image.kid import KernelInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance  # here: it takes two seconds to import
 
         metric = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size).to(real.device)
         metric.update(real.float(), real=True)

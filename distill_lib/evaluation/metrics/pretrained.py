@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...core import weights
 from ...core.errors import UserError
@@ -80,9 +83,6 @@ def _folded(tensors: dict[str, Tensor], conv: str, norm: str, eps: float = 1e-5)
 
 def cifar_resnet(name: str) -> CIFARResNet:
     """"ResNet-20" or "ResNet-56" of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     file = weights.need(name)
     try:
         return CIFARResNet.load(load_file(file))
@@ -100,8 +100,7 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
     Raises: UserError: the weights are not here, or of another network.
     Source: Heusel et al. 2017; as in pytorch-fid.
     """
-    from torchvision.models import inception as of
-
+    from torchvision.models import inception as of  # here: torchvision takes more than a second to import
 
     class Pooled:
         pool = staticmethod(lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
@@ -136,8 +135,6 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
 
 def folded(network: nn.Module) -> nn.Module:
     """In place: every `conv` with a `bn` after it (torchvision's BasicConv2d) as one convolution. In eval mode only."""
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
     for module in network.modules():
         if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ...core.errors import TimeUp
+from ...core.files import atomically
+from ...core.loop import Loop
 from ...core.settings import Count, replace, settings
-from ...evaluation.metrics.generative import Scores
+from ...data import ImageSet
+from ...evaluation.metrics.generative import Judge, Scores
+from ...generators import uvit
+from ...generators.uvit import ARCHITECTURES, parameters
 from ...methods import METHODS
 from ...records import Cell
 from ..definition import Experiment, Numbers, Parameters, Skip, Task, names_of
 from .skd import STAND_INS
-
-if TYPE_CHECKING:
-    from ...core.loop import Loop
-    from ...data import ImageSet
-
 
 TABLE1, TABLE2 = "uvit/table1_configurations", "uvit/table2_fid"
 FIGURE1, FIGURE2, FIGURE4 = "uvit/figure1_overview", "uvit/figure2_architecture", "uvit/figure4_leaderboard"
@@ -95,12 +96,6 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
 
     Interrupted, it goes on with the moment it was at.
     """
-    from ...core.errors import TimeUp
-    from ...core.files import atomically
-    from ...data import ImageSet
-    from ...evaluation.metrics.generative import Judge
-    from ...generators import uvit
-
     of, config = task.scores, task.config
     judge = Judge(real, test, of.scores, task.seed, loop)
     out: dict[str, list[Any]] = {"features": [judge.about()], **{name: [value] for name, value in judge(synthetic).items()}}
@@ -192,8 +187,6 @@ class SamplesParameters(_Rows):
 # --- Table 1 -----------------------------------------------------------------------------------------------------------
 def counted(row: dict[str, Any]) -> float | None:
     """What a printed row of Tables 1 and 2 says of the sizes and settings, as they are here; None for what has to be measured."""
-    from ...generators.uvit import ARCHITECTURES, parameters
-
     model = row["axes"].get("model", "").removeprefix("UViT-")
     if model not in ARCHITECTURES:
         return METHODS["U-ViT"].paper_config(row["dataset"]).steps if row["quantity"] == "sampling_steps" else None

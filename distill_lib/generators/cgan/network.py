@@ -44,7 +44,7 @@ class Architecture:
         return self
 
     def drawn_at_once(self, gpu: bool) -> int:
-        """Images a pass draws without a graph: an image does not depend on the others."""
+        """Images a pass draws without a graph: an image does not depend on the others, but for rounding."""
         return 256 if gpu else min(256, max(1, int(DRAWN_MB * 2**18 / (self.width * self.shape[1] ** 2))))
 
     @property
@@ -58,7 +58,7 @@ class Generator(nn.Module):
 
     Linear layer to 4 x 4, then transposed convolutions that double the side, with three 3x3 convolutions after the first and one
     after each other but the last; all of `width` channels with batch norm and ReLU; a 3x3 convolution and tanh.
-    28 pixels: 4, 7, 14, 28. Batch norm uses running statistics in eval mode, so an image does not depend on its batch.
+    28 pixels: 4, 7, 14, 28. Batch norm uses running statistics in eval mode, so an image does not depend on its batch, but for rounding.
     """
 
     family = "cgan"
@@ -137,13 +137,8 @@ def redraw(module: nn.Module, rng: torch.Generator) -> nn.Module:
 
 def normalised(images: Tensor, like: ImageSet) -> Tensor:
     """(B, C, H, W) in (-1, 1) to the set's normalised units, differentiable."""
-    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
+    mean, std = like.facts.units(images.device)
     return torch.addcmul((0.5 - mean) / std, images, 0.5 / std)
-
-
-def signed(real: ImageSet, index: Tensor) -> Tensor:
-    """(B, C, H, W) in [-1, 1]: the real images at `index` as the GAN sees them."""
-    return real.subset(index).pixels() * 2 - 1
 
 
 def rebuild(architecture: dict[str, Any]) -> Generator:

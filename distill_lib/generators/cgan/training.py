@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ...core import paths, store
+from ...core.batches import Batches
 from ...core.device import chunked, send
 from ...core.errors import UserError
 from ...core.files import atomically
@@ -36,7 +37,7 @@ from ...evaluation.metrics.frechet import frechet_distance, moments
 from ...networks import fast, memory, reference
 from ...networks.reference import Training
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
-from .network import Architecture, Discriminator, Generator, normalised, redraw, signed
+from .network import Architecture, Discriminator, Generator, normalised, redraw
 
 VERSION = 1  # of what stage 1 makes: part of the key
 
@@ -217,36 +218,15 @@ def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
     return 4 * 4.0 * weights + size.slack * batch * memory.growth(run).each * of.width / narrow.width + memory.COPIES * size.floats(batch)
 
 
-@dataclass(frozen=True)
-class Epochs:
-    """Shuffled batches without the last, partial one: where a step stands, and the images it sees."""
+def batches_of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Batches:
+    """Shuffled batches without the last, partial one of an epoch.
 
-    images: int  # of an epoch
-    batch: int
-    epochs: int
-
-    @staticmethod
-    def of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Epochs:
-        """Raises: UserError: settings that make no batch."""
-        images = min(per_epoch or len(real), len(real))
-        if not 1 < batch <= images or epochs < 1:
-            raise UserError(f"conditional GAN: {epochs} epochs of {images} images in batches of {batch}; a batch of 2 to {images}, at least 1 epoch")
-        return Epochs(images, batch, epochs)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.images // self.batch
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    def index(self, step: int, order: Tensor, total: int, rng: torch.Generator) -> Tensor:
-        """(batch,) positions of a step's images; shuffles `order` (images,) in place at the start of an epoch."""
-        batch = step % self.steps_per_epoch
-        if batch == 0:
-            order.copy_(torch.randperm(total, generator=rng)[: self.images])
-        return order[batch * self.batch :][: self.batch]
+    Raises: UserError: settings that make no batch.
+    """
+    images = min(per_epoch or len(real), len(real))
+    if not 1 < batch <= images or epochs < 1:
+        raise UserError(f"conditional GAN: {epochs} epochs of {images} images in batches of {batch}; a batch of 2 to {images}, at least 1 epoch")
+    return Batches(len(real), batch, last="drop", per_epoch=per_epoch)
 
 
 @dataclass(frozen=True)
@@ -298,40 +278,40 @@ def train(real: ImageSet, of: GAN, loop: Loop | None = None) -> Trained:
     if real.whitening is not None:
         raise UserError(f"{real.facts.name}: a conditional GAN draws pixels; give the set without whitening")
     of.architecture(real)
-    schedule = Epochs.of(real, of.batch, of.epochs, of.per_epoch)
+    batches = batches_of(real, of.batch, of.epochs, of.per_epoch)
     key = json.dumps({"gan": as_dict(of), "data": real.sha256(), "version": VERSION, "judge": reference.VERSION}, sort_keys=True)
     name = f"cgan-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     found = Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"), of, real)
     with store.once(found.file, "conditional GAN", loop, real.device) as missing:
         if missing:
-            _train(found, schedule, loop)
+            _train(found, batches, loop)
     return found
 
 
-def _train(found: Trained, schedule: Epochs, loop: Loop) -> None:
+def _train(found: Trained, batches: Batches, loop: Loop) -> None:
     from safetensors.torch import save_file
 
     of, real = found.settings, found.real
     judge = Judge(real, of, loop)
     rng = stream(of.seed, "conditional GAN")
     pair = Pair(of, real, rng)
-    order = torch.empty(schedule.images, dtype=torch.int64)  # of the current epoch
+    steps = of.epochs * batches.steps_per_epoch
     looks: list[dict[str, float]] = []
-    at = {round(schedule.steps * (i + 1) / of.looks) - 1 for i in range(of.looks)}
+    at = {round(steps * (i + 1) / of.looks) - 1 for i in range(of.looks)}
     clock = {"seconds": 0.0}
-    live = pair.live() | {"rng": rng, "order": order, "looks": looks, "clock": clock}
-    for step in loop.steps("conditional_gan", schedule.steps, live):
+    live = pair.live() | {"rng": rng, "order": batches.order, "looks": looks, "clock": clock}
+    for step in loop.steps("conditional_gan", steps, live):
         start = time.perf_counter()
-        index = send(schedule.index(step, order, len(real), rng), real.device)
-        pair.set_lr(of.lr * min(1.0, (1 - step / schedule.steps) / of.lr_decay if of.lr_decay else 1.0))
-        log = pair.step(signed(real, index), real.hard_labels[index], rng)
+        index = send(batches.index(step, rng), real.device)
+        pair.set_lr(of.lr * min(1.0, (1 - step / steps) / of.lr_decay if of.lr_decay else 1.0))
+        log = pair.step(real.signed(index), real.hard_labels[index], rng)
         if step in at:
             looks.append({"step": step + 1, **{k: float(v) for k, v in log.items()}, **judge(pair.generator)})
         loop.log(**log)
         clock["seconds"] += time.perf_counter() - start
     about = {
         "family": "cgan", "architecture": as_dict(pair.generator.of), "settings": as_dict(of), "dataset": real.facts.name,
-        "data_sha256": real.sha256(), "steps": schedule.steps, "seconds": round(clock["seconds"], 1),
+        "data_sha256": real.sha256(), "steps": steps, "seconds": round(clock["seconds"], 1),
     }  # fmt: skip
     health = {"feature_space": judge.feature_space, "classifier_accuracy_on_real_pct": judge.real_accuracy_pct, "looks": looks}
     for file, body in (("settings.json", about), ("health.json", health)):

@@ -81,8 +81,7 @@ def as_set(images: ImageSet, real: ImageSet, index: Tensor, **extra: Any) -> Ima
         extra: provenance, such as the method's name.
     """
     pixels = resized(images.subset(index.flatten()).pixels(), real.shape[1])
-    mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
-    return ImageSet.from_classes(((pixels - mean) / std).unflatten(0, index.shape), like=real, **extra)
+    return ImageSet.from_classes(real.facts.normalise(pixels).unflatten(0, index.shape), like=real, **extra)
 
 
 def first(images: ImageSet, per_class: int) -> Tensor:

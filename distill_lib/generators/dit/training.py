@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ...core import paths, store
 from ...core import weights as core_weights
+from ...core.batches import Batches
 from ...core.device import send
 from ...core.errors import UserError
 from ...core.files import atomically
@@ -132,14 +133,14 @@ def _train(file: Path, real: ImageSet, of: Base, encoder: Autoencoder, side: int
     optimizer = torch.optim.AdamW(weights, lr=of.lr, weight_decay=0.0, fused=True)
     steps = Steps(network, space, Schedule.named(of.schedule), of.precision, of.drop, torch.arange(real.num_classes), rng)
     say(outlook(f"DiT on {real.facts.name}", network, 3.0, of.steps, of.batch))
-    order, clock = epoch_order(real, of.batch), {"seconds": 0.0}
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": order, "clock": clock}
+    batches, clock = Batches(len(real), of.batch, last="drop"), {"seconds": 0.0}
+    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order, "clock": clock}
     for step in loop.steps("dit", of.steps, live):
         start = time.perf_counter()
         lr = of.lr * min(1.0, (step + 1) / of.warm_up if of.warm_up else 1.0, (1 - step / of.steps) / of.lr_decay if of.lr_decay else 1.0)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        index = batch_index(step, of.batch, order, rng)
+        index = batches.index(step, rng)
         taken = steps.take(data, index, real.hard_labels.cpu()[index])
         optimizer.zero_grad()
         (taken.error + taken.bound).backward()
@@ -212,20 +213,6 @@ def _answer(network: nn.Module, precision: Precision, *inputs: Tensor) -> Tensor
     low = torch.autocast(inputs[0].device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
     with low:
         return network(*inputs).float()
-
-
-def epoch_order(real: ImageSet, batch: int) -> Tensor:
-    if batch > len(real):
-        raise UserError(f"a batch of {batch} images, but {real.facts.name} has {len(real)}")
-    return torch.empty(len(real), dtype=torch.int64)
-
-
-def batch_index(step: int, batch: int, order: Tensor, rng: torch.Generator) -> Tensor:
-    """(batch,) positions of a step's images; shuffles `order` in place at the start of an epoch; the last, partial batch is left out."""
-    number = step % (len(order) // batch)
-    if number == 0:
-        order.copy_(torch.randperm(len(order), generator=rng))
-    return order[number * batch :][:batch]
 
 
 @torch.no_grad()

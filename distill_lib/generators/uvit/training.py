@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core import paths, store
+from ...core.batches import Batches
 from ...core.device import compiled, send
 from ...core.errors import UserError
 from ...core.files import atomically
@@ -111,11 +112,6 @@ class Training:
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
 
 
-def signed(real: ImageSet, index: Tensor) -> Tensor:
-    """(B, C, H, W) in [-1, 1]: the real images at `index` as the network sees them."""
-    return real.subset(index).pixels() * 2 - 1
-
-
 def noise_loss(
     network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, output: Literal["noise", "v"] = "noise"
 ) -> Tensor:  # fmt: skip
@@ -147,11 +143,11 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
     return from_state(surgery(state, of.labels, rng), of, cfg.checkpointing)
 
 
-@dataclass(frozen=True)
-class Batches:
+@dataclass
+class StepInputs:
     """What every step sees: shuffled epochs without the last, partial batch, mirrored at random, times and noise.
 
-    All processes draw the same numbers and take their share, so that the step does not depend on how many they are.
+    All processes draw the same numbers and take their share, so that the step does not depend on how many they are, but for rounding.
     """
 
     real: ImageSet
@@ -165,20 +161,18 @@ class Batches:
                 f"U-ViT: batches of {self.cfg.batch} from {len(self.real)} images on {self.world} processes; at most as many as there "
                 "are, and a multiple of the processes"
             )
+        self.batches = Batches(len(self.real), self.cfg.batch, last="drop")
 
-    def take(self, step: int, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images (b, C, H, W) in [-1, 1], times (b,), noise and labels of this process's share; reshuffles `order` in place."""
+    def take(self, step: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (b, C, H, W) in [-1, 1], times (b,), noise and labels of this process's share."""
         batch, device = self.cfg.batch, self.real.device
-        per_epoch = len(self.real) // batch
-        if step % per_epoch == 0:
-            order.copy_(torch.randperm(len(order), generator=rng))
-        index = order[step % per_epoch * batch :][:batch]
+        index = self.batches.index(step, rng)
         mirrored = torch.rand(batch, generator=rng) < 0.5
         t = torch.rand(batch, generator=rng)
         noise = torch.randn(batch, *self.real.shape, generator=rng)
         kept = torch.rand(batch, generator=rng) >= self.cfg.label_drop if self.cfg.label_drop else torch.ones(batch, dtype=torch.bool)
         index, mirrored, t, noise, kept = (send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept))
-        images = signed(self.real, index)
+        images = self.real.signed(index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         return images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes)
@@ -214,17 +208,17 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     loop = loop or Loop()
     if rank:  # the first process saves, and says when to stop
         loop = Loop(loop.folder, loop.key, every=math.inf, bar=False)
-    batches, device = Batches(real, cfg, rank, world), real.device
+    inputs, device = StepInputs(real, cfg, rank, world), real.device
     model = initial(real, cfg, seed).to(device).train()
     ema = from_state(model.state_dict(), model.of).to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
-    rng, order = stream(seed, "U-ViT", "batches"), torch.arange(len(real))
+    rng = stream(seed, "U-ViT", "batches")
     total, counted = torch.zeros(2, dtype=torch.float64, device=device), [0, 0]  # losses since the last look, and entry of the curve
     looks: list[dict[str, float]] = []
     curve: list[list[float]] = []
     clock = {"seconds": 0.0}
     live = {
-        "model": model, "ema": ema, "optimizer": optimizer, "rng": rng, "order": order, "total": total, "counted": counted,
+        "model": model, "ema": ema, "optimizer": optimizer, "rng": rng, "order": inputs.batches.order, "total": total, "counted": counted,
         "looks": looks, "curve": curve, "clock": clock,
     }  # fmt: skip
     network = _fast(_parallel(model) if world > 1 else model, device)
@@ -233,7 +227,7 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     every = max(1, cfg.steps // 200)
     for step in loop.steps("uvit", cfg.steps, live):
         start = time.perf_counter()
-        images, t, noise, labels = batches.take(step, order, rng)
+        images, t, noise, labels = inputs.take(step, rng)
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * rate(step, cfg)
         optimizer.zero_grad()

@@ -6,7 +6,8 @@
     latents.optimizer.step()
 
 The chain rule is split at the images: the matching loss sees images without a graph, and its derivative by them goes back
-through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives the same.
+through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives the same,
+to rounding.
 
 Source: Cazenavette et al. 2023 (GLaD) and its code, commit fe62863.
 """
@@ -24,7 +25,7 @@ from ...core.device import send
 from ...core.errors import UserError
 from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
-from ...data import NORMALISATIONS, ImageSet
+from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
 from ...generators.prior import Generator, Prior
@@ -64,11 +65,11 @@ class Space:
         neither paper has a generator, with a conditional GAN trained on it.
         """
         layer, lr_img, lr_w = PUBLISHED[match]
-        name = dataset.split("@")[0]
-        if name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
+        known = like(dataset)
+        if known.name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
             own = Prior("StyleGAN-XL", "imagenet", classes="random")
-            return Space(own, CIFAR_LAYER if name == "CIFAR10" else layer, lr_img, lr_w)
-        if name.startswith(("Im", "SLFD")):
+            return Space(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
+        if known.is_imagenet_subset:
             return Space(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
         return Space(Prior(), lr_w=lr_w).small(match)
 
@@ -174,13 +175,3 @@ def _units(real: ImageSet, norm: str) -> ImageSet:
         raise UserError(f"{real.facts.name}: GLaD's wrong mean is one of ImageNet images; norm='fixed' is what there is for this set")
     mean, std = NORMALISATIONS["GLaD-renders"]
     return ImageSet(real.images[:0], real.labels[:0], dataclasses.replace(real.facts, mean=mean, std=std))
-
-
-def matched(match: str, network: str, size: memory.Size, real: int, ipc: int) -> float:
-    """Bytes of the drawn images and of a step of DC or DM that matches them, with so many real images of every class."""
-    n = size.num_classes * ipc
-    if match == "DC":
-        passes = memory.matched(network, size, real, ipc)
-    else:
-        passes = max(memory.passed(network, size, real), memory.pulled(network, size, n))
-    return size.learned(n) + memory.COPIES * size.floats(size.num_classes * real) + passes

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ... import networks
 from ...core.device import send
 from ...data import ImageSet
 from ...data.augment import Augmentation
-from ...networks import fast, memory
+from ...networks import fast
 from ...networks.gradients import Derivatives, Loss
 
 # images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
@@ -110,13 +109,6 @@ def real_means(network: nn.Module, real: Tensor) -> Tensor:
     """(K, D) mean embeddings of real images (K, n, C, H, W): class by class, with batch norm all in one pass."""
     batches = real[None] if batch_norms(network) else real[:, None]  # of one or more classes each
     return torch.cat([embeddings(network, batch).mean(1) for batch in batches])
-
-
-def joint_pass(network: str, size: memory.Size, per_class: int) -> float:
-    """Bytes that `real_means` keeps alive beyond a pass of one class's images: none without batch norm."""
-    if not batch_norms(networks.blank(network, size.shape, size.num_classes)):
-        return 0.0
-    return memory.passed(network, size, size.num_classes * per_class) - memory.passed(network, size, per_class)
 
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:

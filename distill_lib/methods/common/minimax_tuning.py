@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core import paths, store
+from ...core.batches import Batches
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
@@ -28,7 +29,7 @@ from ...generators.dit.drawing import drawn_pool
 from ...generators.dit.encoded import latents
 from ...generators.dit.forecast import outlook, say
 from ...generators.dit.settings import VERSION, Base, Sampling, held
-from ...generators.dit.training import Model, Steps, base, batch_index, epoch_order, follow
+from ...generators.dit.training import Model, Steps, base, follow
 from ...networks import memory
 
 
@@ -167,14 +168,14 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
     steps = Steps(network, start.space, start.schedule, start.precision, tuning.drop, start.labels, rng)
     say(outlook(f"Minimax on {real.facts.name}", network, tuning.passes, tuning.steps, tuning.batch))
     memories = [Memory(real.num_classes, tuning.memory, math.prod(start.latent), real.device) for _ in range(2)]
-    order, clock, every = epoch_order(real, tuning.batch), {"seconds": 0.0}, real.hard_labels.cpu()
+    batches, clock, every = Batches(len(real), tuning.batch, last="drop"), {"seconds": 0.0}, real.hard_labels.cpu()
     live = {
-        "network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": order, "clock": clock,
+        "network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order, "clock": clock,
         "real": memories[0].live(), "generated": memories[1].live(),
     }  # fmt: skip
     for step in loop.steps("minimax", tuning.steps, live):
         began = time.perf_counter()
-        index = batch_index(step, tuning.batch, order, rng)
+        index = batches.index(step, rng)
         labels = every[index]
         taken = steps.take(data, index, labels)
         loss, log = taken.error + taken.bound, {"error": taken.error, "bound": taken.bound}

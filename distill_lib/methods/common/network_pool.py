@@ -22,7 +22,7 @@ from ...core.errors import UserError
 from ...core.loop import Loop
 from ...core.rng import generator as stream
 from ...core.settings import replace, settings
-from ...data import ImageSet, augment
+from ...data import ImageSet, augment, like
 from ...generators import cgan
 from ...networks import fast, memory
 
@@ -77,7 +77,7 @@ class Matching:
 
 def pool_for(dataset: str) -> tuple[str, ...]:
     """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, on other sets those with ImageNet's stem."""
-    return THIN if dataset.startswith("CIFAR") else LARGE
+    return THIN if like(dataset).family == "cifar" else LARGE
 
 
 # what a method compares: (network, real images, generated images, labels) -> weighted loss; images normalised and augmented
@@ -96,26 +96,25 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
     loop, real = loop or Loop(), trained.real
     if not of.pool or of.pool_steps < 0 or of.warm_up < 0:
         raise UserError(f"matching: a pool of {len(of.pool)} networks, {of.pool_steps} pool steps, {of.warm_up} to warm up; at least one network, no negative number")
-    schedule = cgan.Epochs.of(real, of.batch, of.epochs, of.per_epoch)
+    batches = cgan.batches_of(real, of.batch, of.epochs, of.per_epoch)
     pair = trained.pair()
     pair.set_lr(of.lr)
     rng = stream(seed, "matching", "gan")
-    order = torch.empty(schedule.images, dtype=torch.int64)  # of the current epoch
     pool = Pool(real, of, seed)
     dsa = augment.idc(of.dsa)
 
     def matching(index: Tensor, labels: Tensor, fake: Tensor) -> Tensor:
         shared = dsa.draw(pool.rng)  # the same for every image
-        theirs = dsa.apply(pool.units(cgan.signed(real, index)), shared)
+        theirs = dsa.apply(pool.units(real.signed(index)), shared)
         return between(pool.frozen(), theirs, dsa.apply(pool.units(fake), shared), labels)
 
-    for step in loop.steps("match", schedule.steps, pair.live() | {"rng": rng, "order": order, "pool": pool}):
-        index = send(schedule.index(step, order, len(real), rng), real.device)
+    for step in loop.steps("match", of.epochs * batches.steps_per_epoch, pair.live() | {"rng": rng, "order": batches.order, "pool": pool}):
+        index = send(batches.index(step, rng), real.device)
         labels = real.hard_labels[index]
         if between is not None:
-            pool.prepare(step // schedule.steps_per_epoch)
+            pool.prepare(step // batches.steps_per_epoch)
         loss = None if between is None else lambda fake, index=index, labels=labels: matching(index, labels, fake)
-        loop.log(**pair.step(cgan.signed(real, index), labels, rng, loss))
+        loop.log(**pair.step(real.signed(index), labels, rng, loss))
     return pair.generator.eval().requires_grad_(False)
 
 
@@ -146,7 +145,7 @@ class Pool:
         self.network.requires_grad_(True)
         for _ in range(self.of.pool_steps + (self.of.warm_up if new else 0)):
             index = send(torch.randint(len(self.real), (self.of.batch,), generator=self.rng), self.real.device)
-            x = self.augmentation(self.units(cgan.signed(self.real, index)), self.rng)
+            x = self.augmentation(self.units(self.real.signed(index)), self.rng)
             loss = F.cross_entropy(networks.logits(self.network, x), self.real.hard_labels[index])
             self.optimizer.zero_grad()
             loss.backward()
@@ -160,8 +159,7 @@ class Pool:
         """Images in [-1, 1] as the network sees them."""
         if not self.of.official_norm:
             return cgan.normalised(images, self.real)
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.real.facts.mean, self.real.facts.std))
-        return (images - mean) / std
+        return self.real.facts.normalise(images)  # as if they were pixels in [0, 1]
 
     def state_dict(self) -> dict[str, Any]:
         if self.epoch < 0:

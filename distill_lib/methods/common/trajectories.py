@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ... import networks
 from ...core import paths, store
+from ...core.batches import Batches
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
@@ -136,23 +136,19 @@ def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
     network = networks.fresh(experts.network, real, rng).to(real.device).requires_grad_(False).train()
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     dsa = augment.dsa(experts.dsa)
-    n = min(experts.per_epoch or len(real), len(real))
-    order = torch.empty(n, dtype=torch.int64)  # of the current epoch
+    batches = Batches(len(real), experts.batch, per_epoch=experts.per_epoch)
     snapshots = torch.empty(experts.epochs + 1, trajectories.parameters)
     snapshots[0] = flat(parameters)
-    per_epoch = math.ceil(n / experts.batch)
-    live = {"network": network, "rng": rng, "order": order, "snapshots": snapshots}
+    live = {"network": network, "rng": rng, "order": batches.order, "snapshots": snapshots}
     name = f"expert_{number:03d}"
-    for step in loop.steps(name, experts.epochs * per_epoch, live):
-        epoch, batch = divmod(step, per_epoch)
-        if batch == 0:
-            order.copy_(torch.randperm(len(real), generator=rng)[:n])
-        index = order[batch * experts.batch :][: experts.batch]
+    for step in loop.steps(name, experts.epochs * batches.steps_per_epoch, live):
+        index = batches.index(step, rng)
         images, labels = real.take(index)[0], real.hard_labels[index.to(real.device)]
         loss, gradient = derivatives.first(parameters, dsa(images, rng)[None], labels[None])
         torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-experts.lr)
-        if batch == per_epoch - 1:
-            snapshots[epoch + 1] = flat(parameters)  # a copy: the parameters go on changing
+        done, rest = divmod(step + 1, batches.steps_per_epoch)
+        if not rest:
+            snapshots[done] = flat(parameters)  # a copy: the parameters go on changing
         loop.log(loss=loss[0])
     atomically(trajectories.file(number), lambda part: save_file({"snapshots": snapshots}, part))
     if loop.folder:
