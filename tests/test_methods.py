@@ -170,6 +170,7 @@ def test_a_distilled_set_is_one_file_that_needs_no_other(real, tmp_path):
     made = METHODS["Random"].distill(real, METHODS["Random"].Config(ipc=1), seed=0)
     back = data.ImageSet.load(made.save(tmp_path / "set.safetensors"))
     assert torch.equal(back.images, made.images) and torch.equal(back.labels, made.labels) and back.facts == made.facts
+    assert back.images.data_ptr() % 64 == 0  # where a new tensor begins, not somewhere in the file
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00notjson!", b"PK\x03\x04"])

@@ -6,7 +6,8 @@
 
 Everything the computation changes is named in the dictionary; resuming puts it back bit for bit, so a resumed run
 equals an unbroken one: bit for bit on the same CPU with the same number of threads, as long as memory does not run out.
-On a GPU, on another processor and in smaller pieces sums may come in another order, and the results agree to rounding.
+On a GPU, on another processor and in smaller pieces sums may come in another order: a difference of rounding, which
+training enlarges.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def compute(
 ) -> Record:
     """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other cells made.
 
-    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once.
+    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once, bit for bit
+    on the same CPU with the same number of threads.
     A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what it
     returns, lists by name, goes into the record's metrics.
 
