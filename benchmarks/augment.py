@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_lib import augment
-from distill_lib.rng import generator
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
 
 
 # --- plain formulation: x (N, C, H, W), u (N, numbers of the operation) ----------------------------------------------

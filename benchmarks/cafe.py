@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.device import Pieces
+from distill_lib.core.device import Pieces
+from distill_lib.core.rng import generator
 from distill_lib.methods import cafe
-from distill_lib.rng import generator
 
 SHAPE, K = (1, 28, 28), 10
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks, pool
+from distill_lib import data, networks
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
 from distill_lib.generators import cgan
 from distill_lib.methods import skd
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
+from distill_lib.methods.common import network_pool
 
 K = 10
 SIZE = {"width": 32, "batch": 32, "steps": 8, "pixels": 28}
@@ -30,7 +32,7 @@ def prepared(device: str, width: int, batch: int, steps: int, pixels: int) -> tu
     facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * channels, (0.5,) * channels)
     values = torch.randint(256, (batch * steps, channels, pixels, pixels), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(values, torch.arange(len(values)) % K, facts).to(device)
-    batches = [(cgan.signed(real, i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
+    batches = [(real.signed(i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
     return real, replace(cgan.GAN(), width=width, batch=batch), batches
 
 
@@ -43,8 +45,8 @@ def matching(real: data.ImageSet, device: str, plain: bool):
     def loss(images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         shared = dsa.draw(rng)
         theirs, ours = (dsa.apply(cgan.normalised(x, real), shared) for x in (images, fake))
-        answers = (network(theirs).detach(), network(ours)) if plain else pool.answers(network, theirs, ours)
-        target, found = (pool.paired(x, labels, cfg.matching, K) for x in answers)
+        answers = (network(theirs).detach(), network(ours)) if plain else network_pool.answers(network, theirs, ours)
+        target, found = (network_pool.paired(x, labels, cfg.matching, K) for x in answers)
         return cfg.weight * cfg.tau**2 * skd.skd_loss(target, found, cfg)
 
     return loss

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib import augment, matching, networks
-from distill_lib.derivatives import Derivatives
-from distill_lib.rng import generator
+from distill_lib import networks
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 SIZE, QUICK = {"ipc": 10, "classes": 10, "real": 256, "channels": 3, "pixels": 32}, {"ipc": 1, "classes": 2, "real": 2, "channels": 3, "pixels": 32}
 

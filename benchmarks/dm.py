@@ -9,10 +9,11 @@ from __future__ import annotations
 import suite
 import torch
 
-from distill_lib import augment, networks
-from distill_lib.augment import Params
+from distill_lib import networks
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
+from distill_lib.data.augment import Params
 from distill_lib.methods import dm
-from distill_lib.rng import generator
 
 
 @suite.benchmark(

@@ -19,11 +19,11 @@ import time
 import suite
 import torch
 
-from distill_lib import estimate, experiment, records
-from distill_lib.device import pick
-from distill_lib.evaluate import evaluate
-from distill_lib.experiment import Experiment, Parameters, Task
-from distill_lib.loop import Loop
+from distill_lib import experiments, records
+from distill_lib.core.device import pick
+from distill_lib.core.loop import Loop
+from distill_lib.evaluation import evaluate
+from distill_lib.experiments import Experiment, Parameters, Task, compute, engine, estimate, registry
 from distill_lib.methods import METHODS, random_real
 from distill_lib.records import Cell, Record
 
@@ -58,9 +58,9 @@ def overhead(side: str, device: str, cells: int) -> suite.Call:
         return [Cell(NAME, "Random", DATA, 1, NETWORK, "vico_noaug", str(i)) for i in range(1000)]
 
     toy = Experiment(NAME, "Trivial", Parameters, all_cells, task, printed=lambda c: False)
-    experiment.experiments = lambda: {NAME: toy}
-    params, known = experiment.check_parameters(NAME, {"profile": "small"}), all_cells(None)
-    real, test = experiment._load(DATA, str(pick(device)))
+    registry.experiments = lambda: {NAME: toy}
+    params, known = experiments.check_parameters(NAME, {"profile": "small"}), all_cells(None)
+    real, test = compute._load(DATA, str(pick(device)))
 
     def plain(seed: int) -> list[float]:
         synthetic = METHODS["Random"].distill(real, config, seed=seed, loop=Loop(bar=False))
@@ -68,7 +68,7 @@ def overhead(side: str, device: str, cells: int) -> suite.Call:
 
     def ours(seed: int) -> list[float]:
         assert os.path.isdir(folder.name)
-        (status,) = experiment.run(NAME, params, [known[seed]], say=lambda line: None)
+        (status,) = engine.run(NAME, params, [known[seed]], say=lambda line: None)
         return status.record.test_accuracy_pct
 
     run = plain if side == "plain" else ours
@@ -86,7 +86,7 @@ def plan(side: str, device: str, cells: int) -> suite.Call:
         return Task(cell, METHODS[cell.method].paper_config(cell.dataset, cell.ipc), cell.dataset, cell.protocol, seed=params.seed)
 
     toy = Experiment(NAME, "Synthetic", Parameters, lambda p: known, task)
-    experiment.experiments = lambda: {NAME: toy}
+    registry.experiments = lambda: {NAME: toy}
     for cell in known[: cells // 2]:
         write(cell, task(cell, params), params.profile)
     time.sleep(1.1)  # a file as new could still change within one tick of its clock: not remembered
@@ -95,7 +95,7 @@ def plan(side: str, device: str, cells: int) -> suite.Call:
         assert os.path.isdir(folder.name)
         estimate.per_image.cache_clear()
         estimate._operations.cache_clear()
-        rows = estimate.rows(experiment.plan(NAME, params), params.profile)
+        rows = estimate.rows(experiments.plan(NAME, params), params.profile)
         return {"recorded": sum(row["state"] == "recorded" for row in rows)}
 
     return run

@@ -12,13 +12,13 @@ import suite
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks
-from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
-from distill_lib.protocols import protocol
-from distill_lib.rng import generator
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.data import ImageSet, augment
+from distill_lib.evaluation import evaluate
+from distill_lib.evaluation.protocols import protocol
 
 
 def sets(ipc: int, tested: int) -> tuple[ImageSet, ImageSet]:

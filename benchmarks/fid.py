@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib import networks
+from distill_lib.core.rng import generator
 from distill_lib.data import Facts, ImageSet
-from distill_lib.metrics import features, pretrained
-from distill_lib.metrics.features import Extractor
-from distill_lib.metrics.frechet import Moments, frechet_distance
-from distill_lib.rng import generator
+from distill_lib.evaluation.metrics import features, pretrained
+from distill_lib.evaluation.metrics.features import Extractor
+from distill_lib.evaluation.metrics.frechet import Moments, frechet_distance
+from distill_lib.networks import fast as networks_fast
 
 
 class Block(nn.Module):
@@ -135,7 +136,7 @@ def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):
     if name == "ConvNetW32":
         network = networks.fresh(name, like, rng).to(device).eval().requires_grad_(False)
         scale = lambda x: (x - 0.5) / 0.25  # noqa: E731
-        fast = Extractor(name, "", lambda x: networks.embed(network, scale(x)), None, 256 if device.type == "cpu" else 2048, {})
+        fast = Extractor(name, "", lambda x: networks_fast.embed(network, scale(x)), None, 256 if device.type == "cpu" else 2048, {})
         return lambda x: network.embed(scale(x)), fast
     if name == "ResNet-56":
         plain = PlainResNet()

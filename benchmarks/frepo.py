@@ -8,10 +8,12 @@ import suite
 import torch
 from torch import Tensor
 
-from distill_lib import networks, ntk
-from distill_lib.device import Pieces
+from distill_lib import networks
+from distill_lib.core.device import Pieces
+from distill_lib.core.rng import generator
 from distill_lib.methods import frepo
-from distill_lib.rng import generator
+from distill_lib.methods.common import ntk
+from distill_lib.networks import fast
 
 SHAPE, K = (1, 28, 28), 10
 
@@ -42,7 +44,7 @@ def step(side: str, device: str, ipc: int, real: int, network: str) -> suite.Cal
     def ours() -> Tensor:
         many, few = (1024, 1024) if synthetic.is_cuda else (128, 64)
         pieces = {"targets_at_once": Pieces(many), "support_at_once": Pieces(few)}
-        return frepo.loss_and_gradients(lambda x: networks.embed(net, x), synthetic, labels, targets, wanted, cfg, **pieces)[1]
+        return frepo.loss_and_gradients(lambda x: fast.embed(net, x), synthetic, labels, targets, wanted, cfg, **pieces)[1]
 
     return plain if side == "plain" else ours
 

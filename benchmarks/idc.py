@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib import augment, matching, networks
-from distill_lib.data import Facts, ImageSet
-from distill_lib.derivatives import Derivatives
+from distill_lib import networks
+from distill_lib.core.rng import generator
+from distill_lib.data import Facts, ImageSet, augment
 from distill_lib.methods import idc
-from distill_lib.rng import generator
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 SHAPE, K = (1, 28, 28), 10
 
@@ -45,7 +46,7 @@ def plain(network: torch.nn.Module, real: ImageSet, batch: Tensor, images: Tenso
     omega = augmentation.draw(rng, groups=K)
     for k in range(K):
         one, classes = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1]), torch.full((len(batch[k]),), k, device=batch.device)
-        both = augmentation.apply(torch.cat([batch[k], idc.normalised(images[k], real)]), one)
+        both = augmentation.apply(torch.cat([batch[k], real.facts.normalise(images[k])]), one)
         theirs = torch.autograd.grad(F.cross_entropy(network(both[: len(classes)].detach()), classes), parameters)
         loss = F.cross_entropy(network(both[len(classes) :]), classes.new_full((len(images[k]),), k))
         ours = torch.autograd.grad(loss, parameters, create_graph=True)
@@ -72,7 +73,7 @@ def ours(network: torch.nn.Module, real: ImageSet, batch: Tensor, images: Tensor
 
     def gradient_at(point: Tensor) -> Tensor:
         point = point.detach().requires_grad_()
-        seen = augmentation.apply(idc.normalised(point, real), omega)
+        seen = augmentation.apply(real.facts.normalise(point), omega)
         _, by_seen = matching.match(Derivatives(network), parameters, augmented, seen.detach(), partial(idc.distance, metric="mse"))
         return torch.autograd.grad(seen, point, by_seen)[0]
 

@@ -10,9 +10,9 @@ import suite
 import torch
 from torch import Tensor
 
-from distill_lib import ntk
-from distill_lib.device import Pieces
-from distill_lib.rng import generator
+from distill_lib.core.device import Pieces
+from distill_lib.core.rng import generator
+from distill_lib.methods.common import ntk
 
 SHAPE = (1, 28, 28)
 

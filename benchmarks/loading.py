@@ -12,7 +12,8 @@ import suite
 import torch
 from torch import Tensor
 
-from distill_lib import data, paths
+from distill_lib import data
+from distill_lib.core import paths
 
 NAME = "FashionMNIST-mini"
 

@@ -3,7 +3,7 @@
 A step of the method and two steps of an evaluation are run at the published settings, except where a step takes hours: then at the part
 that `REDUCED` says, and the estimate is of the same part. The images are noise: the memory does not depend on what they show.
 The estimate is of counted bytes and of what a process with PyTorch's libraries holds besides; for a command, with more libraries,
-records say how much that is (see `distill_lib.estimate`).
+records say how much that is (see `distill_lib.experiments.estimate`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 import suite
 import torch
 
-from distill_lib import estimate
+from distill_lib.core.loop import Loop
+from distill_lib.core.measure import measure
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet
-from distill_lib.device import measure
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
+from distill_lib.evaluation import evaluate
+from distill_lib.experiments import estimate
+from distill_lib.experiments.method_costs import COSTS
 from distill_lib.methods import METHODS
-from distill_lib.rng import generator
-from distill_lib.settings import replace
 
 # fields that make one step of a run; dotted names are of settings within
 ONE_STEP: dict[str, int] = {
@@ -81,7 +82,7 @@ def registered(method: str) -> None:
         return peak(method, device, **size)
 
 
-for name in METHODS:
+for name in COSTS:
     if name not in ("Full data", "SKD (no standardisation)"):  # no method, and SKD with a setting less
         registered(name)
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from distill_lib import augment, networks
-from distill_lib.derivatives import Derivatives
+from distill_lib import networks
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
 from distill_lib.methods import mtt
-from distill_lib.rng import generator
-from distill_lib.trajectories import flat, unflat
+from distill_lib.methods.common.trajectories import flat, unflat
+from distill_lib.networks.gradients import Derivatives
 
 K = 10
 

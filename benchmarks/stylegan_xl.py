@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.generators.stylegan_xl import StyleGANXL, Synthesis, plan
-from distill_lib.rng import generator
+from distill_lib.core.rng import generator
+from distill_lib.generators.stylegan_xl.network import StyleGANXL, Synthesis, plan
 
 
 def fir(x: Tensor, f: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from distill_lib import speed
-from distill_lib.device import _forget_peak, _peak_mb, describe, pick
+from distill_lib.core.device import describe, pick
+from distill_lib.core.measure import _forget_peak, _peak_mb
+from distill_lib.records import benchmarks
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
@@ -219,7 +220,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "distill_lib.evaluate", "distill_lib.methods"])
+    context.set_forkserver_preload(["torch", "distill_lib.evaluation.evaluator", "distill_lib.methods"])
     return context
 
 
@@ -295,7 +296,7 @@ def entry(
         machine: its operations and bytes a second.
     """
     sides = {
-        name: speed.summary([s for s, _ in times], [p for _, p in times], first[name]["memory_mb"]) for name, times in seconds.items()
+        name: benchmarks.summary([s for s, _ in times], [p for _, p in times], first[name]["memory_mb"]) for name, times in seconds.items()
     }
     plain, ours = sides.get("plain"), sides["ours"]
     pairs = [a / b for (a, _), (b, _) in zip(seconds.get("plain", ()), seconds["ours"])]
@@ -388,21 +389,21 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
             print(f"{name}: FAILED\n{err}", flush=True)
             continue
         print(line(found), flush=True)
-        if not speed.agrees(found):
+        if not benchmarks.agrees(found):
             bad.append(name)
         elif not args.quick:
-            speed.add(describe(device), args.threads, [found])
+            benchmarks.add(describe(device), args.threads, [found])
     if not args.quick:
-        print(f"in {speed.file(describe(device), args.threads)}")
+        print(f"in {benchmarks.file(describe(device), args.threads)}")
     if bad:
         raise SystemExit(f"failed: {', '.join(bad)}")
 
 
 def line(found: dict[str, Any]) -> str:
     """An entry for the screen."""
-    row = speed.table([found]).iloc[0].to_dict()
+    row = benchmarks.table([found]).iloc[0].to_dict()
     parts = [f"{found['name']:24s} ours {row['ours']}"]
     if found["plain"]:
         parts.append(f"plain {row['plain']}, ratio {row['ratio']}")
     parts += [f"{k} {row[k]}" for k in ("target", "difference", "memory, ours", "memory, plain", "GFLOP/s", "facts") if row.get(k)]
-    return "; ".join(parts) + ("" if speed.agrees(found) else "; RESULTS DISAGREE")
+    return "; ".join(parts) + ("" if benchmarks.agrees(found) else "; RESULTS DISAGREE")

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib import data
-from distill_lib.diffusion.continuous import sample
-from distill_lib.diffusion.discrete import Schedule
-from distill_lib.errors import UserError
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.generators import dit, uvit
+from distill_lib.generators.diffusion.continuous import sample
+from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
-from distill_lib.loop import Loop
 from distill_lib.methods.uvit import Config, paper_config
-from distill_lib.metrics.generative import Judge, Scores
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 K = 10
 
@@ -53,9 +53,9 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
     model = plain(uvit.initial(real, cfg, 0)).to(real.device)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
-    rng, order, batches = stream(0, "U-ViT", "batches"), torch.arange(len(real)), uvit.Batches(real, cfg)
+    rng, inputs = stream(0, "U-ViT", "batches"), uvit.StepInputs(real, cfg)
     for step in range(cfg.steps):
-        images, t, noise, labels = batches.take(step, order, rng)
+        images, t, noise, labels = inputs.take(step, rng)
         optimizer.param_groups[0]["lr"] = cfg.lr * uvit.rate(step, cfg)
         abar = torch.exp(-0.1 * t - 9.95 * t**2).view(-1, 1, 1, 1)
         predicted = model(abar.sqrt() * images + (1 - abar).sqrt() * noise, 999 * t, labels)
@@ -148,7 +148,7 @@ def untrained() -> str | None:
         _, _, found = trained("cpu", SAMPLED)
     except UserError as err:
         return str(err)
-    return None if found.file.exists() else f"needs a trained network: python -m distill_lib.train_uvit {SAMPLED} --profile small"
+    return None if found.file.exists() else f"needs a trained network: distill uvit train {SAMPLED} --profile small"
 
 
 @suite.benchmark(

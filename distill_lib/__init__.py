@@ -1,3 +1,5 @@
-"""Reproducible companion to four papers on generative dataset distillation."""
+"""Regenerate, read and extend papers on generative dataset distillation.
 
-__version__ = "0.1.0"
+data.load -> methods.dm.distill -> evaluation.evaluate -> records.Record -> tables; experiments join them, publish makes the book.
+A folder imports only what stands left of it: core, data, records and networks, evaluation, generators, methods, experiments, tables, publish.
+"""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import paths
-from .errors import TimeUp, UserError, unknown
-from .garbage import no_collection
+from .core import paths
+from .core.errors import TimeUp, UserError, unknown
 
 app = typer.Typer(
     add_completion=False,
@@ -46,23 +44,6 @@ def main() -> None:
         raise
 
 
-def command() -> None:
-    """What the shell runs: `main`, and an end that does not take PyTorch's objects apart one by one, which takes most of a second."""
-    status: object = 0
-    try:
-        main()
-    except SystemExit as end:
-        status = end.code or 0
-    threading._shutdown()  # as Python does when it ends: threads, what waits for the end, then the files
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # nobody reads it, as in `distill list | head -1`
-        status = status or 120
-    os._exit(status if isinstance(status, int) else 1)
-
-
 def _fail(message: str, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status
@@ -83,12 +64,30 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
 
         return [{"name": name, "about": about} for name, about in networks.about().items()]
     if kind == "protocols":
-        from . import protocols
+        from .evaluation import protocols
 
         return [{"name": name, "about": protocols.PROTOCOLS[name].about} for name in protocols.PROTOCOLS]
-    from .experiment import experiments
+    return _experiments(brief)
 
-    return [{"name": e.name, "about": e.title} for e in experiments().values()]
+
+def _experiments(brief: bool) -> list[dict[str, object]]:
+    """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts them."""
+    from .experiments import experiments
+    from .tables import ledger
+
+    small = {"small": ledger.OWN, "stand-in": ledger.STAND_IN, "underfit": ledger.UNDERFIT}
+    out = []
+    for e in experiments().values():
+        try:
+            found = ledger.counts_of(e.name)
+            cells = {"printed": ledger.total(found), "full": sum(found[status] for status in ledger.FULL)}
+            cells |= {kind: found[status] for kind, status in small.items()}
+            said = ", ".join([f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])])
+            said = said if cells["printed"] else "none printed"
+        except UserError as err:  # a damaged record
+            cells = said = str(err)
+        out.append({"name": e.name, "about": e.title, "cells": said if brief else cells})
+    return out
 
 
 @app.command("list")
@@ -99,8 +98,7 @@ def list_(
     """List the names that exist."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    with no_collection():
-        found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
+    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return
@@ -135,6 +133,7 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
 
 
 Cells = Annotated[str | None, typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.')]
+Sets = Annotated[int | None, typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -144,6 +143,7 @@ def run(
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
+    sets: Sets = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
     engine_name: Annotated[str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")] = "local",
@@ -152,16 +152,16 @@ def run(
 ) -> None:
     """Compute the missing cells of experiments, and print them beside the paper's.
 
-    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. Exit status: 0 every selected
+    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. A record grows with every
+    distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every selected
     cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
     """
-    from . import needs
+    from .experiments import prerequisites
 
     for name in experiments:  # before torch is imported, which takes seconds
-        needs.check(name, profile, needs.rows(parse(parameter), cells))
-    with no_collection():
-        from . import experiment as engine
-        from . import methods, tables  # noqa: F401
+        prerequisites.check(name, profile, prerequisites.rows(parse(parameter), cells))
+    from . import experiments as engine
+    from . import methods, tables  # noqa: F401
 
     if engine_name not in ("local", "dask"):
         raise unknown("engine", engine_name, ["local", "dask"])
@@ -173,12 +173,12 @@ def run(
     failed: list[engine.Status] = []
     for (name, params), some in zip(chosen, selected, strict=True):
         if profile == "full":
-            todo = [s for s in engine.plan(name, params, some) if s.state in ("missing", "stale")]
+            todo = [s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE]
             print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
         left = None if limit is None else max(0.0, limit - time.monotonic())
-        options = {"time_limit": left, "say": print, "device": device, "strict": False}
+        options = {"time_limit": left, "say": print, "device": device, "strict": False, "sets": sets}
         if engine_name == "dask":
-            from . import cluster
+            from .experiments import cluster
 
             outcome = cluster.run(name, params, some, workers=workers, scheduler=scheduler, **options)
         else:
@@ -187,11 +187,11 @@ def run(
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")
     if profile != "smoke":
-        from . import index as index_
+        from .records import export as index_
 
         index_.write(paths.runs() / "index.csv")
     if failed:
-        from .progress import log_path
+        from .core.progress import log_path
 
         _print_table("failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed])
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
@@ -213,24 +213,82 @@ def plan(
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
     parameter: Parameter = None,
     cells: Cells = None,
+    sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Show where every cell stands and what it would cost: recorded, missing, stale and why, or skipped and why."""
-    with no_collection():
-        from . import estimate, methods  # noqa: F401
-        from . import experiment as engine
+    """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and why."""
+    from . import experiments as engine
+    from . import methods  # noqa: F401
+    from .experiments import estimate
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
-    rows = estimate.rows(engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells)), profile)
+    statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
+    rows = estimate.rows(statuses, profile, sets)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        cost = estimate.words(row["seconds"], row["memory_mb"]) if row["state"] in ("missing", "stale") else ""
+        todo = row["state"] in engine.TO_COMPUTE
+        cost = estimate.words(row["seconds"], row["memory_mb"]) if todo else ""
         why = "" if row["state"] == "recorded" else f"  ({row['why']})"
-        needs = f"  after {', '.join(row['needs'])}" if row["needs"] and row["state"] in ("missing", "stale") else ""
+        needs = f"  after {', '.join(row['needs'])}" if row["needs"] and todo else ""
         print(f"{row['state']:9} {row['cell']}{why}{needs}" + (cost and f"  {cost}"))
     print(estimate.total(rows))
+
+
+@app.command()
+def fill(
+    experiments: Annotated[list[str] | None, typer.Argument(help="For example skd/table1_accuracy; all by default.")] = None,
+    profile: Annotated[str, typer.Option(help="small or full.")] = "full",
+    parameter: Parameter = None,
+    cells: Cells = None,
+    sets: Sets = None,
+    time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90m, 2h, 8h. Without, until all is done.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Compute what is missing, the cheapest number first, at low priority, until the time is up: for a spare machine and a night.
+
+    Each set of a cell is stored as soon as it is done, and the next `distill fill` goes on where this one stopped. Cells whose
+    data or weights are not here are left out, and counted. Exit status: 0, also where the time was up; 2 wrong input or failed cells.
+    """
+    if profile not in ("small", "full"):
+        raise unknown("profile", profile, ["small", "full"])
+    limit = seconds(time_limit) if time_limit else None
+    start = time.monotonic()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep, so that other programs get the processor
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    with contextlib.suppress(AttributeError, OSError):  # no such thing on Windows
+        os.nice(19)
+    from . import methods  # noqa: F401
+    from .experiments import estimate
+    from .experiments import fill as filling
+
+    jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
+    for job in jobs[:20]:
+        print(f"{job}: {estimate.words(job.seconds, None)}")
+    if len(jobs) > 20:
+        print(f"... and {len(jobs) - 20} more sets")
+    known = [job.seconds for job in jobs if job.seconds is not None]
+    numbers = len({job.cell for job in jobs})
+    print(f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost")
+    alike: dict[str, list[str]] = {}
+    for reason, count in left_out.most_common():
+        kind, _, what = reason.partition(": ")
+        alike.setdefault(kind, []).append(f"{what} ({count} cells)")
+    for kind, which in alike.items():
+        print(f"left out, {kind}: {', '.join(which)}")
+    if dry_run or not jobs:
+        return
+    done = filling.run(jobs, None if limit is None else limit - (time.monotonic() - start), lambda line: print(line, flush=True), device)
+    print(", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines) or "nothing was finished in this time; what was begun is saved")
+    from .records import export as index_
+
+    index_.write(paths.runs() / "index.csv")
+    if done["failed"]:
+        raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
 
 @app.command()
@@ -240,9 +298,8 @@ def explain(
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
-    with no_collection():
-        from . import experiment as engine
-        from . import methods, records  # noqa: F401
+    from . import experiments as engine
+    from . import methods, records  # noqa: F401
 
     now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
     verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
@@ -260,7 +317,7 @@ def index(
     output: Annotated[Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")] = None,
 ) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
-    from . import index as index_
+    from .records import export as index_
 
     file = output or paths.runs() / "index.csv"
     count, damaged = index_.write(file)
@@ -275,7 +332,7 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Show what is being computed under this `runs` folder."""
-    from . import progress
+    from .core import progress
 
     while True:
         notes = progress.running()
@@ -307,23 +364,60 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
     """Evaluate a distilled set from any code under a named protocol."""
-    with no_collection():
-        from . import foreign
+    from .evaluation import files
+    from .generators import generated  # noqa: F401  reads sets that are generators
 
     if normalised and pixels:
         raise UserError("--normalised and --pixels exclude each other: say which the float images are")
     values = "normalised" if normalised else "pixels" if pixels else None
     names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
-    found = foreign.evaluate_file(
+    found = files.evaluate_file(
         file, dataset, judges, names, num_eval, seed,
         values=values, baseline=baseline, ceiling_epochs=ceiling_epochs, resolution=resolution, device=device,
     )  # fmt: skip
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return
-    _print_table(f"{file} on {dataset}", foreign.rows(found))
+    _print_table(f"{file} on {dataset}", files.rows(found))
     for note in dict.fromkeys(n for e in found for n in e.notes):
         print(f"- {note}")
+
+
+uvit = typer.Typer(no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images.")
+app.add_typer(uvit, name="uvit")
+PROFILES = ["smoke", "small", "full"]
+
+
+@uvit.command("train")
+def uvit_train(
+    dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")] = False,
+) -> None:
+    """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100`."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from .experiments import uvit_commands
+
+    uvit_commands.train(dataset, profile, scratch)
+
+
+@uvit.command("generate")
+def uvit_generate(
+    folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
+    dataset: Annotated[str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or so many images.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    from .experiments import uvit_commands
+
+    uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)
 
 
 @app.command()
@@ -334,8 +428,7 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
-    with no_collection():
-        from . import book as book_
+    from .publish import build as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
 
@@ -343,11 +436,10 @@ def reproduce(
 @app.command()
 def book() -> None:
     """Build the book from the recorded results."""
-    with no_collection():
-        from . import book as book_
+    from .publish import build as book_
 
     print(book_.build())
 
 
 if __name__ == "__main__":
-    command()
+    main()

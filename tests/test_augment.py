@@ -10,12 +10,12 @@ import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill_lib import augment
-from distill_lib.augment import Params
-from distill_lib.data import Facts
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.data import Facts, augment
+from distill_lib.data.augment import Params, strategies
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 _benchmark = importlib.import_module("augment")
@@ -23,7 +23,7 @@ PLAIN, plain = _benchmark.PLAIN, _benchmark.plain  # the official code's formula
 
 COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))
 EVERY = ["none", "dsa", "idc", "idc:color_crop", "frepo", "dc", "dc:crop_noise", "imagenet", "dcbench:cifar_aug", "dcbench:randaug"]
-FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in augment._FREPO]
+FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in strategies._FREPO]
 
 
 def images(*shape, seed=0, dtype=torch.float32):
@@ -86,7 +86,44 @@ def test_networks_at_once_equal_one_by_one_bit_for_bit(name, n):
         assert torch.equal(at_once, alone)
 
 
-@pytest.mark.parametrize("name", ["dsa", "idc:color_crop_cutout", "frepo"])
+class Called(TorchDispatchMode):
+    """The names of the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if not n.startswith("dcbench")])  # torchvision's, on a network's batch at a time
+def test_no_operation_rounds_by_the_size_of_the_batch(name):
+    """On some processors a matrix product does, and one that fuses a product with a sum does with some compilers."""
+    aug, x = named(name), images(5, 4, 3, 32, 32)
+    with Called() as called:
+        for seed in range(6):  # every operation has its turn
+            aug(x, [generator(seed, g) for g in range(5)])
+    assert name == "none" or {"mul", "add", "add_"} & called.names
+    products = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "addcmul", "addcdiv", "lerp", "convolution"}
+    assert not products & called.names
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_threads_change_no_bit(name):
+    aug, x, before = named(name), images(5, 12, 3, 32, 32), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append([aug(x, [generator(seed, g) for g in range(5)]) for seed in range(3)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["dsa", "idc:color_crop_cutout", "frepo", "imagenet"])
 def test_one_record_does_the_same_to_batches_of_any_size(name):
     aug, real = augment.named(name), images(6, 20, 3, 32, 32)
     params = aug.draw(generator(1), groups=6)
@@ -492,7 +529,7 @@ def test_default_strategies():
     full, no_flip = "color_crop_cutout_flip_scale_rotate", "color_crop_cutout_scale_rotate"
     for dataset in ("CIFAR10", "CIFAR100", "FashionMNIST", "FashionMNIST-mini", "TinyImageNet", "ImageWoof", "my own"):
         assert augment.strategy_for(dataset) == full
-    for dataset in ("MNIST", "SVHN", "digits", "MNIST-mini"):
+    for dataset in ("MNIST", "SVHN", "digits", "MNIST@16px"):
         assert augment.strategy_for(dataset) == no_flip
     assert augment.strategy_for("FashionMNIST", "frepo") == "color_crop_rotate_translate_cutout"
     assert augment.strategy_for("CIFAR10", "frepo") == "flip_color_crop_rotate_translate_cutout"

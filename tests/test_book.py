@@ -10,10 +10,11 @@ import nbformat
 import pytest
 from test_notebooks import write
 
-from distill_lib import book, pages, paths
-from distill_lib.errors import UserError
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.publish import build, check, pages
 
-PAGES = book._contents(paths.ROOT)
+PAGES = build._contents(paths.ROOT)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 ).split()
@@ -26,7 +27,7 @@ def html(tmp_path_factory):
     ready = paths.ROOT / "runs" / "recorded" / "pages"
     if ready.exists():
         shutil.copytree(ready, paths.runs() / "recorded" / "pages", dirs_exist_ok=True)
-    return book.build(out=tmp_path_factory.mktemp("book")).parent
+    return build.build(out=tmp_path_factory.mktemp("book")).parent
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def visits(html, browser):
 
 # --- the recorded book -------------------------------------------------------------------------------------------------
 def test_every_page_of_the_contents_is_there_without_problems(html):
-    assert book.check_html(html, PAGES) == []
+    assert check.check_html(html, PAGES) == []
     assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
 
 
@@ -284,12 +285,12 @@ def test_each_problem_is_named_with_its_page_and_again_on_the_next_build(root):
     intro.write_text("# Intro\n\n[gone](nowhere.md) {doc}`missing` ![](none.png)\n\n<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>\n")
     for _ in range(2):
         with pytest.raises(UserError) as refused:
-            book.build(root=root)
+            build.build(root=root)
         message = str(refused.value)
         for problem in ("nowhere.md", "unknown document: 'missing'", "none.png", "broken link to x.html", "from outside"):
             assert any(problem in line and "book/intro" in line for line in message.splitlines()), (problem, message)
     intro.write_text("# Intro\n\nAll is well.\n")
-    assert book.build(root=root) == root / "_build" / "html" / "index.html"
+    assert build.build(root=root) == root / "_build" / "html" / "index.html"
 
 
 def test_a_run_s_book_shows_its_numbers_and_names_its_profile(root, capsys):
@@ -298,7 +299,7 @@ def test_a_run_s_book_shows_its_numbers_and_names_its_profile(root, capsys):
     (root / "_toc.yml").write_text(
         "format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/demo/table1\n- file: notebooks/demo/table2\n"
     )
-    done = book.reproduce("smoke", only="demo/table1", parameters={"n": 21}, root=root)
+    done = build.reproduce("smoke", only="demo/table1", parameters={"n": 21}, root=root)
     page = (done.book.parent / "notebooks" / "demo" / "table1.html").read_text()
     assert "computed 42 smoke" in page and "Profile <b>smoke</b>" in page and "other notebooks show recorded" in page
     assert done.notebooks == 1 and done.memory_mb > 50 and str(done.book) in capsys.readouterr().out
@@ -308,7 +309,7 @@ def test_a_run_s_book_shows_its_numbers_and_names_its_profile(root, capsys):
 def test_contents_that_name_a_missing_page_are_refused(root):
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: book/gone\n")
     with pytest.raises(UserError, match="book/gone"):
-        book.build(root=root)
+        build.build(root=root)
 
 
 def test_the_checks_see_what_a_page_would_load(tmp_path):
@@ -317,6 +318,6 @@ def test_the_checks_see_what_a_page_would_load(tmp_path):
         "<script src='https://example.org/x.js'></script><link rel='stylesheet' href='//example.org/x.css'><img src='gone.png' alt='it'>"
         "<a href='b.html#here'>1</a><a href='b.html#there'>2</a><a href='https://example.org'>3</a><a href='c.html'>4</a><img src='b.html' alt=''>"
     )
-    found = book.check_html(tmp_path, ["a", "b"])
+    found = check.check_html(tmp_path, ["a", "b"])
     assert len(found) == 6 and all(line.startswith("a: ") for line in found)
     assert not any("#here" in line or line.endswith("example.org") for line in found)

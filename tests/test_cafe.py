@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import data, networks
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
 from distill_lib.methods import cafe
-from distill_lib.rng import generator
 
 K, N, M = 3, 6, 2
 WEIGHTS = [0.1, 0.1, 1.0, 1.0, 1.0]
@@ -190,7 +190,7 @@ def test_distilling_lowers_the_loss_it_minimises(real):
     net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
     target = real.draw_classes(50, generator(8))
     weights = cafe.layer_weights(net, cfg)
-    start = cafe.initial_images(real, cfg, generator(0, "CAFE"))
+    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "CAFE"))
     end = cafe.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, 1))
     loss = [cafe.image_gradient(net, target, x, weights, cfg)[0] for x in (start, end)]
     assert loss[1] < 0.8 * loss[0]

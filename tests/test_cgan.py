@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import data
-from distill_lib.data.imageset import Whitening
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.data import Whitening
+from distill_lib.evaluation import evaluate
+from distill_lib.evaluation.metrics.frechet import frechet_distance, moments
 from distill_lib.generators import cgan
 from distill_lib.generators.cgan import GAN, Architecture, Discriminator, Generator, Pair
 from distill_lib.generators.generated import GeneratedSet
-from distill_lib.loop import Loop, TimeUp
-from distill_lib.metrics.frechet import frechet_distance, moments
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 GREY28, RGB32 = Architecture((1, 28, 28), 10), Architecture((3, 32, 32), 10)
 TINY = replace(GAN().smoke(), width=8, batch=8, per_epoch=48, looks=2, samples=40, gp_every=1)
@@ -107,7 +107,7 @@ def test_shapes_no_network_fits_are_one_clear_error(changes, words):
 
 def test_images_map_to_the_units_of_the_set_and_back(real):
     index = torch.arange(6)
-    assert torch.allclose(cgan.normalised(cgan.signed(real, index), real), real.take(index)[0], atol=1e-6)
+    assert torch.allclose(cgan.normalised(real.signed(index), real), real.take(index)[0], atol=1e-6)
     ends = cgan.normalised(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1), real).flatten()
     assert torch.allclose(ends, torch.tensor([-real.facts.mean[0], 1 - real.facts.mean[0]]) / real.facts.std[0])
 
@@ -157,7 +157,7 @@ def test_a_step_equals_the_plain_one(real, loss):
     by_g, by_d = plain.optimizers
     rng, rng_plain = stream(1), stream(1)
     for n in range(3):
-        x, y = cgan.signed(real, torch.arange(8) + 8 * n), real.hard_labels[8 * n : 8 * n + 8]
+        x, y = real.signed(torch.arange(8) + 8 * n), real.hard_labels[8 * n : 8 * n + 8]
         log = pair.step(x, y, rng)
 
         score, classes = d(g(torch.randn(8, 100, generator=rng_plain), y))
@@ -221,7 +221,7 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
 
 def test_a_pair_read_back_goes_on_as_the_one_that_was_written(real):
     pair = Pair(TINY, real, stream(0))
-    x, y = cgan.signed(real, torch.arange(8)), real.hard_labels[:8]
+    x, y = real.signed(torch.arange(8)), real.hard_labels[:8]
     pair.step(x, y, stream(1))
     back = Pair(TINY, real).read(pair.tensors())
     for p in (pair, back):
@@ -244,14 +244,6 @@ def test_settings_and_sets_no_gan_fits_are_one_clear_error(real):
     whitening = Whitening(torch.zeros(64), torch.eye(64))
     with pytest.raises(UserError, match="without whitening"):
         cgan.train(real.under(whitening), TINY)
-
-
-def test_batches_shuffle_every_epoch_and_leave_out_the_partial_one():
-    epochs = cgan.Epochs(images=10, batch=4, epochs=2)
-    order, rng = torch.empty(10, dtype=torch.int64), stream(0)
-    seen = [epochs.index(step, order, 10, rng).tolist() for step in range(epochs.steps)]
-    assert epochs.steps == 4 and all(len(i) == 4 for i in seen)
-    assert len({*seen[0], *seen[1]}) == 8 and len({*seen[2], *seen[3]}) == 8 and seen[:2] != seen[2:]
 
 
 # --- a set that draws --------------------------------------------------------------------------------------------------

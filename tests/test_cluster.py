@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from distill_lib import cluster, experiment, progress, records
 from distill_lib import __main__ as cli
-from distill_lib.errors import UserError
+from distill_lib import experiments, records
+from distill_lib.core import progress
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import cluster, engine
 
 pytest.importorskip("distributed", reason="needs dask.distributed")
 NAME = "skd/table1_accuracy"
@@ -24,13 +27,13 @@ NAME = "skd/table1_accuracy"
 def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # of every worker: as many as here, for the same bits
     return tmp_path
 
 
 def chosen(ipc="1", protocol="*"):
-    params = experiment.check_parameters(NAME, {"profile": "smoke"})
-    return params, experiment.select(experiment.experiment(NAME).cells(params), f"method=Random,dataset=FashionMNIST,ipc={ipc},protocol={protocol}")
+    params = experiments.check_parameters(NAME, {"profile": "smoke"})
+    return params, experiments.select(experiments.experiment(NAME).cells(params), f"method=Random,dataset=FashionMNIST,ipc={ipc},protocol={protocol}")
 
 
 def numbers(cells):
@@ -61,7 +64,7 @@ def test_two_workers_of_which_one_is_killed_record_every_cell_once(folders, monk
     for cell in cells:  # none twice: every log says "recorded" once
         assert progress.log_path(cell, "smoke").read_text().count("recorded: ") == 1
     monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
-    experiment.run(NAME, params, cells, say=lambda line: None)
+    engine.run(NAME, params, cells, say=lambda line: None)
     assert numbers(cells) == spread  # one process and many compute the same numbers
 
 
@@ -73,11 +76,12 @@ def test_what_cells_share_is_one_task(folders):
             submitted.append((function.__name__, key.rpartition("-")[0]))
             return key
 
-    params = experiment.check_parameters(NAME, {"profile": "small"})
-    cells = experiment.select(experiment.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10")
+    params = experiments.check_parameters(NAME, {"profile": "small"})
+    cells = experiments.select(experiments.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10")
     shared = {}
     for cell in cells:
-        cluster._shared(Client(), experiment.status(cell, params).task, "small", None, None, shared)
+        task = experiments.status(cell, params).task
+        cluster._shared(Client(), task, list(range(task.num_sets)), "small", None, None, shared)
     stages = [key for name, key in submitted if name == "_stage1"]
     assert sorted(s.rpartition("-")[0] for s in stages) == ["conditional-GAN", "expert-trajectories", "feature-network"]
     sets = [key for name, key in submitted if name == "_set"]
@@ -133,7 +137,7 @@ def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypa
         assert expected in capsys.readouterr().out
     spread = numbers(cells)
     monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
-    experiment.run(NAME, params, cells, say=lambda line: None)
+    engine.run(NAME, params, cells, say=lambda line: None)
     assert numbers(cells) == spread
 
 
@@ -168,13 +172,13 @@ def test_a_real_slurm_of_one_node_computes_a_cell(folders):
 
 def test_a_damaged_record_fails_its_cell_and_stays(folders):
     params, cells = chosen(protocol="vico_dsa")
-    outcome = experiment.run(NAME, params, cells, say=lambda line: None)
+    outcome = engine.run(NAME, params, cells, say=lambda line: None)
     file = records.path(cells[0], "smoke")
     body = json.loads(file.read_text())
     body["test_accuracy_pct"][0] = 99.0
     file.write_text(json.dumps(body))
-    (now,) = experiment.plan(NAME, params, cells)
+    (now,) = experiments.plan(NAME, params, cells)
     assert now.state == "damaged" and "checksum differs" in now.why and outcome.of("computed")
     with pytest.raises(UserError, match="checksum differs"):
-        experiment.run(NAME, params, cells, say=lambda line: None)
+        engine.run(NAME, params, cells, say=lambda line: None)
     assert json.loads(file.read_text())["test_accuracy_pct"][0] == 99.0  # not overwritten: whoever changed it decides

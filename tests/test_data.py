@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill_lib import data, paths, rng
-from distill_lib.data import find, make_bundled, prepare
-from distill_lib.data.catalogue import NORMALISATIONS
-from distill_lib.errors import UserError
+from distill_lib import data
+from distill_lib import data as distill_lib_data
+from distill_lib.core import paths, rng
+from distill_lib.core.errors import UserError
+from distill_lib.data import NORMALISATIONS, make_bundled
 
 BUNDLED = ["FashionMNIST-mini", "BloodCells-mini", "PneumoniaMNIST-mini"]
 
@@ -33,6 +34,42 @@ def present(name, **options):
 
 
 # --- facts -------------------------------------------------------------------------------------------------------------
+def test_a_name_leads_to_the_set_whose_settings_hold():
+    assert {name: data.like(name).name for name in ("FashionMNIST-mini", "FashionMNIST", "ImageNette@64px", "ImNet-A", "SVHN", "my own")} == {
+        "FashionMNIST-mini": "FashionMNIST", "FashionMNIST": "FashionMNIST", "ImageNette@64px": "ImageNette", "ImNet-A": "ImNet-A",
+        "SVHN": "SVHN", "my own": "my own",
+    }  # fmt: skip
+    assert {name for name in data.DATASETS if not data.like(name).mirrors} == {"MNIST", "digits"} and not data.like("SVHN").mirrors
+    subsets = {name for name in data.DATASETS if data.like(name).is_imagenet_subset}
+    assert {"ImageNette", "ImNet-A", "SLFD-50", "ImageNet-100"} < subsets and "TinyImageNet" not in subsets
+    assert not data.like("Images").is_imagenet_subset  # the user's own folder
+    assert {name for name in subsets if data.like(name).union} == {"SLFD-50", "SLFD-94", "SLFD-100"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_facts_carry_pixels_to_units_and_back_bit_for_bit_as_the_set_does(dtype):
+    real = data.load("BloodCells-mini")[0].subset(torch.arange(8))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
+    pixels = real.pixels().to(dtype).requires_grad_()
+    units = real.facts.normalise(pixels)
+    assert units.dtype == dtype and torch.equal(units, (pixels - mean) / std)
+    back = real.facts.pixels(units)
+    assert torch.equal(back, (units - -mean / std) / (255 * (1 / (255 * std)))) and torch.allclose(back, pixels, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(back.sum(), pixels)[0], torch.ones((), dtype=dtype), atol=1e-5)
+    if dtype == torch.float32:
+        drawn = data.ImageSet(units.detach() * 3, real.labels, real.facts)
+        assert torch.equal(drawn.pixels(), real.facts.pixels(drawn.images).clamp(0, 1))
+    assert torch.equal(real.signed(torch.tensor([5, 2])), real.subset(torch.tensor([5, 2])).pixels() * 2 - 1)
+
+
+def test_what_is_learned_starts_from_real_images_or_noise_of_one_stream():
+    real = data.load("FashionMNIST-mini")[0]
+    assert torch.equal(real.initial_images(3, "real", rng.generator(1)), real.draw_classes(3, rng.generator(1)))
+    noise = real.initial_images(3, "noise", rng.generator(1))
+    assert torch.equal(noise, torch.randn(10, 3, *real.shape, generator=rng.generator(1)))
+    assert torch.equal(noise.flatten(0, 1), torch.randn(30, *real.shape, generator=rng.generator(1)))  # as kernel methods hold them
+
+
 def test_medmnist_facts_equal_medmnists_own():
     from medmnist.info import INFO
 
@@ -46,7 +83,7 @@ def test_medmnist_facts_equal_medmnists_own():
         if name != "ChestMNIST":  # 14 marks joined into two classes
             assert list(d.class_names) == [flat[name]["label"][str(k)] for k in range(len(flat[name]["label"]))]
         for size in d.sizes:
-            (urls, place, md5), = find.downloads(d, size)
+            (urls, place, md5), = distill_lib_data.downloads(d, size)
             assert place == f"{name.lower()}{'' if size == 28 else f'_{size}'}.npz" and place in urls[0] and len(md5) == 32
 
 
@@ -326,7 +363,7 @@ FASTAI_TEST = {  # of the copies at 128 px, by wnid
 def test_imagenette_and_imagewoof_are_labelled_in_the_papers_order(name):
     d = data.DATASETS[name]
     try:
-        source = find.locate(d, 28, None, False)
+        source = distill_lib_data.locate(d, 28, None, False)
     except UserError as err:
         pytest.skip(str(err))
     for split in source.splits:
@@ -347,15 +384,15 @@ def test_imagewoof_names_how_the_copy_differs():
     assert ("fastai's split" in notes) == (per_class(test) != [50] * 10)
     if per_class(real) == [500] * 10:
         assert "500 training images per class" in notes and "every image of this copy is 128 x 128 px" in notes
-    part = find.locate(d, 28, None, False).read("train")
+    part = distill_lib_data.locate(d, 28, None, False).read("train")
     for members in real.class_index:
         first = int(members[0])
-        image = prepare.resize(prepare.open_image(part.images[first]).convert("RGB"), 128, "bilinear")
+        image = distill_lib_data.resize(distill_lib_data.open_image(part.images[first]).convert("RGB"), 128, "bilinear")
         assert np.array_equal(np.asarray(image).transpose(2, 0, 1), real.images[first].numpy())
 
 
 def test_hold_out_draws_from_its_own_stream():
     before = torch.get_rng_state()
-    find.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
+    distill_lib_data.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert rng.generator(0, "hold-out").initial_seed() != rng.generator(1, "hold-out").initial_seed()

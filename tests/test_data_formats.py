@@ -18,9 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distill_lib import data, paths
-from distill_lib.data import find, prepare
-from distill_lib.errors import UserError
+from distill_lib import data
+from distill_lib import data as distill_lib_data
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.data import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -321,25 +323,25 @@ def test_ilsvrcs_own_validation_part_carries_no_note(place):
 # --- resizing --------------------------------------------------------------------------------------------------------------
 def test_resize_rules_on_an_image_that_needs_no_scaling():
     a = pixels(4, 8, 3)  # height 4, width 8
-    crop = np.asarray(prepare.resize(Image.fromarray(a), 4, "bilinear"))
+    crop = np.asarray(distill_lib_data.resize(Image.fromarray(a), 4, "bilinear"))
     assert np.array_equal(crop, a[:, 2:6])
-    assert np.array_equal(np.asarray(prepare.resize(Image.fromarray(a), 4, "bicubic")), a[:, 2:6])
-    squeezed = np.asarray(prepare.resize(Image.fromarray(a), 4, "squeeze"))
+    assert np.array_equal(np.asarray(distill_lib_data.resize(Image.fromarray(a), 4, "bicubic")), a[:, 2:6])
+    squeezed = np.asarray(distill_lib_data.resize(Image.fromarray(a), 4, "squeeze"))
     assert squeezed.shape == (4, 4, 3) and not np.array_equal(squeezed, crop)
     same = Image.fromarray(a[:, :4])
-    assert prepare.resize(same, 4, "squeeze") is same
+    assert distill_lib_data.resize(same, 4, "squeeze") is same
 
 
 @pytest.mark.parametrize("w, h", [(5, 5), (7, 3), (3, 7), (333, 101), (101, 333), (1, 50)])
 @pytest.mark.parametrize("rule", data.RESIZE)
 def test_every_size_becomes_the_resolution(w, h, rule):
-    assert prepare.resize(Image.new("RGB", (w, h)), 16, rule).size == (16, 16)
+    assert distill_lib_data.resize(Image.new("RGB", (w, h)), 16, rule).size == (16, 16)
 
 
 def test_halving_weighs_four_pixels_one_three_three_one():
     """PIL's antialiased bilinear filter, by hand: a triangle two pixels wide on either side."""
     a = pixels(16, 16)
-    small = np.asarray(prepare.resize(Image.fromarray(a), 8, "bilinear")).astype(float)
+    small = np.asarray(distill_lib_data.resize(Image.fromarray(a), 8, "bilinear")).astype(float)
     w = np.array([1, 3, 3, 1]) / 8
     for i in range(1, 7):
         for j in range(1, 7):
@@ -493,9 +495,9 @@ def test_without_a_network_the_error_says_what_to_fetch(place, mirror):
 def test_every_downloadable_set_names_an_address_and_an_md5():
     free = [n for n, d in data.DATASETS.items() if d.family in ("idx", "cifar", "medmnist", "tiny")] + ["ImageNette", "ImageWoof"]
     for name in free:
-        for urls, place, checksum in find.downloads(data.DATASETS[name], 28):
+        for urls, place, checksum in distill_lib_data.downloads(data.DATASETS[name], 28):
             assert all(u.startswith("http") for u in urls) and len(checksum) == 32 and not Path(place).is_absolute()
-            assert "curl" in find.how_to_fetch(data.DATASETS[name], 28)
+            assert "curl" in distill_lib_data.how_to_fetch(data.DATASETS[name], 28)
 
 
 # --- prepared copies ---------------------------------------------------------------------------------------------------------
@@ -589,4 +591,4 @@ def test_two_processes_preparing_the_same_set_end_with_one_good_copy(place, tmp_
 def test_zip_archives_are_unpacked_too(place, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as z:
         z.writestr("inside/file.txt", "hello")
-    assert (find.unpacked(tmp_path / "x.zip") / "inside" / "file.txt").read_text() == "hello"
+    assert (distill_lib_data.unpacked(tmp_path / "x.zip") / "inside" / "file.txt").read_text() == "hello"

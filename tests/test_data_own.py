@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distill_lib import data, paths
-from distill_lib.errors import UserError
+from distill_lib import data
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

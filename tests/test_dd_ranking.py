@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
 from distill_lib.data import Facts, ImageSet
-from distill_lib.errors import UserError
-from distill_lib.metrics import dd_ranking as ranking
-from distill_lib.metrics.dd_ranking import augmentation_robust_score, dd_ranking, label_robust_score
-from distill_lib.rng import generator
+from distill_lib.evaluation.metrics import dd_ranking as ranking
+from distill_lib.evaluation.metrics.dd_ranking import augmentation_robust_score, dd_ranking, label_robust_score
 
 
 @pytest.mark.parametrize(

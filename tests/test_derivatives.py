@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
-from distill_lib.networks import fast
-from distill_lib.rng import generator
+from distill_lib.core.errors import UserError
+from distill_lib.core.native import convnet
+from distill_lib.core.rng import generator
+from distill_lib.networks.gradients import Derivatives
 
 SHAPE = (1, 28, 28)
 FORMS = {  # name, options: matrix products, the network's layers, and another architecture
@@ -74,8 +74,8 @@ def test_first_and_second_derivatives_in_pieces(form, piece):
 def test_the_compiled_kernel_is_asked_for_first_derivatives_only(monkeypatch):
     """Its own numbers are checked with it; here its place is taken by the same function in plain layers."""
     asked = []
-    monkeypatch.setattr(fast, "usable", lambda plan, x, parameters: plan is not None)
-    monkeypatch.setattr(fast, "run", lambda plan, x, parameters: (asked.append(len(x)), fast.layers(plan, x, parameters))[1])
+    monkeypatch.setattr(convnet, "usable", lambda plan, x, parameters: plan is not None)
+    monkeypatch.setattr(convnet, "run", lambda plan, x, parameters: (asked.append(len(x)), convnet.layers(plan, x, parameters))[1])
     network, parameters, images, labels, direction = problem("ConvNetW32")
     _, first, by_image, _ = by_hand(network, parameters, images, labels, direction)
     d = Derivatives(network, piece=4)

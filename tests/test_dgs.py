@@ -9,12 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill_lib import data
-from distill_lib.errors import UserError
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.evaluation.metrics import difficulty
 from distill_lib.methods import dgs
-from distill_lib.methods.dgs import Sampler, choose, from_bins, histogram, objective, scaled, thresholds, transformed
-from distill_lib.metrics import difficulty
-from distill_lib.rng import generator
-from distill_lib.training import Training
+from distill_lib.methods.dgs import (
+    Sampler,
+    bin_of,
+    choose,
+    from_bins,
+    histogram,
+    objective,
+    scaled,
+    thresholds,
+    transformed,
+)
+from distill_lib.networks.reference import Training
 
 TEN = torch.tensor([0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 0.9, 0.95, 0.99], dtype=torch.float64)
 
@@ -41,10 +51,10 @@ QUICK = Training(network="ConvNetW32", epochs=2, batch=64)
 
 
 def test_a_trained_scorer_scores_by_the_classifier_of_the_real_set(real):
-    from distill_lib import training
+    from distill_lib.networks import reference
 
     score = difficulty.scorer("trained", real, QUICK)
-    network = training.on_real(real, QUICK, 0).network
+    network = reference.on_real(real, QUICK, 0).network
     images, labels = real.all()
     with torch.no_grad():
         p = network(images).double().softmax(1)[torch.arange(len(real)), labels]
@@ -54,7 +64,7 @@ def test_a_trained_scorer_scores_by_the_classifier_of_the_real_set(real):
 
 
 def test_held_out_scores_come_from_the_classifier_that_has_not_seen_the_image(real):
-    from distill_lib import training
+    from distill_lib.networks import reference
 
     score = difficulty.scorer("held_out", real, QUICK, folds=2)
     parts = difficulty._folds(real, 2, 0)
@@ -62,7 +72,7 @@ def test_held_out_scores_come_from_the_classifier_that_has_not_seen_the_image(re
     assert [torch.bincount(real.labels[p]).tolist() for p in parts] == [[10] * 10] * 2
     logits = []
     for held, rest in (parts, parts[::-1]):
-        network = training.on_real(real.subset(rest), QUICK, 0).network
+        network = reference.on_real(real.subset(rest), QUICK, 0).network
         with torch.no_grad():
             logits.append(network(real.all()[0]).double())
         p = logits[-1].softmax(1)[held, real.labels[held]]
@@ -90,7 +100,7 @@ def test_mobilenet_pads_strided_convolutions_right_and_below_alone():
 
 
 def test_mobilenet_recognises_real_images():
-    from distill_lib import weights
+    from distill_lib.core import weights
 
     if weights.find("MobileNetV2") is None:
         pytest.skip("MobileNetV2's weights are not in a weights folder")
@@ -153,6 +163,15 @@ def test_too_large_thresholds_are_one_clear_error():
         transformed(TEN, 10, 0)
 
 
+@pytest.mark.parametrize("bins", [3, 7, 10])
+def test_a_score_on_an_edge_goes_where_numpy_puts_it(bins):
+    scores = torch.arange(10_001, dtype=torch.float64) / 10_000  # every score there is, at four decimals
+    found = bin_of(scores, bins)
+    assert torch.bincount(found).tolist() == np.histogram(scores.numpy(), bins, (0, 1))[0].tolist() and bool((found.diff() >= 0).all())
+    if bins == 10:  # 0.3, 0.6 and 0.7 lie below 3, 6 and 7 times 0.1
+        assert bin_of(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0], dtype=torch.float64), 10).tolist() == [0, 1, 2, 2, 5, 5, 6, 9, 9]
+
+
 # --- thresholds --------------------------------------------------------------------------------------------------------
 def plain_objective(scores, ipc, weight, variant):
     """Equation 9 in plain loops over numpy's histograms, nothing else."""
@@ -173,7 +192,7 @@ def plain_objective(scores, ipc, weight, variant):
                 out[b, t] = math.nan
                 continue
             log = np.clip(np.log(x / low) / math.log(high / low), 1e-4, 1)
-            h = np.histogram(log + 1e-10 * (log < 1), 10, (0, 1))[0] / n
+            h = np.histogram(log, 10, (0, 1))[0] / n
             pairs = ((raw, h), (even, h)) if variant == "code" else ((h, raw), (h, even))
             out[b, t] = weight * kl(*pairs[0]) + (1 - weight) * kl(*pairs[1])
     return out

@@ -6,9 +6,18 @@ import math
 import pytest
 import torch
 
-from distill_lib.diffusion.continuous import VP, ancestral, ddim, dpm_multistep, dpm_step, fast_orders, sample, uniform_lambda
-from distill_lib.errors import UserError
-from distill_lib.rng import generator as stream
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator as stream
+from distill_lib.generators.diffusion.continuous import (
+    VP,
+    ancestral,
+    ddim,
+    dpm_multistep,
+    dpm_step,
+    fast_orders,
+    sample,
+    uniform_lambda,
+)
 
 STARTS = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
 EXACT = torch.tensor([-0.70101863, -0.20100296, 0.29901272, 0.79902839, 1.29904406], dtype=torch.float64)  # at t = 1e-4

@@ -2,11 +2,19 @@
 
 import copy
 
+import pytest
 import torch
 
-from distill_lib import augment, data, networks
+from distill_lib import data, figures, networks
+from distill_lib.core import paths
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
+from distill_lib.experiments import method_costs
 from distill_lib.methods import dm
-from distill_lib.rng import generator
+from distill_lib.networks import memory
+from distill_lib.publish import pages
 
 K, N, M = 3, 6, 2
 
@@ -40,6 +48,28 @@ def test_the_batched_loss_and_its_image_gradient_equal_the_per_class_loop():
     reference.backward()
     assert abs(loss.item() - reference.item()) < 1e-4 * reference.item()
     assert (fast.grad - slow.grad).norm() < 1e-4 * slow.grad.norm()
+
+
+@pytest.mark.parametrize("name", ["ConvNetW32", "VGG11", "ConvNetW32BN", "AlexNetBN"])
+def test_in_float64_the_loss_is_the_official_one_to_rounding(name):
+    """Class by class; with batch norm all classes in one pass, real and synthetic images apart."""
+    net, (real, synthetic) = network(width=name).double(), (x.double() for x in batches())
+    found, slow = synthetic.clone().requires_grad_(), synthetic.clone().requires_grad_()
+    loss = dm.matching_loss(net, real, found)
+    target, mean = (net.embed(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1) for x in (real, slow))
+    joint, apart = (target - mean).square().sum(), loop_reference(net, real, slow)
+    reference = joint if "BN" in name else apart
+    assert loss.dtype == torch.float64 and (abs(joint - apart) > 0.01 * apart) == ("BN" in name)
+    torch.testing.assert_close(loss, reference, rtol=1e-10, atol=0)
+    gradients = (torch.autograd.grad(x, of)[0] for x, of in ((loss, found), (reference, slow)))
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
+def test_memory_counts_the_one_pass_of_batch_norm():
+    size = memory.Size((1, 28, 28), num_classes=10, images=60_000)
+    plain, joint = (method_costs.dm_memory(dm.Config(network=name), size) for name in ("ConvNetW32", "ConvNetW32BN"))
+    assert plain < memory.passed("ConvNetW32BN", size, 10 * 256) < joint
+    assert method_costs.joint_pass("ConvNetW32", size, 256) == 0
 
 
 def test_equal_batches_have_zero_loss_and_gradient():
@@ -105,7 +135,7 @@ def test_distilling_lowers_the_loss_it_minimises():
     cfg = dm.Config(ipc=2, iterations=40, batch_real=32, dsa="none")
     net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
     target = real.draw_classes(100, generator(8))
-    start = dm.initial_images(real, cfg, generator(0, "DM"))
+    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "DM"))
     end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
     assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
 
@@ -115,3 +145,23 @@ def test_siamese_augmentation_treats_both_branches_alike():
     real, _ = batches()
     omega = dsa.draw(generator(0), groups=K)
     assert torch.equal(dsa.apply(real, omega), dsa.apply(real.clone(), omega))
+
+
+def test_the_first_page_draws_the_very_images_that_dm_starts_from(monkeypatch):
+    starts, rows, distill = [], [], dm.distill
+
+    def one_step(real, cfg, seed):
+        loop = Loop(watch=lambda name, step, live: starts.append(live["synthetic"].detach().clone().flatten(0, 1)))
+        return distill(real, replace(cfg, iterations=min(cfg.iterations, 1)), seed, loop)
+
+    monkeypatch.setattr(dm, "distill", one_step)
+    monkeypatch.setattr(figures, "film_strip", lambda frames, **options: rows.extend(frames.items()))
+    names = {}
+    for cell in pages.Page(paths.ROOT, "book/first", ".md").notebook().cells:
+        if cell.cell_type == "code" and not rows:
+            exec(cell.source, names)
+    (above, start), (below, made) = rows
+    assert (above, below) == ("start", "DM") and torch.equal(start.images, starts[0]) and not torch.equal(made.images, starts[0])
+    for k, image in enumerate(start.pixels()):  # real ones
+        members = names["real"].subset(names["real"].class_index[k]).pixels()
+        assert (members - image).abs().flatten(1).amax(1).min() < 1e-6

@@ -1,15 +1,23 @@
 """The example methods of the book keep the contract of the library's own methods."""
 
 import importlib.util
-import time
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from distill_lib import data, paths
-from distill_lib.loop import Loop, TimeUp
+from distill_lib import data, experiments
+from distill_lib.core import paths
+from distill_lib.methods import check
 
 FILES = sorted((paths.ROOT / "book" / "examples").glob("*.py"))
+EXAMPLE = paths.ROOT / "book" / "examples" / "pixel_means.py"
+PAGE = paths.ROOT / "book" / "your_method.md"
 
 
 def load(file):
@@ -20,24 +28,71 @@ def load(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_an_example_method_keeps_the_contract(file, tmp_path):
-    method, (real, _) = load(file), data.load("digits")
-    config = method.paper_config("digits", ipc=2).smoke()
-    first, again = (method.distill(real, config, seed=0) for _ in range(2))
-    assert torch.bincount(first.labels).tolist() == [2] * 10 and first.shape == real.shape
-    assert torch.equal(first.images, again.images) and torch.isfinite(first.images).all()
-    assert not torch.equal(first.images, method.distill(real, config, seed=1).images)
-    for _ in range(50):  # a deadline in the past stops after every step
-        try:
-            resumed = method.distill(real, config, seed=0, loop=Loop(tmp_path, deadline=time.monotonic()))
-            break
-        except TimeUp:
-            continue
-    assert torch.equal(resumed.images, first.images)
+def test_an_example_method_keeps_the_contract(file):
+    assert len(check.contract(load(file), data.load("digits")[0])) == len(check.CHECKS)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A copy of the library with the example put into it as the page says, change by change."""
+    root = tmp_path_factory.mktemp("library")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(paths.ROOT / "distill_lib", root / "distill_lib", ignore=ignored)
+    shutil.copytree(paths.ROOT / "results" / "reported", root / "results" / "reported")
+    shutil.copy(EXAMPLE, root / "distill_lib" / "methods")
+    (root / "tests").mkdir()
+    for file in ("pyproject.toml", "tests/conftest.py", "tests/test_methods.py"):
+        shutil.copy(paths.ROOT / file, root / file)
+    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(changes) == 3
+    for file, change in changes:
+        lines = [(line[0], line[1:]) for line in change.splitlines()]
+        before, after = ("\n".join(text for sign, text in lines if sign != other) for other in "+-")
+        text = (root / file).read_text()
+        assert text.count(before) == 1, f"{file} has no such place:\n{before}"
+        (root / file).write_text(text.replace(before, after))
+    return root
+
+
+def run(library, *words):
+    """What a command prints in that copy."""
+    places = {"PYTHONPATH": str(library), "DISTILL_RUNS": str(library / "runs")}
+    environment = {k: v for k, v in os.environ.items() if k != "DISTILL_RESULTS"} | places
+    done = subprocess.run([sys.executable, *words], cwd=library, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+PLAN_ALL = """
+from distill_lib import experiments
+from distill_lib.experiments import estimate
+
+for name in experiments.experiments():
+    found = experiments.plan(name, experiments.check_parameters(name, {"profile": "smoke"}))
+    todo = [s for s in found if s.state in experiments.TO_COMPUTE]
+    some = [s for s in found if s.cell.method == "Pixel means" and s.state == "recorded"] + todo[:1]
+    print(name, estimate.total(estimate.rows(some, "smoke")))
+"""
+
+
+def test_a_method_that_is_put_in_as_the_page_says_is_listed_planned_run_tested_and_explained(library):
+    (shown,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    commands = [shlex.split(line) for line in shown.splitlines()]
+    modules = {"distill": "distill_lib", "pytest": "pytest"}
+    listed, planned, ran, tested = (run(library, "-m", modules[program], *words) for program, *words in commands)
+    assert "Pixel means: k-means centres of every class" in listed
+    assert "1 missing" in planned and planned.count("  time unknown\n") == 1
+    assert "1 computed" in ran and f"{len(check.CHECKS) + 1} passed" in tested
+    (record,) = (library / "runs" / "smoke" / "records" / "skd" / "table1_accuracy").glob("*.json")
+    explained = run(library, "-m", "distill_lib", "explain", f"skd/table1_accuracy/{record.stem}", "--profile", "smoke")
+    assert "is taken from its record" in explained and '"Pixel means": 1' in explained
+    every = run(library, "-c", PLAN_ALL).splitlines()  # with a record of a method whose cost is not counted
+    assert len(every) == len(experiments.experiments())
+    assert every[0].startswith("skd/table1_accuracy 2 cells: 1 recorded, 1 missing")
 
 
 def test_pixel_means_are_means_of_the_images_nearest_to_them():
-    method = load(paths.ROOT / "book" / "examples" / "pixel_means.py")
+    method = load(EXAMPLE)
     real, _ = data.load("digits")
     one = method.distill(real, method.Config(ipc=1, iterations=1), seed=0)
     means = torch.stack([real.take(index)[0].mean(0) for index in real.class_index])
@@ -53,5 +108,4 @@ def spread(real, centres):
 
 
 def test_the_example_is_as_long_as_the_book_says():
-    lines = [line for line in (paths.ROOT / "book" / "examples" / "pixel_means.py").read_text().splitlines() if line.strip()]
-    assert len(lines) <= 42
+    assert len(EXAMPLE.read_text().splitlines()) <= 40

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import device, native, networks
+from distill_lib import networks
+from distill_lib.core import device
+from distill_lib.core.native import build, convnet
+from distill_lib.core.rng import generator
 from distill_lib.networks import fast
-from distill_lib.rng import generator
+from distill_lib.networks import fast as networks_fast
 
 GREY28, RGB32 = (1, 28, 28), (3, 32, 32)
 
@@ -17,10 +20,10 @@ GREY28, RGB32 = (1, 28, 28), (3, 32, 32)
 def compile_the_kernel(monkeypatch):
     """The suite compiles nothing; these tests do, once."""
     try:
-        library = fast.build()
+        library = convnet.build()
     except Exception as err:
         pytest.skip(f"no C++ compiler that works: {err}")
-    monkeypatch.setattr(fast, "kernel", lambda lib=fast.load(library): lib)
+    monkeypatch.setattr(convnet, "kernel", lambda lib=convnet.load(library): lib)
 
 
 def case(name, shape, n, seed=0):
@@ -77,7 +80,7 @@ def test_values_and_gradients_are_those_of_the_layers(name, shape, n):
 def test_it_is_the_kernel_that_computes(monkeypatch):
     network, x, _ = case("ConvNet", GREY28, 2)
     monkeypatch.setattr(type(network), "embed", None)
-    assert networks.embed(network, x).shape == (2, 2048) and networks.logits(network, x).shape == (2, 10)
+    assert networks_fast.embed(network, x).shape == (2, 2048) and networks.logits(network, x).shape == (2, 10)
 
 
 def test_patches_that_nearly_cancel():
@@ -159,7 +162,7 @@ def test_other_networks_take_their_layers(name):
     network, x, _ = case(name, RGB32, 2)
     assert fast.plan(network) is None
     network.eval()
-    assert torch.equal(networks.embed(network, x), network.embed(x)) and torch.equal(networks.logits(network, x), network(x))
+    assert torch.equal(networks_fast.embed(network, x), network.embed(x)) and torch.equal(networks.logits(network, x), network(x))
 
 
 def test_networks_whose_filters_are_too_large_take_their_layers():
@@ -186,8 +189,8 @@ def test_a_stack_uses_it_and_trains_as_before(monkeypatch):
     alone = [networks.fresh("ConvNetD2W32", (GREY28, 10), generator(i)) for i in range(2)]
     x, y = torch.randn(2, 6, *GREY28, generator=generator(1)), torch.arange(12).view(2, 6) % 10
     found = []
-    for kernel in (fast.kernel, lambda: None):
-        monkeypatch.setattr(fast, "kernel", kernel)
+    for kernel in (convnet.kernel, lambda: None):
+        monkeypatch.setattr(convnet, "kernel", kernel)
         nets = networks.stack(alone)
         for _ in range(3):
             loss = F.cross_entropy(nets(x).flatten(0, 1), y.flatten())
@@ -199,20 +202,20 @@ def test_a_stack_uses_it_and_trains_as_before(monkeypatch):
 def test_without_a_compiler_there_is_one_notice_and_the_layers(monkeypatch, tmp_path):
     monkeypatch.undo()  # the real `kernel`
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "can_compile", lambda: True)
+    monkeypatch.setattr(build, "can_compile", lambda: True)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    fast.kernel.cache_clear()
+    convnet.kernel.cache_clear()
     network, x, _ = case("ConvNetD2W32", GREY28, 2)
     with pytest.warns(UserWarning, match="could not be compiled") as said:
         results = [fast.embed(network, x) for _ in range(2)]
     assert len(said) == 1 and all(torch.equal(r, network.embed(x)) for r in results)
-    fast.kernel.cache_clear()
-    monkeypatch.setattr(native, "can_compile", lambda: False)  # DISTILL_COMPILE=0: nobody need be told
-    assert fast.kernel() is None
-    fast.kernel.cache_clear()
+    convnet.kernel.cache_clear()
+    monkeypatch.setattr(build, "can_compile", lambda: False)  # DISTILL_COMPILE=0: nobody need be told
+    assert convnet.kernel() is None
+    convnet.kernel.cache_clear()
 
 
 def test_the_compiled_kernel_is_kept(monkeypatch):
-    library = fast.build()
-    monkeypatch.setattr(native.subprocess, "run", None)
-    assert fast.build() == library and device.can_compile() is False
+    library = convnet.build()
+    monkeypatch.setattr(build.subprocess, "run", None)
+    assert convnet.build() == library and device.can_compile() is False

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from distill_lib import data
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
 from distill_lib.data import Facts, ImageSet
-from distill_lib.errors import UserError
-from distill_lib.foreign import evaluate_file, read, rows
-from distill_lib.rng import generator
+from distill_lib.data.distilled import read
+from distill_lib.evaluation.files import evaluate_file, rows
 
 K, IPC = 3, 2
 SHAPE = (3, 8, 8)

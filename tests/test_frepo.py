@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, networks, ntk
-from distill_lib.data.imageset import Whitening
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib import data, networks
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.data import Whitening
 from distill_lib.methods import frepo
-from distill_lib.rng import generator
+from distill_lib.methods.common import ntk
 
 TINY = frepo.Config(ipc=1, iterations=3, network="FRePoConvW32BN", batch_target=32, pool=2, max_updates=3)
 K = 3
@@ -156,6 +157,21 @@ def test_lamb_by_hand_and_on_zeros():
     assert p.tolist() == [0, 0]
 
 
+def test_lamb_is_that_of_timm_to_rounding():
+    from timm.optim import Lamb
+
+    ours, theirs = ([torch.nn.Parameter(torch.randn(*shape, generator=generator(0))) for shape in ((6, 3, 4, 4), (6, 10))] for _ in range(2))
+    pair = [frepo.LAMB(ours, lr=0.01), Lamb(theirs, lr=0.01, weight_decay=0, max_grad_norm=None, always_adapt=True)]
+    for step in range(20):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator(step + 1)) * 1e-3
+            b.grad = a.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_step_sizes_fall_to_a_tenth():
     cfg = frepo.Config(iterations=100)
     assert [frepo.step_size(cfg, s) for s in (0, 50, 100)] == pytest.approx([3e-4, 1.65e-4, 3e-5])
@@ -228,19 +244,11 @@ def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypa
     assert sizes and set(sizes) == {(7, 7)}
 
 
-def test_the_stream_shows_every_image_once_per_pass_and_drops_the_rest():
-    stream, rng = frepo.Stream(10, 4), generator(0)
-    first = torch.cat([stream.next(rng), stream.next(rng)])
-    assert len(set(first.tolist())) == 8
-    again = stream.next(rng)
-    assert len(again) == 4 and stream.at == 4
-
-
 # --- the whole method --------------------------------------------------------------------------------------------------
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, lr_img=0.02, lr_net=1e-3, batch_target=128, max_updates=10)
-    start = data.ImageSet(frepo.initial_images(real, cfg, generator(0, "FRePo")), ntk.centred(torch.arange(10), 10).float(), real.facts)
+    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "FRePo")).flatten(0, 1), ntk.centred(torch.arange(10), 10).float(), real.facts)
     loop = Loop(check=1)
     made = frepo.distill(real, cfg, seed=0, loop=loop)
     losses = [v for _, v in loop.history["loss"]]

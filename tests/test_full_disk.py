@@ -10,8 +10,9 @@ import torch
 import toy
 from test_cli import call
 
-from distill_lib import experiment, records
-from distill_lib.loop import DiskFull, atomically
+from distill_lib import experiments, records
+from distill_lib.core.files import DiskFull, atomically
+from distill_lib.experiments import registry
 
 RUN = ["run", toy.NAME, "--profile", "small", "-p", "methods=[\"Random\"]"]
 
@@ -44,7 +45,7 @@ def files(place):
 
 @pytest.mark.parametrize("full", ["DISTILL_RESULTS", "DISTILL_RUNS"])
 def test_a_full_disk_stops_the_run_and_leaves_old_records_as_they_were(disk, tmp_path, monkeypatch, capsys, full):
-    monkeypatch.setattr(experiment, "experiments", toy.experiments)
+    monkeypatch.setattr(registry, "experiments", toy.experiments)
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv(full, str(disk))
@@ -59,7 +60,7 @@ def test_a_full_disk_stops_the_run_and_leaves_old_records_as_they_were(disk, tmp
     (disk / "filling").unlink()
     status, out, _ = call(monkeypatch, capsys, *RUN, "-p", 'variants=["before", "after", "later"]')
     assert status == 0 and "2 computed, 1 reused" in out
-    params = experiment.check_parameters(toy.NAME, {"profile": "small", "methods": ["Random"], "variants": ["before", "after", "later"]})
+    params = experiments.check_parameters(toy.NAME, {"profile": "small", "methods": ["Random"], "variants": ["before", "after", "later"]})
     assert len({tuple(records.load(c, "small").test_accuracy_pct) for c in toy.cells(params)}) == 1
 
 

@@ -4,16 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from distill_lib import data, latents
-from distill_lib.errors import UserError
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.experiments import method_costs
 from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
-from distill_lib.latents import Latents, Space
-from distill_lib.loop import Loop
 from distill_lib.methods import glad
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.methods.common import latents, trajectories
+from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.networks import memory
 
 SMALL = Space(Prior("small", "random", width=16), layer=3)
 
@@ -123,6 +127,48 @@ def test_the_loss_falls_and_the_latents_move(real, match, tmp_path, monkeypatch)
     assert ("lr_net" in made.facts.extra) == (match == "MTT")
 
 
+def test_gradients_are_matched_without_layer_norms_parameters(real):
+    """Against plain differentiation in float64, class by class, row by row of convolutions and linear layers."""
+    cfg = config("DC", network="ConvNetD1W8LN", dsa="none")
+    images = real.draw_classes(2, generator(1))
+    loss, gradient = glad.Gradients(real, cfg, generator(2), Loop())(images.clone())
+    rng = generator(2)
+    network = networks.fresh(cfg.network, real, rng).double()
+    batch, leaf, total = real.draw_classes(8, rng).double(), images.double().requires_grad_(), 0.0
+    assert {p.ndim for p in network.parameters()} == {1, 2, 3, 4}
+    for k in range(10):
+        entropy = [F.cross_entropy(network(x), torch.full((len(x),), k)) for x in (batch[k], leaf[k])]
+        theirs, ours = (torch.autograd.grad(e, network.parameters(), create_graph=True) for e in entropy)
+        for a, b in zip(ours, theirs, strict=True):
+            if a.ndim in (2, 4):
+                a, b = a.flatten(1), b.detach().flatten(1)
+                total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+    torch.testing.assert_close(loss.double(), total.detach(), rtol=1e-4, atol=1e-4)
+    wanted = torch.autograd.grad(total, leaf)[0]
+    assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_published_setting_drops_the_students_terms_between_steps(real, exact, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    cfg = config("MTT")
+    if exact:
+        cfg = replace(cfg, students=replace(cfg.students, second_order=None))
+    matched, seen = trajectories.matched, {}
+
+    def both(*given, **options):
+        seen.update({between: matched(*given, between_steps=between) for between in (False, True)})
+        return matched(*given, **options)
+
+    monkeypatch.setattr(trajectories, "matched", both)
+    matcher = glad.Trajectories(real, cfg, generator(0), Loop())
+    loss, gradient = matcher(of(real, cfg.space, 1).images())
+    assert torch.equal(gradient.flatten(0, 1), seen[exact][1]) and not torch.equal(seen[False][1], seen[True][1])
+    assert torch.equal(matcher.step_size.grad, seen[exact][2]) and torch.equal(loss, seen[not exact][0])
+    size = memory.Size(real.shape, 10, len(real))
+    assert method_costs.glad_memory(config("MTT"), size) <= method_costs.glad_memory(cfg, size)
+
+
 def test_identical_sets_have_distance_and_gradient_zero(real, monkeypatch):
     cfg = config("DM")
     matcher = glad.Distributions(real, cfg, generator(0), Loop())
@@ -152,6 +198,7 @@ def test_published_settings():
         assert (cfg.iterations, cfg.batch_real, cfg.space.prior.family, cfg.space.prior.weights) == (1_001, 256, "StyleGAN-XL", "imagenet")
         students = cfg.students
         assert (students.syn_steps, students.expert_epochs, students.max_start_epoch, students.experts.epochs) == (20, 3, 5, 15)
+        assert students.second_order == ("dropped" if match == "MTT" else None)
     assert glad.paper_config("CIFAR10", 1).space.layer == 2
     assert glad.paper_config("FashionMNIST", 1).space.prior.family == "cGAN" and "flip" not in glad.paper_config("MNIST", 1).dsa
 

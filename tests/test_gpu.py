@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from distill_lib import data, networks
-from distill_lib.device import pick, send, set_rounding
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
+from distill_lib.core.device import pick, send, set_rounding
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import as_dict, build
+from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
 from distill_lib.records import provenance
-from distill_lib.rng import generator
-from distill_lib.settings import as_dict, build
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from distill_lib import augment, data, matching, networks
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
-from distill_lib.methods import idc
-from distill_lib.rng import generator
+from distill_lib import data, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
+from distill_lib.methods import METHODS, idc
+from distill_lib.methods.common import matching
+from distill_lib.networks.gradients import Derivatives
 
 K, N, M = 3, 5, 2
 
@@ -82,16 +84,30 @@ def test_the_start_is_the_first_images_in_file_order():
     assert other.shape == start.shape and not torch.equal(other, start)
 
 
-@pytest.mark.parametrize("side", [28, 32])
-def test_a_multi_formed_start_holds_the_first_images_small(side):
+@pytest.mark.parametrize(
+    ("side", "factor", "ipc", "sides"), [(28, 2, 2, [14, 14]), (32, 3, 2, [11, 11, 10]), (10, 4, 1, [3, 3, 2, 2]), (28, 3, 2, [10, 9, 9])]
+)
+def test_a_multi_formed_start_holds_the_first_images_small(side, factor, ipc, sides):
+    """Part p of stored image m is image p * ipc + m, of a size of its own where the factor does not divide the side."""
     real = toy((3, side, side))
-    start = idc.initial_images(real, idc.Config(ipc=2, factor=2), generator(0))
-    assert start.shape == (K, 2, 3, side, side)
-    half = side // 2
-    for i, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        part = start[1, 1, :, row * half : (row + 1) * half, column * half : (column + 1) * half]
-        source = real.images[real.class_index[1][4 + i]].float()[None] / 255
-        assert torch.allclose(part, F.interpolate(source, size=(half, half), mode="nearest")[0])
+    start = idc.initial_images(real, idc.Config(ipc=ipc, factor=factor), generator(0))
+    assert start.shape == (K, ipc, 3, side, side)
+    for k, members in enumerate(real.class_index):
+        for m in range(ipc):
+            number = top = 0
+            for height in sides:
+                left = 0
+                for width in sides:
+                    source = real.images[members[number * ipc + m]].float()[None] / 255
+                    small = F.interpolate(source, size=(height, width), mode="nearest")[0]
+                    assert torch.allclose(start[k, m, :, top : top + height, left : left + width], small)
+                    number, left = number + 1, left + width
+                top += height
+
+
+def test_more_parts_than_pixels_are_a_clear_error():
+    with pytest.raises(UserError, match="factor 9 for images of 8 x 8 pixels.*at most 8"):
+        idc.initial_images(toy((1, 8, 8), per_class=100), idc.Config(ipc=1, factor=9), generator(0))
 
 
 def test_too_few_images_to_start_from_is_a_clear_error():
@@ -108,13 +124,41 @@ def test_a_random_part_of_many_decoded_images_takes_part():
     assert idc.decoded_subset(K, replace(cfg, batch_syn=40), generator(0)) is None  # all of them
 
 
+@pytest.mark.parametrize(
+    ("ipc", "factor", "most", "wanted"),
+    [
+        (20, 3, 128, [(3, 12), (2, 3), (1, 5)]),  # 108 + 12 + 5 images
+        (50, 3, 128, [(3, 8), (2, 3), (1, 39)]),  # 72 + 12 + 39
+        (10, 3, 128, [(3, 10)]),
+        (128, 3, 128, [(1, 128)]),
+        (200, 3, 128, [(1, 200)]),
+        (10, 1, 128, [(1, 10)]),
+    ],
+)
+def test_a_bound_cuts_fewer_images_into_parts(ipc, factor, most, wanted):
+    cfg = idc.Config(ipc=ipc, factor=factor, batch_syn=most, decoding="bound")
+    assert idc.formations(cfg) == wanted
+    assert idc.formations(replace(cfg, decoding=None)) == [(factor, ipc)]
+    assert (idc.decoded_subset(K, cfg, generator(0)) is None) == (ipc <= most)
+
+
+def test_bounded_images_are_decoded_factor_by_factor():
+    cfg = idc.Config(ipc=4, factor=3, batch_syn=18, decoding="bound")
+    images = torch.rand(K, 4, 1, 12, 12, generator=generator(0))
+    assert idc.formations(cfg) == [(3, 1), (2, 1), (1, 2)]
+    wanted = torch.cat([idc.decode(images[:, :1], 3), idc.decode(images[:, 1:2], 2), images[:, 2:]], 1)
+    assert torch.equal(idc.decode_to_match(images, cfg), wanted) and wanted.shape[1] == idc.decoded_images(cfg) == 15
+    whole = replace(cfg, decoding=None)
+    assert torch.equal(idc.decode_to_match(images, whole), idc.decode(images, 3))
+
+
 # --- matching ----------------------------------------------------------------------------------------------------------
 def slow_loss(net, real, images, cfg, omega, like):
     """Class by class, one pass per class and branch, in float64: the definition."""
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
     images, augmentation, losses = images.clone().requires_grad_(), augment.idc(cfg.augment), []
-    decoded = idc.normalised(idc.decode(images, cfg.factor), like)
-    for k in range(K):
+    decoded = like.facts.normalise(idc.decode(images, cfg.factor))
+    for k in range(len(real)):
         one = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
         gradients = []
         for batch in (real[k], decoded[k]):
@@ -127,7 +171,7 @@ def slow_loss(net, real, images, cfg, omega, like):
 
 
 @pytest.mark.parametrize("metric", ["mse", "l1"])
-@pytest.mark.parametrize(("name", "factor"), [("ConvNetW32", 1), ("ConvNetW32", 2), ("ResNetAP-10", 1)])
+@pytest.mark.parametrize(("name", "factor"), [("ConvNetW32", 1), ("ConvNetW32", 2), ("ResNetAP-10", 1), ("ConvNetW32BN", 1)])
 def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor):
     """In float64 on both sides: with l1 the sign of a difference near zero decides, which float32 may get wrong."""
     like = toy()
@@ -138,7 +182,7 @@ def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor
     augmentation = augment.idc(cfg.augment)
     omega = augmentation.draw(generator(2), groups=K)
     point = images.clone().requires_grad_()
-    seen = augmentation.apply(idc.normalised(idc.decode(point, factor), like), omega)
+    seen = augmentation.apply(like.facts.normalise(idc.decode(point, factor)), omega)
     losses, by_seen = matching.match(
         derivatives, parameters, augmentation.apply(batch, omega), seen.detach(), partial(idc.distance, metric=metric)
     )
@@ -146,6 +190,26 @@ def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor
     slow_losses, slow_gradient = slow_loss(net, batch, images, cfg, omega, like)
     assert torch.allclose(losses, slow_losses, rtol=1e-9)
     assert (gradient - slow_gradient).norm() < 1e-6 * slow_gradient.norm()
+
+
+@pytest.mark.parametrize("name", ["ConvNetD2W8", "ConvNetD2W8BN"])
+def test_a_sweep_is_the_official_codes_loop_with_the_network_in_train_mode(real, name):
+    """Class by class in float64: gradients of a network in train mode, one step of SGD, one momentum buffer for all."""
+    cfg = replace(TINY, iterations=1, inner=1, network=name, lr_img=0.5, momentum_img=0.5)
+    made = idc.distill(real, cfg, seed=0)
+    rng = generator(0, "IDC")
+    images = idc.initial_images(real, cfg, rng).double()
+    net = networks.fresh(name, real, rng).redraw(rng).double()
+    omega = augment.idc(cfg.augment).draw(rng, groups=real.num_classes)
+    batch, velocity = real.draw_classes(cfg.batch_real, rng).double(), torch.zeros_like(images)
+    for k in range(real.num_classes):
+        gradient = slow_loss(net, batch, images, cfg, omega, real)[1]
+        velocity *= cfg.momentum_img
+        velocity[k] += gradient[k]
+        images -= idc.step_size(cfg, real.shape) * velocity
+    start, end = idc.initial_images(real, cfg, rng), made.images.unflatten(0, (-1, cfg.ipc))
+    moved, wanted = (x - real.facts.normalise(start.double()) for x in (end, real.facts.normalise(images)))
+    assert wanted.abs().max() > 1e-3 and (moved - wanted).norm() < 1e-3 * wanted.norm()
 
 
 def test_only_convolutions_count_and_entries_are_summed():
@@ -200,7 +264,10 @@ def test_the_published_settings():
     assert (several.augment, several.cutmix) == ("color_crop", 0.0)
     woof = idc.paper_config("ImageWoof", 10)
     assert idc.paper_config("FashionMNIST-mini", 10) == idc.paper_config("FashionMNIST", 10)
-    assert idc.paper_config("SLFD-50", 10) == woof and idc.MultiFormation.paper_config("ImNet-A", 1).factor == 3
+    assert idc.paper_config("SLFD-50", 10) == woof and METHODS["IDC"].paper_config("ImNet-A", 1).factor == 3
+    bound = {(3, 20): "bound", (3, 50): "bound", (3, 10): None, (1, 20): None, (2, 20): None}
+    assert all(idc.paper_config("ImageWoof", ipc, factor).decoding == way for (factor, ipc), way in bound.items())
+    assert METHODS["IDC"].paper_config("CIFAR10", 50).decoding is None
     assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
 
 
@@ -244,12 +311,19 @@ def test_the_set_consists_of_the_decoded_images(real, factor, method):
     assert made.shape == real.shape and torch.isfinite(made.images).all()
 
 
+def test_a_bound_concerns_matching_alone(real, monkeypatch):
+    seen, match = [], matching.match
+    monkeypatch.setattr(matching, "match", lambda *given, **options: seen.append(given[3].shape[1]) or match(*given, **options))
+    made = idc.distill(real, replace(TINY, factor=2, batch_syn=6, decoding="bound"), seed=0)
+    assert set(seen) == {5} and len(made) == real.num_classes * 2 * 2**2  # one image in four parts and one whole; then all parts
+
+
 def test_distilling_lowers_the_distance_it_minimises(real):
     cfg = replace(TINY, iterations=1, inner=12, batch_real=16, metric="mse", lr_img=0.5, augment="color_crop_cutout")
     net = networks.fresh(cfg.network, real, generator(7))
     parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
     target = real.draw_classes(100, generator(8))
-    start = idc.normalised(idc.initial_images(real, cfg, generator(0)), real)
+    start = real.facts.normalise(idc.initial_images(real, cfg, generator(0)))
     end = idc.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, -1))
     distances = [matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum() for x in (start, end)]
     assert distances[1] < 0.9 * distances[0]

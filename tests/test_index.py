@@ -2,13 +2,15 @@
 
 import csv
 import json
+import math
 
 import pytest
 from test_cli import call
 from test_records import CELL, record
 
-from distill_lib import index, paths, records
-from distill_lib.records import Cell
+from distill_lib import records
+from distill_lib.core import paths
+from distill_lib.records import Cell, export
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def table(file):
 
 def test_every_row_is_what_its_record_says(tmp_path):
     """Of the records in this checkout, by the plainest reading of their files."""
-    count, damaged = index.write(tmp_path / "index.csv")
+    count, damaged = export.write(tmp_path / "index.csv")
     rows = table(tmp_path / "index.csv")
     files = [f for p in ("full", "small") for f in sorted(paths.results(p).rglob("*.json"))]
     assert damaged == [] and count == len(rows) == len(files) > 0
@@ -36,10 +38,14 @@ def test_every_row_is_what_its_record_says(tmp_path):
         assert paths.results("full").parent / row["record"] == file and row["profile"] == file.relative_to(paths.results("full").parent).parts[0]
         assert float(row["test_accuracy_pct"]) == pytest.approx(mean, abs=1e-4)
         if len(values) > 1:
-            assert float(row["std_pct"]) ** 2 == pytest.approx(sum((v - mean) ** 2 for v in values) / len(values), abs=1e-3)
+            assert float(row["std_pct"]) == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), abs=1e-4)
         assert float(row["distill_seconds"]) == body["seconds"]["distill"] and int(row["networks"]) == len(values)
         cell = body["cell"]
         assert (row["experiment"], row["method"], row["dataset"], row["variant"]) == tuple(cell[k] for k in ("experiment", "method", "dataset", "variant"))
+        assert (int(row["sets"]), row["of_sets"]) == (len(set(body["sets"])), str(body["key"]["num_sets"]))
+        losses = body["metrics"].get("train_loss")
+        if losses and body["key"]["protocol"]["loss"] == "ce" and not body["key"]["protocol"]["cutmix"]:
+            assert (row["underfit"] != "") == (sum(losses) / len(losses) > 0.6 * math.log(len(body["metrics"]["per_class_accuracy_pct"][0])))
         assert row["ipc"] == str(cell["ipc"] or "all") and row["protocol"] == body["key"]["protocol"]["name"]
         assert row["commit"] == body["made_by"]["commit"] and row["device"] == body["made_by"]["device"]
 
@@ -48,7 +54,7 @@ def test_what_was_not_measured_is_empty(results):
     record().save("small")
     full_data = Cell("skd/table1_accuracy", "DM", "FashionMNIST")
     record(cell=full_data, cpu_seconds={"distill": 1.5, "evaluate": 2.0}, joules={"distill": 10.0, "evaluate": 5.0}).save("full")
-    index.write(results / "index.csv")
+    export.write(results / "index.csv")
     full, small = table(results / "index.csv")
     assert (full["ipc"], full["cpu_seconds"], full["joules"], full["test_accuracy_pct"], full["std_pct"]) == ("all", "3.5", "15.0", "70.875", "0.625")
     assert (small["ipc"], small["cpu_seconds"], small["joules"], small["device"]) == ("10", "", "", "")

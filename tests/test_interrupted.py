@@ -11,7 +11,9 @@ import pytest
 import toy
 from safetensors import safe_open
 
-from distill_lib import experiment, records
+from distill_lib import experiments
+from distill_lib.experiments import engine, registry
+from distill_lib.records import record
 
 RUN = ["run", toy.NAME, "--profile", "small"]
 KILLS = 20
@@ -61,9 +63,9 @@ def left(place: Path) -> dict[str, object]:
         with safe_open(file, "np") as f:
             found[file.relative_to(place).as_posix()] = f.metadata(), {k: (t := f.get_tensor(k)).tobytes() + str(t.dtype).encode() for k in f.keys()}
     for file in sorted(place.glob("results/**/*.json")):
-        records.read(file)
+        record.read(file)
         body = json.loads(file.read_text())
-        for name in ("seconds", "cpu_seconds", "memory_mb", "sha256"):
+        for name in ("seconds", "cpu_seconds", "memory_mb", "shared", "sha256"):
             body.pop(name, None)  # without processor seconds where the kill came between a set and what it had cost
         for name in ("at", "commit", "changed_since_commit"):  # the code may be committed in between
             body["made_by"].pop(name, None)
@@ -128,13 +130,13 @@ def test_ctrl_c_saves_the_state_and_leaves_with_130(server, unbroken, tmp_path):
 def work(place: Path, number: int, seconds: float, out) -> None:
     """One of several runners: rounds of the same four cells as the others compute, and one of its own, until time is up."""
     os.environ |= toy.folders(place)
-    experiment.experiments = toy.experiments
+    registry.experiments = toy.experiments
     computed, end, round_ = [], time.monotonic() + seconds, 0
     while time.monotonic() < end:
         variants = [f"round {round_}, {k}" for k in range(4)]
         variants = variants[number % 4 :] + variants[: number % 4] + [f"round {round_}, of process {number}"]
-        params = experiment.check_parameters(toy.NAME, {"profile": "small", "methods": ["Random"], "variants": variants})
-        outcome = experiment.run(toy.NAME, params, say=lambda line: None)
+        params = experiments.check_parameters(toy.NAME, {"profile": "small", "methods": ["Random"], "variants": variants})
+        outcome = engine.run(toy.NAME, params, say=lambda line: None)
         computed += [s.cell.stem for s in outcome.of("computed")]
         round_ += 1
     out.send(computed)
@@ -150,7 +152,7 @@ def test_eight_processes_in_one_folder_damage_no_record_and_compute_no_cell_twic
     reads = 0
     while any(p.is_alive() for p in processes):  # whoever reads while others write sees whole records only
         for file in tmp_path.glob("results/small/*/*/*.json"):
-            records.read(file)
+            record.read(file)
             reads += 1
         time.sleep(0.05)
     computed = [stem for ours, _ in pipes for stem in ours.recv()]
@@ -159,6 +161,6 @@ def test_eight_processes_in_one_folder_damage_no_record_and_compute_no_cell_twic
     assert len(computed) == len(set(computed)) == len(files) >= 12 and reads > 0
     assert {f.stem for f in files} == set(computed)
     assert not list(tmp_path.glob("results/**/.*"))
-    made = [records.read(f) for f in files]
+    made = [record.read(f) for f in files]
     assert len({tuple(r.test_accuracy_pct) for r in made}) == 1  # the variants differ in name alone
     print(f"{len(files)} cells, {reads} reads")

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_lib import data, ntk
-from distill_lib.data.imageset import Whitening
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop
+from distill_lib import data
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.data import Whitening
 from distill_lib.methods import kip
-from distill_lib.rng import generator
+from distill_lib.methods.common import ntk
 
 TINY = kip.Config(ipc=1, iterations=4, kernel="FC1", batch_target=40)
 
@@ -56,7 +57,7 @@ def test_the_released_fully_connected_run_on_cifar10():
         pytest.skip(f"CIFAR10 is not at hand: {err}")
     test = test.subset(torch.arange(2_000))
     cfg = kip.Config(ipc=10, iterations=20, kernel="FC1", learn_labels=False, batch_target=2_000)
-    start = data.ImageSet(kip.initial_images(real, cfg, generator(0, "KIP")), torch.arange(10).repeat_interleave(10), real.facts)
+    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "KIP")).flatten(0, 1), torch.arange(10).repeat_interleave(10), real.facts)
     loop = Loop(check=1)
     made = kip.distill(real, cfg, seed=0, loop=loop)
     before, after = (kip.measure(s, test, cfg)["kernel_accuracy_pct"][0] for s in (start, made))
@@ -76,7 +77,7 @@ def test_learned_labels_move_and_fixed_ones_stay_classes(digits):
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, batch_target=200)
-    start = data.ImageSet(kip.initial_images(real, cfg, generator(0, "KIP")), torch.arange(10), real.facts)
+    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "KIP")).flatten(0, 1), torch.arange(10), real.facts)
     made = kip.distill(real, cfg, seed=0)
     before, after = (kip.measure(s, test, cfg)["kernel_accuracy_pct"][0] for s in (start, made))
     assert after > before + 15

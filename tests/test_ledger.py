@@ -3,12 +3,18 @@
 import base64
 import csv
 import io
+import json
 import re
 
 import pytest
+from test_cli import call
 
-from distill_lib import ledger, paths, records, reported, tables
-from distill_lib.records import Cell, Record
+from distill_lib import experiments, records, tables
+from distill_lib.core import paths
+from distill_lib.experiments import engine
+from distill_lib.records import Cell, Record, reported
+from distill_lib.records import record as records_record
+from distill_lib.tables import ledger
 
 CELL = Cell("skd/table1_accuracy", "DM", "MNIST", 10, "ConvNet", "vico_dsa")
 
@@ -19,9 +25,10 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
 
 
-def record(cell=CELL, accuracies=(97.5, 97.3, 97.4), dataset="MNIST"):
-    key = {"dataset": dataset, "protocol": {"name": "vico_dsa@100ep"}}
-    return Record(cell, list(accuracies), [0] * len(accuracies), key, seconds={"distill": 20.0, "evaluate": 10.4}, memory_mb=512.0)
+def record(cell=CELL, accuracies=(97.5, 97.3, 97.4), dataset="MNIST", sets=None, notes=(), metrics=None, num_sets=1):
+    key = {"dataset": dataset, "protocol": {"name": "vico_dsa@100ep"}, "num_sets": num_sets}
+    seconds, sets = {"distill": 20.0, "evaluate": 10.4}, sets or [0] * len(accuracies)
+    return Record(cell, list(accuracies), sets, key, metrics or {}, seconds, 512.0, {"data_notes": list(notes)})
 
 
 def line(cell=CELL):
@@ -39,13 +46,11 @@ def test_every_printed_cell_has_a_status_and_a_reason():
 
 
 def test_every_record_of_a_printed_cell_is_in_the_ledger():
-    from distill_lib import experiment
-
     printed = {
         (p, r.cell)
         for p in ("full", "small")
         for f in sorted(paths.results(p).rglob("*.json"))
-        if experiment.experiment((r := records.read(f)).cell.experiment).printed(r.cell)
+        if experiments.experiment((r := records_record.read(f)).cell.experiment).printed(r.cell)
     }
     table = ledger.rows()
     shown = table[table["seconds"] != ""].shape[0]
@@ -58,21 +63,21 @@ def test_a_cell_that_was_never_measured_says_what_stands_in_the_way(results):
     assert line()["status"] == "not run" and "full budget" in line()["reason"]
     lost = table[table["published"] == reported.LOST]
     assert set(lost["status"]) == {"source lost"}
-    assert table[(table["data set"] == "ImageIDC")]["status"].unique().tolist() == ["data not free"]
-    assert "data not free" not in set(table[table["data set"].isin(ledger.FREE)]["status"])
+    assert table[(table["data set"] == "ImageIDC")]["status"].unique().tolist() == ["not public"]
+    assert "not public" not in set(table[table["data set"].isin(ledger.FREE)]["status"])
 
 
 def test_a_reduced_budget_is_never_compared(results):
     record(accuracies=(97.3, 97.3)).save("small")
     found = line()
-    assert found["status"] == "budget" and found["compared"] == "" and "vico_dsa@100ep" in found["reason"]
+    assert found["status"] == "small, own data" and found["compared"] == "" and "vico_dsa@100ep, 1 of 1 set x 2 networks" in found["reason"]
     assert (found["small"], found["full"], found["seconds"], found["memory MB"]) == ("97.3 ± 0.0", "", 30, 512)
     assert found["difference"] == f"{97.3 - reported.lookup(CELL.experiment, 'DM', 'MNIST', 10)['value']:+.1f}"
 
 
 def test_a_stand_in_has_no_difference(results):
     record(dataset="FashionMNIST").save("small")
-    assert line()["status"] == "stand-in" and line()["difference"] == "" and "FashionMNIST in place of MNIST" in line()["reason"]
+    assert line()["status"] == "small, stand-in" and line()["difference"] == "" and "FashionMNIST in place of MNIST" in line()["reason"]
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0.0, "matched"), (-20.0, "differs")])
@@ -80,7 +85,7 @@ def test_a_full_record_is_tested_for_equality(results, shift, status):
     value = reported.lookup(CELL.experiment, "DM", "MNIST", 10)["value"] + shift
     record(accuracies=[value + d for d in (-0.05, 0.0, 0.05, 0.02, -0.02)]).save("full")
     assert line()["status"] == status and line()["compared"]
-    assert ledger.progress("skd").startswith("1 of ")
+    assert ledger.progress("skd").splitlines()[0] == f"1 of 166 cells measured at the paper's protocol (1 {status})."
 
 
 def test_one_network_decides_nothing(results):
@@ -88,12 +93,140 @@ def test_one_network_decides_nothing(results):
     assert line()["status"] == "undecided"
 
 
+def test_the_sets_of_a_full_record_are_what_varies(results):
+    """Fifteen numbers decide where they are networks of the only set, and not where they are of three sets that differ."""
+    printed = reported.lookup(CELL.experiment, "DM", "MNIST", 10)["value"]
+    low_and_high = [printed + d for d in (-0.2, 0.0, 0.2) for _ in range(5)]
+    sets = [i for i in range(3) for _ in range(5)]
+    record(accuracies=low_and_high, sets=sets, num_sets=5).save("full")
+    found = line()
+    assert found["status"] == "undecided" and "3 of ours" in found["compared"] and "3 of 5 sets x 5 networks" in found["reason"]
+    record(accuracies=low_and_high).save("full")  # the protocol asks for one set
+    assert line()["status"] == "matched" and "1 of 1 set x 15 networks" in line()["reason"]
+    record(accuracies=[printed] * 5, num_sets=5).save("full")
+    assert line()["status"] == "undecided" and "1 of 5 sets x 5 networks" in line()["reason"] and "one set" in line()["compared"]
+    record(accuracies=[printed - 20.0] * 5, num_sets=5).save("full")
+    assert line()["status"] == "differs"
+
+
+def test_data_that_deviate_are_named_beside_a_full_number(results):
+    note = "this copy has 23 re-encoded test images: their pixels are decoded from JPEG"
+    record(notes=[note]).save("full")
+    assert note in line()["reason"]
+
+
+def test_networks_that_are_not_trained_give_no_result(results):
+    untrained = {"train_loss": [2.2, 2.25, 2.3]}
+    record(metrics=untrained).save("small")
+    found = line()
+    assert (found["status"], found["small"], found["difference"]) == ("underfit", "underfit", "") and ledger.maps("small") == {}
+    assert "ConvNet at a training loss of 2.25, 2.30 before training" in found["reason"]
+    record(metrics={"train_loss": [0.1, 0.2, 0.3]}).save("small")
+    assert line()["status"] == "small, own data" and line()["small"] == "97.4 ± 0.1"
+    record(metrics=untrained).save("full")  # the paper's own protocol leaves them so: its verdict stands, with a note
+    assert line()["status"] in ledger.FULL and "the networks hardly train" in line()["reason"] and line()["full"] == "97.4 ± 0.1"
+
+
+def test_a_generator_trained_on_the_data_stands_in_for_one_of_imagenet(results):
+    """The small budget trains a conditional GAN on CIFAR-10 itself: not the generator in the heading of the row."""
+    cell = Cell("slfd/table4_cifar10", "SLFD", "CIFAR10", 1, "cross-architecture mean", "glad", "generator=ImageNet")
+    task = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "small"}))
+    said = ledger.stand_in(Record(cell, [20.0], [0], task.key))
+    assert said == "the generator's family cGAN in place of StyleGAN-XL, the generator's weights trained in place of imagenet"
+    whole = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "full"}))
+    assert ledger.stand_in(Record(cell, [20.0], [0], whole.key)) == ""
+
+
+def test_a_number_printed_at_every_ipc_is_filled_at_each(results):
+    cell = Cell("dgs/table1_imagewoof", "Full data", "ImageWoof", None, "ResNet-18", "minimax_imagenet")
+    record(cell, accuracies=[89.0, 89.3, 89.6], dataset="ImageWoof@224px").save("full")
+    table = ledger.rows("dgs")
+    found = table[(table["method"] == "Full data") & (table["network"] == "ResNet-18")]
+    assert found["IPC"].tolist() == [10, 20, 50] and set(found["full"]) == {"89.3 ± 0.2"} and set(found["status"]) <= set(ledger.FULL)
+    assert ledger.progress("dgs").startswith("3 of 135 cells measured")
+
+
+def test_a_record_of_an_earlier_version_says_so(results):
+    params = experiments.check_parameters(CELL.experiment, {"profile": "full"})
+    key = experiments.experiment(CELL.experiment).task(CELL, params).key
+    Record(CELL, [97.5] * 5, [0] * 5, key).save("full")
+    assert "stale" not in line()["reason"]
+    Record(CELL, [97.5] * 5, [0] * 5, key | {"code": {**key["code"], "evaluate": 0}}).save("full")
+    assert "stale (code.evaluate: 0 -> " in line()["reason"]
+
+
+def test_entries_of_others_are_in_no_total(results):
+    table = ledger.rows("uvit")
+    board = table[table["experiment"] == "uvit/figure4_leaderboard"]
+    assert board["status"].value_counts().to_dict() == {"others' entry": 40, "not run": 2}
+    assert set(board[board["status"] == "not run"]["method"]) == {"U-ViT"}
+    assert ledger.progress("uvit").startswith("0 of 18 cells measured") and "not among these cells: 40." in ledger.progress("uvit")
+
+
+def test_the_front_page_counts_what_the_record_files_say():
+    """By the plainest reading of the files: a cell is measured where a record of its own at full exists, and nowhere else."""
+    measured, at_small = set(), set()
+    for profile, cells in (("full", measured), ("small", at_small)):
+        for file in sorted(paths.results(profile).glob("*/*/*.json")):
+            cells.add(tuple(json.loads(file.read_text())["cell"].values()))
+    full = small = printed = 0
+    for name in reported.experiments():
+        for row in reported.cells_of(name):
+            cell = ledger._cells(name).get(tuple(row[k] for k in reported.KEY))
+            key = cell and (cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.protocol, cell.variant)
+            printed += row["status"] != "others' entry"
+            full += key in measured
+            small += key in at_small and key not in measured
+    first, *others = ledger.progress().splitlines()
+    assert first.startswith(f"{full} of {printed} cells measured at the paper's protocol")
+    (said,) = (line for line in others if line.startswith("At a small budget")) if small else ("",)
+    assert sum(map(int, re.findall(r"\d+", said))) == small
+    table = ledger.rows()
+    called = table[table["status"].isin(ledger.FULL)]
+    assert len(called) == full and (called["full"] != "").all() and (table["full"] != "").sum() == full
+    assert not called["seconds"].eq("").any()
+
+
+def test_pages_and_commands_count_alike(monkeypatch, capsys):
+    """A notebook's line, the list of experiments and the plan say what the ledger says."""
+    status, out, _ = call(monkeypatch, capsys, "list", "experiments", "--json")
+    assert status == 0
+    listed = {line["name"]: line["cells"] for line in json.loads(out)}
+    for name in reported.experiments():
+        found, cells = ledger.counts_of(name), listed[name]
+        assert cells["printed"] == sum(row["status"] != "others' entry" for row in reported.cells_of(name))
+        assert cells["full"] == sum(found[s] for s in ledger.FULL)
+        assert (cells["small"], cells["stand-in"], cells["underfit"]) == tuple(found[s] for s in (ledger.OWN, ledger.STAND_IN, "underfit"))
+        outcome = engine.run(name, experiments.check_parameters(name, {}))
+        if outcome.statuses:
+            assert tables.counts(outcome) == ledger.sentence(found)
+        kept = {p: {c for c in ledger._cells(name).values() if records.path(c, p).exists()} for p in ("small", "full")}
+        for profile, cells in kept.items():
+            params = experiments.check_parameters(name, {"profile": profile})
+            planned = experiments.plan(name, params, list(cells))
+            assert {s.state for s in planned} <= {"recorded", "partial", "stale"}, name
+        missing = [c for c in ledger._cells(name).values() if c not in kept["full"]]
+        assert not {s.state for s in experiments.plan(name, params, missing)} & {"recorded", "partial", "stale"}
+    status, out, _ = call(monkeypatch, capsys, "list", "experiments")
+    assert status == 0 and "of 138 full" in " ".join(out.split())
+
+
+def test_a_selection_counts_its_own_cells(results):
+    record().save("small")
+    params = experiments.check_parameters(CELL.experiment, {"methods": ["DM", "Full data"], "datasets": ["MNIST"]})
+    said = tables.counts(engine.run(CELL.experiment, params))
+    assert said.splitlines() == [
+        "0 of 4 cells measured at the paper's protocol.", "At a small budget: 1 on the paper's data.", "Not measured: 3 not run.",
+    ]  # fmt: skip
+
+
 def test_the_summary_counts_every_cell_once(results):
     record().save("small")
     summary = ledger.summary()
-    assert summary["cells"].sum() == len(ledger.rows())
-    assert summary.drop(columns=["table or figure", "cells"]).sum(axis=1).tolist() == summary["cells"].tolist()
-    assert summary.set_index("table or figure").loc[CELL.experiment, "budget"] == 1
+    assert (summary["cells"] + summary["others' entry"]).sum() == len(ledger.rows())
+    statuses = summary.drop(columns=["table or figure", "cells", "others' entry"])
+    assert statuses.sum(axis=1).tolist() == summary["cells"].tolist()
+    assert summary.set_index("table or figure").loc[CELL.experiment, "small, own data"] == 1
 
 
 def test_maps_hold_the_differences_in_the_layout_of_the_paper(results):
@@ -108,17 +241,19 @@ def test_maps_hold_the_differences_in_the_layout_of_the_paper(results):
 def test_what_follows_from_the_code_is_counted_not_measured():
     table = ledger.rows("uvit").set_index(["experiment", "data set", "quantity"])
     small = table.loc[("uvit/table1_configurations", "CIFAR100", "parameters")]
-    assert (small["status"], small["full"], small["seconds"]) == ("matched", "44.307", "")
+    assert (small["status"], small["counted"], small["full"], small["seconds"]) == ("counted from code", "44.307", "", "")
+    assert small["reason"].startswith("equal as printed")
     mid = table.loc[("uvit/table1_configurations", "TinyImageNet", "parameters")]  # the paper's 131 M are of 1000 classes, not of its 200
-    assert (mid["status"], mid["full"]) == ("differs", "130.326") and "with 1000" in mid["reason"]
+    assert (mid["status"], mid["counted"]) == ("counted from code", "130.326")
+    assert mid["reason"].startswith("not equal") and "with 1000" in mid["reason"]
     others = table.loc["uvit/table1_configurations"].drop(index=("TinyImageNet", "parameters"))
-    assert set(others["status"]) == {"matched"}
-    assert table.loc[("uvit/table2_fid", "CIFAR100", "sampling_steps"), "status"] == "matched"
+    assert set(others["status"]) == {"counted from code"} and others["reason"].str.startswith("equal as printed").all()
+    assert table.loc[("uvit/table2_fid", "CIFAR100", "sampling_steps"), "status"] == "counted from code"
     assert table.loc[("uvit/table2_fid", "CIFAR100", "fid"), "status"] == "not run"
 
 
 def test_a_damaged_record_stops_the_ledger(results):
-    from distill_lib.errors import UserError
+    from distill_lib.core.errors import UserError
 
     file = record().save("small")
     file.write_text(file.read_text().replace("97.5", "99.5"))

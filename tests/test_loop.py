@@ -9,14 +9,15 @@ import time
 import pytest
 import torch
 
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop, TimeUp, atomically
-from distill_lib.rng import generator
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.files import atomically
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
 
 SCRIPT = """
 import sys, time, pathlib, torch
-from distill_lib.loop import Loop
-from distill_lib.rng import generator
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
 from tests.test_loop import walk
 result = walk(Loop(pathlib.Path(sys.argv[1]), every=0), pause=float(sys.argv[2]))
 print(",".join(f"{v:.17g}" for v in result.tolist()))
@@ -94,6 +95,7 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     value = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     live = {"point": value, "optimizer": torch.optim.SGD([value], lr=0.1), "rng": generator(0)}
     assert next(iter(Loop(tmp_path, key="b").steps("walk", 60, live))) == 0
+    assert next(iter(Loop(tmp_path, key="a").steps("walk", 60, live | {"more": [0]}))) == 0  # of a loop that held other things
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from test_records import CELL, record
 
 from distill_lib import __main__ as cli
-from distill_lib import data, experiment, records
-from distill_lib.errors import UserError
+from distill_lib import data, experiments, records
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import as_dict, build
 from distill_lib.methods import METHODS
-from distill_lib.settings import as_dict, build
+from distill_lib.records import record as records_record
 
 NAME = "skd/table1_accuracy"
 fifty = settings(
@@ -85,7 +86,7 @@ of_another_type = {
 def signed(body):
     """The body with a checksum that holds: written by a program that is not this one."""
     body = {k: v for k, v in body.items() if k != "sha256"}
-    return {**body, "sha256": records._digest(body)}
+    return {**body, "sha256": records_record._digest(body)}
 
 
 @st.composite
@@ -125,8 +126,8 @@ def test_malformed_records(place, damage):
     before = file.read_bytes()
     with pytest.raises(UserError, match=file.name):
         records.load(CELL, "small")
-    params = experiment.check_parameters(NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]})
-    assert [s.state for s in experiment.plan(NAME, params)] == ["damaged"]
+    params = experiments.check_parameters(NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]})
+    assert [s.state for s in experiments.plan(NAME, params)] == ["damaged"]
     assert "1 of 1 cells failed" in refused("run", NAME, "--profile", "small", "-p", "methods=DM", "-p", "datasets=FashionMNIST", "-p", "ipcs=[10]", "--cells", "protocol=vico_dsa")
     assert file.read_bytes() == before and [f for f in (place / "results").rglob("*") if f.is_file()] == [file]
 

@@ -8,15 +8,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import estimate, memory, networks, paths, records
-from distill_lib.device import give_back, keep_memory, measure
-from distill_lib.errors import UserError
-from distill_lib.generators import cgan, dit, latent_diffusion, prior, stylegan_xl, uvit
+from distill_lib import networks
+from distill_lib.core import paths
+from distill_lib.core.device import keep_memory
+from distill_lib.core.errors import UserError
+from distill_lib.core.measure import give_back, measure
+from distill_lib.core.native import convnet
+from distill_lib.experiments import estimate
+from distill_lib.experiments.method_costs import COSTS
+from distill_lib.generators import cgan, dit, prior, uvit
+from distill_lib.generators import dit as generators_dit
+from distill_lib.generators.cgan import network as cgan_network
 from distill_lib.generators.prior import Prior
-from distill_lib.latents import Latents, Space
+from distill_lib.generators.stylegan_xl import network as stylegan_xl_network
 from distill_lib.methods import METHODS
-from distill_lib.networks import fast
-from distill_lib.settings import replace
+from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.networks import fast as networks_fast
+from distill_lib.networks import memory
+from distill_lib.records import record as records_record
 
 CIFAR10 = memory.Size((3, 32, 32), 10, 50_000)
 LIMIT_MB = 24 * 1024
@@ -53,13 +62,13 @@ def test_passes_cost_more_with_derivatives_and_less_without():
 def kernel(monkeypatch):
     """The compiled ConvNet kernel, by which records were made."""
     try:
-        lib = fast.load(fast.build())
+        lib = convnet.load(convnet.build())
     except (OSError, subprocess.SubprocessError) as err:
         pytest.skip(f"no C++ compiler that works: {err}")
     caches = [f for f in vars(memory).values() if hasattr(f, "cache_clear")] + [estimate._counted_mb]
     for cached in caches:
         cached.cache_clear()
-    monkeypatch.setattr(fast, "kernel", lambda: lib)
+    monkeypatch.setattr(convnet, "kernel", lambda: lib)
     yield lib
     for cached in caches:
         cached.cache_clear()
@@ -69,10 +78,10 @@ def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(kernel):
     network = networks.fresh("ConvNet", ((3, 32, 32), 10), torch.Generator().manual_seed(0))
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        without = memory.course(lambda: networks.embed(network, x))
-        plain = networks.embed(network, x)
-    kept = memory.course(lambda: networks.embed(network, x))
-    assert max(without) < 0.2 * max(kept) and torch.equal(plain, networks.embed(network, x))
+        without = memory.course(lambda: networks_fast.embed(network, x))
+        plain = networks_fast.embed(network, x)
+    kept = memory.course(lambda: networks_fast.embed(network, x))
+    assert max(without) < 0.2 * max(kept) and torch.equal(plain, networks_fast.embed(network, x))
 
 
 def test_a_measured_block_may_hold_another():
@@ -108,14 +117,14 @@ def test_what_is_kept_of_freed_tensors_can_be_given_back():
 def test_weights_of_a_dit_are_counted_as_they_are():
     of = dit.Architecture(side=8, channels=3, patch=2, width=64, depth=3, heads=2, num_classes=7)
     assert dit.parameters(of) == memory.numbers(dit.build(of))
-    base = latent_diffusion.Base().in_pixels()
-    assert base.sizes(CIFAR10).tokens == 64 and latent_diffusion.Base().sizes(CIFAR10) == dit.Architecture()
+    base = generators_dit.Base().in_pixels()
+    assert base.sizes(CIFAR10).tokens == 64 and generators_dit.Base().sizes(CIFAR10) == dit.Architecture()
 
 
 # --- methods -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("GLaD", "SLFD")])
+@pytest.mark.parametrize("name", [n for n in COSTS if n not in ("GLaD", "SLFD")])
 def test_every_method_fits_a_machine_of_24_gib_at_50_images_per_class(name):
-    counted = [METHODS[name].memory(METHODS[name].paper_config("CIFAR10", ipc), CIFAR10) for ipc in (1, 50)]
+    counted = [COSTS[name].memory(METHODS[name].paper_config("CIFAR10", ipc), CIFAR10) for ipc in (1, 50)]
     assert 0 <= counted[0] <= counted[1] and (counted[1] > 0 or name == "Full data")
     assert counted[1] / 2**20 + estimate.HELD_MB < LIMIT_MB
 
@@ -125,19 +134,19 @@ def test_the_largest_generator_goes_in_smaller_pieces():
     cfg = METHODS[name].paper_config("CIFAR10", 50)
     pieces = prior.at_once(cfg.space.prior, CIFAR10, cfg.space.layer, cfg.space.pieces)
     assert 1 <= pieces < cfg.space.pieces  # ten images of StyleGAN-XL would take 13 GB
-    assert METHODS[name].memory(cfg, CIFAR10) / 2**20 + estimate.HELD_MB < LIMIT_MB
+    assert COSTS[name].memory(cfg, CIFAR10) / 2**20 + estimate.HELD_MB < LIMIT_MB
     assert prior.at_once(Prior(), CIFAR10, 5, 10) == 10
 
 
 @pytest.mark.parametrize("width", [16, 64])  # Winograd's products pay from 64 channels on
 def test_a_layer_of_the_largest_generator_keeps_the_numbers_that_are_counted(width):
-    layer = next(of for of in stylegan_xl.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3)
-    made = stylegan_xl.Synthesis(layer).requires_grad_(False)
+    layer = next(of for of in stylegan_xl_network.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3)
+    made = stylegan_xl_network.Synthesis(layer).requires_grad_(False)
     made(torch.zeros(1, width, layer.in_size, layer.in_size), torch.zeros(1, 512))
     normalised, squares, forms = made._weights.value
     kept = [made.weight, made.affine.weight, made.affine.bias, normalised, squares, *(forms or ())]
-    assert stylegan_xl.numbers(layer, gpu=False) == sum(t.numel() for t in kept)
-    assert (stylegan_xl.numbers(layer, gpu=False) > stylegan_xl.numbers(layer, gpu=True)) == (forms is not None) == (width == 64)
+    assert stylegan_xl_network.numbers(layer, gpu=False) == sum(t.numel() for t in kept)
+    assert (stylegan_xl_network.numbers(layer, gpu=False) > stylegan_xl_network.numbers(layer, gpu=True)) == (forms is not None) == (width == 64)
 
 
 def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
@@ -162,7 +171,7 @@ def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
 
 def test_uvit_holds_no_more_images_than_it_draws():
     few, many, timed = (METHODS["U-ViT"].Config(training=uvit.Training(batch=1), **of) for of in ({"ipc": 1, "seconds": None}, {"ipc": 50, "seconds": None}, {}))
-    counted = [METHODS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
+    counted = [COSTS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
     assert counted[0] < counted[1] / 2 and counted[1] == counted[2]  # 10, 500 and 500 at a time
 
 
@@ -189,11 +198,11 @@ def test_a_wide_gan_draws_the_same_images_in_pieces(monkeypatch):
     drawn = cgan.Pair(cgan.GAN(width=16), CIFAR10).generator
     labels, found = torch.arange(30) % 10, []
     for size_mb in (32, 0.5):
-        monkeypatch.setattr(cgan, "DRAWN_MB", size_mb)
+        monkeypatch.setattr(cgan_network, "DRAWN_MB", size_mb)
         found.append(drawn.draw(labels, torch.Generator().manual_seed(0)))
     assert drawn.of.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
     kept = max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
-    monkeypatch.setattr(cgan, "DRAWN_MB", 32)
+    monkeypatch.setattr(cgan_network, "DRAWN_MB", 32)
     assert kept < 0.5 * max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
 
 
@@ -236,7 +245,7 @@ def test_the_estimate_of_a_record_from_all_others(kernel):
 
 def _record(file):
     try:
-        record = records.read(file)
+        record = records_record.read(file)
     except UserError:
         return None
     plan = estimate._plan_of(record)

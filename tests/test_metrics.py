@@ -9,14 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from distill_lib import data, paths, weights
+from distill_lib import data
+from distill_lib.core import paths, weights
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
-from distill_lib.metrics import features, generative, neighbours, pretrained
-from distill_lib.metrics.frechet import Moments, frechet_distance, moments
-from distill_lib.metrics.generative import Judge, Scores, kernel_distance, memorisation
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.evaluation.metrics import features, generative, neighbours, pretrained
+from distill_lib.evaluation.metrics.frechet import Moments, frechet_distance, moments
+from distill_lib.evaluation.metrics.generative import Judge, Scores, kernel_distance, memorisation
 
 
 def normal(*shape, seed=0):

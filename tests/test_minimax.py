@@ -7,21 +7,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, experiment, reported
-from distill_lib.diffusion.discrete import Schedule
-from distill_lib.experiment import Skip, Task
-from distill_lib.experiments import dgs as pages
+from distill_lib import data, experiments
+from distill_lib.core.errors import TimeUp
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.experiments import Skip, Task
+from distill_lib.experiments.papers import dgs as pages
 from distill_lib.generators import dit
-from distill_lib.generators import latent_diffusion as ld
-from distill_lib.generators.latent_diffusion import Memory, Tuning, minimax_loss
-from distill_lib.loop import Loop, TimeUp
-from distill_lib.methods import METHODS, dgs
+from distill_lib.generators import dit as generators_dit
+from distill_lib.generators.diffusion.discrete import Schedule
+from distill_lib.methods import METHODS, dgs, minimax
 from distill_lib.methods import dit as dit_row
-from distill_lib.methods import minimax
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.methods.common import minimax_tuning
+from distill_lib.methods.common.minimax_tuning import Memory, Tuning, minimax_loss
+from distill_lib.records import reported
+from distill_lib.tables import dgs as tables_dgs
 
-BASE = replace(ld.Base().smoke(), steps=4, batch=8, width=16, depth=2)
+BASE = replace(generators_dit.Base().smoke(), steps=4, batch=8, width=16, depth=2)
 QUICK = replace(Tuning().smoke(), steps=6, batch=4, memory=3)
 
 
@@ -120,8 +123,8 @@ def test_difffit_trains_biases_labels_and_scales_alone():
 
 def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     of = replace(QUICK, lambda_r=0.0, lambda_d=0.0)
-    tuned = ld.tuned(real, BASE, of).network
-    start = ld.base(real, BASE)
+    tuned = minimax_tuning.tuned(real, BASE, of).network
+    start = generators_dit.base(real, BASE)
     network = dit.difffit(start.network).train()
     trained = {k: p for k, p in network.named_parameters() if p.requires_grad}
     average = {k: p.detach().clone() for k, p in trained.items()}
@@ -146,18 +149,18 @@ def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     assert all(torch.equal(found[k], average[k]) for k in trained)
     frozen = dict(start.network.named_parameters())
     assert all(torch.equal(found[k], frozen[k]) for k in frozen if k not in trained)
-    other = dict(ld.tuned(real, BASE, QUICK).network.named_parameters())
+    other = dict(minimax_tuning.tuned(real, BASE, QUICK).network.named_parameters())
     assert not all(torch.equal(found[k], other[k]) for k in trained)  # with them it is another run
 
 
 def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
-    whole = ld.tuned(real, BASE, QUICK).network
-    kept = ld.tuned_file(real, BASE, QUICK)
+    whole = minimax_tuning.tuned(real, BASE, QUICK).network
+    kept = minimax_tuning.tuned_file(real, BASE, QUICK)
     monkeypatch.setenv("DISTILL_RUNS", str(runs / "other"))
     stops = 0
     while True:
         try:
-            resumed = ld.tuned(real, BASE, QUICK, Loop(runs / "ckpt", deadline=time.monotonic())).network
+            resumed = minimax_tuning.tuned(real, BASE, QUICK, Loop(runs / "ckpt", deadline=time.monotonic())).network
             break
         except TimeUp:
             stops += 1
@@ -167,12 +170,12 @@ def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
 
 
 def test_all_parameters_may_be_tuned_and_early_timesteps_alone_enter(real, runs):
-    full = ld.tuned(real, BASE, replace(QUICK, parameters="all")).network
+    full = minimax_tuning.tuned(real, BASE, replace(QUICK, parameters="all")).network
     assert full.of.scaled == 0
-    start = ld.base(real, BASE).network
+    start = generators_dit.base(real, BASE).network
     changed = [k for (k, a), b in zip(full.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)]
     assert "blocks.0.mlp.fc1.weight" in changed and "pos_embed" not in changed
-    none, all_ = (ld.tuned(real, BASE, replace(QUICK, up_to=t)).network for t in (1, None))
+    none, all_ = (minimax_tuning.tuned(real, BASE, replace(QUICK, up_to=t)).network for t in (1, None))
     assert not all(torch.equal(a, b) for a, b in zip(none.parameters(), all_.parameters(), strict=True))
 
 
@@ -185,7 +188,7 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     folders = [sorted(p.name for p in (runs / "runs" / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
-    pool = ld.pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
+    pool = minimax_tuning.pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
     wanted = pool.pixels()[pool.class_index[3]][torch.tensor(report[3]["places"])]
     assert torch.allclose(made[2].pixels()[2 * 3 : 2 * 3 + 2], wanted, atol=1e-5)
     assert torch.allclose(made[1].pixels()[:2], pool.pixels()[:2], atol=1e-5)  # Minimax takes the first ones
@@ -209,7 +212,7 @@ TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4]
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_have_the_papers_cells(name):
-    cells = experiment.experiment(name).cells(experiment.check_parameters(name, {}))
+    cells = experiments.experiment(name).cells(experiments.check_parameters(name, {}))
     found = [reported.lookup(name, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
     assert all(found) and len({c.stem for c in cells}) == len(cells)
     printed = {(r["method"], r["ipc"], r["network"], r["variant"]) for r in reported.load_experiment(name).to_dict("records")}
@@ -220,24 +223,26 @@ def test_the_tables_have_the_papers_cells(name):
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_has_a_task_or_a_reason(name, profile):
-    params = experiment.check_parameters(name, {"profile": profile})
-    tasks = [experiment.experiment(name).task(c, params) for c in experiment.experiment(name).cells(params)]
-    assert any(isinstance(t, Task) for t in tasks) and all(isinstance(t, Task | Skip) for t in tasks)
+    params = experiments.check_parameters(name, {"profile": profile})
+    tasks = [experiments.experiment(name).task(c, params) for c in experiments.experiment(name).cells(params)]
+    assert all(isinstance(t, Task | Skip) for t in tasks)
+    assert any(isinstance(t, Task) for t in tasks) == (profile != "small" or name in (pages.TABLE1, pages.TABLE2))
     assert profile != "full" or not any(isinstance(t, Skip) for t in tasks)
     from distill_lib import networks
+    from distill_lib.networks import names
 
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
         assert task.dataset == {"smoke": pages.STAND_IN}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
         shape = (3, {"smoke": 32, "small": 64, "full": 224}[profile], {"smoke": 32, "small": 64, "full": 224}[profile])
         with torch.device("meta"):
-            networks._resolve(task.network)[1](shape, 10)  # the network takes images of this size
+            names._resolve(task.network)[1](shape, 10)  # the network takes images of this size
 
 
 def test_the_row_dgs_is_the_same_set_in_three_tables():
     """One set of runs, as in the paper: Table 1's row, Table 3's Scale and Table 4's five times."""
-    for profile in ("small", "full"):
-        params = {n: experiment.check_parameters(n, {"profile": profile}) for n in TABLES}
+    for profile in ("smoke", "full"):
+        params = {n: experiments.check_parameters(n, {"profile": profile}) for n in TABLES}
         first = pages.table1_task(next(c for c in pages.table1_cells(params[TABLES[0]]) if (c.method, c.network) == ("DGS", "ResNetAP-10")), params[TABLES[0]])
         scale = pages.table3_task(next(c for c in pages.table3_cells(params[TABLES[2]]) if "Scale" in c.variant), params[TABLES[2]])
         five = pages.table4_task(next(c for c in pages.table4_cells(params[TABLES[3]]) if "5x" in c.variant), params[TABLES[3]])
@@ -246,27 +251,27 @@ def test_the_row_dgs_is_the_same_set_in_three_tables():
 
 def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(runs / "results"))
-    blank = experiment.check_parameters(pages.FIGURE2, {})
-    assert pages.difficulty_of(blank) == {} and pages.examples(experiment.check_parameters(pages.FIGURE3, {})) == {}
+    blank = experiments.check_parameters(pages.FIGURE2, {})
+    assert tables_dgs.difficulty_of(blank) == {} and tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {})) == {}
     config = replace(METHODS["DGS"].paper_config("digits", 3).smoke(), base=BASE, tuning=QUICK)
     cell = pages.Cell(pages.TABLE1, "DGS", "ImageWoof", 3, "ResNetAP-10", pages.PROTOCOL)
     made, scores = dgs.distill(real, config, seed=0), dgs.scored(real, config.scoring).real
     task = Task(cell, config, "digits", pages.PROTOCOL)
-    monkeypatch.setattr(pages, "_dgs", lambda params: (task, real, made, scores))
-    params = experiment.check_parameters(pages.FIGURE2, {"profile": "small", "ipc": 3})
-    found = pages.difficulty_of(params)
-    assert pages.difficulty_of(experiment.check_parameters(pages.FIGURE2, {"ipc": 3})) == found  # recorded reads it back
+    monkeypatch.setattr(tables_dgs, "_dgs", lambda params: (task, real, made, scores))
+    params = experiments.check_parameters(pages.FIGURE2, {"profile": "small", "ipc": 3})
+    found = tables_dgs.difficulty_of(params)
+    assert tables_dgs.difficulty_of(experiments.check_parameters(pages.FIGURE2, {"ipc": 3})) == found  # recorded reads it back
     for k, c in enumerate(found["classes"].values()):
         assert (len(c["real"]), len(c["pool"]), len(c["places"]), len(set(c["plain"]))) == (len(real.class_index[k]), 15, 3, 3)
     from distill_lib import figures
 
-    figure = figures.difficulty_histograms(found["classes"])
+    figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]
     n = [len(real.class_index[k]) for k in (0, 0, 1, 1)]
     assert sums == [x for count in n for x in (count, 15, 3)]
-    assert len(pages.variation(found)) == 2
-    shown = pages.examples(experiment.check_parameters(pages.FIGURE3, {"profile": "small", "ipc": 3}))
-    again = pages.examples(experiment.check_parameters(pages.FIGURE3, {"ipc": 3}))
+    assert len(tables_dgs.variation(found)) == 2
+    shown = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"profile": "small", "ipc": 3}))
+    again = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"ipc": 3}))
     assert list(shown) == list(again) == ["0, original", "0, distilled", "1, original", "1, distilled"]
     images, values = shown["0, original"]
     assert len(images) == 10 and torch.equal(again["0, original"][0].images, images.images)
@@ -296,8 +301,8 @@ def test_the_objective_map_marks_infinite_cells():
 
 def test_a_copy_of_a_model_is_left_alone(real, runs):
     """Fine-tuning never writes to the model it starts from."""
-    start = ld.base(real, BASE).network
+    start = generators_dit.base(real, BASE).network
     before = copy.deepcopy(start.state_dict())
-    ld.tuned(real, BASE, QUICK)
-    after = ld.base(real, BASE).network.state_dict()
+    minimax_tuning.tuned(real, BASE, QUICK)
+    after = generators_dit.base(real, BASE).network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)

@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks, trajectories
-from distill_lib.data.imageset import ImageSet
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
-from distill_lib.loop import Diverged, Loop, TimeUp
+from distill_lib import data, networks
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.data import ImageSet, augment
 from distill_lib.methods import mtt
-from distill_lib.rng import generator
-from distill_lib.settings import as_dict, build, replace
-from distill_lib.trajectories import Experts, flat, unflat
+from distill_lib.methods.common import trajectories
+from distill_lib.methods.common.trajectories import Experts, flat, unflat
+from distill_lib.networks.gradients import Derivatives
 
 K = 3
 
@@ -56,6 +57,20 @@ def unrolled(network, start, target, synthetic, labels, step_size, batches, draw
     return loss.detach(), by_images, by_step_size
 
 
+def step_by_step(network, start, target, synthetic, labels, step_size, batches, draws, aug):
+    """As `unrolled`, with the weights before every step held fixed: no graph leads from one step to the next."""
+    images, a = synthetic.clone().requires_grad_(), step_size.clone().requires_grad_()
+    names, theta, gradients = [name for name, _ in network.named_parameters()], start, []
+    for index, draw in zip(batches, draws, strict=True):
+        leaf = theta.clone().requires_grad_()
+        weights = dict(zip(names, unflat(leaf, network), strict=True))
+        loss = F.cross_entropy(torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index])
+        gradients.append(torch.autograd.grad(loss, leaf, create_graph=True)[0])
+        theta = theta - step_size * gradients[-1].detach()
+    loss = (start - a * sum(gradients) - target).square().sum() / (start - target).square().sum()
+    return loss.detach(), *torch.autograd.grad(loss, [images, a])
+
+
 def steps_of(count, batch, steps, strategy, seed=0):
     rng = generator(seed, "steps")
     aug = augment.dsa(strategy)
@@ -76,6 +91,19 @@ def test_loss_and_derivatives_equal_plain_unrolling(name, batch, piece):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
     assert wanted[1].abs().max() > 0 and wanted[2].abs() > 0
+
+
+@pytest.mark.parametrize("name", ["ConvNetW4", "MLP"])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_without_terms_between_steps_the_weights_before_a_step_are_fixed(name, batch):
+    network, start, target, synthetic, labels = problem(name)
+    batches, draws, aug = steps_of(len(synthetic), batch, 4, "color_crop_flip_scale_rotate")
+    given = start, target, synthetic, labels, torch.tensor(0.1, dtype=torch.float64), batches, draws, aug
+    wanted, exact = step_by_step(network, *given), unrolled(network, *given)
+    for a, b in zip(trajectories.matched(Derivatives(network), *given, between_steps=False), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(wanted[0], exact[0])
+    assert all((a - b).norm() > 1e-3 * b.norm() for a, b in zip(wanted[1:], exact[1:], strict=True))  # another derivative
 
 
 def test_a_student_that_stays_where_it_is_loses_exactly_one():
@@ -237,7 +265,7 @@ def tiny(**changes):
 
 def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
     made = mtt.distill(digits, tiny(), seed=0)
-    start = mtt.initial_images(digits, tiny(), generator(0, "MTT")).flatten(0, 1)
+    start = digits.initial_images(1, "real", generator(0, "MTT")).flatten(0, 1)
     assert (made.images - start).abs().max() > 1e-4
     assert made.facts.extra["lr_net"] != 0.001 and math.isfinite(made.facts.extra["lr_net"])
 
@@ -246,7 +274,7 @@ def test_one_update_is_the_algorithm_of_the_paper(digits):
     cfg = tiny(iterations=1)
     made = mtt.distill(digits, cfg, seed=0)
     found, rng = trajectories.train(digits, cfg.experts), generator(0, "MTT")
-    synthetic = mtt.initial_images(digits, cfg, rng).flatten(0, 1)
+    synthetic = digits.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
     network = networks.fresh("ConvNetD2W8", digits, rng).double()
     expert = torch.randperm(2, generator=rng)[-1].item()
     epoch = torch.randint(2, (), generator=rng).item()

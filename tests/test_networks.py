@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
 
 RGB32, GREY28 = (3, 32, 32), (1, 28, 28)
 

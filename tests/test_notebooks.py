@@ -1,16 +1,25 @@
 """Every notebook keeps its form, and running notebooks fails early, clearly, and without leaving half a result."""
 
+import ast
 import json
+import re
 
+import matplotlib.pyplot as plt
 import nbformat
+import papermill
 import pytest
+from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from distill_lib import book, pages, paths
-from distill_lib.errors import UserError
-from distill_lib.experiment import experiments
+from distill_lib import figures
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import experiments
+from distill_lib.publish import build, pages
+from distill_lib.publish.kernel_server import Kernels
 
 NOTEBOOKS = {p.experiment: p for p in pages.notebooks()}
+PICTURES = ["skd/figure2_images", "uvit/figures5_7_samples", *(f"slfd/figure{n}" for n in ("4_images", "5_pathmnist", "6_uvit", "7_rank"))]
 FIRST = 'profile: str = "recorded"  # recorded | smoke | small | full\nn: int = 3  # how many'
 
 
@@ -48,9 +57,85 @@ def test_notebook_takes_exactly_the_parameters_of_its_model(name):
     assert set(pages.parameter_names(NOTEBOOKS[name])) == set(experiments()[name].parameters.model_fields)
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_other_cell_takes_the_name_of_a_parameter(name):
+    """Run alone, the cell below the parameters would take another cell's variable for the parameter."""
+    taken = set()
+    for cell in NOTEBOOKS[name].notebook().cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    taken.add(node.id)
+                elif isinstance(node, ast.alias):
+                    taken.add(node.asname or node.name.partition(".")[0])
+    assert not taken & set(experiments()[name].parameters.model_fields)
+
+
 def test_every_notebook_is_in_the_contents_and_every_experiment_has_one():
-    assert {p.name for p in NOTEBOOKS.values()} <= set(book._contents(paths.ROOT))
+    assert {p.name for p in NOTEBOOKS.values()} <= set(build._contents(paths.ROOT))
     assert set(experiments()) <= set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("file", [*(p.file for p in NOTEBOOKS.values()), *sorted((paths.ROOT / "book").glob("*.md"))], ids=lambda f: f.stem)
+def test_mathematics_has_single_backslashes(file):
+    text = file.read_text()
+    texts = [c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown"] if file.suffix == ".ipynb" else [text]
+    assert not re.findall(r"\\\\[A-Za-z]\w*", "\n".join(texts)), "two backslashes show a command's name in place of what it draws"
+
+
+def until_adapted(page):
+    """The code of a page above *Adapt this*."""
+    for cell in page.notebook().cells:
+        if cell.cell_type == "code":
+            yield cell.source
+        elif "## Adapt this" in cell.source:
+            return
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_titled_with_the_data_set_stored_in_their_file(name, monkeypatch):
+    drawn = []
+
+    def watched(draw):
+        def look(what, *more, title="", **options):
+            drawn.extend((images, title) for images in (what.values() if isinstance(what, dict) else [what]))
+            return draw(what, *more, title=title, **options)
+
+        return look
+
+    for kind in ("film_strip", "image_grid", "samples_and_nearest"):
+        monkeypatch.setattr(figures, kind, watched(getattr(figures, kind)))
+    names = {"display": lambda shown: None}
+    for source in until_adapted(NOTEBOOKS[name]):
+        exec(source, names)
+        assert "suptitle" not in source, "titles are given to the function that draws"
+    plt.close("all")
+    assert all(images.facts.name in title for images, title in drawn)
+    assert bool(drawn) == any((paths.results(kept) / name).exists() for kept in ("full", "small"))
+
+
+# --- running them as a reader does --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def kernels():
+    with Kernels(threads=1) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_twice_in_one_kernel(name, kernels):
+    page = NOTEBOOKS[name]
+    code = [cell.source for cell in page.notebook().cells if cell.cell_type == "code"]
+    twice = new_notebook(cells=[new_code_cell(source) for source in code + code])
+    NotebookClient(twice, timeout=300, kernel_name="python3", kernel_manager_class=kernels.manager(page.file.parent)).execute()
+    assert twice.cells[-1].execution_count == 2 * len(code)
+
+
+def test_a_name_that_papermill_was_given_wrong_stops_the_notebook(tmp_path, kernels):
+    page = NOTEBOOKS["skd/figure1_pipeline"]
+    options = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": kernels.manager(page.file.parent)}
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sead': did you mean seed.* Parameters: profile, seed"):
+        papermill.execute_notebook(page.file, tmp_path / "out.ipynb", {"sead": 1}, **options)
+    papermill.execute_notebook(page.file, tmp_path / "out.ipynb", {"seed": 1}, **options)
 
 
 # --- running them ------------------------------------------------------------------------------------------------------

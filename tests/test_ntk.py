@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import ntk
-from distill_lib.device import Pieces
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
+from distill_lib.core.device import Pieces
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.methods.common import ntk
 
 
 def images(n, side=8, channels=2, seed=0):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, native, operations
-from distill_lib.rng import generator
+from distill_lib.core.native import augment as native_augment
+from distill_lib.core.native import build
+from distill_lib.core.rng import generator
+from distill_lib.data import augment
 
 WARPS = ("warp", "warp_border")
 
@@ -17,10 +19,10 @@ WARPS = ("warp", "warp_border")
 def compile_the_kernel(monkeypatch):
     """The suite compiles nothing; these tests do, once."""
     try:
-        library = operations.build()
+        library = native_augment.build()
     except Exception as err:
         pytest.skip(f"no C++ compiler that works: {err}")
-    monkeypatch.setattr(operations, "kernel", lambda lib=operations.load(library): lib)
+    monkeypatch.setattr(native_augment, "kernel", lambda lib=native_augment.load(library): lib)
 
 
 def numbers(kind, rng, groups, m, h, w):
@@ -60,13 +62,13 @@ CASES = [(3, 5, 3, 32, 32), (1, 1, 1, 28, 28), (2, 6, 1, 9, 14), (2, 3, 2, 1, 5)
 
 @pytest.mark.parametrize("shape", CASES)
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("kind", operations.KINDS)
+@pytest.mark.parametrize("kind", native_augment.KINDS)
 def test_values_and_gradients_are_those_of_the_functions(shape, shared, kind):
     groups, n, _, h, w = shape
     rng = generator(0, kind)
     x, weight = torch.randn(shape, generator=rng).requires_grad_(), torch.randn(shape, generator=rng)
     table = numbers(kind, rng, groups, 1 if shared else n, h, w)
-    found, wanted = operations.operate(x, [kind] * groups, table), exact(x, [kind] * groups, table)
+    found, wanted = native_augment.operate(x, [kind] * groups, table), exact(x, [kind] * groups, table)
     close = {"rtol": 0, "atol": 2e-4 if kind in WARPS else 1e-5}  # white noise: a position's rounding moves a value
     torch.testing.assert_close(found, wanted.float(), **close)
     ours, = torch.autograd.grad((found * weight).sum(), x)
@@ -75,14 +77,14 @@ def test_values_and_gradients_are_those_of_the_functions(shape, shared, kind):
 
 
 def test_every_group_gets_its_own_operation():
-    kinds = [*operations.KINDS, "flip", "color"]
+    kinds = [*native_augment.KINDS, "flip", "color"]
     rng = generator(3)
     x = torch.randn(len(kinds), 4, 3, 32, 32, generator=rng)
     table = torch.cat([numbers(kind, rng, 1, 1, 32, 32) for kind in kinds])
-    torch.testing.assert_close(operations.operate(x, kinds, table), exact(x, kinds, table).float(), rtol=0, atol=2e-4)
+    torch.testing.assert_close(native_augment.operate(x, kinds, table), exact(x, kinds, table).float(), rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", operations.KINDS)
+@pytest.mark.parametrize("kind", native_augment.KINDS)
 def test_the_adjoint_is_the_adjoint_and_has_derivatives_itself(kind):
     rng = generator(1, kind)
     x, table = torch.randn(2, 4, 3, 16, 16, generator=rng), numbers(kind, rng, 2, 1, 16, 16)
@@ -90,8 +92,8 @@ def test_the_adjoint_is_the_adjoint_and_has_derivatives_itself(kind):
         table[..., 0] = 0  # brightness is no linear map
     y = torch.randn(x.shape, generator=rng, requires_grad=True)
     leaf = x.clone().requires_grad_()
-    back, = torch.autograd.grad(operations.operate(leaf, [kind] * 2, table), leaf, y, create_graph=True)
-    forward = operations.operate(x, [kind] * 2, table)
+    back, = torch.autograd.grad(native_augment.operate(leaf, [kind] * 2, table), leaf, y, create_graph=True)
+    forward = native_augment.operate(x, [kind] * 2, table)
     torch.testing.assert_close((back * x).sum(), (forward * y).sum(), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(torch.autograd.grad((back * x).sum(), y)[0], forward)
 
@@ -113,15 +115,15 @@ def test_an_image_does_not_depend_on_the_others_nor_on_threads(name, monkeypatch
 @pytest.mark.parametrize("images", [1, 7])
 def test_with_and_without_the_kernel_augmentations_agree(name, images, monkeypatch):
     aug, x = augment.named(name), torch.randn(8, 7, 3, 32, 32, generator=generator(0))
-    asked, real = [], operations.operate
-    monkeypatch.setattr(operations, "operate", lambda *a: (asked.append(1), real(*a))[1])
+    asked, real = [], native_augment.operate
+    monkeypatch.setattr(native_augment, "operate", lambda *a: (asked.append(1), real(*a))[1])
     for seed in range(3):
         params = aug.draw(generator(seed), groups=8, images=images)
         found = aug.apply(x, params)
         assert asked
         torch.testing.assert_close(found, aug.apply(x.double(), params).float(), rtol=0, atol=5e-4)
         with monkeypatch.context() as m:
-            m.setattr(operations, "kernel", lambda: None)
+            m.setattr(native_augment, "kernel", lambda: None)
             torch.testing.assert_close(found, aug.apply(x, params), rtol=0, atol=5e-4)
 
 
@@ -150,7 +152,7 @@ def test_work_is_shared_out_with_and_without_openmp(openmp, tmp_path):
     compiler = shutil.which("g++") or pytest.skip("no g++")
     (tmp_path / "main.cpp").write_text(PROGRAM)
     more = ["-fopenmp", "-Wl,--no-as-needed", "-lgomp"] if openmp else []
-    command = [compiler, "-std=c++17", "-pthread", f"-I{native.HEADER.parent}", "main.cpp", "-o", "main", *more, "-ldl"]
+    command = [compiler, "-std=c++17", "-pthread", f"-I{build.HEADER.parent}", "main.cpp", "-o", "main", *more, "-ldl"]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     if made.returncode and openmp:
         pytest.skip(f"no OpenMP for g++: {made.stderr[-200:]}")

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.errors import UserError
-from distill_lib.networks.products import Products
-from distill_lib.rng import generator
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.networks.winograd import Products
 
 CASES = [  # name, image shape: 28 pixels are lifted to 32, sides of 12 and 6 need the small tiles
     ("ConvNetW8", (1, 28, 28)),

@@ -4,10 +4,19 @@ import json
 import math
 
 import pytest
+import torch
 
-from distill_lib.errors import UserError
-from distill_lib.protocols import DIFFERENCES, PROTOCOLS, SOURCES, VARIANTS, Protocol, differing_fields, protocol
-from distill_lib.settings import as_dict, build, replace
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.evaluation.protocols import (
+    DIFFERENCES,
+    PROTOCOLS,
+    SOURCES,
+    VARIANTS,
+    Protocol,
+    differing_fields,
+    protocol,
+)
 
 
 @pytest.mark.parametrize("name, total, last_high", [("vico_noaug", 301, 151), ("vico_dsa", 1001, 501), ("mtt", 1001, 501)])
@@ -57,10 +66,26 @@ def test_minimax_trains_small_sets_longer(ipc, epochs):
 def test_glad_warms_up_for_half_and_then_follows_a_cosine():
     rates = protocol("glad").learning_rates(1, 10)
     assert len(rates) == 1000
-    assert rates[0] == pytest.approx(1e-7 * 1e-3) and rates[500] == pytest.approx(1e-3)
-    assert rates[250] == pytest.approx(0.5e-3, rel=1e-6) and rates[750] == pytest.approx(0.5e-3, rel=1e-6)
-    assert rates[999] < 1e-8
+    assert rates[0] == pytest.approx(1e-7 * 1e-3) and rates[500] == rates[501] == pytest.approx(1e-3)
+    assert rates[250] == pytest.approx(0.5e-3, rel=1e-6) and rates[751] == pytest.approx(0.5e-3, rel=1e-6)
+    assert rates[999] < 1e-7
     assert protocol("glad").settled("ImageNette", "VGG11", 1, 10).lr == 1e-4
+
+
+@pytest.mark.parametrize("name, epochs", [("glad", 1000), ("glad@60ep", 60), ("glad@7ep", 7), ("glad@1ep", 1)])
+def test_glads_rates_are_those_of_its_two_schedulers(name, epochs):
+    """Its loop steps the linear rise once more after the middle epoch, then goes over to the cosine."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.001)
+    half, wanted = epochs // 2, []
+    now = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-7, 1.0, total_iters=max(half, 1))
+    then = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(half, 1))
+    for epoch in range(epochs):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        now.step()
+        if epoch == half:
+            now = then
+    assert protocol(name).learning_rates(1, 10) == pytest.approx(wanted, rel=1e-6, abs=1e-15)
 
 
 @pytest.mark.parametrize("images, steps", [(10, 1000), (100, 2000), (500, 5000), (1000, 10000)])

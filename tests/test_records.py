@@ -5,9 +5,12 @@ import json
 
 import pytest
 
-from distill_lib import paths, records
-from distill_lib.errors import UserError
+from distill_lib import records
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
 from distill_lib.records import Cell, Record
+from distill_lib.records import made_by as records_made_by
+from distill_lib.records import record as records_record
 
 CELL = Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10)
 
@@ -96,7 +99,7 @@ def test_a_damaged_or_edited_record_is_reported(results, damage, message):
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [101.0], [50]])
 def test_accuracies_that_are_no_percentages_are_refused(results, values):
-    file = record(test_accuracy_pct=values, sets=[0] * len(values)).save("small")
+    record(test_accuracy_pct=values, sets=[0] * len(values)).save("small")
     with pytest.raises(UserError, match="percentages|checksum"):
         records.load(CELL, "small")
 
@@ -132,14 +135,68 @@ def test_provenance_names_the_commit_and_the_device():
 
 def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, monkeypatch):
     """The checkout changes while a cell is computed: its record keeps the commit from before."""
-    from distill_lib import experiment
+    from distill_lib import experiments
+    from distill_lib.experiments import engine
 
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     records.code_state.cache_clear()
     before = records.code_state()
     records.code_state.cache_clear()
-    monkeypatch.setattr(experiment, "_one", lambda *_: monkeypatch.setattr(records.subprocess, "run", None) or experiment.Status(cell, "skipped", "a trial"))
-    params = experiment.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
-    cell = experiment.experiment("skd/table1_accuracy").cells(params)[0]
-    experiment.run("skd/table1_accuracy", params, [cell])
+    monkeypatch.setattr(engine, "_one", lambda *_: monkeypatch.setattr(records_made_by.subprocess, "run", None) or experiments.Status(cell, "skipped", "a trial"))
+    params = experiments.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
+    cell = experiments.experiment("skd/table1_accuracy").cells(params)[0]
+    engine.run("skd/table1_accuracy", params, [cell])
     assert records.code_state() == before
+
+
+# --- whether the networks were trained ---------------------------------------------------------------------------------
+def judged(metrics, protocol=None, accuracy=(30.0, 32.0), dataset="FashionMNIST"):
+    key = {"dataset": dataset, "network": "ConvNet", "protocol": protocol or {"loss": "ce"}}
+    return records.underfit(record(metrics=metrics, key=key, test_accuracy_pct=list(accuracy)))
+
+
+@pytest.mark.parametrize(
+    "losses, protocol, trained",
+    [
+        ([2.30, 2.28], {}, False),
+        ([1.99, 1.86], {}, False),
+        ([1.38, 1.36], {}, True),  # 40 % of the way down from ln 10 is 1.38
+        ([0.0, 2.2], {}, True),  # their average counts: at one image per class the last epoch is one batch
+        ([float("nan")] * 2, {}, False),
+        ([1.6, 1.6], {"cutmix": 0.5}, False),
+        ([1.4, 1.4], {"cutmix": 0.5}, True),  # CutMix on half of the batches leaves 0.2 of the loss
+        ([1.69, 1.61], {"cutmix": 1.0}, False),
+        ([1.5, 1.5], {"cutmix": 1.0}, True),
+        ([2.0, 2.0], {"loss": "kl"}, False),
+        ([2.0, 2.0], {"loss": "soft_ce"}, False),
+        ([2.0, 2.0], {"loss": "mse"}, True),  # to learned labels, whose size is not known: the accuracy decides
+    ],
+)
+def test_networks_near_their_first_loss_are_not_trained(losses, protocol, trained):
+    said = judged({"train_loss": losses}, {"loss": "ce", **protocol})
+    assert (said == "") == trained
+    assert trained or (said.startswith("ConvNet at a training loss of ") and said.endswith("2.30 before training"))
+
+
+def test_without_a_training_loss_an_accuracy_near_guessing_says_so():
+    assert judged({}, accuracy=(14.0, 15.0)) == "ConvNet at 14.5 %, guessing at 10.0 %" and judged({}, accuracy=(15.0, 15.5)) == ""
+    each = {"accuracy_pct, ResNet18": [9.0, 12.0], "accuracy_pct, ViT": [30.0, 30.0]}
+    assert judged(each) == "ResNet18 at 10.5 %, guessing at 10.0 %"
+    assert judged(each | {"train_loss, ResNet18": [0.1, 0.1], "train_loss, ViT": [0.1, 0.1]}) == ""
+    assert judged(each | {"train_loss, ResNet18": [0.1, 0.1], "train_loss, ViT": [2.0, 2.2]}).startswith("ViT at a training loss of 2.10")
+    assert judged({"per_class_accuracy_pct": [[10.0] * 4] * 2}, accuracy=(30.0, 32.0)) == "ConvNet at 31.0 %, guessing at 25.0 %"
+    assert judged({}, accuracy=(1.0, 1.0), dataset="my own") == ""  # nothing says how many classes there are
+
+
+def test_memorised_sets_are_trained_whatever_they_score():
+    """Of the records here: some sets that networks learn by heart give accuracies near guessing, and are results."""
+    found = map(records_record.read, records.files("small"))
+    by_heart = [r for r in found if max(r.metrics.get("train_loss", [9.0])) < 0.5 and r.key["protocol"]["loss"] == "ce"]
+    assert len(by_heart) > 50 and not any(map(records.underfit, by_heart))
+    assert min(min(r.test_accuracy_pct) for r in by_heart) < 15
+
+
+def test_how_much_was_measured_in_words():
+    assert records.sets_and_networks(record()) == "1 of 1 set x 2 networks"
+    assert records.sets_and_networks(record(sets=[0, 1], key={"num_sets": 5})) == "2 of 5 sets x 1 network"
+    assert records.sets_and_networks(record(sets=[0, 0, 3], key={"num_sets": 5})) == "2 of 5 sets x 1 to 2 networks"

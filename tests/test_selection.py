@@ -5,14 +5,15 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, networks, training
-from distill_lib.errors import UserError
-from distill_lib.loop import Loop, TimeUp
+from distill_lib import data, networks
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
 from distill_lib.methods import forgetting, herding, kcenter
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.networks import reference
 
-TINY = training.Training(network="ConvNetW32", epochs=2, batch=32, per_class=20)
+TINY = reference.Training(network="ConvNetW32", epochs=2, batch=32, per_class=20)
 METHODS = {"Herding": herding, "K-Center": kcenter, "Forgetting": forgetting}
 CHOOSE = {"Herding": herding.herding, "K-Center": kcenter.k_center}
 
@@ -93,14 +94,14 @@ def test_forgetting_events_by_hand():
     was_right, learned, forgotten = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
     for right in histories.T:
         here = torch.tensor([2, 0, 1])  # visited in an order of its own
-        training.count_forgetting(here, right[here], was_right, learned, forgotten)
+        reference.count_forgetting(here, right[here], was_right, learned, forgotten)
     assert forgotten.tolist() == [2, 0, 0] and learned.tolist() == [True, False, True]
 
 
-def test_the_most_forgotten_come_first_and_the_never_learned_before_them():
+def test_the_most_forgotten_come_first_and_the_never_learned_last_or_before_them():
     forgotten, learned = torch.tensor([1, 4, 0, 2]), torch.tensor([True, True, False, True])
-    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0)).tolist() == [2, 1, 3]
-    assert forgetting.most_forgotten(forgotten, learned, 3, generator(0), never_learned="none").tolist() == [1, 3, 0]
+    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0)).tolist() == [1, 3, 0, 2]
+    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0), never_learned="most").tolist() == [2, 1, 3, 0]
 
 
 def test_ties_are_broken_at_random_by_the_seed():
@@ -121,7 +122,7 @@ def test_the_choice_consists_of_distinct_real_images_of_the_right_class(name, re
 
 def test_the_choice_is_by_features_of_the_trained_network_class_by_class(real):
     made = herding.distill(real, herding.Config(ipc=3, training=TINY), seed=0)
-    trained = training.on_real(real, TINY, seed=0)
+    trained = reference.on_real(real, TINY, seed=0)
     members = trained.index[real.labels[trained.index] == 7]
     chosen = members[herding.herding(trained.network.embed(real.take(members)[0]), 3)]
     assert made.facts.extra["indices"][7] == chosen.tolist()
@@ -148,8 +149,8 @@ def test_the_published_settings():
 
 # --- the feature network -----------------------------------------------------------------------------------------------
 def test_three_methods_train_one_network(real, monkeypatch):
-    trainings, train = [], training._train
-    monkeypatch.setattr(training, "_train", lambda *args: trainings.append(args[0]) or train(*args))
+    trainings, train = [], reference._train
+    monkeypatch.setattr(reference, "_train", lambda *args: trainings.append(args[0]) or train(*args))
     for method in METHODS.values():
         method.distill(real, method.Config(ipc=2, training=TINY), seed=0)
     assert len(trainings) == 1
@@ -159,7 +160,7 @@ def test_three_methods_train_one_network(real, monkeypatch):
 
 
 def test_a_network_read_back_is_the_one_that_was_trained(real):
-    first, again = training.on_real(real, TINY, seed=0), training.on_real(real, TINY, seed=0)
+    first, again = reference.on_real(real, TINY, seed=0), reference.on_real(real, TINY, seed=0)
     x = real.take(torch.arange(5))[0]
     assert first.network is not again.network and torch.equal(first.network(x), again.network(x))
     assert torch.equal(first.forgotten, again.forgotten) and torch.equal(first.learned, again.learned)
@@ -167,25 +168,25 @@ def test_a_network_read_back_is_the_one_that_was_trained(real):
 
 
 def test_training_learns(real):
-    cfg = training.Training(network="ConvNetW32", epochs=6, batch=32, per_class=60)
-    trained = training.on_real(real, cfg, seed=0)
+    cfg = reference.Training(network="ConvNetW32", epochs=6, batch=32, per_class=60)
+    trained = reference.on_real(real, cfg, seed=0)
     right = (trained.network(real.all()[0]).argmax(1) == real.labels).float().mean()
     assert right > 0.9 and trained.learned.float().mean() > 0.9
 
 
 def test_candidates_are_the_same_number_of_every_class(real):
-    index = training.candidates(real, 20, seed=0)
+    index = reference.candidates(real, 20, seed=0)
     assert torch.bincount(real.labels[index]).tolist() == [20] * 10 and len(index.unique()) == 200
-    assert torch.equal(training.candidates(real, None, seed=0), torch.arange(len(real)))
+    assert torch.equal(reference.candidates(real, None, seed=0), torch.arange(len(real)))
 
 
 def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_path, monkeypatch):
-    whole = training.on_real(real, TINY, seed=0)
+    whole = reference.on_real(real, TINY, seed=0)
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
     interruptions = 0
     for _ in range(100):
         try:
-            resumed = training.on_real(real, TINY, 0, Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+            resumed = reference.on_real(real, TINY, 0, Loop(tmp_path / "ckpt", deadline=time.monotonic()))
             break
         except TimeUp:
             interruptions += 1
@@ -195,21 +196,21 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_p
 
 
 def test_a_damaged_network_file_is_a_clear_error(real):
-    training.on_real(real, TINY, seed=0)
-    file = training.artefact(real, TINY, 0)
+    reference.on_real(real, TINY, seed=0)
+    file = reference.artefact(real, TINY, 0)
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UserError, match=r"damaged feature network .* delete it to train it again"):
-        training.on_real(real, TINY, seed=0)
+        reference.on_real(real, TINY, seed=0)
 
 
 def test_features_do_not_depend_on_the_batch(real):
     net = networks.fresh("ConvNetW32", real, generator(0)).eval()
-    whole, parts = (training.features(net, real, torch.arange(50), batch=b) for b in (50, 7))
+    whole, parts = (reference.features(net, real, torch.arange(50), batch=b) for b in (50, 7))
     assert whole.shape == (50, net.embed_dim) and torch.allclose(whole, parts, atol=1e-5)
 
 
 def test_running_out_of_memory_halves_the_slices_and_changes_nothing():
-    from distill_lib.device import chunked
+    from distill_lib.core.device import chunked
 
     sizes = []
 

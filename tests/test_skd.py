@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, networks, pool
-from distill_lib.errors import UserError
+from distill_lib import data, networks
+from distill_lib.core.batches import Batches
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
+from distill_lib.data import augment
 from distill_lib.generators import cgan
 from distill_lib.methods import METHODS, dim, skd
 from distill_lib.methods import cgan as plain
-from distill_lib.pool import Matching, Pool
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
+from distill_lib.methods.common import network_pool
+from distill_lib.methods.common.network_pool import Matching, Pool
 
 GAN = replace(cgan.GAN().smoke(), width=8, batch=8, per_epoch=48, looks=1, samples=40)
 MATCHING = replace(Matching().smoke(), batch=8, per_epoch=24, pool_steps=1, pool=("ConvNetW32", "IDC-ThinResNet10BN"))
@@ -145,11 +148,11 @@ def test_class_means_pair_classes_instead_of_images():
     labels = torch.tensor([4, 1, 4, 4, 1])
     real, fake = random_logits(5, 10), random_logits(5, 10, seed=1)
     of = Matching(pairing="class_mean")
-    means = pool.paired(real, labels, of, 10)
+    means = network_pool.paired(real, labels, of, 10)
     assert torch.allclose(means, torch.stack([real[[1, 4]].mean(0), real[[0, 2, 3]].mean(0)]))
-    expected = F.mse_loss(pool.paired(fake, labels, of, 10).log_softmax(1), means.log_softmax(1))
+    expected = F.mse_loss(network_pool.paired(fake, labels, of, 10).log_softmax(1), means.log_softmax(1))
     assert torch.isclose(logit_loss(real, fake, labels, pairing="class_mean"), expected)
-    assert pool.paired(real, labels, Matching(), 10) is real
+    assert network_pool.paired(real, labels, Matching(), 10) is real
     shuffled = torch.tensor([2, 4, 3, 0, 1])  # within classes: class means do not change, pairs do
     assert torch.isclose(logit_loss(real, fake[shuffled], labels, pairing="class_mean"), expected)
 
@@ -205,7 +208,7 @@ def test_matching_pulls_generated_answers_towards_real_ones(real):
     fake = torch.randn(x.shape, generator=stream(1), requires_grad=True)
     optimizer, losses = torch.optim.SGD([fake], lr=20.0), []
     for _ in range(15):
-        target, ours = pool.answers(network, x, fake)
+        target, ours = network_pool.answers(network, x, fake)
         assert not target.requires_grad
         loss = skd.skd_loss(target, ours, SKD)
         optimizer.zero_grad()
@@ -244,22 +247,22 @@ def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
 
 def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypatch):
     seen = []
-    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: cgan.signed(real, torch.arange(len(labels))) + 0 * self.last.bias.sum())
+    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: real.signed(torch.arange(len(labels))) + 0 * self.last.bias.sum())
     order = torch.arange(8)
-    monkeypatch.setattr(cgan.Epochs, "index", lambda *args: order)
+    monkeypatch.setattr(Batches, "index", lambda *args: order)
 
     def between(network, theirs, fake, labels):
         seen.append((theirs, fake.detach()))
         return 0 * fake.sum()
 
-    pool.match(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
+    network_pool.match(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
     assert len(seen) == 3 and all(torch.allclose(a, b, atol=1e-6) for a, b in seen)
     assert not torch.allclose(seen[0][0], seen[1][0], atol=1e-3)  # drawn anew every step
     assert not torch.allclose(seen[0][0], real.take(order)[0], atol=1e-3)
 
 
 def test_networks_see_normalised_pixels_or_the_official_mistake(real):
-    images = cgan.signed(real, torch.arange(4))
+    images = real.signed(torch.arange(4))
     assert torch.allclose(Pool(real, MATCHING, 0).units(images), real.take(torch.arange(4))[0], atol=1e-6)
     mistaken = Pool(real, replace(MATCHING, official_norm=True), 0).units(images)
     assert torch.allclose(mistaken, (images - real.facts.mean[0]) / real.facts.std[0])
@@ -274,8 +277,7 @@ def test_the_papers_settings():
         }  # fmt: skip
         assert made["CIFAR10"].matching.pool == ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
         assert made["MNIST"].matching.pool == ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
-    stage = cgan.Epochs.of(data.load("digits")[0], 128, 150, None)
-    assert stage.steps == 150 * (1297 // 128)
+    assert cgan.batches_of(data.load("digits")[0], 128, 150, None).steps_per_epoch == 1297 // 128
     assert (Matching().lr, Matching().batch, Matching().epochs, Matching().pool_steps) == (5e-6, 64, 100, 16)
     assert (cgan.GAN().lr, cgan.GAN().betas, cgan.GAN().batch, cgan.GAN().epochs, cgan.GAN().gp_weight) == (1e-4, (0.0, 0.9), 128, 150, 10.0)
     assert augment.idc(Matching().dsa).operations(augment.idc(Matching().dsa).draw(stream(0))) == [("color", "crop", "cutout")]

@@ -3,17 +3,22 @@
 import pytest
 import torch
 
-from distill_lib import data, experiment, figures, pages as book_pages, paths, records, reported, tables
-from distill_lib.errors import UserError
-from distill_lib.experiment import Skip, Task
-from distill_lib.experiments import skd, skd_generators as pages
-from distill_lib.experiments.skd import TABLE1
+from distill_lib import data, experiments, figures, records, tables
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import as_dict
+from distill_lib.experiments import Skip, Task, compute, engine
+from distill_lib.experiments.papers import skd
+from distill_lib.experiments.papers import skd_generators as pages
+from distill_lib.experiments.papers.skd import TABLE1
+from distill_lib.figures import diagrams
 from distill_lib.generators import cgan
 from distill_lib.generators.generated import GeneratedSet
 from distill_lib.methods import METHODS
-from distill_lib.records import Cell, Record
-from distill_lib.rng import generator
-from distill_lib.settings import as_dict
+from distill_lib.publish import pages as book_pages
+from distill_lib.records import Cell, Record, record, reported
+from distill_lib.tables import skd as tables_skd
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def made(real, seed, ipc=1):
 
 
 def test_table2_has_the_papers_cells():
-    cells = pages.table2_cells(experiment.check_parameters(pages.TABLE2, {}))
+    cells = pages.table2_cells(experiments.check_parameters(pages.TABLE2, {}))
     printed = {(r["method"], r["network"]) for r in reported.load_experiment(pages.TABLE2).to_dict("records")}
     assert {(c.method, c.network) for c in cells} == printed and len(cells) == len(printed)
     assert all((c.dataset, c.ipc) == ("CIFAR10", 10) for c in cells)
@@ -36,8 +41,8 @@ def test_table2_has_the_papers_cells():
 @pytest.mark.parametrize("name", [pages.TABLE2, pages.ABLATIONS])
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
 def test_every_cell_has_a_task_or_a_reason(name, profile):
-    params = experiment.check_parameters(name, {"profile": profile})
-    tasks = [experiment.experiment(name).task(c, params) for c in experiment.experiment(name).cells(params)]
+    params = experiments.check_parameters(name, {"profile": profile})
+    tasks = [experiments.experiment(name).task(c, params) for c in experiments.experiment(name).cells(params)]
     assert all(isinstance(t, Task | Skip) for t in tasks) and any(isinstance(t, Task) for t in tasks)
     for task in tasks:
         if isinstance(task, Task):
@@ -47,9 +52,9 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
 
 def test_small_table2_takes_the_generators_that_table1_and_no_others_make():
-    params = experiment.check_parameters(pages.TABLE2, {"profile": "small"})
+    params = experiments.check_parameters(pages.TABLE2, {"profile": "small"})
     task = pages.table2_task(Cell(pages.TABLE2, "SKD", "CIFAR10", 10, "AlexNet", "dim"), params)
-    from distill_lib.experiments.skd import table1_task
+    from distill_lib.experiments.papers.skd import table1_task
 
     assert task.config == table1_task(Cell(TABLE1, "SKD", "FashionMNIST", 10, "ConvNet", "dim"), params).config
     assert task.dataset == "FashionMNIST"
@@ -60,18 +65,18 @@ def test_a_variant_changes_one_setting_and_the_budgets_keep_it(variant):
     base = METHODS["SKD"].paper_config("FashionMNIST", 10)
     config = pages.varied(base, variant)
     before, after = as_dict(base), as_dict(config)
-    changed = experiment.differences(before, after)
+    changed = experiments.differences(before, after)
     assert len(changed) == (0 if variant == "default" else 1)
     assert (config.small() == base.small()) == (variant == "default")
 
 
 def test_an_unknown_variant_is_one_clear_error():
     with pytest.raises(UserError, match="unknown variant 'tau 3'"):
-        experiment.check_parameters(pages.ABLATIONS, {"variants": ["tau 3"]})
+        experiments.check_parameters(pages.ABLATIONS, {"variants": ["tau 3"]})
 
 
 def test_generators_draw_from_the_same_noise(real):
-    first, again, other = (pages.drawn(made(real, seed), 2, seed=0) for seed in (1, 1, 2))
+    first, again, other = (tables_skd.drawn(made(real, seed), 2, seed=0) for seed in (1, 1, 2))
     assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
     assert first.images.dtype == torch.uint8 and torch.bincount(first.labels).tolist() == [2] * 10
     same = made(real, 1)
@@ -81,21 +86,21 @@ def test_generators_draw_from_the_same_noise(real):
 
 def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
-    params = experiment.check_parameters(pages.FIGURE2, {})
-    assert pages.samples(params) == {} and pages.health_kept(params) == {}
-    kept = pages.drawn(made(real, 1), 3, seed=0)
-    kept.save(pages._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
-    pages._artefact("small", "MNIST", "health", "csv").write_text("step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n")
-    shown = pages.samples(params)
+    params = experiments.check_parameters(pages.FIGURE2, {})
+    assert tables_skd.samples(params) == {} and tables_skd.health_kept(params) == {}
+    kept = tables_skd.drawn(made(real, 1), 3, seed=0)
+    kept.save(tables_skd._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
+    tables_skd._artefact("small", "MNIST", "health", "csv").write_text("step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n")
+    shown = tables_skd.samples(params)
     assert list(shown) == ["MNIST"] and torch.equal(shown["MNIST"]["SKD (no standardisation)"].images, kept.images)
-    looks = pages.health_kept(params)
+    looks = tables_skd.health_kept(params)
     figure = figures.gan_health(looks)
     drawn = [line.get_ydata().tolist() for axis in figure.axes for line in axis.lines]
     assert drawn == [[1, 1], [2, 1], [30, 60], [40, 20]]
 
 
 def test_the_pipeline_names_what_the_paper_names():
-    words = " ".join(t.get_text() for t in figures.skd_pipeline().axes[0].texts)
+    words = " ".join(t.get_text() for t in diagrams.skd_pipeline().axes[0].texts)
     for part in ("noise", "label", "generator", "synthetic", "real", "ConvNet3, ResNet10", "standardised", "KL", "tau"):
         assert part in words
 
@@ -105,26 +110,32 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     for method, network, values in (("SKD", "VGG11", [60.0, 62.0]), ("DiM", "ConvNet", [50.0])):
         key = {"dataset": "FashionMNIST", "protocol": {"name": "dim@30ep"}, "network": network}
         Record(Cell(pages.TABLE2, method, "CIFAR10", 10, network, "dim"), values, [0] * len(values), key).save("small")
-    params = experiment.check_parameters(pages.TABLE2, {"methods": ["DiM", "SKD"], "networks": ["ConvNet", "VGG11"]})
-    outcome = experiment.run(pages.TABLE2, params)
+    params = experiments.check_parameters(pages.TABLE2, {"methods": ["DiM", "SKD"], "networks": ["ConvNet", "VGG11"]})
+    outcome = engine.run(pages.TABLE2, params)
     frame = tables.across(outcome, columns="network")
     ours = "ours, small, on FashionMNIST"
     assert list(frame.columns) == [("ConvNet", "paper"), ("ConvNet", ours), ("VGG11", "paper"), ("VGG11", ours)]
     assert frame.loc["SKD"].tolist() == ["68.2 ± 0.4", "not run", "69.2 ± 0.1", "61.0 ± 1.0"]
     assert frame.loc["DiM"].tolist() == ["66.2 ± 0.5", "50.0", "66.8 ± 0.5", "not run"]
     marks = tables.marks(outcome, panel="network")
-    assert sorted(marks.loc[marks["who"] == ours, ["panel", "method", "value"]].values.tolist()) == [["ConvNet", "DiM", 50.0], ["VGG11", "SKD", 61.0]]
+    assert marks.groupby("panel")["data"].unique().map(list).to_dict() == {
+        f"{network}\n{what}": [data]
+        for network in ("ConvNet", "VGG11")
+        for what, data in (("paper, CIFAR10", "CIFAR10"), ("ours, small; stand-in FashionMNIST", "FashionMNIST"))
+    }
+    ours = marks.loc[marks["who"] == "ours, small", ["method", "value"]]
+    assert sorted(ours.values.tolist()) == [["DiM", 50.0], ["SKD", 61.0]]
 
     Record(Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"), [40.0], [0], key | {"network": "ConvNet"}).save("small")
-    params = experiment.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
-    outcome = experiment.run(pages.ABLATIONS, params)
+    params = experiments.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
+    outcome = engine.run(pages.ABLATIONS, params)
     assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [["not run"], ["40.0"]]
     assert tables.details(outcome)["variant"].tolist() == ["tau 1"]
 
 
 # --- Table 1 under one protocol ----------------------------------------------------------------------------------------
 def fair_cells(**values):
-    return skd.fair_cells(experiment.check_parameters(skd.RANKING, values))
+    return skd.fair_cells(experiments.check_parameters(skd.RANKING, values))
 
 
 def test_every_row_of_table_1_has_a_fair_cell():
@@ -138,7 +149,7 @@ def test_every_row_of_table_1_has_a_fair_cell():
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
 def test_fair_cells_have_one_protocol_and_one_network(profile):
-    params = experiment.check_parameters(skd.RANKING, {"profile": profile})
+    params = experiments.check_parameters(skd.RANKING, {"profile": profile})
     tasks = [t for c in skd.fair_cells(params) if isinstance(t := skd.table1_task(c, params), Task)]
     rules = {}
     for task in tasks:
@@ -161,14 +172,14 @@ def test_learned_labels_are_what_squared_error_and_arg_max_are_for(method, real)
 
 def test_fair_cells_change_no_record(monkeypatch):
     """The network of a row's own cell is still its own, and whatever is recorded belongs to a cell of the table."""
-    params = experiment.check_parameters(TABLE1, {"profile": "small"})
+    params = experiments.check_parameters(TABLE1, {"profile": "small"})
     own = skd.table1_task(Cell(TABLE1, "FRePo", "MNIST", 1, protocol="frepo_mse"), params)
     assert own.key["network"] == "FRePoConvW64"
     monkeypatch.delenv("DISTILL_RESULTS", raising=False)
     stems = {c.stem for c in skd.table1_cells(params)}
     recorded = [f.stem for f in (paths.results("small") / TABLE1).glob("*.json")]
     assert set(recorded) <= stems
-    states = [experiment.status(c, params) for c in skd.table1_cells(params)]
+    states = [experiments.status(c, params) for c in skd.table1_cells(params)]
     assert not [s.why for s in states if s.state in ("stale", "damaged")]
 
 
@@ -178,9 +189,9 @@ def test_the_ranking_page_is_of_records_only(tmp_path, monkeypatch):
     for method, values in (("DM", [70.0, 70.2, 70.4]), ("SKD", [60.0, 60.2, 60.4])):
         key = {"dataset": "MNIST", "protocol": {"name": "vico_dsa@300ep", "epochs": 1000, "budget": 300}, "network": "ConvNet"}
         Record(Cell(TABLE1, method, "MNIST", 1), values, [0] * 3, key).save("small")
-    params = experiment.check_parameters(skd.RANKING, {"datasets": ["MNIST"], "ipcs": [1]})
-    monkeypatch.setattr(experiment, "compute", lambda *a, **k: pytest.fail("computes"))
-    frame = tables.ranking(experiment.run(TABLE1, params, skd.fair_cells(params)), skd.labels)
+    params = experiments.check_parameters(skd.RANKING, {"datasets": ["MNIST"], "ipcs": [1]})
+    monkeypatch.setattr(compute, "compute", lambda *a, **k: pytest.fail("computes"))
+    frame = tables.ranking(engine.run(TABLE1, params, skd.fair_cells(params)), skd.labels)
     assert frame.dropna(subset="mean")[["method", "first", "last"]].values.tolist() == [["DM", 1, 1], ["SKD", 2, 2]]
     assert len(frame) == len(skd.fair_cells(params))
 
@@ -190,7 +201,7 @@ def test_the_ranking_page_runs_at_smoke(tmp_path, monkeypatch):
     page = book_pages.notebooks(only=skd.RANKING)
     result, = book_pages.run(page, "smoke", {"methods": ["Random", "DM", "FRePo"], "datasets": ["FashionMNIST"], "ipcs": [1]})
     assert result.computed == 4
-    found = [records.read(f) for f in records.files("smoke")]
+    found = [record.read(f) for f in records.files("smoke")]
     assert sorted((r.cell.method, r.key["protocol"]["name"]) for r in found) == [
         ("DM", "vico_dsa@40ep"), ("FRePo", "vico_dsa+mse@40ep"), ("FRePo", "vico_dsa@40ep"), ("Random", "vico_dsa@40ep"),
     ]  # fmt: skip

@@ -1,21 +1,24 @@
 """SLFD: GLaD where there is no noise, the reconstruction's identities and worked example, readings and events, tables and figures."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, experiment, matching, networks, reported
-from distill_lib.derivatives import Derivatives
-from distill_lib.errors import UserError
-from distill_lib.experiment import Skip, Task
-from distill_lib.experiments import slfd as pages
+from distill_lib import data, experiments, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.experiments import Skip, Task, engine
+from distill_lib.experiments.papers import slfd as pages
 from distill_lib.methods import glad, slfd
+from distill_lib.methods.common import matching
 from distill_lib.methods.slfd import Heads, Module, Normal, stochastic_loss
-from distill_lib.records import Cell, Record
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.networks.gradients import Derivatives
+from distill_lib.records import Cell, Record, reported
+from distill_lib.tables import slfd as tables_slfd
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +142,14 @@ def test_gradients_of_the_stochastic_loss_equal_plain_autograd(name, piece):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-3 and float(theirs.norm()) > 0
 
 
-def test_without_noise_it_is_glad_step_by_step(real):
+@pytest.mark.parametrize("network", ["ConvNet", "ConvNetD1W8LN"])
+def test_without_noise_it_is_glad_step_by_step(real, network):
     silent = dict(samples=1, antithetic=False, start_std=0.0, start_log_variance=-60.0, eps=0.0, lr=0.0)
-    ours = slfd.distill(real, config(iterations=4, **silent), seed=0)
-    theirs = glad.distill(real, replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8), seed=0)
+    ours = slfd.distill(real, config(iterations=4, network=network, **silent), seed=0)
+    cfg = replace(glad.paper_config("digits", 1).smoke(), iterations=4, batch_real=8, network=network)
+    theirs = glad.distill(real, cfg, seed=0)
     torch.testing.assert_close(ours.images, theirs.images, rtol=1e-5, atol=1e-5)
-    other = slfd.distill(real, config(iterations=4), seed=0)
+    other = slfd.distill(real, config(iterations=4, network=network), seed=0)
     assert not torch.allclose(other.images, theirs.images, rtol=1e-5, atol=1e-5)
 
 
@@ -153,13 +158,15 @@ def test_codes_learn_from_the_module_where_they_shall(real):
     assert not torch.equal(near, far)
 
 
-def test_the_readings_with_dm_are_what_they_say(real):
+@pytest.mark.parametrize("name", ["ConvNetD1W32", "ConvNetD1W32BN"])
+def test_the_readings_with_dm_are_what_they_say(real, name):
+    """With batch norm all classes go through the network in one pass, as in DM."""
     rng = generator(5)
-    network = networks.fresh("ConvNetD1W32", real, rng)
+    network = networks.fresh(name, real, rng)
     x, s = real.draw_classes(4, rng), real.draw_classes(2, rng)
     plain = matching.embedding_distance(network, x, s)
     for reading in ("logits", "embedding", "loss"):
-        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network="ConvNetD1W32"), rng)
+        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network=name), rng)
         samples = 0.3 * torch.randn(10, 2, 4, matcher.event, generator=rng)
         with torch.no_grad():
             found = matcher.loss(network, x, s, samples)
@@ -199,7 +206,7 @@ def test_a_set_carries_its_distributions_through_a_file(real, tmp_path):
     normal = slfd.final(back)
     trace = torch.diagonal(normal.covariance, dim1=1, dim2=2).sum(1).mean()
     assert normal.mean.shape == (10, 10) and float(trace) == pytest.approx(made.facts.extra["module"]["covariance_trace"][-1], rel=1e-4)
-    frame = pages.refined(back)
+    frame = tables_slfd.refined(back)
     assert list(frame["class"]) == list(real.facts.class_names)
     for column in ("alone", "refined"):
         assert float(frame[column].sum()) == pytest.approx(1, abs=1e-4)
@@ -214,8 +221,8 @@ TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4, pages.TABLE5, 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_have_the_papers_cells(name):
-    this = experiment.experiment(name)
-    cells = this.cells(experiment.check_parameters(name, {}))
+    this = experiments.experiment(name)
+    cells = this.cells(experiments.check_parameters(name, {}))
     assert len({c.stem for c in cells}) == len(cells)
     printed = [reported.lookup(c.experiment, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells if this.printed(c)]
     assert all(row and row["text"] == reported.LOST for row in printed)
@@ -227,8 +234,8 @@ def test_tables_have_the_papers_cells(name):
 @pytest.mark.parametrize("name", [*TABLES, pages.ABLATIONS])
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
 def test_every_cell_has_a_task_or_a_reason(name, profile):
-    params = experiment.check_parameters(name, {"profile": profile})
-    tasks = [experiment.experiment(name).task(c, params) for c in experiment.experiment(name).cells(params)]
+    params = experiments.check_parameters(name, {"profile": profile})
+    tasks = [experiments.experiment(name).task(c, params) for c in experiments.experiment(name).cells(params)]
     assert all(isinstance(t, Task | Skip) for t in tasks)
     made = [t for t in tasks if isinstance(t, Task)]
     assert made or (profile == "small" and name in (pages.TABLE2, pages.TABLE3, pages.TABLE6))
@@ -240,7 +247,7 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
 
 def test_rows_of_one_column_differ_in_method_alone():
-    params = experiment.check_parameters(pages.TABLE1, {"profile": "small"})
+    params = experiments.check_parameters(pages.TABLE1, {"profile": "small"})
     for match in ("DC", "DM"):
         rows = {}
         for method, space in ((match, "pixel"), ("GLaD", "latent"), ("SLFD", "latent")):
@@ -253,7 +260,7 @@ def test_rows_of_one_column_differ_in_method_alone():
 
 
 def test_random_and_trained_generators_have_the_same_layers():
-    params = experiment.check_parameters(pages.TABLE4, {"profile": "small"})
+    params = experiments.check_parameters(pages.TABLE4, {"profile": "small"})
     cells = (Cell(pages.TABLE4, "GLaD", "CIFAR10", 1, pages.MEAN, "glad", f"generator={g}") for g in ("random", "ImageNet"))
     random, trained = (pages.table4_task(cell, params).config.space for cell in cells)
     assert random.prior.gan == trained.prior.gan and random.layer == trained.layer
@@ -275,21 +282,28 @@ def test_means_over_networks_show_each_network(tmp_path, monkeypatch):
     metrics = {"accuracy_pct, ResNet18": [30.0, 40.0], "accuracy_pct, ViT": [50.0, 20.0], "module, step": [0, 5],
                "module, mean_norm": [0.1, 0.2], "module, covariance_trace": [1.0, 2.0]}  # fmt: skip
     Record(cell, [40.0, 30.0], [0, 0], key, metrics).save("small")
-    outcome = experiment.run(pages.TABLE5, experiment.check_parameters(pages.TABLE5, {}))
-    (row,) = pages.by_network(outcome).to_dict("records")
+    outcome = engine.run(pages.TABLE5, experiments.check_parameters(pages.TABLE5, {}))
+    (row,) = tables_slfd.by_network(outcome).to_dict("records")
     assert (row["row"], row["on"], row["average"]) == ("SLFD with DC", "ours, small, on BloodCells@64px", "35.0 ± 5.0")
     assert (row["ResNet18"], row["ViT"]) == ("35.0 ± 5.0", "35.0 ± 15.0")
-    assert pages.history(outcome)["mean_norm"].tolist() == [0.1, 0.2]
+    assert tables_slfd.history(outcome)["mean_norm"].tolist() == [0.1, 0.2]
 
 
 def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
-    params = experiment.check_parameters(pages.FIGURE7, {})
-    assert pages.images(pages.FIGURE7, params) == {}
-    small = pages.shown_tasks(pages.FIGURE7, params.model_copy(update={"profile": "small"}))
+    params = experiments.check_parameters(pages.FIGURE7, {})
+    assert tables_slfd.images(pages.FIGURE7, params) == {}
+    small = tables_slfd.shown_tasks(pages.FIGURE7, params.model_copy(update={"profile": "small"}))
     assert list(small) == ["ImNet-A, SLFD with DC, 128 px, rank 10", "ImNet-A, SLFD with DC, 128 px, rank full"]
     kept = slfd.distill(real, config(iterations=1), seed=0)
-    name = list(small)[1]
-    kept.save(pages._artefact("small", pages.FIGURE7, name))
-    shown = pages.images(pages.FIGURE7, params)
-    assert list(shown) == [name] and torch.equal(shown[name].images, kept.images)
+    kept.save(tables_slfd._artefact("small", pages.FIGURE7, list(small)[1]))
+    ((title, shown),) = tables_slfd.images(pages.FIGURE7, params).items()
+    assert title == "digits at 8 px, stand-in for ImNet-A at 128 px\nsmall: SLFD with DC, rank full"
+    assert torch.equal(shown.images, kept.images)
+
+
+def test_a_set_of_the_paper_s_data_stands_in_for_nothing(real):
+    cell = Cell(pages.TABLE5, "SLFD", "PathMNIST", 1, pages.MEAN, "glad", "resolution=64")
+    facts = dataclasses.replace(real.facts, name="PathMNIST")
+    made = data.ImageSet(torch.zeros(10, 1, 64, 64, dtype=torch.uint8), torch.arange(10), facts)
+    assert tables_slfd.title(made, cell, "full") == "PathMNIST at 64 px\nfull: SLFD with DC"

@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import augment, data, figures, networks, speed
-from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate
-from distill_lib.loop import Loop
+from distill_lib import data, figures, networks
+from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.native import convnet
+from distill_lib.core.paths import ROOT
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace
+from distill_lib.data import ImageSet, augment
+from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
-from distill_lib.networks import fast
-from distill_lib.paths import ROOT
-from distill_lib.rng import generator
-from distill_lib.settings import replace
+from distill_lib.records import benchmarks
 
 sys.path.append(str(ROOT / "benchmarks"))
 import suite  # noqa: E402
@@ -43,16 +44,16 @@ def fashion():
 def kernel(monkeypatch):
     """The compiled kernel, which the other tests do without."""
     try:
-        library = fast.build()
+        library = convnet.build()
     except Exception as err:
         pytest.skip(f"no C++ compiler that works: {err}")
-    monkeypatch.setattr(fast, "kernel", lambda lib=fast.load(library): lib)
+    monkeypatch.setattr(convnet, "kernel", lambda lib=convnet.load(library): lib)
 
 
 def plain_dm(real, cfg, seed):
     """DM as the paper writes it: class by class, the network's own layers."""
     rng = generator(seed, "DM")
-    synthetic = dm.initial_images(real, cfg, rng).requires_grad_()
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
     for _ in range(cfg.iterations):
@@ -133,15 +134,15 @@ def test_an_entry_has_medians_quartiles_and_the_range_of_paired_ratios():
     e = entry(made(), [1, 2], [1, 2])
     assert (e["plain"]["median"], e["plain"]["q1"], e["plain"]["q3"], e["ours"]["median"]) == (5.0, 4.5, 5.5, 1.0)
     assert (e["ratio"], e["ratio_low"], e["ratio_high"]) == (5.0, 4.0, 5.0)
-    assert speed.rate(e, "ours") == 4e9 and speed.rate(e, "plain") == 0.8e9
-    assert speed.target_met(e) and not speed.target_met(e | {"ratio": 3.9})
-    line = speed.table([e]).iloc[0]
+    assert benchmarks.rate(e, "ours") == 4e9 and benchmarks.rate(e, "plain") == 0.8e9
+    assert benchmarks.target_met(e) and not benchmarks.target_met(e | {"ratio": 3.9})
+    line = benchmarks.table([e]).iloc[0]
     assert line["of peak"] == "50 %" and line["target"] == "≥ 4.0×, met" and line["memory, plain"] == "30 MB"
 
 
 def test_rows_with_a_target_come_first():
     rows = [entry(made(target=target), [1], [1]) | {"name": name} for name, target in [("a", {}), ("b", {"seconds": 1.0}), ("c", {"ratio": 2.0}), ("d", {"ratio": 2.0})]]
-    assert list(speed.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
+    assert list(benchmarks.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
 
 
 def test_memory_has_a_table_of_its_own_the_largest_first():
@@ -150,21 +151,21 @@ def test_memory_has_a_table_of_its_own_the_largest_first():
         return entry(made(target={"off_pct": 20.0}), [1], [1]) | {"name": name, "what": f"a step of {name}: peak memory", "facts": facts}
 
     rows = [entry(made(), [1], [1]), of("DM", 904, 1081, 20), of("GLaD", 7821, 5000, 36)]
-    assert [speed.of_memory(e) for e in rows] == [False, True, True]
-    table = speed.memory(rows)
+    assert [benchmarks.of_memory(e) for e in rows] == [False, True, True]
+    table = benchmarks.memory(rows)
     assert list(table["what"]) == ["a step of GLaD", "a step of DM"] and list(table["measured MB"]) == [7821, 904]
     assert list(table["target"]) == ["≤ 20.0 %, missed", "≤ 20.0 %, met"] and list(table["off"]) == ["36 %", "20 %"]
-    assert len(speed.memory(rows[:1])) == 0
+    assert len(benchmarks.memory(rows[:1])) == 0
 
 
 @pytest.mark.parametrize("kind, limit, met", [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)])
 def test_targets_of_other_kinds(kind, limit, met):
-    assert speed.target_met(entry(made(target={kind: limit}), [1], [1])) is met
+    assert benchmarks.target_met(entry(made(target={kind: limit}), [1], [1])) is met
 
 
 @pytest.mark.parametrize("ours, agree", [([1.0, -2.0005], True), ([1.0, -2.01], False), ([1.0, math.nan], False)])
 def test_results_that_differ_disagree(ours, agree):
-    assert speed.agrees(entry(made(), ours, [1.0, -2.0])) is agree
+    assert benchmarks.agrees(entry(made(), ours, [1.0, -2.0])) is agree
 
 
 def test_results_of_other_shapes_or_none_are_refused():
@@ -178,15 +179,15 @@ def test_results_of_other_shapes_or_none_are_refused():
 def test_measuring_again_replaces_an_entry_and_keeps_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
     one, two = ({**entry(made(), [1], [1]), "name": name} for name in ("one", "two"))
-    path = speed.add("Some CPU (R) 9, 2 threads", 2, [one, two])
-    assert path == speed.file("Some CPU (R) 9, 1 threads", 2) and path.name == "some-cpu-r-9-2threads.json"
-    speed.add("Some CPU (R) 9, 2 threads", 2, [{**one, "ratio": 7.0}])
-    (report,) = speed.reports()
+    path = benchmarks.add("Some CPU (R) 9, 2 threads", 2, [one, two])
+    assert path == benchmarks.file("Some CPU (R) 9, 1 threads", 2) and path.name == "some-cpu-r-9-2threads.json"
+    benchmarks.add("Some CPU (R) 9, 2 threads", 2, [{**one, "ratio": 7.0}])
+    (report,) = benchmarks.reports()
     assert report.entries == {"one": {**one, "ratio": 7.0}, "two": two} and (report.device, report.threads) == ("Some CPU (R) 9", 2)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     path.write_text(json.dumps({"format": "other"}))
     with pytest.raises(UserError, match="not measurements"):
-        speed.reports()
+        benchmarks.reports()
 
 
 def test_counted_operations_are_those_of_the_formulas():
@@ -249,10 +250,10 @@ def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
 
 def test_figures_show_what_was_measured():
     e = entry(made(), [1], [1])
-    drawn = figures.roofline({"a machine": (speed.roofline([e]), 8e9, 2e9)}).axes[0]
+    drawn = figures.roofline({"a machine": (benchmarks.roofline([e]), 8e9, 2e9)}).axes[0]
     marks = {tuple(line.get_xydata()[0]) for line in drawn.lines if line.get_marker() not in ("None", None, "")}
     assert marks == {(4.0, 0.8), (4.0, 4.0)}
     rows = [{**e, "group": "growth", "base": "toy", "axis": "ipc", "at": at} for at in (10, 1)]
-    grown = speed.growth(rows)
+    grown = benchmarks.growth(rows)
     assert list(grown["at"]) == [1, 10]
     assert len(figures.seconds_over_size(grown).axes) == 1

@@ -9,10 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_lib import statistics
-from distill_lib.errors import UserError
-from distill_lib.rng import generator
-from distill_lib.statistics import calibration_error_pct, equal_to_published, per_class_accuracy_pct, summarise
+from distill_lib.core.errors import UserError
+from distill_lib.core.rng import generator
+from distill_lib.evaluation import statistics
+from distill_lib.evaluation.statistics import (
+    calibration_error_pct,
+    equal_to_published,
+    per_class_accuracy_pct,
+    summarise,
+)
 
 FIVE = [48.7, 49.2, 48.5, 49.0, 48.8]
 
@@ -142,6 +147,60 @@ def test_false_verdicts_are_rare_when_the_truth_is_known():
         edge.append(equal_to_published(rng.normal(52, 1, 20), 50.0, 1.0, 200).verdict)
     assert same.count("differs") <= 4
     assert edge.count("matched") / 400 == pytest.approx(0.05, abs=0.035) and edge.count("differs") / 400 == pytest.approx(0.05, abs=0.035)
+
+
+BETWEEN, WITHIN = 1.0, 0.4  # deviations of sets, and of the networks of one
+SPREAD = math.hypot(BETWEEN, WITHIN)  # of a single run
+
+
+def runs(rng, mean, sets, networks=5):
+    """Accuracies of networks trained on sets that vary, and the number of each network's set."""
+    centres = rng.normal(mean, BETWEEN, sets)
+    return rng.normal(centres[:, None], WITHIN, (sets, networks)).ravel().tolist(), np.repeat(np.arange(sets), networks).tolist()
+
+
+@pytest.mark.parametrize(("sets", "level"), [(1, 0.05), (2, 0.08), (5, 0.05)])  # Welch's degrees of freedom are rough for two
+def test_wrong_verdicts_keep_their_level_where_networks_share_sets(sets, level):
+    """A truth that lies just at the margin is called equal, or different, no more often than the test allows."""
+    rng = np.random.default_rng(1)
+    ours = [runs(rng, 50 + 2 * SPREAD, sets) for _ in range(600)]
+    edge = [equal_to_published(values, 50.0, SPREAD, 200, sets=numbers).verdict for values, numbers in ours]
+    naive = [equal_to_published(values, 50.0, SPREAD, 200).verdict for values, _ in ours]
+    for wrong in ("matched", "differs"):
+        assert edge.count(wrong) / 600 <= level + 0.02
+        assert naive.count(wrong) / 600 > 0.15  # taking networks that share a set for independent ones does not
+    if sets == 1:
+        assert "matched" not in edge
+
+
+@pytest.mark.parametrize("sets", [1, 2, 5])
+def test_the_same_truth_hardly_ever_differs_whatever_the_number_of_sets(sets):
+    rng = np.random.default_rng(2)
+    verdicts, far = [], []
+    for _ in range(400):
+        paper, _ = runs(rng, 50, 5)
+        for place, mean in ((verdicts, 50), (far, 35)):
+            values, numbers = runs(rng, mean, sets)
+            place.append(equal_to_published(values, np.mean(paper), np.std(paper), 5, sets=numbers).verdict)
+    assert verdicts.count("differs") <= 8 and far.count("matched") == 0 and far.count("differs") > 350
+    assert verdicts.count("matched") > 200 if sets == 5 else verdicts.count("matched") == 0 if sets == 1 else True
+
+
+def test_sets_are_the_unit_and_one_set_is_not_enough():
+    pairs = [48.7, 48.9, 49.2, 49.0]
+    means = equal_to_published([48.8, 49.1], 48.9, 0.6, 5)
+    grouped = equal_to_published(pairs, 48.9, 0.6, 5, sets=[3, 3, 7, 7])
+    assert (grouped.low, grouped.high, grouped.verdict) == (pytest.approx(means.low), pytest.approx(means.high), means.verdict)
+    alone = equal_to_published(FIVE, 48.9, 0.6, 5, sets=[0] * 5)
+    assert alone.verdict == "undecided" and "one set" in alone.reason and math.isfinite(alone.low)
+    assert equal_to_published([30.0] * 5, 48.9, 0.6, 5, sets=[0] * 5).verdict == "differs"
+    assert equal_to_published([30.0] * 5, 48.9, 0.0, 5, sets=[0] * 5).verdict == "differs"  # a deviation rounded to nothing
+    assert equal_to_published([48.9] * 5, 48.9, 0.0, 5, sets=[0] * 5).verdict == "undecided"
+    for unknown in ({"published_std": None, "trials": 5}, {"published_std": 0.6, "trials": 1}):  # no spread to borrow
+        none = equal_to_published([30.0] * 5, 48.9, sets=[0] * 5, **unknown)
+        assert none.verdict == "undecided" and "at least 2" in none.reason
+    with pytest.raises(UserError, match="5 values need as many numbers of sets; got 2"):
+        equal_to_published(FIVE, 48.9, 0.6, 5, sets=[0, 1])
 
 
 @pytest.mark.parametrize("bad", [(math.nan, 0.5, 5), (50.0, -0.5, 5), (50.0, 0.5, 0), (50.0, math.inf, 3)])

@@ -5,9 +5,11 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from distill_lib import experiment, figures, records, tables
-from distill_lib.experiments import skd
-from distill_lib.experiments.skd import TABLE1
+from distill_lib import experiments, figures, records, tables
+from distill_lib.core.errors import UserError
+from distill_lib.experiments import engine, registry
+from distill_lib.experiments.papers import skd
+from distill_lib.experiments.papers.skd import TABLE1
 from distill_lib.records import Cell, Record
 
 
@@ -25,8 +27,8 @@ def outcome(tmp_path, monkeypatch):
     put("small", [60.0, 60.0], "Random", protocol="vico_noaug")
     put("small", [65.0, 65.0], "Random")
     put("small", [90.0], "Full data", ipc=None)
-    params = experiment.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
-    return experiment.run(TABLE1, params)
+    params = experiments.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
+    return engine.run(TABLE1, params)
 
 
 def test_each_profile_has_columns_of_its_own(outcome):
@@ -48,7 +50,7 @@ def test_differences_compare_equal_protocols_and_verdicts_full_budgets_only(outc
     rows = tables.details(outcome)
     by = {(r["method"], r["protocol"]): r for _, r in rows.iterrows()}
     assert (by["DM", "vico_dsa"]["difference"], by["DM", "vico_dsa"]["verdict"]) == ("+0.0", "matched")
-    assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "reduced budget")
+    assert (by["DM", "vico_dsa@9ep"]["difference"], by["DM", "vico_dsa@9ep"]["verdict"]) == ("-12.6", "small, own data")
     assert (by["Random", "vico_dsa@9ep"]["paper"], by["Random", "vico_dsa@9ep"]["difference"]) == ("", "")
 
 
@@ -62,13 +64,85 @@ def test_kernel_and_network_accuracy_are_columns_of_their_own_where_a_record_has
 
 
 def test_counts_are_of_printed_cells(outcome):
-    assert tables.counts(outcome) == "1 of 10 cells reproduced at full, 3 at small"
+    first, small, missing = tables.counts(outcome).splitlines()
+    assert first == "1 of 10 cells measured at the paper's protocol (1 matched)."
+    assert small == "At a small budget: 2 on the paper's data." and missing == "Not measured: 7 not run."
 
 
-def test_a_figure_gets_the_panels_that_have_a_number_of_ours(outcome):
-    frame = tables.points(outcome)
-    assert set(frame["panel"]) == {"FashionMNIST, IPC 10"}
-    assert frame.query("method == 'DM' and who == 'ours, small'")["value"].item() == 71.0
+def test_networks_that_are_not_trained_are_marked_in_place_of_a_number(outcome):
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    for profile in ("small", "full"):
+        dataclasses.replace(records.load(cell, profile), metrics={"train_loss": [2.2, 2.2]}).save(profile)
+    at10 = tables.grid(outcome)["FashionMNIST", "IPC 10"]
+    assert at10.loc["DM"].tolist() == ["83.6 ± 0.2", "83.6 ± 0.2", "underfit"]
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
+    assert (row["verdict"], row["difference"]) == ("underfit", "")
+    assert 'not-run' in tables.show(tables.grid(outcome))._repr_html_()
+
+
+def test_details_say_how_many_of_the_sets_were_measured(outcome):
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    record = records.load(cell, "full")
+    dataclasses.replace(record, sets=[0, 0, 1], key={**record.key, "num_sets": 5}).save("full")
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "full")]
+    assert row["networks"] == "2 of 5 sets x 1 to 2 networks" and row["verdict"] == "undecided"
+    assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
+
+
+# --- numbers for figures -----------------------------------------------------------------------------------------------
+def panels(frame):
+    """Panel -> who, on which data, at which values."""
+    rows = frame.assign(value=frame["value"].round(6)).groupby("panel", sort=False)
+    return {name: [tuple(p) for p in part[["who", "data", "value"]].values] for name, part in rows}
+
+
+def test_a_figure_gets_the_panels_that_have_a_number_of_ours_and_each_budget_in_its_own(outcome):
+    at10 = {name.removeprefix("FashionMNIST, IPC 10\n"): part for name, part in panels(tables.points(outcome)).items()}
+    assert list(at10) == ["paper and ours, full", "paper and ours, small"]
+    paper = [("paper", "FashionMNIST", v) for v in (73.8, 83.6, 89.0)]
+    assert sorted(at10["paper and ours, full"]) == sorted([*paper, ("ours, full", "FashionMNIST", 83.6)])
+    ours = [("ours, small", "FashionMNIST", v) for v in (60.0, 71.0)]  # under each row's own protocol
+    assert sorted(at10["paper and ours, small"]) == sorted([*paper, *ours])
+
+
+def test_a_stand_in_has_panels_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    name = "dgs/table2_subsets"
+    cell = Cell(name, "DGS", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
+    assert experiments.paper_data(cell) == "ImageNette@224px"
+    for profile, data in (("small", "ImageNette@64px"), ("full", "ImageNette@224px")):
+        Record(cell, [50.0], [0], {"dataset": data, "protocol": {"name": "minimax_imagenet"}}).save(profile)
+    outcome = engine.run(name, experiments.check_parameters(name, {"methods": ["DGS"], "datasets": ["ImageNette"]}))
+    found = panels(tables.points(outcome))
+    start = "ImageNette, IPC 10\n"
+    assert list(found) == [f"{start}paper and ours, full", f"{start}ours, small; stand-in ImageNette at 64 px"]
+    assert found[f"{start}ours, small; stand-in ImageNette at 64 px"] == [("ours, small", "ImageNette@64px", 50.0)]
+    records.path(cell, "full").unlink()
+    found = panels(tables.points(outcome))
+    assert list(found) == [f"{start}paper, ImageNette at 224 px", f"{start}ours, small; stand-in ImageNette at 64 px"]
+    assert len(figures.paper_and_ours(tables.points(outcome)).axes) == 2
+
+
+@pytest.mark.parametrize("name", [n for n, e in registry.experiments().items() if e.cells(experiments.check_parameters(n, {}))])
+@pytest.mark.parametrize("panel", ["dataset", "network"])
+def test_recorded_numbers_that_do_not_compare_never_share_a_panel(name, panel):
+    frame = tables.marks(engine.run(name, experiments.check_parameters(name, {})), panel=panel)
+    for _, part in frame.groupby("panel"):
+        assert part["data"].nunique() == 1 and part.loc[part["who"] != "paper", "who"].nunique() <= 1
+
+
+def test_a_figure_refuses_numbers_that_do_not_compare():
+    def point(who, data):
+        return {"panel": "ConvNet", "method": "SKD", "who": who, "data": data, "value": 70.0, "std": 0.0}
+
+    both = pd.DataFrame([point("paper", "CIFAR10"), point("ours, small", "FashionMNIST")])
+    with pytest.raises(UserError, match="panel 'ConvNet' .*data sets.*: CIFAR10 and FashionMNIST"):
+        figures.paper_and_ours(both)
+    both = pd.DataFrame([point("ours, full", "CIFAR10"), point("ours, small", "CIFAR10")])
+    with pytest.raises(UserError, match="budgets.*: ours, full and ours, small"):
+        figures.paper_and_ours(both)
+    axis = figures.paper_and_ours(pd.DataFrame([point("paper", "CIFAR10"), point("ours, small", "CIFAR10")])).axes[0]
+    assert axis.get_title() == "ConvNet" and len(axis.containers) == 2
 
 
 def test_html_marks_columns_escapes_text_and_names_itself(outcome):
@@ -128,8 +202,8 @@ def fair(tmp_path, monkeypatch):
     put("small", [99.0, 99.1], "DSA", epochs=9)
     put("small", [98.0, 98.1], "CAFE", data="FashionMNIST-mini")
     put("small", [50.0], "DM", ipc=10, epochs=100)
-    params = experiment.check_parameters(skd.RANKING, {"datasets": ["FashionMNIST"]})
-    return experiment.run(TABLE1, params, skd.fair_cells(params))
+    params = experiments.check_parameters(skd.RANKING, {"datasets": ["FashionMNIST"]})
+    return engine.run(TABLE1, params, skd.fair_cells(params))
 
 
 def test_a_ranking_never_mixes_profiles_budgets_or_data(fair):

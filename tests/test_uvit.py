@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,15 +12,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, generate_uvit, train_uvit
+from distill_lib import __main__ as cli
+from distill_lib import data
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Diverged, Loop
+from distill_lib.core.rng import generator as stream
+from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
+from distill_lib.experiments import uvit_commands
 from distill_lib.generators import uvit
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameters
-from distill_lib.loop import Diverged, Loop, TimeUp
+from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameters, sample, training
 from distill_lib.methods import uvit as method
-from distill_lib.rng import generator as stream
-from distill_lib.settings import replace
 
 OF = Architecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
 TINY = replace(Training().smoke(), steps=6, batch=16, warm_up=2, looks=3)
@@ -298,7 +301,7 @@ def test_a_network_of_v_returns_the_noise_and_learns_v(model):
     images, t, y = inputs(OF)
     t = t / 999
     noise = images.flip(0).sin()
-    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (uvit.VP.alpha, uvit.VP.sigma))
+    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (training.VP.alpha, training.VP.sigma))
     x = alpha * images + sigma * noise
     with torch.no_grad():
         v = model(x, 999 * t, y)
@@ -314,7 +317,7 @@ def test_what_a_network_returns_is_kept_with_its_weights(tmp_path):
 
 def test_an_untrained_network_loses_the_noises_variance(real):
     model = UViT(TINY.architecture(real), stream(0, "weights"))
-    images, t, noise, labels = uvit.Batches(real, replace(TINY, batch=256)).take(0, torch.arange(len(real)), stream(0, "batch"))
+    images, t, noise, labels = uvit.StepInputs(real, replace(TINY, batch=256)).take(0, stream(0, "batch"))
     with torch.no_grad():
         assert float(uvit.noise_loss(model, images, t, noise, labels)) == pytest.approx(1, abs=0.15)
     assert -1 <= float(images.min()) < -0.9 and 0.9 < float(images.max()) <= 1
@@ -423,9 +426,9 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(s.getsockname()[1]), "WORLD_SIZE": "2", "DISTILL_DEVICE": "cpu"}
     for name, value in {**shared, "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "distill_lib.train_uvit", "digits", "--profile", "smoke"]
+    command = [sys.executable, "-m", "distill_lib", "uvit", "train", "digits", "--profile", "smoke"]
     second = subprocess.Popen(command, env={**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
-    train_uvit.main(command[3:])  # this process is the first
+    uvit_commands.train("digits", "smoke")  # this process is the first
     assert second.wait() == 0 and not torch.distributed.is_initialized()
     cfg = method.paper_config("digits").smoke().training
     together = uvit.trained(real, cfg)  # found, not trained again
@@ -458,7 +461,7 @@ def test_the_network_is_asked_at_999_t_and_with_its_labels(monkeypatch):
     class Gaussian(UViT):
         def forward(self, x, t999, y=None):
             asked.append((float(t999[0]), y))
-            alpha, sigma = (float(f(float(t999[0]) / 999)) for f in (uvit.VP.alpha, uvit.VP.sigma))
+            alpha, sigma = (float(f(float(t999[0]) / 999)) for f in (training.VP.alpha, training.VP.sigma))
             return sigma * (x - 0.3 * alpha) / (0.01 * alpha**2 + sigma**2)
 
     images = uvit.generate(Gaussian(OF, stream(0)), torch.tensor([4, 2]), 0, steps=20, sampler="dpm++2m")
@@ -508,7 +511,7 @@ def test_a_number_of_images_is_the_same_whole_or_in_parts(model, real, tmp_path)
 
 def test_a_time_is_kept_to_and_what_was_spent_counts_after_a_stop(model, tmp_path, monkeypatch):
     clock = {"now": 0.0}
-    monkeypatch.setattr(uvit.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"])  # 1.5 s a batch
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"])  # 1.5 s a batch
     options = {"num_classes": 10, "seed": 0, "folder": tmp_path, "steps": 1, "sampler": "ddim", "batch": 10}
     with pytest.raises(TimeUp):
         uvit.generate_for(model, 7.0, loop=Loop(deadline=time.monotonic()), **options)
@@ -563,29 +566,41 @@ def test_how_much_is_generated_is_said_once(real):
 
 
 def test_training_and_generation_by_command(tmp_path, capsys):
-    folder = str(tmp_path / "samples")
-    with pytest.raises(SystemExit, match="train it: python -m distill_lib.train_uvit digits --profile smoke"):
-        generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
-    train_uvit.main(["digits", "--profile", "smoke"])
-    generate_uvit.main(["digits", "--profile", "smoke", "--images", "20", "--folder", folder])
-    generate_uvit.main(["digits", "--profile", "smoke", "--images", "30", "--folder", folder])  # goes on
+    folder, generate = tmp_path / "samples", uvit_commands.generate
+    with pytest.raises(UserError, match="train it: distill uvit train digits --profile smoke"):
+        generate(folder, "digits", profile="smoke", images=20)
+    uvit_commands.train("digits", "smoke")
+    generate(folder, "digits", profile="smoke", images=20)
+    generate(folder, "digits", profile="smoke", images=30)  # goes on
     assert "20 images in" in (said := capsys.readouterr().out) and "30 images in" in said
-    weights = str(next(tmp_path.glob("runs/generators/uvit-digits-*/uvit.safetensors")))
-    with pytest.raises(SystemExit, match="images of other settings"):  # another solver
-        generate_uvit.main(["--weights", weights, "--images", "40", "--folder", folder])
+    weights = next(tmp_path.glob("runs/generators/uvit-digits-*/uvit.safetensors"))
+    with pytest.raises(UserError, match="images of other settings"):  # another solver
+        generate(folder, weights=weights, images=40)
+    with pytest.raises(UserError, match="one of the two"):
+        generate(folder, images=40)
 
 
-@pytest.mark.parametrize("arguments, says", [(["CIFAR9"], "did you mean CIFAR10"), (["CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth")])
-def test_a_training_that_cannot_begin_is_one_clear_error(arguments, says, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "CIFAR9"], "did you mean CIFAR10"),
+        (["train", "CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth"),
+        (["train", "digits", "--profile", "tiny"], "unknown profile 'tiny'"),
+        (["generate", "digits"], "--folder"),
+    ],
+)
+def test_a_command_that_cannot_begin_is_one_clear_error(words, says, monkeypatch, capsys):
     monkeypatch.delenv("DISTILL_DATA", raising=False)
-    with pytest.raises(SystemExit, match=f"error: .*({says})"):
-        train_uvit.main(arguments)
+    monkeypatch.setattr(sys, "argv", ["distill", "uvit", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and re.search(says, told := capsys.readouterr().err) and told.startswith("error: ") and told.count("\n") == 1
 
 
 def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
     uvit.save(UViT(replace(OF, num_classes=0), stream(0, "weights")), tmp_path / "uncond.safetensors")
-    with pytest.raises(SystemExit, match="unconditional weights"):
-        generate_uvit.main(["--weights", str(tmp_path / "uncond.safetensors"), "--images", "10", "--folder", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="unconditional weights"):
+        uvit_commands.generate(tmp_path / "out", weights=tmp_path / "uncond.safetensors", images=10)
 
 
 # --- departures of the small budget ------------------------------------------------------------------------------------
@@ -609,7 +624,7 @@ def test_training_starts_from_sinusoids_where_it_should(real):
 
 def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
     cfg = replace(TINY, batch=min(256, len(real)), label_drop=0.25)
-    plain, dropped = (uvit.Batches(real, c).take(0, torch.arange(len(real)), stream(0, "batch")) for c in (replace(cfg, label_drop=0.0), cfg))
+    plain, dropped = (uvit.StepInputs(real, c).take(0, stream(0, "batch")) for c in (replace(cfg, label_drop=0.0), cfg))
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], dropped[:3]))
     without = dropped[3] == real.num_classes
     assert torch.equal(plain[3][~without], dropped[3][~without]) and 0.1 < without.float().mean() < 0.4
@@ -624,7 +639,7 @@ def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
     with torch.no_grad():
         given, without = model(x, t, y), model(x, t, torch.full_like(y, OF.num_classes))
         for scale in (0.0, 1.0, 3.0):
-            assert torch.allclose(uvit._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
+            assert torch.allclose(sample._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
     assert torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=1.0))
     assert not torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=3.0))
 

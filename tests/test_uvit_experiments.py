@@ -6,29 +6,32 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, diagrams, experiment, figures, protocols, reported
+from distill_lib import data, experiments, figures, networks
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
+from distill_lib.core.settings import as_dict, replace
 from distill_lib.data import ImageSet
-from distill_lib.errors import UserError
-from distill_lib.experiment import Outcome, Skip, Task
-from distill_lib.experiments import uvit as pages
+from distill_lib.evaluation import protocols
+from distill_lib.evaluation.metrics.generative import Scores
+from distill_lib.experiments import Skip, Task, compute, engine
+from distill_lib.experiments.papers import uvit as pages
+from distill_lib.figures import diagrams
 from distill_lib.generators.uvit import Architecture, UViT
-from distill_lib.loop import Loop, TimeUp
 from distill_lib.methods import METHODS
-from distill_lib.metrics.generative import Scores
-from distill_lib.records import Cell, Record
-from distill_lib.settings import as_dict, replace
+from distill_lib.records import Cell, Record, reported
+from distill_lib.tables import uvit as tables_uvit
 
 WITH_CELLS = [pages.TABLE2, pages.FIGURE4, pages.BUDGET]
 
 
 def tasks(name, profile):
-    params = experiment.check_parameters(name, {"profile": profile})
-    definition = experiment.experiment(name)
+    params = experiments.check_parameters(name, {"profile": profile})
+    definition = experiments.experiment(name)
     return [definition.task(cell, params) for cell in definition.cells(params)]
 
 
 def recorded(name):
-    return experiment.run(name, experiment.check_parameters(name, {}))
+    return engine.run(name, experiments.check_parameters(name, {}))
 
 
 @pytest.fixture
@@ -39,11 +42,22 @@ def results(tmp_path, monkeypatch):
 
 # --- cells and budgets -------------------------------------------------------------------------------------------------
 def test_figure4_measures_the_papers_own_entry():
-    cells = pages.figure4_cells(experiment.check_parameters(pages.FIGURE4, {}))
+    cells = pages.figure4_cells(experiments.check_parameters(pages.FIGURE4, {}))
     rows = [reported.lookup(pages.FIGURE4, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
     assert [(r["dataset"], r["value"], r["axes"]["team"]) for r in rows] == [("CIFAR100", 37.56, "zheli"), ("TinyImageNet", 23.53, "zheli")]
     for task in tasks(pages.FIGURE4, "full"):
         assert (task.config.seconds, task.num_eval, task.protocol) == (600, 3, "challenge")
+
+
+@pytest.mark.parametrize("name", WITH_CELLS)
+def test_both_data_sets_are_judged_by_the_network_of_the_challenges_script(name):
+    """Width 128 and depth 3, at 64 pixels too: the parameters of its ConvNet as its file defines it."""
+    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.PAPERS}
+    shapes = {"CIFAR100": ((3, 32, 32), 100, 504_420), "TinyImageNet": ((3, 64, 64), 200, 1_938_120)}
+    assert judged.keys() == shapes.keys()
+    for dataset, (shape, classes, parameters) in shapes.items():
+        network = networks.blank(judged[dataset], shape, classes)
+        assert sum(p.numel() for p in network.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", WITH_CELLS)
@@ -89,15 +103,15 @@ def test_networks_are_trained_for_about_as_many_steps_whatever_the_size():
 def test_seconds_are_seconds_and_a_name_of_features_reaches_the_record():
     timed = {t.cell.variant: t.config for t in tasks(pages.BUDGET, "full") if isinstance(t, Task) and t.cell.variant}
     assert {name: (c.seconds, c.ipc) for name, c in timed.items()} == {f"{s} s": (float(s), None) for s in pages.SECONDS}
-    params = experiment.check_parameters(pages.TABLE2, {"profile": "full", "extractor": "ResNet-20"})
+    params = experiments.check_parameters(pages.TABLE2, {"profile": "full", "extractor": "ResNet-20"})
     task = pages.table2_task(pages.table2_cells(params)[0], params)
     assert task.key["scores"]["scores"]["extractor"] == "ResNet-20" and task.config.ipc == 500
     with pytest.raises(UserError, match="unknown dataset 'CIFAR'"):
-        experiment.check_parameters(pages.TABLE2, {"datasets": ["CIFAR"]})
+        experiments.check_parameters(pages.TABLE2, {"datasets": ["CIFAR"]})
 
 
 def test_table1_counts_what_is_built():
-    table = pages.configurations().set_index("model")
+    table = tables_uvit.configurations().set_index("model")
     assert table["parameters"].to_dict() == {
         "Small, unconditional": "44,255,328", "Small, 100 classes": "44,307,040", "Mid, 1000 classes": "130,940,292",
         "Mid, 200 classes": "130,325,892", "Large, 1000 classes": "286,827,652", "ours for CPUs, 10 classes": "1,077,764",
@@ -131,8 +145,8 @@ def test_scores_carry_their_features_and_number_and_the_curve_ends_with_the_fina
     json.dumps(found)
     (curve,) = found["curve"]
     assert [p["step"] for p in curve] == [10, 20] and set(curve[0]) == {"step", f"FID-{network}-40", f"KID-{network}-40", "recognised_pct"}
+    from distill_lib.evaluation.metrics.generative import Judge
     from distill_lib.generators import uvit
-    from distill_lib.metrics.generative import Judge
 
     labels, c = torch.arange(40) % 10, task.config
     model = METHODS["U-ViT"].prepare(digits[0], c, 0).model()
@@ -160,7 +174,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(scored, digits, tmp_pat
 
 
 def test_a_cell_with_scores_records_them_beside_its_accuracy(scored, digits, results, monkeypatch):
-    record = experiment.compute(scored[0], "smoke")
+    record = compute.compute(scored[0], "smoke")
     assert record.metrics["curve"] == scored[2]["curve"] and len(record.test_accuracy_pct) == 1
     assert set(record.seconds) == {"distill", "evaluate", "measure"} and record.key["scores"]["looks"] == 40
     assert record.metrics["images"] == [60]
@@ -183,21 +197,21 @@ def keep(cell, values, profile="small", **key):
 
 def test_nothing_recorded_says_so(results):
     outcome = recorded(pages.TABLE2)
-    table = pages.fid_table(outcome)
+    table = tables_uvit.fid_table(outcome)
     assert table["ours"].tolist() == ["not run"] * 4 and table["paper"].tolist() == ["39.85", "41.51", "", ""]
-    assert pages.curves(outcome) == {} and len(pages.nearest_table(outcome)) == 0
-    assert len(pages.budget_points(recorded(pages.BUDGET))) == 0 and len(pages.beside_leaderboard("recorded")) == 0
-    assert pages.samples(experiment.check_parameters(pages.SAMPLES, {})) == {}
-    assert (pages.leaderboard(recorded(pages.FIGURE4))["who"] == "printed").all()
+    assert tables_uvit.curves(outcome) == {} and len(tables_uvit.nearest_table(outcome)) == 0
+    assert len(tables_uvit.budget_points(recorded(pages.BUDGET))) == 0 and len(tables_uvit.beside_leaderboard("recorded")) == 0
+    assert tables_uvit.samples(experiments.check_parameters(pages.SAMPLES, {})) == {}
+    assert (tables_uvit.leaderboard(recorded(pages.FIGURE4))["who"] == "printed").all()
 
 
 def test_table2_shows_each_number_under_its_own_name(results):
     keep(Cell(pages.TABLE2, "U-ViT", "CIFAR10", None, "ConvNet", pages.STEPS), [40.0, 42.0])
     outcome = recorded(pages.TABLE2)
-    row = pages.fid_table(outcome).iloc[3]
+    row = tables_uvit.fid_table(outcome).iloc[3]
     assert (row["ours"], row["ours is called"], row["recognised (%)"], row["ConvNet's accuracy (%)"]) == ("12.5", "FID-ResNet-56-5000", "71.0", "41.0 ± 1.0")
-    assert pages.nearest_table(outcome).iloc[0].tolist() == ["CIFAR10", "small", "0.100", "0.110", "0.050", "1.5"]
-    (name, curve), = pages.curves(outcome).items()
+    assert tables_uvit.nearest_table(outcome).iloc[0].tolist() == ["CIFAR10", "small", "0.100", "0.110", "0.050", "1.5"]
+    (name, curve), = tables_uvit.curves(outcome).items()
     axes = figures.fid_curves({name: curve}).axes
     assert name == "CIFAR10, small" and axes[0].get_ylabel() == "FID-ResNet-56-1000"
     assert [axis.lines[0].get_ydata().tolist() for axis in axes] == [[30, 20], [20, 60]]
@@ -207,22 +221,22 @@ def test_the_budget_page_draws_accuracy_over_images_and_over_seconds(results):
     for method, ipc, value in (("U-ViT", 10, 30.0), ("U-ViT", 100, 40.0), ("Random", 10, 50.0)):
         keep(Cell(pages.BUDGET, method, "CIFAR10", ipc, "ConvNet", pages.STEPS), [value, value + 2])
     keep(Cell(pages.BUDGET, "U-ViT", "CIFAR10", None, "ConvNet", pages.STEPS, "60 s"), [45.0])
-    points = pages.budget_points(recorded(pages.BUDGET))
+    points = tables_uvit.budget_points(recorded(pages.BUDGET))
     axes = figures.accuracy_over_budget(points).axes
     drawn = [{c.get_label(): (c[0].get_xdata().tolist(), c[0].get_ydata().tolist()) for c in axis.containers} for axis in axes]
     assert drawn == [{"U-ViT": ([10, 100], [31, 41]), "Random": ([10], [51])}, {"U-ViT": ([60], [45])}]
-    last = pages.budget_table(points).iloc[-1]
+    last = tables_uvit.budget_table(points).iloc[-1]
     assert (last["budget"], last["images"], last["images/s"], last["accuracy (%)"]) == ("60 seconds of generation", "1,500", "25.0", "45.0")
-    beside = pages.beside_leaderboard("recorded").iloc[0]
+    beside = tables_uvit.beside_leaderboard("recorded").iloc[0]
     assert (beside["data set"], beside["seconds of generation"], beside["test accuracy (%)"], beside["device"]) == ("CIFAR10", 60, 45.0, "a machine")
 
 
 def test_ours_enters_the_leaderboard_from_full_records_only(results):
     cell = Cell(pages.FIGURE4, "U-ViT", "CIFAR100", None, "ConvNet", pages.PROTOCOL, "track=2")
     keep(cell, [30.0], "small")
-    assert (pages.leaderboard(recorded(pages.FIGURE4))["who"] == "printed").all()
+    assert (tables_uvit.leaderboard(recorded(pages.FIGURE4))["who"] == "printed").all()
     keep(cell, [30.0, 32.0], "full")
-    entries = pages.leaderboard(recorded(pages.FIGURE4))
+    entries = tables_uvit.leaderboard(recorded(pages.FIGURE4))
     (ours,) = entries[entries["who"] == "ours"].to_dict("records")
     assert ours == {"track": 2, "team": "ours, 600 s on a machine", "dataset": "CIFAR100", "value": 31.0, "who": "ours"}
     printed = entries[entries["who"] == "printed"]
@@ -238,8 +252,8 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     small = METHODS["U-ViT"].paper_config("FashionMNIST").smoke().training
     monkeypatch.setattr(pages, "_config", lambda d, ipc, profile: METHODS["U-ViT"].Config(
         seconds=None, ipc=ipc, training=replace(small, steps=20, width=16), steps=4, sampler="dpm++2m", batch=100, precision="float32"))  # fmt: skip
-    params = experiment.check_parameters(pages.SAMPLES, {"profile": "smoke", "per_class": 2, "seed": 3})
-    ((name, (made, near)),) = pages.samples(params).items()
+    params = experiments.check_parameters(pages.SAMPLES, {"profile": "smoke", "per_class": 2, "seed": 3})
+    ((name, (made, near)),) = tables_uvit.samples(params).items()
     assert name == "digits, smoke" and made.labels.tolist() == sorted([*range(10)] * 2) and made.images.dtype == torch.uint8
     extra, real = made.facts.extra, digits[0]
     index = torch.tensor(extra["nearest training images"])
@@ -247,7 +261,7 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     gaps = (made.pixels()[:, None] - real.pixels()[None]).square().mean((2, 3, 4)).sqrt()
     assert extra["distances"]["pixels"]["of each sample"] == pytest.approx(gaps.min(1).values.tolist(), abs=1e-4)
     assert extra["seed"] == 3 and 0 <= extra["recognised_pct"] <= 100 and extra["made_by"]["torch"]
-    row = pages.samples_table({name: (made, near)}).iloc[0]
+    row = tables_uvit.samples_table({name: (made, near)}).iloc[0]
     assert row["images"] == 20 and row["training steps"] == 20
     figure = figures.samples_and_nearest(made, near, extra["distances"]["pixels"]["of each sample"])
     left, right = (axis.images[0].get_array() for axis in figure.axes)
@@ -256,15 +270,15 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     assert [t.get_text() for t in figure.axes[1].texts] == [f"{d:.2f}" for d in extra["distances"]["pixels"]["of each sample"]]
 
     for free in ((), ("CC",)):  # what a small run keeps is what the book shows; images go with it where the licence lets them
-        monkeypatch.setattr(pages, "FREE", free)
-        ((_, at_hand),) = pages.samples(params).values()
+        monkeypatch.setattr(tables_uvit, "FREE", free)
+        ((_, at_hand),) = tables_uvit.samples(params).values()
         assert torch.equal(at_hand.images, near.images)
         for kind in ("samples", "nearest"):
-            if (kept := pages._artefact("smoke", "FashionMNIST", kind)).exists():
-                target = pages._artefact("small", "FashionMNIST", kind)
+            if (kept := tables_uvit._artefact("smoke", "FashionMNIST", kind)).exists():
+                target = tables_uvit._artefact("small", "FashionMNIST", kind)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(kept.read_bytes())
-        again, beside = pages.samples(experiment.check_parameters(pages.SAMPLES, {}))["digits, small"]
+        again, beside = tables_uvit.samples(experiments.check_parameters(pages.SAMPLES, {}))["digits, small"]
         assert torch.equal(again.images, made.images) and (beside is not None) == bool(free)
     assert torch.equal(beside.images, near.images)
     alone = figures.samples_and_nearest(again, None, extra["distances"]["pixels"]["of each sample"]).axes

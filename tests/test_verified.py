@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from distill_lib import experiment, paths, records, verified
-from distill_lib.experiment import Experiment, Parameters, Task
+from distill_lib import experiments, records
+from distill_lib.core import paths
+from distill_lib.experiments import Experiment, Parameters, Task, registry
 from distill_lib.methods import METHODS
-from distill_lib.records import Cell, Record
+from distill_lib.records import Cell, Record, record, summaries
 
 NAME = "toy/table"
 CELLS = [Cell(NAME, "DM", "FashionMNIST", ipc) for ipc in (1, 10, 50)]
@@ -23,7 +24,7 @@ def params(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     toy = Experiment(NAME, "A toy", Parameters, lambda p: CELLS, task)
-    monkeypatch.setattr(experiment, "experiments", lambda: {NAME: toy})
+    monkeypatch.setattr(registry, "experiments", lambda: {NAME: toy})
     return Parameters(profile="small")
 
 
@@ -35,26 +36,26 @@ def save(cell, params, **changes):
 
 @pytest.fixture
 def old(monkeypatch):
-    monkeypatch.setattr(verified, "FRESH_S", -1.0)
+    monkeypatch.setattr(summaries, "FRESH_S", -1.0)
 
 
 @pytest.fixture
 def reads(monkeypatch):
     seen = []
-    read = records.read
-    monkeypatch.setattr(records, "read", lambda file: seen.append(file.name) or read(file))
+    read = record.read
+    monkeypatch.setattr(record, "read", lambda file: seen.append(file.name) or read(file))
     return seen
 
 
 def states(params):
-    return [s.state for s in experiment.plan(NAME, params)]
+    return [s.state for s in experiments.plan(NAME, params)]
 
 
 def test_a_plan_reads_a_record_once(params, old, reads):
     first, second = (save(c, params) for c in CELLS[:2])
-    expected = [(s.state, s.why) for s in (experiment.status(c, params) for c in CELLS)]
+    expected = [(s.state, s.why) for s in (experiments.status(c, params) for c in CELLS)]
     for _ in range(3):
-        assert [(s.state, s.why) for s in experiment.plan(NAME, params)] == expected
+        assert [(s.state, s.why) for s in experiments.plan(NAME, params)] == expected
     assert sorted(reads) == sorted([first.name, second.name])
     save(CELLS[0], params, memory_mb=7.0)
     assert states(params) == ["recorded", "recorded", "missing"] and reads[2:] == [first.name]
@@ -69,7 +70,7 @@ def test_a_file_as_new_as_the_tick_of_a_clock_is_read_again(params, reads):
 def test_other_settings_make_a_remembered_record_stale_with_its_reason(params, old):
     save(CELLS[0], params)
     states(params)
-    found = experiment.plan(NAME, Parameters(profile="small", seed=3))[0]
+    found = experiments.plan(NAME, Parameters(profile="small", seed=3))[0]
     assert (found.state, found.why) == ("stale", "seed: 0 -> 3") and found.record.key["seed"] == 0
 
 
@@ -80,7 +81,7 @@ def test_an_edit_that_hides_its_time_is_seen(params, old):
     file.write_text(file.read_text().replace("50.0", "60.0"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size and file.stat().st_mtime_ns == before.st_mtime_ns
-    found = experiment.plan(NAME, params)[0]
+    found = experiments.plan(NAME, params)[0]
     assert found.state == "damaged" and "changed since it was written" in found.why
 
 
@@ -90,7 +91,7 @@ def test_a_record_in_the_place_of_another_is_seen(params, old):
     other = file.with_name(f"{CELLS[1].stem}.json")
     other.write_bytes(file.read_bytes())
     for _ in range(2):
-        found = experiment.plan(NAME, params)[1]
+        found = experiments.plan(NAME, params)[1]
         assert found.state == "damaged" and "another cell" in found.why
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from distill_lib import data
-from distill_lib.data.imageset import ImageSet, Whitening
-from distill_lib.errors import UserError
-from distill_lib.evaluate import evaluate
+from distill_lib.core.errors import UserError
+from distill_lib.data import ImageSet, Whitening
+from distill_lib.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,17 @@ import sklearn.datasets  # noqa: F401
 import torch._dynamo  # noqa: F401
 
 from distill_lib import __main__ as cli
-from distill_lib import data, evaluate, experiment, tables  # noqa: F401
-from distill_lib.experiment import Experiment, Parameters, Task
-from distill_lib.loop import Loop
+from distill_lib.core.loop import Loop
+from distill_lib.core.settings import replace
+from distill_lib.experiments import (
+    Experiment,
+    Parameters,
+    Task,
+    registry,  # noqa: F401
+)
 from distill_lib.methods import dm, herding, random_real
+from distill_lib.networks.reference import Training
 from distill_lib.records import Cell
-from distill_lib.settings import replace
-from distill_lib.training import Training
 
 NAME = "toy/table"
 JUDGE = {"network": "ConvNetD1W8", "protocol": "vico_dsa"}
@@ -75,7 +79,7 @@ def command(place: Path, words: list[str], steps: Connection, interrupted: str =
     In the phase `interrupted`, if there is such a phase, the process gets what Ctrl-C sends.
     """
     os.environ |= folders(place)
-    experiment.experiments = experiments
+    registry.experiments = experiments
     start = Loop.__init__
 
     def often(self: Loop, *args: object, **options: object) -> None:

@@ -2,10 +2,10 @@
 
 import torch
 
+from distill_lib.core.loop import Loop
+from distill_lib.core.rng import generator
+from distill_lib.core.settings import replace, settings
 from distill_lib.data import ImageSet
-from distill_lib.loop import Loop
-from distill_lib.rng import generator
-from distill_lib.settings import replace, settings
 
 VERSION = 1  # raise it when the numbers change: older records become stale
 
@@ -24,10 +24,6 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc)
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    return 0.0  # images through a network: none
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -24,6 +24,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digits": ((0.3053,), (0.3762,)),  # measured by this library on all images
 }
 MEASURED = "measured"  # mean and std of the training images as loaded
+DIGITS = ("MNIST", "SVHN", "digits")  # SVHN has no entry: other code's settings and files of sets name it
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Dataset:
     frame: str = ""  # px of the source's images, where they are not `resolution` square
     sha256: dict[str, str] = field(default_factory=dict)  # of each split's official pixels and labels (`ImageSet.sha256`), where known
     copies: dict[str, str] = field(default_factory=dict)  # sha256 of a known copy that is not the official one -> how it differs
+    follows: str = ""  # of a cut: the set whose published settings it takes, see `like`
+    union: bool = False  # of several published ImageNet subsets
+
+    @property
+    def is_imagenet_subset(self) -> bool:
+        return self.family == "imagenet"
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored image still shows its class: a mirrored digit is not a digit."""
+        return self.name not in DIGITS
 
     @property
     def num_classes(self) -> int:
@@ -92,7 +104,7 @@ _SETS = [
     ),
     Dataset(
         "FashionMNIST-mini", "bundled", _FASHION, 1, 28, {"train": 2000, "test": 1000}, "FashionMNIST", "MIT", _FASHION_SOURCE,
-        notes=("class-balanced cut of FashionMNIST: 200 training and 100 test images per class",),
+        notes=("class-balanced cut of FashionMNIST: 200 training and 100 test images per class",), follows="FashionMNIST",
         sha256={
             "train": "9e59927024add9494dcab7589e2e978683c91364473da8aa2eb6bbb6182c11f3",
             "test": "ec0fbab435a0ad483bc28718abe82c329a94e5b54d4e12896f6d68af8fad797d",
@@ -101,6 +113,7 @@ _SETS = [
     Dataset(
         "BloodCells-mini", "bundled", _BLOOD, 3, 32, {"train": 600, "test": 240}, "BloodCells", "MIT", _BLOOD_SOURCE,
         notes=("class-balanced cut of BloodCells, resized to 32 px: 150 training and 60 test images per class", _BLOOD_NOTE),
+        follows="BloodCells",
         sha256={
             "train": "0747745d8f2d7bd9e6688f60eafe6239b59c3d55263745a72a9b5ad35acdead5",
             "test": "2a3d9e2022405d8e0a54d8ba9a0303051c3d8934fade28caf785ec2e911a5ff7",
@@ -109,7 +122,7 @@ _SETS = [
     Dataset(
         "PneumoniaMNIST-mini", "bundled", ("normal", "pneumonia"), 1, 28, {"train": 400, "test": 200}, "PneumoniaMNIST", "CC BY 4.0",
         _MEDMNIST_SOURCE + "; chest X-rays of Kermany et al., Cell 2018",
-        notes=("class-balanced cut of PneumoniaMNIST: 200 training and 100 test images per class",),
+        notes=("class-balanced cut of PneumoniaMNIST: 200 training and 100 test images per class",), follows="PneumoniaMNIST",
         sha256={
             "train": "ad23f5acae45ef9faf3259f402f7e05f8b350bc7483b00ca613942c8995f2b98",
             "test": "5f2b886d2869cdc143b7d4c2a05ce3ec3d966f3aa99213954a1f9999a8761bd7",
@@ -232,7 +245,7 @@ def _imagenet_sets() -> list[Dataset]:
             "ILSVRC-2012, Deng et al. 2009, Russakovsky et al. 2015" + ("; or fastai's imagenette2, imagewoof2" if name in fastai else ""),
             notes=(_ORDER,) * ([r["wnid"] for r in members] != sorted(r["wnid"] for r in members)) + notes.get(name, ()),
             wnids=tuple(r["wnid"] for r in members), imagenet_indices=tuple(int(r["index"]) for r in members),
-            frame="of many sizes",
+            frame="of many sizes", union=name.startswith("SLFD"),
         )
         for name, members in rows.items()
     ]  # fmt: skip
@@ -246,6 +259,19 @@ def sized(name: str) -> tuple[str, int | None, str | None]:
     """
     found = re.fullmatch(r"(.+)@(\d+)px(?:-(\w+))?", name)
     return (found[1], int(found[2]), found[3]) if found and found[1] in DATASETS else (name, None, None)
+
+
+def like(name: str) -> Dataset:
+    """The set whose published settings hold for a set of this name: of a cut the full one, whatever the resolution.
+
+    For a name without an entry, such as the user's own folder: a set without facts and of no family.
+
+    >>> like("FashionMNIST-mini").name, like("ImageNette@64px").is_imagenet_subset, like("my own").name
+    ('FashionMNIST', True, 'my own')
+    """
+    base = sized(name)[0]
+    found = DATASETS.get(base) or Dataset(base, "", (), 0, 0, {}, MEASURED, "not stated", "")
+    return DATASETS[found.follows] if found.follows else found
 
 
 DATASETS: dict[str, Dataset] = {d.name: d for d in [*_SETS, *_imagenet_sets()]}

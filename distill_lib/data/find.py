@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
 import numpy as np
+import torch
 
-from .. import paths, rng
-from ..errors import UserError
+from ..core import paths, rng
+from ..core.errors import UserError
 from . import prepare, read
 from .catalogue import Dataset
 from .read import Part, Source
@@ -41,7 +43,6 @@ FOLDERS = {  # further names of a set's image folder, besides its own name
     "ImageNette": tuple(ARCHIVES["ImageNette"].values()),
     "ImageWoof": tuple(ARCHIVES["ImageWoof"].values()),
 }
-IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 DEBIAN = {"FashionMNIST": "fashion-mnist"}
 
 # --- the sets that need no folder ------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def digits() -> Source:
     """scikit-learn's 8 x 8 digits, grey levels 0..16 spread over 0..255, with 50 images per class held out as test set."""
 
     def whole(split: str) -> Part:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # here: scikit-learn takes a second to import
 
         d = load_digits()
         part = Part(np.round(d.images * (255 / 16)).astype(np.uint8), d.target.astype(np.int64), verified=True)
@@ -82,8 +83,6 @@ def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.
 
     Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
-    import torch
-
     if not per_class > 0:
         raise UserError(f"cannot hold out {per_class} images of each class: give a number of images, or a share between 0 and 1")
     g, held = rng.generator(seed, "hold-out"), []
@@ -140,7 +139,7 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
         if source := read.cifar_folder(own / inside, name):
             return source
     if dataset.family == "imagenet":
-        for sub in IMAGENET_FOLDERS:
+        for sub in paths.IMAGENET_FOLDERS:
             if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
                 if source := read.image_folder(folder / sub, dataset.class_names, dataset.wnids):
                     return source
@@ -165,7 +164,7 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
     def published() -> str | None:
         if dataset.family != "medmnist":
             return None
-        from medmnist.info import INFO
+        from medmnist.info import INFO  # here: it imports pandas and scikit-learn, a second
 
         return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
 
@@ -181,8 +180,6 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold a file's lock: whoever prepares the same file at once waits and finds it ready."""
-    import filelock
-
     held = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,14 +235,14 @@ def unpacked(archive: Path) -> Path:
 def downloads(dataset: Dataset, size: int) -> list[tuple[list[str], str, str]]:
     """What to fetch: addresses to try, the place below a data folder, the published md5."""
     if dataset.family in ("idx", "cifar"):
-        from torchvision import datasets
+        from torchvision import datasets  # here: torchvision takes more than a second to import
 
         cls = getattr(datasets, dataset.name)
         if dataset.family == "cifar":
             return [([cls.url], cls.filename, cls.tgz_md5)]
         return [([m + f for m in cls.mirrors], f"{dataset.name}/raw/{f}", md5) for f, md5 in cls.resources]
     if dataset.family == "medmnist":
-        from medmnist.info import INFO
+        from medmnist.info import INFO  # here: it imports pandas and scikit-learn, a second
 
         suffix = "" if size == 28 else f"_{size}"
         info = INFO[dataset.name.lower()]
@@ -263,8 +260,7 @@ def downloads(dataset: Dataset, size: int) -> list[tuple[list[str], str, str]]:
 
 def how_to_fetch(dataset: Dataset, size: int) -> str:
     """The command that fetches a set by hand, or what to do where there is no direct address."""
-    given = [p for p in os.environ.get("DISTILL_DATA", "").split(os.pathsep) if p]
-    folder = Path(given[0]) if given else paths.cache() / "downloads"
+    folder = next(iter(paths.given_data_folders()), paths.cache() / "downloads")
     if dataset.family == "imagenet" and dataset.name not in FOLDERS:
         return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {folder}/imagenet/train/<wnid>/ and val/<wnid>/"
     if dataset.name == "BloodCells":
@@ -277,7 +273,7 @@ def download(dataset: Dataset, size: int) -> None:
 
     Raises: OSError, RuntimeError: no network, or a wrong checksum.
     """
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import download_url  # here: torchvision takes more than a second to import
 
     root = paths.cache() / "downloads"
     for urls, place, md5 in downloads(dataset, size):

@@ -7,15 +7,20 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..device import send
-from ..errors import UserError
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.files import atomically
+from .whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -37,97 +42,28 @@ class Facts:
     imagenet_indices: tuple[int, ...] = ()  # position of each class in ImageNet-1k, where it has one
     extra: dict[str, Any] = field(default_factory=dict)  # provenance of a synthetic set: method, config, seed
 
+    def units(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and std, each (C, 1, 1) float32."""
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Whitening:
-    """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.
+    def _affine(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (C, 1, 1), from uint8 pixels to normalised values."""
+        mean, std = self.units(device)
+        return 1 / (255 * std), -mean / std
 
-    Attributes:
-        mean:   m, (C H W,).
-        matrix: W, (C H W, C H W).
-        alone:  (2, C) mean and std per channel: every image is first standardised by these, then freed of its own mean and
-                divided by its own norm, and x is the result. None: x are the pixels.
-    """
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(..., C, H, W) pixels in [0, 1] to (pixel - mean) / std, differentiable."""
+        mean, std = self.units(pixels.device)
+        return (pixels - mean) / std
 
-    mean: Tensor
-    matrix: Tensor
-    alone: Tensor | None = None
-
-    @staticmethod
-    def fit(images: "ImageSet", eps: float = 0.1, of: Literal["pixels", "standardised", "alone"] = "pixels") -> "Whitening":
-        """From a real set: W = U diag(1 / sqrt(s + eps)) U' for the covariance U diag(s) U'.
-
-        Args:
-            eps: absolute for "pixels", as kornia's ZCAWhitening has it, which MTT uses; else a share of the mean variance.
-            of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over the set (FRePo);
-                 "alone": each image by itself, see `alone` (KIP).
-        """
-        n, parts = len(images), torch.arange(len(images)).split(4096)
-        channels, pixels = images.shape[0], images.shape[1] * images.shape[2]
-        dimensions, alone, scale = channels * pixels, None, None
-        if of == "alone":
-            alone = torch.tensor([images.facts.mean, images.facts.std], device=images.device)
-        elif of == "standardised":
-            each = (images.subset(i).pixels().double() for i in parts)
-            moments = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in each)
-            first, second = moments / (n * pixels)
-            scale = (second - first.square()).clamp_min(1e-12).rsqrt().float().repeat_interleave(pixels)  # (C H W,)
-
-        def rows(index: Tensor) -> Tensor:
-            x = images.subset(index).pixels()
-            x = x.flatten(1) if alone is None else _alone(x, alone)
-            return x if scale is None else x * scale
-
-        mean = sum(rows(i).double().sum(0) for i in parts).div(n).float()
-        if n > dimensions:
-            covariance = sum((x := rows(i) - mean).T @ x for i in parts) / (n - 1)
-            s, u = torch.linalg.eigh(covariance)
-        else:  # the same eigenvectors, from the smaller matrix of products between images
-            x = rows(torch.arange(n)) - mean
-            s, v = torch.linalg.eigh(x @ x.T / max(n - 1, 1))
-            s, v = s[s > 1e-6 * s[-1]], v[:, s > 1e-6 * s[-1]]
-            u = x.T @ v / (s * max(n - 1, 1)).sqrt()
-        eps = eps if of == "pixels" else eps * s.clamp_min(0).sum().item() / dimensions
-        change = torch.rsqrt(s.clamp_min(0) + eps) - eps**-0.5  # along directions without variance W is 1 / sqrt(eps)
-        matrix = (u * change) @ u.T + torch.eye(dimensions, device=u.device) * eps**-0.5
-        return Whitening(mean, matrix, alone) if scale is None else Whitening(mean / scale, scale[:, None] * matrix)
-
-    def to(self, device: torch.device | str) -> "Whitening":
-        return Whitening(self.mean.to(device), self.matrix.to(device), None if self.alone is None else self.alone.to(device))
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] -> (N, C, H, W) whitened."""
-        x = pixels.flatten(1) if self.alone is None else _alone(pixels, self.alone)
-        return ((x - self.mean) @ self.matrix).view_as(pixels)
-
-    def undo(self, whitened: Tensor) -> Tensor:
-        """(N, C, H, W) whitened -> (N, C, H, W) in [0, 1], where they came from there.
-
-        What `alone` took from every image is gone: each then has the set's mean and contrast.
-        """
-        x = (torch.linalg.solve(self.matrix.T, whitened.flatten(1).T).T + self.mean).view_as(whitened)
-        if self.alone is None:
-            return x
-        mean, std = self.alone.view(2, 1, -1, 1, 1)
-        return x * whitened[0].numel() ** 0.5 * std + mean
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a file holds of it."""
-        named = {"mean": self.mean, "matrix": self.matrix, "alone": self.alone}
-        return {f"whitening.{k}": v.cpu().contiguous() for k, v in named.items() if v is not None}
-
-    def equals(self, other: "Whitening | None") -> bool:
-        if other is None or self.tensors().keys() != other.tensors().keys():
-            return False
-        return all(torch.equal(v, other.tensors()[k]) for k, v in self.tensors().items())
+    def pixels(self, normalised: Tensor) -> Tensor:
+        """(..., C, H, W) normalised values to pixels, differentiable; what lies outside [0, 1] is not clipped."""
+        scale, shift = self._affine(normalised.device)
+        return (normalised - shift) / (255 * scale)
 
 
-def _alone(pixels: Tensor, channels: Tensor) -> Tensor:
-    """(N, C, H, W) in [0, 1] -> (N, C H W): standardised by channel, each image less its own mean and divided by its own norm."""
-    mean, std = channels.view(2, 1, -1, 1, 1)
-    x = ((pixels - mean) / std).flatten(1)
-    x = x - x.mean(1, keepdim=True)
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+READERS: dict[str, Callable[[Any], ImageSet]] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
 
 
 class ImageSet:
@@ -212,8 +148,7 @@ class ImageSet:
     # --- images ----------------------------------------------------------------------------------------------------
     @functools.cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.facts.mean, self.facts.std))
-        return 1 / (255 * std), -mean / std  # uint8 pixel -> normalised
+        return self.facts._affine(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pixels to normalised float32; float32 images are normalised already and pass unchanged."""
@@ -239,8 +174,11 @@ class ImageSet:
             return self.images.float() / 255
         if self.whitening is not None:
             return self.whitening.undo(self.images).clamp(0, 1)
-        scale, shift = self._affine
-        return ((self.images - shift) / (255 * scale)).clamp(0, 1)
+        return self.facts.pixels(self.images).clamp(0, 1)
+
+    def signed(self, index: Tensor) -> Tensor:
+        """(n, C, H, W) float32 in [-1, 1]: the images at positions `index` as generators draw them."""
+        return self.subset(index).pixels() * 2 - 1
 
     # --- classes and draws -----------------------------------------------------------------------------------------
     @functools.cached_property
@@ -273,6 +211,12 @@ class ImageSet:
         members = self.class_index[k]
         pick = torch.randperm(len(members), generator=rng)[:n] if n <= len(members) else torch.randint(len(members), (n,), generator=rng)
         return self.take(members[pick])[0]
+
+    def initial_images(self, ipc: int, init: Literal["real", "noise"], rng: torch.Generator) -> Tensor:
+        """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised units."""
+        if init == "real":
+            return self.draw_classes(ipc, rng)
+        return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 
     def epoch(self, rng: torch.Generator) -> "ImageSet":
         """The images of one training epoch: the set itself. A set backed by a generator overrides this and draws afresh."""
@@ -315,10 +259,6 @@ class ImageSet:
     # --- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
-        from safetensors.torch import save_file
-
-        from ..loop import atomically
-
         tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
         if self.whitening is not None:
             tensors |= self.whitening.tensors()
@@ -327,24 +267,23 @@ class ImageSet:
 
     @staticmethod
     def load(path: str | Path) -> "ImageSet":
-        """Read what `save` wrote, also that of a set backed by a generator; needs no other file.
+        """Read what `save` wrote, also that of a set of another kind, such as a generator, whose reader is in `READERS`.
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}
+                if reader := READERS.get(meta.get("format", "")):
+                    return reader(path)
                 if meta.get("format") == "distill_lib.GeneratedSet/1":
-                    from ..generators.generated import GeneratedSet
-
-                    return GeneratedSet.load(path)
+                    raise UserError(f"{path}: a set that is a generator; import distill_lib.generators.generated to read it")
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
-                images, labels = f.get_tensor("images"), f.get_tensor("labels")
-                parts = {k.removeprefix("whitening."): f.get_tensor(k) for k in f.keys() if k.startswith("whitening.")}
+                # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a tensor begins
+                images, labels = f.get_tensor("images").clone(), f.get_tensor("labels").clone()
+                parts = {k.removeprefix("whitening."): f.get_tensor(k).clone() for k in f.keys() if k.startswith("whitening.")}
                 whitening = Whitening(**parts) if parts else None
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import rng
-from . import load
+from ..core import rng
 from .imageset import ImageSet
+from .loading import load
 
 CUTS = {  # px, training and test images per class
     "FashionMNIST": (28, 200, 100),

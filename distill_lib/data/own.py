@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import prepare, read
 from .catalogue import DATASETS, MEASURED, Dataset
 from .find import hold_out
@@ -130,7 +130,7 @@ def hugging_face(root: Path) -> Source:
     Raises: UserError: pyarrow is missing, damaged files, no image or label column.
     """
     try:
-        import pyarrow as pa
+        import pyarrow as pa  # optional
         import pyarrow.parquet as pq
     except ImportError:
         raise UserError(f"{root}: reading Hugging Face folders needs pyarrow: pip install pyarrow") from None

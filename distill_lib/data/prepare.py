@@ -12,18 +12,18 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ..errors import UserError
-from ..loop import atomically
+from ..core.errors import UserError
+from ..core.files import atomically
 from .read import Part
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMAT = "distill_lib.prepared/1"
 HEADER = 16_384  # bytes kept for a prepared file's header, so that it can be written after the pixels
@@ -37,8 +37,6 @@ GREY, COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
 
 def resize(image: "Image.Image", resolution: int, rule: str) -> "Image.Image":
     """A PIL image made `resolution` x `resolution` by the named rule; untouched where it has that size already."""
-    from PIL import Image
-
     w, h = image.size
     if (w, h) == (resolution, resolution):
         return image
@@ -56,8 +54,6 @@ def open_image(item: Path | bytes | np.ndarray, decode: bool = True) -> "Image.I
 
     Raises: UserError: the file is missing, truncated or no image.
     """
-    from PIL import Image
-
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[-1] == 1 else item)
     try:
@@ -98,8 +94,6 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
 
     Returns: the sizes (W, H) the images had.
     """
-    from tqdm.auto import tqdm
-
     n, channels = out.shape[:2]
     mode = "L" if channels == 1 else "RGB"
     if isinstance(part.images, np.ndarray) and part.images.shape[1:3] == (resolution, resolution):
@@ -216,8 +210,6 @@ def open_prepared(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
 
     Raises: UserError: not a prepared file, or truncated.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as f:
             meta = f.metadata() or {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -113,7 +113,7 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
     """CIFAR-10 or CIFAR-100 as torchvision keeps them: pickles, so they are opened only if their md5 is the published one."""
     if not folder.is_dir():
         return None
-    from torchvision import datasets
+    from torchvision import datasets  # here: torchvision takes more than a second to import
 
     cls = getattr(datasets, name)
     files = [folder / f for f, _ in [*cls.train_list, *cls.test_list]] + [folder / cls.meta["filename"]]

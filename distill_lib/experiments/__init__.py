@@ -1,5 +1,8 @@
-"""What each table and figure consists of: one file per paper. Add an experiment to its paper's list."""
+"""Every table and figure: which cells it has, where they stand, and computing them."""
 
-from . import dgs, skd, skd_generators, slfd, uvit
+from .definition import Experiment, Numbers, Parameters, Skip, Task
+from .engine import run
+from .registry import check_parameters, experiment, experiments, find, paper_data, parameters, select
+from .state import TO_COMPUTE, Outcome, Status, differences, plan, status
 
-EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]
+__all__ = ["Experiment", "Numbers", "Outcome", "Parameters", "Skip", "Status", "TO_COMPUTE", "Task", "check_parameters", "differences", "experiment", "experiments", "find", "paper_data", "parameters", "plan", "run", "select", "status"]

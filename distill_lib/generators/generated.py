@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.imageset import Facts, ImageSet
-from ..errors import UserError
-from ..loop import atomically
-from ..rng import generator as stream
-from ..settings import as_dict
+from ..core.errors import UserError
+from ..core.files import atomically
+from ..core.rng import generator as stream
+from ..core.settings import as_dict
+from ..data import READERS, Facts, ImageSet
 from . import cgan
 
 FORMAT = "distill_lib.GeneratedSet/1"
@@ -101,3 +101,6 @@ class GeneratedSet(ImageSet):
                 return GeneratedSet(generator, Facts(**facts), int(meta["ipc"]), int(meta["seed"]))
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as err:
             raise UserError(f"{path}: cannot be read as a generator ({err})") from None
+
+
+READERS[FORMAT] = GeneratedSet.load

@@ -19,18 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory, paths
+from ..core import paths
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator as stream
+from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..diffusion.continuous import VP
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator as stream
-from ..settings import replace, settings
-from . import cgan, stylegan_xl, uvit
+from ..networks import memory
+from . import cgan, uvit
 from .cgan import GAN
-from .stylegan_xl import FullyConnected, _unit
+from .diffusion.continuous import VP
+from .stylegan_xl import network
+from .stylegan_xl.network import FullyConnected, _unit
 
-PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,300
+PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,400
 LEVELS = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # channels of the small generator by doublings of its side, relative to the widest
 
 
@@ -324,9 +326,9 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
         return Small(real.shape, real.num_classes, prior.width or 256).redraw(rng)
     if prior.weights == "random":
         width = prior.width or 1024
-        layers, classes = stylegan_xl.plan(real.shape[2], channel_base=64 * width, channel_max=width)
-        return stylegan_xl.StyleGANXL(layers, classes).redraw(rng)
-    return stylegan_xl.read(_file(prior.weights, real.shape[2]))
+        layers, classes = network.plan(real.shape[2], channel_base=64 * width, channel_max=width)
+        return network.StyleGANXL(layers, classes).redraw(rng)
+    return network.read(_file(prior.weights, real.shape[2]))
 
 
 def held(prior: Prior, size: memory.Size) -> float:
@@ -355,8 +357,8 @@ def counted(prior: Prior, size: memory.Size, layer: int | None) -> tuple[float, 
     else:
         if prior.family == "StyleGAN-XL":  # its maps grow evenly with the width, its weights with the square
             width = prior.width or 1024
-            layers, _ = stylegan_xl.plan(size.shape[2], channel_base=64 * width, channel_max=width)
-            weights = sum(stylegan_xl.numbers(of, size.gpu) for of in layers)
+            layers, _ = network.plan(size.shape[2], channel_base=64 * width, channel_max=width)
+            weights = sum(network.numbers(of, size.gpu) for of in layers)
             wider, prior = max(1.0, width / 16), replace(prior, width=min(width, 16))
         made = _made(size, replace(prior, weights="random"), None)
     made = made.eval().requires_grad_(False)

@@ -25,15 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import Pieces, chunked
-from ..errors import UserError
-from ..loop import Loop
-from ..networks.products import Products
-from ..rng import generator
-from ..settings import Count, replace, settings
+from .. import networks
+from ..core.device import Pieces, chunked
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
+from ..networks.gradients import Derivatives
+from ..networks.winograd import Products
+from .common import matching
 
 VERSION = 1
 Maps = Callable[[Tensor], list[Tensor]]  # (N, C, H, W) -> feature maps (N, width, H_l, W_l)
@@ -90,26 +91,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
 
 
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    updates = cfg.iterations * cfg.max_updates  # at most
-    return updates * num_classes * (cfg.batch_real + 3 * cfg.ipc + cfg.max_epochs * (3 * cfg.ipc + cfg.batch_query))
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes an image update keeps alive: all real batches and their embeddings, the learned images, and the maps of all of these."""
-    network = networks.blank(cfg.network, size.shape, size.num_classes).requires_grad_(False)
-    weights = layer_weights(network, cfg)
-
-    def run(n: int) -> tuple[Tensor, Tensor]:
-        return image_gradient(network, torch.zeros(1, 1, *size.shape), torch.zeros(1, n, *size.shape), weights, cfg)
-
-    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
-    images = counted.COPIES * size.floats(real) + size.learned(synthetic) + 4.0 * real * network.embed_dim
-    training = counted.trained(cfg.network, size, min(cfg.batch_train, synthetic), states=0)
-    return images + max(size.slack * counted.growth(run).at(synthetic), training)
-
-
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
@@ -123,7 +104,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     rng = generator(seed, "CAFE")
     if cfg.window > min(cfg.max_updates, cfg.max_epochs):
         raise UserError(f"window {cfg.window}: max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs} must not be below it")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
@@ -155,13 +136,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): standard normal noise in normalised units, or random real images of every class."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)
 
 
 def step_size(cfg: Config, iteration: int) -> float:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from .. import memory as counted, pool
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..loop import Loop
-from ..pool import Matching
-from ..settings import Count, replace, settings
+from .common import network_pool
+from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -40,16 +40,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc)
 
 
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
-    return cfg.gan.work(num_classes, images) + (cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step of the GAN keeps alive."""
-    return max(cfg.gan.held(size), cfg.longer.held(cfg.gan, size, matched=False) if cfg.longer else 0.0)
-
-
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """A generator of `real`'s classes.
 
@@ -60,5 +50,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     trained = cgan.train(real, cfg.gan, loop)
-    generator = trained.generator if cfg.longer is None else pool.match(trained, cfg.longer, None, seed, loop)
+    generator = trained.generator if cfg.longer is None else network_pool.match(trained, cfg.longer, None, seed, loop)
     return GeneratedSet.made("CGAN", real, generator, cfg.ipc, seed)

@@ -14,19 +14,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import memory as counted
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
-from ..errors import UserError
-from ..generators import latent_diffusion
-from ..generators.latent_diffusion import Base, Sampling, Tuning
-from ..loop import Loop
-from ..metrics import difficulty
-from ..metrics.difficulty import Scorer
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..training import Training
+from ..evaluation.metrics import difficulty
+from ..evaluation.metrics.difficulty import Scorer
+from ..generators import dit
+from ..generators.dit import Base, Sampling
+from ..networks.reference import Training
+from .common import minimax_tuning
+from .common.minimax_tuning import Tuning
 
-VERSION = 1
+VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
 PREDEFINED = {  # images wanted of each bin, easiest first (official code; Table 3 and Figure 4)
     "hill": {10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1), 20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1), 50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1)},
@@ -91,23 +92,9 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a trained classifier."""
-    if latent_diffusion.has_published(dataset):
+    if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set; both stages included, although rows share them."""
-    pool = cfg.sampling.work(num_classes * cfg.ipc * cfg.pool)
-    return cfg.base.work() + (cfg.tuning.work() if cfg.tuning else 0) + pool + images
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of training, tuning or of a trained scorer, or by the images of a call of the sampler and the pool."""
-    pool = size.num_classes * cfg.ipc * cfg.pool
-    drawing = cfg.sampling.held(cfg.base, size) + cfg.base.latent(size)[1] ** 2 * size.shape[0] * pool  # 8-bit pixels
-    scorer = cfg.scoring.training.held(size) if cfg.scoring.scorer in ("trained", "held_out") else 0.0
-    return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size) if cfg.tuning else 0.0, drawing, scorer)
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:
@@ -118,9 +105,9 @@ def stage1(cfg: Config) -> dict[str, Base | Tuning]:
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make the stages, if they are not there."""
     if cfg.tuning is None:
-        latent_diffusion.base(real, cfg.base, loop)
+        dit.base(real, cfg.base, loop)
     else:
-        latent_diffusion.tuned(real, cfg.base, cfg.tuning, loop)
+        minimax_tuning.tuned(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -132,7 +119,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Raises:  UserError: missing weights, or settings that do not fit.
     """
     _wanted(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
-    images = latent_diffusion.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
+    images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
     score = scored(real, cfg.scoring, loop)
     return sampled(images, real, score, cfg.ipc, cfg.sampler, seed, method="DGS")
 
@@ -196,7 +183,7 @@ def sampled(images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Samp
             "achieved": found.achieved.tolist(), "total_variation": found.total_variation,
             "pool_scores": of_pool[members].tolist(), "places": found.places.tolist(),
         })  # fmt: skip
-    return latent_diffusion.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
+    return dit.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
 
 
 def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Generator) -> Chosen:
@@ -236,8 +223,12 @@ def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
 
 
 def bin_of(scores: Tensor, bins: int) -> Tensor:
-    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed."""
-    return (scores.double() * bins + 1e-9).floor().long().clamp(0, bins - 1)
+    """(n,) which of equal bins of [0, 1] each score is in; the last bin is closed.
+
+    The edges are numpy's, whole multiples of 1 / bins: a score of 0.3 lies below 3 * 0.1, as in the official code.
+    """
+    edges = torch.arange(1, bins, dtype=torch.float64) * (1 / bins)
+    return torch.bucketize(scores.double(), edges, right=True)
 
 
 def histogram(scores: Tensor, bins: int) -> Tensor:

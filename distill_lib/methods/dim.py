@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory as counted, pool
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..loop import Loop
-from ..pool import Matching
-from ..settings import Count, replace, settings
+from .common import network_pool
+from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -46,17 +46,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code and README. The paper trains one generator for every ipc."""
-    return Config(ipc=ipc, matching=Matching(pool=pool.pool_for(dataset)))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
-    return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
-    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
+    return Config(ipc=ipc, matching=Matching(pool=network_pool.pool_for(dataset)))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -73,7 +63,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         return weight * matching_loss(network, real_images, fake, labels, cfg)
 
-    generator = pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if weight else None, seed, loop)
+    generator = network_pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if weight else None, seed, loop)
     return GeneratedSet.made("DiM", real, generator, cfg.ipc, seed)
 
 
@@ -92,8 +82,8 @@ def matching_loss(network: nn.Module, real: Tensor, fake: Tensor, labels: Tensor
         target = torch.autograd.grad(F.cross_entropy(network(real), labels), weights)
         ours = torch.autograd.grad(F.cross_entropy(network(fake), labels), weights, create_graph=True)
         return torch.stack([(a - b).abs().sum() for a, b in zip(target, ours, strict=True)]).sum()
-    target, ours = pool.answers(network, real, fake, embedding=cfg.target == "feat")
+    target, ours = network_pool.answers(network, real, fake, embedding=cfg.target == "feat")
     if cfg.target == "feat":
         return (target.mean(0) - ours.mean(0)).square().sum()
-    target, ours = (pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+    target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
     return F.mse_loss(ours.log_softmax(1), target.log_softmax(1))

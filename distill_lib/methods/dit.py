@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
-from ..generators import latent_diffusion
-from ..generators.latent_diffusion import Base, Sampling
-from ..loop import Loop
-from ..settings import Count, replace, settings
+from ..generators import dit
+from ..generators.dit import Base, Sampling
+from .common import minimax_tuning
 
 VERSION = 1
 
@@ -34,19 +34,9 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the published rows on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
-    if latent_diffusion.has_published(dataset):
+    if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
-    return cfg.base.work() + cfg.sampling.work(num_classes * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a training step, or by the images of a call of the sampler."""
-    return max(cfg.base.held(size), cfg.sampling.held(cfg.base, size))
 
 
 def stage1(cfg: Config) -> dict[str, Base]:
@@ -56,7 +46,7 @@ def stage1(cfg: Config) -> dict[str, Base]:
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make stage 1, if it is not there."""
-    latent_diffusion.base(real, cfg.base, loop)
+    dit.base(real, cfg.base, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -67,5 +57,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = latent_diffusion.pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
-    return latent_diffusion.as_set(images, real, latent_diffusion.first(images, cfg.ipc), method="DiT", seed=seed)
+    images = minimax_tuning.pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
+    return dit.as_set(images, real, dit.first(images, cfg.ipc), method="DiT", seed=seed)

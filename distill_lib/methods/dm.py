@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from .. import augment, memory as counted, networks
-from ..data import ImageSet
-from ..loop import Loop
-from ..matching import embedding_distance as matching_loss
-from ..rng import generator
-from ..settings import replace, settings
+from .. import networks
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, augment
+from .common.matching import embedding_distance as matching_loss
 
 VERSION = 1
 
@@ -50,18 +49,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc, lr_img=10.0 if ipc >= 100 else 1.0, dsa=augment.strategy_for(dataset))
 
 
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    return cfg.iterations * num_classes * (cfg.batch_real + 3 * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned images, and the larger of the two passes."""
-    real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
-    passes = max(counted.passed(cfg.network, size, cfg.batch_real), counted.pulled(cfg.network, size, synthetic))
-    return counted.COPIES * size.floats(real) + size.learned(synthetic) + passes
-
-
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
@@ -72,7 +59,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     rng = generator(seed, "DM")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
     network = networks.blank(cfg.network, real.shape, real.num_classes).to(real.device).requires_grad_(False)
@@ -86,10 +73,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         optimizer.step()
         loop.log(loss=loss)
     return ImageSet.from_classes(synthetic, like=real, method="DM", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): random real images of every class, or standard normal noise in normalised units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

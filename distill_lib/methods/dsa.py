@@ -13,12 +13,13 @@ from typing import Literal
 
 import torch
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
+from .. import networks
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
+from ..networks.gradients import Derivatives
+from .common import matching
 
 VERSION = 1
 
@@ -61,19 +62,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc, outer_loop=outer_loop, inner_epochs=inner_epochs, dsa=augment.strategy_for(dataset))
 
 
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    updates = cfg.iterations * cfg.outer_loop
-    return updates * num_classes * (3 * cfg.batch_real + 9 * cfg.ipc + 3 * cfg.inner_epochs * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned images, and gradients matched or the network trained."""
-    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * cfg.ipc)
-    training = counted.trained(cfg.network, size, min(cfg.batch_train, size.num_classes * cfg.ipc), states=0)
-    return images + max(counted.matched(cfg.network, size, cfg.batch_real, cfg.ipc), training)
-
-
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
@@ -84,7 +72,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     rng = generator(seed, "DSA")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
@@ -107,10 +95,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             matching.train(derivatives, parameters, images, labels, rng, cfg.inner_epochs, cfg.batch_train, cfg.lr_net, dsa)
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method="DSA", seed=seed)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> torch.Tensor:
-    """(K, ipc, C, H, W): random real images of every class, or standard normal noise in normalised units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

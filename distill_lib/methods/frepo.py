@@ -17,14 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import memory as counted, networks, ntk
-from ..data import ImageSet
-from ..data.imageset import Whitening
-from ..device import Pieces, out_of_memory, send
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import replace, settings
+from .. import networks
+from ..core.batches import Batches
+from ..core.device import Pieces, out_of_memory, send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, Whitening, like, sized
+from ..networks import fast
+from .common import ntk
 
 VERSION = 1
 Embed = Callable[[Tensor], Tensor]  # (N, C, H, W) -> features (N, D)
@@ -67,33 +69,14 @@ def paper_config(dataset: str, ipc: int) -> Config:
     Source: the published code: mirror images for CIFAR10, and at one image per class for CIFAR100 and TinyImageNet; no
     whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered: `source` says so.
     """
-    name = dataset.split("-")[0]
-    large = name.startswith("Image")
-    known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet")
+    name, resized = like(dataset).name, sized(dataset)[1] is not None
+    known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet") and not resized
+    by_blocks = name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100")
     return Config(
-        ipc=ipc, use_flip=name == "CIFAR10" or (name in ("CIFAR100", "TinyImageNet") and ipc == 1),
-        zca=name in ("CIFAR10", "CIFAR100", "TinyImageNet"),
-        source="published" if known else "reconstruction: without whitening" + (" by blocks" if large else ""),
+        ipc=ipc, use_flip=known and (name == "CIFAR10" or (name in ("CIFAR100", "TinyImageNet") and ipc == 1)),
+        zca=known and name in ("CIFAR10", "CIFAR100", "TinyImageNet"),
+        source="published" if known else "reconstruction: without whitening" + (" by blocks" if by_blocks else ""),
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    n = num_classes * cfg.ipc
-    return cfg.iterations * (cfg.batch_target + 3 * n * (1 + cfg.use_flip) + 3 * min(n, cfg.batch_net))
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the pool with its moments, the learned and the target images, and features, regression or a step of a network."""
-    n = size.num_classes * cfg.ipc
-    support, dimensions = n * (1 + cfg.use_flip), networks.blank(cfg.network, size.shape, size.num_classes).embed_dim
-    pool = 3 * cfg.pool * counted.weights(cfg.network, size)
-    targets = counted.COPIES * size.floats(cfg.batch_target) + 4.0 * cfg.batch_target * dimensions
-    kernels = 8.0 * (3 * support * (support + cfg.batch_target) + (3 * support + cfg.batch_target) * dimensions)
-    features = counted.pulled(cfg.network, size, min(support, images_at_once(size, 64)))
-    step = counted.trained(cfg.network, size, min(n, cfg.batch_net), states=0)
-    whitening = counted.whitened(size) if cfg.zca else 0.0
-    return max(pool + size.learned(n) + targets + max(kernels, features, step), whitening)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -112,17 +95,17 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="standardised"))
     classes = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
-    images = initial_images(real, cfg, rng).requires_grad_()  # (n, C, H, W), class by class
+    images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
     scale = math.sqrt(real.num_classes / 10)
     labels = (ntk.centred(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
     optimizer = LAMB([images, labels] if cfg.learn_labels else [images], lr=cfg.lr_img)
     pool = Pool(cfg, real, rng)
-    stream = Stream(len(real), min(cfg.batch_target, len(real)))
+    batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
     at_once = {"targets_at_once": Pieces(images_at_once(real, 128)), "support_at_once": Pieces(images_at_once(real, 64))}
-    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "pool": pool, "stream": stream, "rng": rng}
+    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "pool": pool, "order": batches.order, "rng": rng}
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
-        targets, target_classes = real.take(stream.next(rng))
+        targets, target_classes = real.take(batches.index(step, rng))
         number = int(torch.randint(cfg.pool, (), generator=rng))
         wanted = ntk.centred(target_classes if target_classes.ndim == 1 else target_classes.argmax(1), real.num_classes)
         loss, images.grad, by_labels = loss_and_gradients(pool.embedding(number), images, labels, targets, wanted, cfg, **at_once)
@@ -132,13 +115,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         loop.log(loss=loss)
     made = labels.detach() if cfg.learn_labels else classes
     return ImageSet(images.detach().float(), made, real.synthetic_facts(method="FRePo", seed=seed), real.whitening)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(n, C, H, W): random real images, class by class, or standard normal noise in the set's units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng).flatten(0, 1)
-    return torch.randn(real.num_classes * cfg.ipc, *real.shape, generator=rng).to(real.device)
 
 
 def step_size(cfg: Config, step: int) -> float:
@@ -243,7 +219,7 @@ class Pool:
     def embedding(self, number: int) -> Embed:
         """The features of a network, in eval mode: batch norm by its running statistics."""
         network = self.networks[number].eval()
-        return lambda x: networks.embed(network, x)
+        return lambda x: fast.embed(network, x)
 
     def advance(self, number: int, images: Tensor, labels: Tensor, rng: torch.Generator) -> None:
         """One step of a network on the synthetic set, or a new network where it had more than `max_updates`."""
@@ -290,30 +266,12 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, l
     network.requires_grad_(False)
 
 
-class Stream:
-    """Positions of the real images in random order, batch by batch; what is left of a pass is dropped."""
-
-    def __init__(self, total: int, batch: int):
-        self.batch, self.order, self.at = batch, torch.empty(total, dtype=torch.int64), total
-
-    def next(self, rng: torch.Generator) -> Tensor:
-        """(batch,) positions."""
-        if self.at + self.batch > len(self.order):
-            self.order, self.at = torch.randperm(len(self.order), generator=rng), 0
-        self.at += self.batch
-        return self.order[self.at - self.batch : self.at]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"order": self.order, "at": self.at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.order, self.at = state["order"], state["at"]
-
-
 class LAMB(torch.optim.Optimizer):
     """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled where either is zero.
 
     Source: You et al., ICLR 2020, without weight decay; constants of optax.
+
+    timm.optim.Lamb is the same update, but rounds in another order, and the recorded sets were made with this one.
     """
 
     def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.settings import settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..settings import settings
 
 VERSION = 1
 
@@ -21,16 +20,6 @@ class Config:
 
 def paper_config(dataset: str, ipc: int | None = None) -> Config:
     return Config()
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through a network for one set."""
-    return 0.0
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive besides the real set."""
-    return 0.0
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -14,18 +14,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import augment, matching, memory as counted, networks, trajectories
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space, matched
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..trajectories import Experts
+from ..networks.gradients import Derivatives
+from .common import matching, trajectories
+from .common.latents import SMALL, Latents, Space
+from .common.trajectories import Experts
 
 VERSION = 1
 
@@ -40,6 +41,7 @@ class Students:
     batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_teacher: float = 0.01  # the student's step size at the start
     lr_lr: float = 1e-6  # SGD step size on it
+    second_order: Literal["dropped"] | None = None  # terms from step to step: kept, as in MTT; "dropped", as in GLaD's code
     experts: Experts = field(default_factory=lambda: Experts(epochs=15))
 
     def check(self) -> None:
@@ -83,30 +85,10 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
     Source: the official README and defaults. For the ImageNet subsets, CIFAR10 and PathMNIST the generator is StyleGAN-XL with
     the official ImageNet weights; on any other set, for which neither paper has a generator, a conditional GAN trained on it.
+    MTT drops the terms of second order between a student's steps, as the official code does.
     """
-    return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=augment.strategy_for(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; the generator is not counted."""
-    if cfg.match == "MTT":
-        of, experts = cfg.students, cfg.students.experts
-        trained = 3 * experts.count * experts.epochs * min(experts.per_epoch or images, images)
-        return trained + 12 * cfg.iterations * of.syn_steps * (of.batch_syn or num_classes * cfg.ipc)
-    real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
-    return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
-    n, network = size.num_classes * cfg.ipc, cfg.network
-    latents, trained = cfg.space.held(size, n), prior.held(cfg.space.prior, size)
-    if cfg.match == "MTT":
-        of = cfg.students
-        batch, weights = of.batch_syn or n, counted.weights(of.experts.network, size)
-        matching_ = (max(of.syn_steps, of.experts.epochs) + 8) * weights + counted.twice(of.experts.network, size, batch, by_parameter=True)
-        return max(latents + matching_ + size.learned(n), trained)
-    return max(latents + matched(cfg.match, network, size, cfg.batch_real, cfg.ipc), trained)
+    students, dsa = Students(second_order="dropped" if match == "MTT" else None), augment.strategy_for(dataset)
+    return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=dsa, students=students)
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:
@@ -162,7 +144,8 @@ class Gradients:
         images = images.requires_grad_()
         seen = self.dsa.apply(images, omega)
         parameters = [p.detach() for p in self.network.parameters()]
-        distance, gradient = matching.match(self.derivatives, parameters, self.dsa.apply(real_batch, omega), seen)
+        real_batch = self.dsa.apply(real_batch, omega)
+        distance, gradient = matching.match(self.derivatives, parameters, real_batch, seen, matching.glad_distance)
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0]
 
 
@@ -184,7 +167,11 @@ class Distributions:
 
 
 class Trajectories:
-    """MTT: where students on the images end, against experts; the students' step size is learned beside the latents."""
+    """MTT: where students on the images end, against experts; the students' step size is learned beside the latents.
+
+    The official code counts the weights before a step as fixed: it drops the terms of second order that lead from one
+    step to the next. `Students.second_order` has both ways.
+    """
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator, loop: Loop):
         cfg.students.check()
@@ -210,7 +197,8 @@ class Trajectories:
         batches = [send(i, images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)]
         draws = [self.dsa.draw(rng, images=len(i)) for i in batches]
         loss, gradient, self.step_size.grad = trajectories.matched(
-            self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa
-        )
+            self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa,
+            between_steps=of.second_order is None,
+        )  # fmt: skip
         self.optimizer.step()
         return loss, gradient.view_as(images)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import memory as counted, training
+from ..core.loop import Loop
+from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..settings import replace, settings
-from ..training import Training, prepare, stage1  # noqa: F401
+from ..networks import reference
+from ..networks.reference import Training, prepare, stage1  # noqa: F401
 
 VERSION = 1
 
@@ -34,17 +34,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: their feature network; its training is ours, none is published."""
-    return Config(ipc=ipc, training=training.for_selection(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones."""
-    return cfg.training.work(num_classes, images)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive: a training step of the feature network, or the features of a class."""
-    return cfg.training.held(size)
+    return Config(ipc=ipc, training=reference.for_selection(dataset))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -55,7 +45,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Returns: K x ipc of them, normalised, class after class in the order they were chosen.
     Raises:  UserError: a class has fewer than ipc images.
     """
-    return training.select(real, cfg.ipc, cfg.training, seed, "Herding", herding, loop)
+    return reference.select(real, cfg.ipc, cfg.training, seed, "Herding", herding, loop)
 
 
 def herding(features: Tensor, n: int) -> Tensor:

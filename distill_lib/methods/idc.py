@@ -7,7 +7,7 @@ IDC-1 (IDC-I in the paper) is the first alone, factor 1.
 
 As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
 all, so a class drifts on its momentum while others have their turn. Classes do not share images, so all turns of a
-sweep are computed at once, each at the point to which its images will have drifted: the same numbers.
+sweep are computed at once, each at the point to which its images will have drifted: the same numbers, to rounding.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment, like
+from ..networks.gradients import Derivatives
+from .common import matching
 
 VERSION = 1
 
@@ -46,6 +47,7 @@ class Config:
     momentum_img: float = 0.5
     batch_real: Count = 64  # real images per class and sweep
     batch_syn: Count = 128  # at most so many decoded images per class and sweep, at random
+    decoding: Literal["bound"] | None = None  # while matching: all parts; "bound": at most batch_syn, see `formations`
     augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
     lr_net: float = 0.01
     momentum_net: float = 0.9
@@ -72,42 +74,29 @@ class Config:
 _SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
 
 
-def _is_imagenet(dataset: str) -> bool:
-    """Subsets of ImageNet at 128 pixels and more, SLFD's unions of them included."""
-    return dataset.startswith(("Im", "SLFD"))
-
-
-def paper_config(dataset: str, ipc: int, factor: int = 1) -> Config:
+def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
     """The setting behind one cell of the papers' tables, for IDC-1 or, with a factor above 1, IDC.
+
+    Args:
+        factor: of multi-formation; None for the papers', 3 on ImageNet subsets, else 2.
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
     small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
+    There the decoded images are bounded from factor 3 and 20 images per class on.
     """
-    if _is_imagenet(dataset):
+    known = like(dataset)
+    if factor is None:
+        factor = 3 if known.is_imagenet_subset else 2
+    if known.is_imagenet_subset:
         return Config(
             ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
-            images_net=500, cutmix=1.0, early_epochs=10,
+            images_net=500, cutmix=1.0, early_epochs=10, decoding="bound" if factor >= 3 and ipc >= 20 else None,
         )  # fmt: skip
-    dataset = dataset.split("-")[0]  # FashionMNIST-mini follows FashionMNIST
-    metric, lr_img, images_net = _SMALL_SETS.get(dataset, _SMALL_SETS["CIFAR10"])
-    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if dataset == "MNIST" else 32)
-    if dataset == "MNIST" and factor > 1:
+    metric, lr_img, images_net = _SMALL_SETS.get(known.name, _SMALL_SETS["CIFAR10"])
+    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if known.name == "MNIST" else 32)
+    if known.name == "MNIST" and factor > 1:
         return replace(cfg, augment="color_crop", cutmix=0.0)
     return cfg
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    decoded = min(cfg.batch_syn, cfg.ipc * cfg.factor**2)
-    return cfg.iterations * cfg.inner * (num_classes * (3 * cfg.batch_real + 9 * decoded) + 3 * cfg.images_net)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: all real batches, the learned and the decoded images, and gradients matched or the network trained."""
-    decoded = min(cfg.batch_syn, cfg.ipc * cfg.factor**2)
-    images = counted.COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
-    matched = counted.matched(cfg.network, size, cfg.batch_real, decoded)
-    return images + counted.weights(cfg.network, size) + max(matched, counted.trained(cfg.network, size, cfg.batch_net))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -117,7 +106,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc x factor² decoded, normalised float32 images with hard labels: what networks are trained on. With a
              factor above 1 they can be stored in 1 / factor² of the pixels.
-    Raises:  UserError: a class has too few images to start from.
+    Raises:  UserError: a class has too few images to start from, or they have fewer pixels a side than parts.
     """
     loop = loop or Loop()
     rng = generator(seed, "IDC")
@@ -142,15 +131,15 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
         def gradient_at(point: Tensor) -> Tensor:
             point = point.detach().requires_grad_()
-            seen = augmentation.apply(normalised(take(decode(point, cfg.factor), subset), real), omega)  # (K, m, C, H, W)
+            decoded = take(decode_to_match(point, cfg), subset)  # (K, m, C, H, W)
+            seen = augmentation.apply(real.facts.normalise(decoded), omega)
             loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), matched)
             loop.log(loss=loss.sum())
             return torch.autograd.grad(seen, point, by_seen)[0]
 
-        network.eval()
         sweep(images, velocity, gradient_at, lr, cfg.momentum_img)
         train_network(network, optimizer, real, cfg, rng, cfg.images_net)
-    decoded = normalised(decode(images, cfg.factor), real)
+    decoded = real.facts.normalise(decode(images, cfg.factor))
     return ImageSet.from_classes(decoded, like=real, method="IDC-1" if cfg.factor == 1 else "IDC", seed=seed)
 
 
@@ -159,24 +148,21 @@ def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
 
 
-class MultiFormation:
-    """IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"""
-
-    VERSION, Config, work, memory, distill = VERSION, Config, staticmethod(work), staticmethod(memory), staticmethod(distill)
-
-    @staticmethod
-    def paper_config(dataset: str, ipc: int) -> Config:
-        """As the module's, with the paper's factors: 3 on ImageNet subsets, else 2."""
-        return paper_config(dataset, ipc, factor=3 if _is_imagenet(dataset) else 2)
-
-
 # --- images ------------------------------------------------------------------------------------------------------------
 def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     """(K, ipc, C, H, W) pixels in [0, 1]: ipc real images per class, or ipc x factor² small ones, tiled.
 
-    Raises: UserError: a class has fewer images than that.
+    Part p of stored image m, counted row by row, is image p * ipc + m. Where the factor does not divide a side, its
+    first parts are a pixel larger than the others, although `decode` cuts equal ones; so does the official code.
+
+    Raises: UserError: a class has fewer images than that, or a side fewer pixels than parts.
     """
     need, (_, height, width) = cfg.ipc * cfg.factor**2, real.shape
+    if cfg.factor > min(height, width):
+        raise UserError(
+            f"factor {cfg.factor} for images of {height} x {width} pixels: parts of less than a pixel; "
+            f"the factor must be at most {min(height, width)}"
+        )
     chosen = []
     for k, members in enumerate(real.class_index):
         if len(members) < need:
@@ -188,9 +174,15 @@ def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     pixels = real.subset(torch.cat(chosen)).pixels()
     if cfg.factor == 1:
         return pixels.unflatten(0, (-1, cfg.ipc))
-    f, side = cfg.factor, (math.ceil(height / cfg.factor), math.ceil(width / cfg.factor))
-    small = F.interpolate(pixels, size=side, mode="nearest").unflatten(0, (-1, cfg.ipc, f, f))  # (K, ipc, f, f, C, h, w)
-    return small.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)[..., :height, :width].contiguous()
+    f = cfg.factor
+    heights, widths = ([side // f + (i < side % f) for i in range(f)] for side in (height, width))
+    parts = pixels.unflatten(0, (-1, f, f, cfg.ipc)).permute(1, 2, 0, 3, 4, 5, 6)  # (f, f, K, ipc, C, H, W)
+
+    def small(i: int, j: int) -> Tensor:
+        shrunk = F.interpolate(parts[i, j].flatten(0, 1), size=(heights[i], widths[j]), mode="nearest")
+        return shrunk.unflatten(0, (-1, cfg.ipc))
+
+    return torch.cat([torch.cat([small(i, j) for j in range(f)], -1) for i in range(f)], -2)
 
 
 def decode(images: Tensor, factor: int) -> Tensor:
@@ -212,9 +204,40 @@ def decode(images: Tensor, factor: int) -> Tensor:
     return enlarged.unflatten(0, parts.shape[:2])
 
 
+def formations(cfg: Config) -> list[tuple[int, int]]:
+    """(factor, number of stored images decoded by it) of a class while matching, in the order of its images.
+
+    With `decoding="bound"` as many images as possible are decoded by the largest factor, then by the next smaller one,
+    so that all make at most `batch_syn`. Where there are more stored images than that, each is taken whole.
+
+    Source: the official code, at most `batch_syn` images per class.
+    """
+    if cfg.decoding is None:
+        return [(cfg.factor, cfg.ipc)]
+    found, left, decoded = [], cfg.ipc, 0
+    for factor in range(cfg.factor, 0, -1):
+        room = cfg.batch_syn - decoded - left  # every image left keeps a place, those decoded now too
+        n = left if factor == 1 else max(0, min(room // factor**2, left))
+        found += [(factor, n)] if n else []
+        left, decoded = left - n, decoded + n * factor**2
+    return found
+
+
+def decoded_images(cfg: Config) -> int:
+    """Of a class while matching, before a part of them is drawn."""
+    return sum(n * factor**2 for factor, n in formations(cfg))
+
+
+def decode_to_match(images: Tensor, cfg: Config) -> Tensor:
+    """(K, ipc, C, H, W) -> (K, `decoded_images`, C, H, W), the images of one factor after those of another."""
+    how = formations(cfg)
+    stored = images.split([n for _, n in how], dim=1)
+    return torch.cat([decode(part, factor) for part, (factor, _) in zip(stored, how, strict=True)], 1)
+
+
 def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tensor | None:
     """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None where all do."""
-    decoded = cfg.ipc * cfg.factor**2
+    decoded = decoded_images(cfg)
     if decoded <= cfg.batch_syn:
         return None
     return torch.stack([torch.randperm(decoded, generator=rng)[: cfg.batch_syn] for _ in range(num_classes)])
@@ -225,12 +248,6 @@ def take(images: Tensor, subset: Tensor | None) -> Tensor:
     if subset is None:
         return images
     return images[torch.arange(len(images), device=images.device)[:, None], send(subset, images.device)]
-
-
-def normalised(pixels: Tensor, like: ImageSet) -> Tensor:
-    """(..., C, H, W) pixels in [0, 1] in the set's normalised units, differentiable."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (like.facts.mean, like.facts.std))
-    return (pixels - mean) / std
 
 
 # --- matching ----------------------------------------------------------------------------------------------------------

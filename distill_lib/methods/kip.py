@@ -17,14 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import memory as counted, ntk
-from ..data import ImageSet
-from ..data.imageset import Whitening
-from ..device import Pieces, describe
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import replace, settings
+from ..core.device import Pieces, describe
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import replace, settings
+from ..data import ImageSet, Whitening, like
+from .common import ntk
 
 VERSION = 1
 
@@ -65,27 +64,9 @@ def paper_config(dataset: str, ipc: int) -> Config:
     released code and not offered.
     """
     return Config(
-        ipc=ipc, zca=dataset.split("-")[0] not in ("MNIST", "FashionMNIST", "digits"),
+        ipc=ipc, zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
         source="reconstruction: step size of the fully connected code, variant with learned labels",
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Pairs of images in the kernels of all steps; one of a convolutional kernel takes about as long as 13,000 of a fully connected."""
-    n = num_classes * cfg.ipc
-    return cfg.iterations * n * (n + cfg.batch_target) * (1 if cfg.kernel.startswith("FC") else 13_000)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: both kernel matrices and their derivatives, all images in the kernel's precision, and one tile."""
-    n, m, kernel = size.num_classes * cfg.ipc, cfg.batch_target, kernel_of(cfg)
-    matrices = 8.0 * (3 * n * n + 3 * n * m)
-    images = size.learned(n) + (2 + kernel.dtype.itemsize / 4) * size.floats(m)
-    if isinstance(kernel, ntk.Convolutional):
-        tile = max(kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
-    else:
-        tile = min(n * m * kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
-    return max(matrices + images + tile, counted.whitened(size) if cfg.zca else 0.0)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -109,7 +90,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="alone"))
     classes = torch.arange(real.num_classes, device=real.device)
-    images = initial_images(real, cfg, rng).requires_grad_()  # (n, C, H, W), class by class
+    images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
     labels = ntk.centred(classes.repeat_interleave(cfg.ipc), real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
     target_labels = ntk.centred(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
     optimizer = torch.optim.Adam([images, labels] if cfg.learn_labels else [images], lr=cfg.lr)
@@ -128,13 +109,6 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def kernel_of(cfg: Config) -> ntk.Kernel:
     """The kernel a configuration names."""
     return ntk.named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(n, C, H, W): random real images, class by class, or standard normal noise in the set's units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng).flatten(0, 1)
-    return torch.randn(real.num_classes * cfg.ipc, *real.shape, generator=rng).to(real.device)
 
 
 def loss_and_gradients(

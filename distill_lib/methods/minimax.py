@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
-from ..generators import latent_diffusion
-from ..generators.latent_diffusion import Base, Sampling, Tuning
-from ..loop import Loop
-from ..settings import Count, replace, settings
+from ..generators import dit
+from ..generators.dit import Base, Sampling
+from .common import minimax_tuning
+from .common.minimax_tuning import Tuning
 
 VERSION = 1
 
@@ -36,19 +37,9 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
-    if latent_diffusion.has_published(dataset):
+    if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass as two forward ones; both stages included, although rows share them."""
-    return cfg.base.work() + cfg.tuning.work() + cfg.sampling.work(num_classes * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of training or tuning, or by the images of a call of the sampler."""
-    return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size), cfg.sampling.held(cfg.base, size))
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:
@@ -58,7 +49,7 @@ def stage1(cfg: Config) -> dict[str, Base | Tuning]:
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make both stages, if they are not there."""
-    latent_diffusion.tuned(real, cfg.base, cfg.tuning, loop)
+    minimax_tuning.tuned(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -69,5 +60,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = latent_diffusion.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
-    return latent_diffusion.as_set(images, real, latent_diffusion.first(images, cfg.ipc), method="Minimax", seed=seed)
+    images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
+    return dit.as_set(images, real, dit.first(images, cfg.ipc), method="Minimax", seed=seed)

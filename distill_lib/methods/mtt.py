@@ -16,17 +16,17 @@ from dataclasses import field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from .. import augment, memory as counted, networks, trajectories
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
-from ..trajectories import Experts, draw_batches, matched
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment, like
+from ..networks.gradients import Derivatives
+from .common import trajectories
+from .common.trajectories import Experts, draw_batches, matched
 
 VERSION = 1
 
@@ -87,7 +87,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     per class without whitening, without flips on digits; as is that of any other set. An ipc without published setting
     takes that of the nearest one of its data set.
     """
-    known = "ImageNet subsets" if dataset.startswith(("Im", "SLFD")) else dataset
+    known = "ImageNet subsets" if like(dataset).is_imagenet_subset else dataset
     published = [count for name, count in _PUBLISHED if name == known]
     row = (known, min(published, key=lambda count: abs(count - ipc))) if published else ("CIFAR10", 10)
     steps, epochs, start, batch, zca, lr_img, lr_lr, lr_teacher = _PUBLISHED[row]
@@ -99,23 +99,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
         ipc=ipc, syn_steps=steps, expert_epochs=epochs, max_start_epoch=start, batch_syn=batch, lr_img=lr_img, lr_lr=lr_lr,
         lr_teacher=lr_teacher, experts=Experts(zca=zca, dsa=augment.strategy_for(dataset)), source=source,
     )  # fmt: skip
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones, a second derivative as six."""
-    experts = 3 * cfg.experts.count * cfg.experts.epochs * min(cfg.experts.per_epoch or images, images)
-    return experts + 12 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the learned images, the weights before every step of the student, and one step computed again."""
-    synthetic, network, experts = size.num_classes * cfg.ipc, cfg.experts.network, cfg.experts
-    batch, weights = cfg.batch_syn or synthetic, counted.weights(network, size)
-    once = counted.trained(network, size, batch, states=0)
-    student = (cfg.syn_steps + 8) * weights + counted.COPIES * size.floats(batch) + max(once, counted.twice(network, size, batch, by_parameter=True))
-    expert = (experts.epochs + 2) * weights + counted.COPIES * size.floats(experts.batch) + counted.trained(network, size, experts.batch, states=0)
-    whitening = counted.whitened(size) if experts.zca else 0.0
-    return max(size.learned(synthetic) + student, expert, whitening)
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:
@@ -149,7 +132,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     paths = trajectories.train(real, experts, loop)
     real = paths.real
     rng = generator(seed, "MTT")
-    synthetic = initial_images(real, cfg, rng).requires_grad_()  # (K, ipc, C, H, W)
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     step_size = torch.tensor(cfg.lr_teacher, device=real.device, requires_grad=True)
     groups = [{"params": [synthetic], "lr": cfg.lr_img}, {"params": [step_size], "lr": cfg.lr_lr}]
@@ -171,10 +154,3 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         optimizer.step()
         loop.log(loss=loss, step_size=step_size.detach())
     return ImageSet.from_classes(synthetic, like=real, method="MTT", seed=seed, lr_net=step_size.item())
-
-
-def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
-    """(K, ipc, C, H, W): random real images of every class, or standard normal noise, in the set's units."""
-    if cfg.init == "real":
-        return real.draw_classes(cfg.ipc, rng)
-    return torch.randn(real.num_classes, cfg.ipc, *real.shape, generator=rng).to(real.device)

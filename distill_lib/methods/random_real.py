@@ -5,11 +5,10 @@ The floor every method must beat. Labels are hard, images unmodified (Zhao et al
 
 from __future__ import annotations
 
-from .. import memory as counted
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import settings
 from ..data import ImageSet
-from ..loop import Loop
-from ..rng import generator
-from ..settings import settings
 
 VERSION = 1
 
@@ -27,16 +26,6 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc)
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through a network for one set."""
-    return 0.0
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive besides the real set: the images taken from it."""
-    return 2 * size.floats(size.num_classes * cfg.ipc)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import memory as counted, pool
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from ..loop import Loop
-from ..pool import Matching
-from ..settings import Count, replace, settings
+from .common import network_pool
+from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -53,17 +53,7 @@ class Config:
 def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
     weight = 0.001 if dataset == "MNIST" else 0.01
-    return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=pool.pool_for(dataset)))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although rows share it."""
-    return cfg.gan.work(num_classes, images) + cfg.matching.work(cfg.gan, images)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a step of the GAN alone, or by one with a network of the pool."""
-    return max(cfg.gan.held(size), cfg.matching.held(cfg.gan, size))
+    return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=network_pool.pool_for(dataset)))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -78,11 +68,11 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     loop = loop or Loop()
 
     def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        target, ours = pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
-        target, ours = (pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+        target, ours = network_pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
+        target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
         return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
 
-    generator = pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop)
+    generator = network_pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop)
     name = "SKD" if cfg.standardise else "SKD (no standardisation)"
     return GeneratedSet.made(name, real, generator, cfg.ipc, seed)
 
@@ -109,16 +99,3 @@ def skd_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
     """
     target, ours = (standardised(x, cfg).log_softmax(-1) for x in (real.detach(), fake))
     return F.kl_div(ours, target, reduction="none", log_target=True).sum(-1).mean()
-
-
-class NoStandardisation:
-    """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). Book page: book/skd.md"""
-
-    VERSION, EVERY_IPC, Config = VERSION, EVERY_IPC, Config
-    work, memory, stage1 = staticmethod(work), staticmethod(memory), staticmethod(stage1)
-    prepare, distill = staticmethod(prepare), staticmethod(distill)
-
-    @staticmethod
-    def paper_config(dataset: str, ipc: int) -> Config:
-        """As the module's, without standardisation."""
-        return paper_config(dataset, ipc, standardise=False)

@@ -17,19 +17,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .. import augment, matching, memory as counted, networks
-from ..data import ImageSet
-from ..derivatives import Derivatives
-from ..device import send
-from ..errors import UserError
+from .. import networks
+from ..core.device import send
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.rng import generator
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..latents import SMALL, Latents, Space, matched
-from ..loop import Loop
-from ..rng import generator
-from ..settings import Count, replace, settings
+from ..networks.gradients import Derivatives
+from .common import matching
+from .common.latents import SMALL, Latents, Space
 
 VERSION = 1
 
@@ -88,18 +88,6 @@ class Config:
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     """The setting behind one cell of the paper's tables: GLaD's, which it says it follows, and rank 10."""
     return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=augment.strategy_for(dataset))
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through the network for one set, a backward pass counted as two forward ones; generator and module are not counted."""
-    real, synthetic = (3, 9) if cfg.match == "DC" else (1, 3)
-    return cfg.iterations * num_classes * (real * cfg.batch_real + synthetic * cfg.ipc)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes a step keeps alive: the latents, the drawn images, what they are matched by, and a piece on its way through the generator."""
-    latents, trained = cfg.space.held(size, size.num_classes * cfg.ipc), prior.held(cfg.space.prior, size)
-    return max(latents + matched(cfg.match, cfg.network, size, cfg.batch_real, cfg.ipc), trained)
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:
@@ -280,6 +268,7 @@ class Gradients:
     """SLFD with DC: the gradient of the real images' cross-entropy against that of the stochastic loss, class by class.
 
     The prediction stays in the graph: all that depends on the network's weights comes through it.
+    The distance is GLaD's.
     """
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator):
@@ -297,7 +286,8 @@ class Gradients:
         seen = self.dsa.apply(images, omega)
         distance, gradient, by_samples = matching.match(
             self.derivatives, [p.detach() for p in self.network.parameters()], self.dsa.apply(real_batch, omega), seen,
-            loss=lambda logits, labels, extra: stochastic_loss(logits, labels, extra, self.cfg.module), extra=samples,
+            between=matching.glad_distance, extra=samples,
+            loss=lambda logits, labels, extra: stochastic_loss(logits, labels, extra, self.cfg.module),
         )  # fmt: skip
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0], by_samples
 
@@ -328,9 +318,7 @@ class Distributions:
     def loss(self, network: nn.Module, real: Tensor, synthetic: Tensor, samples: Tensor) -> Tensor:
         """Scalar, from (K, n, C, H, W) real, (K, m, C, H, W) synthetic images and (K, m, M, E) samples."""
         cfg = self.cfg
-        with torch.no_grad():
-            target = torch.stack([networks.embed(network, batch).float().mean(0) for batch in real])  # (K, D)
-        e = networks.embed(network, synthetic.flatten(0, 1)).float().unflatten(0, synthetic.shape[:2])  # (K, m, D)
+        target, e = matching.real_means(network, real), matching.embeddings(network, synthetic)  # (K, D), (K, m, D)
         if cfg.reading == "embedding":
             shifted = (e[:, :, None] + samples).mean(1)  # (K, M, D)
             return (target[:, None] - shifted).square().sum((0, 2)).mean()

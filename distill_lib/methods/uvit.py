@@ -10,13 +10,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from .. import memory as counted
-from ..data import ImageSet
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.loop import Loop
+from ..core.settings import Count, replace, settings
+from ..data import ImageSet, like
 from ..generators import uvit
 from ..generators.uvit import ARCHITECTURES, Training
-from ..loop import Loop
-from ..settings import Count, replace, settings
 
 VERSION = 1
 
@@ -66,7 +65,7 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
             training, patch=mid.patch, width=mid.width, depth=mid.depth, heads=mid.heads, steps=117_000, warm_up=5000, looks=117,
             checkpointing=True, start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
         )  # fmt: skip
-    if dataset.split("-")[0] in ("digits", "MNIST", "SVHN"):  # a mirrored digit is not a digit
+    if not like(dataset).mirrors:
         training = replace(training, flip=False)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 
@@ -75,21 +74,6 @@ def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
     """The settings of a data set in a profile: smoke, small or full."""
     cfg = paper_config(dataset, ipc)
     return {"smoke": cfg.smoke, "small": cfg.small, "full": lambda: cfg}[profile]()
-
-
-def work(cfg: Config, num_classes: int, images: int) -> float:
-    """Images through networks for one set, a backward pass counted as two forward ones; stage 1 included, although sets share it.
-
-    What is generated for a time counts nothing: its seconds are known.
-    """
-    made = cfg.images or num_classes * (cfg.ipc or 0)
-    return cfg.training.work() + cfg.steps * made * (1.0 if cfg.guidance == 1 else 2.0)
-
-
-def memory(cfg: Config, size: counted.Size) -> float:
-    """Bytes kept alive by a training step, or by the images of a call of the sampler."""
-    drawn = cfg.batch if cfg.seconds is not None else min(cfg.batch, cfg.images or size.num_classes * (cfg.ipc or 0))
-    return max(cfg.training.held(size), cfg.training.sampling_held(size, drawn * (1 if cfg.guidance == 1 else 2)))
 
 
 def stage1(cfg: Config) -> dict[str, Training]:

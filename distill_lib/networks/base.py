@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..device import send
-from ..errors import UserError
+from ..core.device import send
+from ..core.errors import UserError
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
 

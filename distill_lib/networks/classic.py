@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .base import Network, Shape, lift, lifted, need_side, norm
 
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .base import Network, Shape, activation, fan_in, lift, lifted, need_side, norm, pooling
 
 

@@ -10,42 +10,13 @@ Results do not depend on the batch an image comes in. Gradients of weights depen
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .. import native
+from ..core.native import convnet as _convnet
+from ..core.native.convnet import Plan
 from .convnet import ConvNet, FRePoConv
 
-SOURCE = Path(__file__).with_suffix(".cpp")
 FILTERS_MB = 64  # transformed filters of a network, of which each thread keeps a gradient: wider networks take their layers
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A network as the kernel sees it: blocks of convolution 3x3, norm (or none), ReLU, 2x2 average pooling.
-
-    Attributes:
-        padding: of the first convolution; the others have 1.
-        names:   per block, parameter names of convolution weight and bias, norm scale and shift (None without a norm).
-    """
-
-    shape: tuple[int, int, int]
-    padding: int
-    norm: bool
-    eps: float
-    widths: tuple[int, ...]
-    embed_dim: int
-    names: tuple[str | None, ...]
-
-    def parameters(self, of: Mapping[str, Tensor]) -> list[Tensor | None]:
-        """Weight, bias, scale and shift of every block, from a network's named parameters."""
-        return [None if name is None else of[name] for name in self.names]
 
 
 def plan(network: nn.Module) -> Plan | None:
@@ -70,18 +41,6 @@ def plan(network: nn.Module) -> Plan | None:
     return Plan(network.shape, conv.padding[0], norm is not None, norm.eps if norm else 0.0, widths, network.embed_dim, tuple(names))
 
 
-def usable(plan: Plan | None, x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
-    """Whether the kernel can and may compute on these tensors."""
-    return (
-        plan is not None
-        and all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in (x, *parameters))
-        and tuple(x.shape[1:]) == plan.shape
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()  # inside vmap and grad of torch.func
-        and kernel() is not None
-    )
-
-
 def embed(network: nn.Module, x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, D): `network.embed(x)` to rounding, by the kernel where it can.
 
@@ -90,88 +49,4 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
     """
     how = plan(network)
     parameters = how.parameters(dict(network.named_parameters())) if how else []
-    return run(how, x, parameters) if usable(how, x, parameters) else network.embed(x)
-
-
-def run(plan: Plan, x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
-    """(N, C, H, W) -> (N, D) by the kernel, with the plan's parameters; differentiable with respect to both."""
-    if not torch.is_grad_enabled():  # inside the function this is not known, and what a backward pass needs would be kept
-        x, parameters = x.detach(), [None if p is None else p.detach() for p in parameters]
-    return _Embed.apply(plan, x.contiguous(), *(None if p is None else p.contiguous() for p in parameters))
-
-
-def layers(plan: Plan, x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
-    """The same, layer by layer in PyTorch."""
-    for i in range(len(plan.widths)):
-        weight, bias, scale, shift = parameters[4 * i : 4 * i + 4]
-        x = F.conv2d(x, weight, bias, padding=1 if i else plan.padding)
-        if plan.norm:
-            x = F.group_norm(x, plan.widths[i], scale, shift, plan.eps)
-        x = F.avg_pool2d(F.relu(x), 2)
-    return x.flatten(1)
-
-
-class _Embed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, plan: Plan, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        ctx.plan = plan
-        out = x.new_empty(len(x), plan.embed_dim)
-        saved = x.new_empty(len(x) * kernel().saved_floats(*_sizes(plan))) if any(ctx.needs_input_grad) else None
-        if len(x):
-            kernel().embed_forward(*_call(plan, parameters), len(x), _at(x), _at(out), _at(saved), torch.get_num_threads())
-        ctx.save_for_backward(x, saved, *parameters)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan = ctx.plan
-        x, saved, *parameters = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: the derivatives are to be differentiated in turn
-            wanted = [t for t, needed in zip((x, *parameters), ctx.needs_input_grad[1:], strict=True) if needed]
-            found = iter(torch.autograd.grad(layers(plan, x, parameters), wanted, grad, create_graph=True))
-            return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
-        dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
-        gradients = [None if p is None else torch.zeros_like(p) for p in parameters] if any(ctx.needs_input_grad[2:]) else None
-        if len(x):
-            grad, to = grad.contiguous(), gradients and _pointers(gradients)
-            tensors = map(_at, (x, saved, grad, dx))
-            kernel().embed_backward(*_call(plan, parameters), len(x), *tensors, to, torch.get_num_threads())
-        return None, dx, *(gradients or [None] * len(parameters))
-
-
-# --- calling C ---------------------------------------------------------------------------------------------------------
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
-    return (ctypes.c_void_p * len(tensors))(*map(_at, tensors))
-
-
-def _sizes(plan: Plan) -> tuple:
-    depth = len(plan.widths)
-    return (ctypes.c_int * 3)(*plan.shape), plan.padding, depth, (ctypes.c_int * depth)(*plan.widths)
-
-
-def _call(plan: Plan, parameters: Sequence[Tensor | None]) -> tuple:
-    shape, padding, depth, widths = _sizes(plan)
-    return shape, padding, plan.norm, plan.eps, depth, widths, _pointers(parameters)
-
-
-def build() -> Path:
-    """The compiled kernel; see `native.build`."""
-    return native.build(SOURCE, "convnet")
-
-
-def load(library: Path) -> ctypes.CDLL:
-    """The functions of the shared library, with their argument types."""
-    lib = ctypes.CDLL(str(library))
-    pointer, ints = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
-    network = [ints, ctypes.c_int, ctypes.c_int, ctypes.c_float, ctypes.c_int, ints, pointer]  # shape .. parameters, as in fast.cpp
-    lib.saved_floats.argtypes, lib.saved_floats.restype = [ints, ctypes.c_int, ctypes.c_int, ints], ctypes.c_long
-    lib.embed_forward.argtypes, lib.embed_forward.restype = [*network, ctypes.c_long, *[pointer] * 3, ctypes.c_int], None
-    lib.embed_backward.argtypes, lib.embed_backward.restype = [*network, ctypes.c_long, *[pointer] * 5, ctypes.c_int], None
-    return lib
-
-
-kernel = native.kernel(build, load, "the fast ConvNet kernel")
+    return _convnet.run(how, x, parameters) if _convnet.usable(how, x, parameters) else network.embed(x)

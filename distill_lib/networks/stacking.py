@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.native import convnet
 from . import fast
 from .base import Network, Seeded
 
 
 class Stack:
-    """n networks trained at once.
+    """n networks trained at once, each as it would be alone, to rounding.
 
         nets = networks.stack([networks.fresh("ConvNet", real, generator(0, i)) for i in range(5)])
         logits = nets.forward(nets.params, x)       # x (n, B, C, H, W) -> (n, B, K), network i on batch i
@@ -74,8 +75,8 @@ class Stack:
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         parameters = self.plan.parameters(params) if self.plan else []
-        if fast.usable(self.plan, x, parameters):
-            return F.linear(fast.run(self.plan, x, parameters), params["classifier.weight"], params["classifier.bias"])
+        if convnet.usable(self.plan, x, parameters):
+            return F.linear(convnet.run(self.plan, x, parameters), params["classifier.weight"], params["classifier.bias"])
         return functional_call(self.skeleton, (params, buffers), (x,))
 
     def _keeps_state(self) -> bool:

@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+class DiskFull(UserError):
+    """A file did not fit on its disk; whatever was there before is unchanged."""
+
+
+def atomically(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file under a temporary name in its folder, then rename: it is there whole or not at all.
+
+    Raises: UserError: it cannot be written; DiskFull where that is why.
+    """
+    path, part = Path(path), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        write(part)
+        with open(part, "rb") as f:
+            os.fsync(f.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+    except UserError:
+        raise
+    except Exception as err:
+        if full(err, path):
+            raise DiskFull(f"cannot write {path}: No space left on device; nothing was changed") from None
+        if isinstance(err, OSError):
+            raise UserError(f"cannot write {path}: {err.strerror or err}; nothing was changed") from None
+        raise
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def full(err: Exception, path: Path) -> bool:
+    """Whether an error says that the disk of `path` is full; torch and safetensors have errors of their own for that."""
+    if isinstance(err, OSError):
+        return err.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(err) or (isinstance(err, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20)
+
+
+def sweep(folder: Path, seconds: float = 3600.0) -> None:
+    """Remove what processes that were killed in mid-write left in a folder, `seconds` ago or earlier."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > seconds:
+                part.unlink()

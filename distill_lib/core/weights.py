@@ -1,0 +1,133 @@
+"""Published weights, found in the user's folders and checked before use. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import paths
+from .errors import UserError, unknown
+
+FOLDERS = {  # name on the hub: what it is, and a file that must be in it
+    "facebook/DiT-XL-2-256": ("DiT-XL/2 at 256 pixels, 675 million parameters (CC BY-NC 4.0)", "transformer/config.json"),
+    "stabilityai/sd-vae-ft-ema": ("the autoencoder that encodes (MIT)", "config.json"),
+    "stabilityai/sd-vae-ft-mse": ("the autoencoder that decodes (MIT)", "config.json"),
+}
+
+
+def find_folder(name: str) -> Path | None:
+    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache; None where it does not."""
+    if (path := Path(name).expanduser()).is_dir():
+        return path
+    for parent in paths.weight_folders():
+        if (path := parent / name.rpartition("/")[2]).is_dir():
+            return path
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{name.replace('/', '--')}"
+    snapshots = sorted((cache / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime)
+    return snapshots[-1] if snapshots else None
+
+
+def folder(name: str) -> Path:
+    """As `find_folder`. Raises: UserError: it is nowhere; says where it may lie and how to get it."""
+    if (found := find_folder(name)) is None:
+        raise UserError(f"{said_missing(name)} is not here: {where_to_put(name)}")
+    return found
+
+
+def said_missing(name: str) -> str:
+    return f"{name} ({FOLDERS[name][0]})" if name in FOLDERS else f"{name} (a folder of weights)"
+
+
+def where_to_put(name: str) -> str:
+    return f"put its folder as {name.rpartition('/')[2]} into {weights_place()}, or fetch it with `hf download {name}`"
+
+
+def weights_place() -> str:
+    given = paths.weight_folders()[:1] if os.environ.get("DISTILL_WEIGHTS") or paths.given_data_folders() else []
+    return f"{given[0]}" if given else "a folder `weights` inside the folder that DISTILL_DATA names"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of weights: what it is, its names on disk, and the first digits of its SHA-256 (or all 64)."""
+
+    about: str
+    names: tuple[str, ...]
+    sha256: str
+
+
+FILES = {
+    "ResNet-20": File(
+        "He et al.'s ResNet-20, trained on CIFAR-10 by Y. Idelbayev (BSD-2-Clause), 91.73 % on its test set",
+        ("resnet20_cifar10.safetensors",),
+        "067e58d1f213d012fea54d151d17091064bd0debafb040f28a5c14e66845cf9a",
+    ),
+    "ResNet-56": File(
+        "He et al.'s ResNet-56, trained on CIFAR-10 by Y. Idelbayev (BSD-2-Clause), 93.39 % on its test set",
+        ("resnet56_cifar10.safetensors",),
+        "73e01676011c14ce404ecdee11e01f072a6a6b0d0eae5fab6163c4481dbdc33d",
+    ),
+    "Inception": File(
+        "Inception-v3 of 2015-12-05 with which FID is defined, converted from TensorFlow (as pytorch-fid and torch-fidelity distribute it)",
+        ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
+        "6726825d",
+    ),
+    "TAEF2 encoder": File(
+        "encoder of the tiny autoencoder of FLUX.2's latents, O. Boer Bohan (MIT)",
+        ("taef2_encoder.safetensors",),
+        "b27725c7a3c70680941c5c8e6251e020de92bbfd7d6258e6f6bab99305bcf647",
+    ),
+    "TAEF2 decoder": File(
+        "decoder of the tiny autoencoder of FLUX.2's latents, O. Boer Bohan (MIT)",
+        ("taef2_decoder.safetensors",),
+        "51a67c47dcbce2dfab3e0626d69a9efabf620d2169192c3e4cee27b83774a9f8",
+    ),
+    "MobileNetV2": File(
+        "MobileNetV2 trained on ImageNet-1k, 8-bit weights, Google (Apache-2.0)",
+        ("mobilenet_v2_imagenet1k_uint8.safetensors",),
+        "d910047e9338eca240092b2c800d5720efc48200765b4a660044379b40227490",
+    ),
+    "ResNet-50": File(
+        "torchvision's ResNet-50 trained on ImageNet-1k, weights IMAGENET1K_V1 (BSD-3-Clause)",
+        ("resnet50-0676ba61.pth",),
+        "0676ba61",
+    ),
+}
+
+
+def find(name: str) -> Path | None:
+    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or a folder `weights` inside a data folder; None where they do not.
+
+    Raises: UserError: an unknown name; a file of the right name with other contents.
+    """
+    if name not in FILES:
+        raise unknown("weights", name, FILES)
+    for folder in paths.weight_folders():
+        for file in FILES[name].names:
+            if (folder / file).is_file():
+                return _checked(folder / file, FILES[name].sha256)
+    return None
+
+
+def need(name: str) -> Path:
+    """As `find`. Raises: UserError: they are nowhere; says where they may lie."""
+    if (found := find(name)) is None:
+        raise UserError(
+            f"the weights of {name} ({FILES[name].names[0]}: {FILES[name].about}) are not here: put the file into a folder named in "
+            "DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"
+        )
+    return found
+
+
+@functools.cache
+def _checked(file: Path, sha256: str) -> Path:
+    with open(file, "rb") as f:
+        actual = hashlib.file_digest(f, "sha256").hexdigest()
+    if not actual.startswith(sha256):
+        what = f"SHA-256 {actual[:16]}..., expected {sha256[:16]}"
+        raise UserError(f"{file}: not the weights of this name ({what}); remove or replace the file")
+    return file

@@ -1,0 +1,11 @@
+"""Augmentations with explicit randomness: DSA's family, DC's, ImageNet's pipelines, CutMix."""
+
+from .base import Augmentation, Params
+from .by_name import AUGMENTATIONS, named
+from .cutmix import CutMix
+from .dc_operations import dc
+from .operations import perform
+from .pipelines import DCBENCH_POLICIES, IMAGENET_MEAN, IMAGENET_STD, ImageNet
+from .strategies import Strategy, dsa, frepo, idc, none, strategy_for
+
+__all__ = ["AUGMENTATIONS", "Augmentation", "CutMix", "DCBENCH_POLICIES", "IMAGENET_MEAN", "IMAGENET_STD", "ImageNet", "Params", "Strategy", "dc", "dsa", "frepo", "idc", "named", "none", "perform", "strategy_for"]

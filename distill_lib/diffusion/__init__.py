@@ -1,1 +1,0 @@
-"""Noise schedules and samplers: `continuous` for U-ViT, `discrete` for DiT."""

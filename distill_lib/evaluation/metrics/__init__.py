@@ -1,0 +1,5 @@
+"""Scores of synthetic sets and generators."""
+
+from __future__ import annotations
+
+

@@ -1,0 +1,238 @@
+"""DD-Ranking scores: how much of a set's accuracy comes from its images (Li et al. 2025, arXiv 2505.13300).
+
+    scores = dd_ranking(synthetic, real, test, evaluate)
+    print(scores)                 # LRS 25.4 ± 0.6 %, ARS 25.1 ± 0.5 % (5 rounds): HLR 24.2, IOR 17.2 points
+    scores.official               # the same from accuracies selected on the test set, as the public code does
+
+| score | from | meaning |
+| --- | --- | --- |
+| HLR | real-hard - syn-hard | what hard labels lose against all real images; small is good |
+| IOR | syn-any - rdm-any | gain over random real images treated alike (labels, loss, augmentation); large is good |
+| LRS | alpha = w IOR - (1 - w) HLR | label-robust score |
+| ARS | beta = g (syn-aug - rdm-aug) + (1 - g) (syn-naug - rdm-naug) | augmentation-robust score |
+
+A score is (e^x - e^-1) / (e - e^-1) of its alpha or beta: 0 at -1, 1 at 1. Everything here is a fraction: release 0.2.0 of the
+public code puts percentages into the exponential, which turns an LRS of 0.254 into -0.144.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...core.loop import Loop
+from ...core.rng import generator
+from ...core.settings import replace
+from ...data import ImageSet
+from .. import statistics
+from ..protocols import Protocol, protocol
+
+
+# --- formulas, all in fractions --------------------------------------------------------------------------------------
+def _fractions(**accuracies: float) -> None:
+    for name, value in accuracies.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} {value}: DD-Ranking takes accuracies as fractions in [0, 1]; divide percentages by 100")
+
+
+def hard_label_recovery(real_hard: float, syn_hard: float) -> float:
+    """HLR: accuracy of all real images minus that of the synthetic set, both trained with hard labels."""
+    _fractions(real_hard=real_hard, syn_hard=syn_hard)
+    return real_hard - syn_hard
+
+
+def improvement_over_random(syn_any: float, rdm_any: float) -> float:
+    """IOR: accuracy of the synthetic set minus that of random real images, both under the method's own evaluation."""
+    _fractions(syn_any=syn_any, rdm_any=rdm_any)
+    return syn_any - rdm_any
+
+
+def label_robust_score(real_hard: float, syn_hard: float, syn_any: float, rdm_any: float, weight: float = 0.5) -> float:
+    """LRS in [0, 1], with `weight` on IOR. For a method with hard labels syn_any is syn_hard."""
+    _fractions(weight=weight)
+    return _score(weight * improvement_over_random(syn_any, rdm_any) - (1 - weight) * hard_label_recovery(real_hard, syn_hard))
+
+
+def augmentation_robust_score(syn_aug: float, rdm_aug: float, syn_naug: float, rdm_naug: float, weight: float = 0.5) -> float:
+    """ARS in [0, 1], with `weight` on the gain over random images with augmentation, the rest without."""
+    _fractions(weight=weight)
+    return _score(weight * improvement_over_random(syn_aug, rdm_aug) + (1 - weight) * improvement_over_random(syn_naug, rdm_naug))
+
+
+def _score(x: float) -> float:
+    return (math.exp(x) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+# --- procedure -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Scores:
+    """One entry per round in every list, all fractions.
+
+    accuracies: real_hard, syn_hard, syn_any, rdm_any, syn_naug, rdm_naug (aug is any).
+    selection:  how the accuracies were chosen.
+    official:   the same scores from accuracies selected on the test set; None where an evaluation did not look at it.
+    """
+
+    accuracies: dict[str, list[float]]
+    hlr: list[float]
+    ior: list[float]
+    lrs: list[float]
+    ars: list[float]
+    selection: str
+    official: Scores | None = None
+
+    def __str__(self) -> str:
+        lrs, ars, hlr, ior = ((100 * statistics.mean(v), 100 * statistics.std(v)) for v in (self.lrs, self.ars, self.hlr, self.ior))
+        rounds = f"{len(self.lrs)} rounds" if len(self.lrs) > 1 else "1 round"
+        return (
+            f"LRS {lrs[0]:.1f} ± {lrs[1]:.1f} %, ARS {ars[0]:.1f} ± {ars[1]:.1f} % ({rounds}): "
+            f"HLR {hlr[0]:.1f}, IOR {ior[0]:.1f} points; {self.selection}"
+        )
+
+
+class Evaluated(Interface):
+    """What is read of an evaluation's result."""
+
+    test_accuracy_pct: list[float]
+    metrics: dict[str, list[Any]]
+
+
+LAST, BEST = "last epoch, learning rate by validation images", "best look at the test set over all learning rates"
+
+
+def dd_ranking(
+    synthetic: ImageSet,
+    real: ImageSet,
+    test: ImageSet,
+    evaluate: Callable[..., Evaluated],
+    network: str = "ConvNet",
+    rounds: int = 5,
+    seed: int = 0,
+    protocol: str = "dd_ranking",
+    soft_protocol: str | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
+    full_data: Sequence[float] | None = None,
+    real_protocol: Protocol | str | None = None,
+    lrs_weight: float = 0.5,
+    ars_weight: float = 0.5,
+    loop: Loop | None = None,
+) -> Scores:
+    """Score a synthetic set by the procedure of DD-Ranking, without its selection on the test set.
+
+    Every round trains one network on the synthetic set, one on fresh random real images of the same number per class, each
+    with and without augmentation, and one on all real images. The protocol searches the learning rate of the synthetic
+    and the random images alike, on the same real validation images, which are never among the random ones. (A synthetic
+    set may have been distilled from them: a published set does not say what it has seen.)
+
+    Args:
+        synthetic:     the set to score.
+        real, test:    the real training and test sets.
+        evaluate:      `distill_lib.evaluate.evaluate`.
+        rounds:        independent repetitions.
+        protocol:      hard-label evaluation by name; budgets as in "dd_ranking@60ep".
+        soft_protocol: the method's own evaluation where it uses soft labels, such as "dd_ranking+kl"; None: as `protocol`.
+        teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the random ones,
+                       from the model that made the synthetic set's.
+        full_data:     accuracies of all real images as fractions, one or one per round, instead of training on them.
+        real_protocol: training on all real images; by default `full_data_protocol()`.
+        lrs_weight, ars_weight: of IOR in LRS, of augmented training in ARS.
+    Raises: UserError: percentages, soft labels without a teacher, or too few real images.
+    Source: the paper's definitions; procedure of release 0.2.0 of its code, whose own selection is `official`.
+    """
+    if rounds < 1:
+        raise UserError(f"rounds {rounds}: at least 1")
+    if soft_protocol and (teacher is None or synthetic.labels.ndim == 1):
+        missing = "a teacher that labels the random images" if teacher is None else "a synthetic set with soft labels"
+        raise UserError(f"soft_protocol {soft_protocol!r} needs {missing}: both sets must be trained alike")
+    if full_data is not None and len(full_data) not in (1, rounds):
+        raise UserError(f"{len(full_data)} full-data accuracies for {rounds} rounds: give one, or one per round")
+    for value in full_data or ():
+        _fractions(full_data=value)
+    validation, pools = _split(real, seed)
+    ipc = max(1, round(len(synthetic) / synthetic.num_classes))
+    own = soft_protocol or protocol
+    found: list[dict[str, tuple[float, float | None]]] = []
+    for r in range(rounds):
+        options = {"network": network, "num_eval": 1, "seed": 1000 * seed + r, "loop": loop}
+
+        def accuracy(images: ImageSet, name: Protocol | str, **more: Any) -> tuple[float, float | None]:
+            result = evaluate(images, test, name, **options, **more)  # noqa: B023
+            best = result.metrics.get("test_selected_pct")
+            return result.test_accuracy_pct[0] / 100, best and best[0] / 100
+
+        random = _random_images(real, pools, ipc, generator(seed, "dd_ranking", "random", r), teacher if soft_protocol else None)
+        got = {
+            "syn_any": accuracy(synthetic, own, validation=validation),
+            "rdm_any": accuracy(random, own, validation=validation),
+            "syn_naug": accuracy(synthetic, _without_augmentation(own), validation=validation),
+            "rdm_naug": accuracy(random, _without_augmentation(own), validation=validation),
+        }
+        got["syn_hard"] = accuracy(synthetic, protocol, validation=validation) if soft_protocol else got["syn_any"]
+        if full_data is None:
+            got["real_hard"] = accuracy(real, real_protocol or full_data_protocol())
+        else:
+            value = full_data[r % len(full_data)]
+            got["real_hard"] = (value, value)
+        found.append(got)
+    official = None
+    if all(best is not None for got in found for _, best in got.values()):
+        official = _scores({k: [got[k][1] for got in found] for k in found[0]}, BEST, lrs_weight, ars_weight)
+    return _scores({k: [got[k][0] for got in found] for k in found[0]}, LAST, lrs_weight, ars_weight, official)
+
+
+def full_data_protocol() -> Protocol:
+    """DD-Ranking's training of a ConvNet on all real images: 200 epochs at batch 512, learning rate 0.01, a tenth from the middle on.
+
+    The augmentation is that of `dd_ranking`: the public code augments here in its hard-label evaluator only.
+    """
+    return replace(protocol("dd_ranking"), name="dd_ranking_full_data", epochs=200, batch=512, lr=0.01, lr_grid=(), checks=20)
+
+
+def _scores(accuracies: dict[str, list[float]], selection: str, w: float, g: float, official: Scores | None = None) -> Scores:
+    rounds = [dict(zip(accuracies, row, strict=True)) for row in zip(*accuracies.values(), strict=True)]
+    return Scores(
+        accuracies=accuracies,
+        hlr=[hard_label_recovery(a["real_hard"], a["syn_hard"]) for a in rounds],
+        ior=[improvement_over_random(a["syn_any"], a["rdm_any"]) for a in rounds],
+        lrs=[label_robust_score(a["real_hard"], a["syn_hard"], a["syn_any"], a["rdm_any"], w) for a in rounds],
+        ars=[augmentation_robust_score(a["syn_any"], a["rdm_any"], a["syn_naug"], a["rdm_naug"], g) for a in rounds],
+        selection=selection,
+        official=official,
+    )
+
+
+def _without_augmentation(protocol: str) -> str:
+    base, at, budget = protocol.partition("@")
+    return f"{base}+noaug{at}{budget}"
+
+
+def _split(real: ImageSet, seed: int) -> tuple[ImageSet, list[Tensor]]:
+    """Validation images, a tenth of every class up to 100, and the positions of all others, class by class."""
+    rng = generator(seed, "dd_ranking", "validation")
+    size = min(100, min(map(len, real.class_index)) // 10)
+    if not size:
+        raise UserError(f"{real.facts.name}: DD-Ranking needs at least 10 real images of every class to choose learning rates")
+    mixed = [members[torch.randperm(len(members), generator=rng)] for members in real.class_index]
+    return real.subset(torch.cat([m[:size] for m in mixed])), [m[size:] for m in mixed]
+
+
+def _random_images(
+    real: ImageSet, pools: list[Tensor], ipc: int, rng: torch.Generator, teacher: Callable[[Tensor], Tensor] | None
+) -> ImageSet:
+    """`ipc` random images of every class, with hard labels or the teacher's."""
+    smallest = min(map(len, pools))
+    if smallest < ipc:
+        raise UserError(f"{real.facts.name}: {ipc} images per class to compare with, but a class has only {smallest} left")
+    index = torch.cat([pool[torch.randperm(len(pool), generator=rng)[:ipc]] for pool in pools])
+    if teacher is None:
+        return real.subset(index)
+    images, _ = real.take(index)
+    with torch.no_grad():
+        return ImageSet(images, teacher(images).float(), real.facts)

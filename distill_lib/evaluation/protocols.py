@@ -1,0 +1,493 @@
+"""Evaluation protocols: how a synthetic set is turned into an accuracy, as named frozen data. Book page: book/protocols.md
+
+    protocol("vico_dsa")              the preset
+    protocol("vico_dsa@60ep")         the same with a budget of 60 epochs; its milestones move along
+    protocol("vico_dsa+noaug")        the same without augmentation
+    protocol("vico_dsa+soft@60ep")    cross-entropy with the set's soft labels, 60 epochs
+
+Protocols move accuracies by more than most methods differ, so a number without its protocol's name is not comparable.
+`DIFFERENCES` says for every field in which a preset departs from `vico_noaug` why it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal
+
+from ..core.errors import UserError, unknown
+from ..core.settings import build, replace, settings
+from ..data import like
+
+DSA = "dsa:color_crop_cutout_flip_scale_rotate"
+DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
+
+
+@settings
+class Case:
+    """Fields a protocol changes for some data sets, networks, sizes or numbers of classes; what is left out matches all."""
+
+    change: dict[str, Any]
+    datasets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    ipc: int | None = None
+    classes_from: int = 0
+    soft_labels: bool | None = None
+
+    def matches(self, dataset: str, network: str, ipc: int, classes: int, soft: bool) -> bool:
+        return (
+            (not self.datasets or like(dataset).name in self.datasets)
+            and (not self.networks or network in self.networks)
+            and (self.ipc is None or self.ipc == ipc)
+            and classes >= self.classes_from
+            and (self.soft_labels is None or self.soft_labels == soft)
+        )
+
+
+@settings
+class Protocol:
+    """How networks are trained on a set and which of their weights are tested. The defaults are those of `vico_noaug`."""
+
+    name: str
+    # --- how long
+    epochs: int = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
+    epochs_by_ipc: tuple[tuple[int, int], ...] = ()  # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
+    steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
+    steps_of_ipc: int | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
+    extra_epoch: bool = True
+    budget: int | None = None  # epochs of a budget variant, in place of the rules above
+    # --- optimiser
+    batch: int = 256  # images; the last, partial batch of an epoch is kept
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.01
+    lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) where it carries one
+    lr_grid: tuple[float, ...] = ()  # train at each, keep the one with the best selection accuracy
+    momentum: float = 0.9  # sgd
+    weight_decay: float = 5e-4
+    schedule: Literal["restart", "multistep", "warmup_cosine", "half_warmup_half_cosine", "constant"] = "restart"
+    milestones: tuple[float, ...] = ()  # multistep: fractions of the epochs
+    gamma: float = 0.1  # factor on the learning rate at each milestone
+    warmup_steps: int = 0  # warmup_cosine
+    final_lr: float = 0.0  # warmup_cosine: last learning rate as a fraction of the highest
+    # --- images and labels
+    augmentation: str = "none"
+    cutmix: float = 0.0  # probability per batch; box share from Beta(1, 1)
+    mixup: float = 0.0  # probability per batch; share from Beta(1, 1)
+    loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"  # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
+    temperature: float = 1.0  # kl
+    fresh_images: bool = False  # a set backed by a generator draws new images every epoch; otherwise it is drawn once
+    # --- what is tested
+    ema: float = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
+    checks: int = 0  # looks at the accuracy during training from which the paper reports the best, as a named extra here
+    num_eval: int = 20  # networks, where the caller names no number
+    cases: tuple[Case, ...] = ()
+
+    def settled(self, dataset: str, network: str, ipc: int, classes: int, soft: bool = False) -> Protocol:
+        """This protocol with the cases for one evaluation applied.
+
+        Args:
+            ipc:  images per class.
+            soft: whether the set has soft labels.
+        """
+        fields: dict[str, Any] = {}
+        for case in self.cases:
+            if case.matches(dataset, network, ipc, classes, soft):
+                fields |= case.change
+        locked = {field for part in _variants(self.name) for field in VARIANTS[part]}  # what the name says comes first
+        fields = {k: v for k, v in fields.items() if k not in locked}
+        return build(Protocol, {**_plain(self), **fields, "cases": ()})
+
+    def nominal_epochs(self, ipc: int, images: int) -> int:
+        """Epochs before `extra_epoch`; where steps are fixed, the budget is of epochs of the set that fixes them."""
+        if self.steps_of_ipc:
+            fixed = (self.budget or self.epochs) * self.batches(self.steps_of_ipc * round(images / ipc))
+            return max(1, round(fixed / self.batches(images)))
+        return self.budget or self.full_epochs(ipc, images)
+
+    def full_epochs(self, ipc: int, images: int) -> int:
+        """Nominal epochs of the unbudgeted protocol."""
+        if self.steps_of_ipc:
+            return replace(self, budget=None).nominal_epochs(ipc, images)
+        if self.steps_by_images:
+            return math.ceil(_row(self.steps_by_images, images) / self.batches(images))
+        return _row(self.epochs_by_ipc, ipc) if self.epochs_by_ipc else self.epochs
+
+    def num_epochs(self, ipc: int, images: int) -> int:
+        """Passes over the set that are trained."""
+        return self.nominal_epochs(ipc, images) + self.extra_epoch
+
+    def batches(self, images: int) -> int:
+        """Optimiser steps per epoch."""
+        return math.ceil(images / self.batch)
+
+    def num_checks(self, ipc: int, images: int) -> int:
+        """Looks during training: in proportion where the budget is smaller."""
+        if not self.checks or not self.budget:
+            return self.checks
+        return max(1, min(self.budget, round(self.checks * self.budget / self.full_epochs(ipc, images))))
+
+    def restarts_after(self, ipc: int, images: int) -> int | None:
+        """Index of the epoch after which the optimiser is made anew with a tenth of its learning rate (schedule "restart")."""
+        if self.schedule != "restart":
+            return None
+        return self.nominal_epochs(ipc, images) // 2 + 1
+
+    def learning_rates(self, ipc: int, images: int, lr: float | None = None) -> list[float]:
+        """The learning rate of every epoch; of every optimiser step where the schedule has a warm-up counted in steps.
+
+        Args:
+            ipc:    images per class.
+            images: in the set.
+            lr:     base learning rate, by default the protocol's.
+        """
+        lr = self.lr if lr is None else lr
+        nominal = self.nominal_epochs(ipc, images)
+        total = self.num_epochs(ipc, images)
+        if self.schedule == "restart":
+            return [lr if e <= nominal // 2 + 1 else lr * self.gamma for e in range(total)]
+        if self.schedule == "multistep":
+            at = [math.floor(nominal * m + 1e-9) for m in self.milestones]
+            return [lr * self.gamma ** sum(e >= m for m in at) for e in range(total)]
+        if self.schedule == "half_warmup_half_cosine":
+            half, start = max(nominal // 2, 1), 1e-7  # the first epoch's learning rate, as a fraction
+            return [  # the highest twice: GLaD's code goes over to the cosine one epoch after the rise has ended
+                lr * (start + (1 - start) * e / half if e <= half else (1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2)
+                for e in range(total)
+            ]
+        if self.schedule == "warmup_cosine":
+            steps = total * self.batches(images)
+            warmup = round(self.warmup_steps * (self.budget or 1) / (self.full_epochs(ipc, images) if self.budget else 1))
+            span = max(steps - warmup, 1)
+            return [
+                lr * (s / warmup if s < warmup else self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * (s - warmup) / span)) / 2)
+                for s in range(steps)
+            ]
+        return [lr] * total
+
+    @property
+    def about(self) -> str:
+        """Whose protocol it is, in one line."""
+        preset = self.name.split("@")[0].split("+")[0]
+        return SOURCES.get(preset, "your own")
+
+    @property
+    def lr_per_step(self) -> bool:
+        """Whether `learning_rates` counts optimiser steps instead of epochs."""
+        return self.schedule == "warmup_cosine"
+
+
+def _row(table: tuple[tuple[int, int], ...], value: int) -> int:
+    return next((out for bound, out in table if value <= bound), table[-1][1])
+
+
+def _plain(settings_: Any) -> dict[str, Any]:
+    return {f.name: getattr(settings_, f.name) for f in dataclasses.fields(settings_)}
+
+
+# --- presets -----------------------------------------------------------------------------------------------------------
+NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among the sets of these protocols' codes
+# epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
+IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
+IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))
+
+PROTOCOLS: dict[str, Protocol] = {
+    p.name: p
+    for p in [
+        Protocol(
+            "vico_noaug",
+            cases=(
+                Case({"augmentation": "dc:crop_scale_rotate", "epochs": 1000}, datasets=("MNIST",)),
+                Case({"augmentation": "dc:crop_noise", "epochs": 1000}, networks=("ConvNetBN",)),
+            ),
+        ),
+        Protocol("vico_dsa", epochs=1000, augmentation=DSA, cases=(NO_FLIP,)),
+        Protocol(
+            "glad_short",
+            epochs=1000,
+            augmentation=DSA,
+            num_eval=5,
+            cases=(NO_FLIP, Case({"lr": 0.001}, networks=("GLaD-VGG11",)), Case({"lr": 3e-4}, networks=("ViT",))),
+        ),
+        Protocol("challenge", epochs=1000, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
+        Protocol("challenge_steps", epochs=1000, steps_of_ipc=10, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
+        Protocol("mtt", epochs=1000, augmentation=DSA, lr_from_set=True, num_eval=5, cases=(NO_FLIP,)),
+        Protocol(
+            "idc_small",
+            epochs=1000,
+            extra_epoch=False,
+            batch=64,
+            schedule="multistep",
+            milestones=(2 / 3, 5 / 6),
+            gamma=0.2,
+            augmentation="idc:color_crop_flip_scale_rotate",
+            cutmix=0.5,
+            checks=4,
+            num_eval=3,
+            cases=(Case({"cutmix": 0.0}, datasets=("SVHN",), ipc=1),),
+        ),
+        Protocol(
+            "idc_imagenet",
+            epochs_by_ipc=IMAGENET_EPOCHS,
+            extra_epoch=False,
+            batch=64,
+            schedule="multistep",
+            milestones=(2 / 3, 5 / 6),
+            gamma=0.2,
+            augmentation="imagenet",
+            cutmix=1.0,
+            checks=4,
+            num_eval=3,
+            cases=(Case({"epochs_by_ipc": IMAGENET_EPOCHS_100}, classes_from=100),),
+        ),
+        Protocol(
+            "minimax_imagenet",
+            epochs_by_ipc=IMAGENET_EPOCHS,
+            extra_epoch=False,
+            batch=64,
+            schedule="multistep",
+            milestones=(2 / 3, 5 / 6),
+            gamma=0.2,
+            augmentation="imagenet",
+            cutmix=1.0,
+            checks=100,
+            num_eval=3,
+            cases=(Case({"epochs_by_ipc": IMAGENET_EPOCHS_100}, classes_from=100),),
+        ),
+        Protocol(
+            "glad",
+            epochs=1000,
+            extra_epoch=False,
+            lr=0.001,
+            schedule="half_warmup_half_cosine",
+            augmentation=DSA,
+            ema=0.995,
+            num_eval=5,
+            cases=(Case({"lr": 1e-4}, networks=("VGG11", "GLaD-VGG11")),),
+        ),
+        Protocol(
+            "frepo_mse",
+            steps_by_images=((10, 1000), (100, 2000), (500, 5000), (10**9, 10000)),
+            extra_epoch=False,
+            batch=500,
+            optimizer="adam",
+            lr=3e-4,
+            momentum=0.0,
+            weight_decay=0.0,
+            schedule="warmup_cosine",
+            warmup_steps=500,
+            final_lr=0.01,
+            augmentation="frepo:flip_color_crop_rotate_translate_cutout",
+            loss="mse",
+            num_eval=5,
+            cases=(
+                Case({"augmentation": "frepo:color_crop_rotate_translate_cutout"}, datasets=("MNIST", "FashionMNIST")),
+            ),
+        ),
+        Protocol(
+            "dim",
+            epochs=1000,
+            extra_epoch=False,
+            batch=64,
+            schedule="constant",
+            augmentation="idc:color_crop",
+            fresh_images=True,
+            checks=5,
+            num_eval=5,
+        ),
+        Protocol(
+            "dim_fixed",
+            epochs=1000,
+            extra_epoch=False,
+            batch=64,
+            schedule="constant",
+            augmentation="idc:color_crop",
+            checks=5,
+            num_eval=5,
+        ),
+        Protocol(
+            "dd_ranking",
+            epochs=1000,
+            extra_epoch=False,
+            batch=128,
+            lr_grid=(0.001, 0.005, 0.01, 0.05, 0.1),
+            schedule="multistep",
+            milestones=(0.5,),
+            augmentation=DSA,
+            checks=100,
+            num_eval=5,
+            cases=(NO_FLIP, Case({"checks": 50}, soft_labels=True)),
+        ),
+    ]
+}
+
+SOURCES: dict[str, str] = {
+    "vico_noaug": "Zhao et al., Dataset condensation with gradient matching, ICLR 2021, and its code: rows Random to DC",
+    "vico_dsa": "Zhao and Bilen, ICML 2021 (DSA) and WACV 2023 (DM), and their code",
+    "challenge": "First Dataset Distillation Challenge, ECCV 2024, public script of track 1: every image seen in each of 1001 epochs",
+    "challenge_steps": "ours: the challenge's script with the steps that it takes at IPC 10, for sets of thousands of images",
+    "mtt": "Cazenavette et al., CVPR 2022, and its code",
+    "idc_small": "Kim et al., ICML 2022 (IDC), code, data sets of 28 and 32 pixels",
+    "idc_imagenet": "Kim et al., ICML 2022 (IDC), code, ImageNet subsets",
+    "minimax_imagenet": "Gu et al., CVPR 2024 (Minimax diffusion), code; DGS, Table 1",
+    "glad": "Cazenavette et al., CVPR 2023 (GLaD), code",
+    "glad_short": "ours, for few epochs on GLaD's networks: vico_dsa, with a smaller step size for the two that do not train at its own",
+    "frepo_mse": "Zhou et al., NeurIPS 2022 (FRePo), code",
+    "dim": "Wang et al. 2023 (DiM), code; the companion papers' generator rows",
+    "dim_fixed": "ours: DiM's training on one fixed sample of the generator",
+    "dd_ranking": "DD-Ranking 0.2.0, demo settings, hard labels",
+}
+
+_NOT_INCLUSIVE = "its loop ends one epoch earlier"
+_IDC = {
+    "extra_epoch": _NOT_INCLUSIVE,
+    "batch": "64",
+    "schedule": "steps of a multi-step schedule, momentum kept",
+    "milestones": "2/3 and 5/6 of the epochs, rounded down",
+    "gamma": "0.2 at each milestone",
+    "num_eval": "3 repeats",
+}
+_IMAGENET = {
+    **_IDC,
+    "epochs_by_ipc": "1: 3000, up to 10: 2000, 50: 1500, 200: 1000, 500: 500, more: 300 epochs",
+    "augmentation": "random resized crop 0.5-1, flip, colour jitter 0.4, lighting 0.1",
+    "cutmix": "on every batch",
+    "cases": "100 classes: two thirds of the epochs, rounded down to hundreds",
+}
+_CHALLENGE = {
+    "epochs": "1000 with any augmentation",
+    "augmentation": "DSA, as vico_dsa",
+    "num_eval": "3 networks; the challenge's score is their mean",
+    "cases": "MNIST and SVHN without flips, which the challenge does not have",
+}
+_DIM = {
+    "epochs": "1000",
+    "extra_epoch": _NOT_INCLUSIVE,
+    "batch": "min(64, images per epoch); DiM's scripts give other and, at IPC 1, zero batches",
+    "schedule": "none",
+    "augmentation": "colour and crop for every image",
+    "checks": "DiM reports the best of a test every 200 epochs",
+    "num_eval": "5; DiM states none",
+    "cases": "none: no augmentation depends on the data set",
+}
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "vico_noaug": {},
+    "vico_dsa": {
+        "epochs": "1000 with any augmentation",
+        "augmentation": "DSA, one operation per batch, parameters per image",
+        "cases": "MNIST and SVHN without flips",
+    },
+    "glad_short": {
+        "epochs": "1000 with any augmentation",
+        "augmentation": "DSA, as vico_dsa",
+        "num_eval": "5 networks, as glad",
+        "cases": "MNIST and SVHN without flips; GLaD's VGG11 for ImageNet subsets at learning rate 0.001, its ViT, which has no LayerNorm, at 0.0003",
+    },
+    "challenge": {**_CHALLENGE},
+    "challenge_steps": {**_CHALLENGE, "steps_of_ipc": "the optimiser steps of 1000 epochs of 10 images per class, whatever the set's size"},
+    "mtt": {
+        "epochs": "1000 with any augmentation",
+        "augmentation": "DSA, as vico_dsa",
+        "lr_from_set": "the step size learned with the images; 0.01, its usual start, for a set that carries none",
+        "num_eval": "5 networks",
+        "cases": "MNIST and SVHN without flips",
+    },
+    "idc_small": {
+        **_IDC,
+        "epochs": "1000",
+        "augmentation": "colour, flip and one of crop, scale, rotate on every image",
+        "cutmix": "on half of the batches",
+        "checks": "IDC prints the best of four looks beside the last",
+        "cases": "SVHN at IPC 1 without CutMix",
+    },
+    "idc_imagenet": {**_IMAGENET, "checks": "best and last are printed; four looks, as on the small data sets"},
+    "minimax_imagenet": {**_IMAGENET, "checks": "Minimax reports the best of a look every hundredth of the training"},
+    "glad": {
+        "epochs": "1000",
+        "extra_epoch": _NOT_INCLUSIVE,
+        "lr": "0.001",
+        "schedule": "linear warm-up over the first half, cosine to zero over the second",
+        "augmentation": "DSA, as vico_dsa",
+        "ema": "the tested weights are an average with decay min(0.995, 1 - 1/(1 + k)) after k updates, one per epoch",
+        "num_eval": "5 networks",
+        "cases": "VGG11 at learning rate 0.0001",
+    },
+    "frepo_mse": {
+        "steps_by_images": "counted in optimiser steps: up to 10 images 1000, 100: 2000, 500: 5000, more: 10000",
+        "extra_epoch": "counted in steps",
+        "batch": "min(500, images)",
+        "optimizer": "Adam",
+        "lr": "0.0003",
+        "momentum": "Adam's own",
+        "weight_decay": "none",
+        "schedule": "linear warm-up, then cosine",
+        "warmup_steps": "500; in a budget variant the same share of the steps",
+        "final_lr": "one hundredth of the highest",
+        "augmentation": "one of FRePo's own operations per batch",
+        "loss": "half the squared distance to the learned labels; hard labels are centred one-hot vectors",
+        "num_eval": "5 networks",
+        "cases": "MNIST and FashionMNIST without flips",
+    },
+    "dim": {**_DIM, "fresh_images": "the generator draws new images every epoch: IPC is images per epoch, not storage"},
+    "dim_fixed": {**_DIM},
+    "dd_ranking": {
+        "epochs": "1000",
+        "extra_epoch": _NOT_INCLUSIVE,
+        "batch": "128",
+        "lr_grid": "the best of five learning rates; see `evaluate` for the images that choose",
+        "schedule": "one step at half, momentum kept",
+        "milestones": "half of the epochs",
+        "augmentation": "DSA, as vico_dsa",
+        "checks": "DD-Ranking reports the best of a test every 10 epochs, 20 with soft labels",
+        "num_eval": "5 rounds",
+        "cases": "MNIST and SVHN without flips; soft labels: half the checks",
+    },
+}
+
+# --- names -------------------------------------------------------------------------------------------------------------
+VARIANTS: dict[str, dict[str, Any]] = {
+    "noaug": {"augmentation": "none", "cutmix": 0.0, "mixup": 0.0},
+    "dsa": {"augmentation": DSA},
+    "dsa_noflip": {"augmentation": DSA_NO_FLIP},
+    "hard": {"loss": "ce"},
+    "soft": {"loss": "soft_ce"},
+    "mse": {"loss": "mse"},
+    "kl": {"loss": "kl"},
+}
+_BUDGET = re.compile(r"([1-9][0-9]*)ep")
+
+
+def _variants(name: str) -> list[str]:
+    return name.split("@")[0].split("+")[1:]
+
+
+def protocol(name: str | Protocol) -> Protocol:
+    """The protocol of a name: a preset, changed by `+variant`s and by a budget `@<n>ep`, all of which stay in its name.
+
+    Args:
+        name: such as "vico_dsa", "vico_dsa@60ep" or "vico_dsa+noaug@60ep"; a `Protocol` passes unchanged.
+    Raises: UserError: an unknown preset or variant, or a budget that is not a number of epochs.
+    """
+    if isinstance(name, Protocol):
+        return name
+    base, at, budget = name.partition("@")
+    preset, *variants = base.split("+")
+    if preset not in PROTOCOLS:
+        raise unknown("protocol", preset, PROTOCOLS)
+    fields: dict[str, Any] = {}
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise unknown(f"variant of {preset}", variant, VARIANTS)
+        fields |= VARIANTS[variant]
+    if at:
+        number = _BUDGET.fullmatch(budget)
+        if not number:
+            raise UserError(f"protocol {name!r}: a budget is a number of epochs, such as {base}@60ep")
+        fields["budget"] = int(number[1])
+    return replace(PROTOCOLS[preset], name=name, **fields)
+
+
+def differing_fields(name: str) -> dict[str, tuple[Any, Any]]:
+    """Fields in which a preset differs from `vico_noaug`: {field: (vico_noaug's value, the preset's)}."""
+    reference, other = _plain(PROTOCOLS["vico_noaug"]), _plain(protocol(name))
+    return {k: (reference[k], v) for k, v in other.items() if k != "name" and v != reference[k]}

@@ -1,0 +1,224 @@
+"""Make the sets of a cell, evaluate them, and put what was measured into a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .. import data, records
+from ..core import paths, store
+from ..core.device import pick
+from ..core.errors import TimeUp
+from ..core.progress import Activity, Spent
+from ..core.rng import generator
+from ..core.settings import as_dict
+from ..data import ImageSet
+from ..evaluation import Evaluation, evaluate
+from ..methods import METHODS, optional
+from ..networks.reference import Training
+from ..records import Cell, Record
+from .definition import Task
+from .registry import _definition
+from .state import missing_sets
+
+
+def stage1(task: Task) -> dict[str, Any]:
+    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
+    return optional(METHODS[task.maker], "stage1")(task.config)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share it."""
+
+    key: str
+    what: str
+    settings: Any
+    stage: bool
+
+
+def shared_parts(task: Task, index: int) -> list[Part]:
+    """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
+    parts = []
+    for what, settings in stage1(task).items():
+        seed = task.seed + index if isinstance(settings, Training) else None  # the other stages have their seed among their settings
+        digest = records.digest([task.dataset, what, as_dict(settings), seed])
+        parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
+    method, config = METHODS[task.maker], as_dict(task.config)
+    if optional(method, "EVERY_IPC"):
+        config["ipc"] = None
+    key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
+    return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
+
+
+def made(profile: str) -> set[str]:
+    """Keys of the shared parts that were made under this `runs` folder."""
+    folder = paths.runs() / profile / "made"
+    return {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _note_made(task: Task, index: int, profile: str) -> None:
+    folder = paths.runs() / profile / "made"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in shared_parts(task, index):
+        (folder / part.key).touch()
+
+
+@functools.lru_cache(maxsize=4)
+def _load(dataset: str, device: str) -> tuple[Any, Any]:
+    real, test = data.load(dataset)
+    return real.to(device), test.to(device)
+
+
+def compute(
+    task: Task,
+    profile: str,
+    deadline: float | None = None,
+    device: str | None = None,
+    activity: Activity | None = None,
+    known: Record | None = None,
+    sets: int | None = None,
+    keep: Callable[[Record], Any] | None = None,
+) -> Record:
+    """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other cells made.
+
+    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once.
+    A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what it
+    returns, lists by name, goes into the record's metrics.
+
+    Args:
+        deadline: `time.monotonic()` after which to save and raise `TimeUp`.
+        known:    what is recorded of the cell: its sets are not computed again.
+        sets:     how many of the task's sets the record shall hold, from the first on; None for all.
+        keep:     called with the record after every set.
+    Returns: the record, not yet written.
+    """
+    place = pick(device)
+    real, whole = _load(task.dataset, str(place))
+    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
+    folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
+    activity, record = activity or Activity(profile, 1), known
+    for i in missing_sets(task, known, sets):
+        one = _set(task, i, key, profile, real, whole, folder / f"set{i}", deadline, activity)
+        record = one if record is None else record.joined(one)
+        if keep:
+            keep(record)
+            shutil.rmtree(folder / f"set{i}", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+def _set(
+    task: Task, index: int, key: dict[str, Any], profile: str, real: ImageSet, whole: ImageSet, folder: Path, deadline: float | None, activity: Activity
+) -> Record:
+    """The record of one of a task's sets.
+
+    Args:
+        whole:  the test set, of which the task may take a part.
+        folder: for checkpoints and costs until the record is written.
+    """
+    place, method = real.device, METHODS[task.maker]
+    test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
+    notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
+    seeds = {"distill": task.seed + index, "evaluate": task.seed + 1000 * index}
+    spent, networks = Spent(folder / "seconds.json"), task.networks or (task.key["network"],)
+    digest = records.digest(key)
+    synthetic, making = distilled(task, index, profile, real, deadline, activity)
+    spent.include("distill", making)
+    with spent.phase("evaluate", place):
+        found = [
+            evaluate(
+                synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=seeds["evaluate"],
+                loop=activity.loop(folder / network, digest, deadline), real=real,
+            )
+            for network in networks
+        ]  # fmt: skip
+        judged = found[0] if len(found) == 1 else _mean(found)
+        own = optional(method, "measure")(synthetic, test, task.config)
+    scores: dict[str, list[Any]] = {}
+    if task.scores:
+        with spent.phase("measure", place):
+            scores = _definition(task.cell).measure(task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline))
+    return Record(
+        cell=task.cell,
+        test_accuracy_pct=[float(v) for v in judged.test_accuracy_pct],
+        sets=[index] * len(judged.test_accuracy_pct),
+        key=key,
+        metrics={"bytes": synthetic.nbytes, **judged.metrics, **own, **scores},
+        seconds=_by_phase(spent.seconds, spent),
+        cpu_seconds=_by_phase(spent.cpu_seconds, spent),
+        joules=_by_phase(spent.joules, spent),
+        memory_mb=round(spent.memory_mb),
+        shared=making.shared,
+        made_by={
+            **records.provenance(place), "data": real.facts.name, "data_notes": notes, "seeds": {k: [v] for k, v in seeds.items()},
+        },
+    )  # fmt: skip
+
+
+def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
+    """Seconds or joules of every phase; nothing where a phase has none."""
+    return {k: round(v, 2) for k, v in values.items()} if values.keys() == spent.seconds.keys() else {}
+
+
+def _mean(found: list[Evaluation]) -> Evaluation:
+    """Several architectures as one: number i is the mean over their networks i; metrics keep each network's own."""
+    each = [e.test_accuracy_pct for e in found]
+    metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
+    metrics |= {f"train_loss, {e.network}": e.metrics["train_loss"] for e in found}
+    return dataclasses.replace(found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics)
+
+
+def distilled(
+    task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None, activity: Activity | None = None
+) -> tuple[ImageSet, Spent]:
+    """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share it.
+
+    A generator serves every ipc: cells that differ in it share the generator too.
+
+    Args:
+        index: which of the task's sets; each has its own seed.
+        real:  the training set, on the device to compute on.
+    Returns: the set, and what making it has cost, whenever that was.
+    Raises:  TimeUp: with its state saved.
+    """
+    method, seed, ipc = METHODS[task.maker], task.seed + index, task.cell.ipc
+    config = as_dict(task.config)
+    if every := optional(method, "EVERY_IPC"):
+        ipc = config["ipc"] = None
+    key = {
+        "method": task.maker, "config": config, "seed": seed, "dataset": task.dataset,
+        "data_sha256": real.sha256(), "code": method.VERSION, "facts": [list(real.facts.mean), list(real.facts.std)],
+    }  # fmt: skip
+    digest = records.digest(key)
+    stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
+    file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    spent, activity = Spent(file.with_suffix(".json")), activity or Activity(profile, 1)
+    patience = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        with FileLock(f"{file}.lock", timeout=patience):
+            if file.exists():
+                _note_made(task, index, profile)
+                found = ImageSet.load(file).to(real.device)
+                return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
+            work = paths.runs() / profile / "work" / "sets" / file.stem
+            with store.used() as shared, spent.phase("distill", real.device):
+                synthetic = method.distill(real, task.config, seed=seed, loop=activity.loop(work, digest, deadline))
+                if synthetic is not real:
+                    synthetic.save(file)
+            spent.shared |= shared
+            spent.save()
+            _note_made(task, index, profile)
+            shutil.rmtree(work, ignore_errors=True)
+            return synthetic, spent
+    except Timeout:
+        raise TimeUp("the time limit was reached while another run made the same set") from None

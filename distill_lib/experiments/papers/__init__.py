@@ -1,0 +1,7 @@
+"""What each table and figure consists of: one file per paper. Add an experiment to its paper's list."""
+
+from __future__ import annotations
+
+from . import dgs, skd, skd_generators, slfd, uvit
+
+EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]

@@ -1,0 +1,387 @@
+"""SLFD: dataset distillation with probabilistic latent features (Li et al. 2025), and GLaD, on which it builds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.settings import replace
+from ...data import augment
+from ...generators.prior import Prior
+from ...methods import METHODS
+from ...methods.common.latents import SMALL
+from ...records import Cell
+from ..definition import Experiment, Parameters, Skip, Task, names_of
+
+TABLE1, TABLE2, TABLE3 = "slfd/table1_imagenet_subsets", "slfd/table2_highres", "slfd/table3_merged"
+TABLE4, TABLE5, TABLE6, TABLE7 = "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table6_uvit", "slfd/table7_covariance_rank"
+FIGURE1, FIGURE2, FIGURE3, FIGURE4 = "slfd/figure1_correlation", "slfd/figure2_overview", "slfd/figure3_refined", "slfd/figure4_images"
+FIGURE5, FIGURE6, FIGURE7, ABLATIONS = "slfd/figure5_pathmnist", "slfd/figure6_uvit", "slfd/figure7_rank", "slfd/ablations"
+
+LETTERS = [f"ImNet-{letter}" for letter in "ABCDE"]
+SUBSETS = [*LETTERS, "ImageNette", "ImageWoof", "ImNet-Birds", "ImNet-Fruits", "ImNet-Cats"]
+MEAN = "cross-architecture mean"  # of four networks that the distillation has not seen
+
+# --- what the smaller profiles compute; the pages name it beside every number ---------------------------------------------
+SMOKE_DATA, SMOKE_EPOCHS, SMOKE_TESTED = "BloodCells-mini", 3, 6  # real data inside the package; test images per class
+SMALL_SIDE = 64  # pixels of the ImageNet subsets and of the blood cells, the stand-in for PathMNIST
+SMALL_SETS = {"ImageNette": "ImageNette@64px", "ImageWoof": "ImageWoof@64px", "ImNet-A": "ImageNette@64px", "CIFAR10": "CIFAR10"}
+SMALL_TESTED = {"CIFAR10": 100, "PathMNIST": 125}  # test images per class, else 50, which is what ILSVRC has
+SMALL_PROTOCOL = "vico_dsa@200ep"  # of one network: DSA's step size suits so few epochs; GLaD's is a tenth of it
+SMALL_UNSEEN = {True: "glad_short@100ep", False: "vico_dsa@200ep"}  # of the mean, from 64 pixels on and below: until the loss is flat
+SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the -Conv rows
+
+
+def unseen(side: int, profile: str = "full") -> tuple[str, ...]:
+    """The four networks for images of so many pixels, as GLaD's code has them; in the small budget with a narrower ResNet-18."""
+    if side >= 64:
+        return ("IDC-LargeThinResNet18" if profile == "small" else "ResNet18", "GLaD-VGG11", "ViT", "AlexNet")
+    return ("IDC-ThinResNet18" if profile == "small" else "ResNet18", "VGG11", "ViTCIFAR", "AlexNet")
+
+
+def axes(cell: Cell) -> dict[str, str]:
+    """A cell's variant as a dictionary: "match=DC, space=pixel"."""
+    return dict(part.split("=", 1) for part in cell.variant.split(", ") if "=" in part)
+
+
+def line(cell: Cell) -> str:
+    """What a row is called on our pages."""
+    of = axes(cell)
+    match, extra = of.get("match", "DC"), [f"{k} {v}" for k, v in of.items() if k in ("generator", "rank") and v != "none"]
+    if cell.experiment == TABLE7:
+        extra.insert(0, f"{of['resolution']} px")
+    name = f"{match}, pixels" if of.get("space") == "pixel" else f"{cell.method} with {match}"
+    return ", ".join([name, *extra, *(["ConvNet"] if cell.network == "ConvNet" else [])])
+
+
+def column(cell: Cell) -> str:
+    """What a column is called on our pages: the data set, and in Table 5 the resolution."""
+    return f"{cell.dataset} at {axes(cell)['resolution']} px" if cell.experiment == TABLE5 else cell.dataset
+
+
+# --- settings of a row -------------------------------------------------------------------------------------------------
+def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
+    """The method that makes a row's set, and its settings in a profile.
+
+    Rows in pixel space are GLaD's baselines: its step sizes and number of steps, augmentation, real images at the start.
+    """
+    of = axes(cell)
+    match = of.get("match", "DC")
+    if of.get("space") == "pixel":
+        method = {"DC": "DSA", "DM": "DM", "MTT": "MTT"}[match]
+        config = METHODS[method].paper_config(cell.dataset, cell.ipc)
+        if match != "MTT":
+            config = replace(config, iterations=1_001, lr_img={"DC": 1.0, "DM": 10.0}[match], dsa=augment.strategy_for(cell.dataset))
+        if profile == "small":
+            if match == "MTT":
+                return method, config.small()
+            iterations, batch = SMALL[match]
+            return method, replace(config, iterations=iterations, batch_real=batch, network=SMALL_NETWORK)
+        return method, config.smoke() if profile == "smoke" else config
+    config = METHODS[cell.method].paper_config(cell.dataset, cell.ipc, match)
+    if of.get("generator") == "random":
+        prior = replace(config.space.prior, weights="random", width=512)
+        config = replace(config, space=replace(config.space, prior=prior))
+    if of.get("generator") == "UViT":
+        prior = replace(config.space.prior, family="U-ViT", weights="imagenet")
+        config = replace(config, space=replace(config.space, prior=prior, layer=4))
+    if cell.method == "SLFD" and "rank" in of:
+        config = replace(config, module=replace(config.module, rank=None if of["rank"] == "full" else int(of["rank"])))
+    if profile == "smoke":
+        made = config.smoke()
+        if of.get("generator") == "UViT":
+            made = replace(made, space=replace(made.space, prior=Prior("U-ViT", "random", width=32), layer=1))
+        return cell.method, made
+    return cell.method, replace(config.small(), network=SMALL_NETWORK) if profile == "small" else config
+
+
+def measured(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
+    """The task of a cell on a data set of so many pixels, in the profile's budget."""
+    method, config = made_by(cell, params.profile)
+    networks = unseen(side, params.profile) if cell.network == MEAN else ()
+    maker = None if method == cell.method else method
+    if params.profile == "full":
+        return Task(cell, config, dataset, "glad", 5, 1, params.seed, networks=networks, method=maker)
+    if params.profile == "smoke":
+        protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
+        return Task(cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED)
+    protocol, tested = SMALL_UNSEEN[side >= 64] if networks else SMALL_PROTOCOL, SMALL_TESTED.get(cell.dataset, 50)
+    alone = None if networks else SMALL_NETWORK
+    return Task(cell, config, dataset, protocol, 3, 1, params.seed, alone, networks=networks, method=maker, tested=tested)
+
+
+# --- Table 1 -----------------------------------------------------------------------------------------------------------
+ROWS1 = {  # name: method, what is matched, space
+    "MTT": ("MTT", "MTT", "pixel"), "GLaD-MTT": ("GLaD", "MTT", "latent"),
+    "DC": ("DC", "DC", "pixel"), "GLaD-DC": ("GLaD", "DC", "latent"), "SLFD-DC": ("SLFD", "DC", "latent"),
+    "DM": ("DM", "DM", "pixel"), "GLaD-DM": ("GLaD", "DM", "latent"), "SLFD-DM": ("SLFD", "DM", "latent"),
+}  # fmt: skip
+
+
+class Table1Parameters(Parameters):
+    rows: names_of("row", lambda: list(ROWS1)) = list(ROWS1)
+    datasets: names_of("dataset", lambda: SUBSETS) = SUBSETS  # columns
+
+
+def table1_cells(params: Table1Parameters) -> list[Cell]:
+    """Mean of the unseen networks for every row, and the distillation network for those of DC and DM."""
+    cells = []
+    for row in params.rows:
+        method, match, space = ROWS1[row]
+        for network in [MEAN] if match == "MTT" else [MEAN, "ConvNet"]:
+            cells += [Cell(TABLE1, method, d, 1, network, "glad", f"match={match}, space={space}") for d in params.datasets]
+    return cells
+
+
+def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
+    match = axes(cell)["match"]
+    if params.profile == "small" and (cell.dataset not in ("ImageNette", "ImageWoof") or match == "MTT"):
+        return Skip("small computes DC and DM on ImageNette and ImageWoof")
+    if params.profile == "small" and cell.network == MEAN and cell.dataset != "ImageNette":
+        return Skip("small trains the unseen networks on ImageNette: they take most of its time")
+    if params.profile == "smoke":
+        if cell.dataset != "ImageNette" or (cell.network == MEAN) != (cell.method == "GLaD" and match in ("DM", "MTT")):
+            return Skip("smoke computes one column, DC with ConvNet, and GLaD with DM and MTT on the unseen networks")
+        if match == "DM" and cell.network != MEAN:
+            return Skip("smoke computes DC with ConvNet")
+    return measured(cell, params, SMALL_SETS.get(cell.dataset, cell.dataset) if params.profile == "small" else cell.dataset, _side(params))
+
+
+def _side(params: Parameters, full: int = 128) -> int:
+    return {"smoke": 32, "small": SMALL_SIDE}.get(params.profile, full)
+
+
+# --- Tables 2 and 3 ----------------------------------------------------------------------------------------------------
+class LetterParameters(Parameters):
+    datasets: names_of("dataset", lambda: LETTERS) = LETTERS  # columns
+
+
+def table2_cells(params: LetterParameters) -> list[Cell]:
+    return [Cell(TABLE2, m, d, 1, MEAN, "glad", "resolution=256") for m in ("GLaD", "SLFD") for d in params.datasets]
+
+
+def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if params.profile == "small":
+        return Skip("256 pixels are beyond the small budget")
+    if params.profile == "smoke" and (cell.dataset != "ImNet-A" or cell.method != "SLFD"):
+        return Skip("smoke computes SLFD in one column")
+    return measured(cell, params, f"{cell.dataset}@256px", _side(params, 256))
+
+
+MERGED = {"SLFD-50": "classes=50", "SLFD-100": "classes=100", "SLFD-94": "classes=94"}  # the last is ours: no class twice
+
+
+class Table3Parameters(Parameters):
+    datasets: names_of("dataset", lambda: list(MERGED)) = list(MERGED)  # rows
+
+
+def table3_cells(params: Table3Parameters) -> list[Cell]:
+    return [Cell(TABLE3, "SLFD", d, 1, MEAN, "glad", MERGED[d]) for d in params.datasets]
+
+
+def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if params.profile == "small":
+        return Skip("the merged sets need all of ImageNet")
+    if params.profile == "smoke" and cell.dataset != "SLFD-50":
+        return Skip("smoke computes one row")
+    return measured(cell, params, cell.dataset, _side(params))
+
+
+# --- Tables 4 and 5 ----------------------------------------------------------------------------------------------------
+class MatchParameters(Parameters):
+    matches: names_of("matching", lambda: ["DC", "DM"]) = ["DC", "DM"]  # the paper does not say which; DC is taken as printed
+
+
+ONE_MATCHING = "small matches gradients here, as the printed rows are taken to do; Table 1 and the ablations match by DM too"
+
+
+def _beside(base: str, match: str) -> str:
+    """A variant under a matching method: the printed rows are taken to be DC's, so these stay as the paper's are."""
+    return base if match == "DC" else f"{base}, match={match}"
+
+
+def table4_cells(params: MatchParameters) -> list[Cell]:
+    cells = []
+    for match in params.matches:
+        cells.append(Cell(TABLE4, match, "CIFAR10", 1, MEAN, "glad", f"match={match}, space=pixel"))
+        for start in ("random", "ImageNet"):
+            cells += [Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={start}", match)) for m in ("GLaD", "SLFD")]
+    return cells
+
+
+def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if params.profile == "small" and axes(cell).get("match") == "DM":
+        return Skip(ONE_MATCHING)
+    if params.profile == "smoke" and (cell.method, axes(cell).get("generator"), axes(cell).get("match")) not in (("SLFD", "random", None),):
+        return Skip("smoke computes one row")
+    return measured(cell, params, "CIFAR10", 32)
+
+
+class Table5Parameters(MatchParameters):
+    resolutions: names_of("resolution", lambda: ["64", "128", "256"]) = ["64", "128", "256"]  # columns, pixels
+
+
+def table5_cells(params: Table5Parameters) -> list[Cell]:
+    cells = []
+    for match in params.matches:
+        for side in params.resolutions:
+            cells.append(Cell(TABLE5, match, "PathMNIST", 1, MEAN, "glad", f"resolution={side}, match={match}, space=pixel"))
+            cells += [Cell(TABLE5, m, "PathMNIST", 1, MEAN, "glad", _beside(f"resolution={side}", match)) for m in ("GLaD", "SLFD")]
+    return cells
+
+
+def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
+    of = axes(cell)
+    if params.profile == "small":
+        if of["resolution"] != "64":
+            return Skip("small computes 64 pixels, on blood cells")
+        if of.get("match") == "DM":
+            return Skip(ONE_MATCHING)
+        return measured(cell, params, "BloodCells@64px", SMALL_SIDE)
+    if params.profile == "smoke" and (of["resolution"] != "64" or cell.method != "SLFD" or of.get("match") != "DM"):
+        return Skip("smoke computes one cell")
+    return measured(cell, params, f"PathMNIST@{of['resolution']}px-bicubic", _side(params, int(of["resolution"])))
+
+
+# --- Tables 6 and 7 ----------------------------------------------------------------------------------------------------
+def table6_cells(params: LetterParameters) -> list[Cell]:
+    return [
+        Cell(TABLE6, method, d, 1, MEAN, "glad", f"generator={which}")
+        for which in ("GAN", "UViT") for method in ("GLaD", "SLFD") for d in params.datasets
+    ]  # fmt: skip
+
+
+def table6_task(cell: Cell, params: Parameters) -> Task | Skip:
+    if params.profile == "small":
+        return Skip("small has no U-ViT of ImageNet classes")
+    if params.profile == "smoke" and (cell.dataset != "ImNet-A" or cell.method != "SLFD"):
+        return Skip("smoke computes SLFD in one column")
+    side = 64 if axes(cell)["generator"] == "UViT" else 128
+    return measured(cell, params, f"{cell.dataset}@{side}px", _side(params, side))
+
+
+RANKS = {"none": "GLaD", "10": "SLFD", "full": "SLFD"}
+
+
+class Table7Parameters(LetterParameters):
+    resolutions: names_of("resolution", lambda: ["128", "256"]) = ["128", "256"]  # row groups, pixels
+
+
+def table7_cells(params: Table7Parameters) -> list[Cell]:
+    return [
+        Cell(TABLE7, method, d, 1, MEAN, "glad", f"resolution={side}, rank={rank}")
+        for side in params.resolutions for rank, method in RANKS.items() for d in params.datasets
+    ]  # fmt: skip
+
+
+def table7_task(cell: Cell, params: Parameters) -> Task | Skip:
+    of = axes(cell)
+    if params.profile != "full" and (cell.dataset != "ImNet-A" or of["resolution"] != "128"):
+        return Skip("one column, of the first row group")
+    if params.profile == "smoke" and of["rank"] != "full":
+        return Skip("smoke computes the full covariance")
+    dataset = SMALL_SETS["ImNet-A"] if params.profile == "small" else f"{cell.dataset}@{of['resolution']}px"
+    return measured(cell, params, dataset, _side(params, int(of["resolution"])))
+
+
+# --- ablations, ours ---------------------------------------------------------------------------------------------------
+# name: field of `slfd.Config`, or "module." and one of those, and its value
+VARIANTS: dict[str, tuple[str, Any]] = {
+    "SLFD": ("module.rank", 10),
+    "rank 1": ("module.rank", 1),
+    "rank 2": ("module.rank", 2),
+    "rank 5": ("module.rank", 5),
+    "full covariance": ("module.rank", None),
+    "2 samples": ("module.samples", 2),
+    "6 samples": ("module.samples", 6),
+    "100 samples": ("module.samples", 100),
+    "independent samples": ("module.antithetic", False),
+    "joint event": ("module.event", "joint"),
+    "event per code": ("module.event", "codes"),
+    "probabilities": ("module.refine", "probabilities"),
+    "mean cross-entropy": ("module.average", "loss"),
+    "penalised mean": ("module.mean_weight", 1.0),
+    "codes do not learn from the module": ("module.reaches_codes", False),
+    "DM, logits": ("match", "DM"),
+    "DM, embedding": ("reading", "embedding"),
+    "DM, loss": ("reading", "loss"),
+}
+CONTROLS = {"GLaD": "DC", "GLaD, DM": "DM"}  # the same steps without the module
+SMOKE_VARIANTS = ["GLaD", "SLFD", "full covariance", "joint event", "DM, embedding"]
+SMALL_VARIANTS = ["GLaD", "SLFD", "rank 1", "rank 2", "rank 5", "full covariance", "2 samples", "6 samples", "100 samples", "joint event",
+                  "mean cross-entropy", "GLaD, DM", "DM, logits", "DM, embedding", "DM, loss"]  # fmt: skip
+
+
+class AblationParameters(Parameters):
+    variants: names_of("variant", lambda: [*CONTROLS, *VARIANTS]) = [*CONTROLS, *VARIANTS]  # rows
+    dataset: str = "ImageNette"  # its name
+
+
+def ablation_cells(params: AblationParameters) -> list[Cell]:
+    return [Cell(ABLATIONS, "GLaD" if v in CONTROLS else "SLFD", params.dataset, 1, "ConvNet", "glad", v) for v in params.variants]
+
+
+def varied(dataset: str, name: str) -> Any:
+    """The settings of a variant."""
+    match = CONTROLS.get(name, "DM" if name.startswith("DM") else "DC")
+    config = METHODS["GLaD" if name in CONTROLS else "SLFD"].paper_config(dataset, 1, match)
+    if name in CONTROLS:
+        return config
+    field, value = VARIANTS[name]
+    part, _, inner = field.rpartition(".")
+    return replace(config, **({part: replace(getattr(config, part), **{inner: value})} if part else {inner: value}))
+
+
+def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
+    config = varied(cell.dataset, cell.variant)
+    if params.profile == "full":
+        return Task(cell, config, cell.dataset, "glad", 5, 3, params.seed)
+    if params.profile == "smoke":
+        if cell.variant not in SMOKE_VARIANTS:
+            return Skip(f"smoke computes {', '.join(SMOKE_VARIANTS)}")
+        return Task(cell, config.smoke(), SMOKE_DATA, f"vico_dsa@{SMOKE_EPOCHS}ep", 1, 1, params.seed, tested=SMOKE_TESTED)
+    if cell.variant not in SMALL_VARIANTS or cell.dataset not in SMALL_SETS:
+        return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on ImageNette")
+    tested = SMALL_TESTED.get(cell.dataset, 50)
+    small = replace(config.small(), network=SMALL_NETWORK)
+    protocol = SMALL_PROTOCOL
+    return Task(cell, small, SMALL_SETS[cell.dataset], protocol, 3, 1, params.seed, SMALL_NETWORK, tested=tested)
+
+
+# --- figures -----------------------------------------------------------------------------------------------------------
+# figure: the sets it shows, each with the task that makes it. Where small computes nothing, smoke's stand-in shows that it runs.
+class Figure3Parameters(Parameters):
+    image: int = 0  # which of the set's images
+
+
+def _nothing(params: Parameters) -> list[Cell]:
+    return []
+
+
+def _drawn(cell: Cell, params: Parameters) -> Skip:
+    return Skip("drawn from the sets of a table")
+
+
+def _printed(cell: Cell) -> bool:
+    of = axes(cell)
+    if cell.experiment == TABLE1:
+        return cell.network == MEAN or of["space"] == "latent"
+    return cell.dataset != "SLFD-94" and of.get("space") != "pixel" and "match" not in of
+
+
+EXPERIMENTS = [
+    Experiment(TABLE1, "SLFD, Table 1: ImageNet subsets", Table1Parameters, table1_cells, table1_task, _printed),
+    Experiment(TABLE2, "SLFD, Table 2: 256 pixels", LetterParameters, table2_cells, table2_task),
+    Experiment(TABLE3, "SLFD, Table 3: merged subsets", Table3Parameters, table3_cells, table3_task, _printed),
+    Experiment(TABLE4, "SLFD, Table 4: CIFAR-10", MatchParameters, table4_cells, table4_task, _printed),
+    Experiment(TABLE5, "SLFD, Table 5: PathMNIST", Table5Parameters, table5_cells, table5_task, _printed),
+    Experiment(TABLE6, "SLFD, Table 6: U-ViT as generator", LetterParameters, table6_cells, table6_task),
+    Experiment(TABLE7, "SLFD, Table 7: rank of the covariance", Table7Parameters, table7_cells, table7_task),
+    Experiment(FIGURE1, "SLFD, Figure 1: correlation", Parameters, _nothing, _drawn),
+    Experiment(FIGURE2, "SLFD, Figure 2: overview", Parameters, _nothing, _drawn),
+    Experiment(FIGURE3, "SLFD, Figure 3: refined probabilities", Figure3Parameters, _nothing, _drawn),
+    Experiment(FIGURE4, "SLFD, Figure 4: images", Parameters, _nothing, _drawn),
+    Experiment(FIGURE5, "SLFD, Figure 5: images of PathMNIST", Parameters, _nothing, _drawn),
+    Experiment(FIGURE6, "SLFD, Figure 6: images of U-ViT", Parameters, _nothing, _drawn),
+    Experiment(FIGURE7, "SLFD, Figure 7: images by rank", Parameters, _nothing, _drawn),
+    Experiment(ABLATIONS, "SLFD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
+]

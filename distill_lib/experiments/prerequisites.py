@@ -1,0 +1,65 @@
+"""What an experiment needs from outside the package: checked in an instant, before anything that takes seconds to import.
+
+    folder("facebook/DiT-XL-2-256")            # where published weights in folders lie
+    check("dgs/table1_imagewoof", "full")      # says everything that is missing, and where it may lie
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..core import paths, weights
+from ..core.errors import UserError
+from ..core.weights import FOLDERS, find_folder, said_missing, weights_place, where_to_put
+
+
+@dataclass(frozen=True)
+class Need:
+    """Weights and data sets of an experiment's rows in one profile."""
+
+    rows: tuple[str, ...]  # methods that need the weights
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # of `weights.FILES`
+    data: str = ""  # folder with train/<wnid>, in words
+
+
+_DGS = ("DiT", "Minimax", "DGS")
+NEEDS = {
+    ("dgs", "full"): Need(_DGS, tuple(FOLDERS), ("ResNet-50",), "imagenet"),
+    ("dgs", "small"): Need(_DGS, (), ("TAEF2 encoder", "TAEF2 decoder", "MobileNetV2")),
+}
+
+
+def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
+    """Look for all that an experiment needs.
+
+    Args:
+        rows: methods to compute; None for all.
+    Raises: UserError: one line for everything that is missing: what it is, and where to put it.
+    """
+    need = NEEDS.get((experiment.partition("/")[0], profile))
+    if need is None or (rows is not None and not {r.lower() for r in rows} & {*(r.lower() for r in need.rows), "all"}):
+        return
+    lines = [f"{said_missing(n)}: {where_to_put(n)}" for n in need.folders if (at := find_folder(n)) is None or not (at / FOLDERS[n][1]).is_file()]
+    files = {n: weights.FILES[n] for n in need.files if weights.find(n) is None}
+    lines += [f"{n} ({f.about}): put {f.names[0]} into {weights_place()}" for n, f in files.items()]
+    if need.data == "imagenet" and not _imagenet():
+        lines.append("ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that DISTILL_DATA names")
+    if lines:
+        raise UserError(f"{experiment} at {profile} needs what is not here:\n- " + "\n- ".join(lines))
+
+
+def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
+    """The methods that a run's parameters and its selection of cells name; None where they name none, or by a pattern."""
+    named = parameters.get("methods")
+    if named is None and (found := re.search(r"method\s*=\s*([^,]+)", cells or "")):
+        named = found[1].split("|")
+    named = named.split(",") if isinstance(named, str) else named
+    return None if not isinstance(named, list) or any("*" in str(n) for n in named) else [str(n).strip() for n in named]
+
+
+def _imagenet() -> bool:
+    places = [folder / name / "train" for folder in paths.data_folders() for name in paths.IMAGENET_FOLDERS]
+    return any(place.is_dir() and any(place.glob("n[0-9]*")) for place in places)

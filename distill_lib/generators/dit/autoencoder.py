@@ -1,0 +1,202 @@
+"""Autoencoders behind one interface: pixels in [0, 1] to latents and back.
+
+    autoencoder = load("taef2")                        # or "identity", or a folder of an AutoencoderKL, or its name on the hub
+    z = autoencoder.encode(pixels).sample(rng)         # (B, C, H / factor, W / factor)
+    pixels = autoencoder.decode(z)
+
+`scale` is what latents are multiplied by for a network that was trained on such; `None` says that nobody fixed one, and that
+whoever trains on them measures mean and deviation of each channel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core import weights
+from ...core import weights as core_weights
+from ...core.errors import UserError
+
+SCALE = 0.18215  # of Stable Diffusion's autoencoders, and DiT's
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder says of images: a mean (B, C, h, w), and a log-variance where it is a distribution."""
+
+    mean: Tensor
+    log_variance: Tensor | None = None
+
+    def sample(self, rng: torch.Generator) -> Tensor:
+        """A draw; the mean itself where there is no variance."""
+        if self.log_variance is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=rng, device=rng.device).to(self.mean.device)
+        return self.mean + torch.exp(0.5 * self.log_variance.clamp(-30, 20)) * noise
+
+
+class Autoencoder(Protocol):
+    """What a generator of latents needs to know of pixels.
+
+    Attributes:
+        name:     what it was loaded by.
+        factor:   pixels per latent, along a side.
+        channels: of the latents.
+        images:   channels of the images it takes; None for any, and then latents have as many.
+        scale:    see the module's text.
+    """
+
+    name: str
+    factor: int
+    channels: int | None
+    images: int | None
+    scale: float | None
+
+    def encode(self, pixels: Tensor) -> Encoded: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def to(self, device: torch.device | str) -> Autoencoder: ...
+
+
+class Identity:
+    """Pixel space: latents are pixels in [-1, 1]."""
+
+    name, factor, channels, images, scale = "identity", 1, None, None, 1.0
+
+    def encode(self, pixels: Tensor) -> Encoded:
+        return Encoded(pixels * 2 - 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((latents + 1) / 2).clamp(0, 1)
+
+    def to(self, device: torch.device | str) -> Identity:
+        return self
+
+
+# --- TAEF2 ---------------------------------------------------------------------------------------------------------------
+class Block(nn.Module):
+    """ReLU(x + three convolutions of it); with `pool`, x first gains a context of its whole map through group norm."""
+
+    def __init__(self, pool: bool = False):
+        super().__init__()
+        self.conv = nn.Sequential(_conv(64, 64), nn.ReLU(), _conv(64, 64), nn.ReLU(), _conv(64, 64))
+        if pool:
+            wide = 256
+            narrow = nn.Conv2d(wide, 64, 1, bias=False)
+            self.pool = nn.Sequential(nn.Conv2d(64, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(), narrow)
+        else:
+            self.pool = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return F.relu(x + self.conv(x))
+
+
+class Clamp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 3) * 3
+
+
+def _conv(inputs: int, outputs: int, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+class TAEF2(nn.Module):
+    """The tiny autoencoder of FLUX.2's latent space: 3 x H x W to 32 x H/8 x W/8, deterministic, 1.34 million numbers each way.
+
+    Source: madebyollin/taesd (MIT).
+    """
+
+    name, factor, channels, images, scale = "taef2", 8, 32, 3, None
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def blocks(pool: bool = False) -> list[nn.Module]:
+            return [Block(pool) for _ in range(3)]
+
+        def down() -> nn.Module:
+            return _conv(64, 64, stride=2, bias=False)
+
+        def up() -> list[nn.Module]:
+            return [nn.Upsample(scale_factor=2, mode="nearest"), _conv(64, 64, bias=False)]
+
+        self.encoder = nn.Sequential(
+            _conv(3, 64), Block(), down(), *blocks(), down(), *blocks(), down(), *blocks(pool=True), _conv(64, 32)
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            Clamp(), _conv(32, 64), nn.ReLU(), *blocks(pool=True), *up(), *blocks(), *up(), *blocks(), *up(), Block(), _conv(64, 3)
+        )  # fmt: skip
+
+    def encode(self, pixels: Tensor) -> Encoded:
+        return Encoded(self.encoder(pixels))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents).clamp(0, 1)
+
+
+def _taef2() -> TAEF2:
+    from safetensors.torch import load_file
+
+    with torch.random.fork_rng(devices=[]):
+        made = TAEF2()
+    for part in ("encoder", "decoder"):
+        state = load_file(weights.need(f"TAEF2 {part}"))
+        getattr(made, part).load_state_dict({k: v.float() for k, v in state.items()})
+    return made.eval().requires_grad_(False)
+
+
+# --- AutoencoderKL ---------------------------------------------------------------------------------------------------------
+class KL:
+    """diffusers' AutoencoderKL. Its pixels are in [-1, 1]."""
+
+    images = 3
+
+    def __init__(self, vae: Any, name: str):
+        self.vae, self.name = vae.eval().requires_grad_(False), name
+        self.channels, self.factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
+        self.scale = float(vae.config.scaling_factor)
+
+    def encode(self, pixels: Tensor) -> Encoded:
+        found = self.vae.encode(pixels * 2 - 1).latent_dist
+        return Encoded(found.mean, found.logvar)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((self.vae.decode(latents).sample + 1) / 2).clamp(0, 1)
+
+    def to(self, device: torch.device | str) -> KL:
+        self.vae.to(device)
+        return self
+
+
+def _kl(name: str) -> KL:
+    from diffusers import AutoencoderKL
+
+    folder = core_weights.folder(name)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    try:
+        return KL(AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False), name)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise UserError(f"{folder}: not an AutoencoderKL as diffusers writes it ({str(err).splitlines()[0]})") from None
+
+
+NAMED: dict[str, Callable[[], Autoencoder]] = {"identity": Identity, "taef2": _taef2}
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str) -> Autoencoder:
+    """An autoencoder by its name, on the CPU; loaded once.
+
+    Args:
+        name: "identity" (pixel space), "taef2", or an AutoencoderKL: a folder that diffusers wrote, or its name on the hub.
+    Raises: UserError: weights that are not there (and where to put them), or damaged ones.
+    """
+    return NAMED[name]() if name in NAMED else _kl(name)

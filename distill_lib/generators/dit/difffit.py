@@ -1,0 +1,22 @@
+"""DiffFit: the few parameters that are tuned."""
+
+from __future__ import annotations
+
+from ...core.settings import replace
+from .network import DiT, build
+
+# --- DiffFit -----------------------------------------------------------------------------------------------------------
+TRAINED = ("bias", "norm", "gamma", "y_embed")  # parts of the names of what DiffFit trains; no norm here has parameters
+
+
+def difffit(network: DiT) -> DiT:
+    """A copy with scales of 1 in the first half of its blocks, in which only DiffFit's parameters need gradients.
+
+    Its outputs are those of `network` until it is trained.
+    """
+    copy = build(replace(network.of, scaled=network.of.depth // 2)).to(network.pos_embed.device)
+    missing, extra = copy.load_state_dict(network.state_dict(), strict=False)
+    assert not extra and all("gamma" in name for name in missing)
+    for name, p in copy.named_parameters():
+        p.requires_grad_(any(part in name for part in TRAINED))
+    return copy

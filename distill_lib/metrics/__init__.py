@@ -1,1 +1,0 @@
-"""Scores of synthetic sets and generators."""

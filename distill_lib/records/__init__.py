@@ -1,0 +1,6 @@
+"""What a number is (`Cell`), what was measured for it (`Record`), and who measured it."""
+
+from .made_by import code_state, lock_state, provenance
+from .record import Cell, Record, cost, digest, files, load, path, read, sets_and_networks, underfit
+
+__all__ = ["Cell", "Record", "code_state", "cost", "digest", "files", "load", "lock_state", "path", "provenance", "read", "sets_and_networks", "underfit"]

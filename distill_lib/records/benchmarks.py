@@ -1,0 +1,235 @@
+"""Measured speed: what `benchmarks/` writes into `results/benchmarks` and the page on speed shows.
+
+One file per device and number of threads, one entry per benchmark. An entry is a plain dictionary:
+
+name, group, what, compared
+    The benchmark, and in words what is done and by what plain reference. The group "growth" is one size of another benchmark,
+    `base`, with `axis` at `at`.
+ours, plain
+    `seconds` of every repeat, `median`, `q1`, `q3`, `processor_median`, and `memory_mb` above what was held before. `plain` is None
+    where there is no reference.
+ratio, ratio_low, ratio_high
+    Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is that of seconds
+    of processor time.
+difference, tolerance, difference_is
+    Norm of the difference of both results, as a share of the reference's norm, unless `difference_is` names another unit.
+operations, bytes
+    Floating-point operations of the convolutions and products of the plain form; bytes that all its operations read and write.
+peak_flops, peak_bytes
+    Of the machine, a second, in the same run.
+target
+    What is to be reached: {"ratio": at least}, {"seconds": at most}, {"added_seconds": at most} or {"off_pct": at most}.
+facts, size, seconds, made_by
+    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the machine before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..core import paths
+from ..core.errors import UserError
+from ..core.files import atomically
+
+FORMAT = "distill_lib.speed/1"
+WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more", "off_pct": "≤ {} %"}
+
+
+def folder() -> Path:
+    """Where the measurements lie."""
+    return paths.results("benchmarks")
+
+
+def file(device: str, threads: int) -> Path:
+    """The file of a device, as `device.describe` names it, and a number of threads."""
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r", \d+ threads$", "", device).lower()).strip("-")
+    return folder() / f"{slug}-{threads}threads.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one file holds."""
+
+    device: str
+    threads: int
+    entries: dict[str, dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+    def of(self, group: str) -> list[dict[str, Any]]:
+        return [e for e in self.entries.values() if e["group"] == group]
+
+    @property
+    def peaks(self) -> tuple[float, float]:
+        """The machine's operations and bytes a second: the highest of all runs."""
+        return max(e["peak_flops"] for e in self.entries.values()), max(e["peak_bytes"] for e in self.entries.values())
+
+
+def read(path: Path) -> Report:
+    """Raises: UserError: missing, damaged or foreign file."""
+    try:
+        body = json.loads(path.read_text())
+        if body["format"] != FORMAT:
+            raise KeyError("format")
+        return Report(body["device"], body["threads"], body["entries"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UserError(f"{path}: not measurements of this library ({type(err).__name__}: {err}); delete it and measure again") from None
+
+
+def reports() -> list[Report]:
+    """All of them, in order of their files' names."""
+    return [read(path) for path in sorted(folder().glob("*.json"))]
+
+
+def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
+    """Put entries into the device's file: one of the same name is replaced, the others stay."""
+    path = file(device, threads)
+    kept = read(path).entries if path.exists() else {}
+    kept |= {e["name"]: e for e in entries}
+    body = {"format": FORMAT, "device": re.sub(r", \d+ threads$", "", device), "threads": threads, "entries": dict(sorted(kept.items()))}
+    return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+
+
+# --- what entries say --------------------------------------------------------------------------------------------------
+def summary(seconds: list[float], processor: list[float], memory_mb: float | None) -> dict[str, Any]:
+    """Median and quartiles of a side's repeats."""
+    q1, middle, q3 = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return {
+        "seconds": [_short(s) for s in seconds], "median": _short(middle), "q1": _short(q1), "q3": _short(q3),
+        "processor_median": _short(statistics.median(processor)), "memory_mb": None if memory_mb is None else round(memory_mb, 1),
+    }  # fmt: skip
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def agrees(entry: dict[str, Any]) -> bool:
+    """Whether both sides found the same, to the tolerance; true where there is nothing to compare. A NaN agrees with nothing."""
+    return entry["tolerance"] is None or entry["difference"] <= entry["tolerance"]
+
+
+def target_met(entry: dict[str, Any]) -> bool | None:
+    """Whether the target was reached; None without one."""
+    if not entry.get("target"):
+        return None
+    (kind, limit), = entry["target"].items()
+    reached = reached_value(entry, kind)
+    return reached is not None and (reached >= limit if kind == "ratio" else reached <= limit)
+
+
+def reached_value(entry: dict[str, Any], kind: str) -> float | None:
+    """What the entry measured of a target's kind."""
+    if kind == "ratio":
+        return entry["ratio"]
+    if kind == "seconds":
+        return entry["ours"]["median"]
+    if kind == "added_seconds":
+        return entry["ours"]["median"] - entry["plain"]["median"]
+    return entry["facts"].get(kind)
+
+
+def rate(entry: dict[str, Any], side: str) -> float | None:
+    """Operations a second: those of the plain form over the side's median. None where none were counted."""
+    if not entry.get("operations") or not entry.get(side):
+        return None
+    return entry["operations"] / entry[side]["median"]
+
+
+def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry, in words and rounded numbers: first those with a target of a ratio, then of anything else, then the others."""
+    lines, kinds = [], list(WANTED)
+    for e in sorted(entries, key=lambda e: [kinds.index(k) for k in e.get("target") or ()] or [len(kinds)]):
+        plain, flops = e["plain"], rate(e, "ours")
+        share = 100 * flops / e["peak_flops"] if flops and e["peak_flops"] else None
+        kind, limit = next(iter(e["target"].items())) if e.get("target") else ("", None)
+        wanted = WANTED.get(kind, "").format(limit)
+        met, facts = target_met(e), [f"{k.replace('_', ' ')} {v}" for k, v in e["facts"].items()]
+        lines.append(
+            {
+                "benchmark": e["name"],
+                "what": e["what"],
+                "ratio": f"{e['ratio']:.1f} ({e['ratio_low']:.1f} to {e['ratio_high']:.1f})" if plain else "",
+                "target": wanted + ("" if met is None else ", met" if met else ", missed"),
+                "ours": _spread(e["ours"]),
+                "plain": _spread(plain),
+                "compared with": e["compared"],
+                "difference": "" if e["tolerance"] is None else _difference(e),
+                "memory, plain": _memory(plain),
+                "memory, ours": _memory(e["ours"]),
+                "GFLOP/s": f"{flops / 1e9:.1f}" if flops else "",
+                "of peak": f"{share:.0f} %" if share else "",
+                "facts": ", ".join(facts),
+            }
+        )
+    frame = pd.DataFrame(lines)
+    return frame.drop(columns=[c for c in ("facts",) if len(frame) and not frame[c].any()])
+
+
+def of_memory(entry: dict[str, Any]) -> bool:
+    """Whether an entry holds a measured peak against an estimate, and its seconds say nothing."""
+    return "estimated_mb" in entry["facts"]
+
+
+def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the difference, the target."""
+    rows = [
+        {
+            "what": e["what"].removesuffix(": peak memory"), "measured MB": e["facts"]["measured_mb"], "estimated MB": e["facts"]["estimated_mb"],
+            "off": f"{e['facts']['off_pct']} %", "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
+        }
+        for e in sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "measured MB", "estimated MB", "off", "target"])
+
+
+def _spread(side: dict[str, Any] | None) -> str:
+    """'0.82 s (0.80 to 0.84)': median and quartiles."""
+    if side is None:
+        return ""
+    scale, unit = (1, "s") if side["median"] >= 0.1 else (1000, "ms")
+    return f"{scale * side['median']:.3g} {unit} ({scale * side['q1']:.3g} to {scale * side['q3']:.3g})"
+
+
+def _difference(entry: dict[str, Any]) -> str:
+    unit = f" {entry['difference_is']}" if entry["difference_is"] else ""
+    return f"{entry['difference']:.1g}{unit} (≤ {entry['tolerance']:g})"
+
+
+def _memory(side: dict[str, Any] | None) -> str:
+    return "" if side is None or side["memory_mb"] is None else f"{side['memory_mb']:.0f} MB"
+
+
+def growth(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """Numbers for a figure of how seconds grow: columns base, axis, at, ours, plain, ratio, difference."""
+    rows = [
+        {
+            "base": e["base"], "axis": e["axis"], "at": e["at"], "ours": e["ours"]["median"], "plain": e["plain"]["median"],
+            "ratio": e["ratio"], "difference": e["difference"],
+        }
+        for e in entries
+    ]  # fmt: skip
+    columns = ["base", "axis", "at", "ours", "plain", "ratio", "difference"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["base", "axis", "at"], ignore_index=True)
+
+
+def roofline(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """Points for `figures.roofline`: columns name, who, intensity (operations per byte), rate (operations a second).
+
+    Without entries that do less than an operation a byte: they spend their time on what is not counted.
+    """
+    rows = []
+    for e in entries:
+        for side, who in (("plain", "plain"), ("ours", "ours")):
+            if (flops := rate(e, side)) and e["operations"] >= e["bytes"]:
+                rows.append({"name": e["name"], "who": who, "intensity": e["operations"] / e["bytes"], "rate": flops})
+    return pd.DataFrame(rows, columns=["name", "who", "intensity", "rate"])

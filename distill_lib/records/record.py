@@ -1,0 +1,293 @@
+"""`Cell` (what a number is), `Record` (what was measured for it), and the files they live in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from ..core import paths
+from ..core.errors import UserError
+from ..core.files import atomically
+from ..core.settings import as_dict, build, settings
+from ..data import DATASETS, sized
+
+FORMAT = 1
+
+
+@settings
+class Cell:
+    """One entry of a table or figure: what a number is, whoever measures it."""
+
+    experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
+    method: str
+    dataset: str  # as the paper names it; a profile may compute on a stand-in, which the record names
+    ipc: int | None = None  # images per class; None for the full data set, and where something else decides, such as a time
+    network: str = "ConvNet"  # evaluation network
+    protocol: str = "vico_dsa"
+    variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
+
+    @functools.cached_property
+    def stem(self) -> str:
+        """File name without its ending: dm_fashionmnist_ipc10_convnet_vico-dsa."""
+        size = "all" if self.ipc is None else f"ipc{self.ipc}"
+        parts = [self.method, self.dataset, size, self.network, self.protocol, self.variant]
+        return "_".join(_plain(p) for p in parts if p)
+
+    def __str__(self) -> str:
+        size = f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""  # a generator may have none
+        return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run measured for a cell.
+
+    Attributes:
+        cell:              what was measured.
+        test_accuracy_pct: last-epoch accuracy of every network, in percent, set after set.
+        sets:              for each network, which independently distilled set it was trained on.
+        key:               everything the numbers depend on: settings, protocol, data, code versions, seed.
+        metrics:           further measurements, each list as long as `test_accuracy_pct`, or a number.
+        seconds:           wall seconds by phase ("distill", "evaluate").
+        memory_mb:         peak memory over all phases.
+        made_by:           commit, hash of the locked requirements, device, driver, versions, seeds, time.
+        cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they were counted.
+        joules:            energy of the whole GPU by phase; empty where the device reports none.
+        shared:            what was made once for several cells, such as a trained generator, with what that has cost (seconds,
+                           cpu_seconds, memory_mb); not counted in `seconds`. Empty in a record made before it was counted apart.
+    """
+
+    cell: Cell
+    test_accuracy_pct: list[float]
+    sets: list[int]
+    key: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory_mb: float = 0.0
+    made_by: dict[str, Any] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    joules: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> list[int]:
+        """Numbers of the distilled sets it holds; `key["num_sets"]` says how many the protocol has."""
+        return sorted(set(self.sets))
+
+    def joined(self, other: Record) -> Record:
+        """This record with further sets of the same cell, measured later.
+
+        Raises: UserError: other settings or data, or sets that are here already.
+        """
+        if self.cell != other.cell or self.key != other.key or set(self.sets) & set(other.sets):
+            raise UserError(f"{self.cell}: two records that do not belong together (sets {self.done} and {other.done})")
+        metrics = {k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k]) for k, v in self.metrics.items() if k in other.metrics}
+        by, seeds = other.made_by, self.made_by.get("seeds", {})
+        made_by = {**by, "seeds": {k: seeds.get(k, []) + v for k, v in by["seeds"].items()}, "earlier": self.made_by.get("earlier", [])}
+        about = [{k: v for k, v in m.items() if k not in ("seeds", "earlier", "at", "sets")} for m in (self.made_by, by)]
+        if about[0] != about[1]:  # another commit, device or version made the earlier sets
+            told = {i for part in made_by["earlier"] for i in part["sets"]}
+            here = {k: v for k, v in self.made_by.items() if k not in ("seeds", "earlier")}
+            made_by["earlier"] = [*made_by["earlier"], {"sets": [i for i in self.done if i not in told], **here}]
+        if not made_by["earlier"]:
+            del made_by["earlier"]
+        return Record(
+            cell=self.cell,
+            test_accuracy_pct=self.test_accuracy_pct + other.test_accuracy_pct,
+            sets=self.sets + other.sets,
+            key=self.key,
+            metrics=metrics,
+            seconds=_sum(self.seconds, other.seconds),
+            cpu_seconds=_sum(self.cpu_seconds, other.cpu_seconds),
+            joules=_sum(self.joules, other.joules),
+            memory_mb=max(self.memory_mb, other.memory_mb),
+            made_by=made_by,
+            shared=self.shared | other.shared,
+        )
+
+    def save(self, profile: str) -> Path:
+        """Write the record to its file in the profile's folder, whole or not at all."""
+        body = self.to_json()
+        return atomically(path(self.cell, profile), lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+
+    def to_json(self) -> dict[str, Any]:
+        body = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "cell": as_dict(self.cell)}
+        body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules", "shared")}
+        return {**body, "sha256": _digest(body)}
+
+
+def path(cell: Cell, profile: str) -> Path:
+    """The record file of a cell: results/full/skd/table1_accuracy/dm_cifar10_ipc10_convnet_vico-dsa.json."""
+    return Path(f"{paths.results(profile)}/{cell.experiment}/{cell.stem}.json")
+
+
+def files(profile: str) -> list[Path]:
+    """Every record file of a profile, whatever it holds, in order."""
+    return sorted(paths.results(profile).glob("*/*/*.json"))
+
+
+def load(cell: Cell, profile: str) -> Record | None:
+    """The cell's record, or None where there is none.
+
+    Raises: UserError: the file is damaged or was edited by hand.
+    """
+    file = path(cell, profile)
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
+    record = _checked(file, text)
+    if record.cell != cell:
+        raise UserError(f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again")
+    return record
+
+
+def read(file: Path) -> Record:
+    """Read and check one record file.
+
+    Raises: UserError: unreadable, not a record, of another format, or changed since it was written.
+    """
+    try:
+        return _checked(file, file.read_bytes())
+    except OSError as err:
+        raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
+
+
+def _checked(file: Path, text: bytes) -> Record:
+    try:
+        body = from_json(text)
+        stored = body.pop("sha256")
+        version = body.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError) as err:
+        raise UserError(f"{file}: not a readable record ({err!r}); delete it to compute the cell again") from None
+    if version != FORMAT:
+        raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
+    if stored != _digest({"format": version, **body}):
+        raise UserError(f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again")
+    try:
+        record = Record(**{**body, "cell": build(Cell, body["cell"])})
+    except (TypeError, KeyError, UserError) as err:
+        raise UserError(f"{file}: not a record ({err})") from None
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(record, name), kind):
+            raise UserError(f"{file}: not a record ({name} is {getattr(record, name)!r})")
+    if not all(isinstance(v, dict) for v in record.shared.values()):
+        raise UserError(f"{file}: not a record (shared is {record.shared!r})")
+    for part in (record.seconds, record.cpu_seconds, record.joules, {"memory_mb": record.memory_mb}, *record.shared.values()):
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in part.values()):
+            raise UserError(f"{file}: not a record (costs must be numbers from 0 on; got {part})")
+    values = record.test_accuracy_pct
+    if not values or len(values) != len(record.sets) or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values):
+        raise UserError(f"{file}: test_accuracy_pct must be percentages, one per network; got {values}")
+    return record
+
+
+_KINDS = {
+    "test_accuracy_pct": list, "sets": list, "key": dict, "metrics": dict, "seconds": dict, "made_by": dict, "cpu_seconds": dict, "joules": dict,
+    "shared": dict,
+}  # fmt: skip
+
+
+def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """Costs by phase of two parts together; nothing where one of them has none."""
+    return {k: round(v + b[k], 2) for k, v in a.items()} if a.keys() == b.keys() else {}
+
+
+def cost(record: Record) -> str:
+    """What a record has cost, in words: '237 s, 235 s of processor time, 930 MB'."""
+    parts = [f"{sum(record.seconds.values()):.0f} s"]
+    if record.cpu_seconds:
+        parts.append(f"{sum(record.cpu_seconds.values()):.0f} s of processor time")
+    if record.joules:
+        parts.append(f"{sum(record.joules.values()):.0f} J")
+    return ", ".join([*parts, f"{record.memory_mb:.0f} MB"])
+
+
+def sets_and_networks(record: Record) -> str:
+    """How much was measured: "2 of 5 sets x 5 networks" where two of the five sets to make have been evaluated."""
+    sizes = sorted({record.sets.count(i) for i in record.done})
+    n = len(record.done)
+    planned = record.key.get("num_sets", n)
+    each = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+    return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
+
+
+TRAINED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
+ABOVE_CHANCE = 1.5  # times the accuracy of guessing
+
+
+def underfit(record: Record) -> str:
+    """Why the networks behind a record count as not trained; "" where they are trained, or nothing recorded can tell.
+
+    A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
+    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat where they differ, in
+    its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
+    networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
+    with a cross-entropy: 112 had come at least 52 % of the way (the least of them IDC's own evaluation with CutMix, whose
+    accuracies agree with those of other protocols), 44 at most 35 % (DGS at 120 steps, SKD's AlexNet at 60), and none lay
+    between. The average counts because at one image per class the last epoch is a single batch, with CutMix or without.
+
+    A squared error is taken to learned labels, which the record does not hold, so its start is not known; and older records
+    of a mean over several architectures hold no training loss. There an architecture counts as untrained if its mean
+    accuracy is below `ABOVE_CHANCE` times that of guessing. This also rejects what trained networks learned from poor
+    images: such a number cannot be told from that of an untrained network.
+    """
+    classes = _num_classes(record)
+    if classes is None:
+        return ""
+    rules, losses = record.key.get("protocol", {}), _by_network(record, "train_loss")
+    if losses and rules.get("loss", "ce") != "mse":
+        start = math.log(classes)
+        bound = start - TRAINED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
+        high = [f"{network} at a training loss of {mean:.2f}" for network, mean in losses.items() if not mean <= bound]
+        return f"{', '.join(high)}, {start:.2f} before training" if high else ""
+    each = _by_network(record, "accuracy_pct") or {_network(record): _mean(record.test_accuracy_pct)}
+    low = [f"{network} at {mean:.1f} %" for network, mean in each.items() if mean < ABOVE_CHANCE * 100 / classes]
+    return f"{', '.join(low)}, guessing at {100 / classes:.1f} %" if low else ""
+
+
+def _network(record: Record) -> str:
+    return record.key.get("network", record.cell.network)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _by_network(record: Record, name: str) -> dict[str, float]:
+    """Mean of a metric by architecture: of the only one, or of each behind a mean over several."""
+    each = {k.removeprefix(f"{name}, "): _mean(v) for k, v in record.metrics.items() if k.startswith(f"{name}, ")}
+    return each or ({_network(record): _mean(record.metrics[name])} if name in record.metrics else {})
+
+
+def _num_classes(record: Record) -> int | None:
+    """Of the data set that was measured on; None where neither the record nor the catalogue says."""
+    if per_class := record.metrics.get("per_class_accuracy_pct"):
+        return len(per_class[0])
+    known = DATASETS.get(sized(record.key.get("dataset", ""))[0])
+    return known.num_classes if known else None
+
+
+def digest(value: Any) -> str:
+    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
+    return _digest(value)[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

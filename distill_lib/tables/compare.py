@@ -1,0 +1,171 @@
+"""Tables: the paper's number beside ours, with spread, cost, protocol and status. Plain DataFrames in, HTML out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from .. import records
+from ..experiments import Outcome
+from ..experiments.registry import paper_data
+from ..records import Cell, reported
+from . import ledger
+from .numbers import NOT_PRINTED, NOT_RUN, data_name, heading, measured, number, published, spread
+
+
+def grid(outcome: Outcome) -> pd.DataFrame:
+    """The table in the paper's layout, our numbers in columns of their own, one per profile.
+
+    A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in every
+    column of its data set.
+    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit' where
+        the small budget left the networks untrained.
+    """
+    cells = [s.cell for s in outcome]
+    rows = list(dict.fromkeys(_row(c, outcome) for c in cells))
+    columns: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (data set, size) -> who -> row -> text
+    for dataset in dict.fromkeys(c.dataset for c in cells):
+        for ipc in sorted({c.ipc for c in cells if c.dataset == dataset and c.ipc}) or [None]:
+            columns[dataset, "all images" if ipc is None else f"IPC {ipc}"] = {"paper": {}}
+    for cell in sorted(cells, key=lambda c: c.ipc is None):  # full data last: it opens no column others have
+        groups = [g for g in columns if g[0] == cell.dataset and (cell.ipc is None or g[1] == f"IPC {cell.ipc}")]
+        row, found = published(cell, outcome), measured(cell, outcome)
+        for group in groups:
+            columns[group]["paper"][_row(cell, outcome)] = row["text"] if row else ""
+            for profile, record in found.items():
+                who = heading(profile, record, cell)
+                if cell.ipc is not None or who in columns[group] or group == groups[0]:
+                    columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
+    flat = {(*group, who): text for group, parts in columns.items() for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))}
+    frame = pd.DataFrame(flat, index=pd.Index(rows, name="method")).fillna(NOT_RUN)
+    frame.columns = pd.MultiIndex.from_tuples(flat, names=["data set", "images per class", ""])
+    return frame
+
+
+def _row(cell: Cell, outcome: Outcome) -> str:
+    return cell.method if outcome.printed(cell) else f"{cell.method} ({cell.variant or cell.protocol})"
+
+
+def details(outcome: Outcome) -> pd.DataFrame:
+    """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost.
+
+    Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the set.
+    The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
+    """
+    out = []
+    for s in outcome:
+        row = published(s.cell, outcome)
+        for profile, record in measured(s.cell, outcome).items():
+            values = record.test_accuracy_pct
+            verdict, _, _ = ledger.judge(record, profile, row)
+            compared = row and row["value"] is not None and verdict in (*ledger.FULL, ledger.OWN)
+            line = {
+                "method": s.cell.method,
+                "variant": s.cell.variant,
+                "data": record.key["dataset"],
+                "IPC": s.cell.ipc or ("all" if s.cell.method == "Full data" else ""),
+                "profile": profile,
+                "protocol": record.key["protocol"]["name"],
+                "paper": row["text"] if row else "",
+                "ours": spread(values),
+                "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
+                "verdict": verdict,
+                "kernel regression": spread(record.metrics["kernel_accuracy_pct"]) if "kernel_accuracy_pct" in record.metrics else "",
+                "network": record.key.get("network", s.cell.network),
+                "networks": records.sets_and_networks(record),
+                "seconds": round(sum(record.seconds.values())),
+                "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
+                "memory MB": round(record.memory_mb),
+                "device": record.made_by.get("device", ""),
+                "commit": record.made_by.get("commit", ""),
+            }
+            out.append(line)
+    unused = [name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)]
+    return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
+
+
+def points(outcome: Outcome) -> pd.DataFrame:
+    """`marks` of a table of data sets and images per class: rows of the paper's protocols, without full data."""
+    return marks(outcome, lambda c: f"{c.dataset}, IPC {c.ipc}" if c.ipc is not None and outcome.printed(c) else None)
+
+
+Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
+
+
+def _along(cell: Cell, axis: Axis) -> str | None:
+    return axis(cell) if callable(axis) else getattr(cell, axis)
+
+
+def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFrame:
+    """A table along one axis of the cells, the paper's numbers beside ours where it prints any.
+
+    Args:
+        columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
+    Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such cell.
+    """
+    parts: dict[tuple[str, str], dict[str, str]] = {}
+    names = list(dict.fromkeys(_along(s.cell, rows) for s in outcome))
+    for value in dict.fromkeys(_along(s.cell, columns) for s in outcome):
+        parts[value, "paper"] = {}
+        for s in (s for s in outcome if _along(s.cell, columns) == value):
+            if row := published(s.cell, outcome):
+                parts[value, "paper"][_along(s.cell, rows)] = row["text"]
+            for profile, record in measured(s.cell, outcome).items():
+                parts.setdefault((value, heading(profile, record, s.cell)), {})[_along(s.cell, rows)] = spread(record.test_accuracy_pct)
+        if not any(parts[value, "paper"].values()):
+            del parts[value, "paper"]
+        if not any(key[0] == value for key in parts):
+            parts[value, "ours"] = {}
+    frame = pd.DataFrame(parts, index=pd.Index(names, name="row" if callable(rows) else rows))
+    frame = frame.fillna({part: NOT_PRINTED if part[1] == "paper" else NOT_RUN for part in parts})
+    frame.columns = pd.MultiIndex.from_tuples(parts, names=["" if callable(columns) else columns, ""])
+    return frame
+
+
+def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
+    """Published and measured means for `figures.paper_and_ours`: panels by `panel`, a line per value of `rows`.
+
+    A panel holds numbers of one data set and, of ours, of one budget; the second line of its name says which. The paper's
+    numbers stand beside ours on the same data. Where ours are on a stand-in, the paper's have a panel of their own.
+    Values of `panel` without a number of ours are left out, unless there is none at all.
+
+    Args:
+        panel: as the columns of `across`; cells for which a function returns None are left out.
+    Returns: columns panel, method, who ("paper" or "ours, small"), data, value, std (0 where there is none).
+    """
+    out: list[dict[str, Any]] = []
+    for cell in (s.cell for s in outcome):
+        line = {"panel": _along(cell, panel), "method": _along(cell, rows), "asked": paper_data(cell)}
+        row = published(cell, outcome)
+        if row and row["value"] is not None:
+            out.append({**line, "who": "paper", "data": line["asked"], "value": row["value"], "std": row["std"] or 0.0})
+        for profile, record in measured(cell, outcome).items():
+            values = pd.Series(record.test_accuracy_pct)
+            own = {"value": values.mean(), "std": values.std(ddof=0)}
+            out.append({**line, "who": f"ours, {profile}", "data": record.key["dataset"], **own})
+    frame = pd.DataFrame(out, columns=["panel", "method", "who", "data", "value", "std", "asked"]).dropna(subset="panel")
+    with_ours = frame.groupby("panel")["who"].transform(lambda who: (who != "paper").any())
+    parts = []
+    for name, part in frame[with_ours if with_ours.any() else slice(None)].groupby("panel", sort=False):
+        for data, same in part.groupby("data", sort=False):
+            paper, ours = same[same["who"] == "paper"], same[same["who"] != "paper"]
+            on = f", {data_name(data)}" if ours.empty or part["asked"].nunique() > 1 else ""
+            if ours.empty:
+                parts.append(paper.assign(panel=f"{name}\npaper{on}"))
+            for (who, stand_in), group in ours.groupby(["who", ours["asked"] != data]):
+                beside = len(paper) and not stand_in
+                said = f"{who}; stand-in {data_name(data)}" if stand_in else f"{'paper and ' * bool(beside)}{who}{on}"
+                parts.append(pd.concat([paper, group] if beside else [group]).assign(panel=f"{name}\n{said}"))
+    return pd.concat(parts or [frame]).drop(columns="asked").reset_index(drop=True)
+
+
+def counts(outcome: Outcome) -> str:
+    """How many of the paper's cells were measured, and how: `ledger.progress`, of the cells the outcome is about."""
+    return ledger.of_outcome(outcome)
+
+
+def as_published(experiment: str) -> pd.DataFrame:
+    """A table as the paper prints it, 'not in the source' where the number is lost."""
+    return reported.matrix(experiment)

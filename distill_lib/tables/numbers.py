@@ -1,0 +1,58 @@
+"""One cell's numbers: as printed, as measured, and how they are said."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import records
+from ..data import sized
+from ..experiments import Outcome
+from ..experiments.registry import paper_data
+from ..records import Cell, Record, reported
+
+NOT_RUN, NOT_PRINTED, UNDERFIT = "not run", "not in the paper", "underfit"
+
+
+def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
+    """The row of the reported numbers for a cell, or None where the paper prints no such cell."""
+    if not outcome.printed(cell):
+        return None
+    return reported.lookup(cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.variant)
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """'48.9 ± 0.6': mean and population standard deviation over networks; the mean alone for a single network."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def number(record: Record, profile: str) -> str:
+    """A record as a result: mean, spread, and "(2 of 5 sets)" where sets are missing; "underfit" where small trained too little."""
+    if profile == "small" and records.underfit(record):
+        return UNDERFIT
+    done, planned = len(record.done), record.key.get("num_sets", 1)
+    return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
+
+
+def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
+    """Records of a cell by profile: full and small in the recorded view, else the run's own profile."""
+    if outcome.params.profile == "recorded":
+        found = {p: records.load(cell, p) for p in ("full", "small")}
+        return {p: r for p, r in found.items() if r}
+    return {outcome.params.profile: s.record for s in outcome if s.cell == cell and s.record}
+
+
+def heading(profile: str, record: Record, cell: Cell) -> str:
+    """Column heading of our numbers; a stand-in data set is named."""
+    data = record.key["dataset"]
+    return f"ours, {profile}" + ("" if data in (cell.dataset, paper_data(cell)) else f", on {data}")
+
+
+def data_name(dataset: str) -> str:
+    """'ImageWoof at 64 px' for ImageWoof@64px."""
+    name, side, _ = sized(dataset)
+    return name if side is None else f"{name} at {side} px"

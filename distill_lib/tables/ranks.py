@@ -1,0 +1,105 @@
+"""Methods ranked by their means, with intervals and ties."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from ..experiments import Outcome
+from ..records import Cell, Record
+from .compare import Axis, _along
+from .numbers import NOT_RUN, measured
+
+
+def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and t interval of percentages: of the sets' means where there are several, else of the one set's networks.
+
+    Args:
+        values: one per network.
+        sets:   for each network, which set it was trained on.
+    Returns: mean, low, high, both within 0 and 100; NaN for a single network, which has no interval.
+    """
+    by_set = [[v for v, s in zip(values, sets, strict=True) if s == which] for which in dict.fromkeys(sets)]
+    units = np.array([np.mean(v) for v in by_set] if len(by_set) > 1 else values)
+    mean, n = float(units.mean()), len(units)
+    if n == 1:
+        return mean, math.nan, math.nan
+    half = float(stdtrit(n - 1, (1 + level) / 2) * units.std(ddof=1) / math.sqrt(n))
+    return mean, max(mean - half, 0.0), min(mean + half, 100.0)
+
+
+def rank_ranges(low: list[float], high: list[float]) -> list[tuple[int, int]]:
+    """First and last rank, 1 the best, of each interval: behind all that lie wholly above it, ahead of all wholly below.
+
+    An interval of NaN overlaps all.
+    """
+    return [(1 + sum(other > h for other in low), len(low) - sum(other < a for other in high)) for a, h in zip(low, high, strict=True)]
+
+
+RANKING = ["profile", "data", "IPC", "budget", "method", "labels", "mean", "low", "high", "of", "sets", "networks", "first", "last"]
+
+
+def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
+    """Sets ranked by mean accuracy among those of their profile, data set, IPC and budget.
+
+    Args:
+        outcome: of cells with one protocol and network, but for the loss that their labels need.
+        labels:  what to call a cell's labels.
+    Returns: columns `RANKING`: `of` says whether low and high are of sets or of networks, first and last are the rank.
+        Cells without a record come last in their group, with NaN; a setting of which a profile has no record is one line.
+    """
+    out: list[dict[str, Any]] = []
+    found = {(p, s.cell): r for s in outcome for p, r in measured(s.cell, outcome).items()}
+    for profile in dict.fromkeys(p for p, _ in found):
+        settings: dict[tuple[str, int | None], list[Cell]] = {}
+        for s in outcome:
+            settings.setdefault((s.cell.dataset, s.cell.ipc), []).append(s.cell)
+        for (dataset, ipc), cells in settings.items():
+            measures = {c: _measure(found[profile, c]) for c in cells if (profile, c) in found}
+            if not measures:
+                out.append({"profile": profile, "data": dataset, "IPC": ipc, "method": "every row"})
+            for data, budget in dict.fromkeys((m["data"], m["budget"]) for m in measures.values()):
+                here = {c: m for c, m in measures.items() if (m["data"], m["budget"]) == (data, budget)}
+                order = sorted(here, key=lambda c: -here[c]["mean"])
+                ranks = rank_ranges([here[c]["low"] for c in order], [here[c]["high"] for c in order])
+                for c, (first, last) in zip(order, ranks, strict=True):
+                    here[c] |= {"first": first, "last": last}
+                for c in [*order, *(c for c in cells if c not in here)]:
+                    line = {"profile": profile, "data": data, "IPC": ipc, "budget": budget}
+                    out.append({**line, "method": c.method, "labels": _along(c, labels), **here.get(c, {})})
+    return pd.DataFrame(out, columns=RANKING)
+
+
+def _measure(record: Record) -> dict[str, Any]:
+    """What `ranking` takes from a record."""
+    mean, low, high = mean_interval(record.test_accuracy_pct, record.sets)
+    sets, networks = len(set(record.sets)), len(record.sets)
+    rules = record.key["protocol"]
+    return {
+        "data": record.key["dataset"], "budget": f"{rules['budget'] or rules['epochs']} epochs",
+        "mean": mean, "low": low, "high": high, "of": "sets" if sets > 1 else "networks",
+        "sets": sets, "networks": networks // sets,
+    }  # fmt: skip
+
+
+def ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it stands."""
+    def line(row: pd.Series) -> dict[str, Any]:
+        shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN, "method": row["method"], "labels": row["labels"]}
+        if pd.isna(row["mean"]):
+            return shown
+        first, last, sets, networks = (int(row[k]) for k in ("first", "last", "sets", "networks"))
+        return shown | {
+            "rank": str(first) if first == last else f"{first}–{last}",
+            "ours": f"{row['mean']:.1f}",
+            "95 % interval": "none" if math.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}",
+            "interval of": row["of"] if sets > 1 else f"{row['of']} only",
+            "measured on": f"{sets} set{'s' * (sets > 1)} × {networks} network{'s' * (networks > 1)}",
+            "budget": row["budget"],
+        }
+
+    return pd.DataFrame([line(row) for _, row in frame.iterrows()]).fillna("")

@@ -1,0 +1,67 @@
+"""What the SKD notebooks show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from .. import data
+from ..core import paths
+from ..core.device import pick
+from ..data import ImageSet
+from ..experiments import Skip, Task
+from ..experiments.compute import distilled
+from ..experiments.papers.skd import ROWS, TABLE1, table1_task
+from ..experiments.papers.skd_generators import FIGURE2, Figure2Parameters
+from ..generators import cgan
+from ..generators.generated import GeneratedSet
+from ..records import Cell
+
+
+def _artefact(profile: str, dataset: str, name: str, ending: str) -> Path:
+    return paths.results(profile) / FIGURE2 / f"{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
+
+
+def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
+    """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all methods.
+
+    Drawn from the generators of Table 1, which are made where `runs/` does not have them, and kept beside the records; in the
+    profile `recorded` only what is kept is shown.
+    """
+    shown: dict[str, dict[str, ImageSet]] = {}
+    for dataset in params.datasets:
+        for method in params.methods:
+            if params.profile == "recorded":
+                kept = [f for f in (_artefact(p, dataset, method, "safetensors") for p in ("full", "small")) if f.exists()]
+                if kept:
+                    shown.setdefault(dataset, {})[method] = ImageSet.load(kept[0])
+                continue
+            task = table1_task(Cell(TABLE1, method, dataset, 1, "ConvNet", ROWS[method]), params)
+            if isinstance(task, Skip):
+                continue
+            real = data.load(task.dataset)[0].to(pick())
+            made, _ = distilled(task, 0, params.profile, real)
+            images = drawn(made, params.per_class, params.seed)
+            images.save(_artefact(params.profile, dataset, method, "safetensors"))
+            health(task, real).to_csv(_artefact(params.profile, dataset, "health", "csv"), index=False)
+            shown.setdefault(dataset, {})[method] = images
+    return shown
+
+
+def drawn(made: ImageSet, per_class: int, seed: int) -> ImageSet:
+    """`per_class` images of every class from a generator, as uint8 pixels; the noise depends on the seed alone."""
+    many = GeneratedSet(made.generator, made.facts, per_class, seed)
+    return ImageSet((many.pixels() * 255).round().byte().cpu(), many.labels.cpu(), many.facts)
+
+
+def health(task: Task, real: ImageSet) -> pd.DataFrame:
+    """How the GAN's training went: a row per look."""
+    return pd.DataFrame(cgan.train(real, task.config.gan).health)
+
+
+def health_kept(params: Figure2Parameters) -> dict[str, pd.DataFrame]:
+    """The health tables that are kept, by data set."""
+    profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
+    found = {d: [f for p in profiles if (f := _artefact(p, d, "health", "csv")).exists()] for d in params.datasets}
+    return {d: pd.read_csv(files[0]) for d, files in found.items() if files}

@@ -1,0 +1,189 @@
+"""`distill fill`: the cheapest missing number first, set by set, until the time is up; stopped and started again it loses nothing."""
+
+import os
+import sys
+import time
+from collections import Counter
+
+import pytest
+from filelock import FileLock
+
+from distill_lib import __main__ as cli
+from distill_lib import data, experiments, records
+from distill_lib.core import paths
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import settings
+from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, registry
+from distill_lib.experiments.method_costs import COSTS
+from distill_lib.methods import METHODS, random_real
+from distill_lib.records import Cell, record
+
+NETWORK, PROTOCOL = "MLP", "vico_noaug"
+
+
+class Slow:
+    """Random, which can be told to take its time or to fail for some IPC."""
+
+    VERSION, Config = 1, random_real.Config
+
+    def __init__(self):
+        self.calls, self.fails = [], set()
+
+    def distill(self, real, cfg, seed, loop=None):
+        self.calls.append((cfg.ipc, seed))
+        if cfg.ipc in self.fails:
+            raise RuntimeError("no such luck")
+        return random_real.distill(real, cfg, seed)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Three cells on the digits with three sets each, one on a data set that is nowhere, one that is skipped."""
+    for name in ("RESULTS", "RUNS", "CACHE"):
+        monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
+    method = Slow()
+    monkeypatch.setitem(METHODS, "Slow", method)
+    monkeypatch.setitem(COSTS, "Slow", COSTS["Random"])
+
+    def cells(params):
+        return [*(Cell("toy/table", "Slow", "digits", ipc, NETWORK, PROTOCOL) for ipc in (4, 2, 1)),
+                Cell("toy/table", "Slow", "TinyImageNet", 1, NETWORK, PROTOCOL), Cell("toy/table", "Slow", "digits", 9, NETWORK, PROTOCOL)]  # fmt: skip
+
+    def task(cell, params):
+        if cell.ipc == 9:
+            return Skip("too many")
+        return Task(cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed)
+
+    toy = Experiment("toy/table", "Toy", Parameters, cells, task, printed=lambda cell: cell.ipc != 2)
+    monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})
+    return method
+
+
+def order(jobs):
+    return [(job.cell.ipc, job.sets) for job in jobs]
+
+
+def learned(monkeypatch, seconds_per_operation=1e-9):
+    """Rates as if a record had told them."""
+    known = estimate.Rates("a machine, any threads")
+    known.evaluate[NETWORK].append(estimate.Rate(True, "", seconds_per_operation, 1.0))
+    monkeypatch.setattr(estimate, "rates", lambda profile: known)
+
+
+def test_the_cheapest_number_comes_first_and_further_sets_count_more(table, monkeypatch):
+    learned(monkeypatch)
+    jobs, left_out = fill.plan("full")
+    assert Counter(order(jobs)) == Counter((ipc, n) for ipc in (1, 2, 4) for n in (1, 2, 3))
+    weight = [job.seconds * job.sets for job in jobs]
+    assert weight == sorted(weight) and order(jobs)[0] == (1, 1)
+    assert all(order(jobs).index((ipc, n)) < order(jobs).index((ipc, n + 1)) for ipc in (1, 2, 4) for n in (1, 2))
+    assert sum(left_out.values()) == 1 and "TinyImageNet" in next(iter(left_out))
+    assert order(fill.plan("full", sets=1)[0]) == [(1, 1), (2, 1), (4, 1)]
+
+
+def test_what_jobs_share_is_divided_among_them(table, monkeypatch):
+    learned(monkeypatch)
+    monkeypatch.setattr(Slow, "stage1", lambda self, cfg: {"stage": Stage()}, raising=False)
+    known = estimate.rates("full")
+    known.stage["stage"].append(estimate.Rate(True, "", 900.0, 1.0))
+    monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
+    with_stage = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
+    monkeypatch.delattr(Slow, "stage1")
+    alone = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
+    assert all(with_stage[k] - alone[k] == pytest.approx(100.0) for k in alone)  # 900 seconds for nine jobs
+
+
+@settings
+class Stage:
+    seed: int = 0
+
+
+def test_it_stops_when_the_time_is_up_and_goes_on_to_the_same_numbers(table, tmp_path, monkeypatch):
+    jobs, _ = fill.plan("full")
+    assert all(job.seconds is None for job in jobs)  # no record: nothing is claimed, all is done all the same
+    run = engine.run
+    ended = iter([False, False, True])
+
+    def one(*args, **options):
+        if next(ended, True):
+            time.sleep(0.01)
+            args = (*args[:3], 1e-9, *args[4:])
+        return run(*args, **options)
+
+    monkeypatch.setattr(engine, "run", one)
+    done = fill.run(jobs, time_limit=3600.0, say=lambda line: None)
+    assert len(done["computed"]) == 2
+    monkeypatch.setattr(engine, "run", run)
+    rest, _ = fill.plan("full")
+    assert len(rest) == 7
+    fill.run(rest, say=lambda line: None)
+    assert fill.plan("full")[0] == [] and sorted(table.calls) == sorted((ipc, seed) for ipc in (1, 2, 4) for seed in range(3))
+    grown = {f.name: record.read(f) for f in records.files("full")}
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "elsewhere" / "runs"))
+    params = experiments.check_parameters("toy/table", {"profile": "full"})
+    at_once = run("toy/table", params, registry.experiments()["toy/table"].cells(params)[:3], say=lambda line: None)
+    for status in at_once:
+        found = grown[f"{status.cell.stem}.json"]
+        pairs = lambda r: sorted(zip(r.sets, r.test_accuracy_pct, strict=True))  # noqa: E731
+        assert pairs(found) == pairs(status.record) and found.key == status.record.key
+
+
+def test_a_cell_that_fails_is_tried_once_and_the_others_are_computed(table):
+    table.fails = {2}
+    jobs, _ = fill.plan("full")
+    done = fill.run(jobs, say=lambda line: None)
+    assert len(done["computed"]) == 6 and len(done["failed"]) == 1 and "no such luck" in done["failed"][0]
+    assert [c for c in table.calls if c[0] == 2] == [(2, 0)]
+
+
+def test_a_cell_of_another_process_is_left_to_it(table):
+    jobs, _ = fill.plan("full", cells="ipc=1", sets=1)
+    lock = paths.runs() / "locks" / "full" / "toy/table" / f"{jobs[0].cell.stem}.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        assert fill.run(jobs, say=lambda line: None) == {"computed": [], "failed": [], "elsewhere": [str(jobs[0])]}
+
+
+def test_the_command_says_first_what_it_will_do(table, monkeypatch, capsys):
+    nice = []
+    monkeypatch.setattr(os, "nice", nice.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    cli.fill(None, "full", None, "ipc=1", 2, "", None, None, dry_run=True)
+    told = capsys.readouterr().out
+    assert "2 sets of 1 cells to compute at full" in told and "set 2 of 3" in told and "TinyImageNet (1 cells)" in told and nice == [19]
+    assert not records.files("full")
+    cli.fill(None, "full", None, "ipc=1", 1, "2h", 1, None, dry_run=False)
+    assert "1 computed" in capsys.readouterr().out and len(records.files("full")) == 1
+    table.fails = {1}
+    with pytest.raises(UserError, match="1 cells failed: .*no such luck"):
+            cli.fill(None, "full", None, "ipc=1", None, "", None, None, dry_run=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--profile", "smoke"], "unknown profile 'smoke': choose one of small, full"),
+        (["skd/table1"], "did you mean skd/table1_accuracy"),
+        (["--time-limit", "long"], "write it as 90s, 9m or 2h"),
+        (["--cells", "ipc=7"], "no cell"),
+        (["--sets", "0"], "--sets"),
+    ],
+)
+def test_bad_input_is_one_line(words, says, monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    monkeypatch.setattr(os, "nice", lambda by: None)
+    monkeypatch.setattr(sys, "argv", ["distill", "fill", *words])
+    failed = []
+    monkeypatch.setattr(cli, "_fail", lambda message, status: failed.append(message) or status)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and says in failed[0]
+
+
+def test_a_set_that_is_at_hand_is_told_from_one_that_is_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_DATA", str(tmp_path))
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    assert data.not_at_hand("digits") == data.not_at_hand("FashionMNIST-mini") == ""
+    assert "TinyImageNet" in data.not_at_hand("TinyImageNet") and "ImageWoof" in data.not_at_hand("ImageWoof@64px")

@@ -1,0 +1,141 @@
+"""Sentences about results follow from the records, say what is inside the spread, and say what was not measured."""
+
+import pytest
+
+from distill_lib import experiments
+from distill_lib.core.errors import UserError
+from distill_lib.records import Cell, Record
+from distill_lib.tables import findings
+
+T1, DIM = "skd/table1_accuracy", "dim"
+
+
+def made(cell, *values, sets=None, **metrics):
+    """A record of the small budget with these accuracies."""
+    this = experiments.experiment(cell.experiment)
+    key = this.task(cell, experiments.check_parameters(cell.experiment, {"profile": "small"})).key
+    loss = [0.5] * len(values)
+    return Record(cell, list(values), sets or [0] * len(values), key, {"train_loss": loss, **metrics})
+
+
+def skd_column(protocol=DIM, **values):
+    names = {"CGAN": "CGAN", "DiM": "DiM", "plain": "SKD (no standardisation)", "SKD": "SKD"}
+    cells = {name: Cell(T1, names[name], "FashionMNIST", 10, "ConvNet", protocol) for name in values}
+    return {cells[name]: made(cells[name], v - 0.1, v, v + 0.1) for name, v in values.items()}
+
+
+def woof(method, ipc, *values, network="ConvNet-6"):
+    cell = Cell("dgs/table1_imagewoof", method, "ImageWoof", ipc, network, "minimax_imagenet")
+    return {cell: made(cell, *values)}
+
+
+# --- one record, two records -------------------------------------------------------------------------------------------
+def test_a_difference_is_judged_by_the_deviation_over_networks():
+    cells = [Cell(T1, name, "FashionMNIST", 10, "ConvNet", DIM) for name in ("SKD", "CGAN")]
+    wide, narrow = made(cells[0], 68.0, 72.0), made(cells[1], 71.9, 72.1)  # deviations 2.0 and 0.1
+    assert findings.verdict(wide, narrow) == "inside"
+    assert findings.verdict(made(cells[0], 69.9, 70.1), narrow) == "below"
+    assert findings.verdict(narrow, made(cells[0], 69.9, 70.1)) == "above"
+    assert findings.verdict(made(cells[0], 50.0), narrow) == "no spread"
+
+
+def test_few_test_images_leave_a_spread_of_their_own():
+    (one,), (other,) = (woof(name, 10, v, v).values() for name, v in (("DGS", 10.0), ("Random", 12.0)))
+    assert findings.deviation(one) == pytest.approx(100 * (0.1 * 0.9 / 500) ** 0.5)  # 50 test images of ten classes
+    assert findings.verdict(one, other) == "inside"
+    assert findings.versus("A", other, "B", one) == "A is 2.0 points above B, inside the spread"
+
+
+@pytest.mark.parametrize(
+    "cell, trained, whole",
+    [
+        (Cell("skd/table2_cross_architecture", "SKD", "CIFAR10", 10, "AlexNet", DIM), "dim@30ep", (60, 2_000)),
+        (Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ConvNet-6", "minimax_imagenet"), "minimax_imagenet@60ep", (120, 4_000)),
+        (Cell(T1, "Random", "MNIST", 1, "ConvNet", "vico_noaug"), "vico_noaug@300ep", (301, 1_001)),
+    ],
+)
+def test_steps_are_those_of_the_protocol_with_and_without_its_budget(cell, trained, whole):
+    record = made(cell, 50.0)
+    budget = record.key["protocol"]["name"]
+    scale = int(budget.rpartition("@")[2][:-2]) / int(trained.rpartition("@")[2][:-2])  # the budget may be raised
+    assert findings.steps(record) == pytest.approx(whole[0] * scale, rel=0.01)
+    assert findings.steps(record, budget=False) == whole[1]
+
+
+# --- SKD ---------------------------------------------------------------------------------------------------------------
+def test_an_order_that_is_turned_round_is_said_to_be():
+    said = "\n".join(findings.skd(skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0), {}, {}))
+    assert "CGAN above DiM above SKD, is the reverse of the printed one, SKD above DiM above CGAN." in said
+    assert "SKD is 4.0 points below CGAN, outside the spread; the printed difference is +5.0." in said
+    assert "SKD is above CGAN outside the spread in 0 of 1 measured settings, and below in 1. The paper prints it above in 1" in said
+    assert "Of the 4 rows measured here, each under its own protocol, SKD has rank 4; by the printed numbers it has rank 1." in said
+
+
+def test_the_printed_order_is_said_to_be_the_printed_one():
+    said = "\n".join(findings.skd(skd_column(CGAN=69.0, DiM=71.0, plain=71.5, SKD=73.0), {}, {}))
+    assert "SKD above DiM above CGAN, is the printed one." in said and "reverse" not in said
+    assert "SKD is 4.0 points above CGAN, outside the spread" in said
+
+
+def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
+    fixed = skd_column("dim_fixed", CGAN=70.0, SKD=66.0)
+    table = skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0) | fixed
+    assert "costs the generators 3.0 points at 10 images per class." in findings.fixed(table)[0]
+    plain, again = (Cell(T1, "Random", "MNIST", 1, "ConvNet", name) for name in ("vico_noaug", "vico_dsa"))
+    (said,) = findings.augmented({plain: made(plain, 58.0, 59.0, 60.0), again: made(again, 53.0, 54.0, 55.0)})
+    assert "Random, MNIST, 1 image per class -5.0." in said and "in 0 of 1 comparisons, and below in 1." in said
+    assert findings.augmented({plain: made(plain, 58.0)}) == []
+
+
+def test_another_reading_of_a_row_is_not_taken_for_the_row():
+    cells = [Cell(T1, "Forgetting", "MNIST", 1, "ConvNet", "vico_noaug", reading) for reading in ("", "never learned first")]
+    found = {cell: made(cell, v) for cell, v in zip(cells, (35.0, 13.0), strict=True)}
+    assert findings.columns(found, "vico_noaug")["MNIST", 1] == findings.columns(found)["MNIST", 1] == {"Forgetting": found[cells[0]]}
+
+
+# --- DGS, U-ViT --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ceiling, limits", [(17.0, True), (60.0, False)])
+def test_rows_below_what_few_random_images_reach_in_print_have_no_order(ceiling, limits):
+    table = woof("Random", 10, 12.0, 13.0) | woof("DGS", 10, 12.5, 12.0) | woof("Full data", None, ceiling)
+    said = "\n".join(findings.dgs(table, {}, {}, {}))
+    assert f"ConvNet-6 {ceiling} % (24.3 %)" in said
+    assert ("their order says nothing about the methods" in said) == limits
+    assert "They reach 12.0 to 13.0 %, where guessing has 10 %" in said
+
+
+def test_what_the_generator_loses_is_told_only_beside_real_images():
+    made_by, real = (Cell("uvit/accuracy_budget", m, "FashionMNIST", 10, "ConvNet", "challenge_steps") for m in ("U-ViT", "Random"))
+    alone = {made_by: made(made_by, 70.0, 70.2, images=[100])}
+    assert "is not known" in findings.uvit({}, alone)[0]
+    both = alone | {real: made(real, 74.0, 74.2)}
+    assert "the generated set is 4.0 points below as many random real images, outside the spread." in findings.uvit({}, both)[0]
+
+
+# --- pages -------------------------------------------------------------------------------------------------------------
+def test_cells_without_a_record_are_named_and_others_counted():
+    cells = [Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", DIM), Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", "dim_fixed")]
+    said = findings.not_measured(cells)
+    assert said.endswith("not measured yet at this budget: CIFAR10, 1 image per class: CGAN; and 1 cell that the paper does not print.")
+    assert findings.not_measured([]) == ""
+
+
+@pytest.mark.parametrize("paper", findings.PAPERS)
+def test_without_records_a_page_says_only_what_is_missing(paper, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    said = findings.of(paper)
+    assert said and all("not measured" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("paper", findings.PAPERS)
+def test_the_records_at_hand_give_a_list_that_a_page_shows(paper):
+    said = findings.of(paper)
+    if all("not measured" in sentence for sentence in said):
+        pytest.skip("no record of this paper at the small budget")
+    assert said[-1] == findings.SPREAD and "rest on a single distilled set" in said[-2]
+    assert said._repr_markdown_().count("\n- ") == len(said) - 1 and str(said) == "\n".join(said)
+    assert all(s.endswith(".") and "nan" not in s and "  " not in s for s in said)
+
+
+def test_an_unknown_paper_is_named_with_those_that_exist():
+    with pytest.raises(UserError, match="unknown paper 'sdk'.*skd"):
+        findings.of("sdk")
