@@ -16,6 +16,10 @@ book: $(READY)  # the book of the recorded results
 test: $(READY)  # all tests
 	$(BIN)/python -m pytest $(ARGS)
 
+lint: $(READY)  # style: ruff, with the rules of pyproject.toml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
 benchmark: $(READY)  # speed and memory against plain references: ARGS="dm mtt --repeats 7", ARGS=--list
 	$(BIN)/python benchmarks $(ARGS)
 
@@ -30,4 +34,4 @@ $(READY):  # uv, not pip: the same files whatever pip is configured to do, every
 	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/ready-* && touch $@
 
-.PHONY: reproduce book test benchmark clean
+.PHONY: reproduce book test lint benchmark clean

@@ -1,10 +1,11 @@
 """Augmentations, against the formulation of the official codes.
 
-DSA's: a loop over the groups, every operation on the whole batch with parameters expanded to one per image, affine matrices from
-nested lists and positions from `affine_grid`, shifts and holes by fancy indexing. DC's: image after image in numpy and scipy.
+DSA's: a loop over the groups, every operation on the whole batch with parameters expanded to one per image, affine
+matrices from nested lists and positions from `affine_grid`, shifts and holes by fancy indexing. DC's: image after image
+in numpy and scipy.
 
-One call goes through so many random draws that every operation has its share; both sides apply the same ones and return the images of
-the last, or the gradient by them.
+One call goes through so many random draws that every operation has its share; both sides apply the same ones and return
+the images of the last, or the gradient by them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import augment
 
 
@@ -95,10 +96,18 @@ def plain(aug: augment.Strategy, x: Tensor, params: augment.Params) -> Tensor:
 
 # --- benchmarks ------------------------------------------------------------------------------------------------------
 def applied(
-    aug: augment.Strategy, side: str, device: str, groups: int, images: int, channels: int, pixels: int, draws: int, each: bool = False,
+    aug: augment.Strategy,
+    side: str,
+    device: str,
+    groups: int,
+    images: int,
+    channels: int,
+    pixels: int,
+    draws: int,
+    each: bool = False,
     backward: bool = False,
-) -> suite.Call:  # fmt: skip
-    rng = generator(0, "benchmark")
+) -> suite.Call:
+    rng = stream(0, "benchmark")
     x = torch.randn(groups, images, channels, pixels, pixels, generator=rng).to(device).requires_grad_(backward)
     weight = torch.randn(x.shape, generator=rng).to(device)
     drawn = [aug.draw(rng, groups=groups, images=images if each else 1) for _ in range(draws)]
@@ -108,7 +117,7 @@ def applied(
         for params in drawn:
             y = apply(x, params)
             if backward:
-                y, = torch.autograd.grad((y * weight).sum(), x)
+                (y,) = torch.autograd.grad((y * weight).sum(), x)
         return y
 
     return run
@@ -120,45 +129,64 @@ WHAT = "{draws} draws on {groups} classes of {images} images, {channels} x {pixe
 
 
 @suite.benchmark(
-    "augment-dsa", f"DSA: {WHAT}", COMPARED, size={"groups": 10, "images": 256, "channels": 3, "pixels": 32, "draws": 6}, quick=QUICK, tolerance=1e-3,
+    "augment-dsa",
+    f"DSA: {WHAT}",
+    COMPARED,
+    size={"groups": 10, "images": 256, "channels": 3, "pixels": 32, "draws": 6},
+    quick=QUICK,
+    tolerance=1e-3,
     target={"ratio": 5.0},
-)  # fmt: skip
+)
 def siamese(*args, **size) -> suite.Call:
     return applied(augment.dsa(), *args, **size)
 
 
 @suite.benchmark(
-    "augment-dsa-gradient", f"DSA with its gradient: {WHAT}", COMPARED,
-    size={"groups": 10, "images": 10, "channels": 3, "pixels": 32, "draws": 12}, quick=QUICK, tolerance=1e-3,
-)  # fmt: skip
+    "augment-dsa-gradient",
+    f"DSA with its gradient: {WHAT}",
+    COMPARED,
+    size={"groups": 10, "images": 10, "channels": 3, "pixels": 32, "draws": 12},
+    quick=QUICK,
+    tolerance=1e-3,
+)
 def gradient(*args, **size) -> suite.Call:
     return applied(augment.dsa(), *args, backward=True, **size)
 
 
 @suite.benchmark(
-    "augment-dsa-each", "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
-    "the official code's operations, network by network", size={"groups": 5, "images": 100, "channels": 3, "pixels": 32, "draws": 12}, quick=QUICK,
+    "augment-dsa-each",
+    "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "the official code's operations, network by network",
+    size={"groups": 5, "images": 100, "channels": 3, "pixels": 32, "draws": 12},
+    quick=QUICK,
     tolerance=1e-3,
-)  # fmt: skip
+)
 def each(*args, **size) -> suite.Call:
     return applied(augment.dsa(), *args, each=True, **size)
 
 
 @suite.benchmark(
-    "augment-idc", "IDC's stages: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
-    "the official code's operations, network by network", size={"groups": 5, "images": 64, "channels": 3, "pixels": 32, "draws": 6}, quick=QUICK,
+    "augment-idc",
+    "IDC's stages: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "the official code's operations, network by network",
+    size={"groups": 5, "images": 64, "channels": 3, "pixels": 32, "draws": 6},
+    quick=QUICK,
     tolerance=1e-3,
-)  # fmt: skip
+)
 def idc(*args, **size) -> suite.Call:
     return applied(augment.idc(), *args, each=True, **size)
 
 
 @suite.benchmark(
-    "augment-dc", "DC's crop, scale and rotation of {images} images, {channels} x {pixels} x {pixels}", "image after image in numpy and scipy",
-    size={"images": 256, "channels": 1, "pixels": 28}, quick={"images": 8, "channels": 1, "pixels": 28}, tolerance=1e-3,
-)  # fmt: skip
+    "augment-dc",
+    "DC's crop, scale and rotation of {images} images, {channels} x {pixels} x {pixels}",
+    "image after image in numpy and scipy",
+    size={"images": 256, "channels": 1, "pixels": 28},
+    quick={"images": 8, "channels": 1, "pixels": 28},
+    tolerance=1e-3,
+)
 def dc(side: str, device: str, images: int, channels: int, pixels: int) -> suite.Call:
-    rng, aug = generator(0, "benchmark"), augment.dc()
+    rng, aug = stream(0, "benchmark"), augment.dc()
     x = torch.randn(images, channels, pixels, pixels, generator=rng).to(device)
     params = aug.draw(rng, images=images)
     return (lambda: aug.apply(x, params)) if side == "ours" else lambda: plain_dc(aug.names, x, params.u[0])

@@ -1,5 +1,6 @@
-"""One image update of CAFE, against the official form: all real and synthetic images in one pass with one graph, losses class by class,
-one backward pass through both branches. Both sides return the derivative of the losses by the synthetic images.
+"""One image update of CAFE, against the official form: all real and synthetic images in one pass with one graph, losses
+class by class, one backward pass through both branches. Both sides return the derivative of the losses by the synthetic
+images.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from torch.nn import functional as F
 
 from distill_lib import networks
 from distill_lib.core.device import Pieces
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.methods import cafe
 
 SHAPE, K = (1, 28, 28), 10
 
 
 @suite.benchmark(
-    "cafe", "a CAFE image update: 10 classes of {real} real images and IPC {ipc}, ConvNet, 1 x 28 x 28", "one pass with one graph",
-    size={"ipc": 10, "real": 256}, quick={"ipc": 1, "real": 2}, tolerance=1e-2,
-)  # fmt: skip
+    "cafe",
+    "a CAFE image update: 10 classes of {real} real images and IPC {ipc}, ConvNet, 1 x 28 x 28",
+    "one pass with one graph",
+    size={"ipc": 10, "real": 256},
+    quick={"ipc": 1, "real": 2},
+    tolerance=1e-2,
+)
 def update(side: str, device: str, ipc: int, real: int) -> suite.Call:
-    rng = generator(0, "benchmark")
+    rng = stream(0, "benchmark")
     network = networks.fresh("ConvNet", (SHAPE, K), rng).to(device).requires_grad_(False)
     theirs, synthetic = (torch.randn(K, n, *SHAPE, generator=rng).to(device) for n in (real, ipc))
     cfg = cafe.Config(ipc=ipc)
@@ -36,7 +41,9 @@ def update(side: str, device: str, ipc: int, real: int) -> suite.Call:
         for k in range(K):
             own = slice(K * real + k * ipc, K * real + (k + 1) * ipc)
             for weight, layer in zip([*cfg.layers, cfg.embedding], maps, strict=True):
-                loss = loss + weight * F.mse_loss(layer[own].mean(0), layer[k * real : (k + 1) * real].mean(0), reduction="sum")
+                loss = loss + weight * F.mse_loss(
+                    layer[own].mean(0), layer[k * real : (k + 1) * real].mean(0), reduction="sum"
+                )
             centres.append(maps[-1][own].mean(0))
         classes = torch.arange(K, device=device).repeat_interleave(real)
         logits = maps[-1][: K * real] @ torch.stack(centres).T
@@ -46,7 +53,9 @@ def update(side: str, device: str, ipc: int, real: int) -> suite.Call:
 
     def ours() -> Tensor:
         at_once = Pieces(cafe.images_at_once(SHAPE[-2:], theirs.device))
-        return cafe.image_gradient(network, theirs, synthetic, cafe.layer_weights(network, cfg), cfg, images_at_once=at_once)[1]
+        return cafe.image_gradient(
+            network, theirs, synthetic, cafe.layer_weights(network, cfg), cfg, images_at_once=at_once
+        )[1]
 
     return plain if side == "plain" else ours
 

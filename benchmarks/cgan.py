@@ -1,8 +1,9 @@
-"""Training and drawing of the conditional GAN, against the loop a reader would write from the papers: real and generated images in passes
-of their own, gradients of both networks in every backward pass, one class after another when drawing. And stage 2 of SKD: the same
-steps with its matching loss.
+"""Training and drawing of the conditional GAN, against the loop a reader would write from the papers: real and
+generated images in passes of their own, gradients of both networks in every backward pass, one class after another when
+drawing. And stage 2 of SKD: the same steps with its matching loss.
 
-Both sides of a training see the same images and random numbers and return the generator's first weights after the last step.
+Both sides of a training see the same images and random numbers and return the generator's first weights after the last
+step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib import data, networks
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
 from distill_lib.generators import cgan
@@ -26,7 +27,9 @@ QUICK = {"width": 8, "batch": 2, "steps": 1, "pixels": 28}
 WHAT = "{steps} steps of {batch} images of {pixels} pixels, width {width}"
 
 
-def prepared(device: str, width: int, batch: int, steps: int, pixels: int) -> tuple[data.ImageSet, cgan.GAN, list[tuple[Tensor, Tensor]]]:
+def prepared(
+    device: str, width: int, batch: int, steps: int, pixels: int
+) -> tuple[data.ImageSet, cgan.GAN, list[tuple[Tensor, Tensor]]]:
     """Real images, the GAN's settings, and the batches of every step."""
     channels = 3 if pixels == 32 else 1
     facts = data.Facts("noise", tuple(map(str, range(K))), (0.5,) * channels, (0.5,) * channels)
@@ -79,7 +82,13 @@ def training(matched: bool, side: str, device: str, **size: int) -> suite.Call:
             middle = (alpha * x + (1 - alpha) * fake).requires_grad_()
             gradient = torch.autograd.grad(d(middle)[0].sum(), middle, create_graph=True)[0]
             penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-            loss = score_fake.mean() - score_real.mean() + F.cross_entropy(classes_fake, labels) + F.cross_entropy(classes_real, y) + 10 * penalty
+            loss = (
+                score_fake.mean()
+                - score_real.mean()
+                + F.cross_entropy(classes_fake, labels)
+                + F.cross_entropy(classes_real, y)
+                + 10 * penalty
+            )
             by_d.zero_grad()
             loss.backward()
             by_d.step()
@@ -102,9 +111,13 @@ def stage2(*args, **size) -> suite.Call:
 
 
 @suite.benchmark(
-    "cgan-draw", "conditional GAN draws {steps} times {batch} images of each of 10 classes, {pixels} pixels, width {width}", "class by class",
-    size=SIZE, quick=QUICK, tolerance=1e-4,
-)  # fmt: skip
+    "cgan-draw",
+    "conditional GAN draws {steps} times {batch} images of each of 10 classes, {pixels} pixels, width {width}",
+    "class by class",
+    size=SIZE,
+    quick=QUICK,
+    tolerance=1e-4,
+)
 def draw(side: str, device: str, steps: int, batch: int, **size: int) -> suite.Call:
     real, of, _ = prepared(device, batch=batch, steps=1, **size)
     drawing = cgan.redraw(cgan.Generator(of.architecture(real)), stream(1)).to(device)

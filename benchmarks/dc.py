@@ -1,8 +1,8 @@
-"""One step of DC and of DSA, against the loop a reader would write from the papers: class by class, the network's own layers, the real
-branch differentiated and detached, one backward pass through the sum.
+"""One step of DC and of DSA, against the loop a reader would write from the papers: class by class, the network's own
+layers, the real branch differentiated and detached, one backward pass through the sum.
 
-A step is the distance between real and synthetic gradients and its derivative by the synthetic images, which both sides return.
-For DSA both apply the same augmentation.
+A step is the distance between real and synthetic gradients and its derivative by the synthetic images, which both sides
+return. For DSA both apply the same augmentation.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import augment
 from distill_lib.methods.common import matching
 from distill_lib.networks.gradients import Derivatives
 
-SIZE, QUICK = {"ipc": 10, "classes": 10, "real": 256, "channels": 3, "pixels": 32}, {"ipc": 1, "classes": 2, "real": 2, "channels": 3, "pixels": 32}
+SIZE, QUICK = (
+    {"ipc": 10, "classes": 10, "real": 256, "channels": 3, "pixels": 32},
+    {"ipc": 1, "classes": 2, "real": 2, "channels": 3, "pixels": 32},
+)
 
 
-def step(aug: augment.Augmentation, side: str, device: str, ipc: int, classes: int, real: int, channels: int, pixels: int) -> suite.Call:
-    rng, shape = generator(0, "benchmark"), (channels, pixels, pixels)
+def step(
+    aug: augment.Augmentation, side: str, device: str, ipc: int, classes: int, real: int, channels: int, pixels: int
+) -> suite.Call:
+    rng, shape = stream(0, "benchmark"), (channels, pixels, pixels)
     network = networks.fresh("ConvNet", (shape, classes), rng).to(device).requires_grad_(False)
     theirs, synthetic = (torch.randn(classes, n, *shape, generator=rng).to(device) for n in (real, ipc))
     omega = aug.draw(rng, groups=classes)
@@ -44,7 +49,9 @@ def step(aug: augment.Augmentation, side: str, device: str, ipc: int, classes: i
     def ours() -> Tensor:
         images = synthetic.clone().requires_grad_()
         seen = aug.apply(images, omega)
-        _, gradient = matching.match(Derivatives(network), [p.detach() for p in network.parameters()], aug.apply(theirs, omega), seen)
+        _, gradient = matching.match(
+            Derivatives(network), [p.detach() for p in network.parameters()], aug.apply(theirs, omega), seen
+        )
         return torch.autograd.grad(seen, images, gradient)[0] if seen is not images else gradient
 
     return plain if side == "plain" else ours
@@ -54,14 +61,23 @@ WHAT = "step: {classes} classes of {real} real images and IPC {ipc}, ConvNet, {c
 
 
 @suite.benchmark(
-    "dc", f"a DC {WHAT}", "class by class, the network's own layers", size=SIZE, quick=QUICK, tolerance=1e-2, target={"ratio": 3.0},
-    growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)}, small={"real": 64},
-)  # fmt: skip
+    "dc",
+    f"a DC {WHAT}",
+    "class by class, the network's own layers",
+    size=SIZE,
+    quick=QUICK,
+    tolerance=1e-2,
+    target={"ratio": 3.0},
+    growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)},
+    small={"real": 64},
+)
 def dc(*args, **size) -> suite.Call:
     return step(augment.none(), *args, **size)
 
 
-@suite.benchmark("dsa", f"a DSA {WHAT}", "class by class, the network's own layers", size=SIZE, quick=QUICK, tolerance=1e-2)
+@suite.benchmark(
+    "dsa", f"a DSA {WHAT}", "class by class, the network's own layers", size=SIZE, quick=QUICK, tolerance=1e-2
+)
 def dsa(*args, **size) -> suite.Call:
     return step(augment.dsa(), *args, **size)
 

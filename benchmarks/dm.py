@@ -1,7 +1,7 @@
 """One DM step, against the loop over classes that a reader would write from the paper.
 
-A step is siamese augmentation, embedding of the real batches without a graph and of the synthetic images with one, the loss, and
-its derivative by the synthetic images, which both sides return.
+A step is siamese augmentation, embedding of the real batches without a graph and of the synthetic images with one, the
+loss, and its derivative by the synthetic images, which both sides return.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ import suite
 import torch
 
 from distill_lib import networks
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import augment
 from distill_lib.data.augment import Params
 from distill_lib.methods import dm
 
 
 @suite.benchmark(
-    "dm", "a DM step: {classes} classes of {real} real images and IPC {ipc}, ConvNet, {channels} x {pixels} x {pixels}",
-    "class by class, the network's own layers", tolerance=5e-3, target={"ratio": 4.0},
+    "dm",
+    "a DM step: {classes} classes of {real} real images and IPC {ipc}, ConvNet, {channels} x {pixels} x {pixels}",
+    "class by class, the network's own layers",
+    tolerance=5e-3,
+    target={"ratio": 4.0},
     size={"ipc": 10, "classes": 10, "real": 256, "pixels": 32, "channels": 3},
     quick={"ipc": 1, "classes": 2, "real": 2, "pixels": 32, "channels": 3},
-    growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)}, small={"real": 64},
-)  # fmt: skip
+    growth={"ipc": (1, 10, 50), "classes": (5, 10, 20), "pixels": (16, 32, 64)},
+    small={"real": 64},
+)
 def step(side: str, device: str, ipc: int, classes: int, real: int, pixels: int, channels: int) -> suite.Call:
-    rng, shape = generator(0, "benchmark", "dm"), (channels, pixels, pixels)
+    rng, shape = stream(0, "benchmark", "dm"), (channels, pixels, pixels)
     network = networks.fresh("ConvNet", (shape, classes), rng).to(device).requires_grad_(False)
     theirs, start = (torch.randn(classes, n, *shape, generator=rng).to(device) for n in (real, ipc))
     dsa = augment.dsa()

@@ -1,8 +1,9 @@
 """What the engine adds to a cell, how long a plan of many cells takes, and how long the library takes to start.
 
-engine: `run` around a cell whose method and evaluation do next to nothing, against the same calls without it: status, locks, hashes,
-checkpoints, log, activity, record. plan: states and costs of cells of real methods, data sets, networks and protocols, half of them
-recorded, with records that were read before. start: Python, torch and the library, against Python and torch.
+engine: `run` around a cell whose method and evaluation do next to nothing, against the same calls without it: status,
+locks, hashes, checkpoints, log, activity, record. plan: states and costs of cells of real methods, data sets, networks
+and protocols, half of them recorded, with records that were read before. start: Python, torch and the library, against
+Python and torch.
 """
 
 from __future__ import annotations
@@ -45,9 +46,14 @@ def folders() -> tempfile.TemporaryDirectory:
 
 
 @suite.benchmark(
-    "engine", "a cell of next to no work ({cells} of them)", "method and evaluation called without the engine", size={"cells": 1}, quick={"cells": 1},
-    tolerance=1e-9, target={"added_seconds": 0.6},
-)  # fmt: skip
+    "engine",
+    "a cell of next to no work ({cells} of them)",
+    "method and evaluation called without the engine",
+    size={"cells": 1},
+    quick={"cells": 1},
+    tolerance=1e-9,
+    target={"added_seconds": 0.6},
+)
 def overhead(side: str, device: str, cells: int) -> suite.Call:
     folder, config, numbers = folders(), random_real.Config(ipc=1), itertools.count()
 
@@ -64,7 +70,9 @@ def overhead(side: str, device: str, cells: int) -> suite.Call:
 
     def plain(seed: int) -> list[float]:
         synthetic = METHODS["Random"].distill(real, config, seed=seed, loop=Loop(bar=False))
-        return evaluate(synthetic, test, PROTOCOL, network=NETWORK, num_eval=1, seed=seed, real=real, loop=Loop(bar=False)).test_accuracy_pct
+        return evaluate(
+            synthetic, test, PROTOCOL, network=NETWORK, num_eval=1, seed=seed, real=real, loop=Loop(bar=False)
+        ).test_accuracy_pct
 
     def ours(seed: int) -> list[float]:
         assert os.path.isdir(folder.name)
@@ -76,14 +84,24 @@ def overhead(side: str, device: str, cells: int) -> suite.Call:
 
 
 @suite.benchmark(
-    "plan", "states and costs of {cells} cells, half of them recorded and read before", "", size={"cells": 10_000}, quick={"cells": 8},
-)  # fmt: skip
+    "plan",
+    "states and costs of {cells} cells, half of them recorded and read before",
+    "",
+    size={"cells": 10_000},
+    quick={"cells": 8},
+)
 def plan(side: str, device: str, cells: int) -> suite.Call:
     folder, kinds, params = folders(), list(itertools.product(*AXES)), Parameters(profile="full")
     known = [Cell(NAME, *kinds[i % len(kinds)], f"variant {i // len(kinds)}") for i in range(cells)]
 
     def task(cell: Cell, params: Parameters) -> Task:
-        return Task(cell, METHODS[cell.method].paper_config(cell.dataset, cell.ipc), cell.dataset, cell.protocol, seed=params.seed)
+        return Task(
+            cell,
+            METHODS[cell.method].paper_config(cell.dataset, cell.ipc),
+            cell.dataset,
+            cell.protocol,
+            seed=params.seed,
+        )
 
     toy = Experiment(NAME, "Synthetic", Parameters, lambda p: known, task)
     registry.experiments = lambda: {NAME: toy}
@@ -104,10 +122,24 @@ def plan(side: str, device: str, cells: int) -> suite.Call:
 def write(cell: Cell, task: Task, profile: str) -> None:
     """A record of the usual length: 5 networks, accuracy of every class."""
     values = [50.0 + i / 7 for i in range(5)]
-    metrics = {"train_loss": values, "ece_pct": values, "per_class_accuracy_pct": [[v + k / 3 for k in range(10)] for v in values]}
+    metrics = {
+        "train_loss": values,
+        "ece_pct": values,
+        "per_class_accuracy_pct": [[v + k / 3 for k in range(10)] for v in values],
+    }
     seconds = {"distill": 100.0, "evaluate": 30.0}
     made_by = {**provenance(), "data": cell.dataset, "data_notes": []}
-    body = Record(cell, values, [0] * 5, {**task.key, "data_sha256": {"train": "0" * 64, "test": "1" * 64}}, metrics, seconds, 900.0, made_by, seconds)
+    body = Record(
+        cell,
+        values,
+        [0] * 5,
+        {**task.key, "data_sha256": {"train": "0" * 64, "test": "1" * 64}},
+        metrics,
+        seconds,
+        900.0,
+        made_by,
+        seconds,
+    )
     file = records.path(cell, profile)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(body.to_json(), indent=1) + "\n")
@@ -120,20 +152,38 @@ def provenance() -> dict:
 
 # --- start -------------------------------------------------------------------------------------------------------------
 def python(*words: str) -> suite.Call:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # a second start finds the bytecode
-    return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=environment) and None
+    environment = {
+        k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"
+    }  # a second start finds the bytecode
+    return lambda: (
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=environment) and None
+    )
 
 
-@suite.benchmark("start-import", "python -c 'import {modules}'", "python -c 'import torch'", size={"modules": "distill_lib.experiment, distill_lib.methods"},
-                 quick={"modules": "distill_lib"}, target={"seconds": 3.0})  # fmt: skip
+@suite.benchmark(
+    "start-import",
+    "python -c 'import {modules}'",
+    "python -c 'import torch'",
+    size={"modules": "distill_lib.experiment, distill_lib.methods"},
+    quick={"modules": "distill_lib"},
+    target={"seconds": 3.0},
+)
 def start_import(side: str, device: str, modules: str) -> suite.Call:
     return python("-c", f"import {modules}" if side == "ours" else "import torch")
 
 
-@suite.benchmark("start-plan", "distill plan {name} --profile full", "python -c 'import torch'", size={"name": "skd/table1_accuracy"},
-                 quick={"name": "skd/table1_accuracy"}, target={"seconds": 3.0})  # fmt: skip
+@suite.benchmark(
+    "start-plan",
+    "distill plan {name} --profile full",
+    "python -c 'import torch'",
+    size={"name": "skd/table1_accuracy"},
+    quick={"name": "skd/table1_accuracy"},
+    target={"seconds": 3.0},
+)
 def start_plan(side: str, device: str, name: str) -> suite.Call:
-    return python(*(["-m", "distill_lib", "plan", name, "--profile", "full"] if side == "ours" else ["-c", "import torch"]))
+    return python(
+        *(["-m", "distill_lib", "plan", name, "--profile", "full"] if side == "ours" else ["-c", "import torch"])
+    )
 
 
 if __name__ == "__main__":

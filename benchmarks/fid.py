@@ -1,10 +1,10 @@
-"""Features for FID and a distance, against the loop a reader would write: the network layer by layer with its batch norms, batches of 50
-(pytorch-fid's), features gathered, mean and covariance at the end.
+"""Features for FID and a distance, against the loop a reader would write: the network layer by layer with its batch
+norms, batches of 50 (pytorch-fid's), features gathered, mean and covariance at the end.
 
-features: mean and covariance of the images' features, which both sides return; by the classifier that takes Inception's place where
-its weights are not at hand, by CIFAR-10's ResNet-56, and by Inception. distance: of samples from real images; the plain side computes
-the real side again, ours has kept it, as it does over a training's curve or a table's rows. Weights and images are random: neither
-side's time depends on what they are.
+features: mean and covariance of the images' features, which both sides return; by the classifier that takes Inception's
+place where its weights are not at hand, by CIFAR-10's ResNet-56, and by Inception. distance: of samples from real
+images; the plain side computes the real side again, ours has kept it, as it does over a training's curve or a table's
+rows. Weights and images are random: neither side's time depends on what they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
 from distill_lib.evaluation.metrics import features, pretrained
 from distill_lib.evaluation.metrics.features import Extractor
@@ -43,7 +43,12 @@ class PlainResNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.bn1, self.linear, inputs = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.Linear(64, 10), 16
+        self.conv1, self.bn1, self.linear, inputs = (
+            nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.Linear(64, 10),
+            16,
+        )
         for stage, width in enumerate((16, 32, 64), 1):
             row = [Block(inputs, width, 2 if width != inputs else 1), *[Block(width, width, 1) for _ in range(8)]]
             setattr(self, f"layer{stage}", nn.Sequential(*row))
@@ -67,7 +72,7 @@ def redrawn(state: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]
 
 def prepared(side: str, device: str, network: str, images: int, real: int, batch: int):
     """Pixels, and the function from pixels to mean and covariance of their features."""
-    rng = generator(0, "benchmark")
+    rng = stream(0, "benchmark")
     pixels = torch.randint(256, (images + real, 3, 32, 32), generator=rng).byte().to(device)
     facts = Facts("noise", tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
     like = ImageSet(torch.zeros(10, 3, 32, 32, device=device), torch.arange(10, device=device), facts)
@@ -99,25 +104,39 @@ def moments(network: str, side: str, device: str, images: int, batch: int) -> su
 FEATURES = {"compared": "the published layers in batches of 50", "quick": {"images": 4, "batch": 50}, "tolerance": 1e-5}
 
 
-@suite.benchmark("fid-features", "FID's features of {images} images by ConvNetW32", size={"images": 2000, "batch": 50}, target={"ratio": 3.0}, **FEATURES)
+@suite.benchmark(
+    "fid-features",
+    "FID's features of {images} images by ConvNetW32",
+    size={"images": 2000, "batch": 50},
+    target={"ratio": 3.0},
+    **FEATURES,
+)
 def by_convnet(*args, **size) -> suite.Call:
     return moments("ConvNetW32", *args, **size)
 
 
-@suite.benchmark("fid-resnet", "FID's features of {images} images by ResNet-56", size={"images": 500, "batch": 50}, **FEATURES)
+@suite.benchmark(
+    "fid-resnet", "FID's features of {images} images by ResNet-56", size={"images": 500, "batch": 50}, **FEATURES
+)
 def by_resnet(*args, **size) -> suite.Call:
     return moments("ResNet-56", *args, **size)
 
 
-@suite.benchmark("fid-inception", "FID's features of {images} images by Inception", size={"images": 50, "batch": 50}, **FEATURES)
+@suite.benchmark(
+    "fid-inception", "FID's features of {images} images by Inception", size={"images": 50, "batch": 50}, **FEATURES
+)
 def by_inception(*args, **size) -> suite.Call:
     return moments("Inception", *args, **size)
 
 
 @suite.benchmark(
-    "fid-distance", "a Fréchet distance of {images} samples from {real} real images, ConvNetW32", "features of both sides, matrix root by scipy",
-    size={"images": 500, "real": 1000, "batch": 50}, quick={"images": 600, "real": 600, "batch": 50}, tolerance=1e-2,
-)  # fmt: skip
+    "fid-distance",
+    "a Fréchet distance of {images} samples from {real} real images, ConvNetW32",
+    "features of both sides, matrix root by scipy",
+    size={"images": 500, "real": 1000, "batch": 50},
+    quick={"images": 600, "real": 600, "batch": 50},
+    tolerance=1e-2,
+)
 def distance(side: str, device: str, images: int, real: int, batch: int) -> suite.Call:
     pixels, run = prepared(side, device, "ConvNetW32", images, real, batch)
     kept = run(pixels[images:]) if side == "ours" else None
@@ -126,24 +145,31 @@ def distance(side: str, device: str, images: int, real: int, batch: int) -> suit
         from scipy import linalg
 
         (m1, c1), (m2, c2) = run(pixels[images:]), run(pixels[:images])
-        return torch.tensor([((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)])
+        return torch.tensor(
+            [((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)]
+        )
 
     return plain if side == "plain" else lambda: torch.tensor([frechet_distance(kept, run(pixels[:images]))])
 
 
-def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):  # noqa: ANN201
+def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):
     """The same network twice: a plain module, pixels in [0, 1] to features, and the library's extractor."""
     if name == "ConvNetW32":
         network = networks.fresh(name, like, rng).to(device).eval().requires_grad_(False)
         scale = lambda x: (x - 0.5) / 0.25  # noqa: E731
-        fast = Extractor(name, "", lambda x: networks_fast.embed(network, scale(x)), None, 256 if device.type == "cpu" else 2048, {})
+        fast = Extractor(
+            name, "", lambda x: networks_fast.embed(network, scale(x)), None, 256 if device.type == "cpu" else 2048, {}
+        )
         return lambda x: network.embed(scale(x)), fast
     if name == "ResNet-56":
         plain = PlainResNet()
         state = redrawn(plain.state_dict(), rng)
         plain.load_state_dict(state, strict=False)
         plain.to(device).eval()
-        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (pretrained.CIFARResNet.MEAN, pretrained.CIFARResNet.STD))
+        mean, std = (
+            torch.tensor(v, device=device).view(-1, 1, 1)
+            for v in (pretrained.CIFARResNet.MEAN, pretrained.CIFARResNet.STD)
+        )
         return lambda x: plain((x - mean) / std), features.of_resnet(name, pretrained.CIFARResNet.load(state), device)
     from torchvision.models import Inception3
 

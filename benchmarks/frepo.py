@@ -1,5 +1,6 @@
-"""Loss and derivatives of one FRePo step, against the plain form: synthetic and real images through the network's own layers with one
-graph, the regression written out, one backward pass. Both sides return the derivative by the synthetic images.
+"""Loss and derivatives of one FRePo step, against the plain form: synthetic and real images through the network's own
+layers with one graph, the regression written out, one backward pass. Both sides return the derivative by the synthetic
+images.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from distill_lib import networks
 from distill_lib.core.device import Pieces
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.methods import frepo
 from distill_lib.methods.common import ntk
 from distill_lib.networks import fast
@@ -19,11 +20,15 @@ SHAPE, K = (1, 28, 28), 10
 
 
 @suite.benchmark(
-    "frepo", "a FRePo step: {real} real images and IPC {ipc}, {network}, 1 x 28 x 28", "one graph for all images",
-    size={"ipc": 10, "real": 256, "network": "FRePoConvBN"}, quick={"ipc": 1, "real": 2, "network": "FRePoConvBN"}, tolerance=1e-2,
-)  # fmt: skip
+    "frepo",
+    "a FRePo step: {real} real images and IPC {ipc}, {network}, 1 x 28 x 28",
+    "one graph for all images",
+    size={"ipc": 10, "real": 256, "network": "FRePoConvBN"},
+    quick={"ipc": 1, "real": 2, "network": "FRePoConvBN"},
+    tolerance=1e-2,
+)
 def step(side: str, device: str, ipc: int, real: int, network: str) -> suite.Call:
-    rng = generator(0, "benchmark")
+    rng = stream(0, "benchmark")
     net = networks.fresh(network, (SHAPE, K), rng).to(device).eval().requires_grad_(False)
     synthetic, targets = (torch.randn(n, *SHAPE, generator=rng).to(device) for n in (K * ipc, real))
     labels = ntk.centred(torch.arange(K).repeat_interleave(ipc), K).float().to(device)
@@ -44,7 +49,9 @@ def step(side: str, device: str, ipc: int, real: int, network: str) -> suite.Cal
     def ours() -> Tensor:
         many, few = (1024, 1024) if synthetic.is_cuda else (128, 64)
         pieces = {"targets_at_once": Pieces(many), "support_at_once": Pieces(few)}
-        return frepo.loss_and_gradients(lambda x: fast.embed(net, x), synthetic, labels, targets, wanted, cfg, **pieces)[1]
+        return frepo.loss_and_gradients(
+            lambda x: fast.embed(net, x), synthetic, labels, targets, wanted, cfg, **pieces
+        )[1]
 
     return plain if side == "plain" else ours
 

@@ -1,8 +1,8 @@
-"""Reading a data set and drawing real batches, against the official code of DC and DM: every image through the set's transformation, one
-by one, into a list; then a permutation of a class's positions for every batch.
+"""Reading a data set and drawing real batches, against the official code of DC and DM: every image through the set's
+transformation, one by one, into a list; then a permutation of a class's positions for every batch.
 
-reading: the set from the library's prepared copy, normalised, against the same pixels from the file. batches: `batches` draws of
-`real` images of every class; random numbers differ, so that there is nothing to compare.
+reading: the set from the library's prepared copy, normalised, against the same pixels from the file. batches: `batches`
+draws of `real` images of every class; random numbers differ, so that there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ NAME = "FashionMNIST-mini"
 
 
 @suite.benchmark(
-    "loading", "the {name} set read and normalised", "image after image through the transformation", size={"name": NAME}, quick={"name": NAME},
+    "loading",
+    "the {name} set read and normalised",
+    "image after image through the transformation",
+    size={"name": NAME},
+    quick={"name": NAME},
     tolerance=1e-5,
-)  # fmt: skip
+)
 def reading(side: str, device: str, name: str) -> suite.Call:
     facts = data.load(name)[0].facts
 
@@ -40,9 +44,12 @@ def reading(side: str, device: str, name: str) -> suite.Call:
 
 
 @suite.benchmark(
-    "loading-batches", "{batches} batches of {real} real images of every class of {name}", "a permutation and an index per class, from float32 in memory",
-    size={"name": NAME, "batches": 20, "real": 64}, quick={"name": NAME, "batches": 1, "real": 2},
-)  # fmt: skip
+    "loading-batches",
+    "{batches} batches of {real} real images of every class of {name}",
+    "a permutation and an index per class, from float32 in memory",
+    size={"name": NAME, "batches": 20, "real": 64},
+    quick={"name": NAME, "batches": 1, "real": 2},
+)
 def batches(side: str, device: str, name: str, batches: int, real: int) -> suite.Call:
     images = data.load(name)[0].to(device)
     rng, other, memory = torch.Generator().manual_seed(0), np.random.default_rng(0), images.all()[0]

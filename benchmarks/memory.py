@@ -1,9 +1,10 @@
-"""Peak memory of every method at 50 images per class of CIFAR-10's shape, against the estimate that `distill plan` prints.
+"""Peak memory of every method at 50 images per class of CIFAR-10's shape, against the estimate that `distill plan`
+prints.
 
-A step of the method and two steps of an evaluation are run at the published settings, except where a step takes hours: then at the part
-that `REDUCED` says, and the estimate is of the same part. The images are noise: the memory does not depend on what they show.
-The estimate is of counted bytes and of what a process with PyTorch's libraries holds besides; for a command, with more libraries,
-records say how much that is (see `distill_lib.experiments.estimate`).
+A step of the method and two steps of an evaluation are run at the published settings, except where a step takes hours:
+then at the part that `REDUCED` says, and the estimate is of the same part. The images are noise: the memory does not
+depend on what they show. The estimate is of counted bytes and of what a process with PyTorch's libraries holds besides;
+for a command, with more libraries, records say how much that is (see `distill_lib.experiments.estimate`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from distill_lib.core.loop import Loop
 from distill_lib.core.measure import measure
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet
 from distill_lib.evaluation import evaluate
@@ -28,20 +29,59 @@ from distill_lib.methods import METHODS
 
 # fields that make one step of a run; dotted names are of settings within
 ONE_STEP: dict[str, int] = {
-    "iterations": 1, "outer_loop": 1, "inner_epochs": 1, "max_updates": 1, "max_epochs": 1, "window": 1, "inner": 1, "images_net": 64,
-    "experts.count": 1, "experts.epochs": 2, "experts.per_epoch": 256, "max_start_epoch": 1, "expert_epochs": 1,
-    "training.epochs": 1, "gan.epochs": 1, "gan.looks": 1, "gan.samples": 50, "gan.judge.epochs": 1, "gan.judge.per_class": 50, "matching.epochs": 1,
-    "matching.pool_steps": 1, "base.steps": 1, "tuning.steps": 1, "sampling.steps": 1,
-    "training.steps": 1, "steps": 3, "scoring.training.epochs": 1,
-}  # fmt: skip
+    "iterations": 1,
+    "outer_loop": 1,
+    "inner_epochs": 1,
+    "max_updates": 1,
+    "max_epochs": 1,
+    "window": 1,
+    "inner": 1,
+    "images_net": 64,
+    "experts.count": 1,
+    "experts.epochs": 2,
+    "experts.per_epoch": 256,
+    "max_start_epoch": 1,
+    "expert_epochs": 1,
+    "training.epochs": 1,
+    "gan.epochs": 1,
+    "gan.looks": 1,
+    "gan.samples": 50,
+    "gan.judge.epochs": 1,
+    "gan.judge.per_class": 50,
+    "matching.epochs": 1,
+    "matching.pool_steps": 1,
+    "base.steps": 1,
+    "tuning.steps": 1,
+    "sampling.steps": 1,
+    "training.steps": 1,
+    "steps": 3,
+    "scoring.training.epochs": 1,
+}
 REDUCED: dict[str, dict[str, Any]] = {  # what a processor would take hours for; the peak is that of fewer images
-    "Herding": {"training.per_class": 500}, "K-Center": {"training.per_class": 500}, "Forgetting": {"training.per_class": 500},
-    "MTT": {"syn_steps": 3}, "KIP": {"ipc": 1, "batch_target": 10}, "CGAN": {"gan.per_epoch": 128},
-    "DiM": {"gan.per_epoch": 128, "matching.per_epoch": 64}, "SKD": {"gan.per_epoch": 128, "matching.per_epoch": 64},
-    "Minimax": {"ipc": 1}, "DiT": {"ipc": 1}, "DGS": {"ipc": 1}, "U-ViT": {"training.batch": 4, "ipc": 1},
-    "GLaD": {"ipc": 1, "space.prior.weights": "random"}, "SLFD": {"ipc": 1, "space.prior.weights": "random"},
-}  # fmt: skip
-QUICK: dict[str, Any] = {"batch_real": 2, "gan.width": 16, "base.width": 32, "base.depth": 2, "base.heads": 2, "base.batch": 8, "batch_target": 50}
+    "Herding": {"training.per_class": 500},
+    "K-Center": {"training.per_class": 500},
+    "Forgetting": {"training.per_class": 500},
+    "MTT": {"syn_steps": 3},
+    "KIP": {"ipc": 1, "batch_target": 10},
+    "CGAN": {"gan.per_epoch": 128},
+    "DiM": {"gan.per_epoch": 128, "matching.per_epoch": 64},
+    "SKD": {"gan.per_epoch": 128, "matching.per_epoch": 64},
+    "Minimax": {"ipc": 1},
+    "DiT": {"ipc": 1},
+    "DGS": {"ipc": 1},
+    "U-ViT": {"training.batch": 4, "ipc": 1},
+    "GLaD": {"ipc": 1, "space.prior.weights": "random"},
+    "SLFD": {"ipc": 1, "space.prior.weights": "random"},
+}
+QUICK: dict[str, Any] = {
+    "batch_real": 2,
+    "gan.width": 16,
+    "base.width": 32,
+    "base.depth": 2,
+    "base.heads": 2,
+    "base.batch": 8,
+    "batch_target": 50,
+}
 
 
 def changed(cfg: Any, changes: dict[str, Any]) -> Any:
@@ -56,17 +96,30 @@ def changed(cfg: Any, changes: dict[str, Any]) -> Any:
 def peak(method: str, device: str, ipc: int, images: int, quick: bool) -> suite.Call:
     """Run a step of the method, and of an evaluation; megabytes measured and estimated."""
     facts = Facts("CIFAR10", tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
-    pixels = torch.randint(256, (images, 3, 32, 32), generator=generator(0, "benchmark"), dtype=torch.uint8)
+    pixels = torch.randint(256, (images, 3, 32, 32), generator=stream(0, "benchmark"), dtype=torch.uint8)
     data = ImageSet(pixels, torch.arange(images) % 10, facts).to(device)
-    cfg = changed(METHODS[method].paper_config("CIFAR10", ipc), {**ONE_STEP, **REDUCED.get(method, {}), **(QUICK if quick else {})})
+    cfg = changed(
+        METHODS[method].paper_config("CIFAR10", ipc),
+        {**ONE_STEP, **REDUCED.get(method, {}), **(QUICK if quick else {})},
+    )
 
     def run() -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.dict(os.environ, DISTILL_RUNS=folder), measure(device) as cost:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            unittest.mock.patch.dict(os.environ, DISTILL_RUNS=folder),
+            measure(device) as cost,
+        ):
             synthetic = METHODS[method].distill(data, cfg, seed=0, loop=Loop(bar=False))
             evaluate(synthetic, data.subset(torch.arange(200)), "vico_dsa@1ep", num_eval=1, loop=Loop(bar=False))
-        counted = estimate.counted_mb((method, cfg, "CIFAR10", cfg.ipc, ("ConvNet",), "vico_dsa@1ep", 1, 1), torch.device(device).type == "cuda")
+        counted = estimate.counted_mb(
+            (method, cfg, "CIFAR10", cfg.ipc, ("ConvNet",), "vico_dsa@1ep", 1, 1), torch.device(device).type == "cuda"
+        )
         estimated = counted + (0 if torch.device(device).type == "cuda" else estimate.HELD_MB)
-        return {"measured_mb": round(cost.memory_mb), "estimated_mb": round(estimated), "off_pct": round(100 * abs(estimated / cost.memory_mb - 1))}
+        return {
+            "measured_mb": round(cost.memory_mb),
+            "estimated_mb": round(estimated),
+            "off_pct": round(100 * abs(estimated / cost.memory_mb - 1)),
+        }
 
     return run
 
@@ -75,9 +128,14 @@ def registered(method: str) -> None:
     part = ", ".join(f"{k} {v}" for k, v in REDUCED.get(method, {}).items())
 
     @suite.benchmark(
-        f"memory-{method.lower()}", f"a step of {method} at IPC {{ipc}} on {{images}} images, 3 x 32 x 32{part and f' ({part})'}: peak memory", "",
-        size={"ipc": 50, "images": 50_000, "quick": False}, quick={"ipc": 1, "images": 1_000, "quick": True}, target={"off_pct": 20.0}, repeats=1,
-    )  # fmt: skip
+        f"memory-{method.lower()}",
+        f"a step of {method} at IPC {{ipc}} on {{images}} images, 3 x 32 x 32{part and f' ({part})'}: peak memory",
+        "",
+        size={"ipc": 50, "images": 50_000, "quick": False},
+        quick={"ipc": 1, "images": 1_000, "quick": True},
+        target={"off_pct": 20.0},
+        repeats=1,
+    )
     def build(side: str, device: str, **size: Any) -> suite.Call:
         return peak(method, device, **size)
 

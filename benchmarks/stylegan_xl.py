@@ -1,10 +1,10 @@
-"""StyleGAN-XL's layers after layer n, forwards and back to codes and features, against the literal form: a weight per image in one
-grouped convolution, zeros between the samples, and filters run over all of them, channel by channel. This is the step that GLaD and
-SLFD spend their time in.
+"""StyleGAN-XL's layers after layer n, forwards and back to codes and features, against the literal form: a weight per
+image in one grouped convolution, zeros between the samples, and filters run over all of them, channel by channel. This
+is the step that GLaD and SLFD spend their time in.
 
-Both sides have the same random weights, codes, features and gradient of the images. They return the images and both gradients, each
-divided by its length. Leaky ReLU has a kink: where rounding puts a value on the other side of it, the gradient differs by more than
-the value.
+Both sides have the same random weights, codes, features and gradient of the images. They return the images and both
+gradients, each divided by its length. Leaky ReLU has a kink: where rounding puts a value on the other side of it, the
+gradient differs by more than the value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.generators.stylegan_xl.network import StyleGANXL, Synthesis, plan
 
 
@@ -38,7 +38,9 @@ def literal(module: Synthesis, x: Tensor, w: Tensor) -> Tensor:
     if not layer.to_rgb:
         each = each * (each.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     each = each * module.magnitude_ema.rsqrt()
-    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(1, (b, -1))[0]
+    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(
+        1, (b, -1)
+    )[0]
     x = x + module.bias[:, None, None]
     if layer.to_rgb:
         return x.clamp(-256, 256)
@@ -51,18 +53,21 @@ def literal(module: Synthesis, x: Tensor, w: Tensor) -> Tensor:
 
 
 @suite.benchmark(
-    "stylegan", "StyleGAN-XL, {pixels} pixels, width {width}, {images} images: layers after {layer} forwards and back", "the published form, layer by layer",
+    "stylegan",
+    "StyleGAN-XL, {pixels} pixels, width {width}, {images} images: layers after {layer} forwards and back",
+    "the published form, layer by layer",
     size={"pixels": 64, "width": 256, "layer": 12, "images": 2, "stem": 3},
-    quick={"pixels": 16, "width": 32, "layer": 4, "images": 1, "stem": 1}, tolerance=1e-3,
-)  # fmt: skip
+    quick={"pixels": 16, "width": 32, "layer": 4, "images": 1, "stem": 1},
+    tolerance=1e-3,
+)
 def step(side: str, device: str, pixels: int, width: int, layer: int, images: int, stem: int) -> suite.Call:
     layers, classes = plan(pixels, stem, 64 * width, width)
-    made = StyleGANXL(layers, classes).redraw(generator(0)).requires_grad_(False).to(device)
+    made = StyleGANXL(layers, classes).redraw(stream(0)).requires_grad_(False).to(device)
     with torch.no_grad():
-        z = torch.randn(images, made.z_dim, generator=generator(1)).to(device)
+        z = torch.randn(images, made.z_dim, generator=stream(1)).to(device)
         codes = made.mapping(z, torch.arange(images, device=device)).clone()
         features = made.to_f(codes, layer)
-    back = torch.randn(images, *made.image_shape, generator=generator(2)).to(device)
+    back = torch.randn(images, *made.image_shape, generator=stream(2)).to(device)
 
     def run() -> Tensor:
         w, f = codes.clone().requires_grad_(), features.clone().requires_grad_()

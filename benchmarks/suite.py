@@ -1,14 +1,16 @@
 """The benchmarks' common part: what a benchmark is, how it is measured, what is written.
 
-A benchmark is a function that prepares one side and returns the call that is measured; the call returns what both sides must
+A benchmark is a function that prepares one side and returns the call that is measured; the call returns what both sides
+must
 agree on, or None where there is nothing to compare:
 
-    @benchmark("dm", "a DM step of {classes} classes", "a loop over classes", size={"classes": 10}, quick={"classes": 2}, tolerance=1e-4)
-    def dm(side: str, device: str, classes: int) -> Call: ...
+    @benchmark("dm", "a DM step of {classes} classes", "a loop over classes", size={"classes": 10}, quick={"classes":
+    2}, tolerance=1e-4) def dm(side: str, device: str, classes: int) -> Call: ...
 
-Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat: they take
-turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at the quick size, and once in full for
-its result, its peak memory and (plain) its counted operations. A benchmark whose results differ by more than its tolerance fails.
+Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat:
+they take turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at
+the quick size, and once in full for its result, its peak memory and (plain) its counted operations. A benchmark whose
+results differ by more than its tolerance fails.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ class Benchmark:
 KNOWN: dict[str, Benchmark] = {}
 
 
-def benchmark(name: str, what: str, compared: str, **options: Any) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+def benchmark(
+    name: str, what: str, compared: str, **options: Any
+) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     """Register a function as a benchmark; see `Benchmark`."""
 
     def register(build: Callable[..., Call]) -> Callable[..., Call]:
@@ -110,15 +114,16 @@ def load(modules: list[str] = MODULES) -> dict[str, Benchmark]:
 def apart(ours: np.ndarray, plain: np.ndarray) -> float:
     """Norm of the difference of two results as a share of the reference's norm; NaN where there is one.
 
-    Not the largest difference: where rounding moves a pre-activation across the kink of a ReLU, as it does between any two float32
-    computations, a gradient's few entries behind it change by a finite amount.
+    Not the largest difference: where rounding moves a pre-activation across the kink of a ReLU, as it does between any
+    two float32 computations, a gradient's few entries behind it change by a finite amount.
     """
     if ours.shape != plain.shape:
         raise Failed(f"results of shapes {ours.shape} and {plain.shape}")
     return float(np.linalg.norm((ours - plain).ravel()) / max(np.linalg.norm(plain.ravel()), 1e-300))
 
 
-# --- one side, in its own process --------------------------------------------------------------------------------------
+# --- one side, in its own process
+# --------------------------------------------------------------------------------------
 class Counter(TorchDispatchMode):
     """Operations of convolutions and products in the block, and bytes of all tensors that operations read and write."""
 
@@ -167,7 +172,16 @@ def _first(call: Call, side: str, device: str) -> dict[str, Any]:
     return first | ({"operations": counter.operations, "bytes": counter.bytes} if side == "plain" else {})
 
 
-def serve(module: str, name: str, side: str, device: str, threads: int, size: dict[str, Any], quick: dict[str, Any], pipe: Connection) -> None:
+def serve(
+    module: str,
+    name: str,
+    side: str,
+    device: str,
+    threads: int,
+    size: dict[str, Any],
+    quick: dict[str, Any],
+    pipe: Connection,
+) -> None:
     """A side's process: prepare and run once, then answer every "go" with the seconds of one call."""
     try:
         torch.set_num_threads(threads)
@@ -194,7 +208,8 @@ def serve(module: str, name: str, side: str, device: str, threads: int, size: di
 
 
 def peaks(device: str, threads: int, pipe: Connection) -> None:
-    """Operations a second of a large float32 matrix product, bytes a second of adding two long vectors: the best of some tries."""
+    """Operations a second of a large float32 matrix product, bytes a second of adding two long vectors: the best of
+    some tries."""
     torch.set_num_threads(threads)
     on_gpu = device.startswith("cuda")
     n, length = (8192, 2**28) if on_gpu else (1536, 2**25)
@@ -257,10 +272,17 @@ class Side:
 
 
 def measured(
-    of: Benchmark, size: dict[str, Any], repeats: int, device: str, threads: int, machine: tuple[float, float], until: float | None = None,
+    of: Benchmark,
+    size: dict[str, Any],
+    repeats: int,
+    device: str,
+    threads: int,
+    machine: tuple[float, float],
+    until: float | None = None,
     **more: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early. Raises: Failed."""
+) -> dict[str, Any]:
+    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early. Raises:
+    Failed."""
     began, load_before = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     module, names = of.build.__module__, ("plain", "ours") if of.compared else ("ours",)
     sides: dict[str, Side] = {}
@@ -280,14 +302,24 @@ def measured(
         for side in sides.values():
             side.end()
     words = of.what.format(**size)
-    return entry(of, words, first, seconds, machine) | more | {
-        "size": size, "seconds": round(time.monotonic() - began, 1), "made_by": made_by(device, threads) | {"load_before": load_before},
-    }  # fmt: skip
+    return (
+        entry(of, words, first, seconds, machine)
+        | more
+        | {
+            "size": size,
+            "seconds": round(time.monotonic() - began, 1),
+            "made_by": made_by(device, threads) | {"load_before": load_before},
+        }
+    )
 
 
 def entry(
-    of: Benchmark, what: str, first: dict[str, dict[str, Any]], seconds: dict[str, list[tuple[float, float]]], machine: tuple[float, float]
-) -> dict[str, Any]:  # fmt: skip
+    of: Benchmark,
+    what: str,
+    first: dict[str, dict[str, Any]],
+    seconds: dict[str, list[tuple[float, float]]],
+    machine: tuple[float, float],
+) -> dict[str, Any]:
     """What a benchmark's measurements say; see `distill_lib.speed`.
 
     Args:
@@ -296,19 +328,34 @@ def entry(
         machine: its operations and bytes a second.
     """
     sides = {
-        name: benchmarks.summary([s for s, _ in times], [p for _, p in times], first[name]["memory_mb"]) for name, times in seconds.items()
+        name: benchmarks.summary([s for s, _ in times], [p for _, p in times], first[name]["memory_mb"])
+        for name, times in seconds.items()
     }
     plain, ours = sides.get("plain"), sides["ours"]
     pairs = [a / b for (a, _), (b, _) in zip(seconds.get("plain", ()), seconds["ours"])]
     found = {
-        "name": of.name, "group": "benchmark", "what": what, "compared": of.compared, "ours": ours, "plain": plain,
+        "name": of.name,
+        "group": "benchmark",
+        "what": what,
+        "compared": of.compared,
+        "ours": ours,
+        "plain": plain,
         "ratio": plain["median"] / ours["median"] if plain else None,
-        "ratio_low": min(pairs, default=None), "ratio_high": max(pairs, default=None),
-        "processor_ratio": plain["processor_median"] / ours["processor_median"] if plain and ours["processor_median"] else None,
-        "difference": None, "tolerance": of.tolerance, "difference_is": of.difference_is,
-        "operations": first["plain"]["operations"] if plain else None, "bytes": first["plain"]["bytes"] if plain else None,
-        "peak_flops": machine[0], "peak_bytes": machine[1], "target": of.target, "facts": first["ours"]["facts"],
-    }  # fmt: skip
+        "ratio_low": min(pairs, default=None),
+        "ratio_high": max(pairs, default=None),
+        "processor_ratio": plain["processor_median"] / ours["processor_median"]
+        if plain and ours["processor_median"]
+        else None,
+        "difference": None,
+        "tolerance": of.tolerance,
+        "difference_is": of.difference_is,
+        "operations": first["plain"]["operations"] if plain else None,
+        "bytes": first["plain"]["bytes"] if plain else None,
+        "peak_flops": machine[0],
+        "peak_bytes": machine[1],
+        "target": of.target,
+        "facts": first["ours"]["facts"],
+    }
     if of.tolerance is not None:
         results = [first[name]["result"] for name in ("ours", "plain")]
         if any(r is None for r in results):
@@ -325,7 +372,8 @@ def made_by(device: str, threads: int) -> dict[str, Any]:
 
 # --- the command -------------------------------------------------------------------------------------------------------
 def chosen(names: list[str]) -> list[Benchmark]:
-    """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists them."""
+    """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists
+    them."""
     known = load()
     out = []
     for name in names:
@@ -338,15 +386,29 @@ def chosen(names: list[str]) -> list[Benchmark]:
 
 def main(argv: list[str] | None = None, only: str | None = None) -> None:
     """Measure and show. Args: only: the file whose benchmarks are meant where none is named."""
-    options = argparse.ArgumentParser(prog="benchmarks", description="Speed and memory against plain references of the same mathematics.")
+    options = argparse.ArgumentParser(
+        prog="benchmarks", description="Speed and memory against plain references of the same mathematics."
+    )
     options.add_argument("names", nargs="*", help="of benchmarks; by default all")
     options.add_argument("--list", action="store_true", help="name them and stop")
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    options.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    )
     options.add_argument("--device", default="cpu")
-    options.add_argument("--quick", action="store_true", help="tiny sizes, once: whether everything runs and agrees; nothing is written")
-    options.add_argument("--scaling", action="store_true", help="also how some grow with images per class, classes, resolution and networks")
-    options.add_argument("--budget", type=float, help="seconds after which no benchmark begins and none is repeated more than it must")
+    options.add_argument(
+        "--quick", action="store_true", help="tiny sizes, once: whether everything runs and agrees; nothing is written"
+    )
+    options.add_argument(
+        "--scaling",
+        action="store_true",
+        help="also how some grow with images per class, classes, resolution and networks",
+    )
+    options.add_argument(
+        "--budget", type=float, help="seconds after which no benchmark begins and none is repeated more than it must"
+    )
     args = options.parse_args(argv)
     if args.repeats < 1 or args.threads < 1:
         raise SystemExit("--repeats and --threads: at least 1")
@@ -363,13 +425,22 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         side = Side(peaks, device, args.threads)
         machine = side.answer()
         side.end()
-        print(f"{describe(device)}, torch {torch.__version__}: {machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s", flush=True)
+        print(
+            f"{describe(device)}, torch {torch.__version__}: {machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s",
+            flush=True,
+        )
     jobs = [(b, b.quick if args.quick else b.size, {}) for b in todo]
     if args.scaling:
         jobs += [
-            (b, {**b.size, **b.small, axis: at}, {"name": f"{b.name}/{axis}={at}", "group": "growth", "base": b.name, "axis": axis, "at": at})
-            for b in todo for axis, values in b.growth.items() for at in values
-        ]  # fmt: skip
+            (
+                b,
+                {**b.size, **b.small, axis: at},
+                {"name": f"{b.name}/{axis}={at}", "group": "growth", "base": b.name, "axis": axis, "at": at},
+            )
+            for b in todo
+            for axis, values in b.growth.items()
+            for at in values
+        ]
     bad = []
     for of, size, more in jobs:
         name = more.get("name", of.name)
@@ -405,5 +476,9 @@ def line(found: dict[str, Any]) -> str:
     parts = [f"{found['name']:24s} ours {row['ours']}"]
     if found["plain"]:
         parts.append(f"plain {row['plain']}, ratio {row['ratio']}")
-    parts += [f"{k} {row[k]}" for k in ("target", "difference", "memory, ours", "memory, plain", "GFLOP/s", "facts") if row.get(k)]
+    parts += [
+        f"{k} {row[k]}"
+        for k in ("target", "difference", "memory, ours", "memory, plain", "GFLOP/s", "facts")
+        if row.get(k)
+    ]
     return "; ".join(parts) + ("" if benchmarks.agrees(found) else "; RESULTS DISAGREE")

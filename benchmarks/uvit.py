@@ -1,5 +1,5 @@
-"""Training and drawing of U-ViT, and a training step of DiT, against the networks a reader would write from the papers: attention by two
-einsums and a softmax, and a plain loop around it.
+"""Training and drawing of U-ViT, and a training step of DiT, against the networks a reader would write from the papers:
+attention by two einsums and a softmax, and a plain loop around it.
 
 Both sides of U-ViT's training return the averaged weights, of its drawing the images; those of DiT its gradients.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.generators import dit, uvit
@@ -71,13 +71,19 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
 
 
 @torch.no_grad()
-def draw_plainly(model: nn.Module, labels: Tensor, seed: int, shape: tuple[int, int, int], evaluations: int, batch: int = 100) -> Tensor:
+def draw_plainly(
+    model: nn.Module, labels: Tensor, seed: int, shape: tuple[int, int, int], evaluations: int, batch: int = 100
+) -> Tensor:
     """The paper's sampler around the plain network: (N, C, H, W) uint8."""
     device, parts = labels.device, []
     for start in range(0, len(labels), batch):
         y = labels[start : start + batch]
-        x = torch.stack([torch.randn(shape, generator=stream(seed, "image", start + i)) for i in range(len(y))]).to(device)
-        x = sample("dpm_fast", lambda x, t, y=y: model(x, torch.full((len(y),), 999 * t, device=device), y), x, evaluations)
+        x = torch.stack([torch.randn(shape, generator=stream(seed, "image", start + i)) for i in range(len(y))]).to(
+            device
+        )
+        x = sample(
+            "dpm_fast", lambda x, t, y=y: model(x, torch.full((len(y),), 999 * t, device=device), y), x, evaluations
+        )
         parts.append(uvit.to_uint8(x))
     return torch.cat(parts)
 
@@ -91,8 +97,9 @@ BY_CHANCE = 4.0  # FID of 200 images moves with the noise they are drawn from: 3
 COMPARED = "attention written out, one tensor after another in the optimiser"
 
 
-# With patches of 2, the paper's for 32 pixels, 258 tokens attend to each other: written out that is four tables of 258 x 258 for every
-# image and block. With patches of 4, as in the small budget, or a wide network, matrix products take most of the time on both sides.
+# With patches of 2, the paper's for 32 pixels, 258 tokens attend to each other: written out that is four tables of 258
+# x 258 for every image and block. With patches of 4, as in the small budget, or a wide network, matrix products take
+# most of the time on both sides.
 NARROW, SMALL = {"patch": 2, "width": 64, "heads": 4}, {"patch": 4, "width": 128, "heads": 4}
 QUICK = {"patch": 4, "width": 32, "heads": 2}
 
@@ -108,10 +115,21 @@ def training(side: str, device: str, patch: int, width: int, heads: int, steps: 
     pixels = torch.randint(256, (batch * 4, *of.shape), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(device)
     cfg = replace(
-        uvit.Training(), patch=of.patch, width=of.width, depth=of.depth, heads=of.heads, steps=steps, batch=batch, looks=1, warm_up=1, ema=0.9,
+        uvit.Training(),
+        patch=of.patch,
+        width=of.width,
+        depth=of.depth,
+        heads=of.heads,
+        steps=steps,
+        batch=batch,
+        looks=1,
+        warm_up=1,
+        ema=0.9,
         precision="float32",
-    )  # fmt: skip
-    return lambda: weights(train_plainly(real, cfg) if side == "plain" else uvit.fit(real, cfg, 0, Loop(bar=False)).model)
+    )
+    return lambda: weights(
+        train_plainly(real, cfg) if side == "plain" else uvit.fit(real, cfg, 0, Loop(bar=False)).model
+    )
 
 
 def drawing(side: str, device: str, patch: int, width: int, heads: int, images: int, evaluations: int) -> suite.Call:
@@ -127,16 +145,27 @@ def drawing(side: str, device: str, patch: int, width: int, heads: int, images: 
 
 for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {})):
     suite.benchmark(
-        f"uvit-train{part}", "U-ViT of width {width}, patches of {patch}: {steps} steps of {batch} images", COMPARED,
-        size={**sizes, "steps": 8, "batch": 32}, quick={**QUICK, "steps": 1, "batch": 2}, tolerance=1e-2, target=target,
-    )(training)  # fmt: skip
+        f"uvit-train{part}",
+        "U-ViT of width {width}, patches of {patch}: {steps} steps of {batch} images",
+        COMPARED,
+        size={**sizes, "steps": 8, "batch": 32},
+        quick={**QUICK, "steps": 1, "batch": 2},
+        tolerance=1e-2,
+        target=target,
+    )(training)
     suite.benchmark(
-        f"uvit-draw{part}", "U-ViT of width {width}, patches of {patch}: {images} images of {evaluations} evaluations by DPM-Solver", COMPARED,
-        size={**sizes, "images": 32, "evaluations": 50}, quick={**QUICK, "images": 2, "evaluations": 3}, tolerance=0.02, target=target,
-    )(drawing)  # fmt: skip
+        f"uvit-draw{part}",
+        "U-ViT of width {width}, patches of {patch}: {images} images of {evaluations} evaluations by DPM-Solver",
+        COMPARED,
+        size={**sizes, "images": 32, "evaluations": 50},
+        quick={**QUICK, "images": 2, "evaluations": 3},
+        tolerance=0.02,
+        target=target,
+    )(drawing)
 
 
-# --- fewer evaluations for the same FID ------------------------------------------------------------------------------------
+# --- fewer evaluations for the same FID
+# ------------------------------------------------------------------------------------
 def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.Trained]:
     real, cfg = data.load(dataset)[0].to(device), paper_config(dataset).small()
     return real, cfg, uvit.place(real, cfg.training, cfg.training_seed)
@@ -152,10 +181,18 @@ def untrained() -> str | None:
 
 
 @suite.benchmark(
-    "uvit-solver", "{images} images of FashionMNIST by the small budget's U-ViT and their FID: 20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
-    "the paper's solver around attention written out", size={"images": 200}, quick={"images": 20}, tolerance=BY_CHANCE,
-    distance=lambda ours, plain: float(abs(ours - plain).max()), difference_is="FID", target={"ratio": 1.5}, repeats=1, lacks=untrained,
-)  # fmt: skip
+    "uvit-solver",
+    "{images} images of FashionMNIST by the small budget's U-ViT and their FID: 20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
+    "the paper's solver around attention written out",
+    size={"images": 200},
+    quick={"images": 20},
+    tolerance=BY_CHANCE,
+    distance=lambda ours, plain: float(abs(ours - plain).max()),
+    difference_is="FID",
+    target={"ratio": 1.5},
+    repeats=1,
+    lacks=untrained,
+)
 def solver(side: str, device: str, images: int) -> suite.Call:
     real, cfg, found = trained(device, SAMPLED)
     model, labels = found.model().to(device), (torch.arange(images) % K).to(device)
@@ -178,10 +215,13 @@ def solver(side: str, device: str, images: int) -> suite.Call:
 
 
 @suite.benchmark(
-    "dit", "DiT's loss and gradients: {batch} latents of {channels} x {pixels} x {pixels}, width {width}, depth {depth}", "attention written out",
-    size={"batch": 32, "channels": 4, "pixels": 16, "width": 192, "depth": 6}, quick={"batch": 2, "channels": 4, "pixels": 8, "width": 32, "depth": 1},
+    "dit",
+    "DiT's loss and gradients: {batch} latents of {channels} x {pixels} x {pixels}, width {width}, depth {depth}",
+    "attention written out",
+    size={"batch": 32, "channels": 4, "pixels": 16, "width": 192, "depth": 6},
+    quick={"batch": 2, "channels": 4, "pixels": 8, "width": 32, "depth": 1},
     tolerance=1e-3,
-)  # fmt: skip
+)
 def latents(side: str, device: str, batch: int, channels: int, pixels: int, width: int, depth: int) -> suite.Call:
     rng, heads = stream(0, "benchmark"), max(1, width // 64)
     of = dit.Architecture(side=pixels, channels=channels, width=width, depth=depth, heads=heads, num_classes=K)

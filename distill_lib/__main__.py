@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 STOPPED = "stopped; what was computed is saved"
 KINDS = ["methods", "datasets", "networks", "protocols", "experiments"]
-Parameter = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")]
+Parameter = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")
+]
 
 
 def main() -> None:
@@ -71,7 +73,8 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
 
 
 def _experiments(brief: bool) -> list[dict[str, object]]:
-    """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts them."""
+    """Every experiment with how many cells its paper prints, and how many of them are measured, as the ledger counts
+    them."""
     from .experiments import experiments
     from .tables import ledger
 
@@ -82,7 +85,9 @@ def _experiments(brief: bool) -> list[dict[str, object]]:
             found = ledger.counts_of(e.name)
             cells = {"printed": ledger.total(found), "full": sum(found[status] for status in ledger.FULL)}
             cells |= {kind: found[status] for kind, status in small.items()}
-            said = ", ".join([f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])])
+            said = ", ".join(
+                [f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])]
+            )
             said = said if cells["printed"] else "none printed"
         except UserError as err:  # a damaged record
             cells = said = str(err)
@@ -92,7 +97,9 @@ def _experiments(brief: bool) -> list[dict[str, object]]:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="methods, datasets, networks, protocols or experiments; all by default.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="methods, datasets, networks, protocols or experiments; all by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the names that exist."""
@@ -132,29 +139,45 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
     return out
 
 
-Cells = Annotated[str | None, typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.')]
-Sets = Annotated[int | None, typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number.")]
+Cells = Annotated[
+    str | None,
+    typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.'),
+]
+Sets = Annotated[
+    int | None,
+    typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def run(
-    experiments: Annotated[list[str], typer.Argument(help="For example skd/table1_accuracy; several run one after the other.")],
+    experiments: Annotated[
+        list[str], typer.Argument(help="For example skd/table1_accuracy; several run one after the other.")
+    ],
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
     time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
-    engine_name: Annotated[str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="With dask: processes, by default one per GPU; or jobs of Slurm.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="With dask: slurm, or tcp://host:port of a running scheduler.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")
+    ] = None,
+    engine_name: Annotated[
+        str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="With dask: processes, by default one per GPU; or jobs of Slurm.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="With dask: slurm, or tcp://host:port of a running scheduler.")
+    ] = None,
 ) -> None:
     """Compute the missing cells of experiments, and print them beside the paper's.
 
-    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. A record grows with every
-    distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every selected
-    cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
+    What is recorded is reused, and a run that was stopped, in whatever way, goes on where it was. A record grows with
+    every distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every
+    selected cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
     """
     from .experiments import prerequisites
 
@@ -193,7 +216,9 @@ def run(
     if failed:
         from .core.progress import log_path
 
-        _print_table("failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed])
+        _print_table(
+            "failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed]
+        )
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
 
 
@@ -216,7 +241,8 @@ def plan(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and why."""
+    """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and
+    why."""
     from . import experiments as engine
     from . import methods  # noqa: F401
     from .experiments import estimate
@@ -238,20 +264,30 @@ def plan(
 
 @app.command()
 def fill(
-    experiments: Annotated[list[str] | None, typer.Argument(help="For example skd/table1_accuracy; all by default.")] = None,
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="For example skd/table1_accuracy; all by default.")
+    ] = None,
     profile: Annotated[str, typer.Option(help="small or full.")] = "full",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
-    time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90m, 2h, 8h. Without, until all is done.")] = "",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")] = None,
+    time_limit: Annotated[
+        str, typer.Option(help="Save and stop after this long: 90m, 2h, 8h. Without, until all is done.")
+    ] = "",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
-    """Compute what is missing, the cheapest number first, at low priority, until the time is up: for a spare machine and a night.
+    """Compute what is missing, the cheapest number first, at low priority, until the time is up: for a spare machine
+    and a night.
 
-    Each set of a cell is stored as soon as it is done, and the next `distill fill` goes on where this one stopped. Cells whose
-    data or weights are not here are left out, and counted. Exit status: 0, also where the time was up; 2 wrong input or failed cells.
+    Each set of a cell is stored as soon as it is done, and the next `distill fill` goes on where this one stopped.
+    Cells whose data or weights are not here are left out, and counted. Exit status: 0, also where the time was up; 2
+    wrong input or failed cells.
     """
     if profile not in ("small", "full"):
         raise unknown("profile", profile, ["small", "full"])
@@ -273,7 +309,9 @@ def fill(
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]
     numbers = len({job.cell for job in jobs})
-    print(f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost")
+    print(
+        f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost"
+    )
     alike: dict[str, list[str]] = {}
     for reason, count in left_out.most_common():
         kind, _, what = reason.partition(": ")
@@ -282,8 +320,16 @@ def fill(
         print(f"left out, {kind}: {', '.join(which)}")
     if dry_run or not jobs:
         return
-    done = filling.run(jobs, None if limit is None else limit - (time.monotonic() - start), lambda line: print(line, flush=True), device)
-    print(", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines) or "nothing was finished in this time; what was begun is saved")
+    done = filling.run(
+        jobs,
+        None if limit is None else limit - (time.monotonic() - start),
+        lambda line: print(line, flush=True),
+        device,
+    )
+    print(
+        ", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines)
+        or "nothing was finished in this time; what was begun is saved"
+    )
     from .records import export as index_
 
     index_.write(paths.runs() / "index.csv")
@@ -301,12 +347,17 @@ def explain(
     from . import experiments as engine
     from . import methods, records  # noqa: F401
 
-    now = engine.status(engine.find(cell), engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}))
+    now = engine.status(
+        engine.find(cell),
+        engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}),
+    )
     verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
     print(f"{now.cell} [{profile}] {verdict}: {now.why}")
     if now.record:
         where = records.path(now.cell, profile)
-        print(f"record: {where}\nmade by: {', '.join(f'{k} {v}' for k, v in now.record.made_by.items() if v not in ([], ''))}")
+        print(
+            f"record: {where}\nmade by: {', '.join(f'{k} {v}' for k, v in now.record.made_by.items() if v not in ([], ''))}"
+        )
         print(f"cost: {records.cost(now.record)}")
     if now.task:
         print(json.dumps(now.task.key, indent=1))
@@ -314,7 +365,9 @@ def explain(
 
 @app.command()
 def index(
-    output: Annotated[Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")
+    ] = None,
 ) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
     from .records import export as index_
@@ -328,8 +381,7 @@ def index(
 
 @app.command()
 def watch(
-    every: Annotated[float, typer.Option(help="Seconds between looks; 0 looks once.")] = 0.0,
-    as_json: Json = False,
+    every: Annotated[float, typer.Option(help="Seconds between looks; 0 looks once.")] = 0.0, as_json: Json = False
 ) -> None:
     """Show what is being computed under this `runs` folder."""
     from .core import progress
@@ -349,16 +401,26 @@ def watch(
 
 @app.command()
 def evaluate(
-    file: Annotated[str, typer.Argument(help="A distilled set: .pt, .npz, .safetensors, or a folder with one folder per class.")],
+    file: Annotated[
+        str, typer.Argument(help="A distilled set: .pt, .npz, .safetensors, or a folder with one folder per class.")
+    ],
     dataset: Annotated[str, typer.Option(help="Whose test set judges it: a name or your own data.")],
-    protocol: Annotated[str, typer.Option(help="Names with commas between them: vico_dsa,vico_dsa+noaug. See `distill list protocols`.")] = "vico_dsa",
+    protocol: Annotated[
+        str, typer.Option(help="Names with commas between them: vico_dsa,vico_dsa+noaug. See `distill list protocols`.")
+    ] = "vico_dsa",
     networks: Annotated[str, typer.Option(help="Names with commas between them: ConvNet,ResNet18.")] = "ConvNet",
-    num_eval: Annotated[int | None, typer.Option(help="Networks of each kind; by default the protocol's number.")] = None,
+    num_eval: Annotated[
+        int | None, typer.Option(help="Networks of each kind; by default the protocol's number.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
-    normalised: Annotated[bool, typer.Option("--normalised", help="Float images are normalised with the data set's mean and std.")] = False,
+    normalised: Annotated[
+        bool, typer.Option("--normalised", help="Float images are normalised with the data set's mean and std.")
+    ] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
-    ceiling_epochs: Annotated[int | None, typer.Option(help="Train on all real images too, for so many epochs.")] = None,
+    ceiling_epochs: Annotated[
+        int | None, typer.Option(help="Train on all real images too, for so many epochs.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
@@ -372,9 +434,18 @@ def evaluate(
     values = "normalised" if normalised else "pixels" if pixels else None
     names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
     found = files.evaluate_file(
-        file, dataset, judges, names, num_eval, seed,
-        values=values, baseline=baseline, ceiling_epochs=ceiling_epochs, resolution=resolution, device=device,
-    )  # fmt: skip
+        file,
+        dataset,
+        judges,
+        names,
+        num_eval,
+        seed,
+        values=values,
+        baseline=baseline,
+        ceiling_epochs=ceiling_epochs,
+        resolution=resolution,
+        device=device,
+    )
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return
@@ -383,7 +454,9 @@ def evaluate(
         print(f"- {note}")
 
 
-uvit = typer.Typer(no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images.")
+uvit = typer.Typer(
+    no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images."
+)
 app.add_typer(uvit, name="uvit")
 PROFILES = ["smoke", "small", "full"]
 
@@ -392,9 +465,12 @@ PROFILES = ["smoke", "small", "full"]
 def uvit_train(
     dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
-    scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")] = False,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")
+    ] = False,
 ) -> None:
-    """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100`."""
+    """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train
+    CIFAR100`."""
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     from .experiments import uvit_commands
@@ -405,7 +481,9 @@ def uvit_train(
 @uvit.command("generate")
 def uvit_generate(
     folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
-    dataset: Annotated[str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
     seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,

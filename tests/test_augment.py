@@ -1,4 +1,5 @@
-"""Augmentations: every operation against a plain slow formulation, its ranges, gradients, and independence of batching."""
+"""Augmentations: every operation against a plain slow formulation, its ranges, gradients, and independence of
+batching."""
 
 import importlib
 import math
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Facts, augment
 from distill_lib.data.augment import Params, strategies
 
@@ -22,12 +23,23 @@ _benchmark = importlib.import_module("augment")
 PLAIN, plain = _benchmark.PLAIN, _benchmark.plain  # the official code's formulation, one image after another
 
 COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))
-EVERY = ["none", "dsa", "idc", "idc:color_crop", "frepo", "dc", "dc:crop_noise", "imagenet", "dcbench:cifar_aug", "dcbench:randaug"]
+EVERY = [
+    "none",
+    "dsa",
+    "idc",
+    "idc:color_crop",
+    "frepo",
+    "dc",
+    "dc:crop_noise",
+    "imagenet",
+    "dcbench:cifar_aug",
+    "dcbench:randaug",
+]
 FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in strategies._FREPO]
 
 
 def images(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=generator(seed, "images"), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=stream(seed, "images"), dtype=torch.float64).to(dtype)
 
 
 def named(name):
@@ -44,33 +56,42 @@ def fixed(op, *u, groups=1, images=1):
 
 # --- equal to the plain formulation ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "shape", [(4, 6, 3, 32, 32), (3, 1, 1, 28, 28), (2, 5, 1, 28, 28), (1, 3, 3, 64, 64), (2, 3, 3, 24, 32), (2, 24, 3, 32, 32)]
+    "shape",
+    [(4, 6, 3, 32, 32), (3, 1, 1, 28, 28), (2, 5, 1, 28, 28), (1, 3, 3, 64, 64), (2, 3, 3, 24, 32), (2, 24, 3, 32, 32)],
 )
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("op", list(PLAIN))
 def test_each_operation_equals_the_plain_one(op, shared, shape):
     aug, x = augment.dsa(op), images(*shape, dtype=torch.float64)
     for seed in range(3):
-        params = aug.draw(generator(seed, op), groups=shape[0], images=1 if shared else shape[1])
+        params = aug.draw(stream(seed, op), groups=shape[0], images=1 if shared else shape[1])
         expected = plain(aug, x, params)
         torch.testing.assert_close(aug.apply(x, params), expected, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(aug.apply(x.float(), params), expected.float(), rtol=1e-4, atol=1e-4)  # white noise: steep
+        torch.testing.assert_close(
+            aug.apply(x.float(), params), expected.float(), rtol=1e-4, atol=1e-4
+        )  # white noise: steep
 
 
-@pytest.mark.parametrize("name", ["dsa", "dsa:color_crop_cutout_scale_rotate", "idc", "idc:color_crop_cutout", "idc:color_crop"])
+@pytest.mark.parametrize(
+    "name", ["dsa", "dsa:color_crop_cutout_scale_rotate", "idc", "idc:color_crop_cutout", "idc:color_crop"]
+)
 @pytest.mark.parametrize("n", [2, 40])  # a joint batch per operation, or one call per group
 def test_mixed_operations_equal_the_plain_loop(name, n):
     aug, x = augment.named(name), images(9, n, 3, 32, 32, dtype=torch.float64)
     for seed in range(3):
-        params = aug.draw(generator(seed), groups=9, images=1 if seed else n)
+        params = aug.draw(stream(seed), groups=9, images=1 if seed else n)
         torch.testing.assert_close(aug.apply(x, params), plain(aug, x, params), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("op", list(PLAIN))
 def test_gradients_equal_the_plain_ones(op):
-    aug, x, w = augment.dsa(op), images(3, 4, 3, 16, 16, dtype=torch.float64).requires_grad_(), images(3, 4, 3, 16, 16, seed=1)
+    aug, x, w = (
+        augment.dsa(op),
+        images(3, 4, 3, 16, 16, dtype=torch.float64).requires_grad_(),
+        images(3, 4, 3, 16, 16, seed=1),
+    )
     for m in (1, 4):
-        params = aug.draw(generator(m), groups=3, images=m)
+        params = aug.draw(stream(m), groups=3, images=m)
         ours, theirs = (torch.autograd.grad((y * w).sum(), x)[0] for y in (aug.apply(x, params), plain(aug, x, params)))
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
@@ -81,8 +102,8 @@ def test_gradients_equal_the_plain_ones(op):
 def test_networks_at_once_equal_one_by_one_bit_for_bit(name, n):
     aug, x = named(name), images(5, n, 3, 32, 32)
     for seed in range(3):
-        at_once = aug(x, [generator(seed, g) for g in range(5)])
-        alone = torch.stack([aug(x[g], generator(seed, g)) for g in range(5)])
+        at_once = aug(x, [stream(seed, g) for g in range(5)])
+        alone = torch.stack([aug(x[g], stream(seed, g)) for g in range(5)])
         assert torch.equal(at_once, alone)
 
 
@@ -98,13 +119,15 @@ class Called(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY if not n.startswith("dcbench")])  # torchvision's, on a network's batch at a time
+@pytest.mark.parametrize(
+    "name", [n for n in EVERY if not n.startswith("dcbench")]
+)  # torchvision's, on a network's batch at a time
 def test_no_operation_rounds_by_the_size_of_the_batch(name):
     """On some processors a matrix product does, and one that fuses a product with a sum does with some compilers."""
     aug, x = named(name), images(5, 4, 3, 32, 32)
     with Called() as called:
         for seed in range(6):  # every operation has its turn
-            aug(x, [generator(seed, g) for g in range(5)])
+            aug(x, [stream(seed, g) for g in range(5)])
     assert name == "none" or {"mul", "add", "add_"} & called.names
     products = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "addcmul", "addcdiv", "lerp", "convolution"}
     assert not products & called.names
@@ -117,7 +140,7 @@ def test_threads_change_no_bit(name):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append([aug(x, [generator(seed, g) for g in range(5)]) for seed in range(3)])
+            found.append([aug(x, [stream(seed, g) for g in range(5)]) for seed in range(3)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -126,7 +149,7 @@ def test_threads_change_no_bit(name):
 @pytest.mark.parametrize("name", ["dsa", "idc:color_crop_cutout", "frepo", "imagenet"])
 def test_one_record_does_the_same_to_batches_of_any_size(name):
     aug, real = augment.named(name), images(6, 20, 3, 32, 32)
-    params = aug.draw(generator(1), groups=6)
+    params = aug.draw(stream(1), groups=6)
     whole = aug.apply(real, params)
     assert torch.equal(aug.apply(real.clone(), params), whole)
     assert torch.equal(aug.apply(real[:, :1], params), whole[:, :1])  # one image per class
@@ -137,7 +160,7 @@ def test_one_record_does_the_same_to_batches_of_any_size(name):
 def test_independent_images_of_a_batch_share_the_operation_but_not_its_parameters():
     x = images(1, 3, 32, 32).expand(8, -1, -1, -1)
     for seed in range(20):
-        aug, rng = augment.dsa("crop_cutout_scale_rotate_color"), generator(seed)
+        aug, rng = augment.dsa("crop_cutout_scale_rotate_color"), stream(seed)
         params = aug.draw(rng, images=8)
         assert len(aug.operations(params)) == 1
         out = aug.apply(x, params)
@@ -148,7 +171,7 @@ def test_independent_images_of_a_batch_share_the_operation_but_not_its_parameter
 def test_inputs_and_global_randomness_are_left_alone(name):
     aug, x = named(name), images(4, 3, 32, 32)
     before, state = x.clone(), torch.get_rng_state()
-    aug(x, generator(0))
+    aug(x, stream(0))
     assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
 
 
@@ -157,17 +180,17 @@ def test_inputs_and_global_randomness_are_left_alone(name):
 def test_shape_and_type_are_kept_for_a_single_image_too(name, dtype):
     aug = named(name)
     for shape in [(1, 3, 32, 32), (7, 3, 32, 32), (2, 1, 3, 32, 32)]:
-        out = aug(images(*shape, dtype=dtype), generator(0))
+        out = aug(images(*shape, dtype=dtype), stream(0))
         assert out.shape == shape and out.dtype == dtype and out.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["dsa", "idc", "frepo", "dc", "dc:crop_noise"])
 def test_grey_images(name):
-    assert augment.named(name)(images(5, 1, 28, 28), generator(0)).shape == (5, 1, 28, 28)
+    assert augment.named(name)(images(5, 1, 28, 28), stream(0)).shape == (5, 1, 28, 28)
 
 
 def test_a_generator_repeats_its_draws():
-    aug, x, rng = augment.dsa(), images(4, 3, 32, 32), generator(3)
+    aug, x, rng = augment.dsa(), images(4, 3, 32, 32), stream(3)
     state = rng.get_state()
     first = aug(x, rng)
     assert not torch.equal(first, aug(x, rng))
@@ -180,22 +203,22 @@ def test_a_generator_repeats_its_draws():
 @pytest.mark.parametrize("name", EVERY)
 def test_gpu_and_cpu_agree(name):
     aug, x = named(name), images(6, 5, 3, 32, 32)
-    there = aug(x.cuda(), generator(0))
+    there = aug(x.cuda(), stream(0))
     assert there.is_cuda
-    torch.testing.assert_close(there.cpu(), aug(x, generator(0)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(there.cpu(), aug(x, stream(0)), rtol=1e-4, atol=1e-4)
 
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 def test_each_of_six_operations_is_drawn_equally_often():
     aug = augment.dsa()
-    drawn = [op for (op,) in aug.operations(aug.draw(generator(0), groups=60_000))]
+    drawn = [op for (op,) in aug.operations(aug.draw(stream(0), groups=60_000))]
     for op in PLAIN:
         assert drawn.count(op) / 60_000 == pytest.approx(1 / 6, abs=0.005)
 
 
 def test_idc_always_flips_and_colours_and_draws_one_of_the_rest():
     aug = augment.idc("color_crop_cutout_flip_scale_rotate")
-    drawn = aug.operations(aug.draw(generator(0), groups=3000))
+    drawn = aug.operations(aug.draw(stream(0), groups=3000))
     assert {(a, b, d) for a, b, _, d in drawn} == {("flip", "color", "cutout")}
     for op in ("crop", "scale", "rotate"):
         assert [c for _, _, c, _ in drawn].count(op) / 3000 == pytest.approx(1 / 3, abs=0.03)
@@ -203,7 +226,7 @@ def test_idc_always_flips_and_colours_and_draws_one_of_the_rest():
 
 
 def test_none_returns_its_input_and_draws_nothing():
-    x, rng = images(2, 3, 8, 8), generator(0)
+    x, rng = images(2, 3, 8, 8), stream(0)
     state = rng.get_state()
     assert augment.none()(x, rng) is x and augment.dsa("none")(x, rng) is x
     assert torch.equal(rng.get_state(), state)
@@ -215,7 +238,7 @@ def test_crop_moves_by_at_most_an_eighth(side, bound):
     dot = torch.zeros(1, 1, side, side)
     dot[:, :, side // 2, side // 2] = 1
     dot = dot.expand(1500, -1, -1, -1)
-    out = augment.dsa("crop")(dot, generator(0))
+    out = augment.dsa("crop")(dot, stream(0))
     place = out.flatten(1).argmax(1)
     for moved in (place // side - side // 2, place % side - side // 2):
         assert sorted(moved.unique().tolist()) == list(range(-bound, bound + 1))
@@ -226,7 +249,7 @@ def test_crop_moves_by_at_most_an_eighth(side, bound):
 
 @pytest.mark.parametrize("side,hole,erased,smallest", [(32, 16, 0.1865, 8), (28, 14, 0.1858, 7), (128, 64, 0.1901, 32)])
 def test_cutout_erases_a_clamped_square(side, hole, erased, smallest):
-    keep = augment.dsa("cutout")(torch.ones(1500, 1, side, side), generator(0))
+    keep = augment.dsa("cutout")(torch.ones(1500, 1, side, side), stream(0))
     assert (1 - keep.mean()).item() == pytest.approx(erased, abs=0.004)
     heights = (keep.amin(3) == 0).sum(2).flatten()
     assert heights.min() == smallest and heights.max() == hole
@@ -234,7 +257,7 @@ def test_cutout_erases_a_clamped_square(side, hole, erased, smallest):
 
 
 def test_cutout_offset_ranges_over_the_whole_image_inclusive():
-    for u, rows in [(0.0, range(0, 8)), (1.0, range(24, 32)), (0.5, range(8, 24))]:
+    for u, rows in [(0.0, range(8)), (1.0, range(24, 32)), (0.5, range(8, 24))]:
         aug, params = fixed("cutout", u, 0.5)
         keep = aug.apply(torch.ones(1, 1, 32, 32), params)[0, 0]
         assert (keep.amin(1) == 0).nonzero().flatten().tolist() == list(rows)
@@ -282,7 +305,7 @@ def test_saturation_of_a_single_channel_is_the_identity():
 
 def test_half_of_the_images_are_flipped():
     x = images(1, 1, 8, 8).expand(4000, -1, -1, -1)
-    out = augment.dsa("flip")(x, generator(0))
+    out = augment.dsa("flip")(x, stream(0))
     flipped = (out == x.flip(-1)).flatten(1).all(1)
     assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert torch.equal(out[~flipped], x[~flipped])
@@ -309,7 +332,7 @@ def test_gradient_of_flip_and_cutout_and_crop():
 @pytest.mark.parametrize("m", [1, 2])
 def test_gradcheck(name, m):
     aug, x = augment.named(name), images(2, 2, 3, 6, 6, dtype=torch.float64).requires_grad_()
-    params = aug.draw(generator(5), groups=2, images=m)
+    params = aug.draw(stream(5), groups=2, images=m)
     assert torch.autograd.gradcheck(lambda x: aug.apply(x, params), x, fast_mode=True)
 
 
@@ -335,7 +358,7 @@ def frepo_plain(image, op, u):
 @pytest.mark.parametrize("side", [(28, 28), (20, 32)])
 def test_frepo_geometry_repeats_the_edge(op, side):
     aug, x = augment.frepo(op), images(6, 2, *side, dtype=torch.float64)
-    params = aug.draw(generator(0), images=6)
+    params = aug.draw(stream(0), images=6)
     u = params.u[0, :, aug.numbers(op)].double().numpy()
     expected = np.stack([frepo_plain(image, op, v) for image, v in zip(x.numpy(), u, strict=True)])
     np.testing.assert_allclose(aug.apply(x, params).numpy(), expected, atol=2e-6)
@@ -343,12 +366,12 @@ def test_frepo_geometry_repeats_the_edge(op, side):
 
 def test_frepo_colour_and_cutout_ranges():
     x = images(1, 3, 16, 16).expand(500, -1, -1, -1)
-    out = augment.frepo("color")(x, generator(0))
+    out = augment.frepo("color")(x, stream(0))
     moved = out.mean((1, 2, 3)) - x.mean((1, 2, 3))
     assert -0.25 <= moved.min() < -0.2 and 0.2 < moved.max() <= 0.25
     grey = (out.mean(1).std((1, 2)) / x.mean(1).std((1, 2))).log()  # contrast alone
     assert -0.2501 <= grey.min() < -0.2 and 0.2 < grey.max() <= 0.2501
-    keep = augment.frepo("cutout")(torch.ones(500, 1, 32, 32), generator(0))
+    keep = augment.frepo("cutout")(torch.ones(500, 1, 32, 32), stream(0))
     assert (keep.flatten(1).sum(1) == 32 * 32 - 64).all()  # an 8 x 8 hole fully inside
     rows = (keep.amin(3) == 0).float().argmax(2)
     assert rows.min() == 0 and rows.max() == 24
@@ -383,7 +406,7 @@ def dc_plain(image, op, u, mean):
 @pytest.mark.parametrize("shape", [(40, 1, 28, 28), (40, 3, 32, 32), (1, 1, 28, 28), (9, 2, 27, 27)])
 def test_dc_operations_equal_the_published_ones(op, shape):
     aug, x = augment.dc(op), images(*shape) + 0.3
-    params = aug.draw(generator(2, op), images=len(x))
+    params = aug.draw(stream(2, op), images=len(x))
     expected = [dc_plain(i, op, u.tolist(), x.mean((0, 2, 3))) for i, u in zip(x, params.u[0], strict=True)]
     torch.testing.assert_close(aug.apply(x, params), torch.stack(expected), rtol=1e-4, atol=2e-5)
 
@@ -391,7 +414,7 @@ def test_dc_operations_equal_the_published_ones(op, shape):
 def test_dc_rotation_at_its_ends_and_at_zero():
     x = images(3, 1, 28, 28)
     aug = augment.dc("rotate")
-    params = aug.draw(generator(0), images=3)
+    params = aug.draw(stream(0), images=3)
     params.u[0, :, 5] = torch.tensor([0.0, 0.5, 1.0])  # -45, 0, 44 degrees
     out = aug.apply(x, params)
     torch.testing.assert_close(out[1], x[1], rtol=0, atol=1e-5)
@@ -403,8 +426,8 @@ def test_dc_rotation_at_its_ends_and_at_zero():
 
 def test_dc_draws_an_operation_per_image():
     x = images(1, 1, 28, 28).expand(3000, -1, -1, -1)
-    out = augment.dc("crop_noise")(x, generator(0))
-    noisy = ((out - x).abs().flatten(1).amax(1) < 0.01)
+    out = augment.dc("crop_noise")(x, stream(0))
+    noisy = (out - x).abs().flatten(1).amax(1) < 0.01
     assert noisy.float().mean().item() == pytest.approx(0.5 + 0.5 / 64, abs=0.03)  # a crop by nothing looks the same
     difference = (out - x)[noisy & (out != x).flatten(1).all(1)]
     assert difference.std().item() == pytest.approx(0.001, rel=0.02)
@@ -435,7 +458,9 @@ def imagenet_plain(image, u, mean, std):
         target = [torch.zeros_like(grey), grey.mean().expand_as(grey), grey][op]
         pixels = (1 - k) * pixels + k * target
     normal = torch.special.ndtri(torch.tensor(u[27:30]))
-    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]).double()
+    vectors = torch.tensor(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    ).double()
     shift = (vectors * (0.1 * normal) * torch.tensor([0.2175, 0.0188, 0.0045])).sum(1)
     return (pixels + shift.view(3, 1, 1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
@@ -443,15 +468,17 @@ def imagenet_plain(image, u, mean, std):
 def test_imagenet_pipeline_equals_operation_after_operation():
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (COLOUR.mean, COLOUR.std))
     aug, x = named("imagenet"), images(40, 3, 48, 48, dtype=torch.float64)
-    params = aug.draw(generator(0), images=40)
-    expected = torch.stack([imagenet_plain(i, u.double().tolist(), mean, std) for i, u in zip(x, params.u[0], strict=True)])
+    params = aug.draw(stream(0), images=40)
+    expected = torch.stack(
+        [imagenet_plain(i, u.double().tolist(), mean, std) for i, u in zip(x, params.u[0], strict=True)]
+    )
     torch.testing.assert_close(aug.apply(x, params), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_resized_crop_shows_between_half_and_all_of_the_image():
     rows, cols = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     x = torch.stack([rows, cols, rows]).expand(400, -1, -1, -1)
-    out = augment.ImageNet._resized_crop(x[None], augment.ImageNet().draw(generator(0), images=400).u)[0]
+    out = augment.ImageNet._resized_crop(x[None], augment.ImageNet().draw(stream(0), images=400).u)[0]
     height, width = (out[:, i].flatten(1).amax(1) - out[:, i].flatten(1).amin(1) + 1 for i in (0, 1))
     area, aspect = height * width / 64**2, width / height
     assert 0.48 <= area.min() < 0.55 and 0.95 < area.max() <= 1.0001
@@ -467,7 +494,7 @@ def test_dcbench_treats_the_batch_as_8_bit_pixels_with_one_draw(policy):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (COLOUR.mean, COLOUR.std))
     x = images(1, 3, 32, 32).expand(6, -1, -1, -1)
     for seed in range(4):
-        out = aug(x, generator(seed))
+        out = aug(x, stream(seed))
         assert torch.equal(out, out[:1].expand_as(out))
         hole = out == 0
         pixels = (out * std + mean) * 255
@@ -482,7 +509,7 @@ def test_cutmix_pastes_a_box_and_mixes_labels_by_its_area():
     labels = torch.arange(8)
     shares = []
     for seed in range(200):
-        mixed, soft = augment.CutMix()(values, labels, generator(seed), 10)
+        mixed, soft = augment.CutMix()(values, labels, stream(seed), 10)
         assert soft.shape == (8, 10) and torch.allclose(soft.sum(1), torch.ones(8))
         for i in range(8):
             other = mixed[i, 0] != i
@@ -490,28 +517,32 @@ def test_cutmix_pastes_a_box_and_mixes_labels_by_its_area():
             partners = mixed[i, 0][other].unique()
             assert len(partners) <= 1 and torch.equal(mixed[i, 0], mixed[i, 2])
             if len(partners):
-                assert soft[i, int(partners[0])].item() == pytest.approx(share) and soft[i, i].item() == pytest.approx(1 - share, abs=1e-6)
+                assert soft[i, int(partners[0])].item() == pytest.approx(share) and soft[i, i].item() == pytest.approx(
+                    1 - share, abs=1e-6
+                )
                 rows, cols = other.any(1).sum().item(), other.any(0).sum().item()
                 assert rows * cols == other.sum()  # a full box
                 shares.append(share)
-    assert max(shares) > 0.8 and np.mean(shares) == pytest.approx(0.33, abs=0.05)  # clipping at borders shrinks the mean of 1/2
+    assert max(shares) > 0.8 and np.mean(shares) == pytest.approx(
+        0.33, abs=0.05
+    )  # clipping at borders shrinks the mean of 1/2
 
 
 def test_cutmix_probability_soft_labels_and_networks_at_once():
-    x, labels = images(5, 16, 3, 8, 8), torch.rand(5, 16, 4, generator=generator(0)).softmax(-1)
+    x, labels = images(5, 16, 3, 8, 8), torch.rand(5, 16, 4, generator=stream(0)).softmax(-1)
     before = x.clone()
     cutmix = augment.CutMix(0.5)
-    on = cutmix.draw(generator(0), groups=4000, images=2).on
+    on = cutmix.draw(stream(0), groups=4000, images=2).on
     assert on.float().mean().item() == pytest.approx(0.5, abs=0.03)
     for seed in range(6):
-        mixed, soft = cutmix(x, labels, [generator(seed, g) for g in range(5)], 4)
-        alone = [cutmix(x[g], labels[g], generator(seed, g), 4) for g in range(5)]
+        mixed, soft = cutmix(x, labels, [stream(seed, g) for g in range(5)], 4)
+        alone = [cutmix(x[g], labels[g], stream(seed, g), 4) for g in range(5)]
         assert all(torch.equal(mixed[g], a) and torch.equal(soft[g], b) for g, (a, b) in enumerate(alone))
         assert torch.allclose(soft.sum(-1), torch.ones(5, 16))
     assert torch.equal(x, before)
-    off, same = augment.CutMix(0.0)(x, labels, generator(0), 4)
+    off, same = augment.CutMix(0.0)(x, labels, stream(0), 4)
     assert torch.equal(off, x) and torch.equal(same, labels)
-    single, soft = augment.CutMix()(x[0, :1], torch.tensor([2]), generator(0), 4)
+    single, soft = augment.CutMix()(x[0, :1], torch.tensor([2]), stream(0), 4)
     assert torch.equal(single, x[0, :1]) and soft.tolist() == [[0, 0, 1, 0]]
 
 
@@ -534,7 +565,9 @@ def test_default_strategies():
     assert augment.strategy_for("FashionMNIST", "frepo") == "color_crop_rotate_translate_cutout"
     assert augment.strategy_for("CIFAR10", "frepo") == "flip_color_crop_rotate_translate_cutout"
     assert augment.strategy_for("MNIST", "idc") == "color_crop_scale_rotate"
-    assert augment.strategy_for("MNIST", "dc") == "crop_scale_rotate" and augment.strategy_for("CIFAR10", "dc") == "none"
+    assert (
+        augment.strategy_for("MNIST", "dc") == "crop_scale_rotate" and augment.strategy_for("CIFAR10", "dc") == "none"
+    )
     assert augment.strategy_for("MNIST", "dc", network="ConvNetBN") == "crop_noise"
     with pytest.raises(UserError, match="dsa, idc, frepo, dc"):
         augment.strategy_for("MNIST", "autoaugment")
@@ -562,18 +595,18 @@ def test_unknown_names_say_what_exists(name, message):
 def test_bad_input_is_named():
     aug, x = augment.dsa(), images(4, 3, 8, 8)
     with pytest.raises(UserError, match="normalised float"):
-        aug(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), generator(0))
+        aug(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), stream(0))
     with pytest.raises(UserError, match="normalised float"):
-        aug.apply(x[0], aug.draw(generator(0)))
+        aug.apply(x[0], aug.draw(stream(0)))
     with pytest.raises(UserError, match="2 groups of 1 images do not fit 1 groups of 4"):
-        aug.apply(x, aug.draw(generator(0), groups=2))
+        aug.apply(x, aug.draw(stream(0), groups=2))
     with pytest.raises(UserError, match="3 generators for 1 groups"):
-        aug(x, [generator(i) for i in range(3)])
+        aug(x, [stream(i) for i in range(3)])
     with pytest.raises(UserError, match="mean and std"):
         augment.named("dcbench:randaug")
     with pytest.raises(UserError, match="3 channels"):
-        augment.named("imagenet")(x[:, :1], generator(0))
+        augment.named("imagenet")(x[:, :1], stream(0))
     with pytest.raises(UserError, match=r"outside \[0, 1\]"):
         augment.CutMix(1.5)
     with pytest.raises(UserError, match="CutMix drawn for"):
-        augment.CutMix().apply(x, torch.zeros(4, dtype=torch.long), augment.CutMix().draw(generator(0), images=3), 2)
+        augment.CutMix().apply(x, torch.zeros(4, dtype=torch.long), augment.CutMix().draw(stream(0), images=3), 2)

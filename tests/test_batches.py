@@ -8,7 +8,7 @@ import torch
 from distill_lib.core.batches import Batches
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 
 
 def epochs_with_the_rest(total, images, batch, steps, rng):
@@ -52,8 +52,9 @@ def passes(total, images, batch, steps, rng):
 )
 @pytest.mark.parametrize("batch", [1, 5, 7, 13])
 def test_positions_and_the_stream_are_those_of_the_plain_loop(plain, last, per_epoch, batch):
-    """What a step draws besides, such as times and noise, comes from the same stream, so that has to stand where it stood."""
-    ours, theirs, batches = generator(3), generator(3), Batches(20, batch, last, per_epoch)
+    """What a step draws besides, such as times and noise, comes from the same stream, so that has to stand where it
+    stood."""
+    ours, theirs, batches = stream(3), stream(3), Batches(20, batch, last, per_epoch)
     wanted = plain(20, min(per_epoch or 20, 20), batch, 50, theirs)
     for step in range(50):
         assert torch.equal(batches.index(step, ours), next(wanted))
@@ -61,7 +62,7 @@ def test_positions_and_the_stream_are_those_of_the_plain_loop(plain, last, per_e
 
 
 def test_a_batch_larger_than_the_set_is_all_of_it_or_an_error():
-    assert Batches(3, 8).index(0, generator(0)).sort().values.tolist() == [0, 1, 2]
+    assert Batches(3, 8).index(0, stream(0)).sort().values.tolist() == [0, 1, 2]
     for total, batch, last in ((3, 8, "drop"), (3, 0, "keep"), (0, 1, "keep")):
         with pytest.raises(UserError, match=f"a batch of {batch} images, but an epoch has {total}"):
             Batches(total, batch, last)
@@ -69,7 +70,7 @@ def test_a_batch_larger_than_the_set_is_all_of_it_or_an_error():
 
 def test_an_epoch_goes_on_from_a_checkpoint(tmp_path):
     def run(loop: Loop) -> list[list[int]]:
-        rng, batches, seen = generator(0), Batches(10, 3), []
+        rng, batches, seen = stream(0), Batches(10, 3), []
         for step in loop.steps("walk", 12, {"rng": rng, "order": batches.order, "seen": seen}):
             seen.append(batches.index(step, rng).tolist())
         return seen

@@ -15,15 +15,23 @@ from distill_lib.core.errors import UserError
 from distill_lib.publish import build, check, pages
 
 PAGES = build._contents(paths.ROOT)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
-    """Folder of the recorded book; live pages that are already executed, unchanged, in the checkout's `runs/` are taken from there."""
+    """Folder of the recorded book; live pages that are already executed, unchanged, in the checkout's `runs/` are taken
+    from there."""
     ready = paths.ROOT / "runs" / "recorded" / "pages"
     if ready.exists():
         shutil.copytree(ready, paths.runs() / "recorded" / "pages", dirs_exist_ok=True)
@@ -56,8 +64,10 @@ def violations(page, theme):
     found = page.evaluate("async () => (await axe.run({resultTypes: ['violations'], preload: false})).violations")
     return [
         f"{theme}: {v['id']} at {n['target'][0]}: {n['html'][:160]}"
-        for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"][:3]
-    ]  # fmt: skip
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for n in v["nodes"][:3]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +80,28 @@ def visits(html, browser):
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: errors.append(str(e)))
         page.on("requestfailed", lambda r: errors.append(f"not loaded: {r.url}"))
-        page.on("request", lambda r: None if urllib.parse.urlsplit(r.url).scheme in ("file", "data", "blob") else outside.append(r.url))
+        page.on(
+            "request",
+            lambda r: (
+                None if urllib.parse.urlsplit(r.url).scheme in ("file", "data", "blob") else outside.append(r.url)
+            ),
+        )
         page.goto((html / f"{name}.html").as_uri())
         if page.locator(".math").count():
-            page.evaluate("async () => { while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20)); await MathJax.startup.promise; }")
+            page.evaluate(
+                "async () => { while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20)); await MathJax.startup.promise; }"
+            )
         formulas = page.evaluate(
             "[document.querySelectorAll('.math').length,"
             " [...document.querySelectorAll('.math')].filter(m => m.querySelector('mjx-container') && !m.querySelector('[data-mml-node=merror]')).length]"
         )
         seen[name] = {
-            "title": page.title(), "heading": page.locator("h1").first.inner_text(), "errors": errors, "outside": outside, "formulas": formulas,
-        }  # fmt: skip
+            "title": page.title(),
+            "heading": page.locator("h1").first.inner_text(),
+            "errors": errors,
+            "outside": outside,
+            "formulas": formulas,
+        }
         page.evaluate(axe_script())
         page.add_style_tag(content="* { transition: none !important }")  # colours in between are nobody's
         seen[name]["violations"] = [v for theme in ("light", "dark") for v in violations(page, theme)]
@@ -91,7 +112,8 @@ def visits(html, browser):
     return seen
 
 
-# --- the recorded book -------------------------------------------------------------------------------------------------
+# --- the recorded book
+# -------------------------------------------------------------------------------------------------
 def test_every_page_of_the_contents_is_there_without_problems(html):
     assert check.check_html(html, PAGES) == []
     assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
@@ -208,13 +230,22 @@ def test_a_printed_page_has_its_text_and_tables_whole_and_nothing_to_click(html,
     page.goto((html / "book" / "intro.html").as_uri())
     page.emulate_media(media="print")
     seen = "([...document.querySelectorAll(s)].filter(e => e.offsetParent).length)"
-    for clicked in (".distill-tools", ".distill-filters", ".bd-sidebar-primary", ".article-header-buttons", "#rtd-footer-container"):
+    for clicked in (
+        ".distill-tools",
+        ".distill-filters",
+        ".bd-sidebar-primary",
+        ".article-header-buttons",
+        "#rtd-footer-container",
+    ):
         assert page.evaluate(f"s => {seen}", clicked) == 0, clicked
     assert page.evaluate(f"s => {seen}", "h1") == 1 and page.evaluate(f"s => {seen}", "table.distill-table") >= 1
     cut = "[...document.querySelectorAll('.distill-scroll')].filter(b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1).length"
     assert page.evaluate(cut) == 0
     pdf = page.pdf(format="A4")
-    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") + pdf.count(b"/Type/Page/") >= 2
+    assert (
+        pdf.startswith(b"%PDF")
+        and pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") + pdf.count(b"/Type/Page/") >= 2
+    )
     page.close()
 
 
@@ -266,7 +297,8 @@ def test_a_table_sorts_by_the_heading_clicked(html, browser):
     page.close()
 
 
-# --- books with problems, and the book of a run ------------------------------------------------------------------------
+# --- books with problems, and the book of a run
+# ------------------------------------------------------------------------
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A book of one page in the real book's dress."""
@@ -282,12 +314,20 @@ def root(tmp_path, monkeypatch):
 
 def test_each_problem_is_named_with_its_page_and_again_on_the_next_build(root):
     intro = root / "book" / "intro.md"
-    intro.write_text("# Intro\n\n[gone](nowhere.md) {doc}`missing` ![](none.png)\n\n<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>\n")
+    intro.write_text(
+        "# Intro\n\n[gone](nowhere.md) {doc}`missing` ![](none.png)\n\n<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>\n"
+    )
     for _ in range(2):
         with pytest.raises(UserError) as refused:
             build.build(root=root)
         message = str(refused.value)
-        for problem in ("nowhere.md", "unknown document: 'missing'", "none.png", "broken link to x.html", "from outside"):
+        for problem in (
+            "nowhere.md",
+            "unknown document: 'missing'",
+            "none.png",
+            "broken link to x.html",
+            "from outside",
+        ):
             assert any(problem in line and "book/intro" in line for line in message.splitlines()), (problem, message)
     intro.write_text("# Intro\n\nAll is well.\n")
     assert build.build(root=root) == root / "_build" / "html" / "index.html"

@@ -10,7 +10,7 @@ from distill_lib import data, networks
 from distill_lib.core.device import Pieces
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.methods import cafe
 
 K, N, M = 3, 6, 2
@@ -18,16 +18,17 @@ WEIGHTS = [0.1, 0.1, 1.0, 1.0, 1.0]
 
 
 def batches(seed=0, shape=(1, 28, 28)):
-    rng = generator(seed, "cafe test")
+    rng = stream(seed, "cafe test")
     return torch.randn(K, N, *shape, generator=rng), torch.randn(K, M, *shape, generator=rng)
 
 
 def network(shape=(1, 28, 28), name="ConvNetW32"):
-    return networks.fresh(name, (shape, K), generator(0, "net")).requires_grad_(False)
+    return networks.fresh(name, (shape, K), stream(0, "net")).requires_grad_(False)
 
 
 def joint_reference(net, real, synthetic, cfg):
-    """As the official code: one pass for all real and synthetic images, graph through both, losses class by class, float64."""
+    """As the official code: one pass for all real and synthetic images, graph through both, losses class by class,
+    float64."""
     net = net.double()
     images = synthetic.double().requires_grad_()
     both = torch.cat([real.double().flatten(0, 1), images.flatten(0, 1)])
@@ -79,7 +80,7 @@ def test_bfloat16_stays_within_its_stated_error():
 
 
 def test_the_maps_of_the_published_network():
-    maps = networks.fresh("ConvNet", ((3, 32, 32), 10), generator(0)).taps(torch.zeros(1, 3, 32, 32))
+    maps = networks.fresh("ConvNet", ((3, 32, 32), 10), stream(0)).taps(torch.zeros(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(128, 32, 32), (128, 16, 16), (128, 8, 8), (128, 4, 4)]
 
 
@@ -90,7 +91,9 @@ def test_weights_for_the_published_depth_and_for_others():
     assert cafe.layer_weights(network((1, 8, 8), "ConvNetW32"), cfg) == [0.1, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("name", "message"), [("AlexNet", "AlexNet is none"), ("ConvNetBN", "batch norm couples the classes")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("AlexNet", "AlexNet is none"), ("ConvNetBN", "batch norm couples the classes")]
+)
 def test_networks_it_cannot_use_are_named(name, message):
     with pytest.raises(UserError, match=message):
         cafe.layer_weights(network((3, 32, 32), name), cafe.Config(network=name))
@@ -152,7 +155,9 @@ def real():
     return data.load("digits")[0]
 
 
-TINY = cafe.Config(ipc=1, iterations=1, network="ConvNetW32", batch_real=4, batch_query=2, window=3, max_updates=5, max_epochs=4)
+TINY = cafe.Config(
+    ipc=1, iterations=1, network="ConvNetW32", batch_real=4, batch_query=2, window=3, max_updates=5, max_epochs=4
+)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +168,15 @@ TINY = cafe.Config(ipc=1, iterations=1, network="ConvNetW32", batch_real=4, batc
 def test_both_loops_end_by_rule_or_by_cap(real, monkeypatch, settled, moved, updates, epochs):
     calls = {"updates": 0, "epochs": 0}
     image_gradient, train = cafe.image_gradient, cafe.matching.train
-    monkeypatch.setattr(cafe, "image_gradient", lambda *a, **k: (calls.update(updates=calls["updates"] + 1), image_gradient(*a, **k))[1])
+    monkeypatch.setattr(
+        cafe, "image_gradient", lambda *a, **k: (calls.update(updates=calls["updates"] + 1), image_gradient(*a, **k))[1]
+    )
     monkeypatch.setattr(cafe.matching, "train", lambda *a: (calls.update(epochs=calls["epochs"] + 1), train(*a))[1])
     cafe.distill(real, replace(TINY, settled=settled, moved=moved), seed=0)
-    assert calls == {"updates": updates, "epochs": (updates - 1) * epochs}  # the last update is not followed by training
+    assert calls == {
+        "updates": updates,
+        "epochs": (updates - 1) * epochs,
+    }  # the last update is not followed by training
 
 
 def test_a_window_that_a_cap_does_not_let_fill_is_refused(real):
@@ -175,7 +185,14 @@ def test_a_window_that_a_cap_does_not_let_fill_is_refused(real):
 
 
 def test_step_sizes():
-    assert [cafe.step_size(cafe.Config(), i) for i in (0, 1199, 1200, 1600, 1800, 2000)] == [0.1, 0.1, 0.05, 0.025, 0.0125, 0.0125]
+    assert [cafe.step_size(cafe.Config(), i) for i in (0, 1199, 1200, 1600, 1800, 2000)] == [
+        0.1,
+        0.1,
+        0.05,
+        0.025,
+        0.0125,
+        0.0125,
+    ]
 
 
 def test_the_published_settings():
@@ -187,16 +204,18 @@ def test_the_published_settings():
 
 def test_distilling_lowers_the_loss_it_minimises(real):
     cfg = replace(TINY, iterations=12, batch_real=16, max_updates=3, max_epochs=3)
-    net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
-    target = real.draw_classes(50, generator(8))
+    net = networks.fresh(cfg.network, real, stream(7)).requires_grad_(False)
+    target = real.draw_classes(50, stream(8))
     weights = cafe.layer_weights(net, cfg)
-    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "CAFE"))
+    start = real.initial_images(cfg.ipc, cfg.init, stream(0, "CAFE"))
     end = cafe.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, 1))
     loss = [cafe.image_gradient(net, target, x, weights, cfg)[0] for x in (start, end)]
     assert loss[1] < 0.8 * loss[0]
 
 
-@pytest.mark.parametrize("field", ["ipc", "batch_real", "batch_train", "batch_query", "window", "max_updates", "max_epochs"])
+@pytest.mark.parametrize(
+    "field", ["ipc", "batch_real", "batch_train", "batch_query", "window", "max_updates", "max_epochs"]
+)
 def test_none_of_something_is_a_clear_error(field):
     with pytest.raises(UserError, match=rf"bad Config: {field}: .*greater than or equal to 1 \(got 0\)"):
         replace(TINY, **{field: 0})

@@ -1,4 +1,5 @@
-"""The conditional GAN: DiM's networks to the parameter, its losses by hand, trained once, and a set that draws from it."""
+"""The conditional GAN: DiM's networks to the parameter, its losses by hand, trained once, and a set that draws from
+it."""
 
 import copy
 import json
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from distill_lib import data
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Whitening
 from distill_lib.evaluation import evaluate
@@ -40,14 +41,18 @@ def narrow(shape=(1, 28, 28), **changes):
 
 
 # --- networks ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("of, generator, discriminator", [(RGB32, 3_559_363, 3_137_971), (GREY28, 3_286_921, 2_969_803)])
+@pytest.mark.parametrize(
+    "of, generator, discriminator", [(RGB32, 3_559_363, 3_137_971), (GREY28, 3_286_921, 2_969_803)]
+)
 def test_the_networks_have_the_parameters_of_the_published_code(of, generator, discriminator):
     with torch.device("meta"):
         counts = [sum(p.numel() for p in network.parameters()) for network in (Generator(of), Discriminator(of))]
     assert counts == [generator, discriminator]
 
 
-@pytest.mark.parametrize("side, sides", [(28, [4, 7, 14, 28]), (32, [4, 8, 16, 32]), (8, [4, 8]), (64, [4, 8, 16, 32, 64])])
+@pytest.mark.parametrize(
+    "side, sides", [(28, [4, 7, 14, 28]), (32, [4, 8, 16, 32]), (8, [4, 8]), (64, [4, 8, 16, 32, 64])]
+)
 def test_every_map_has_the_side_it_should(side, sides):
     generator, seen = narrow((3, side, side)), [4]
     for layer in generator.body:
@@ -85,10 +90,15 @@ def test_weights_come_from_the_given_generator_alone(real):
     before = torch.random.get_rng_state()
     first, again, other = (Pair(TINY, real, stream(seed)) for seed in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
-    for a, b, c in zip(first.generator.parameters(), again.generator.parameters(), other.generator.parameters(), strict=True):
+    for a, b, c in zip(
+        first.generator.parameters(), again.generator.parameters(), other.generator.parameters(), strict=True
+    ):
         assert torch.equal(a, b) and (a.ndim == 1 or not torch.equal(a, c))
     deconvolution = first.generator.body[0]
-    assert deconvolution.weight.abs().max() <= (8 * 16) ** -0.5 and deconvolution.weight.abs().max() > 0.9 * (8 * 16) ** -0.5
+    assert (
+        deconvolution.weight.abs().max() <= (8 * 16) ** -0.5
+        and deconvolution.weight.abs().max() > 0.9 * (8 * 16) ** -0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,14 +138,18 @@ def test_the_log_losses_by_hand():
     d = torch.sigmoid(torch.tensor([1.0 + 2.0, -2.0 + 1.0]))  # score plus the label's class logit
     assert torch.isclose(cgan.generator_loss("vanilla", SCORES, CLASSES, LABELS), -d.log().mean())
     value = d.log().mean() + (1 - d).log().mean()  # equation 1 of SKD, with the same images on both sides
-    assert torch.isclose(cgan.discriminator_loss("vanilla", (SCORES, CLASSES, LABELS), (SCORES, CLASSES, LABELS)), -value)
+    assert torch.isclose(
+        cgan.discriminator_loss("vanilla", (SCORES, CLASSES, LABELS), (SCORES, CLASSES, LABELS)), -value
+    )
 
 
 @pytest.mark.parametrize("norm, penalty", [(1.0, 0.0), (3.0, 4.0), (0.0, 1.0)])
 def test_the_gradient_penalty_of_a_linear_critic_is_its_norms_distance_from_one(norm, penalty):
     direction = F.normalize(torch.randn(2 * 4 * 4, generator=stream(0)), dim=0) * norm
     real, fake = (torch.randn(5, 2, 4, 4, generator=stream(i)) for i in (1, 2))
-    got = cgan.gradient_penalty(lambda x: (x.flatten(1) @ direction, None), real, fake, torch.rand(5, generator=stream(3)))
+    got = cgan.gradient_penalty(
+        lambda x: (x.flatten(1) @ direction, None), real, fake, torch.rand(5, generator=stream(3))
+    )
     assert torch.isclose(got, torch.tensor(penalty), atol=1e-4)
 
 
@@ -148,7 +162,8 @@ def test_the_penalty_looks_at_points_between_each_pair():
 
 @pytest.mark.parametrize("loss", ["acwgan_gp", "vanilla"])
 def test_a_step_equals_the_plain_one(real, loss):
-    """Against the same algorithm written out: real and generated images apart, no network shared between the two halves."""
+    """Against the same algorithm written out: real and generated images apart, no network shared between the two
+    halves."""
     of = replace(TINY, loss=loss, gp_every=2)
     pair, plain = Pair(of, real, stream(0)), Pair(of, real, stream(0))
     for p in (pair, plain):  # Adam turns gradients of rounding size into whole steps
@@ -172,21 +187,33 @@ def test_a_step_equals_the_plain_one(real, loss):
         fake = g(torch.randn(8, 100, generator=rng_plain), labels).detach()
         (score_real, classes_real), (score_fake, classes_fake) = d(x), d(fake)
         if loss == "acwgan_gp":
-            loss_d = score_fake.mean() - score_real.mean() + F.cross_entropy(classes_fake, labels) + F.cross_entropy(classes_real, y)
+            loss_d = (
+                score_fake.mean()
+                - score_real.mean()
+                + F.cross_entropy(classes_fake, labels)
+                + F.cross_entropy(classes_real, y)
+            )
             alpha = torch.rand(8, generator=rng_plain).view(8, 1, 1, 1)
             if n % 2 == 0:
                 middle = (alpha * x + (1 - alpha) * fake).requires_grad_()
                 gradient = torch.autograd.grad(d(middle)[0].sum(), middle, create_graph=True)[0]
                 loss_d = loss_d + 2 * 10 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         else:
-            on_real, on_fake = (torch.sigmoid(s + c[range(8), k]) for s, c, k in ((score_real, classes_real, y), (score_fake, classes_fake, labels)))
+            on_real, on_fake = (
+                torch.sigmoid(s + c[range(8), k])
+                for s, c, k in ((score_real, classes_real, y), (score_fake, classes_fake, labels))
+            )
             loss_d = -on_real.log().mean() - (1 - on_fake).log().mean()
         by_d.zero_grad()
         loss_d.backward()
         by_d.step()
         assert torch.isclose(log["loss_generator"], loss_g, atol=1e-4)
         assert ("gradient_penalty" in log) == (loss == "acwgan_gp" and n % 2 == 0)
-    for ours, theirs in zip((*pair.generator.parameters(), *pair.discriminator.parameters()), (*g.parameters(), *d.parameters()), strict=True):
+    for ours, theirs in zip(
+        (*pair.generator.parameters(), *pair.discriminator.parameters()),
+        (*g.parameters(), *d.parameters()),
+        strict=True,
+    ):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -200,7 +227,10 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
     written = whole.file.stat().st_mtime_ns
     assert cgan.train(real, TINY).file.stat().st_mtime_ns == written
     assert len(whole.health) == 2 and [h["step"] for h in whole.health] == [3, 6]
-    assert all(0 <= h["class_accuracy_pct"] <= 100 and h["frechet_distance"] > 0 and "gradient_penalty" in h for h in whole.health)
+    assert all(
+        0 <= h["class_accuracy_pct"] <= 100 and h["frechet_distance"] > 0 and "gradient_penalty" in h
+        for h in whole.health
+    )
     body = json.loads((whole.folder / "settings.json").read_text())
     assert body["settings"]["width"] == 8 and body["dataset"] == "digits" and body["architecture"]["shape"] == [1, 8, 8]
     assert "ConvNetW32" in json.loads((whole.folder / "health.json").read_text())["feature_space"]
@@ -215,7 +245,7 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
             continue
     assert stops >= 5
     assert same(resumed.pair().tensors(), whole.pair().tensors())
-    assert [{k: v for k, v in h.items()} for h in resumed.health] == whole.health
+    assert [dict(h.items()) for h in resumed.health] == whole.health
     assert not list((tmp_path / "ckpt").glob("conditional_gan*"))
 
 
@@ -246,7 +276,8 @@ def test_settings_and_sets_no_gan_fits_are_one_clear_error(real):
         cgan.train(real.under(whitening), TINY)
 
 
-# --- a set that draws --------------------------------------------------------------------------------------------------
+# --- a set that draws
+# --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def drawn(real):
     return GeneratedSet.made("CGAN", real, narrow((1, 8, 8)), ipc=3, seed=5)
@@ -266,7 +297,9 @@ def test_a_generated_set_is_one_file_that_needs_no_other(drawn, tmp_path):
     file = drawn.save(tmp_path / "set.safetensors")
     back = data.ImageSet.load(file)
     assert isinstance(back, GeneratedSet) and back.facts == drawn.facts and back.ipc == 3
-    assert torch.equal(back.images, drawn.images) and torch.equal(back.epoch(stream(1)).images, drawn.epoch(stream(1)).images)
+    assert torch.equal(back.images, drawn.images) and torch.equal(
+        back.epoch(stream(1)).images, drawn.epoch(stream(1)).images
+    )
     numbers = sum(t.nbytes for t in narrow((1, 8, 8)).state_dict().values())
     assert back.nbytes == drawn.nbytes == numbers and abs(file.stat().st_size - numbers) < 10_000
 
@@ -300,13 +333,19 @@ def test_sets_that_make_no_sense_are_one_clear_error(real):
         GeneratedSet.made("CGAN", real, Generator(Architecture((1, 8, 8), 7, width=8)), ipc=1, seed=0)
 
 
-# --- Fréchet distance --------------------------------------------------------------------------------------------------
+# --- Fréchet distance
+# --------------------------------------------------------------------------------------------------
 def test_the_frechet_distance_of_normal_distributions_by_hand():
     mean, eye = torch.zeros(3).double(), torch.eye(3).double()
     assert abs(frechet_distance((mean, eye), (mean, eye))) < 1e-9
     assert abs(frechet_distance((mean, eye), (mean + 2, 9 * eye)) - (3 * 4 + 3 * (3 - 1) ** 2)) < 1e-9
     turned = torch.linalg.qr(torch.randn(3, 3, generator=stream(0)).double())[0]
-    a, b = turned @ torch.diag(torch.tensor([1.0, 4.0, 9.0]).double()) @ turned.T, turned @ torch.diag(torch.tensor([4.0, 1.0, 0.0]).double()) @ turned.T
-    assert abs(frechet_distance((mean, a), (mean, b)) - (1 + 1 + 9)) < 1e-6  # commuting: squared differences of the roots
+    a, b = (
+        turned @ torch.diag(torch.tensor([1.0, 4.0, 9.0]).double()) @ turned.T,
+        turned @ torch.diag(torch.tensor([4.0, 1.0, 0.0]).double()) @ turned.T,
+    )
+    assert (
+        abs(frechet_distance((mean, a), (mean, b)) - (1 + 1 + 9)) < 1e-6
+    )  # commuting: squared differences of the roots
     features = torch.randn(50, 3, generator=stream(1))
     assert torch.allclose(moments(features)[1], torch.cov(features.T.double()))

@@ -24,7 +24,16 @@ def call(monkeypatch, capsys, *words):
     return status, out.out, out.err
 
 
-@pytest.mark.parametrize("kind, name", [("methods", "DM"), ("datasets", "CIFAR10"), ("networks", "ConvNet"), ("protocols", "vico_dsa"), ("experiments", "skd/table1_accuracy")])
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("methods", "DM"),
+        ("datasets", "CIFAR10"),
+        ("networks", "ConvNet"),
+        ("protocols", "vico_dsa"),
+        ("experiments", "skd/table1_accuracy"),
+    ],
+)
 def test_list_names_what_exists(monkeypatch, capsys, kind, name):
     status, out, _ = call(monkeypatch, capsys, "list", kind, "--json")
     rows = json.loads(out)
@@ -64,7 +73,9 @@ def test_run_computes_then_reuses(monkeypatch, capsys, tmp_path):
 
 def test_plan_says_where_every_cell_stands(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
-    status, out, _ = call(monkeypatch, capsys, "plan", "skd/table1_accuracy", "--profile", "full", "-p", "methods=Random,SKD", "--json")
+    status, out, _ = call(
+        monkeypatch, capsys, "plan", "skd/table1_accuracy", "--profile", "full", "-p", "methods=Random,SKD", "--json"
+    )
     rows = json.loads(out)
     assert status == 0 and len(rows) == 45
     assert {row["state"] for row in rows if row["cell"].startswith("Random")} == {"missing"}

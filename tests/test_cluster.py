@@ -27,13 +27,17 @@ NAME = "skd/table1_accuracy"
 def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # of every worker: as many as here, for the same bits
+    monkeypatch.setenv(
+        "OMP_NUM_THREADS", str(torch.get_num_threads())
+    )  # of every worker: as many as here, for the same bits
     return tmp_path
 
 
 def chosen(ipc="1", protocol="*"):
     params = experiments.check_parameters(NAME, {"profile": "smoke"})
-    return params, experiments.select(experiments.experiment(NAME).cells(params), f"method=Random,dataset=FashionMNIST,ipc={ipc},protocol={protocol}")
+    return params, experiments.select(
+        experiments.experiment(NAME).cells(params), f"method=Random,dataset=FashionMNIST,ipc={ipc},protocol={protocol}"
+    )
 
 
 def numbers(cells):
@@ -77,7 +81,9 @@ def test_what_cells_share_is_one_task(folders):
             return key
 
     params = experiments.check_parameters(NAME, {"profile": "small"})
-    cells = experiments.select(experiments.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10")
+    cells = experiments.select(
+        experiments.experiment(NAME).cells(params), "method=MTT|Herding|K-Center|CGAN|SKD,dataset=FashionMNIST,ipc=1|10"
+    )
     shared = {}
     for cell in cells:
         task = experiments.status(cell, params).task
@@ -112,14 +118,25 @@ def scheduler(folders):
     file, started = folders / "scheduler.json", []
 
     def start(*words):
-        started.append(subprocess.Popen([sys.executable, "-m", "dask", *words], stderr=subprocess.DEVNULL, cwd=Path(cluster.__file__).parent.parent))
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dask", *words],
+                stderr=subprocess.DEVNULL,
+                cwd=Path(cluster.__file__).parent.parent,
+            )
+        )
 
     start("scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     end = time.monotonic() + 60
-    while not (file.exists() and file.read_text().rstrip().endswith("}")) and time.monotonic() < end:  # it is written in place
+    while (
+        not (file.exists() and file.read_text().rstrip().endswith("}")) and time.monotonic() < end
+    ):  # it is written in place
         time.sleep(0.1)
     address = json.loads(file.read_text())["address"]
-    yield address, lambda: start("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folders))
+    yield (
+        address,
+        lambda: start("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folders)),
+    )
     for process in reversed(started):
         process.terminate()
         process.wait()
@@ -130,8 +147,22 @@ def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypa
     assert address.startswith("tcp://")
     add_worker()
     params, cells = chosen(protocol="vico_dsa")
-    words = ["run", NAME, "--profile", "smoke", "--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "--engine", "dask", "--scheduler", address]
-    for expected in (f"{len(cells)} computed", f"{len(cells)} reused"):  # the second run finds the scheduler as the first left it
+    words = [
+        "run",
+        NAME,
+        "--profile",
+        "smoke",
+        "--cells",
+        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
+        "--engine",
+        "dask",
+        "--scheduler",
+        address,
+    ]
+    for expected in (
+        f"{len(cells)} computed",
+        f"{len(cells)} reused",
+    ):  # the second run finds the scheduler as the first left it
         monkeypatch.setattr(sys, "argv", ["distill", *words])
         cli.main()
         assert expected in capsys.readouterr().out
@@ -159,9 +190,21 @@ def test_a_real_slurm_of_one_node_computes_a_cell(folders):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     _, (cell,) = chosen(protocol="vico_dsa")
     here = Path(__file__).parent
-    words = ["run", NAME, "--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "--engine", "dask", "--scheduler", "slurm"]
+    words = [
+        "run",
+        NAME,
+        "--cells",
+        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
+        "--engine",
+        "dask",
+        "--scheduler",
+        "slurm",
+    ]
     done = subprocess.run(
-        [here / "slurm_single_node.sh", sys.executable, "-m", "distill_lib", *words], cwd=here.parent, capture_output=True, text=True
+        [here / "slurm_single_node.sh", sys.executable, "-m", "distill_lib", *words],
+        cwd=here.parent,
+        capture_output=True,
+        text=True,
     )
     if done.returncode == 77:
         pytest.skip(done.stderr.strip())

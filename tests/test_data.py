@@ -1,4 +1,5 @@
-"""Named data sets: their facts, the sets inside the package, and every set present on this machine against its documentation."""
+"""Named data sets: their facts, the sets inside the package, and every set present on this machine against its
+documentation."""
 
 import hashlib
 import importlib.util
@@ -35,11 +36,20 @@ def present(name, **options):
 
 # --- facts -------------------------------------------------------------------------------------------------------------
 def test_a_name_leads_to_the_set_whose_settings_hold():
-    assert {name: data.like(name).name for name in ("FashionMNIST-mini", "FashionMNIST", "ImageNette@64px", "ImNet-A", "SVHN", "my own")} == {
-        "FashionMNIST-mini": "FashionMNIST", "FashionMNIST": "FashionMNIST", "ImageNette@64px": "ImageNette", "ImNet-A": "ImNet-A",
-        "SVHN": "SVHN", "my own": "my own",
-    }  # fmt: skip
-    assert {name for name in data.DATASETS if not data.like(name).mirrors} == {"MNIST", "digits"} and not data.like("SVHN").mirrors
+    assert {
+        name: data.like(name).name
+        for name in ("FashionMNIST-mini", "FashionMNIST", "ImageNette@64px", "ImNet-A", "SVHN", "my own")
+    } == {
+        "FashionMNIST-mini": "FashionMNIST",
+        "FashionMNIST": "FashionMNIST",
+        "ImageNette@64px": "ImageNette",
+        "ImNet-A": "ImNet-A",
+        "SVHN": "SVHN",
+        "my own": "my own",
+    }
+    assert {name for name in data.DATASETS if not data.like(name).mirrors} == {"MNIST", "digits"} and not data.like(
+        "SVHN"
+    ).mirrors
     subsets = {name for name in data.DATASETS if data.like(name).is_imagenet_subset}
     assert {"ImageNette", "ImNet-A", "SLFD-50", "ImageNet-100"} < subsets and "TinyImageNet" not in subsets
     assert not data.like("Images").is_imagenet_subset  # the user's own folder
@@ -54,7 +64,9 @@ def test_facts_carry_pixels_to_units_and_back_bit_for_bit_as_the_set_does(dtype)
     units = real.facts.normalise(pixels)
     assert units.dtype == dtype and torch.equal(units, (pixels - mean) / std)
     back = real.facts.pixels(units)
-    assert torch.equal(back, (units - -mean / std) / (255 * (1 / (255 * std)))) and torch.allclose(back, pixels, atol=1e-6)
+    assert torch.equal(back, (units - -mean / std) / (255 * (1 / (255 * std)))) and torch.allclose(
+        back, pixels, atol=1e-6
+    )
     assert torch.allclose(torch.autograd.grad(back.sum(), pixels)[0], torch.ones((), dtype=dtype), atol=1e-5)
     if dtype == torch.float32:
         drawn = data.ImageSet(units.detach() * 3, real.labels, real.facts)
@@ -64,10 +76,12 @@ def test_facts_carry_pixels_to_units_and_back_bit_for_bit_as_the_set_does(dtype)
 
 def test_what_is_learned_starts_from_real_images_or_noise_of_one_stream():
     real = data.load("FashionMNIST-mini")[0]
-    assert torch.equal(real.initial_images(3, "real", rng.generator(1)), real.draw_classes(3, rng.generator(1)))
-    noise = real.initial_images(3, "noise", rng.generator(1))
-    assert torch.equal(noise, torch.randn(10, 3, *real.shape, generator=rng.generator(1)))
-    assert torch.equal(noise.flatten(0, 1), torch.randn(30, *real.shape, generator=rng.generator(1)))  # as kernel methods hold them
+    assert torch.equal(real.initial_images(3, "real", rng.stream(1)), real.draw_classes(3, rng.stream(1)))
+    noise = real.initial_images(3, "noise", rng.stream(1))
+    assert torch.equal(noise, torch.randn(10, 3, *real.shape, generator=rng.stream(1)))
+    assert torch.equal(
+        noise.flatten(0, 1), torch.randn(30, *real.shape, generator=rng.stream(1))
+    )  # as kernel methods hold them
 
 
 def test_medmnist_facts_equal_medmnists_own():
@@ -83,12 +97,16 @@ def test_medmnist_facts_equal_medmnists_own():
         if name != "ChestMNIST":  # 14 marks joined into two classes
             assert list(d.class_names) == [flat[name]["label"][str(k)] for k in range(len(flat[name]["label"]))]
         for size in d.sizes:
-            (urls, place, md5), = distill_lib_data.downloads(d, size)
-            assert place == f"{name.lower()}{'' if size == 28 else f'_{size}'}.npz" and place in urls[0] and len(md5) == 32
+            ((urls, place, md5),) = distill_lib_data.downloads(d, size)
+            assert (
+                place == f"{name.lower()}{'' if size == 28 else f'_{size}'}.npz" and place in urls[0] and len(md5) == 32
+            )
 
 
 def test_imagenet_subsets_follow_the_papers_order_and_the_sorted_wnids_of_imagenet():
-    timm = Path(importlib.util.find_spec("timm").origin).parent  # its list of wnids, without the seconds its import takes
+    timm = Path(
+        importlib.util.find_spec("timm").origin
+    ).parent  # its list of wnids, without the seconds its import takes
     wnids = (timm / "data/_info/imagenet_synsets.txt").read_text().split()
     assert wnids == sorted(wnids) and len(wnids) == 1000
     sets = {n: d for n, d in data.DATASETS.items() if d.family == "imagenet"}
@@ -123,7 +141,13 @@ def test_facts_table_has_a_row_per_set():
     rows = data.facts_table()
     assert [r["name"] for r in rows] == list(data.DATASETS)
     path = next(r for r in rows if r["name"] == "PathMNIST")
-    assert (path["classes"], path["train"], path["val"], path["test"], path["image"]) == (9, 89_996, 10_004, 7_180, "28x28x3")
+    assert (path["classes"], path["train"], path["val"], path["test"], path["image"]) == (
+        9,
+        89_996,
+        10_004,
+        7_180,
+        "28x28x3",
+    )
     assert path["class_names"][0] == "adipose" and path["sizes"] == (28, 64, 128, 224) and path["mean"] is None
     woof = next(r for r in rows if r["name"] == "ImageWoof")
     assert woof["train"] is None and woof["imagenet_indices"][0] == 193 and woof["std"] == (0.229, 0.224, 0.225)
@@ -132,7 +156,9 @@ def test_facts_table_has_a_row_per_set():
 
 
 def test_unknown_names_list_what_exists():
-    with pytest.raises(UserError, match=r"unknown dataset 'cifar10': did you mean CIFAR10\? Choose one of digits, .*\./cifar10"):
+    with pytest.raises(
+        UserError, match=r"unknown dataset 'cifar10': did you mean CIFAR10\? Choose one of digits, .*\./cifar10"
+    ):
         data.load("cifar10")
     with pytest.raises(UserError, match=r"unknown normalisation 'Cifar': .*CIFAR10-FRePo"):
         data.load("digits", normalisation="Cifar")
@@ -146,7 +172,8 @@ def test_unknown_names_list_what_exists():
         data.load_with_validation("digits", folders="x")
 
 
-# --- inside the package ----------------------------------------------------------------------------------------------------
+# --- inside the package
+# ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name, shape, train, test",
     [
@@ -170,7 +197,9 @@ def test_bundled_sets_take_at_most_4_mb_and_carry_their_licence():
     assert sum(f.stat().st_size for f in files) <= 4_000_000
     for name, words in zip(BUNDLED, ("Zalando", "shenggan", "CC BY 4.0"), strict=True):
         text = (paths.bundled() / f"{name}.LICENCE.txt").read_text()
-        assert words in text and data.DATASETS[name].licence in text.replace("MIT License", "MIT").replace("The MIT", "MIT")
+        assert words in text and data.DATASETS[name].licence in text.replace("MIT License", "MIT").replace(
+            "The MIT", "MIT"
+        )
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -283,7 +312,8 @@ def test_a_bundled_set_at_another_resolution_says_how():
     assert data.load("FashionMNIST-mini", 32, resize="bicubic")[0].sha256() != real.sha256()
 
 
-# --- sets on this machine, against their documentation ---------------------------------------------------------------------
+# --- sets on this machine, against their documentation
+# ---------------------------------------------------------------------
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -344,7 +374,12 @@ def test_the_re_ordered_pneumonia_copy_is_named_and_its_validation_part_used():
 
 def test_bloodcells_equals_its_documentation():
     real, test = present("BloodCells")
-    assert real.shape == (3, 64, 64) and real.facts.class_names == ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
+    assert real.shape == (3, 64, 64) and real.facts.class_names == (
+        "eosinophil",
+        "lymphocyte",
+        "monocyte",
+        "neutrophil",
+    )
     assert per_class(test) == [623, 620, 620, 624]
     assert per_class(real) in ([1000] * 4, [2497, 2483, 2478, 2499])
     notes = " ".join(real.facts.notes)
@@ -354,8 +389,12 @@ def test_bloodcells_equals_its_documentation():
 
 
 FASTAI_TEST = {  # of the copies at 128 px, by wnid
-    "ImageNette": dict(zip(sorted(data.DATASETS["ImageNette"].wnids), [387, 395, 357, 386, 409, 394, 389, 419, 399, 390], strict=True)),
-    "ImageWoof": dict(zip(sorted(data.DATASETS["ImageWoof"].wnids), [409, 408, 418, 224, 401, 407, 401, 422, 429, 410], strict=True)),
+    "ImageNette": dict(
+        zip(sorted(data.DATASETS["ImageNette"].wnids), [387, 395, 357, 386, 409, 394, 389, 419, 399, 390], strict=True)
+    ),
+    "ImageWoof": dict(
+        zip(sorted(data.DATASETS["ImageWoof"].wnids), [409, 408, 418, 224, 401, 407, 401, 422, 429, 410], strict=True)
+    ),
 }
 
 
@@ -395,4 +434,4 @@ def test_hold_out_draws_from_its_own_stream():
     before = torch.get_rng_state()
     distill_lib_data.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert rng.generator(0, "hold-out").initial_seed() != rng.generator(1, "hold-out").initial_seed()
+    assert rng.stream(0, "hold-out").initial_seed() != rng.stream(1, "hold-out").initial_seed()

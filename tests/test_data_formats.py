@@ -1,4 +1,5 @@
-"""Every form a set may lie in on disk, on small files written here; every way such a file can be wrong; the prepared copies."""
+"""Every form a set may lie in on disk, on small files written here; every way such a file can be wrong; the prepared
+copies."""
 
 import gzip
 import pickle
@@ -31,7 +32,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("DISTILL_OFFLINE", "1")
-    monkeypatch.setattr(paths, "data_folders", lambda: [tmp_path / "data", tmp_path / "system", tmp_path / "cache" / "downloads"])
+    monkeypatch.setattr(
+        paths, "data_folders", lambda: [tmp_path / "data", tmp_path / "system", tmp_path / "cache" / "downloads"]
+    )
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -116,7 +119,11 @@ def write_cifar(folder, monkeypatch, name="CIFAR10"):
         new = []
         for file, _ in getattr(cls, listing):
             x = pixels(n, 3072, seed=len(every))
-            y = {"labels" if name == "CIFAR10" else "fine_labels": [i % (10 if name == "CIFAR10" else 100) for i in range(n)]}
+            y = {
+                "labels" if name == "CIFAR10" else "fine_labels": [
+                    i % (10 if name == "CIFAR10" else 100) for i in range(n)
+                ]
+            }
             raw = pickle.dumps({"data": x, **y})
             (folder / file).write_bytes(raw)
             new.append([file, md5(raw).hexdigest()])
@@ -172,7 +179,9 @@ def test_an_archive_in_a_data_folder_is_unpacked_into_the_cache(place, monkeypat
     before = sorted((paths.cache() / "unpacked").iterdir())
     with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: truncated or damaged archive"):
         data.load("CIFAR10")
-    assert [p for p in sorted((paths.cache() / "unpacked").iterdir()) if p.suffix != ".lock"] == [p for p in before if p.suffix != ".lock"]
+    assert [p for p in sorted((paths.cache() / "unpacked").iterdir()) if p.suffix != ".lock"] == [
+        p for p in before if p.suffix != ".lock"
+    ]
 
 
 @pytest.mark.parametrize("file", ["cifar10.npz", "CIFAR10.npz"])
@@ -183,14 +192,19 @@ def test_any_set_as_npz_with_medmnists_keys(place, file):
     assert np.array_equal(test.images.numpy(), arrays["test_images"].transpose(0, 3, 1, 2))
     assert any("could not be compared with a published checksum" in n for n in real.facts.notes)
     val = data.load_with_validation("CIFAR10")[1]  # the file's own
-    assert np.array_equal(val.images.numpy(), arrays["val_images"].transpose(0, 3, 1, 2)) and val.facts.split == "validation"
+    assert (
+        np.array_equal(val.images.numpy(), arrays["val_images"].transpose(0, 3, 1, 2))
+        and val.facts.split == "validation"
+    )
 
 
 def test_medmnist_takes_the_file_of_the_size_asked_for(place):
     small = write_npz(place / "pathmnist.npz", classes=9, n=18)
     large = write_npz(place / "pathmnist_64.npz", classes=9, n=18, size=64)
     real, _ = data.load("PathMNIST")
-    assert real.shape == (3, 28, 28) and np.array_equal(real.images.numpy(), small["train_images"].transpose(0, 3, 1, 2))
+    assert real.shape == (3, 28, 28) and np.array_equal(
+        real.images.numpy(), small["train_images"].transpose(0, 3, 1, 2)
+    )
     real, _ = data.load("PathMNIST", 64)
     assert np.array_equal(real.images.numpy(), large["train_images"].transpose(0, 3, 1, 2))
     with pytest.raises(UserError, match=r"pathmnist_128\.npz.*or pass resize='bicubic' to enlarge the 28 px images"):
@@ -202,7 +216,9 @@ def test_pathmnist_is_enlarged_bicubically_from_28_px(place, resolution, options
     arrays = write_npz(place / "pathmnist.npz", classes=9, n=18)
     real, _ = data.load("PathMNIST", resolution, **options)
     for i in (0, 7):
-        want = np.asarray(Image.fromarray(arrays["train_images"][i]).resize((resolution, resolution), Image.Resampling.BICUBIC))
+        want = np.asarray(
+            Image.fromarray(arrays["train_images"][i]).resize((resolution, resolution), Image.Resampling.BICUBIC)
+        )
         assert np.array_equal(real.images[i].numpy(), want.transpose(2, 0, 1))
     assert any(f"resized from 28 px to {resolution} px" in n and "bicubic" in n for n in real.facts.notes)
 
@@ -440,7 +456,10 @@ def test_not_found_names_the_file_the_places_and_the_command(place):
         data.load("CIFAR10")
     text = str(err.value)
     assert "cifar-10-batches-py" in text and "cifar10.npz" in text and str(place) in text and "DISTILL_DATA" in text
-    assert f"curl -L --create-dirs -o '{place}/cifar-10-python.tar.gz' 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'" in text
+    assert (
+        f"curl -L --create-dirs -o '{place}/cifar-10-python.tar.gz' 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'"
+        in text
+    )
     assert "Downloading is off" in text
     with pytest.raises(UserError, match="image-net.org"):
         data.load("ImNet-A")
@@ -451,7 +470,8 @@ def test_not_found_names_the_file_the_places_and_the_command(place):
 # --- downloads -------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A local stand-in for the network: `download_url` copies from this folder and checks the md5 as torchvision's does."""
+    """A local stand-in for the network: `download_url` copies from this folder and checks the md5 as torchvision's
+    does."""
     from torchvision.datasets import utils
 
     folder = tmp_path / "mirror"
@@ -482,25 +502,33 @@ def test_a_missing_set_is_downloaded_once_and_checked(place, mirror, monkeypatch
 
 def test_a_download_with_a_wrong_checksum_leaves_nothing(place, mirror):
     write_npz(mirror / "octmnist.npz", classes=4, channels=1)
-    with pytest.raises(UserError, match=r"OCTMNIST: not found.*Downloading failed: File not found or corrupted.*octmnist\.npz"):
+    with pytest.raises(
+        UserError, match=r"OCTMNIST: not found.*Downloading failed: File not found or corrupted.*octmnist\.npz"
+    ):
         data.load("OCTMNIST", download=True)
     assert [p for p in (paths.cache() / "downloads").iterdir() if p.suffix != ".lock"] == []
 
 
 def test_without_a_network_the_error_says_what_to_fetch(place, mirror):
-    with pytest.raises(UserError, match=r"MNIST: not found.*Downloading failed: no route to host.*curl -L.*train-images-idx3-ubyte\.gz"):
+    with pytest.raises(
+        UserError, match=r"MNIST: not found.*Downloading failed: no route to host.*curl -L.*train-images-idx3-ubyte\.gz"
+    ):
         data.load("MNIST", download=True)
 
 
 def test_every_downloadable_set_names_an_address_and_an_md5():
-    free = [n for n, d in data.DATASETS.items() if d.family in ("idx", "cifar", "medmnist", "tiny")] + ["ImageNette", "ImageWoof"]
+    free = [n for n, d in data.DATASETS.items() if d.family in ("idx", "cifar", "medmnist", "tiny")] + [
+        "ImageNette",
+        "ImageWoof",
+    ]
     for name in free:
         for urls, place, checksum in distill_lib_data.downloads(data.DATASETS[name], 28):
             assert all(u.startswith("http") for u in urls) and len(checksum) == 32 and not Path(place).is_absolute()
             assert "curl" in distill_lib_data.how_to_fetch(data.DATASETS[name], 28)
 
 
-# --- prepared copies ---------------------------------------------------------------------------------------------------------
+# --- prepared copies
+# ---------------------------------------------------------------------------------------------------------
 def test_a_set_is_prepared_once_and_memory_mapped(place):
     write_npz(place / "cifar10.npz", classes=10, n=2000, size=32)
     real, _ = data.load("CIFAR10")
@@ -579,7 +607,9 @@ def test_two_processes_preparing_the_same_set_end_with_one_good_copy(place, tmp_
     root = tmp_path / "shapes"
     write_images(root / "train", ["a", "b", "c"], n=40, size=(40, 32))
     write_images(root / "test", ["a", "b", "c"], n=10, size=(40, 32))
-    run = [subprocess.Popen([sys.executable, "-c", LOADER, str(root)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    run = [
+        subprocess.Popen([sys.executable, "-c", LOADER, str(root)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     out = [p.communicate(timeout=120)[0] for p in run]
     assert [p.returncode for p in run] == [0, 0] and out[0] == out[1] != ""
     assert len(prepared()) == 2 and not any(p.startswith(".") for p in prepared())

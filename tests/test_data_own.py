@@ -52,7 +52,9 @@ def test_an_npz_of_images_and_labels_loses_a_fifth_of_every_class_to_a_test_set(
     for s in (real, test):  # labels stay with their images
         for image, label in zip(s.images, s.labels, strict=True):
             assert y[(x.transpose(0, 3, 1, 2) == image.numpy()).all((1, 2, 3))] == [int(label)]
-    assert real.facts.normalisation == "measured" and real.facts.mean[0] == pytest.approx(real.images[:, 0].double().mean().item() / 255)
+    assert real.facts.normalisation == "measured" and real.facts.mean[0] == pytest.approx(
+        real.images[:, 0].double().mean().item() / 255
+    )
 
 
 def test_channels_first_and_grey_arrays_are_understood(tmp_path):
@@ -110,7 +112,10 @@ def test_images_of_mixed_size_are_resized_by_the_stated_rule(tmp_path):
     Image.fromarray(pixels(26, 31, 3)).save(root / "ant" / "small.png")
     real, test = data.load(root)
     assert real.shape == test.shape == (3, 26, 26)  # the smallest shorter side
-    assert any("px to 26 px: shorter side to the resolution (bilinear, antialiased), then a centre crop" in n for n in real.facts.notes)
+    assert any(
+        "px to 26 px: shorter side to the resolution (bilinear, antialiased), then a centre crop" in n
+        for n in real.facts.notes
+    )
     assert data.load(root, 16)[1].shape == (3, 16, 16)
     assert data.load(root, 16)[0].sha256() != data.load(root, 16, resize="squeeze")[0].sha256()
     wide = write(tmp_path / "wide", n=5, size=(300, 200))
@@ -121,7 +126,9 @@ def test_images_of_mixed_size_are_resized_by_the_stated_rule(tmp_path):
 def test_mixed_channels_are_refused_until_told_what_to_make_of_them(tmp_path):
     root = write(tmp_path / "photos")
     Image.fromarray(pixels(20, 20)).save(root / "bee" / "grey.png")
-    with pytest.raises(UserError, match=r"mixed channels: \d+ grey and \d+ colour images; pass channels=1 or channels=3"):
+    with pytest.raises(
+        UserError, match=r"mixed channels: \d+ grey and \d+ colour images; pass channels=1 or channels=3"
+    ):
         data.load(root)
     assert prepared() == []
     assert data.load(root, channels=3)[0].shape == (3, 20, 20)
@@ -137,7 +144,9 @@ def test_a_test_part_in_other_channels_is_refused(tmp_path):
         data.load(tmp_path / "photos")
 
 
-@pytest.mark.parametrize("mode, message", [("RGBA", r"\d+ images are RGBA.*transparency is dropped"), ("I;16", "more than 8 bits")])
+@pytest.mark.parametrize(
+    "mode, message", [("RGBA", r"\d+ images are RGBA.*transparency is dropped"), ("I;16", "more than 8 bits")]
+)
 def test_transparency_and_16_bit_images_are_refused(tmp_path, mode, message):
     root = write(tmp_path / "photos")
     for i in range(10):
@@ -185,10 +194,7 @@ def test_a_path_is_told_from_a_name(tmp_path, monkeypatch):
 
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------------
-FEATURES = {
-    "image": {"_type": "Image"},
-    "label": {"names": ["ant", "bee"], "_type": "ClassLabel"},
-}
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
 
 
 def table(n, features=FEATURES, seed=0, label="label"):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.core.errors import TimeUp
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
 from distill_lib.methods import dc, dsa
@@ -27,7 +27,7 @@ def digits():
 
 def batches(n=6, m=2, name="ConvNetW8"):
     """A network in float64, (K, n) real and (K, m) synthetic images."""
-    rng = generator(0, name)
+    rng = stream(0, name)
     network = networks.fresh(name, (SHAPE, K), rng).double().requires_grad_(False)
     with torch.no_grad():
         for p in network.parameters():
@@ -68,18 +68,22 @@ def match(network, real, synthetic, **options):
 def test_row_distance_has_the_values_computed_by_hand():
     g = torch.arange(1.0, 25.0).reshape(2, 3, 2, 2)
     for other, value in ((g, 0.0), (-g, 4.0), (0 * g, 2.0), (g.flip(0), 0.0915445), (g**2, 0.0449169)):
-        torch.testing.assert_close(matching.row_distance([g[None]], [other[None]]), torch.tensor([value]), atol=2e-6, rtol=0)
+        torch.testing.assert_close(
+            matching.row_distance([g[None]], [other[None]]), torch.tensor([value]), atol=2e-6, rtol=0
+        )
 
 
 def test_row_distance_counts_rows_of_weights_only_and_keeps_its_epsilon():
-    rng = generator(0, "rows")
+    rng = stream(0, "rows")
     shapes = [(4, 3, 3, 3), (4,), (5, 6, 6), (7, 8), (7,)]  # convolution, bias, layer norm, linear, bias
     g = [torch.randn(2, *shape, generator=rng, dtype=torch.float64) for shape in shapes]
     rows, norms = 4 + 5 + 7, [x.flatten(2).norm(dim=2) for x in (g[0], g[2], g[3])]
     same = sum((1e-6 / (n**2 + 1e-6)).sum(1) for n in norms)
     torch.testing.assert_close(matching.row_distance(g, g), same)
     torch.testing.assert_close(matching.row_distance(g, [-x for x in g]), 2 * rows - same)
-    torch.testing.assert_close(matching.row_distance(g, [10 * x for x in g]), torch.zeros(2, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        matching.row_distance(g, [10 * x for x in g]), torch.zeros(2, dtype=torch.float64), atol=1e-5, rtol=0
+    )
     assert matching.row_distance([g[1], g[4]], [g[4][:, :4], g[1]]).tolist() == [0, 0]
     tiny = [torch.full((1, 1, 4), 1e-3)]
     assert matching.row_distance(tiny, tiny).item() == pytest.approx(0.2, abs=1e-4)  # equal rows, but short ones
@@ -90,7 +94,7 @@ def test_row_distance_counts_rows_of_weights_only_and_keeps_its_epsilon():
 
 
 def test_glads_distance_is_the_same_but_for_layer_norm():
-    rng = generator(0, "rows")
+    rng = stream(0, "rows")
     shapes = [(4, 3, 3, 3), (4,), (5, 6, 6), (7, 8), (7,)]  # convolution, bias, layer norm, linear, bias
     a, b = ([torch.randn(2, *shape, generator=rng, dtype=torch.float64) for shape in shapes] for _ in range(2))
     others = [i for i, shape in enumerate(shapes) if len(shape) != 3]
@@ -100,7 +104,7 @@ def test_glads_distance_is_the_same_but_for_layer_norm():
 
 
 def test_a_convnet_has_fourteen_parameters_four_of_them_matched():
-    network = networks.fresh("ConvNet", (SHAPE, 10), generator(0))
+    network = networks.fresh("ConvNet", (SHAPE, 10), stream(0))
     shapes = [p.shape for p in network.parameters()]
     assert len(shapes) == 14 and sum(len(s) > 1 for s in shapes) == 4
     assert sum(s[0] for s in shapes if len(s) > 1) == 394
@@ -125,8 +129,8 @@ def test_float32_is_close_to_float64():
 
 
 def test_the_same_images_are_at_no_distance_and_noise_is_far(digits):
-    network = networks.fresh("ConvNet", digits, generator(0)).requires_grad_(False)
-    rng = generator(0, "far")
+    network = networks.fresh("ConvNet", digits, stream(0)).requires_grad_(False)
+    rng = stream(0, "far")
     real, other = digits.draw_classes(32, rng), digits.draw_classes(32, rng)
     noise = torch.randn(10, 1, *digits.shape, generator=rng)
     same, near, far = (match(network, real, x)[0].mean().item() for x in (real, other, noise))
@@ -135,28 +139,30 @@ def test_the_same_images_are_at_no_distance_and_noise_is_far(digits):
 
 
 def test_batch_norm_is_frozen_on_real_statistics(digits):
-    network = networks.fresh("ConvNetD2W4BN", digits, generator(0)).requires_grad_(False)
+    network = networks.fresh("ConvNetD2W4BN", digits, stream(0)).requires_grad_(False)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    matching.freeze_batch_norm(network, digits, generator(0))
+    matching.freeze_batch_norm(network, digits, stream(0))
     assert network.training and not any(m.training for m in norms)
-    images = digits.draw_classes(16, generator(0)).flatten(0, 1)
+    images = digits.draw_classes(16, stream(0)).flatten(0, 1)
     expected = 0.1 * network.blocks[0][0](images).mean((0, 2, 3))  # one batch at momentum 0.1
     torch.testing.assert_close(norms[0].running_mean, expected)
-    plain = networks.fresh("ConvNetD2W4", digits, generator(0)).eval()
-    matching.freeze_batch_norm(plain, digits, generator(0))
+    plain = networks.fresh("ConvNetD2W4", digits, stream(0)).eval()
+    matching.freeze_batch_norm(plain, digits, stream(0))
     assert not plain.training  # nothing to freeze, nothing changed
 
 
 @pytest.mark.parametrize("name", ["ConvNetD2W8", "ConvNetD2W4BN"])
 def test_training_the_network_equals_a_plain_optimiser(name, digits):
-    network = networks.fresh(name, digits, generator(0)).requires_grad_(False)
+    network = networks.fresh(name, digits, stream(0)).requires_grad_(False)
     other = copy.deepcopy(network).requires_grad_().train()
     images, labels = digits.take(torch.arange(20))
     parameters = [p.detach() for p in network.parameters()]
     aug = augment.dsa("color_crop_flip")
-    matching.train(Derivatives(network), parameters, images, labels, generator(1), epochs=2, batch=8, lr=0.1, augmentation=aug)
+    matching.train(
+        Derivatives(network), parameters, images, labels, stream(1), epochs=2, batch=8, lr=0.1, augmentation=aug
+    )
 
-    rng, optimizer, sizes = generator(1), torch.optim.SGD(other.parameters(), lr=0.1), []
+    rng, optimizer, sizes = stream(1), torch.optim.SGD(other.parameters(), lr=0.1), []
     for _ in range(2):
         for index in torch.randperm(20, generator=rng).split(8):
             sizes.append(len(index))
@@ -171,10 +177,11 @@ def test_training_the_network_equals_a_plain_optimiser(name, digits):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-# --- siamese augmentation ------------------------------------------------------------------------------------------------
+# --- siamese augmentation
+# ------------------------------------------------------------------------------------------------
 def aimed(strategy, seed=0):
     aug = augment.dsa(strategy)
-    return aug, aug.draw(generator(seed, strategy), groups=K)
+    return aug, aug.draw(stream(seed, strategy), groups=K)
 
 
 @pytest.mark.parametrize("strategy", ["color", "crop", "cutout", "flip", "scale", "rotate"])
@@ -183,16 +190,20 @@ def test_equal_images_stay_at_no_distance_under_every_operation(strategy):
     aug, omega = aimed(strategy)
     seen = aug.apply(real, omega)
     distance, _ = match(network, seen, aug.apply(real.clone(), omega))
-    _, gradient = Derivatives(network).first([p.detach() for p in network.parameters()], seen, torch.arange(K)[:, None].expand(seen.shape[:2]))
+    _, gradient = Derivatives(network).first(
+        [p.detach() for p in network.parameters()], seen, torch.arange(K)[:, None].expand(seen.shape[:2])
+    )
     torch.testing.assert_close(distance, matching.row_distance(gradient, gradient))
 
 
 def test_a_draw_concerns_its_own_class():
     network, real, synthetic = batches()
     aug, omega = aimed("crop")
-    other = aug.draw(generator(9), groups=K)
+    other = aug.draw(stream(9), groups=K)
     mixed = augment.Params(omega.choice, torch.stack([omega.u[0], other.u[1], omega.u[2]]))
-    first, again, changed = (match(network, aug.apply(real, w), aug.apply(synthetic, w))[0] for w in (omega, omega, mixed))
+    first, again, changed = (
+        match(network, aug.apply(real, w), aug.apply(synthetic, w))[0] for w in (omega, omega, mixed)
+    )
     assert torch.equal(first, again)
     assert (first == changed).tolist() == [True, False, True]
 
@@ -208,19 +219,24 @@ def test_pixels_that_the_network_does_not_see_have_no_gradient(strategy):
     seen = aug.apply(leaf, omega)
     seen.backward(match(network, aug.apply(real, omega), seen)[1])
     assert hidden.any() and not hidden.all()
-    assert (leaf.grad[hidden.expand_as(leaf)] == 0).all() and (leaf.grad[~hidden.expand_as(leaf)] != 0).float().mean() > 0.9
+    assert (leaf.grad[hidden.expand_as(leaf)] == 0).all() and (
+        leaf.grad[~hidden.expand_as(leaf)] != 0
+    ).float().mean() > 0.9
 
 
 # --- the methods ---------------------------------------------------------------------------------------------------------
 def tiny(method, **changes):
-    return replace(method.Config(ipc=1), **{"iterations": 2, "outer_loop": 2, "inner_epochs": 1, "batch_real": 8, "network": "ConvNetD2W8", **changes})
+    return replace(
+        method.Config(ipc=1),
+        **{"iterations": 2, "outer_loop": 2, "inner_epochs": 1, "batch_real": 8, "network": "ConvNetD2W8", **changes},
+    )
 
 
 def test_one_step_of_dc_is_the_algorithm_of_the_paper(digits):
     """Noise, one network, one distance to real images, one step of SGD."""
     cfg = tiny(dc, iterations=1, outer_loop=1, ipc=2)
     made = dc.distill(digits, cfg, seed=0)
-    rng = generator(0, "DC")
+    rng = stream(0, "DC")
     images = torch.randn(10, 2, *digits.shape, generator=rng)
     network = networks.fresh(cfg.network, digits, rng)
     network.redraw(rng)
@@ -239,8 +255,8 @@ def test_one_step_of_dc_is_the_algorithm_of_the_paper(digits):
 
 
 def test_without_augmentation_dsa_is_dc(digits, monkeypatch):
-    monkeypatch.setattr(dc, "generator", lambda seed, name: generator(seed))
-    monkeypatch.setattr(dsa, "generator", lambda seed, name: generator(seed))
+    monkeypatch.setattr(dc, "stream", lambda seed, name: stream(seed))
+    monkeypatch.setattr(dsa, "stream", lambda seed, name: stream(seed))
     ours = dsa.distill(digits, tiny(dsa, dsa="none", init="noise"), seed=0)
     torch.testing.assert_close(ours.images, dc.distill(digits, tiny(dc), seed=0).images)
 
@@ -253,8 +269,10 @@ def test_networks_are_trained_between_updates_only(digits):
         def watch(name, step, live, seen=seen):
             seen.append(live["network"].classifier.weight.clone())
 
-        dc.distill(digits, tiny(dc, outer_loop=outer_loop, iterations=2, network="ConvNetD1W4"), seed=0, loop=Loop(watch=watch))
-        rng = generator(0, "DC")
+        dc.distill(
+            digits, tiny(dc, outer_loop=outer_loop, iterations=2, network="ConvNetD1W4"), seed=0, loop=Loop(watch=watch)
+        )
+        rng = stream(0, "DC")
         torch.randn(10, 1, *digits.shape, generator=rng)
         network = networks.fresh("ConvNetD1W4", digits, rng)
         network.redraw(rng)
@@ -263,15 +281,19 @@ def test_networks_are_trained_between_updates_only(digits):
 
 
 def test_images_move_and_start_where_the_settings_say(digits):
-    noise = digits.initial_images(3, dc.Config().init, generator(0))
+    noise = digits.initial_images(3, dc.Config().init, stream(0))
     assert noise.shape == (10, 3, *digits.shape) and abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-    start = digits.initial_images(3, dsa.Config().init, generator(0))
+    start = digits.initial_images(3, dsa.Config().init, stream(0))
     whole = digits.all()[0]
     for k in range(10):
         members = whole[digits.labels == k]
-        assert all((members - image).abs().flatten(1).amax(1).min() < 1e-6 for image in start[k])  # normalised in another batch
+        assert all(
+            (members - image).abs().flatten(1).amax(1).min() < 1e-6 for image in start[k]
+        )  # normalised in another batch
     made = dsa.distill(digits, tiny(dsa), seed=0)
-    assert (made.images - digits.initial_images(tiny(dsa).ipc, "real", generator(0, "DSA")).flatten(0, 1)).abs().max() > 1e-3
+    assert (
+        made.images - digits.initial_images(tiny(dsa).ipc, "real", stream(0, "DSA")).flatten(0, 1)
+    ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("method", [dc, dsa])
@@ -287,12 +309,22 @@ def test_killing_between_any_two_updates_changes_nothing(method, digits, tmp_pat
     assert stops == 3 and torch.equal(whole.images, resumed.images)
 
 
-@pytest.mark.parametrize("ipc, loops", [(1, (1, 1)), (2, (1, 1)), (10, (10, 50)), (20, (20, 25)), (30, (30, 20)), (40, (40, 15)), (50, (50, 10))])
+@pytest.mark.parametrize(
+    "ipc, loops",
+    [(1, (1, 1)), (2, (1, 1)), (10, (10, 50)), (20, (20, 25)), (30, (30, 20)), (40, (40, 15)), (50, (50, 10))],
+)
 def test_published_settings(ipc, loops):
     for method, init in ((dc, "noise"), (dsa, "real")):
         cfg = method.paper_config("CIFAR10", ipc)
         assert (cfg.outer_loop, cfg.inner_epochs) == loops
-        assert (cfg.iterations, cfg.lr_img, cfg.momentum_img, cfg.lr_net, cfg.batch_real, cfg.batch_train) == (1001, 0.1, 0.5, 0.01, 256, 256)
+        assert (cfg.iterations, cfg.lr_img, cfg.momentum_img, cfg.lr_net, cfg.batch_real, cfg.batch_train) == (
+            1001,
+            0.1,
+            0.5,
+            0.01,
+            256,
+            256,
+        )
         assert cfg.init == init and cfg.network == "ConvNet"
     assert dsa.paper_config("FashionMNIST", ipc).dsa == "color_crop_cutout_flip_scale_rotate"
     assert dsa.paper_config("MNIST", ipc).dsa == "color_crop_cutout_scale_rotate"

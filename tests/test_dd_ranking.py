@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
 from distill_lib.evaluation.metrics import dd_ranking as ranking
 from distill_lib.evaluation.metrics.dd_ranking import augmentation_robust_score, dd_ranking, label_robust_score
@@ -19,7 +19,9 @@ from distill_lib.evaluation.metrics.dd_ranking import augmentation_robust_score,
 def test_scores_of_the_paper(alpha, score):
     assert ranking._score(alpha) == pytest.approx(score, abs=5e-6)
     gain = max(alpha, 0.0)  # with weight 1 on IOR, alpha is the gain; with weight 0, minus the loss
-    assert label_robust_score(1.0, 1.0 - max(-alpha, 0.0), gain, 0.0, weight=float(alpha >= 0)) == pytest.approx(score, abs=5e-6)
+    assert label_robust_score(1.0, 1.0 - max(-alpha, 0.0), gain, 0.0, weight=float(alpha >= 0)) == pytest.approx(
+        score, abs=5e-6
+    )
     assert augmentation_robust_score(gain, max(-alpha, 0.0), gain, max(-alpha, 0.0)) == pytest.approx(score, abs=5e-6)
 
 
@@ -53,20 +55,27 @@ def test_percentages_are_refused(bad):
 # --- the procedure ---------------------------------------------------------------------------------------------------
 def toy(n_per_class=40, classes=3, side=4):
     labels = torch.arange(classes).repeat(n_per_class)
-    pixels = torch.arange(len(labels)).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8)  # every image is its number
+    pixels = (
+        torch.arange(len(labels)).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8)
+    )  # every image is its number
     return ImageSet(pixels.clone(), labels, Facts("toy", tuple("abc"), (0.5,), (0.2,)))
 
 
 def synthetic_of(real, ipc=2, soft=False):
-    made = ImageSet.from_classes(torch.randn(3, ipc, *real.shape, generator=generator(0)), like=real)
-    return ImageSet(made.images, torch.rand(len(made), 3, generator=generator(1)), made.facts) if soft else made
+    made = ImageSet.from_classes(torch.randn(3, ipc, *real.shape, generator=stream(0)), like=real)
+    return ImageSet(made.images, torch.rand(len(made), 3, generator=stream(1)), made.facts) if soft else made
 
 
 class Table:
     """Stands in for `evaluate`: accuracies by set and protocol, and a note of every call."""
 
     def __init__(self, synthetic, real, /, looks=True, **accuracies):
-        self.sets, self.looks, self.accuracies, self.calls = {id(synthetic): "syn", id(real): "real"}, looks, accuracies, []
+        self.sets, self.looks, self.accuracies, self.calls = (
+            {id(synthetic): "syn", id(real): "real"},
+            looks,
+            accuracies,
+            [],
+        )
 
     def __call__(self, images, test, protocol, **options):
         kind = self.sets.get(id(images), "rdm")
@@ -87,7 +96,9 @@ def test_hard_label_procedure():
     assert got.lrs == pytest.approx([0.2543] * 2, abs=5e-5)
     assert got.ars == pytest.approx([ranking._score(0.5 * 0.172 + 0.5 * 0.05)] * 2)
     assert "LRS 25.4 ± 0.0 %" in str(got) and "last epoch" in str(got)
-    assert got.official.hlr == pytest.approx(got.hlr) and got.official.accuracies["syn_any"] == pytest.approx([0.636] * 2)
+    assert got.official.hlr == pytest.approx(got.hlr) and got.official.accuracies["syn_any"] == pytest.approx(
+        [0.636] * 2
+    )
     assert "test set" in got.official.selection and got.official.official is None
     assert [s.sha256() for s in (synthetic, real)] == hashes
 
@@ -127,7 +138,9 @@ def test_random_images_are_fresh_balanced_and_apart_from_validation():
 def test_soft_labels_treat_random_images_alike():
     real = toy()
     synthetic = synthetic_of(real, soft=True)
-    table = Table(synthetic, real, looks=False, syn=50.0, syn_soft=62.0, rdm_soft=48.0, real=84.0, syn_naug=40.0, rdm_naug=41.0)
+    table = Table(
+        synthetic, real, looks=False, syn=50.0, syn_soft=62.0, rdm_soft=48.0, real=84.0, syn_naug=40.0, rdm_naug=41.0
+    )
 
     def teacher(images):
         assert images.is_floating_point()  # normalised
@@ -151,7 +164,15 @@ def test_soft_labels_treat_random_images_alike():
 
 def test_full_data_protocol_is_the_published_one():
     p = ranking.full_data_protocol()
-    assert (p.epochs, p.batch, p.lr, p.lr_grid, p.optimizer, p.momentum, p.weight_decay) == (200, 512, 0.01, (), "sgd", 0.9, 5e-4)
+    assert (p.epochs, p.batch, p.lr, p.lr_grid, p.optimizer, p.momentum, p.weight_decay) == (
+        200,
+        512,
+        0.01,
+        (),
+        "sgd",
+        0.9,
+        5e-4,
+    )
     rates = p.learning_rates(5000, 50_000)
     assert len(rates) == 200 and rates[99] == 0.01 and rates[100] == pytest.approx(0.001)
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from distill_lib import networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.native import convnet
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.networks.gradients import Derivatives
 
 SHAPE = (1, 28, 28)
@@ -19,35 +19,48 @@ FORMS = {  # name, options: matrix products, the network's layers, and another a
 
 
 def problem(name, groups=3, n=5, dtype=torch.float64):
-    rng = generator(0, name)
+    rng = stream(0, name)
     network = networks.fresh(name, (SHAPE, 4), rng).to(dtype).requires_grad_(False)
     parameters = [p + 0.1 * torch.randn(p.shape, generator=rng, dtype=dtype) for p in network.parameters()]
     images = torch.randn(groups, n, *SHAPE, generator=rng, dtype=dtype)
     labels = torch.randint(4, (groups, n), generator=rng)
     direction = [torch.randn(groups, *p.shape, generator=rng, dtype=dtype) for p in parameters]
-    if name.startswith("ConvNet"):  # instance norm removes the convolutions' biases: rounding is all their gradients are
+    if name.startswith(
+        "ConvNet"
+    ):  # instance norm removes the convolutions' biases: rounding is all their gradients are
         for bias in direction[1:-2:4]:
             bias.zero_()
     return network, parameters, images, labels, direction
 
 
 def by_hand(network, parameters, images, labels, direction):
-    """Group by group, with a graph: <gradients, direction>, gradients, derivatives of the first by images and parameters."""
+    """Group by group, with a graph: <gradients, direction>, gradients, derivatives of the first by images and
+    parameters."""
     leaves, x = [p.clone().requires_grad_() for p in parameters], images.clone().requires_grad_()
     names = [name for name, _ in network.named_parameters()]
     gradients, total = [], 0.0
     for g in range(len(images)):
-        loss = F.cross_entropy(torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (x[g],)), labels[g])
+        loss = F.cross_entropy(
+            torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (x[g],)), labels[g]
+        )
         gradients.append(torch.autograd.grad(loss, leaves, create_graph=True))
         total = total + sum((a * v[g]).sum() for a, v in zip(gradients[-1], direction, strict=True))
     by_image, *by_parameter = torch.autograd.grad(total, [x, *leaves])
-    return total.detach(), [torch.stack([g[i].detach() for g in gradients]) for i in range(len(leaves))], by_image, by_parameter
+    return (
+        total.detach(),
+        [torch.stack([g[i].detach() for g in gradients]) for i in range(len(leaves))],
+        by_image,
+        by_parameter,
+    )
 
 
 def losses(network, parameters, images, labels):
     names = [name for name, _ in network.named_parameters()]
     run = torch.func.functional_call
-    return [F.cross_entropy(run(network, dict(zip(names, parameters, strict=True)), (x,)), y) for x, y in zip(images, labels, strict=True)]
+    return [
+        F.cross_entropy(run(network, dict(zip(names, parameters, strict=True)), (x,)), y)
+        for x, y in zip(images, labels, strict=True)
+    ]
 
 
 def close(found, wanted):
@@ -75,7 +88,9 @@ def test_the_compiled_kernel_is_asked_for_first_derivatives_only(monkeypatch):
     """Its own numbers are checked with it; here its place is taken by the same function in plain layers."""
     asked = []
     monkeypatch.setattr(convnet, "usable", lambda plan, x, parameters: plan is not None)
-    monkeypatch.setattr(convnet, "run", lambda plan, x, parameters: (asked.append(len(x)), convnet.layers(plan, x, parameters))[1])
+    monkeypatch.setattr(
+        convnet, "run", lambda plan, x, parameters: (asked.append(len(x)), convnet.layers(plan, x, parameters))[1]
+    )
     network, parameters, images, labels, direction = problem("ConvNetW32")
     _, first, by_image, _ = by_hand(network, parameters, images, labels, direction)
     d = Derivatives(network, piece=4)
@@ -111,7 +126,9 @@ def test_memory_that_runs_out_halves_the_pieces_and_changes_nothing(form, monkey
         gradient, pull = whole.gradient_and_pull(parameters, images, labels)
     close([*gradient, pull(direction)], [*first, by_image])
 
-    monkeypatch.setattr(once, "logits", lambda weights, x: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all")))
+    monkeypatch.setattr(
+        once, "logits", lambda weights, x: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all"))
+    )
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
         d.first(parameters, images, labels)
 
@@ -127,4 +144,4 @@ def test_batch_norm_in_train_mode_keeps_a_group_together():
 
 def test_dropout_is_refused():
     with pytest.raises(UserError, match="ViTCIFAR draws random numbers"):
-        Derivatives(networks.fresh("ViTCIFAR", ((3, 32, 32), 10), generator(0)))
+        Derivatives(networks.fresh("ViTCIFAR", ((3, 32, 32), 10), stream(0)))

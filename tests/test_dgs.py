@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.evaluation.metrics import difficulty
 from distill_lib.methods import dgs
 from distill_lib.methods.dgs import (
@@ -44,7 +44,7 @@ def test_difficulty_is_one_minus_the_probability_to_four_decimals():
 @pytest.fixture(scope="module")
 def real():
     digits = data.load("digits")[0]
-    return digits.subset(digits.draw_index(20, generator(0)).flatten())
+    return digits.subset(digits.draw_index(20, stream(0)).flatten())
 
 
 QUICK = Training(network="ConvNetW32", epochs=2, batch=64)
@@ -92,7 +92,9 @@ def test_mobilenet_pads_strided_convolutions_right_and_below_alone():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = difficulty.MobileNetV2().eval()
-    assert sum(p.numel() for p in network.parameters()) == 3_504_872 - 17_056 + 1_281  # torchvision's, norms folded, one class more
+    assert (
+        sum(p.numel() for p in network.parameters()) == 3_504_872 - 17_056 + 1_281
+    )  # torchvision's, norms folded, one class more
     x = torch.randn(1, 3, 8, 8)
     first = network.layers["0_0"]
     padded = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (0, 1, 0, 1)), first.weight, first.bias, stride=2)
@@ -108,9 +110,11 @@ def test_mobilenet_recognises_real_images():
         test = data.load("ImageNette", download=False)[1]
     except UserError as err:
         pytest.skip(str(err))
-    some = test.subset(test.draw_index(2, generator(0)).flatten())
+    some = test.subset(test.draw_index(2, stream(0)).flatten())
     score = difficulty.scorer("mobilenet_v2", some)
-    among = difficulty.scorer("mobilenet_v2", some, among="set")  # 95 % of all validation images have the right class of ten on top
+    among = difficulty.scorer(
+        "mobilenet_v2", some, among="set"
+    )  # 95 % of all validation images have the right class of ten on top
     assert bool((among.real <= score.real + 1e-4).all()) and (among.real < 0.5).sum() >= 16
 
 
@@ -167,9 +171,13 @@ def test_too_large_thresholds_are_one_clear_error():
 def test_a_score_on_an_edge_goes_where_numpy_puts_it(bins):
     scores = torch.arange(10_001, dtype=torch.float64) / 10_000  # every score there is, at four decimals
     found = bin_of(scores, bins)
-    assert torch.bincount(found).tolist() == np.histogram(scores.numpy(), bins, (0, 1))[0].tolist() and bool((found.diff() >= 0).all())
+    assert torch.bincount(found).tolist() == np.histogram(scores.numpy(), bins, (0, 1))[0].tolist() and bool(
+        (found.diff() >= 0).all()
+    )
     if bins == 10:  # 0.3, 0.6 and 0.7 lie below 3, 6 and 7 times 0.1
-        assert bin_of(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0], dtype=torch.float64), 10).tolist() == [0, 1, 2, 2, 5, 5, 6, 9, 9]
+        assert bin_of(
+            torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0], dtype=torch.float64), 10
+        ).tolist() == [0, 1, 2, 2, 5, 5, 6, 9, 9]
 
 
 # --- thresholds --------------------------------------------------------------------------------------------------------
@@ -177,7 +185,9 @@ def plain_objective(scores, ipc, weight, variant):
     """Equation 9 in plain loops over numpy's histograms, nothing else."""
     n, most, out = len(scores), ipc // 2, {}
     ordered = np.sort(scores)
-    kl = lambda p, q: sum(0 if a == 0 else math.inf if c == 0 else a * math.log2(a / c) for a, c in zip(p, q, strict=True))  # noqa: E731
+    kl = lambda p, q: sum(
+        0 if a == 0 else math.inf if c == 0 else a * math.log2(a / c) for a, c in zip(p, q, strict=True)
+    )
     raw, even = np.histogram(scores, 10, (0, 1))[0] / n, np.full(10, 0.1)
     for b in range(most):
         for t in range(most):
@@ -228,7 +238,8 @@ def test_a_cut_without_scale_is_never_chosen():
     assert bool(objective(scores, scores, 4, Sampler())[1].isnan().all())
 
 
-# --- targets and sampling ----------------------------------------------------------------------------------------------
+# --- targets and sampling
+# ----------------------------------------------------------------------------------------------
 def test_largest_remainders_by_hand():
     assert scaled(torch.tensor([5, 3, 0, 0, 0, 0, 0, 0, 0, 2]), 4).tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 1]
 
@@ -250,34 +261,38 @@ def test_every_predefined_target_sums_to_its_ipc(name):
 @pytest.mark.parametrize("target", ["hill", "ground", "slope", "cliff"])
 def test_a_predefined_target_is_met_where_the_pool_has_enough(target):
     raw = torch.linspace(0, 1, 1001)[:-1]
-    found = choose(raw, raw, 20, Sampler(target=target, transform="none"), generator(0))
+    found = choose(raw, raw, 20, Sampler(target=target, transform="none"), stream(0))
     assert found.achieved.tolist() == list(dgs.PREDEFINED[target][20]) and found.total_variation == 0
     with pytest.raises(UserError, match="defined for ipc 10, 20 and 50 with 10 bins, not for ipc 7"):
-        choose(raw, raw, 7, Sampler(target=target), generator(0))
+        choose(raw, raw, 7, Sampler(target=target), stream(0))
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])
 def test_a_pool_equal_to_the_real_set_meets_a_whole_target_exactly(variant):
     raw = beta(0.5, 1.2, 200, 3)
-    found = choose(raw, raw, 200, Sampler(variant=variant), generator(0))
+    found = choose(raw, raw, 200, Sampler(variant=variant), stream(0))
     assert sorted(found.places.tolist()) == list(range(200))  # ipc = pool size: the whole pool
     doubled = raw.repeat(2)  # counts are even, so half of each bin is a whole number
-    found = choose(doubled, doubled, 200, Sampler(variant=variant), generator(0))
-    assert torch.equal(found.achieved, found.wanted) and len(set(found.places.tolist())) == 200 and found.total_variation == 0
+    found = choose(doubled, doubled, 200, Sampler(variant=variant), stream(0))
+    assert (
+        torch.equal(found.achieved, found.wanted)
+        and len(set(found.places.tolist())) == 200
+        and found.total_variation == 0
+    )
 
 
 def test_a_poor_bin_gives_all_and_the_rest_is_filled_from_anywhere():
     bins = torch.tensor([0] * 8 + [5] * 2)
-    places = from_bins(bins, torch.tensor([1, 0, 0, 0, 0, 4, 0, 0, 0, 0]), 5, generator(0))
+    places = from_bins(bins, torch.tensor([1, 0, 0, 0, 0, 4, 0, 0, 0, 0]), 5, stream(0))
     assert len(set(places.tolist())) == 5 and {8, 9} <= set(places.tolist())
-    seen = {tuple(from_bins(bins, torch.tensor([1] + [0] * 9), 3, generator(s)).tolist()) for s in range(40)}
+    seen = {tuple(from_bins(bins, torch.tensor([1] + [0] * 9), 3, stream(s)).tolist()) for s in range(40)}
     assert len(seen) > 20  # uniform: other seeds, other images
 
 
 def test_total_variation_counts_what_was_wanted_and_not_there():
     pool = torch.tensor([0.05] * 40 + [0.95] * 2)
     real = torch.tensor([0.05] * 50 + [0.95] * 50)
-    found = choose(pool, real, 10, Sampler(transform="none"), generator(0))
+    found = choose(pool, real, 10, Sampler(transform="none"), stream(0))
     assert found.wanted.tolist() == [5] + [0] * 8 + [5] and found.achieved.tolist() == [8] + [0] * 8 + [2]
     assert found.total_variation == pytest.approx(0.3)
 
@@ -285,7 +300,7 @@ def test_total_variation_counts_what_was_wanted_and_not_there():
 def test_shares_cut_the_same_part_of_pool_and_real_images():
     pool, real = beta(0.3, 2.0, 50, 0), beta(0.5, 1.2, 500, 1)
     b, t = thresholds(pool, real, 10, Sampler())
-    ranks, shares = (choose(pool, real, 10, Sampler(thresholds=how), generator(0)) for how in ("ranks", "shares"))
+    ranks, shares = (choose(pool, real, 10, Sampler(thresholds=how), stream(0)) for how in ("ranks", "shares"))
     assert ranks.wanted.tolist() == scaled(histogram(transformed(real, b, t), 10), 10).tolist()
     assert shares.wanted.tolist() == scaled(histogram(transformed(real, 10 * b, 10 * t), 10), 10).tolist()
 
@@ -293,10 +308,14 @@ def test_shares_cut_the_same_part_of_pool_and_real_images():
 def test_the_sampler_works_on_the_pool_of_any_generator(real):
     """Images of a GAN, here real ones with noise, are a pool like any other."""
     score = difficulty.scorer("trained", real, QUICK)
-    noise = torch.randint(0, 60, real.images.shape, generator=generator(1), dtype=torch.uint8)
+    noise = torch.randint(0, 60, real.images.shape, generator=stream(1), dtype=torch.uint8)
     pool = data.ImageSet(torch.maximum(real.images, noise), real.labels, real.facts)
     made = dgs.sampled(pool, real, score, 4, Sampler(), seed=0, method="DGS on a GAN")
-    assert made.shape == real.shape and torch.bincount(made.labels).tolist() == [4] * 10 and made.images.dtype == torch.float32
+    assert (
+        made.shape == real.shape
+        and torch.bincount(made.labels).tolist() == [4] * 10
+        and made.images.dtype == torch.float32
+    )
     report = made.facts.extra["dgs"]
     for k, line in enumerate(report):
         assert sum(line["wanted"]) == sum(line["achieved"]) == 4 and sum(line["in_pool"]) == 20
@@ -305,13 +324,20 @@ def test_the_sampler_works_on_the_pool_of_any_generator(real):
     again = dgs.sampled(pool, real, score, 4, Sampler(), seed=0)
     assert torch.equal(again.images, made.images)
     assert not torch.equal(dgs.sampled(pool, real, score, 4, Sampler(), seed=1).images, made.images)
-    assert dgs.measure(made, real, dgs.Config())["total_variation"][0] == pytest.approx(sum(x["total_variation"] for x in report) / 10)
+    assert dgs.measure(made, real, dgs.Config())["total_variation"][0] == pytest.approx(
+        sum(x["total_variation"] for x in report) / 10
+    )
     with pytest.raises(UserError, match="20 images of class '0'; 21 are wanted"):
         dgs.sampled(pool, real, score, 21, Sampler(), seed=0)
 
 
 def test_the_papers_settings():
     cfg = dgs.paper_config("ImageWoof", 10)
-    assert (cfg.pool, cfg.sampler, cfg.scoring.scorer, cfg.scoring.among) == (5, Sampler("scale", "log", "code", "ranks", 0.5, 10), "resnet50", "all")
+    assert (cfg.pool, cfg.sampler, cfg.scoring.scorer, cfg.scoring.among) == (
+        5,
+        Sampler("scale", "log", "code", "ranks", 0.5, 10),
+        "resnet50",
+        "all",
+    )
     assert (cfg.tuning.batch, cfg.tuning.lr, cfg.sampling.steps, cfg.base.side) == (8, 1e-3, 50, 256)
     assert dgs.paper_config("digits", 10).scoring.scorer == "trained"

@@ -1,5 +1,5 @@
-"""Continuous-time diffusion: the schedule's values, solvers on an equation with a known solution, and diffusers' schedulers where
-they solve the same."""
+"""Continuous-time diffusion: the schedule's values, solvers on an equation with a known solution, and diffusers'
+schedulers where they solve the same."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.generators.diffusion.continuous import (
     VP,
     ancestral,
@@ -30,8 +30,12 @@ def gaussian(x, t):
 
 
 def solution(x, s, t):
-    """Where the probability flow takes x from time s to time t: its distance from the mean grows as the standard deviation."""
-    alpha, std = ((lambda u: float(VP.alpha(u))), (lambda u: math.sqrt(0.25 * float(VP.alpha(u)) ** 2 + float(VP.sigma(u)) ** 2)))
+    """Where the probability flow takes x from time s to time t: its distance from the mean grows as the standard
+    deviation."""
+    alpha, std = (
+        (lambda u: float(VP.alpha(u))),
+        (lambda u: math.sqrt(0.25 * float(VP.alpha(u)) ** 2 + float(VP.sigma(u)) ** 2)),
+    )
     return 0.3 * alpha(t) + (x - 0.3 * alpha(s)) * std(t) / std(s)
 
 
@@ -39,7 +43,9 @@ def solution(x, s, t):
 def test_the_schedule_has_the_published_values():
     assert float(VP.abar(0.5)) == pytest.approx(0.07906381, abs=1e-8)
     assert [float(VP.lambda_(t)) for t in (1.0, 1e-3, 1e-4)] == pytest.approx([-5.024978, 4.557715, 5.751510], abs=1e-6)
-    assert float(VP.alpha(1.0)) == pytest.approx(6.571586e-3, rel=1e-6) and float(VP.sigma(1.0)) == pytest.approx(0.9999784069, abs=1e-10)
+    assert float(VP.alpha(1.0)) == pytest.approx(6.571586e-3, rel=1e-6) and float(VP.sigma(1.0)) == pytest.approx(
+        0.9999784069, abs=1e-10
+    )
     assert float(VP.t_of_lambda(0.0)) == pytest.approx(0.25896026, abs=1e-8)
 
 
@@ -61,7 +67,10 @@ def test_the_times_of_fifty_evaluations_are_the_published_ones():
     assert times[-3:] == pytest.approx([0.00114459, 0.00034687, 0.0001], abs=1e-8)
 
 
-@pytest.mark.parametrize("steps, orders", [(50, [3] * 16 + [2]), (10, [3, 3, 3, 1]), (12, [3, 3, 3, 2, 1]), (3, [2, 1]), (4, [3, 1]), (5, [3, 2])])
+@pytest.mark.parametrize(
+    "steps, orders",
+    [(50, [3] * 16 + [2]), (10, [3, 3, 3, 1]), (12, [3, 3, 3, 2, 1]), (3, [2, 1]), (4, [3, 1]), (5, [3, 2])],
+)
 def test_the_orders_of_the_fast_solver_add_up_to_its_evaluations(steps, orders):
     assert fast_orders(steps) == orders and sum(orders) == steps
 
@@ -70,7 +79,11 @@ def test_the_orders_of_the_fast_solver_add_up_to_its_evaluations(steps, orders):
 def test_the_fast_solver_gives_the_published_values():
     assert torch.allclose(solution(STARTS, 1.0, 1e-4), EXACT, atol=1e-8)
     got = sample("dpm_fast", gaussian, STARTS, 50)
-    assert torch.allclose(got, torch.tensor([-0.70149392, -0.20124084, 0.29901225, 0.79926533, 1.29951842], dtype=torch.float64), atol=1e-8)
+    assert torch.allclose(
+        got,
+        torch.tensor([-0.70149392, -0.20124084, 0.29901225, 0.79926533, 1.29951842], dtype=torch.float64),
+        atol=1e-8,
+    )
 
 
 @pytest.mark.parametrize("steps, error", [(100, 4.5e-5), (50, 4.75e-4), (20, 1.2e-2), (10, 1.8e-2), (12, 1.0e-1)])
@@ -153,7 +166,9 @@ def through(scheduler, steps, x, **options):
 def test_the_multistep_solver_equals_diffusers(bridge):
     from diffusers import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler(N, trained_betas=bridge, final_sigmas_type="sigma_min", lower_order_final=False)
+    scheduler = DPMSolverMultistepScheduler(
+        N, trained_betas=bridge, final_sigmas_type="sigma_min", lower_order_final=False
+    )
     theirs, times = through(scheduler, 20, STARTS)
     assert torch.allclose(dpm_multistep(gaussian, STARTS, [*times, 1 / N]), theirs, atol=1e-4)
 
@@ -183,7 +198,13 @@ def test_ancestral_sampling_equals_diffusers(bridge):
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "name, steps, says", [("dpm_fats", 50, "did you mean dpm_fast"), ("dpm_fast", 2, "at least 3"), ("ddim", 0, "at least 1"), ("ddpm", 5, "give `noise`")]
+    "name, steps, says",
+    [
+        ("dpm_fats", 50, "did you mean dpm_fast"),
+        ("dpm_fast", 2, "at least 3"),
+        ("ddim", 0, "at least 1"),
+        ("ddpm", 5, "give `noise`"),
+    ],
 )
 def test_bad_input_is_one_clear_error(name, steps, says):
     with pytest.raises(UserError, match=says):

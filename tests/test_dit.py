@@ -1,4 +1,5 @@
-"""DiT and its diffusion: published counts and numbers, equality with diffusers and with plain loops, resume, clear errors."""
+"""DiT and its diffusion: published counts and numbers, equality with diffusers and with plain loops, resume, clear
+errors."""
 
 import math
 import time
@@ -11,7 +12,7 @@ from distill_lib import data
 from distill_lib.core import weights as core_weights
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import prerequisites
 from distill_lib.generators import dit
@@ -26,7 +27,7 @@ TINY = Architecture(side=8, channels=4, patch=2, width=48, depth=2, heads=4, num
 
 def awake(network, seed=0):
     """Random weights everywhere: a new DiT answers zero."""
-    g = generator(seed, "awake")
+    g = stream(seed, "awake")
     for p in network.parameters():
         if p.requires_grad:
             p.data = torch.randn(p.shape, generator=g) * 0.2
@@ -35,7 +36,7 @@ def awake(network, seed=0):
 
 @pytest.fixture(scope="module")
 def inputs():
-    g = generator(0)
+    g = stream(0)
     return torch.randn(3, 4, 8, 8, generator=g), torch.tensor([0, 500, 999]), torch.tensor([0, 6, 7])
 
 
@@ -43,9 +44,15 @@ def inputs():
 def test_dit_xl_2_has_the_published_counts():
     with torch.device("meta"):
         plain, scaled = DiT(Architecture()), DiT(Architecture(scaled=14))
-    count = lambda network, parts=("",): sum(p.numel() for k, p in network.named_parameters() if any(x in k for x in parts))  # noqa: E731
+    count = lambda network, parts=("",): sum(
+        p.numel() for k, p in network.named_parameters() if any(x in k for x in parts)
+    )
     assert count(plain) == 675_129_632 and count(scaled) == 675_226_400
-    assert count(scaled, ("gamma",)) == 14 * 6912 and count(scaled, ("bias",)) == 489_632 and count(scaled, ("y_embed",)) == 1_153_152
+    assert (
+        count(scaled, ("gamma",)) == 14 * 6912
+        and count(scaled, ("bias",)) == 489_632
+        and count(scaled, ("y_embed",)) == 1_153_152
+    )
     assert count(scaled, dit.TRAINED) == 1_739_552
     assert Architecture().flops() / 2 == pytest.approx(118.6e9, rel=1e-3)
 
@@ -53,10 +60,19 @@ def test_dit_xl_2_has_the_published_counts():
 def test_state_dict_has_the_official_names():
     names = set(dit.build(TINY).state_dict())
     for name in (
-        "pos_embed", "x_embedder.proj.weight", "t_embedder.mlp.0.weight", "t_embedder.mlp.2.bias", "y_embedder.embedding_table.weight",
-        "blocks.1.attn.qkv.weight", "blocks.1.attn.proj.bias", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.bias",
-        "blocks.0.adaLN_modulation.1.weight", "final_layer.linear.weight", "final_layer.adaLN_modulation.1.bias",
-    ):  # fmt: skip
+        "pos_embed",
+        "x_embedder.proj.weight",
+        "t_embedder.mlp.0.weight",
+        "t_embedder.mlp.2.bias",
+        "y_embedder.embedding_table.weight",
+        "blocks.1.attn.qkv.weight",
+        "blocks.1.attn.proj.bias",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.bias",
+        "blocks.0.adaLN_modulation.1.weight",
+        "final_layer.linear.weight",
+        "final_layer.adaLN_modulation.1.bias",
+    ):
         assert name in names
     assert len(names) == 1 + 2 + 4 + 1 + 2 * 10 + 4
 
@@ -67,9 +83,15 @@ def test_a_dit_saved_by_diffusers_gives_diffusers_outputs(of, tmp_path, inputs):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         theirs = diffusers.DiTTransformer2DModel(
-            num_attention_heads=of.heads, attention_head_dim=of.width // of.heads, in_channels=of.channels, out_channels=2 * of.channels,
-            num_layers=of.depth, sample_size=of.side, patch_size=of.patch, num_embeds_ada_norm=of.num_classes,
-        ).eval()  # fmt: skip
+            num_attention_heads=of.heads,
+            attention_head_dim=of.width // of.heads,
+            in_channels=of.channels,
+            out_channels=2 * of.channels,
+            num_layers=of.depth,
+            sample_size=of.side,
+            patch_size=of.patch,
+            num_embeds_ada_norm=of.num_classes,
+        ).eval()
         for p in theirs.parameters():
             p.copy_(torch.randn(p.shape) * 0.2)
         for block in theirs.transformer_blocks[1:]:  # every block holds a copy of the same embedders
@@ -100,7 +122,12 @@ def test_an_official_state_dict_reads_back_and_scales_of_one_change_nothing(tmp_
 
 def as_minimax(network):
     """The weights under the names of Minimax's code, where two modules each call their scales gamma1 and gamma2."""
-    theirs = {"attn.gamma_qkv": "attn.gamma1", "attn.gamma_proj": "attn.gamma2", "gamma_attn": "gamma1", "gamma_mlp": "gamma2"}
+    theirs = {
+        "attn.gamma_qkv": "attn.gamma1",
+        "attn.gamma_proj": "attn.gamma2",
+        "gamma_attn": "gamma1",
+        "gamma_mlp": "gamma2",
+    }
     state = {}
     for name, tensor in network.state_dict().items():
         block = ".".join(name.split(".")[:2])
@@ -109,18 +136,23 @@ def as_minimax(network):
 
 
 def minimax_forward(state, depth, heads, network, z, t, labels):
-    """The blocks of Minimax's code in plain operations on its state dict; what lies before and after them is `network`'s, and DiT's own."""
+    """The blocks of Minimax's code in plain operations on its state dict; what lies before and after them is
+    `network`'s, and DiT's own."""
     x, c = network.x_embedder(z) + network.pos_embed, network.t_embedder(t) + network.y_embedder(labels)
     for i in range(depth):
         at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # noqa: E731  no scale where there is none
         linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")  # noqa: E731
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = linear("adaLN_modulation.1", nn.functional.silu(c))[:, None].chunk(6, 2)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = linear("adaLN_modulation.1", nn.functional.silu(c))[
+            :, None
+        ].chunk(6, 2)
         h = nn.functional.layer_norm(x, x.shape[2:], eps=1e-6) * (1 + scale) + shift
         q, k, v = (at("attn.gamma1") * linear("attn.qkv", h)).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         a = ((q @ k.transpose(2, 3)) / q.shape[3] ** 0.5).softmax(3) @ v
         x = x + at("gamma1") * gate * (at("attn.gamma2") * linear("attn.proj", a.transpose(1, 2).flatten(2)))
         h = nn.functional.layer_norm(x, x.shape[2:], eps=1e-6) * (1 + mlp_scale) + mlp_shift
-        x = x + at("gamma2") * mlp_gate * linear("mlp.fc2", nn.functional.gelu(linear("mlp.fc1", h), approximate="tanh"))
+        x = x + at("gamma2") * mlp_gate * linear(
+            "mlp.fc2", nn.functional.gelu(linear("mlp.fc1", h), approximate="tanh")
+        )
     x = network.final_layer(x, c)
     n, p = network.of.side // network.of.patch, network.of.patch
     return torch.einsum("nhwpqc->nchpwq", x.view(len(x), n, n, p, p, -1)).reshape(len(x), -1, n * p, n * p)
@@ -132,12 +164,16 @@ def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
 
     network = awake(dit.build(replace(TINY, width=128, heads=2, scaled=1)))
     state = as_minimax(network)
-    assert {"blocks.0.gamma1", "blocks.0.gamma2", "blocks.0.attn.gamma1", "blocks.0.attn.gamma2"} == {k for k in state if "gamma" in k}
+    assert {"blocks.0.gamma1", "blocks.0.gamma2", "blocks.0.attn.gamma1", "blocks.0.attn.gamma2"} == {
+        k for k in state if "gamma" in k
+    }
     wanted = minimax_forward(state, 2, 2, network, *inputs)
     torch.save(state, tmp_path / "tuned.pt")
     raw = {k: torch.zeros_like(v) for k, v in state.items()}
     args = argparse.Namespace(model="DiT-XL/2", ckpt=None, lambda_pos=0.002)
-    torch.save({"model": raw, "ema": state, "opt": {"state": {0: torch.ones(1)}}, "args": args}, tmp_path / "0012000.pt")
+    torch.save(
+        {"model": raw, "ema": state, "opt": {"state": {0: torch.ones(1)}}, "args": args}, tmp_path / "0012000.pt"
+    )
     for file in ("tuned.pt", "0012000.pt"):  # the averaged weights, which its sampler takes
         back = dit.read(tmp_path / file).eval()
         assert back.of == network.of
@@ -164,10 +200,12 @@ def test_a_foreign_file_is_one_clear_error(tmp_path):
 
 def test_a_new_network_answers_zero_and_its_weights_depend_on_the_generator_alone(inputs):
     before = torch.random.get_rng_state()
-    first, again = (dit.build(TINY).draw_weights(generator(3)) for _ in range(2))
+    first, again = (dit.build(TINY).draw_weights(stream(3)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not first(*inputs).any() and torch.equal(torch.random.get_rng_state(), before)
-    assert first.blocks[0].attn.qkv.weight.std() > 0.05 and float(first.y_embedder.embedding_table.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert first.blocks[0].attn.qkv.weight.std() > 0.05 and float(
+        first.y_embedder.embedding_table.weight.detach().std()
+    ) == pytest.approx(0.02, rel=0.1)
 
 
 def test_positions_by_hand():
@@ -212,7 +250,9 @@ def test_the_linear_schedule_and_its_fifty_steps_have_the_published_numbers():
     assert fifty.timesteps.tolist() == [round(i * 999 / 49) for i in range(50)]
     assert [fifty.betas[i].item() for i in (0, 1, -1)] == pytest.approx([1e-4, 0.00616519, 0.329809], rel=1e-5)
     assert torch.allclose(fifty.alpha_bar, schedule.alpha_bar[fifty.timesteps])
-    assert schedule.respaced(1000).timesteps.tolist() == list(range(1000)) and schedule.respaced(1).timesteps.tolist() == [0]
+    assert schedule.respaced(1000).timesteps.tolist() == list(range(1000)) and schedule.respaced(
+        1
+    ).timesteps.tolist() == [0]
     with pytest.raises(UserError, match="0 denoising steps: give 1 to 1000"):
         schedule.respaced(0)
 
@@ -238,7 +278,7 @@ def test_the_cosine_schedule_follows_its_cosine():
 
 
 def test_noising_posterior_and_reverse_by_the_formulas():
-    schedule, g = Schedule.linear(10), generator(0)
+    schedule, g = Schedule.linear(10), stream(0)
     z, noise, place = (torch.randn(2, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(3))
     t = torch.tensor([0, 7])
     z_t = schedule.noised(z, t, noise)
@@ -261,7 +301,7 @@ def test_noising_posterior_and_reverse_by_the_formulas():
 
 
 def test_the_losses_by_hand():
-    schedule, g = Schedule.linear(), generator(1)
+    schedule, g = Schedule.linear(), stream(1)
     z, noise = (torch.randn(3, 2, 4, 4, generator=g) * s for s in (0.5, 1.0))
     t = torch.tensor([0, 1, 700])
     z_t = schedule.noised(z, t, noise)
@@ -277,7 +317,7 @@ def test_the_losses_by_hand():
 
 
 def test_the_bound_trains_variances_alone():
-    schedule, g = Schedule.linear(), generator(1)
+    schedule, g = Schedule.linear(), stream(1)
     z, noise = (torch.randn(2, 1, 2, 2, generator=g) for _ in range(2))
     t = torch.tensor([0, 300])
     answer = torch.randn(2, 2, 2, 2, generator=g).requires_grad_()
@@ -296,7 +336,7 @@ def test_the_first_step_s_bound_is_the_probability_of_the_grey_level():
 
 def test_ancestral_sampling_draws_from_the_data_where_the_network_is_exact():
     """Data N(2, 0.5²): the best noise prediction is known, and so is what sampling must give."""
-    schedule, g = Schedule.linear().respaced(250), generator(0)
+    schedule, g = Schedule.linear().respaced(250), stream(0)
     full, mean, std = Schedule.linear(), 2.0, 0.5
 
     def predict(z, t):
@@ -310,17 +350,17 @@ def test_ancestral_sampling_draws_from_the_data_where_the_network_is_exact():
 
 # --- autoencoders ------------------------------------------------------------------------------------------------------
 def test_pixel_space_goes_both_ways():
-    pixels = torch.rand(2, 1, 4, 4, generator=generator(0))
+    pixels = torch.rand(2, 1, 4, 4, generator=stream(0))
     plain = autoencoder.load("identity")
-    assert torch.equal(plain.encode(pixels).sample(generator(0)), pixels * 2 - 1)
+    assert torch.equal(plain.encode(pixels).sample(stream(0)), pixels * 2 - 1)
     assert torch.allclose(plain.decode(pixels * 2 - 1), pixels, atol=1e-6)
 
 
 def test_an_encoded_distribution_is_drawn_from():
     encoded = autoencoder.Encoded(torch.full((4000,), 3.0), torch.full((4000,), math.log(4.0)))
-    drawn = encoded.sample(generator(0))
+    drawn = encoded.sample(stream(0))
     assert drawn.mean().item() == pytest.approx(3, abs=0.1) and drawn.std().item() == pytest.approx(2, abs=0.1)
-    assert torch.equal(drawn, encoded.sample(generator(0)))
+    assert torch.equal(drawn, encoded.sample(stream(0)))
 
 
 def test_taef2_reconstructs_real_images():
@@ -344,16 +384,23 @@ def test_diffusers_autoencoder_behind_the_same_interface(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = diffusers.AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(4, 8),
-            norm_num_groups=2, latent_channels=3,
-        ).eval()  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(4, 8),
+            norm_num_groups=2,
+            latent_channels=3,
+        ).eval()
     vae.save_pretrained(tmp_path / "dit" / "vae")
-    ours, pixels = autoencoder.load(str(tmp_path / "dit")), torch.rand(2, 3, 8, 8, generator=generator(0))
+    ours, pixels = autoencoder.load(str(tmp_path / "dit")), torch.rand(2, 3, 8, 8, generator=stream(0))
     assert (ours.channels, ours.factor, ours.scale) == (3, 2, 0.18215)
     with torch.no_grad():
         found, wanted = ours.encode(pixels), vae.encode(pixels * 2 - 1).latent_dist
-        assert torch.allclose(found.mean, wanted.mean, atol=1e-6) and torch.allclose(found.log_variance, wanted.logvar, atol=1e-6)
-        assert torch.allclose(ours.decode(found.mean), (vae.decode(wanted.mean).sample / 2 + 0.5).clamp(0, 1), atol=1e-6)
+        assert torch.allclose(found.mean, wanted.mean, atol=1e-6) and torch.allclose(
+            found.log_variance, wanted.logvar, atol=1e-6
+        )
+        assert torch.allclose(
+            ours.decode(found.mean), (vae.decode(wanted.mean).sample / 2 + 0.5).clamp(0, 1), atol=1e-6
+        )
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not an AutoencoderKL"):
         autoencoder.load(str(tmp_path / "empty"))
@@ -433,7 +480,7 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one(real, runs, monkeypatch
 
 def test_drawn_images_are_of_the_class_asked_for(runs):
     """Dark and bright images as two classes: what is drawn under a label has its brightness."""
-    g = generator(0)
+    g = stream(0)
     levels = torch.tensor([50, 200]).repeat(32).view(-1, 1, 1, 1) + torch.randint(-20, 20, (64, 1, 8, 8), generator=g)
     two = data.ImageSet(levels.byte(), torch.tensor([0, 1] * 32), data.Facts("two", ("dark", "bright"), (0.5,), (0.5,)))
     of = replace(QUICK, steps=150, batch=32, width=32, patch=4, lr=5e-3, ema=0.95)
@@ -449,7 +496,9 @@ def test_latents_are_encoded_once_with_both_flips(real, runs, monkeypatch):
 
         def encode(self, pixels):
             Half.calls += 1
-            return autoencoder.Encoded(torch.nn.functional.avg_pool2d(pixels, 2), torch.full_like(pixels[..., ::2, ::2], -40.0))
+            return autoencoder.Encoded(
+                torch.nn.functional.avg_pool2d(pixels, 2), torch.full_like(pixels[..., ::2, ::2], -40.0)
+            )
 
         def to(self, device):
             return self
@@ -463,7 +512,7 @@ def test_latents_are_encoded_once_with_both_flips(real, runs, monkeypatch):
     again = generators_dit.latents(colour, of)
     assert Half.calls == calls and set(kept.kept) == {"mean", "log_variance"}
     pooled = torch.nn.functional.avg_pool2d(colour.pixels(), 2)
-    drawn = kept.draw(torch.arange(60), generator(0))
+    drawn = kept.draw(torch.arange(60), stream(0))
     plain, mirrored = [(drawn - p).abs().amax((1, 2, 3)) < 2e-3 for p in (pooled, pooled.flip(3))]
     assert bool((plain | mirrored).all()) and 15 < int(plain.sum()) < 45 + int((plain & mirrored).sum())
     mean, std = again.moments()
@@ -480,7 +529,9 @@ def test_the_outlook_counts_what_a_stage_computes():
     network = dit.build(TINY)
     found = generators_dit.outlook("a stage", network, 3.0, 10, 4)
     assert found.flops == 3 * TINY.flops() * 40 and found.seconds == found.flops / found.rate
-    assert "10 steps of 4 images" in str(found) and found.memory_gb * 2**30 > 4 * 4 * sum(p.numel() for p in network.parameters())
+    assert "10 steps of 4 images" in str(found) and found.memory_gb * 2**30 > 4 * 4 * sum(
+        p.numel() for p in network.parameters()
+    )
 
 
 def test_operations_are_those_torch_counts():
@@ -492,20 +543,30 @@ def test_operations_are_those_torch_counts():
         assert counter.get_total_flops() == pytest.approx(of.flops(), rel=0.02)
 
 
-# --- published weights -------------------------------------------------------------------------------------------------
+# --- published weights
+# -------------------------------------------------------------------------------------------------
 def published(folder, real):
     """A tiny model in the layout of DiT-XL/2's folder on the hub, with a two-block autoencoder."""
     diffusers = pytest.importorskip("diffusers")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = diffusers.DiTTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=16, in_channels=3, out_channels=6, num_layers=2, sample_size=4, patch_size=2,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=3,
+            out_channels=6,
+            num_layers=2,
+            sample_size=4,
+            patch_size=2,
             num_embeds_ada_norm=1000,
-        )  # fmt: skip
+        )
         vae = diffusers.AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(4, 8),
-            norm_num_groups=2, latent_channels=3,
-        )  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(4, 8),
+            norm_num_groups=2,
+            latent_channels=3,
+        )
     network.save_pretrained(folder / "DiT-XL-2-256" / "transformer")
     vae.save_pretrained(folder / "sd-vae-ft-ema")
     vae.save_pretrained(folder / "sd-vae-ft-mse")
@@ -515,10 +576,16 @@ def test_published_weights_are_found_by_name_and_conditioned_on_imagenet_s_numbe
     published(tmp_path / "weights", None)
     monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path / "weights"))
     facts = data.Facts("Two", ("Samoyed", "ostrich"), (0.5,) * 3, (0.5,) * 3, imagenet_indices=(258, 9))
-    real = data.ImageSet(torch.randint(0, 255, (8, 3, 8, 8), dtype=torch.uint8, generator=generator(0)), torch.tensor([0, 1] * 4), facts)
+    real = data.ImageSet(
+        torch.randint(0, 255, (8, 3, 8, 8), dtype=torch.uint8, generator=stream(0)), torch.tensor([0, 1] * 4), facts
+    )
     of = replace(generators_dit.Base(), side=8)
     model = generators_dit.base(real, of)
-    assert model.labels.tolist() == [258, 9] and model.network.of.numerics == "official" and model.network.of.num_classes == 1000
+    assert (
+        model.labels.tolist() == [258, 9]
+        and model.network.of.numerics == "official"
+        and model.network.of.num_classes == 1000
+    )
     assert model.space.std.flatten().tolist() == pytest.approx([1 / 0.18215] * 3)
     images = minimax_tuning.pool(real, of, None, replace(DRAW, channels="official"), 2, seed=0)
     assert images.shape == (3, 8, 8) and images.labels.tolist() == [0, 0, 1, 1]
@@ -533,7 +600,9 @@ def test_missing_weights_say_what_is_missing_and_where_to_put_it(tmp_path, monke
     monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    with pytest.raises(UserError, match=r"facebook/DiT-XL-2-256 .* is not here: put its folder as DiT-XL-2-256 into .*hf download"):
+    with pytest.raises(
+        UserError, match=r"facebook/DiT-XL-2-256 .* is not here: put its folder as DiT-XL-2-256 into .*hf download"
+    ):
         core_weights.folder("facebook/DiT-XL-2-256")
     with pytest.raises(UserError) as missing:
         prerequisites.check("dgs/table1_imagewoof", "full")
@@ -544,7 +613,9 @@ def test_missing_weights_say_what_is_missing_and_where_to_put_it(tmp_path, monke
     prerequisites.check("dgs/table1_imagewoof", "full", rows=["Random", "DM"])  # rows that need none of it
     prerequisites.check("skd/table1_accuracy", "full")
     assert prerequisites.rows({"methods": ["DM"]}, None) == prerequisites.rows({}, "ipc=10, method=DM") == ["DM"]
-    assert prerequisites.rows({}, "method=D*") is None is prerequisites.rows({}, "ipc=10") and prerequisites.rows({}, "method=DM|DGS,ipc=1") == ["DM", "DGS"]
+    assert prerequisites.rows({}, "method=D*") is None is prerequisites.rows({}, "ipc=10") and prerequisites.rows(
+        {}, "method=DM|DGS,ipc=1"
+    ) == ["DM", "DGS"]
     snapshot = tmp_path / "hub" / "hub" / "models--facebook--DiT-XL-2-256" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     assert core_weights.folder("facebook/DiT-XL-2-256") == snapshot
@@ -559,4 +630,7 @@ def test_the_command_says_so_in_one_message(tmp_path):
     env = {**os.environ, "DISTILL_DATA": str(tmp_path), "DISTILL_WEIGHTS": str(tmp_path), "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("error: dgs/table1_imagewoof at full needs what is not here:") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("error: dgs/table1_imagewoof at full needs what is not here:")
+        and "Traceback" not in done.stderr
+    )

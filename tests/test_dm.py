@@ -8,7 +8,7 @@ import torch
 from distill_lib import data, figures, networks
 from distill_lib.core import paths
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
 from distill_lib.experiments import method_costs
@@ -20,14 +20,14 @@ K, N, M = 3, 6, 2
 
 
 def batches(seed=0, shape=(1, 28, 28), n=N, m=M):
-    rng = generator(seed, "dm test")
+    rng = stream(seed, "dm test")
     return torch.randn(K, n, *shape, generator=rng), torch.randn(K, m, *shape, generator=rng)
 
 
 def network(like=(1, 28, 28), width="ConvNet"):
     facts = data.Facts("toy", tuple("abc"), (0.0,) * like[0], (1.0,) * like[0])
     toy = data.ImageSet(torch.zeros(K, *like), torch.arange(K), facts)
-    return networks.fresh(width, toy, generator(0, "net")).requires_grad_(False)
+    return networks.fresh(width, toy, stream(0, "net")).requires_grad_(False)
 
 
 def loop_reference(net, real, synthetic):
@@ -133,9 +133,9 @@ def test_the_published_settings():
 def test_distilling_lowers_the_loss_it_minimises():
     real, _ = data.load("digits")
     cfg = dm.Config(ipc=2, iterations=40, batch_real=32, dsa="none")
-    net = networks.fresh(cfg.network, real, generator(7)).requires_grad_(False)
-    target = real.draw_classes(100, generator(8))
-    start = real.initial_images(cfg.ipc, cfg.init, generator(0, "DM"))
+    net = networks.fresh(cfg.network, real, stream(7)).requires_grad_(False)
+    target = real.draw_classes(100, stream(8))
+    start = real.initial_images(cfg.ipc, cfg.init, stream(0, "DM"))
     end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
     assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
 
@@ -143,7 +143,7 @@ def test_distilling_lowers_the_loss_it_minimises():
 def test_siamese_augmentation_treats_both_branches_alike():
     dsa = augment.dsa("color_crop_cutout_flip_scale_rotate")
     real, _ = batches()
-    omega = dsa.draw(generator(0), groups=K)
+    omega = dsa.draw(stream(0), groups=K)
     assert torch.equal(dsa.apply(real, omega), dsa.apply(real.clone(), omega))
 
 
@@ -161,7 +161,11 @@ def test_the_first_page_draws_the_very_images_that_dm_starts_from(monkeypatch):
         if cell.cell_type == "code" and not rows:
             exec(cell.source, names)
     (above, start), (below, made) = rows
-    assert (above, below) == ("start", "DM") and torch.equal(start.images, starts[0]) and not torch.equal(made.images, starts[0])
+    assert (
+        (above, below) == ("start", "DM")
+        and torch.equal(start.images, starts[0])
+        and not torch.equal(made.images, starts[0])
+    )
     for k, image in enumerate(start.pixels()):  # real ones
         members = names["real"].subset(names["real"].class_index[k]).pixels()
         assert (members - image).abs().flatten(1).amax(1).min() < 1e-6

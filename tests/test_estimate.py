@@ -34,9 +34,15 @@ def task(method, ipc=1, epochs=60, **changes):
 
 def record(of, distill, evaluate, device="a machine, 1 threads"):
     return Record(
-        cell=of.cell, test_accuracy_pct=[50.0, 51.0], sets=[0, 0], key=of.key, metrics={}, memory_mb=900.0,
-        seconds={"distill": distill, "evaluate": evaluate}, made_by={"device": device},
-    )  # fmt: skip
+        cell=of.cell,
+        test_accuracy_pct=[50.0, 51.0],
+        sets=[0, 0],
+        key=of.key,
+        metrics={},
+        memory_mb=900.0,
+        seconds={"distill": distill, "evaluate": evaluate},
+        made_by={"device": device},
+    )
 
 
 @pytest.fixture
@@ -61,7 +67,10 @@ def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back(
 def test_work_grows_with_the_budget(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)
     stages = optional(METHODS[name], "stage1")
-    counts = [COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values()) for c in (cfg, cfg.small(), cfg.smoke())]
+    counts = [
+        COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values())
+        for c in (cfg, cfg.small(), cfg.smoke())
+    ]
     full, small, smoke = counts
     assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
 
@@ -80,7 +89,9 @@ def test_of_a_method_that_is_not_counted_time_and_memory_are_unknown(results, mo
 
 
 def test_a_stage_whose_settings_do_not_count_its_work_has_an_unknown_time(results, monkeypatch):
-    method = SimpleNamespace(**{name: getattr(METHODS["DM"], name) for name in REQUIRED}, stage1=lambda cfg: {"a stage": Stage()})
+    method = SimpleNamespace(
+        **{name: getattr(METHODS["DM"], name) for name in REQUIRED}, stage1=lambda cfg: {"a stage": Stage()}
+    )
     monkeypatch.setitem(METHODS, "Staged", method)
     monkeypatch.setitem(COSTS, "Staged", COSTS["DM"])
     done = replace(record(task("Staged"), 100.0, 30.0), shared={"a stage-1": {"seconds": 50.0, "cpu_seconds": 50.0}})
@@ -103,7 +114,9 @@ def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):
     assert 100 + 2 * 30 < longer < 100 + 10 * 30  # ten times the training, the same test
     assert estimate.estimate(task("DC"), known).seconds is None  # an evaluation is known, DC is not
     assert "no record of DC" in estimate.estimate(task("DC"), known).basis
-    assert estimate.estimate(task("Random"), known).seconds == pytest.approx(30.0)  # it passes nothing through a network
+    assert estimate.estimate(task("Random"), known).seconds == pytest.approx(
+        30.0
+    )  # it passes nothing through a network
 
 
 def test_without_records_no_time_is_claimed(results):
@@ -114,7 +127,14 @@ def test_without_records_no_time_is_claimed(results):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(59.4, "59 s"), (90, "1.5 min"), (3_600, "1.0 h"), (5 * 86_400, "5.0 days"), (3e7, "347.2 days"), (7.94e10, "2,516.0 years")],
+    [
+        (59.4, "59 s"),
+        (90, "1.5 min"),
+        (3_600, "1.0 h"),
+        (5 * 86_400, "5.0 days"),
+        (3e7, "347.2 days"),
+        (7.94e10, "2,516.0 years"),
+    ],
 )
 def test_times_are_said_in_units_that_people_use(seconds, words):
     assert estimate.words(seconds, None) == f"about {words}"
@@ -128,7 +148,10 @@ def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(
     known = estimate.rates("small")
     own, borrowed = (estimate.estimate(task(method), known) for method in ("DM", "DC"))
     assert (own.seconds, own.basis) == (pytest.approx(120.0), "1 records on here, 2 threads")
-    assert (borrowed.seconds, borrowed.basis) == (pytest.approx(530.0 / 2 - 15 + 20), "1 records on there, 2 threads")  # made as there, judged as here
+    assert (borrowed.seconds, borrowed.basis) == (
+        pytest.approx(530.0 / 2 - 15 + 20),
+        "1 records on there, 2 threads",
+    )  # made as there, judged as here
     assert estimate.estimate(task("IDC"), known).seconds is None
 
 
@@ -176,14 +199,21 @@ def cells():
 
 def test_cells_are_selected_by_their_fields(cells):
     some = experiments.select(cells, "method=DM|dsa, ipc=10, dataset=*MNIST")
-    assert {(c.method, c.ipc, c.dataset) for c in some} == {(m, 10, d) for m in ("DM", "DSA") for d in ("MNIST", "FashionMNIST")}
+    assert {(c.method, c.ipc, c.dataset) for c in some} == {
+        (m, 10, d) for m in ("DM", "DSA") for d in ("MNIST", "FashionMNIST")
+    }
     assert experiments.select(cells, None) == cells
     assert {c.method for c in experiments.select(cells, "ipc=all")} == {"Full data"}
 
 
 @pytest.mark.parametrize(
     "text, says",
-    [("method", "write field=value"), ("methods=DM", "did you mean method"), ("method=DN", "there are .*DM"), ("ipc=", "write field=value")],
+    [
+        ("method", "write field=value"),
+        ("methods=DM", "did you mean method"),
+        ("method=DN", "there are .*DM"),
+        ("ipc=", "write field=value"),
+    ],
 )
 def test_selections_that_select_nothing_say_why(cells, text, says):
     with pytest.raises(UserError, match=says):
@@ -243,17 +273,23 @@ def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path):
         end = time.process_time() + 0.2
         while time.process_time() < end:
             pass
-    assert inner.cpu_seconds["make"] >= 0.2 > again.cpu_seconds["evaluate"] >= 0 and again.seconds["evaluate"] < 0.2 <= inner.seconds["make"]
+    assert (
+        inner.cpu_seconds["make"] >= 0.2 > again.cpu_seconds["evaluate"] >= 0
+        and again.seconds["evaluate"] < 0.2 <= inner.seconds["make"]
+    )
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         progress.Spent(tmp_path / "s.json")
 
 
 def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(results, monkeypatch):
-    """A few records of another number of threads, whose processes held much from other cells, do not say what a process holds."""
+    """A few records of another number of threads, whose processes held much from other cells, do not say what a process
+    holds."""
     for ipc in (1, 10, 50):
         record(task("DM", ipc=ipc), distill=100.0, evaluate=30.0).save("small")
-    replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save("small")
+    replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save(
+        "small"
+    )
     found = {}
     for device in ("a machine, 1 threads", "a machine, 2 threads"):
         monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda _, here=device: here)
@@ -269,7 +305,9 @@ def test_processor_seconds_count_where_a_record_has_them(results):
     busy = record(task("DM"), distill=1000.0, evaluate=300.0)
     replace(busy, cpu_seconds={"distill": 100.0, "evaluate": 30.0}).save("small")
     assert estimate.estimate(task("DM"), estimate.rates("small")).seconds == pytest.approx(130.0)
-    record(task("DM", ipc=10), distill=9000.0, evaluate=3000.0).save("small")  # wall seconds of who knows what: not asked where others are there
+    record(task("DM", ipc=10), distill=9000.0, evaluate=3000.0).save(
+        "small"
+    )  # wall seconds of who knows what: not asked where others are there
     assert estimate.estimate(task("DM"), estimate.rates("small")).seconds == pytest.approx(130.0)
 
 
@@ -277,7 +315,9 @@ def test_the_exceptions_of_a_protocol_are_counted(results):
     record(task("Random"), distill=1.0, evaluate=30.0).save("small")
     known, cell = estimate.rates("small"), Cell(NAME, "Random", "MNIST", 1, "ConvNet", "vico_noaug")
     config = METHODS["Random"].paper_config("MNIST", 1)
-    mnist, fashion = (estimate.estimate(Task(cell, config, name, "vico_noaug"), known).seconds for name in ("MNIST", "FashionMNIST"))
+    mnist, fashion = (
+        estimate.estimate(Task(cell, config, name, "vico_noaug"), known).seconds for name in ("MNIST", "FashionMNIST")
+    )
     per_image = 3 * 10  # forwards and backwards, ten images an epoch
     assert mnist / fashion == pytest.approx((1001 * per_image + 10_000) / (301 * per_image + 10_000))
 
@@ -286,10 +326,14 @@ def test_what_cells_share_is_counted_once_in_a_plan(results):
     for method in ("Herding", "K-Center"):
         record(task(method), distill=1.0, evaluate=30.0).save("small")
     params = experiments.check_parameters(NAME, {"profile": "small"})
-    cells = experiments.select(experiments.experiment(NAME).cells(params), "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10")
+    cells = experiments.select(
+        experiments.experiment(NAME).cells(params), "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10"
+    )
     rows = estimate.rows(experiments.plan(NAME, params, cells), "small")
     first, *others = [(r["seconds"], r["added_seconds"]) for r in rows]
-    assert first[0] == first[1] and len(others) >= 5 and all(added < alone for alone, added in others)  # the first trains the network for all
+    assert (
+        first[0] == first[1] and len(others) >= 5 and all(added < alone for alone, added in others)
+    )  # the first trains the network for all
     together = sum(r["added_seconds"] for r in rows)
     assert together < sum(r["seconds"] for r in rows) and f"about {estimate._time(together)}" in estimate.total(rows)
 
@@ -297,15 +341,18 @@ def test_what_cells_share_is_counted_once_in_a_plan(results):
 def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
     of = task("SKD")
     made = replace(
-        record(of, distill=40.0, evaluate=30.0), cpu_seconds={"distill": 40.0, "evaluate": 30.0},
+        record(of, distill=40.0, evaluate=30.0),
+        cpu_seconds={"distill": 40.0, "evaluate": 30.0},
         shared={"conditional GAN 0a1b2c3d": {"seconds": 999.0, "cpu_seconds": 500.0, "memory_mb": 900}},
-    )  # fmt: skip
+    )
     made.save("small")
     known = estimate.rates("small")
     assert estimate.estimate(of, known).seconds == pytest.approx(570.0)
     stage = compute.shared_parts(of, 0)[0].key
     assert estimate.estimate(of, known, made={stage}).seconds == pytest.approx(70.0)
-    assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(500 + 3 * 70)  # its seed is among its settings: one for all
+    assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(
+        500 + 3 * 70
+    )  # its seed is among its settings: one for all
 
 
 def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):

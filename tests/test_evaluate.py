@@ -1,4 +1,5 @@
-"""The evaluator: the numbers of a plain loop, whoever is trained beside whom, interrupted or not, and nothing peeked at."""
+"""The evaluator: the numbers of a plain loop, whoever is trained beside whom, interrupted or not, and nothing peeked
+at."""
 
 import dataclasses
 import json
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet, augment
 from distill_lib.evaluation import evaluate, evaluate_networks, evaluator, loss_per_network, targets, update_average
@@ -28,8 +29,8 @@ NET = "ConvNetD2W16"
 
 def toy(n=30, classes=10, shape=(1, 8, 8), seed=0, noise=1.0, name="toy", **facts):
     """Class-balanced images: a fixed pattern per class plus noise."""
-    rng = generator(seed, "toy")
-    patterns = torch.randn(classes, *shape, generator=generator(0, "patterns"))
+    rng = stream(seed, "toy")
+    patterns = torch.randn(classes, *shape, generator=stream(0, "patterns"))
     labels = torch.arange(n) % classes
     images = patterns[labels] + noise * torch.randn(n, *shape, generator=rng)
     zero, one = (0.0,) * shape[0], (1.0,) * shape[0]
@@ -53,10 +54,12 @@ def test_set():
     return toy(200, seed=1)
 
 
-# --- against a plain loop ----------------------------------------------------------------------------------------------
+# --- against a plain loop
+# ----------------------------------------------------------------------------------------------
 def plain(synthetic, test, p, network, number, seed):
-    """What a reader would write: one network, its own optimiser, epoch after epoch. Returns accuracy in percent, last epoch's loss."""
-    net = networks.fresh(network, synthetic, generator(seed, "evaluate", number, "init"))
+    """What a reader would write: one network, its own optimiser, epoch after epoch. Returns accuracy in percent, last
+    epoch's loss."""
+    net = networks.fresh(network, synthetic, stream(seed, "evaluate", number, "init"))
     n, aug = len(synthetic), augment.named(p.augmentation, like=synthetic)
     epochs = p.num_epochs(n // synthetic.num_classes, n)
     rates, lr, optimizer = p.learning_rates(n // synthetic.num_classes, n), None, None
@@ -64,11 +67,11 @@ def plain(synthetic, test, p, network, number, seed):
         if rates[epoch] != lr:
             lr = rates[epoch]
             optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        order = torch.randperm(n, generator=generator(seed, "evaluate", number, "order", epoch))
+        order = torch.randperm(n, generator=stream(seed, "evaluate", number, "order", epoch))
         total, steps = 0.0, math.ceil(n / p.batch)
         for b in range(steps):
             index = order[b * p.batch : (b + 1) * p.batch]
-            images = aug(synthetic.take(index)[0], generator(seed, "evaluate", number, "step", epoch * steps + b))
+            images = aug(synthetic.take(index)[0], stream(seed, "evaluate", number, "step", epoch * steps + b))
             loss = F.cross_entropy(net.train()(images), synthetic.labels[index])
             optimizer.zero_grad()
             loss.backward()
@@ -97,7 +100,9 @@ def test_the_restart_forgets_the_momentum(test_set):
         return evaluate(toy(30), test_set, p, NET, num_eval=1).metrics["train_loss"][0]
 
     p = protocol("vico_noaug@6ep")
-    kept = replace(p, schedule="multistep", milestones=(5 / 7,), budget=7, extra_epoch=False)  # same rates, momentum kept
+    kept = replace(
+        p, schedule="multistep", milestones=(5 / 7,), budget=7, extra_epoch=False
+    )  # same rates, momentum kept
     assert kept.learning_rates(3, 30) == pytest.approx(p.learning_rates(3, 30))
     assert loss(p) != pytest.approx(loss(kept), rel=1e-4)
 
@@ -105,9 +110,13 @@ def test_the_restart_forgets_the_momentum(test_set):
 def test_a_network_does_not_depend_on_the_others_and_the_seed_decides_everything(test_set):
     synthetic = toy(30)
     two, three, again, other = (
-        evaluate(synthetic, test_set, "vico_dsa@3ep", NET, num_eval=n, seed=s) for n, s in ((2, 0), (3, 0), (3, 0), (3, 1))
+        evaluate(synthetic, test_set, "vico_dsa@3ep", NET, num_eval=n, seed=s)
+        for n, s in ((2, 0), (3, 0), (3, 0), (3, 1))
     )
-    assert three.test_accuracy_pct[:2] == two.test_accuracy_pct and three.metrics["train_loss"][:2] == two.metrics["train_loss"]
+    assert (
+        three.test_accuracy_pct[:2] == two.test_accuracy_pct
+        and three.metrics["train_loss"][:2] == two.metrics["train_loss"]
+    )
     assert again.metrics == three.metrics and again.test_accuracy_pct == three.test_accuracy_pct
     assert other.metrics["train_loss"] != three.metrics["train_loss"]
     assert len(set(three.metrics["train_loss"])) == 3
@@ -143,9 +152,12 @@ def test_a_set_of_one_class_gives_exactly_one_class(test_set):
 
 def test_labels_that_say_nothing_give_chance():
     """10,000 test labels independent of what the network answers: one standard deviation is 0.3 percent."""
-    rng = generator(5)
+    rng = stream(5)
     facts = toy().facts
-    noise = [ImageSet(torch.randn(n, 1, 8, 8, generator=rng), torch.randperm(n, generator=rng) % 10, facts) for n in (100, 10_000)]
+    noise = [
+        ImageSet(torch.randn(n, 1, 8, 8, generator=rng), torch.randperm(n, generator=rng) % 10, facts)
+        for n in (100, 10_000)
+    ]
     result = evaluate(*noise, "vico_noaug@200ep", "MLP", num_eval=3)
     assert all(abs(a - 10) < 1 for a in result.test_accuracy_pct)
     assert all(loss < 1.5 for loss in result.metrics["train_loss"])  # it did learn the labels by heart
@@ -168,22 +180,36 @@ def test_a_class_without_test_images_has_no_accuracy():
 # --- every preset ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_preset_runs_and_leaves_the_set_as_it_was(name):
-    facts = dict(n=20, classes=5, shape=(3, 16, 16))
+    facts = {"n": 20, "classes": 5, "shape": (3, 16, 16)}
     synthetic, test, real = toy(**facts), toy(**{**facts, "n": 25}, seed=1), toy(**{**facts, "n": 60}, seed=2)
     before = synthetic.images.clone(), synthetic.labels.clone(), test.images.clone()
     result = evaluate(synthetic, test, f"{name}@2ep", NET, num_eval=2, real=real)
-    assert torch.equal(synthetic.images, before[0]) and torch.equal(synthetic.labels, before[1]) and torch.equal(test.images, before[2])
+    assert (
+        torch.equal(synthetic.images, before[0])
+        and torch.equal(synthetic.labels, before[1])
+        and torch.equal(test.images, before[2])
+    )
     assert len(result.test_accuracy_pct) == 2 and all(0 <= a <= 100 for a in result.test_accuracy_pct)
     assert result.protocol == f"{name}@2ep" and result.epochs == 2 + protocol(name).extra_epoch
     assert all(len(v) == 2 for v in result.metrics.values())
-    assert ("test_selected_pct" in result.metrics) == (protocol(name).checks > 0) == ("validation_selected_pct" in result.metrics)
+    assert (
+        ("test_selected_pct" in result.metrics)
+        == (protocol(name).checks > 0)
+        == ("validation_selected_pct" in result.metrics)
+    )
     assert json.loads(json.dumps(result.as_dict()))["settings"]["name"] == f"{name}@2ep"
 
 
 def test_digits_under_the_plain_protocol_are_augmented(test_set):
     mnist, other = (dataclasses.replace(test_set.facts, name=name) for name in ("MNIST", "FashionMNIST"))
     runs = [
-        evaluate(ImageSet(toy(30).images, toy(30).labels, f), ImageSet(test_set.images, test_set.labels, f), "vico_noaug@2ep", NET, 1)
+        evaluate(
+            ImageSet(toy(30).images, toy(30).labels, f),
+            ImageSet(test_set.images, test_set.labels, f),
+            "vico_noaug@2ep",
+            NET,
+            1,
+        )
         for f in (mnist, other)
     ]
     assert [r.settings["augmentation"] for r in runs] == ["dc:crop_scale_rotate", "none"]
@@ -216,7 +242,9 @@ def test_what_is_selected_is_an_extra_and_never_the_headline(test_set):
 
 def test_without_checks_the_test_set_is_seen_once(test_set, monkeypatch):
     looks = []
-    monkeypatch.setattr(evaluator, "_predict", lambda *a, _f=evaluator._predict: looks.append(a[2].facts.name) or _f(*a))
+    monkeypatch.setattr(
+        evaluator, "_predict", lambda *a, _f=evaluator._predict: looks.append(a[2].facts.name) or _f(*a)
+    )
     result = evaluate(toy(30), test_set, "vico_dsa@3ep", NET, num_eval=1, validation=toy(50, seed=3, name="val"))
     assert looks.count("toy") == 1
     assert "test_selected_pct" not in result.metrics
@@ -228,7 +256,9 @@ def test_the_learning_rate_is_chosen_by_validation_or_not_at_all(test_set):
     assert blind.lr == 0.01 and "no validation images" in blind.notes[-1]
     chosen = evaluate(toy(50), test_set, p, NET, num_eval=2, validation=toy(100, seed=3))
     assert chosen.lr in (0.01, 0.05) and "by validation accuracy" in chosen.notes[-1]
-    assert all(best >= last for best, last in zip(chosen.metrics["test_selected_pct"], chosen.test_accuracy_pct, strict=True))
+    assert all(
+        best >= last for best, last in zip(chosen.metrics["test_selected_pct"], chosen.test_accuracy_pct, strict=True)
+    )
 
 
 def test_a_learned_step_size_travels_with_the_set(test_set):
@@ -255,7 +285,9 @@ def test_losses_by_hand():
         return loss_per_network(p, logits, targets(p, labels, 2)[None]).item()
 
     assert loss("ce", hard) == pytest.approx(-log_p[:, 0].mean().item())
-    assert loss("ce", soft) == pytest.approx(-log_p[:, 0].mean().item())  # the arg-max of soft labels; ties go to the first
+    assert loss("ce", soft) == pytest.approx(
+        -log_p[:, 0].mean().item()
+    )  # the arg-max of soft labels; ties go to the first
     assert loss("soft_ce", soft) == pytest.approx(-(soft * log_p).sum(1).mean().item())
     entropy = -(soft * soft.log()).sum(1).mean().item()
     assert loss("kl", soft) == pytest.approx(loss("soft_ce", soft) - entropy, rel=1e-5)
@@ -287,7 +319,8 @@ def test_scores_that_are_no_probabilities_need_the_squared_loss(test_set):
         evaluate(scores, test_set, "vico_dsa+soft@1ep", NET, num_eval=1)
 
 
-# --- averages, generators, networks with state ---------------------------------------------------------------------------
+# --- averages, generators, networks with state
+# ---------------------------------------------------------------------------
 def test_the_average_follows_its_decay():
     average, truth = {"w": torch.zeros(1)}, 0.0
     for k in range(300):
@@ -312,20 +345,28 @@ def test_a_generator_draws_every_epoch_or_once_as_the_protocol_says(test_set):
     fresh, fixed = (Drawn(base.images, base.labels, base.facts) for _ in range(2))
     unlimited = evaluate(fresh, test_set, "dim@3ep", NET, num_eval=2)
     once = evaluate(fixed, test_set, "dim_fixed@3ep", NET, num_eval=2)
-    assert len({d.sum().item() for d in fresh.drawn}) == 1 + 2 * 3  # a sample for the size, then one per network and epoch
+    assert (
+        len({d.sum().item() for d in fresh.drawn}) == 1 + 2 * 3
+    )  # a sample for the size, then one per network and epoch
     assert len(fixed.drawn) == 1
-    assert list(unlimited.bytes) == ["generator"] and once.bytes == {"images": base.images.nbytes, "labels": base.labels.nbytes}
+    assert list(unlimited.bytes) == ["generator"] and once.bytes == {
+        "images": base.images.nbytes,
+        "labels": base.labels.nbytes,
+    }
     again = evaluate(Drawn(base.images, base.labels, base.facts), test_set, "dim@3ep", NET, num_eval=2)
     assert again.metrics == unlimited.metrics
     sampled = ImageSet(fixed.drawn[0], base.labels, base.facts)
-    assert evaluate(sampled, test_set, "dim_fixed@3ep", NET, num_eval=2).metrics["train_loss"] == once.metrics["train_loss"]
+    assert (
+        evaluate(sampled, test_set, "dim_fixed@3ep", NET, num_eval=2).metrics["train_loss"]
+        == once.metrics["train_loss"]
+    )
     assert "a fixed set" in evaluate(base, test_set, "dim@1ep", NET, num_eval=1).notes[0]
 
 
 def test_a_generator_under_a_fixed_protocol_is_one_sample_of_ipc_images_per_class(monkeypatch):
     real, test_set = data.load("digits")
     of = cgan.Architecture(real.shape, real.num_classes, width=8)
-    gan = cgan.redraw(cgan.Generator(of), generator(0, "weights"))
+    gan = cgan.redraw(cgan.Generator(of), stream(0, "weights"))
 
     def judge(protocol, seed=0, num_eval=2):
         """(images, labels) of every epoch that any network was trained on."""
@@ -340,7 +381,9 @@ def test_a_generator_under_a_fixed_protocol_is_one_sample_of_ipc_images_per_clas
             return seen, evaluate(made, test_set, protocol, NET, num_eval=num_eval, seed=seed)
 
     seen, result = judge("vico_dsa@2ep")
-    assert len(seen) == 2 * 3 and all(torch.equal(x, seen[0][0]) for x, _ in seen)  # two networks, three epochs each, the same images
+    assert len(seen) == 2 * 3 and all(
+        torch.equal(x, seen[0][0]) for x, _ in seen
+    )  # two networks, three epochs each, the same images
     assert torch.bincount(seen[0][1]).tolist() == [3] * 10 and result.images_seen == 3 * 30
     assert result.bytes["images"] == seen[0][0].nbytes
     for same in (judge("vico_dsa@1ep", num_eval=1), judge("dim_fixed@1ep", num_eval=1)):  # of the seed alone
@@ -349,7 +392,7 @@ def test_a_generator_under_a_fixed_protocol_is_one_sample_of_ipc_images_per_clas
 
 
 def test_uint8_images_are_normalised_batch_by_batch(test_set):
-    rng = generator(0, "pixels")
+    rng = stream(0, "pixels")
     facts = Facts("pixels", tuple("0123456789"), (0.3,), (0.5,))
     real = ImageSet(torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=rng), torch.arange(40) % 10, facts)
     as_float = ImageSet(real.all()[0], real.labels, facts)
@@ -432,22 +475,29 @@ def test_a_checkpoint_of_another_evaluation_is_not_taken_up(test_set, tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        (dict(test=toy(20, shape=(3, 8, 8))), "must agree"),
-        (dict(test=toy(20, classes=5)), "must agree"),
-        (dict(test=toy(20, normalisation="zca")), "normalise both alike"),
-        (dict(test=toy(0)), "has no images"),
-        (dict(synthetic=toy(0)), "has no images"),
-        (dict(validation=toy(20, classes=5)), "validation set"),
-        (dict(protocol="vico"), "hoose one of vico_noaug"),
-        (dict(network="ConvNat"), "ConvNet"),
-        (dict(num_eval=0), "at least 1"),
-        (dict(together=0), "at least 1"),
-        (dict(device="tpu9"), "device"),
-        (dict(protocol="idc_imagenet@1ep"), "colour"),
+        ({"test": toy(20, shape=(3, 8, 8))}, "must agree"),
+        ({"test": toy(20, classes=5)}, "must agree"),
+        ({"test": toy(20, normalisation="zca")}, "normalise both alike"),
+        ({"test": toy(0)}, "has no images"),
+        ({"synthetic": toy(0)}, "has no images"),
+        ({"validation": toy(20, classes=5)}, "validation set"),
+        ({"protocol": "vico"}, "hoose one of vico_noaug"),
+        ({"network": "ConvNat"}, "ConvNet"),
+        ({"num_eval": 0}, "at least 1"),
+        ({"together": 0}, "at least 1"),
+        ({"device": "tpu9"}, "device"),
+        ({"protocol": "idc_imagenet@1ep"}, "colour"),
     ],
 )
 def test_bad_input_is_one_clear_error(change, says, test_set):
-    given = {"synthetic": toy(20), "test": test_set, "protocol": "vico_dsa@1ep", "network": NET, "num_eval": 1, **change}
+    given = {
+        "synthetic": toy(20),
+        "test": test_set,
+        "protocol": "vico_dsa@1ep",
+        "network": NET,
+        "num_eval": 1,
+        **change,
+    }
     with pytest.raises(UserError, match=says):
         evaluate(**given)
 

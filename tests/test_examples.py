@@ -104,7 +104,10 @@ def test_pixel_means_are_means_of_the_images_nearest_to_them():
 def spread(real, centres):
     """Mean squared distance of real images to the nearest centre of their class."""
     pairs = zip(real.class_index, centres.class_index, strict=True)
-    return sum(torch.cdist(real.take(a)[0].flatten(1), centres.images[b].flatten(1)).amin(1).square().sum().item() for a, b in pairs)
+    return sum(
+        torch.cdist(real.take(a)[0].flatten(1), centres.images[b].flatten(1)).amin(1).square().sum().item()
+        for a, b in pairs
+    )
 
 
 def test_the_example_is_as_long_as_the_book_says():

@@ -1,4 +1,5 @@
-"""The engine: parameters stop bad input before anything runs; cells are computed once, and again exactly when they must be."""
+"""The engine: parameters stop bad input before anything runs; cells are computed once, and again exactly when they must
+be."""
 
 import dataclasses
 import json
@@ -83,7 +84,9 @@ def test_a_record_holds_every_network_with_settings_data_and_cost(table):
     real, test = data.load("digits")
     assert record.key["data_sha256"] == {"train": real.sha256(), "test": test.sha256()}
     assert set(record.seconds) == set(record.cpu_seconds) == {"distill", "evaluate"} and record.memory_mb > 0
-    assert record.seconds["distill"] >= 3 * 0.01 > 0.001 < record.cpu_seconds["evaluate"]  # the method sleeps, which takes no processor time
+    assert (
+        record.seconds["distill"] >= 3 * 0.01 > 0.001 < record.cpu_seconds["evaluate"]
+    )  # the method sleeps, which takes no processor time
     assert not record.joules and record.made_by["seeds"] == {"distill": [0], "evaluate": [0]}
     assert {"commit", "lock_sha256", "device", "torch", "python", "at", "data"} <= record.made_by.keys()
     assert records.load(record.cell, "small") == record
@@ -100,7 +103,9 @@ def test_what_a_method_measures_itself_goes_into_the_record_beside_the_accuracy_
 
 def test_a_task_may_train_another_network_than_the_cell_is_headed_with(table, monkeypatch):
     toy = registry.experiments()["toy/table"]
-    other = dataclasses.replace(toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), network="FRePoConvW32"))
+    other = dataclasses.replace(
+        toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), network="FRePoConvW32")
+    )
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": other})
     trained = []
     make = networks.fresh
@@ -112,7 +117,9 @@ def test_a_task_may_train_another_network_than_the_cell_is_headed_with(table, mo
 def test_a_mean_over_networks_keeps_the_accuracy_and_the_loss_of_each(table, monkeypatch):
     toy = registry.experiments()["toy/table"]
     both = ("MLP", "ConvNetD1W8")
-    other = dataclasses.replace(toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), networks=both))
+    other = dataclasses.replace(
+        toy, task=lambda cell, params: dataclasses.replace(toy.task(cell, params), networks=both)
+    )
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": other})
     record = go(ipcs=[1]).statuses[0].record
     each = [record.metrics[f"accuracy_pct, {name}"] for name in both]
@@ -209,7 +216,11 @@ def test_a_record_grows_set_by_set_to_what_all_sets_at_once_give(table, monkeypa
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "elsewhere" / "runs"))
     at_once = run().record
-    assert at_once.test_accuracy_pct == grown.test_accuracy_pct and at_once.metrics == grown.metrics and at_once.key == grown.key
+    assert (
+        at_once.test_accuracy_pct == grown.test_accuracy_pct
+        and at_once.metrics == grown.metrics
+        and at_once.key == grown.key
+    )
     assert at_once.made_by["seeds"] == grown.made_by["seeds"] == {"distill": [0, 1, 2], "evaluate": [0, 1000, 2000]}
     assert "earlier" not in grown.made_by and set(grown.seconds) == {"distill", "evaluate"}
     assert all(v >= first.seconds[k] for k, v in grown.seconds.items())
@@ -235,10 +246,14 @@ def test_a_set_that_is_done_is_recorded_although_the_next_one_fails(table, monke
 def test_sets_of_another_machine_keep_their_provenance(table, monkeypatch):
     params = several(monkeypatch, 3)
     for sets, device in ((1, "first"), (2, "second"), (3, "second")):
-        monkeypatch.setattr(records, "provenance", lambda place, device=device: {"commit": "c", "device": device, "at": device})
+        monkeypatch.setattr(
+            records, "provenance", lambda place, device=device: {"commit": "c", "device": device, "at": device}
+        )
         (now,) = engine.run("toy/table", params, say=lambda line: None, sets=sets)
     by = now.record.made_by
-    assert by["device"] == "second" and [(e["sets"], e["device"], e["at"]) for e in by["earlier"]] == [([0], "first", "first")]
+    assert by["device"] == "second" and [(e["sets"], e["device"], e["at"]) for e in by["earlier"]] == [
+        ([0], "first", "first")
+    ]
 
 
 def test_records_that_do_not_belong_together_are_not_joined(table):
@@ -270,10 +285,13 @@ def test_bad_parameters_stop_with_the_valid_names(given, message):
 def test_lists_given_as_text_are_read_as_lists():
     params = experiments.check_parameters(NAME, {"ipcs": "[1, 10]", "methods": "DM,Random", "datasets": "['MNIST']"})
     assert (params.ipcs, params.methods, params.datasets) == ([1, 10], ["DM", "Random"], ["MNIST"])
-    assert len(experiments.check_parameters(NAME, {"methods": ["all"]}).methods) == 15 + 1 + 1  # the paper's rows, full data, IDC-1
+    assert (
+        len(experiments.check_parameters(NAME, {"methods": ["all"]}).methods) == 15 + 1 + 1
+    )  # the paper's rows, full data, IDC-1
 
 
-# --- a notebook's parameters -------------------------------------------------------------------------------------------
+# --- a notebook's parameters
+# -------------------------------------------------------------------------------------------
 PARAMETERS = 'profile: str = "smoke"  # recorded | smoke\nipcs: list = [1, 10]\nseed: int = 0\n'
 CALL = f'params = experiment.parameters("{NAME}", globals())'
 LATER = "ipc, points = 3, [1, 2]\nfor method in ['DM']:\n    text = method"
@@ -320,11 +338,18 @@ def test_a_changed_parameter_takes_effect_when_its_cell_is_run_again():
 
 @pytest.mark.parametrize("before", [(), (PARAMETERS, CALL, LATER), (PARAMETERS, injected(seed=2), CALL, LATER)])
 def test_a_name_that_papermill_or_the_parameters_cell_gets_wrong_is_refused_in_every_run(before):
-    for cells in ((PARAMETERS, injected(profile="smoke", ipc=[1])), (PARAMETERS + "ipc = [1]", injected(seed=1)), (PARAMETERS + "ipc = [1]",)):
+    for cells in (
+        (PARAMETERS, injected(profile="smoke", ipc=[1])),
+        (PARAMETERS + "ipc = [1]", injected(seed=1)),
+        (PARAMETERS + "ipc = [1]",),
+    ):
         kernel = Kernel()
         kernel.run(*before)
         for _ in range(2):
-            with pytest.raises(UserError, match="unknown parameter 'ipc': did you mean ipcs.* Parameters: profile, seed, methods, datasets, ipcs"):
+            with pytest.raises(
+                UserError,
+                match="unknown parameter 'ipc': did you mean ipcs.* Parameters: profile, seed, methods, datasets, ipcs",
+            ):
                 kernel.run(*cells, CALL)
 
 
@@ -362,7 +387,9 @@ def test_table_1_has_the_papers_cells():
 
 
 def test_another_reading_of_a_row_differs_from_it_in_the_named_setting_alone():
-    params = experiments.check_parameters(NAME, {"profile": "small", "methods": ["Forgetting"], "datasets": ["MNIST"], "ipcs": [1]})
+    params = experiments.check_parameters(
+        NAME, {"profile": "small", "methods": ["Forgetting"], "datasets": ["MNIST"], "ipcs": [1]}
+    )
     plain, _, reading = experiments.experiment(NAME).cells(params)
     assert (reading.variant, reading.protocol) == ("never learned first", plain.protocol)
     one, other = (experiments.experiment(NAME).task(c, params).key for c in (plain, reading))
@@ -377,14 +404,20 @@ def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table,
         return [Cell("toy/table", "Counting", "digits", 1, network, protocol) for network, protocol in kinds]
 
     def task(cell, params):
-        return Task(cell, random_real.Config(ipc=1), "digits", f"{cell.protocol}@1ep", num_eval=1, num_sets=2, seed=params.seed)
+        return Task(
+            cell, random_real.Config(ipc=1), "digits", f"{cell.protocol}@1ep", num_eval=1, num_sets=2, seed=params.seed
+        )
 
-    monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": dataclasses.replace(toy, cells=cells, task=task)})
+    monkeypatch.setattr(
+        registry, "experiments", lambda: {"toy/table": dataclasses.replace(toy, cells=cells, task=task)}
+    )
     outcome = go()
     assert states(outcome) == ["computed"] * 3 and table.calls == [(1, 0), (1, 1)]
     first, *others = [s.record for s in outcome]
     assert first.seconds["distill"] >= 2 * 3 * 0.01  # each of the two sets slept three times
-    assert all(o.seconds["distill"] == first.seconds["distill"] for o in others)  # what making the sets has cost, stated by every cell
+    assert all(
+        o.seconds["distill"] == first.seconds["distill"] for o in others
+    )  # what making the sets has cost, stated by every cell
     assert go(seed=1).statuses[0].state == "computed" and table.calls[2:] == [(1, 1), (1, 2)][1:]
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from distill_lib import networks
 from distill_lib.core import device
 from distill_lib.core.native import build, convnet
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.networks import fast
 from distill_lib.networks import fast as networks_fast
 
@@ -28,7 +28,7 @@ def compile_the_kernel(monkeypatch):
 
 def case(name, shape, n, seed=0):
     """A network whose norms are not at their initial values, images, and a gradient of the embedding."""
-    network, rng = networks.fresh(name, (shape, 10), generator(seed, "weights")), generator(seed, "case")
+    network, rng = networks.fresh(name, (shape, 10), stream(seed, "weights")), stream(seed, "case")
     with torch.no_grad():
         for key, p in network.named_parameters():
             if p.ndim == 1 and "classifier" not in key:
@@ -55,11 +55,17 @@ def error(found, wanted):
 
 
 CASES = [
-    ("ConvNet", GREY28, 3), ("ConvNet", RGB32, 2), ("ConvNet", (1, 8, 8), 5), ("ConvNetNN", GREY28, 2), ("ConvNetD1W32", RGB32, 2),
-    ("ConvNetD2W64", (3, 22, 30), 3), ("ConvNetD4W32", (3, 64, 64), 2), ("ConvNetD3W32", (2, 17, 9), 30),
+    ("ConvNet", GREY28, 3),
+    ("ConvNet", RGB32, 2),
+    ("ConvNet", (1, 8, 8), 5),
+    ("ConvNetNN", GREY28, 2),
+    ("ConvNetD1W32", RGB32, 2),
+    ("ConvNetD2W64", (3, 22, 30), 3),
+    ("ConvNetD4W32", (3, 64, 64), 2),
+    ("ConvNetD3W32", (2, 17, 9), 30),
     ("ConvNetD2W32NN", (4, 13, 13), 2),
     ("FRePoConv", GREY28, 2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "shape", "n"), CASES)
@@ -74,7 +80,9 @@ def test_values_and_gradients_are_those_of_the_layers(name, shape, n):
     keys = [key for key, _ in network.named_parameters() if "classifier" not in key]
     inert = ["norm" in network.__dict__ and network.norm == "IN" and key.endswith(".0.bias") for key in keys]
     for key, is_inert, mine, theirs in zip(keys, inert, found[2:], wanted[2:], strict=True):
-        assert not mine.any() if is_inert else error(mine, theirs) < 3e-5, key  # instance norm removes the biases before it
+        assert not mine.any() if is_inert else error(mine, theirs) < 3e-5, (
+            key
+        )  # instance norm removes the biases before it
 
 
 def test_it_is_the_kernel_that_computes(monkeypatch):
@@ -84,7 +92,8 @@ def test_it_is_the_kernel_that_computes(monkeypatch):
 
 
 def test_patches_that_nearly_cancel():
-    """Images almost constant with a large offset: the statistics of the first block are small differences of large numbers."""
+    """Images almost constant with a large offset: the statistics of the first block are small differences of large
+    numbers."""
     network, x, grad = case("ConvNetD2W32", RGB32, 2)
     x = 1e-2 * x + 5
     wanted = gradients(lambda net, x: net.embed(x), copy.deepcopy(network).double(), x.double(), grad.double())
@@ -105,7 +114,7 @@ def test_constant_images_and_nan():
 def test_an_image_is_embedded_alike_in_every_company_and_by_any_number_of_threads(monkeypatch):
     network, x, _ = case("ConvNetD3W32", RGB32, 23)
     whole = fast.embed(network, x)
-    order = torch.randperm(23, generator=generator(3))
+    order = torch.randperm(23, generator=stream(3))
     assert torch.equal(fast.embed(network, x[order]), whole[order])
     assert torch.equal(fast.embed(network, x[4:9]), whole[4:9])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
@@ -154,7 +163,17 @@ def test_second_derivatives_are_the_layers():
         assert error(mine, theirs.double()) < 1e-3
 
 
-OTHERS = ["ConvNetBN", "ConvNetLN", "ConvNetGN", "ConvNetMP", "ConvNetNP", "ConvNetAS", "ConvNetW8", "LeNet", "FRePoConvBN"]
+OTHERS = [
+    "ConvNetBN",
+    "ConvNetLN",
+    "ConvNetGN",
+    "ConvNetMP",
+    "ConvNetNP",
+    "ConvNetAS",
+    "ConvNetW8",
+    "LeNet",
+    "FRePoConvBN",
+]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -162,11 +181,13 @@ def test_other_networks_take_their_layers(name):
     network, x, _ = case(name, RGB32, 2)
     assert fast.plan(network) is None
     network.eval()
-    assert torch.equal(networks_fast.embed(network, x), network.embed(x)) and torch.equal(networks.logits(network, x), network(x))
+    assert torch.equal(networks_fast.embed(network, x), network.embed(x)) and torch.equal(
+        networks.logits(network, x), network(x)
+    )
 
 
 def test_networks_whose_filters_are_too_large_take_their_layers():
-    assert fast.plan(networks.fresh("ConvNetW1024", (RGB32, 10), generator(0))) is None
+    assert fast.plan(networks.fresh("ConvNetW1024", (RGB32, 10), stream(0))) is None
 
 
 def test_float64_autocast_and_transforms_take_the_layers():
@@ -186,8 +207,8 @@ def test_wrong_images_give_pytorchs_own_error():
 
 
 def test_a_stack_uses_it_and_trains_as_before(monkeypatch):
-    alone = [networks.fresh("ConvNetD2W32", (GREY28, 10), generator(i)) for i in range(2)]
-    x, y = torch.randn(2, 6, *GREY28, generator=generator(1)), torch.arange(12).view(2, 6) % 10
+    alone = [networks.fresh("ConvNetD2W32", (GREY28, 10), stream(i)) for i in range(2)]
+    x, y = torch.randn(2, 6, *GREY28, generator=stream(1)), torch.arange(12).view(2, 6) % 10
     found = []
     for kernel in (convnet.kernel, lambda: None):
         monkeypatch.setattr(convnet, "kernel", kernel)

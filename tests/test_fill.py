@@ -1,4 +1,5 @@
-"""`distill fill`: the cheapest missing number first, set by set, until the time is up; stopped and started again it loses nothing."""
+"""`distill fill`: the cheapest missing number first, set by set, until the time is up; stopped and started again it
+loses nothing."""
 
 import os
 import sys
@@ -46,13 +47,18 @@ def table(tmp_path, monkeypatch):
     monkeypatch.setitem(COSTS, "Slow", COSTS["Random"])
 
     def cells(params):
-        return [*(Cell("toy/table", "Slow", "digits", ipc, NETWORK, PROTOCOL) for ipc in (4, 2, 1)),
-                Cell("toy/table", "Slow", "TinyImageNet", 1, NETWORK, PROTOCOL), Cell("toy/table", "Slow", "digits", 9, NETWORK, PROTOCOL)]  # fmt: skip
+        return [
+            *(Cell("toy/table", "Slow", "digits", ipc, NETWORK, PROTOCOL) for ipc in (4, 2, 1)),
+            Cell("toy/table", "Slow", "TinyImageNet", 1, NETWORK, PROTOCOL),
+            Cell("toy/table", "Slow", "digits", 9, NETWORK, PROTOCOL),
+        ]
 
     def task(cell, params):
         if cell.ipc == 9:
             return Skip("too many")
-        return Task(cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed)
+        return Task(
+            cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed
+        )
 
     toy = Experiment("toy/table", "Toy", Parameters, cells, task, printed=lambda cell: cell.ipc != 2)
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})
@@ -117,7 +123,9 @@ def test_it_stops_when_the_time_is_up_and_goes_on_to_the_same_numbers(table, tmp
     rest, _ = fill.plan("full")
     assert len(rest) == 7
     fill.run(rest, say=lambda line: None)
-    assert fill.plan("full")[0] == [] and sorted(table.calls) == sorted((ipc, seed) for ipc in (1, 2, 4) for seed in range(3))
+    assert fill.plan("full")[0] == [] and sorted(table.calls) == sorted(
+        (ipc, seed) for ipc in (1, 2, 4) for seed in range(3)
+    )
     grown = {f.name: record.read(f) for f in records.files("full")}
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "elsewhere" / "runs"))
@@ -152,13 +160,18 @@ def test_the_command_says_first_what_it_will_do(table, monkeypatch, capsys):
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     cli.fill(None, "full", None, "ipc=1", 2, "", None, None, dry_run=True)
     told = capsys.readouterr().out
-    assert "2 sets of 1 cells to compute at full" in told and "set 2 of 3" in told and "TinyImageNet (1 cells)" in told and nice == [19]
+    assert (
+        "2 sets of 1 cells to compute at full" in told
+        and "set 2 of 3" in told
+        and "TinyImageNet (1 cells)" in told
+        and nice == [19]
+    )
     assert not records.files("full")
     cli.fill(None, "full", None, "ipc=1", 1, "2h", 1, None, dry_run=False)
     assert "1 computed" in capsys.readouterr().out and len(records.files("full")) == 1
     table.fails = {1}
     with pytest.raises(UserError, match="1 cells failed: .*no such luck"):
-            cli.fill(None, "full", None, "ipc=1", None, "", None, None, dry_run=False)
+        cli.fill(None, "full", None, "ipc=1", None, "", None, None, dry_run=False)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def woof(method, ipc, *values, network="ConvNet-6"):
     return {cell: made(cell, *values)}
 
 
-# --- one record, two records -------------------------------------------------------------------------------------------
+# --- one record, two records
+# -------------------------------------------------------------------------------------------
 def test_a_difference_is_judged_by_the_deviation_over_networks():
     cells = [Cell(T1, name, "FashionMNIST", 10, "ConvNet", DIM) for name in ("SKD", "CGAN")]
     wide, narrow = made(cells[0], 68.0, 72.0), made(cells[1], 71.9, 72.1)  # deviations 2.0 and 0.1
@@ -50,7 +51,11 @@ def test_few_test_images_leave_a_spread_of_their_own():
     "cell, trained, whole",
     [
         (Cell("skd/table2_cross_architecture", "SKD", "CIFAR10", 10, "AlexNet", DIM), "dim@30ep", (60, 2_000)),
-        (Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ConvNet-6", "minimax_imagenet"), "minimax_imagenet@60ep", (120, 4_000)),
+        (
+            Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ConvNet-6", "minimax_imagenet"),
+            "minimax_imagenet@60ep",
+            (120, 4_000),
+        ),
         (Cell(T1, "Random", "MNIST", 1, "ConvNet", "vico_noaug"), "vico_noaug@300ep", (301, 1_001)),
     ],
 )
@@ -67,8 +72,14 @@ def test_an_order_that_is_turned_round_is_said_to_be():
     said = "\n".join(findings.skd(skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0), {}, {}))
     assert "CGAN above DiM above SKD, is the reverse of the printed one, SKD above DiM above CGAN." in said
     assert "SKD is 4.0 points below CGAN, outside the spread; the printed difference is +5.0." in said
-    assert "SKD is above CGAN outside the spread in 0 of 1 measured settings, and below in 1. The paper prints it above in 1" in said
-    assert "Of the 4 rows measured here, each under its own protocol, SKD has rank 4; by the printed numbers it has rank 1." in said
+    assert (
+        "SKD is above CGAN outside the spread in 0 of 1 measured settings, and below in 1. The paper prints it above in 1"
+        in said
+    )
+    assert (
+        "Of the 4 rows measured here, each under its own protocol, SKD has rank 4; by the printed numbers it has rank 1."
+        in said
+    )
 
 
 def test_the_printed_order_is_said_to_be_the_printed_one():
@@ -88,9 +99,15 @@ def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
 
 
 def test_another_reading_of_a_row_is_not_taken_for_the_row():
-    cells = [Cell(T1, "Forgetting", "MNIST", 1, "ConvNet", "vico_noaug", reading) for reading in ("", "never learned first")]
+    cells = [
+        Cell(T1, "Forgetting", "MNIST", 1, "ConvNet", "vico_noaug", reading) for reading in ("", "never learned first")
+    ]
     found = {cell: made(cell, v) for cell, v in zip(cells, (35.0, 13.0), strict=True)}
-    assert findings.columns(found, "vico_noaug")["MNIST", 1] == findings.columns(found)["MNIST", 1] == {"Forgetting": found[cells[0]]}
+    assert (
+        findings.columns(found, "vico_noaug")["MNIST", 1]
+        == findings.columns(found)["MNIST", 1]
+        == {"Forgetting": found[cells[0]]}
+    )
 
 
 # --- DGS, U-ViT --------------------------------------------------------------------------------------------------------
@@ -104,18 +121,25 @@ def test_rows_below_what_few_random_images_reach_in_print_have_no_order(ceiling,
 
 
 def test_what_the_generator_loses_is_told_only_beside_real_images():
-    made_by, real = (Cell("uvit/accuracy_budget", m, "FashionMNIST", 10, "ConvNet", "challenge_steps") for m in ("U-ViT", "Random"))
+    made_by, real = (
+        Cell("uvit/accuracy_budget", m, "FashionMNIST", 10, "ConvNet", "challenge_steps") for m in ("U-ViT", "Random")
+    )
     alone = {made_by: made(made_by, 70.0, 70.2, images=[100])}
     assert "is not known" in findings.uvit({}, alone)[0]
     both = alone | {real: made(real, 74.0, 74.2)}
-    assert "the generated set is 4.0 points below as many random real images, outside the spread." in findings.uvit({}, both)[0]
+    assert (
+        "the generated set is 4.0 points below as many random real images, outside the spread."
+        in findings.uvit({}, both)[0]
+    )
 
 
 # --- pages -------------------------------------------------------------------------------------------------------------
 def test_cells_without_a_record_are_named_and_others_counted():
     cells = [Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", DIM), Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", "dim_fixed")]
     said = findings.not_measured(cells)
-    assert said.endswith("not measured yet at this budget: CIFAR10, 1 image per class: CGAN; and 1 cell that the paper does not print.")
+    assert said.endswith(
+        "not measured yet at this budget: CIFAR10, 1 image per class: CGAN; and 1 cell that the paper does not print."
+    )
     assert findings.not_measured([]) == ""
 
 

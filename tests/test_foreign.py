@@ -1,4 +1,5 @@
-"""Sets that other code wrote: every common form is read, nothing is guessed or executed, and what was assumed is stated."""
+"""Sets that other code wrote: every common form is read, nothing is guessed or executed, and what was assumed is
+stated."""
 
 import json
 import os
@@ -11,7 +12,7 @@ from PIL import Image
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
 from distill_lib.data.distilled import read
 from distill_lib.evaluation.files import evaluate_file, rows
@@ -19,9 +20,11 @@ from distill_lib.evaluation.files import evaluate_file, rows
 K, IPC = 3, 2
 SHAPE = (3, 8, 8)
 LIKE = ImageSet(
-    torch.zeros(K, *SHAPE, dtype=torch.uint8), torch.arange(K), Facts("toy", ("cat", "dog", "owl"), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    torch.zeros(K, *SHAPE, dtype=torch.uint8),
+    torch.arange(K),
+    Facts("toy", ("cat", "dog", "owl"), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
 )
-PIXELS = torch.rand(K * IPC, *SHAPE, generator=generator(0, "pixels"))
+PIXELS = torch.rand(K * IPC, *SHAPE, generator=stream(0, "pixels"))
 LABELS = torch.arange(K).repeat_interleave(IPC)
 NORMALISED = (PIXELS - torch.tensor(LIKE.facts.mean).view(-1, 1, 1)) / torch.tensor(LIKE.facts.std).view(-1, 1, 1)
 
@@ -163,20 +166,30 @@ def test_paths_that_cannot_be_sets(tmp_path):
             read(tmp_path / name, LIKE)
     with pytest.raises(UserError, match="hold pixels"):
         read(tmp_path / "empty", LIKE, "normalised")
-    ImageSet(NORMALISED[:, :1], LABELS, Facts("grey", LIKE.facts.class_names, (0.5,), (0.5,))).save(tmp_path / "grey.safetensors")
+    ImageSet(NORMALISED[:, :1], LABELS, Facts("grey", LIKE.facts.class_names, (0.5,), (0.5,))).save(
+        tmp_path / "grey.safetensors"
+    )
     with pytest.raises(UserError, match="shape"):
         read(tmp_path / "grey.safetensors", LIKE)
 
 
 def test_a_file_is_judged_beside_its_baseline_and_its_assumptions_travel(tmp_path):
     real, _ = data.load("digits")
-    images = real.draw_classes(2, generator(3)).flatten(0, 1)
+    images = real.draw_classes(2, stream(3)).flatten(0, 1)
     torch.save(images, tmp_path / "images.pt")
     results = evaluate_file(
-        tmp_path / "images.pt", "digits", "vico_dsa@2ep", ["MLP", "ConvNetD2W16"], num_eval=2, values="normalised", baseline=True
+        tmp_path / "images.pt",
+        "digits",
+        "vico_dsa@2ep",
+        ["MLP", "ConvNetD2W16"],
+        num_eval=2,
+        values="normalised",
+        baseline=True,
     )
     assert [r.network for r in results] == ["MLP", "ConvNetD2W16"] * 2
-    assert any("class after class" in n for n in results[0].notes) and any("normalised values" in n for n in results[0].notes)
+    assert any("class after class" in n for n in results[0].notes) and any(
+        "normalised values" in n for n in results[0].notes
+    )
     table = rows(results)
     assert [r["set"] for r in table] == ["file", "file", "random real images", "random real images"]
     assert all(r["networks"] == 2 and r["protocol"] == "vico_dsa@2ep" for r in table)
@@ -186,13 +199,18 @@ def test_a_file_is_judged_beside_its_baseline_and_its_assumptions_travel(tmp_pat
 def test_protocols_side_by_side_and_the_full_data_ceiling(tmp_path):
     real, _ = data.load("digits")
     soft = torch.full((20, 10), 0.02).scatter_(1, torch.arange(10).repeat_interleave(2)[:, None], 0.82)
-    torch.save({"images": real.draw_classes(2, generator(3)).flatten(0, 1), "labels": soft}, tmp_path / "set.pt")
+    torch.save({"images": real.draw_classes(2, stream(3)).flatten(0, 1), "labels": soft}, tmp_path / "set.pt")
     judges = ["vico_dsa+hard@2ep", "vico_dsa+soft@2ep"]
-    results = evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], num_eval=1, values="normalised", ceiling_epochs=1)
+    results = evaluate_file(
+        tmp_path / "set.pt", "digits", judges, ["MLP"], num_eval=1, values="normalised", ceiling_epochs=1
+    )
     table = rows(results)
     assert [(r["set"], r["protocol"]) for r in table] == [
-        ("file", "vico_dsa+hard@2ep"), ("file", "vico_dsa+soft@2ep"), ("all real images", "vico_dsa+hard@1ep"), ("all real images", "vico_dsa+soft@1ep"),
-    ]  # fmt: skip
+        ("file", "vico_dsa+hard@2ep"),
+        ("file", "vico_dsa+soft@2ep"),
+        ("all real images", "vico_dsa+hard@1ep"),
+        ("all real images", "vico_dsa+soft@1ep"),
+    ]
     assert results[0].metrics["train_loss"] != results[1].metrics["train_loss"]
     assert results[2].images_seen >= len(real) and table[2]["epochs"] <= 2
     with pytest.raises(UserError, match="ceiling_epochs 0"):

@@ -1,4 +1,5 @@
-"""FRePo: loss and gradients against the plain formula in float64, LAMB by hand, the pool's ages, whitening, and what is refused."""
+"""FRePo: loss and gradients against the plain formula in float64, LAMB by hand, the pool's ages, whitening, and what is
+refused."""
 
 import math
 from dataclasses import replace
@@ -11,7 +12,7 @@ from distill_lib import data, networks
 from distill_lib.core.device import Pieces
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Whitening
 from distill_lib.methods import frepo
 from distill_lib.methods.common import ntk
@@ -26,7 +27,7 @@ def digits():
 
 
 def problem(n=4, m=6, seed=0):
-    rng = generator(seed, "frepo test")
+    rng = stream(seed, "frepo test")
     x, t = (torch.randn(count, 1, 8, 8, generator=rng, dtype=torch.float64) for count in (n, m))
     y, yt = (torch.randn(count, K, generator=rng, dtype=torch.float64) for count in (n, m))
     y[0] = torch.tensor([0.3, 0.2, -0.5])  # a gap below 1/K
@@ -34,7 +35,7 @@ def problem(n=4, m=6, seed=0):
 
 
 def double_network(name="FRePoConvW32BN"):
-    return networks.fresh(name, ((1, 8, 8), K), generator(0, "net")).double().eval().requires_grad_(False)
+    return networks.fresh(name, ((1, 8, 8), K), stream(0, "net")).double().eval().requires_grad_(False)
 
 
 def plain(embed, x, y, t, yt, cfg):
@@ -45,7 +46,12 @@ def plain(embed, x, y, t, yt, cfg):
         y_all = y
     a, b = embed(x), embed(t)
     kernel = a @ a.T
-    predicted = b @ a.T @ torch.linalg.inv(kernel + cfg.ridge * torch.trace(kernel) / len(x) * torch.eye(len(x), dtype=x.dtype)) @ y_all
+    predicted = (
+        b
+        @ a.T
+        @ torch.linalg.inv(kernel + cfg.ridge * torch.trace(kernel) / len(x) * torch.eye(len(x), dtype=x.dtype))
+        @ y_all
+    )
     error = sum(((p - q) ** 2).sum() / 2 for p, q in zip(predicted, yt, strict=True)) / len(t)
     gaps = [min(float(v.sort().values[-1] - v.sort().values[-2]), 1 / K) for v in y.detach()]
     return error, sum(gaps) / len(gaps)
@@ -65,16 +71,21 @@ def test_loss_and_gradients_against_autograd_of_the_formula_in_pieces_of_any_siz
     by_margin = inside * (F.one_hot(top.indices[:, 0], K) - F.one_hot(top.indices[:, 1], K))
     assert loss.item() == pytest.approx(error.item() - gap, rel=1e-10)
     assert torch.allclose(by_images, expected[0], rtol=1e-8, atol=1e-12)
-    assert torch.allclose(by_labels, expected[1] - by_margin, rtol=1e-8, atol=1e-12) and inside.any() and not inside.all()
+    assert (
+        torch.allclose(by_labels, expected[1] - by_margin, rtol=1e-8, atol=1e-12) and inside.any() and not inside.all()
+    )
 
 
 def test_gradients_against_finite_differences():
-    network, (x, y, t, yt), rng, e = double_network(), problem(1), generator(1), 1e-6
+    network, (x, y, t, yt), rng, e = double_network(), problem(1), stream(1), 1e-6
     cfg = replace(TINY, ridge=0.01)
     _, by_images, by_labels = frepo.loss_and_gradients(network.embed, x, y, t, yt, cfg)
     for index, derivative in ((0, by_images), (1, by_labels)):
         towards = torch.randn(derivative.shape, generator=rng, dtype=torch.float64)
-        moved = [frepo.loss_and_gradients(network.embed, *_moved((x, y), index, s * e * towards), t, yt, cfg)[0] for s in (1, -1)]
+        moved = [
+            frepo.loss_and_gradients(network.embed, *_moved((x, y), index, s * e * towards), t, yt, cfg)[0]
+            for s in (1, -1)
+        ]
         assert (derivative * towards).sum().item() == pytest.approx(((moved[0] - moved[1]) / (2 * e)).item(), rel=1e-4)
 
 
@@ -118,7 +129,9 @@ def test_regression_on_its_own_images_returns_their_labels():
 def test_mirror_images_beside_symmetric_ones_change_nothing():
     network, (x, y, t, yt) = double_network(), problem()
     x = x + x.flip(-1)
-    alone, both = (frepo.loss_and_gradients(network.embed, x, y, t, yt, replace(TINY, use_flip=f)) for f in (False, True))
+    alone, both = (
+        frepo.loss_and_gradients(network.embed, x, y, t, yt, replace(TINY, use_flip=f)) for f in (False, True)
+    )
     assert both[0].item() == pytest.approx(alone[0].item(), rel=1e-4)  # up to the ridge
 
 
@@ -129,10 +142,10 @@ def test_margin_by_hand():
 
 # --- optimiser ---------------------------------------------------------------------------------------------------------
 def test_lamb_moves_a_tensor_by_a_share_of_its_length():
-    p = torch.nn.Parameter(torch.randn(5, 7, generator=generator(0)))
+    p = torch.nn.Parameter(torch.randn(5, 7, generator=stream(0)))
     optimizer = frepo.LAMB([p], lr=0.01)
     for seed in range(3):
-        before, p.grad = p.detach().clone(), torch.randn(5, 7, generator=generator(seed + 1))
+        before, p.grad = p.detach().clone(), torch.randn(5, 7, generator=stream(seed + 1))
         optimizer.step()
         assert (p - before).norm().item() == pytest.approx(0.01 * before.norm().item(), rel=1e-5)
 
@@ -140,7 +153,12 @@ def test_lamb_moves_a_tensor_by_a_share_of_its_length():
 def test_lamb_by_hand_and_on_zeros():
     p, q = torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.zeros(2))
     optimizer = frepo.LAMB([p, q], lr=0.1)
-    gradients, mean, square, at = [torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0])], torch.zeros(2), torch.zeros(2), torch.tensor([3.0, 4.0])
+    gradients, mean, square, at = (
+        [torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0])],
+        torch.zeros(2),
+        torch.zeros(2),
+        torch.tensor([3.0, 4.0]),
+    )
     for t, g in enumerate(gradients, 1):
         mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
         u = (mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)).sqrt() + 1e-6)
@@ -160,11 +178,14 @@ def test_lamb_by_hand_and_on_zeros():
 def test_lamb_is_that_of_timm_to_rounding():
     from timm.optim import Lamb
 
-    ours, theirs = ([torch.nn.Parameter(torch.randn(*shape, generator=generator(0))) for shape in ((6, 3, 4, 4), (6, 10))] for _ in range(2))
+    ours, theirs = (
+        [torch.nn.Parameter(torch.randn(*shape, generator=stream(0))) for shape in ((6, 3, 4, 4), (6, 10))]
+        for _ in range(2)
+    )
     pair = [frepo.LAMB(ours, lr=0.01), Lamb(theirs, lr=0.01, weight_decay=0, max_grad_norm=None, always_adapt=True)]
     for step in range(20):
         for a, b in zip(ours, theirs, strict=True):
-            a.grad = torch.randn(a.shape, generator=generator(step + 1)) * 1e-3
+            a.grad = torch.randn(a.shape, generator=stream(step + 1)) * 1e-3
             b.grad = a.grad.clone()
         for optimizer in pair:
             optimizer.step()
@@ -177,11 +198,16 @@ def test_step_sizes_fall_to_a_tenth():
     assert [frepo.step_size(cfg, s) for s in (0, 50, 100)] == pytest.approx([3e-4, 1.65e-4, 3e-5])
 
 
-# --- pool and stream ---------------------------------------------------------------------------------------------------
+# --- pool and stream
+# ---------------------------------------------------------------------------------------------------
 def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_most(digits):
     cfg = replace(TINY, pool=3, max_updates=6)
-    rng = generator(0, "pool")
-    pool, images, labels = frepo.Pool(cfg, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng), ntk.centred(torch.arange(10), 10).float()
+    rng = stream(0, "pool")
+    pool, images, labels = (
+        frepo.Pool(cfg, digits[0], rng),
+        torch.randn(10, 1, 8, 8, generator=rng),
+        ntk.centred(torch.arange(10), 10).float(),
+    )
     assert pool.counters == [0, 2, 4]
     replaced = {i: [] for i in range(3)}
     for turn in range(16):
@@ -197,7 +223,7 @@ def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_m
 
 
 def test_a_fresh_network_does_not_normalise_and_a_trained_one_does(digits):
-    rng = generator(0, "pool")
+    rng = stream(0, "pool")
     pool, x = frepo.Pool(replace(TINY, pool=1), digits[0], rng), digits[0].take(torch.arange(20))[0]
     with torch.no_grad():
         assert torch.allclose(pool.embedding(0)(x), bare(pool.networks[0], digits[0]).embed(x), rtol=1e-3, atol=1e-4)
@@ -209,7 +235,7 @@ def test_a_fresh_network_does_not_normalise_and_a_trained_one_does(digits):
 
 
 def bare(network, like):
-    alone = networks.fresh("FRePoConvW32", like, generator(0)).eval()
+    alone = networks.fresh("FRePoConvW32", like, stream(0)).eval()
     alone.load_state_dict(_without_norms(network))
     return alone
 
@@ -226,9 +252,9 @@ def _without_norms(network):
 
 
 def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
-    network, (x, y, _, _) = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), generator(0)), problem()
+    network, (x, y, _, _) = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0)), problem()
     x, y = x.float(), y.float()
-    other = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), generator(0))
+    other = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0))
     frepo.step(network, torch.optim.Adam(network.parameters(), lr=1e-3), x, y)
     optimizer = torch.optim.Adam(other.train().parameters(), lr=1e-3)
     (0.5 * ((other(x) - y) ** 2).sum() / len(x)).backward()
@@ -239,16 +265,23 @@ def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
 
 def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypatch):
     sizes = []
-    monkeypatch.setattr(frepo, "step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels))))
+    monkeypatch.setattr(
+        frepo, "step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels)))
+    )
     frepo.distill(digits[0], replace(TINY, ipc=2, batch_net=7), seed=0)
     assert sizes and set(sizes) == {(7, 7)}
 
 
-# --- the whole method --------------------------------------------------------------------------------------------------
+# --- the whole method
+# --------------------------------------------------------------------------------------------------
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, lr_img=0.02, lr_net=1e-3, batch_target=128, max_updates=10)
-    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "FRePo")).flatten(0, 1), ntk.centred(torch.arange(10), 10).float(), real.facts)
+    start = data.ImageSet(
+        real.initial_images(cfg.ipc, cfg.init, stream(0, "FRePo")).flatten(0, 1),
+        ntk.centred(torch.arange(10), 10).float(),
+        real.facts,
+    )
     loop = Loop(check=1)
     made = frepo.distill(real, cfg, seed=0, loop=loop)
     losses = [v for _, v in loop.history["loss"]]
@@ -258,21 +291,24 @@ def test_distilling_beats_the_images_it_starts_from(digits):
 
 
 def test_labels_are_learned_or_stay_classes(digits):
-    learned, fixed = frepo.distill(digits[0], TINY, seed=0), frepo.distill(digits[0], replace(TINY, learn_labels=False), seed=0)
+    learned, fixed = (
+        frepo.distill(digits[0], TINY, seed=0),
+        frepo.distill(digits[0], replace(TINY, learn_labels=False), seed=0),
+    )
     assert learned.labels.shape == (10, 10) and fixed.labels.tolist() == list(range(10))
     assert not torch.allclose(learned.labels, ntk.centred(torch.arange(10), 10).float(), atol=1e-5)
 
 
 def test_a_resumed_pool_is_the_same_pool(digits):
-    rng = generator(0, "pool")
+    rng = stream(0, "pool")
     pool, images = frepo.Pool(TINY, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng)
     labels = ntk.centred(torch.arange(10), 10).float()
     for _ in range(3):
         pool.advance(0, images, labels, rng)
-    other = frepo.Pool(TINY, digits[0], generator(5, "pool"))
+    other = frepo.Pool(TINY, digits[0], stream(5, "pool"))
     other.load_state_dict(torch.load(_saved(pool.state_dict()), weights_only=True))
     for p in (pool, other):
-        p.advance(0, images, labels, generator(1))
+        p.advance(0, images, labels, stream(1))
     assert other.counters == pool.counters
     for a, b in zip(pool.networks[0].state_dict().values(), other.networks[0].state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -290,9 +326,10 @@ def _saved(state):
 def test_whitening_is_of_standardised_pixels(digits):
     real = digits[0]
     coloured = data.ImageSet(
-        (torch.cat([real.images, real.images // 2, 255 - real.images // 3], 1))[:300], real.labels[:300],
+        (torch.cat([real.images, real.images // 2, 255 - real.images // 3], 1))[:300],
+        real.labels[:300],
         replace(real.facts, mean=(0.3,) * 3, std=(0.4,) * 3),
-    )  # fmt: skip
+    )
     whitening = Whitening.fit(coloured, of="standardised")
     x = coloured.pixels().double()
     x = ((x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True, correction=0)).flatten(1)
@@ -303,7 +340,10 @@ def test_whitening_is_of_standardised_pixels(digits):
     torch.testing.assert_close(seen.flatten(1).double(), expected, rtol=1e-3, atol=2e-3)
     torch.testing.assert_close(whitening.undo(seen), coloured.pixels(), rtol=1e-3, atol=1e-3)
     made = frepo.distill(real, replace(TINY, zca=True, use_flip=True), seed=0)
-    assert made.whitening is not None and frepo.measure(made, digits[1], replace(TINY, zca=True, use_flip=True))["kernel_accuracy_pct"][0] > 12
+    assert (
+        made.whitening is not None
+        and frepo.measure(made, digits[1], replace(TINY, zca=True, use_flip=True))["kernel_accuracy_pct"][0] > 12
+    )
 
 
 def test_a_step_that_diverges_stops(digits, tmp_path):
@@ -311,7 +351,10 @@ def test_a_step_that_diverges_stops(digits, tmp_path):
         frepo.distill(digits[0], replace(TINY, lr_img=float("inf")), seed=0, loop=Loop(tmp_path, check=1))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"pool": 0}, "pool 0: at least 1"), ({"batch_target": 0, "ipc": 0}, "ipc 0, batch_target 0")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"pool": 0}, "pool 0: at least 1"), ({"batch_target": 0, "ipc": 0}, "ipc 0, batch_target 0")],
+)
 def test_settings_that_cannot_work_are_refused(digits, changes, message):
     with pytest.raises(UserError, match=message):
         frepo.distill(digits[0], replace(TINY, **changes), seed=0)
@@ -327,7 +370,7 @@ def test_the_published_settings():
 
 
 def test_narrow_forms_of_its_network_have_the_same_layers():
-    wide, narrow = (networks.fresh(name, ((1, 28, 28), 10), generator(0)) for name in ("FRePoConvBN", "FRePoConvW32BN"))
+    wide, narrow = (networks.fresh(name, ((1, 28, 28), 10), stream(0)) for name in ("FRePoConvBN", "FRePoConvW32BN"))
     assert [type(m) for m in wide.body] == [type(m) for m in narrow.body] and narrow.embed_dim == 2048
-    assert networks.fresh("FRePoConvW128", ((3, 32, 32), 10), generator(0)).embed_dim == 8192
+    assert networks.fresh("FRePoConvW128", ((3, 32, 32), 10), stream(0)).embed_dim == 8192
     assert math.prod(narrow.embed(torch.zeros(2, 1, 28, 28)).shape) == 4096

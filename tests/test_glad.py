@@ -1,4 +1,5 @@
-"""GLaD: the split chain rule equals the whole one, latents start and move as in the official code, settings are the published ones."""
+"""GLaD: the split chain rule equals the whole one, latents start and move as in the official code, settings are the
+published ones."""
 
 import dataclasses
 
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import method_costs
 from distill_lib.generators import cgan, prior
@@ -33,7 +34,7 @@ def coloured():
 
 
 def of(real, space=SMALL, ipc=2, seed=0):
-    return Latents(prior.prepare(real, space.prior), real, space, ipc, generator(seed))
+    return Latents(prior.prepare(real, space.prior), real, space, ipc, stream(seed))
 
 
 def config(match, **changes):
@@ -46,14 +47,16 @@ def config(match, **changes):
 @pytest.mark.parametrize("layer", [None, 1, 3])
 def test_the_split_chain_rule_equals_autograd_of_the_whole(real, pieces, layer):
     it = of(real, replace(SMALL, pieces=pieces, layer=layer))
-    gradient = torch.randn(it.images().shape, generator=generator(1))
+    gradient = torch.randn(it.images().shape, generator=stream(1))
     it.pull(gradient)
     leaves = [t for t in (it.w, it.f) if t is not None]
     whole = torch.autograd.grad((it.render(it.w, it.f) * gradient.flatten(0, 1)).sum(), leaves)
     for leaf, wanted in zip(leaves, whole, strict=True):
         torch.testing.assert_close(leaf.grad, wanted, rtol=1e-5, atol=1e-6)
     if layer is not None:
-        assert bool((it.w.grad[:, : layer + 1] == 0).all()) and bool((it.w.grad[:, layer + 1 :].abs().amax((0, 2)) > 0).all())
+        assert bool((it.w.grad[:, : layer + 1] == 0).all()) and bool(
+            (it.w.grad[:, layer + 1 :].abs().amax((0, 2)) > 0).all()
+        )
 
 
 def test_images_are_the_generators_in_the_sets_units(coloured):
@@ -74,7 +77,10 @@ def test_codes_alone_take_the_step_size_of_images(real):
 def test_the_start_may_be_mean_codes_or_noise_of_the_features_moments(real):
     mean = of(real, replace(SMALL, start="mean"))
     drawn = of(real)
-    apart = {it: float((w[0::2] - w[1::2]).norm() / w[0::2].norm()) for it, w in ((it, it.w.detach()) for it in (mean, drawn))}
+    apart = {
+        it: float((w[0::2] - w[1::2]).norm() / w[0::2].norm())
+        for it, w in ((it, it.w.detach()) for it in (mean, drawn))
+    }
     assert apart[mean] < 0.3 * apart[drawn]  # two images of a class
     noise = of(real, replace(SMALL, features="noise"))
     assert torch.equal(noise.w, drawn.w) and not torch.equal(noise.f, drawn.f)
@@ -87,7 +93,7 @@ def test_features_that_are_not_finite_or_large_are_made_so(real, monkeypatch):
     it = of(real)
     bad = torch.tensor([float("nan"), float("inf"), -float("inf"), 30.0, -30.0, 1.0])
     monkeypatch.setattr(type(it.generator), "to_f", lambda self, w, n: bad.expand(len(w), 6)[:, :, None, None])
-    assert it._features(generator(0))[0].flatten().tolist() == [0, 5, -5, 10, -10, 1]
+    assert it._features(stream(0))[0].flatten().tolist() == [0, 5, -5, 10, -10, 1]
 
 
 def test_the_official_mean_is_that_of_the_code_and_belongs_to_imagenet(real):
@@ -96,7 +102,9 @@ def test_the_official_mean_is_that_of_the_code_and_belongs_to_imagenet(real):
     fixed, official = (of(birds, replace(SMALL, norm=norm), ipc=1).images() for norm in ("fixed", "official"))
     gap = (official - fixed).mean((0, 1, 3, 4))
     right, wrong = (torch.tensor(data.NORMALISATIONS[n][0]) for n in ("ImageNet", "GLaD-renders"))
-    torch.testing.assert_close(gap, (right - wrong) / torch.tensor(data.NORMALISATIONS["ImageNet"][1]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        gap, (right - wrong) / torch.tensor(data.NORMALISATIONS["ImageNet"][1]), atol=1e-4, rtol=1e-4
+    )
     assert float(gap.abs().max()) == pytest.approx(0.30, abs=0.01)  # of a standard deviation, in blue
     with pytest.raises(UserError, match="norm='fixed'"):
         of(real, replace(SMALL, norm="official"))
@@ -130,9 +138,9 @@ def test_the_loss_falls_and_the_latents_move(real, match, tmp_path, monkeypatch)
 def test_gradients_are_matched_without_layer_norms_parameters(real):
     """Against plain differentiation in float64, class by class, row by row of convolutions and linear layers."""
     cfg = config("DC", network="ConvNetD1W8LN", dsa="none")
-    images = real.draw_classes(2, generator(1))
-    loss, gradient = glad.Gradients(real, cfg, generator(2), Loop())(images.clone())
-    rng = generator(2)
+    images = real.draw_classes(2, stream(1))
+    loss, gradient = glad.Gradients(real, cfg, stream(2), Loop())(images.clone())
+    rng = stream(2)
     network = networks.fresh(cfg.network, real, rng).double()
     batch, leaf, total = real.draw_classes(8, rng).double(), images.double().requires_grad_(), 0.0
     assert {p.ndim for p in network.parameters()} == {1, 2, 3, 4}
@@ -161,7 +169,7 @@ def test_the_published_setting_drops_the_students_terms_between_steps(real, exac
         return matched(*given, **options)
 
     monkeypatch.setattr(trajectories, "matched", both)
-    matcher = glad.Trajectories(real, cfg, generator(0), Loop())
+    matcher = glad.Trajectories(real, cfg, stream(0), Loop())
     loss, gradient = matcher(of(real, cfg.space, 1).images())
     assert torch.equal(gradient.flatten(0, 1), seen[exact][1]) and not torch.equal(seen[False][1], seen[True][1])
     assert torch.equal(matcher.step_size.grad, seen[exact][2]) and torch.equal(loss, seen[not exact][0])
@@ -171,8 +179,8 @@ def test_the_published_setting_drops_the_students_terms_between_steps(real, exac
 
 def test_identical_sets_have_distance_and_gradient_zero(real, monkeypatch):
     cfg = config("DM")
-    matcher = glad.Distributions(real, cfg, generator(0), Loop())
-    images = real.draw_classes(4, generator(1))
+    matcher = glad.Distributions(real, cfg, stream(0), Loop())
+    images = real.draw_classes(4, stream(1))
     monkeypatch.setattr(data.ImageSet, "draw_classes", lambda self, n, rng: images.clone())
     loss, gradient = matcher(images.clone())
     assert float(loss) < 1e-8 and float(gradient.abs().max()) < 1e-5
@@ -180,7 +188,7 @@ def test_identical_sets_have_distance_and_gradient_zero(real, monkeypatch):
 
 def test_a_step_is_one_of_sgd_on_the_pulled_gradient(real):
     cfg = replace(config("DM"), iterations=1)
-    rng = generator(3, "latents")
+    rng = stream(3, "latents")
     it = Latents(prior.prepare(real, cfg.space.prior), real, cfg.space, 1, rng)
     w, f = it.w.detach().clone(), it.f.detach().clone()
     _, gradient = glad.Distributions(real, cfg, rng, Loop())(it.images())
@@ -192,15 +200,38 @@ def test_a_step_is_one_of_sgd_on_the_pulled_gradient(real):
 
 
 def test_published_settings():
-    for match, (layer, lr_img, lr_w) in {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}.items():
+    for match, (layer, lr_img, lr_w) in {
+        "DC": (16, 1.0, 0.001),
+        "DM": (20, 10.0, 0.01),
+        "MTT": (12, 10_000.0, 10.0),
+    }.items():
         cfg = glad.paper_config("ImNet-A", 1, match)
-        assert (cfg.space.layer, cfg.space.lr_img, cfg.space.lr_w, cfg.space.momentum, cfg.space.pieces) == (layer, lr_img, lr_w, 0.5, 10)
-        assert (cfg.iterations, cfg.batch_real, cfg.space.prior.family, cfg.space.prior.weights) == (1_001, 256, "StyleGAN-XL", "imagenet")
+        assert (cfg.space.layer, cfg.space.lr_img, cfg.space.lr_w, cfg.space.momentum, cfg.space.pieces) == (
+            layer,
+            lr_img,
+            lr_w,
+            0.5,
+            10,
+        )
+        assert (cfg.iterations, cfg.batch_real, cfg.space.prior.family, cfg.space.prior.weights) == (
+            1_001,
+            256,
+            "StyleGAN-XL",
+            "imagenet",
+        )
         students = cfg.students
-        assert (students.syn_steps, students.expert_epochs, students.max_start_epoch, students.experts.epochs) == (20, 3, 5, 15)
+        assert (students.syn_steps, students.expert_epochs, students.max_start_epoch, students.experts.epochs) == (
+            20,
+            3,
+            5,
+            15,
+        )
         assert students.second_order == ("dropped" if match == "MTT" else None)
     assert glad.paper_config("CIFAR10", 1).space.layer == 2
-    assert glad.paper_config("FashionMNIST", 1).space.prior.family == "cGAN" and "flip" not in glad.paper_config("MNIST", 1).dsa
+    assert (
+        glad.paper_config("FashionMNIST", 1).space.prior.family == "cGAN"
+        and "flip" not in glad.paper_config("MNIST", 1).dsa
+    )
 
 
 def test_stage_1_is_the_gan_and_the_experts_where_they_are_trained(tmp_path, monkeypatch):
@@ -213,7 +244,9 @@ def test_stage_1_is_the_gan_and_the_experts_where_they_are_trained(tmp_path, mon
 def test_the_trained_gan_is_made_once_and_is_the_prior(real, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     gan = replace(cgan.GAN().smoke(), per_epoch=64)
-    cfg = config("DM", iterations=1, space=replace(latents.Space.published("digits", "DM"), prior=Prior(gan=gan), layer=2))
+    cfg = config(
+        "DM", iterations=1, space=replace(latents.Space.published("digits", "DM"), prior=Prior(gan=gan), layer=2)
+    )
     glad.prepare(real, cfg, 0)
     (file,) = (tmp_path / "generators").glob("*/gan.safetensors")
     before = file.stat().st_mtime_ns
@@ -230,6 +263,8 @@ def test_students_that_run_past_the_experts_are_refused(real):
 
 
 def test_a_whitened_set_is_refused(real):
-    whitened = data.ImageSet(real.images, real.labels, dataclasses.replace(real.facts), data.imageset.Whitening.fit(real))
+    whitened = data.ImageSet(
+        real.images, real.labels, dataclasses.replace(real.facts), data.imageset.Whitening.fit(real)
+    )
     with pytest.raises(UserError, match="without whitening"):
         of(whitened)

@@ -7,7 +7,7 @@ import torch
 from distill_lib import data, networks
 from distill_lib.core.device import pick, send, set_rounding
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, build
 from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
@@ -72,15 +72,19 @@ def copies(monkeypatch):
 
 def test_what_is_sent_to_a_gpu_does_not_wait_for_it(copies):
     sent = send(torch.arange(3), "cuda", torch.float64)
-    assert copies == ["pinned", {"non_blocking": True}] and sent.dtype == torch.float64  # converted on the way, not there
-    networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), generator(0, "send")).to("cuda")
-    assert copies == ["pinned", {"non_blocking": True}] * (1 + 6)  # weights and biases of the convolution, the norm, the last layer
+    assert (
+        copies == ["pinned", {"non_blocking": True}] and sent.dtype == torch.float64
+    )  # converted on the way, not there
+    networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), stream(0, "send")).to("cuda")
+    assert copies == ["pinned", {"non_blocking": True}] * (
+        1 + 6
+    )  # weights and biases of the convolution, the norm, the last layer
 
 
 def test_what_stays_on_the_cpu_is_not_copied(copies):
     x = torch.arange(3)
     assert send(x, "cpu") is x and send(x, torch.device("cpu"), torch.float32).dtype == torch.float32
-    network = networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), generator(0, "send"))
+    network = networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), stream(0, "send"))
     assert network.to("cpu").to(torch.float64) is network and next(network.parameters()).dtype == torch.float64
     assert copies == []
 
@@ -102,7 +106,9 @@ def test_an_evaluation_ends_where_the_cpus_does(digits):
     real, test = digits
     few = METHODS["Random"].distill(real, METHODS["Random"].Config(ipc=10), seed=0)
     found = [
-        evaluate(few, test, "vico_noaug@60ep", "ConvNetD2W32", num_eval=5, seed=0, device=d, loop=Loop(bar=False)).test_accuracy_pct
+        evaluate(
+            few, test, "vico_noaug@60ep", "ConvNetD2W32", num_eval=5, seed=0, device=d, loop=Loop(bar=False)
+        ).test_accuracy_pct
         for d in ("cpu", DEVICE)
     ]
     assert np.mean(found[1]) == pytest.approx(np.mean(found[0]), abs=3.0)  # five networks of about 2 points' spread
@@ -120,7 +126,11 @@ def test_tf32_costs_no_accuracy_over_five_seeds(rounding, monkeypatch):
         assert provenance(DEVICE)["convolutions"] == ("TF32" if wanted == "1" else "float32")
         sets = [dm.distill(real, cfg, seed, Loop(bar=False)) for seed in range(5)]
         found[wanted] = [
-            np.mean(evaluate(made, test, "vico_dsa@100ep", num_eval=2, seed=seed, device=DEVICE, loop=Loop(bar=False)).test_accuracy_pct)
+            np.mean(
+                evaluate(
+                    made, test, "vico_dsa@100ep", num_eval=2, seed=seed, device=DEVICE, loop=Loop(bar=False)
+                ).test_accuracy_pct
+            )
             for seed, made in enumerate(sets)
         ]
     gaps = np.subtract(found["1"], found["0"])

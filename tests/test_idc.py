@@ -1,4 +1,5 @@
-"""IDC: multi-formation by hand, matching against a per-class float64 loop, the turns of the classes against torch's SGD."""
+"""IDC: multi-formation by hand, matching against a per-class float64 loop, the turns of the classes against torch's
+SGD."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from distill_lib import data, networks
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import augment
 from distill_lib.methods import METHODS, idc
 from distill_lib.methods.common import matching
@@ -20,7 +21,7 @@ K, N, M = 3, 5, 2
 
 
 def toy(shape=(1, 28, 28), per_class=20):
-    rng = generator(0, "toy")
+    rng = stream(0, "toy")
     images = torch.randint(256, (K * per_class, *shape), dtype=torch.uint8, generator=rng)
     facts = data.Facts("toy", tuple("abc"), (0.4,) * shape[0], (0.3,) * shape[0])
     return data.ImageSet(images, torch.arange(K).repeat(per_class), facts)
@@ -31,7 +32,8 @@ def real():
     return data.load("digits")[0]
 
 
-# --- multi-formation ---------------------------------------------------------------------------------------------------
+# --- multi-formation
+# ---------------------------------------------------------------------------------------------------
 def test_factor_one_decodes_to_the_images_themselves():
     images = torch.rand(K, M, 3, 8, 8)
     assert idc.decode(images, 1) is images
@@ -54,7 +56,7 @@ def test_decoded_images_come_part_after_part():
 
 
 def test_decoding_equals_cutting_and_enlarging_one_by_one():
-    images = torch.rand(1, 2, 3, 10, 10, generator=generator(0))  # no multiple of 3: padded to 12
+    images = torch.rand(1, 2, 3, 10, 10, generator=stream(0))  # no multiple of 3: padded to 12
     decoded, expected = idc.decode(images, 3), []
     padded = F.pad(images[0], (0, 2, 0, 2), value=0.5)
     for row in range(3):
@@ -71,26 +73,29 @@ def test_decoding_then_averaging_gives_back_a_smooth_part_and_spreads_its_gradie
     decoded = idc.decode(images, 2)
     assert (F.avg_pool2d(decoded[0, 0], 2) - ramp)[..., 1:-1].abs().max() < 0.01
     gradient = torch.autograd.grad(decoded.sum(), images)[0]
-    assert torch.allclose(gradient[..., 1:15, 1:15], torch.full((14, 14), 4.0))  # each pixel is enlarged to factor² of them
+    assert torch.allclose(
+        gradient[..., 1:15, 1:15], torch.full((14, 14), 4.0)
+    )  # each pixel is enlarged to factor² of them
     assert torch.allclose(gradient.sum(), torch.tensor(4.0 * 32 * 32))
 
 
 def test_the_start_is_the_first_images_in_file_order():
     real = toy()
-    start = idc.initial_images(real, idc.Config(ipc=2), generator(0))
+    start = idc.initial_images(real, idc.Config(ipc=2), stream(0))
     for k, members in enumerate(real.class_index):
         assert torch.equal(start[k], real.images[members[:2]].float() / 255)
-    other = idc.initial_images(real, idc.Config(ipc=2, init="random"), generator(0))
+    other = idc.initial_images(real, idc.Config(ipc=2, init="random"), stream(0))
     assert other.shape == start.shape and not torch.equal(other, start)
 
 
 @pytest.mark.parametrize(
-    ("side", "factor", "ipc", "sides"), [(28, 2, 2, [14, 14]), (32, 3, 2, [11, 11, 10]), (10, 4, 1, [3, 3, 2, 2]), (28, 3, 2, [10, 9, 9])]
+    ("side", "factor", "ipc", "sides"),
+    [(28, 2, 2, [14, 14]), (32, 3, 2, [11, 11, 10]), (10, 4, 1, [3, 3, 2, 2]), (28, 3, 2, [10, 9, 9])],
 )
 def test_a_multi_formed_start_holds_the_first_images_small(side, factor, ipc, sides):
     """Part p of stored image m is image p * ipc + m, of a size of its own where the factor does not divide the side."""
     real = toy((3, side, side))
-    start = idc.initial_images(real, idc.Config(ipc=ipc, factor=factor), generator(0))
+    start = idc.initial_images(real, idc.Config(ipc=ipc, factor=factor), stream(0))
     assert start.shape == (K, ipc, 3, side, side)
     for k, members in enumerate(real.class_index):
         for m in range(ipc):
@@ -107,21 +112,21 @@ def test_a_multi_formed_start_holds_the_first_images_small(side, factor, ipc, si
 
 def test_more_parts_than_pixels_are_a_clear_error():
     with pytest.raises(UserError, match="factor 9 for images of 8 x 8 pixels.*at most 8"):
-        idc.initial_images(toy((1, 8, 8), per_class=100), idc.Config(ipc=1, factor=9), generator(0))
+        idc.initial_images(toy((1, 8, 8), per_class=100), idc.Config(ipc=1, factor=9), stream(0))
 
 
 def test_too_few_images_to_start_from_is_a_clear_error():
     with pytest.raises(UserError, match=r"class 'a' has 20 images; ipc 6 with factor 2 starts from 24"):
-        idc.initial_images(toy(), idc.Config(ipc=6, factor=2), generator(0))
+        idc.initial_images(toy(), idc.Config(ipc=6, factor=2), stream(0))
 
 
 def test_a_random_part_of_many_decoded_images_takes_part():
     cfg = idc.Config(ipc=10, factor=2, batch_syn=7)
-    subset = idc.decoded_subset(K, cfg, generator(0))
+    subset = idc.decoded_subset(K, cfg, stream(0))
     assert subset.shape == (K, 7) and all(len(row.unique()) == 7 and row.max() < 40 for row in subset)
     images = torch.arange(K * 40.0).view(K, 40, 1, 1, 1)
     assert torch.equal(idc.take(images, subset)[1].flatten(), images[1, subset[1]].flatten())
-    assert idc.decoded_subset(K, replace(cfg, batch_syn=40), generator(0)) is None  # all of them
+    assert idc.decoded_subset(K, replace(cfg, batch_syn=40), stream(0)) is None  # all of them
 
 
 @pytest.mark.parametrize(
@@ -139,12 +144,12 @@ def test_a_bound_cuts_fewer_images_into_parts(ipc, factor, most, wanted):
     cfg = idc.Config(ipc=ipc, factor=factor, batch_syn=most, decoding="bound")
     assert idc.formations(cfg) == wanted
     assert idc.formations(replace(cfg, decoding=None)) == [(factor, ipc)]
-    assert (idc.decoded_subset(K, cfg, generator(0)) is None) == (ipc <= most)
+    assert (idc.decoded_subset(K, cfg, stream(0)) is None) == (ipc <= most)
 
 
 def test_bounded_images_are_decoded_factor_by_factor():
     cfg = idc.Config(ipc=4, factor=3, batch_syn=18, decoding="bound")
-    images = torch.rand(K, 4, 1, 12, 12, generator=generator(0))
+    images = torch.rand(K, 4, 1, 12, 12, generator=stream(0))
     assert idc.formations(cfg) == [(3, 1), (2, 1), (1, 2)]
     wanted = torch.cat([idc.decode(images[:, :1], 3), idc.decode(images[:, 1:2], 2), images[:, 2:]], 1)
     assert torch.equal(idc.decode_to_match(images, cfg), wanted) and wanted.shape[1] == idc.decoded_images(cfg) == 15
@@ -171,16 +176,18 @@ def slow_loss(net, real, images, cfg, omega, like):
 
 
 @pytest.mark.parametrize("metric", ["mse", "l1"])
-@pytest.mark.parametrize(("name", "factor"), [("ConvNetW32", 1), ("ConvNetW32", 2), ("ResNetAP-10", 1), ("ConvNetW32BN", 1)])
+@pytest.mark.parametrize(
+    ("name", "factor"), [("ConvNetW32", 1), ("ConvNetW32", 2), ("ResNetAP-10", 1), ("ConvNetW32BN", 1)]
+)
 def test_losses_and_image_gradient_equal_the_per_class_loop(metric, name, factor):
     """In float64 on both sides: with l1 the sign of a difference near zero decides, which float32 may get wrong."""
     like = toy()
     cfg = idc.Config(ipc=M, factor=factor, metric=metric)
-    net = networks.fresh(name, like, generator(0, "net")).double()
+    net = networks.fresh(name, like, stream(0, "net")).double()
     parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
-    images, batch = idc.initial_images(like, cfg, generator(0)).double(), like.draw_classes(N, generator(1)).double()
+    images, batch = idc.initial_images(like, cfg, stream(0)).double(), like.draw_classes(N, stream(1)).double()
     augmentation = augment.idc(cfg.augment)
-    omega = augmentation.draw(generator(2), groups=K)
+    omega = augmentation.draw(stream(2), groups=K)
     point = images.clone().requires_grad_()
     seen = augmentation.apply(like.facts.normalise(idc.decode(point, factor)), omega)
     losses, by_seen = matching.match(
@@ -197,7 +204,7 @@ def test_a_sweep_is_the_official_codes_loop_with_the_network_in_train_mode(real,
     """Class by class in float64: gradients of a network in train mode, one step of SGD, one momentum buffer for all."""
     cfg = replace(TINY, iterations=1, inner=1, network=name, lr_img=0.5, momentum_img=0.5)
     made = idc.distill(real, cfg, seed=0)
-    rng = generator(0, "IDC")
+    rng = stream(0, "IDC")
     images = idc.initial_images(real, cfg, rng).double()
     net = networks.fresh(name, real, rng).redraw(rng).double()
     omega = augment.idc(cfg.augment).draw(rng, groups=real.num_classes)
@@ -213,18 +220,20 @@ def test_a_sweep_is_the_official_codes_loop_with_the_network_in_train_mode(real,
 
 
 def test_only_convolutions_count_and_entries_are_summed():
-    shapes = [p.shape for p in networks.fresh("ConvNet", ((3, 32, 32), 10), generator(0)).parameters()]
+    shapes = [p.shape for p in networks.fresh("ConvNet", ((3, 32, 32), 10), stream(0)).parameters()]
     ones, zeros = ([torch.full((1, *s), float(v)) for s in shapes] for v in (1, 0))
     for metric in ("mse", "l1"):
         assert idc.distance(ones, zeros, metric).item() == 3_456 + 147_456 + 147_456
         assert idc.distance(ones, ones, metric).item() == 0
     twos = [2 * g for g in ones]
-    assert idc.distance(twos, zeros, "mse").item() == 4 * 298_368 and idc.distance(twos, zeros, "l1").item() == 2 * 298_368
+    assert (
+        idc.distance(twos, zeros, "mse").item() == 4 * 298_368 and idc.distance(twos, zeros, "l1").item() == 2 * 298_368
+    )
 
 
 # --- turns -------------------------------------------------------------------------------------------------------------
 def test_a_sweep_equals_one_sgd_step_per_class_with_a_shared_momentum_buffer():
-    classes, lr, momentum, rng = 4, 0.3, 0.5, generator(0)
+    classes, lr, momentum, rng = 4, 0.3, 0.5, stream(0)
     target = torch.randn(classes, 6, generator=rng)
     start = torch.randn(classes, 6, generator=rng)
 
@@ -268,7 +277,13 @@ def test_the_published_settings():
     bound = {(3, 20): "bound", (3, 50): "bound", (3, 10): None, (1, 20): None, (2, 20): None}
     assert all(idc.paper_config("ImageWoof", ipc, factor).decoding == way for (factor, ipc), way in bound.items())
     assert METHODS["IDC"].paper_config("CIFAR10", 50).decoding is None
-    assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == ("ResNetAP-10", "l1", 500, 10, 1.0)
+    assert (woof.network, woof.metric, woof.iterations, woof.early_epochs, woof.cutmix) == (
+        "ResNetAP-10",
+        "l1",
+        500,
+        10,
+        1.0,
+    )
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------------
@@ -284,22 +299,24 @@ def test_pixels_are_clamped_once_per_network(real, monkeypatch):
 
     monkeypatch.setattr(idc, "sweep", watch)
     idc.distill(real, replace(TINY, lr_img=50.0), seed=0)
-    assert len(seen) == 6 and all(0 <= low and high <= 1 for low, high in (seen[0], seen[3]))
+    assert len(seen) == 6 and all(low >= 0 and high <= 1 for low, high in (seen[0], seen[3]))
     assert any(low < 0 or high > 1 for low, high in (seen[1], seen[2]))  # in between they may leave the range
 
 
 def test_the_network_learns_real_images_while_the_images_are_matched(real):
-    net = networks.fresh("ConvNetW32", real, generator(0))
+    net = networks.fresh("ConvNetW32", real, stream(0))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    idc.train_network(net, optimizer, real, replace(TINY, cutmix=0.0), generator(1), images=1_000)
+    idc.train_network(net, optimizer, real, replace(TINY, cutmix=0.0), stream(1), images=1_000)
     assert (net.eval()(real.all()[0]).argmax(1) == real.labels).float().mean() > 0.5
 
 
 def test_training_the_network_takes_whole_batches(real, monkeypatch):
     sizes, logits = [], networks.logits
     monkeypatch.setattr(idc.networks, "logits", lambda net, x: sizes.append(len(x)) or logits(net, x))
-    net = networks.fresh("ConvNetW32", real, generator(0))
-    idc.train_network(net, torch.optim.SGD(net.parameters(), lr=0.01), real, replace(TINY, batch_net=64), generator(1), images=100)
+    net = networks.fresh("ConvNetW32", real, stream(0))
+    idc.train_network(
+        net, torch.optim.SGD(net.parameters(), lr=0.01), real, replace(TINY, batch_net=64), stream(1), images=100
+    )
     assert sizes == [64, 64]
 
 
@@ -313,19 +330,26 @@ def test_the_set_consists_of_the_decoded_images(real, factor, method):
 
 def test_a_bound_concerns_matching_alone(real, monkeypatch):
     seen, match = [], matching.match
-    monkeypatch.setattr(matching, "match", lambda *given, **options: seen.append(given[3].shape[1]) or match(*given, **options))
+    monkeypatch.setattr(
+        matching, "match", lambda *given, **options: seen.append(given[3].shape[1]) or match(*given, **options)
+    )
     made = idc.distill(real, replace(TINY, factor=2, batch_syn=6, decoding="bound"), seed=0)
-    assert set(seen) == {5} and len(made) == real.num_classes * 2 * 2**2  # one image in four parts and one whole; then all parts
+    assert (
+        set(seen) == {5} and len(made) == real.num_classes * 2 * 2**2
+    )  # one image in four parts and one whole; then all parts
 
 
 def test_distilling_lowers_the_distance_it_minimises(real):
     cfg = replace(TINY, iterations=1, inner=12, batch_real=16, metric="mse", lr_img=0.5, augment="color_crop_cutout")
-    net = networks.fresh(cfg.network, real, generator(7))
+    net = networks.fresh(cfg.network, real, stream(7))
     parameters, derivatives = [p.detach() for p in net.parameters()], Derivatives(net)
-    target = real.draw_classes(100, generator(8))
-    start = real.facts.normalise(idc.initial_images(real, cfg, generator(0)))
+    target = real.draw_classes(100, stream(8))
+    start = real.facts.normalise(idc.initial_images(real, cfg, stream(0)))
     end = idc.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, -1))
-    distances = [matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum() for x in (start, end)]
+    distances = [
+        matching.match(derivatives, parameters, target, x, partial(idc.distance, metric="mse"))[0].sum()
+        for x in (start, end)
+    ]
     assert distances[1] < 0.9 * distances[0]
 
 

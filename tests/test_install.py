@@ -19,11 +19,17 @@ PINS = [Requirement(line.rstrip(" \\")) for line in LOCK.splitlines() if re.matc
 
 def pinned(name, python):
     """The lock's version of a package for one Python version on Linux."""
-    environment = {"python_full_version": f"{python}.0", "python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
+    environment = {
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
     found = [
-        p.specifier for p in PINS
+        p.specifier
+        for p in PINS
         if canonicalize_name(p.name) == canonicalize_name(name) and (p.marker is None or p.marker.evaluate(environment))
-    ]  # fmt: skip
+    ]
     assert len(found) == 1, f"{name}: {len(found)} pins for Python {python}"
     return str(found[0]).removeprefix("==")
 

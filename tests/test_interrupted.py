@@ -1,4 +1,5 @@
-"""Runs that are killed, interrupted, or share a folder: what they leave equals what an unbroken run leaves, bit for bit."""
+"""Runs that are killed, interrupted, or share a folder: what they leave equals what an unbroken run leaves, bit for
+bit."""
 
 import json
 import os
@@ -61,7 +62,10 @@ def left(place: Path) -> dict[str, object]:
     found = {}
     for file in sorted(place.glob("runs/**/*.safetensors")):
         with safe_open(file, "np") as f:
-            found[file.relative_to(place).as_posix()] = f.metadata(), {k: (t := f.get_tensor(k)).tobytes() + str(t.dtype).encode() for k in f.keys()}
+            found[file.relative_to(place).as_posix()] = (
+                f.metadata(),
+                {k: (t := f.get_tensor(k)).tobytes() + str(t.dtype).encode() for k in f.keys()},
+            )
     for file in sorted(place.glob("results/**/*.json")):
         record.read(file)
         body = json.loads(file.read_text())
@@ -76,13 +80,15 @@ def left(place: Path) -> dict[str, object]:
 def test_the_experiment_has_something_to_lose(unbroken):
     found, _ = unbroken
     kinds = [name.split("/")[1] for name in found]
-    assert sorted(kinds) == ["feature_networks", "small", "small", "small", "small"], list(found)  # 1 network, 2 sets, 2 records
+    assert sorted(kinds) == ["feature_networks", "small", "small", "small", "small"], list(
+        found
+    )  # 1 network, 2 sets, 2 records
 
 
 def test_a_run_killed_at_twenty_random_moments_and_resumed_equals_an_unbroken_one(server, unbroken, tmp_path):
     wanted, steps = unbroken
     rng = random.Random(0)
-    kills, resumed, round_ = [], 0, 0
+    kills, resumed, round_, done = [], 0, 0, False
     while len(kills) < KILLS or not done:
         place = tmp_path / str(round_)
         place.mkdir(exist_ok=True)
@@ -128,14 +134,17 @@ def test_ctrl_c_saves_the_state_and_leaves_with_130(server, unbroken, tmp_path):
 
 # --- many at once ------------------------------------------------------------------------------------------------------
 def work(place: Path, number: int, seconds: float, out) -> None:
-    """One of several runners: rounds of the same four cells as the others compute, and one of its own, until time is up."""
+    """One of several runners: rounds of the same four cells as the others compute, and one of its own, until time is
+    up."""
     os.environ |= toy.folders(place)
     registry.experiments = toy.experiments
     computed, end, round_ = [], time.monotonic() + seconds, 0
     while time.monotonic() < end:
         variants = [f"round {round_}, {k}" for k in range(4)]
         variants = variants[number % 4 :] + variants[: number % 4] + [f"round {round_}, of process {number}"]
-        params = experiments.check_parameters(toy.NAME, {"profile": "small", "methods": ["Random"], "variants": variants})
+        params = experiments.check_parameters(
+            toy.NAME, {"profile": "small", "methods": ["Random"], "variants": variants}
+        )
         outcome = engine.run(toy.NAME, params, say=lambda line: None)
         computed += [s.cell.stem for s in outcome.of("computed")]
         round_ += 1
@@ -145,7 +154,9 @@ def work(place: Path, number: int, seconds: float, out) -> None:
 def test_eight_processes_in_one_folder_damage_no_record_and_compute_no_cell_twice(server, tmp_path):
     seconds = float(os.environ.get("DISTILL_STRESS_SECONDS", 8))
     pipes = [server.Pipe(duplex=False) for _ in range(8)]
-    processes = [server.Process(target=work, args=(tmp_path, n, seconds, theirs)) for n, (_, theirs) in enumerate(pipes)]
+    processes = [
+        server.Process(target=work, args=(tmp_path, n, seconds, theirs)) for n, (_, theirs) in enumerate(pipes)
+    ]
     for process, (_, theirs) in zip(processes, pipes, strict=True):
         process.start()
         theirs.close()

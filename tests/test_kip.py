@@ -9,7 +9,7 @@ from distill_lib import data
 from distill_lib.core.device import Pieces
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import Whitening
 from distill_lib.methods import kip
 from distill_lib.methods.common import ntk
@@ -23,9 +23,14 @@ def digits():
 
 
 def problem(n=4, m=6, k=3):
-    rng = generator(0, "kip test")
+    rng = stream(0, "kip test")
     x, t = (torch.randn(count, 1, 8, 8, generator=rng, dtype=torch.float64) for count in (n, m))
-    return x, torch.randn(n, k, generator=rng, dtype=torch.float64), t, torch.randn(m, k, generator=rng, dtype=torch.float64)
+    return (
+        x,
+        torch.randn(n, k, generator=rng, dtype=torch.float64),
+        t,
+        torch.randn(m, k, generator=rng, dtype=torch.float64),
+    )
 
 
 def plain_loss(kernel, x, y, t, yt, ridge):
@@ -39,25 +44,34 @@ def plain_loss(kernel, x, y, t, yt, ridge):
 @pytest.mark.parametrize("name", ["FC1", "FC2", "KIPConv3"])
 @pytest.mark.parametrize("size", [10**6, 5])
 def test_loss_and_gradients_against_finite_differences_of_the_formula(name, size):
-    kernel, (x, y, t, yt), rng, e, ridge = ntk.named(name), problem(), generator(1), 1e-5, 0.05
+    kernel, (x, y, t, yt), rng, e, ridge = ntk.named(name), problem(), stream(1), 1e-5, 0.05
     loss, by_images, by_labels = kip.loss_and_gradients(kernel, x, y, t, yt, ridge, Pieces(size))
     assert loss.item() == pytest.approx(plain_loss(kernel, x, y, t, yt, ridge), rel=1e-10)
     dx, dy = (torch.randn(v.shape, generator=rng, dtype=torch.float64) for v in (x, y))
-    by_difference = (plain_loss(kernel, x + e * dx, y, t, yt, ridge) - plain_loss(kernel, x - e * dx, y, t, yt, ridge)) / (2 * e)
+    by_difference = (
+        plain_loss(kernel, x + e * dx, y, t, yt, ridge) - plain_loss(kernel, x - e * dx, y, t, yt, ridge)
+    ) / (2 * e)
     assert (by_images * dx).sum().item() == pytest.approx(by_difference, rel=1e-5)
-    by_difference = (plain_loss(kernel, x, y + e * dy, t, yt, ridge) - plain_loss(kernel, x, y - e * dy, t, yt, ridge)) / (2 * e)
+    by_difference = (
+        plain_loss(kernel, x, y + e * dy, t, yt, ridge) - plain_loss(kernel, x, y - e * dy, t, yt, ridge)
+    ) / (2 * e)
     assert (by_labels * dy).sum().item() == pytest.approx(by_difference, rel=1e-5)
 
 
 def test_the_released_fully_connected_run_on_cifar10():
-    """Released: 24.26 % at step 0 and 41.4 % at step 20, with seeds of its own; 100 images, step size 0.04, fixed labels."""
+    """Released: 24.26 % at step 0 and 41.4 % at step 20, with seeds of its own; 100 images, step size 0.04, fixed
+    labels."""
     try:
         real, test = data.load("CIFAR10", download=False)
     except UserError as err:
         pytest.skip(f"CIFAR10 is not at hand: {err}")
     test = test.subset(torch.arange(2_000))
     cfg = kip.Config(ipc=10, iterations=20, kernel="FC1", learn_labels=False, batch_target=2_000)
-    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "KIP")).flatten(0, 1), torch.arange(10).repeat_interleave(10), real.facts)
+    start = data.ImageSet(
+        real.initial_images(cfg.ipc, cfg.init, stream(0, "KIP")).flatten(0, 1),
+        torch.arange(10).repeat_interleave(10),
+        real.facts,
+    )
     loop = Loop(check=1)
     made = kip.distill(real, cfg, seed=0, loop=loop)
     before, after = (kip.measure(s, test, cfg)["kernel_accuracy_pct"][0] for s in (start, made))
@@ -69,7 +83,9 @@ def test_the_released_fully_connected_run_on_cifar10():
 def test_learned_labels_move_and_fixed_ones_stay_classes(digits):
     learned = kip.distill(digits[0], TINY, seed=0)
     fixed = kip.distill(digits[0], replace(TINY, learn_labels=False), seed=0)
-    assert learned.labels.shape == (10, 10) and not torch.allclose(learned.labels.double(), ntk.centred(torch.arange(10), 10), atol=1e-3)
+    assert learned.labels.shape == (10, 10) and not torch.allclose(
+        learned.labels.double(), ntk.centred(torch.arange(10), 10), atol=1e-3
+    )
     assert fixed.labels.tolist() == list(range(10))
     assert not torch.equal(learned.images, fixed.images)
 
@@ -77,7 +93,9 @@ def test_learned_labels_move_and_fixed_ones_stay_classes(digits):
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, batch_target=200)
-    start = data.ImageSet(real.initial_images(cfg.ipc, cfg.init, generator(0, "KIP")).flatten(0, 1), torch.arange(10), real.facts)
+    start = data.ImageSet(
+        real.initial_images(cfg.ipc, cfg.init, stream(0, "KIP")).flatten(0, 1), torch.arange(10), real.facts
+    )
     made = kip.distill(real, cfg, seed=0)
     before, after = (kip.measure(s, test, cfg)["kernel_accuracy_pct"][0] for s in (start, made))
     assert after > before + 15
@@ -89,8 +107,12 @@ def test_kernel_accuracy_by_hand(digits):
     made = kip.distill(real, TINY, seed=0)
     kernel, x = ntk.named("FC1"), test.all()[0]
     own, cross = kernel.matrix(made.images, made.images), kernel.matrix(x, made.images)
-    answers = (cross @ torch.linalg.solve(own + 1e-6 * own.trace() / 10 * torch.eye(10), made.labels.double())).argmax(1)
-    assert kip.measure(made, test, TINY) == {"kernel_accuracy_pct": [pytest.approx(100 * (answers == test.labels).double().mean().item())]}
+    answers = (cross @ torch.linalg.solve(own + 1e-6 * own.trace() / 10 * torch.eye(10), made.labels.double())).argmax(
+        1
+    )
+    assert kip.measure(made, test, TINY) == {
+        "kernel_accuracy_pct": [pytest.approx(100 * (answers == test.labels).double().mean().item())]
+    }
 
 
 def test_whitening_of_images_by_themselves_travels_with_the_set(digits, tmp_path):
@@ -108,9 +130,13 @@ def test_whitening_of_images_by_themselves_travels_with_the_set(digits, tmp_path
     y = test.pixels()[:3].flatten(1)
     y = (y - real.facts.mean[0]) / real.facts.std[0]
     y = y - y.mean(1, keepdim=True)
-    torch.testing.assert_close(seen.double(), (y / y.norm(dim=1, keepdim=True) - x.mean(0)).double() @ matrix, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        seen.double(), (y / y.norm(dim=1, keepdim=True) - x.mean(0)).double() @ matrix, rtol=1e-3, atol=1e-3
+    )
     back = data.ImageSet.load(made.save(tmp_path / "set.safetensors"))
-    assert back.whitening.equals(made.whitening) and not back.whitening.equals(Whitening(back.whitening.mean, back.whitening.matrix))
+    assert back.whitening.equals(made.whitening) and not back.whitening.equals(
+        Whitening(back.whitening.mean, back.whitening.matrix)
+    )
     assert back.pixels().min() >= 0 and back.pixels().std() > 0.05
     assert kip.measure(back, test, replace(TINY, zca=True))["kernel_accuracy_pct"][0] > 20
 
@@ -119,7 +145,10 @@ def test_what_a_convolutional_run_costs_is_printed_before_it_starts(digits, caps
     cfg = replace(TINY, kernel="KIPConv3GAP", iterations=1, batch_target=10)
     made = kip.distill(digits[0], cfg, seed=0)
     line = capsys.readouterr().out
-    assert line.startswith("KIP with KIPConv3GAP: 200 pairs of images a step, 14,400 kernel entries each") and " h for 1 steps on " in line
+    assert (
+        line.startswith("KIP with KIPConv3GAP: 200 pairs of images a step, 14,400 kernel entries each")
+        and " h for 1 steps on " in line
+    )
     assert torch.isfinite(made.images).all()
     kip.distill(digits[0], TINY, seed=0)
     assert capsys.readouterr().out == ""

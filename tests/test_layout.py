@@ -24,11 +24,17 @@ ALLOWED: dict[tuple[str, str], str] = {}  # (importing file, imported module) ->
 
 
 def imports(package):
-    """(file, folder, module imported, names, in a function) of every import of the package's own, TYPE_CHECKING blocks apart."""
+    """(file, folder, module imported, names, in a function) of every import of the package's own, TYPE_CHECKING blocks
+    apart."""
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package).with_suffix("").parts
         tree = ast.parse(file.read_text())
-        typing = {id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for n in ast.walk(node)}
+        typing = {
+            id(n)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for n in ast.walk(node)
+        }
         for node in ast.walk(tree):
             if not isinstance(node, ast.ImportFrom) or id(node) in typing:
                 continue
@@ -56,7 +62,9 @@ def problems(package):
 
 def circles(package):
     """Files that import each other at the top, one way round for every pair that starts a circle."""
-    files = {".".join(f.relative_to(package).with_suffix("").parts).removesuffix(".__init__") for f in package.rglob("*.py")}
+    files = {
+        ".".join(f.relative_to(package).with_suffix("").parts).removesuffix(".__init__") for f in package.rglob("*.py")
+    }
     arrows = {}
     for file, _, target, _ in imports(package):
         to = target if target in files else target.rpartition(".")[0]
@@ -65,7 +73,7 @@ def circles(package):
 
     def walk(name, path):
         if name in path:
-            found.append(" -> ".join([*path[path.index(name):], name]))
+            found.append(" -> ".join([*path[path.index(name) :], name]))
         elif name not in done:
             for to in sorted(arrows.get(name, ())):
                 walk(to, [*path, name])
@@ -110,7 +118,13 @@ def test_what_packages_hand_on_is_there():
         ({"data/a.py": "from ..core.b import _c", "core/b.py": "_c = 1"}, "a private name of core"),
         ({"data/a.py": "from ..else_where import c", "else_where/b.py": ""}, "in no folder of the layout"),
         ({"data/a.py": "from .b import c", "data/b.py": "from .a import d"}, "data.a -> data.b -> data.a"),
-        ({"data/a.py": "from __future__ import annotations\nif TYPE_CHECKING:\n    from ..methods import b", "methods/b.py": ""}, None),
+        (
+            {
+                "data/a.py": "from __future__ import annotations\nif TYPE_CHECKING:\n    from ..methods import b",
+                "methods/b.py": "",
+            },
+            None,
+        ),
         ({"data/a.py": "from ..core import b", "core/b.py": ""}, None),
     ],
 )

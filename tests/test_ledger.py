@@ -54,7 +54,13 @@ def test_every_record_of_a_printed_cell_is_in_the_ledger():
     }
     table = ledger.rows()
     shown = table[table["seconds"] != ""].shape[0]
-    cells = {(p, c) for name in reported.experiments() for c in ledger._cells(name).values() for p in ("full", "small") if records.path(c, p).exists()}
+    cells = {
+        (p, c)
+        for name in reported.experiments()
+        for c in ledger._cells(name).values()
+        for p in ("full", "small")
+        if records.path(c, p).exists()
+    }
     assert printed == cells and shown >= len({c for _, c in printed})
 
 
@@ -70,14 +76,22 @@ def test_a_cell_that_was_never_measured_says_what_stands_in_the_way(results):
 def test_a_reduced_budget_is_never_compared(results):
     record(accuracies=(97.3, 97.3)).save("small")
     found = line()
-    assert found["status"] == "small, own data" and found["compared"] == "" and "vico_dsa@100ep, 1 of 1 set x 2 networks" in found["reason"]
+    assert (
+        found["status"] == "small, own data"
+        and found["compared"] == ""
+        and "vico_dsa@100ep, 1 of 1 set x 2 networks" in found["reason"]
+    )
     assert (found["small"], found["full"], found["seconds"], found["memory MB"]) == ("97.3 ± 0.0", "", 30, 512)
     assert found["difference"] == f"{97.3 - reported.lookup(CELL.experiment, 'DM', 'MNIST', 10)['value']:+.1f}"
 
 
 def test_a_stand_in_has_no_difference(results):
     record(dataset="FashionMNIST").save("small")
-    assert line()["status"] == "small, stand-in" and line()["difference"] == "" and "FashionMNIST in place of MNIST" in line()["reason"]
+    assert (
+        line()["status"] == "small, stand-in"
+        and line()["difference"] == ""
+        and "FashionMNIST in place of MNIST" in line()["reason"]
+    )
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0.0, "matched"), (-20.0, "differs")])
@@ -94,17 +108,26 @@ def test_one_network_decides_nothing(results):
 
 
 def test_the_sets_of_a_full_record_are_what_varies(results):
-    """Fifteen numbers decide where they are networks of the only set, and not where they are of three sets that differ."""
+    """Fifteen numbers decide where they are networks of the only set, and not where they are of three sets that
+    differ."""
     printed = reported.lookup(CELL.experiment, "DM", "MNIST", 10)["value"]
     low_and_high = [printed + d for d in (-0.2, 0.0, 0.2) for _ in range(5)]
     sets = [i for i in range(3) for _ in range(5)]
     record(accuracies=low_and_high, sets=sets, num_sets=5).save("full")
     found = line()
-    assert found["status"] == "undecided" and "3 of ours" in found["compared"] and "3 of 5 sets x 5 networks" in found["reason"]
+    assert (
+        found["status"] == "undecided"
+        and "3 of ours" in found["compared"]
+        and "3 of 5 sets x 5 networks" in found["reason"]
+    )
     record(accuracies=low_and_high).save("full")  # the protocol asks for one set
     assert line()["status"] == "matched" and "1 of 1 set x 15 networks" in line()["reason"]
     record(accuracies=[printed] * 5, num_sets=5).save("full")
-    assert line()["status"] == "undecided" and "1 of 5 sets x 5 networks" in line()["reason"] and "one set" in line()["compared"]
+    assert (
+        line()["status"] == "undecided"
+        and "1 of 5 sets x 5 networks" in line()["reason"]
+        and "one set" in line()["compared"]
+    )
     record(accuracies=[printed - 20.0] * 5, num_sets=5).save("full")
     assert line()["status"] == "differs"
 
@@ -119,21 +142,34 @@ def test_networks_that_are_not_trained_give_no_result(results):
     untrained = {"train_loss": [2.2, 2.25, 2.3]}
     record(metrics=untrained).save("small")
     found = line()
-    assert (found["status"], found["small"], found["difference"]) == ("underfit", "underfit", "") and ledger.maps("small") == {}
+    assert (found["status"], found["small"], found["difference"]) == ("underfit", "underfit", "") and ledger.maps(
+        "small"
+    ) == {}
     assert "ConvNet at a training loss of 2.25, 2.30 before training" in found["reason"]
     record(metrics={"train_loss": [0.1, 0.2, 0.3]}).save("small")
     assert line()["status"] == "small, own data" and line()["small"] == "97.4 ± 0.1"
     record(metrics=untrained).save("full")  # the paper's own protocol leaves them so: its verdict stands, with a note
-    assert line()["status"] in ledger.FULL and "the networks hardly train" in line()["reason"] and line()["full"] == "97.4 ± 0.1"
+    assert (
+        line()["status"] in ledger.FULL
+        and "the networks hardly train" in line()["reason"]
+        and line()["full"] == "97.4 ± 0.1"
+    )
 
 
 def test_a_generator_trained_on_the_data_stands_in_for_one_of_imagenet(results):
     """The small budget trains a conditional GAN on CIFAR-10 itself: not the generator in the heading of the row."""
     cell = Cell("slfd/table4_cifar10", "SLFD", "CIFAR10", 1, "cross-architecture mean", "glad", "generator=ImageNet")
-    task = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "small"}))
+    task = experiments.experiment(cell.experiment).task(
+        cell, experiments.check_parameters(cell.experiment, {"profile": "small"})
+    )
     said = ledger.stand_in(Record(cell, [20.0], [0], task.key))
-    assert said == "the generator's family cGAN in place of StyleGAN-XL, the generator's weights trained in place of imagenet"
-    whole = experiments.experiment(cell.experiment).task(cell, experiments.check_parameters(cell.experiment, {"profile": "full"}))
+    assert (
+        said
+        == "the generator's family cGAN in place of StyleGAN-XL, the generator's weights trained in place of imagenet"
+    )
+    whole = experiments.experiment(cell.experiment).task(
+        cell, experiments.check_parameters(cell.experiment, {"profile": "full"})
+    )
     assert ledger.stand_in(Record(cell, [20.0], [0], whole.key)) == ""
 
 
@@ -142,7 +178,11 @@ def test_a_number_printed_at_every_ipc_is_filled_at_each(results):
     record(cell, accuracies=[89.0, 89.3, 89.6], dataset="ImageWoof@224px").save("full")
     table = ledger.rows("dgs")
     found = table[(table["method"] == "Full data") & (table["network"] == "ResNet-18")]
-    assert found["IPC"].tolist() == [10, 20, 50] and set(found["full"]) == {"89.3 ± 0.2"} and set(found["status"]) <= set(ledger.FULL)
+    assert (
+        found["IPC"].tolist() == [10, 20, 50]
+        and set(found["full"]) == {"89.3 ± 0.2"}
+        and set(found["status"]) <= set(ledger.FULL)
+    )
     assert ledger.progress("dgs").startswith("3 of 135 cells measured")
 
 
@@ -160,11 +200,14 @@ def test_entries_of_others_are_in_no_total(results):
     board = table[table["experiment"] == "uvit/figure4_leaderboard"]
     assert board["status"].value_counts().to_dict() == {"others' entry": 40, "not run": 2}
     assert set(board[board["status"] == "not run"]["method"]) == {"U-ViT"}
-    assert ledger.progress("uvit").startswith("0 of 18 cells measured") and "not among these cells: 40." in ledger.progress("uvit")
+    assert ledger.progress("uvit").startswith(
+        "0 of 18 cells measured"
+    ) and "not among these cells: 40." in ledger.progress("uvit")
 
 
 def test_the_front_page_counts_what_the_record_files_say():
-    """By the plainest reading of the files: a cell is measured where a record of its own at full exists, and nowhere else."""
+    """By the plainest reading of the files: a cell is measured where a record of its own at full exists, and nowhere
+    else."""
     measured, at_small = set(), set()
     for profile, cells in (("full", measured), ("small", at_small)):
         for file in sorted(paths.results(profile).glob("*/*/*.json")):
@@ -173,7 +216,15 @@ def test_the_front_page_counts_what_the_record_files_say():
     for name in reported.experiments():
         for row in reported.cells_of(name):
             cell = ledger._cells(name).get(tuple(row[k] for k in reported.KEY))
-            key = cell and (cell.experiment, cell.method, cell.dataset, cell.ipc, cell.network, cell.protocol, cell.variant)
+            key = cell and (
+                cell.experiment,
+                cell.method,
+                cell.dataset,
+                cell.ipc,
+                cell.network,
+                cell.protocol,
+                cell.variant,
+            )
             printed += row["status"] != "others' entry"
             full += key in measured
             small += key in at_small and key not in measured
@@ -196,7 +247,9 @@ def test_pages_and_commands_count_alike(monkeypatch, capsys):
         found, cells = ledger.counts_of(name), listed[name]
         assert cells["printed"] == sum(row["status"] != "others' entry" for row in reported.cells_of(name))
         assert cells["full"] == sum(found[s] for s in ledger.FULL)
-        assert (cells["small"], cells["stand-in"], cells["underfit"]) == tuple(found[s] for s in (ledger.OWN, ledger.STAND_IN, "underfit"))
+        assert (cells["small"], cells["stand-in"], cells["underfit"]) == tuple(
+            found[s] for s in (ledger.OWN, ledger.STAND_IN, "underfit")
+        )
         outcome = engine.run(name, experiments.check_parameters(name, {}))
         if outcome.statuses:
             assert tables.counts(outcome) == ledger.sentence(found)
@@ -216,8 +269,10 @@ def test_a_selection_counts_its_own_cells(results):
     params = experiments.check_parameters(CELL.experiment, {"methods": ["DM", "Full data"], "datasets": ["MNIST"]})
     said = tables.counts(engine.run(CELL.experiment, params))
     assert said.splitlines() == [
-        "0 of 4 cells measured at the paper's protocol.", "At a small budget: 1 on the paper's data.", "Not measured: 3 not run.",
-    ]  # fmt: skip
+        "0 of 4 cells measured at the paper's protocol.",
+        "At a small budget: 1 on the paper's data.",
+        "Not measured: 3 not run.",
+    ]
 
 
 def test_the_summary_counts_every_cell_once(results):
@@ -232,7 +287,7 @@ def test_the_summary_counts_every_cell_once(results):
 def test_maps_hold_the_differences_in_the_layout_of_the_paper(results):
     assert ledger.maps("small") == {}
     record(accuracies=[90.0]).save("small")
-    (name, found), = ledger.maps("small").items()
+    ((name, found),) = ledger.maps("small").items()
     assert name == CELL.experiment and found.shape == reported.matrix(name).shape
     assert found.loc["DM", ("MNIST", 10)] == pytest.approx(90 - reported.lookup(name, "DM", "MNIST", 10)["value"])
     assert found.notna().sum().sum() == 1
@@ -241,9 +296,16 @@ def test_maps_hold_the_differences_in_the_layout_of_the_paper(results):
 def test_what_follows_from_the_code_is_counted_not_measured():
     table = ledger.rows("uvit").set_index(["experiment", "data set", "quantity"])
     small = table.loc[("uvit/table1_configurations", "CIFAR100", "parameters")]
-    assert (small["status"], small["counted"], small["full"], small["seconds"]) == ("counted from code", "44.307", "", "")
+    assert (small["status"], small["counted"], small["full"], small["seconds"]) == (
+        "counted from code",
+        "44.307",
+        "",
+        "",
+    )
     assert small["reason"].startswith("equal as printed")
-    mid = table.loc[("uvit/table1_configurations", "TinyImageNet", "parameters")]  # the paper's 131 M are of 1000 classes, not of its 200
+    mid = table.loc[
+        ("uvit/table1_configurations", "TinyImageNet", "parameters")
+    ]  # the paper's 131 M are of 1000 classes, not of its 200
     assert (mid["status"], mid["counted"]) == ("counted from code", "130.326")
     assert mid["reason"].startswith("not equal") and "with 1000" in mid["reason"]
     others = table.loc["uvit/table1_configurations"].drop(index=("TinyImageNet", "parameters"))
@@ -263,7 +325,7 @@ def test_a_damaged_record_stops_the_ledger(results):
 
 def test_a_table_carries_itself_as_csv():
     frame = ledger.rows("uvit")
-    html = tables.show(frame, "All cells, a \"table\".", filters=["status"])._repr_html_()
+    html = tables.show(frame, 'All cells, a "table".', filters=["status"])._repr_html_()
     address = re.search(r'download="all-cells-a-table.csv" href="data:text/csv;charset=utf-8;base64,([^"]+)"', html)[1]
     lines = list(csv.reader(io.StringIO(base64.b64decode(address).decode())))
     assert lines[0] == list(frame.columns) and len(lines) == len(frame) + 1

@@ -12,12 +12,12 @@ import torch
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.files import atomically
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 
 SCRIPT = """
 import sys, time, pathlib, torch
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from tests.test_loop import walk
 result = walk(Loop(pathlib.Path(sys.argv[1]), every=0), pause=float(sys.argv[2]))
 print(",".join(f"{v:.17g}" for v in result.tolist()))
@@ -26,7 +26,7 @@ print(",".join(f"{v:.17g}" for v in result.tolist()))
 
 def walk(loop: Loop, steps: int = 60, pause: float = 0.0) -> torch.Tensor:
     """A small optimisation whose every step draws from a generator."""
-    rng = generator(0, "walk")
+    rng = stream(0, "walk")
     point = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([point], lr=0.1, momentum=0.5)
     for _ in loop.steps("walk", steps, {"point": point, "optimizer": optimizer, "rng": rng}):
@@ -93,9 +93,11 @@ def test_nan_stops_and_keeps_the_last_good_state(tmp_path):
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     walk(Loop(tmp_path, key="a"))
     value = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    live = {"point": value, "optimizer": torch.optim.SGD([value], lr=0.1), "rng": generator(0)}
+    live = {"point": value, "optimizer": torch.optim.SGD([value], lr=0.1), "rng": stream(0)}
     assert next(iter(Loop(tmp_path, key="b").steps("walk", 60, live))) == 0
-    assert next(iter(Loop(tmp_path, key="a").steps("walk", 60, live | {"more": [0]}))) == 0  # of a loop that held other things
+    assert (
+        next(iter(Loop(tmp_path, key="a").steps("walk", 60, live | {"more": [0]}))) == 0
+    )  # of a loop that held other things
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -128,8 +130,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_named_generators_are_independent_of_each_other_and_of_order():
-    a = torch.rand(4, generator=generator(0, "evaluate", 3))
-    generator(0, "evaluate", 2)
-    assert torch.equal(a, torch.rand(4, generator=generator(0, "evaluate", 3)))
-    assert not torch.equal(a, torch.rand(4, generator=generator(0, "evaluate", 2)))
-    assert not torch.equal(a, torch.rand(4, generator=generator(1, "evaluate", 3)))
+    a = torch.rand(4, generator=stream(0, "evaluate", 3))
+    stream(0, "evaluate", 2)
+    assert torch.equal(a, torch.rand(4, generator=stream(0, "evaluate", 3)))
+    assert not torch.equal(a, torch.rand(4, generator=stream(0, "evaluate", 2)))
+    assert not torch.equal(a, torch.rand(4, generator=stream(1, "evaluate", 3)))

@@ -23,11 +23,18 @@ from distill_lib.records import record as records_record
 
 NAME = "skd/table1_accuracy"
 fifty = settings(
-    max_examples=50, deadline=None, derandomize=True, database=None,
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)  # fmt: skip
+)
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-junk = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+junk = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @pytest.fixture
@@ -49,7 +56,10 @@ def refused(*words):
         sys.argv = before
     said = err.getvalue()
     assert stop.value.code == 2, (words, said, out.getvalue())
-    assert said.startswith("error: ") and len(said.splitlines()) == 1 and "Traceback" not in said + out.getvalue(), (words, said)
+    assert said.startswith("error: ") and len(said.splitlines()) == 1 and "Traceback" not in said + out.getvalue(), (
+        words,
+        said,
+    )
     return said
 
 
@@ -63,7 +73,9 @@ values = {
     "datasets": st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=3).filter(lambda v: v != ["all"]),
     "ipcs": st.lists(st.integers(max_value=0) | st.floats() | st.none(), min_size=1, max_size=3),
 }
-bad_parameters = names.flatmap(lambda n: junk.map(lambda v: (n, v))) | st.sampled_from(sorted(values)).flatmap(lambda n: values[n].map(lambda v: (n, v)))
+bad_parameters = names.flatmap(lambda n: junk.map(lambda v: (n, v))) | st.sampled_from(sorted(values)).flatmap(
+    lambda n: values[n].map(lambda v: (n, v))
+)
 
 
 @fifty
@@ -76,11 +88,28 @@ def test_malformed_parameters(place, bad):
 
 
 # --- records -----------------------------------------------------------------------------------------------------------
-FIELDS = ["cell", "test_accuracy_pct", "sets", "key", "metrics", "seconds", "memory_mb", "made_by", "cpu_seconds", "joules"]
+FIELDS = [
+    "cell",
+    "test_accuracy_pct",
+    "sets",
+    "key",
+    "metrics",
+    "seconds",
+    "memory_mb",
+    "made_by",
+    "cpu_seconds",
+    "joules",
+]
 of_another_type = {
-    "cell": junk, "test_accuracy_pct": junk, "sets": junk, "memory_mb": junk.filter(lambda v: not isinstance(v, (int, float)) or not 0 <= v < 1e300),
-    **{name: junk.filter(lambda v: not isinstance(v, dict)) for name in ("key", "metrics", "seconds", "made_by", "cpu_seconds", "joules")},
-}  # fmt: skip
+    "cell": junk,
+    "test_accuracy_pct": junk,
+    "sets": junk,
+    "memory_mb": junk.filter(lambda v: not isinstance(v, (int, float)) or not 0 <= v < 1e300),
+    **{
+        name: junk.filter(lambda v: not isinstance(v, dict))
+        for name in ("key", "metrics", "seconds", "made_by", "cpu_seconds", "joules")
+    },
+}
 
 
 def signed(body):
@@ -126,9 +155,24 @@ def test_malformed_records(place, damage):
     before = file.read_bytes()
     with pytest.raises(UserError, match=file.name):
         records.load(CELL, "small")
-    params = experiments.check_parameters(NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]})
+    params = experiments.check_parameters(
+        NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]}
+    )
     assert [s.state for s in experiments.plan(NAME, params)] == ["damaged"]
-    assert "1 of 1 cells failed" in refused("run", NAME, "--profile", "small", "-p", "methods=DM", "-p", "datasets=FashionMNIST", "-p", "ipcs=[10]", "--cells", "protocol=vico_dsa")
+    assert "1 of 1 cells failed" in refused(
+        "run",
+        NAME,
+        "--profile",
+        "small",
+        "-p",
+        "methods=DM",
+        "-p",
+        "datasets=FashionMNIST",
+        "-p",
+        "ipcs=[10]",
+        "--cells",
+        "protocol=vico_dsa",
+    )
     assert file.read_bytes() == before and [f for f in (place / "results").rglob("*") if f.is_file()] == [file]
 
 
@@ -162,7 +206,9 @@ def whole(tmp_path_factory):
     return {f.suffix: f.read_bytes() for f in place.iterdir()}
 
 
-odd_arrays = st.sampled_from([(0, 1, 8, 8), (3, 1, 8, 8), (10, 1, 9, 8), (10, 2, 8, 8), (10,), (10, 8), (1, 1, 1, 1, 1, 1)])
+odd_arrays = st.sampled_from(
+    [(0, 1, 8, 8), (3, 1, 8, 8), (10, 1, 9, 8), (10, 2, 8, 8), (10,), (10, 8), (1, 1, 1, 1, 1, 1)]
+)
 
 
 @fifty
@@ -185,7 +231,19 @@ def test_malformed_data_files(place, whole, data_):
             from safetensors.torch import save_file
 
             save_file({"images": torch.from_numpy(images)}, file)
-    said = refused("evaluate", str(file), "--dataset", "digits", "--pixels", "--protocol", "vico_noaug@1ep", "--networks", "MLP", "--num-eval", "1")
+    said = refused(
+        "evaluate",
+        str(file),
+        "--dataset",
+        "digits",
+        "--pixels",
+        "--protocol",
+        "vico_noaug@1ep",
+        "--networks",
+        "MLP",
+        "--num-eval",
+        "1",
+    )
     assert file.name in said
     file.unlink()
     assert not list(place.rglob("*"))

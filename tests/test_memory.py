@@ -47,14 +47,18 @@ def test_a_large_step_is_what_two_small_ones_say(name):
     model = networks.blank(name, CIFAR10.shape, 10).train()
 
     def run(n):
-        loss = F.cross_entropy(networks.logits(model, torch.zeros(n, *CIFAR10.shape)), torch.zeros(n, dtype=torch.int64))
+        loss = F.cross_entropy(
+            networks.logits(model, torch.zeros(n, *CIFAR10.shape)), torch.zeros(n, dtype=torch.int64)
+        )
         return torch.autograd.grad(loss, list(model.parameters()))
 
     assert memory.growth(run).at(16) == pytest.approx(max(memory.course(lambda: run(16))), rel=0.01)
 
 
 def test_passes_cost_more_with_derivatives_and_less_without():
-    passed, pulled, trained = (f("IDC-ThinResNet10BN", CIFAR10, 64) for f in (memory.passed, memory.pulled, memory.trained))
+    passed, pulled, trained = (
+        f("IDC-ThinResNet10BN", CIFAR10, 64) for f in (memory.passed, memory.pulled, memory.trained)
+    )
     assert memory.weights("IDC-ThinResNet10BN", CIFAR10) < passed < pulled < trained
 
 
@@ -140,19 +144,29 @@ def test_the_largest_generator_goes_in_smaller_pieces():
 
 @pytest.mark.parametrize("width", [16, 64])  # Winograd's products pay from 64 channels on
 def test_a_layer_of_the_largest_generator_keeps_the_numbers_that_are_counted(width):
-    layer = next(of for of in stylegan_xl_network.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3)
+    layer = next(
+        of for of in stylegan_xl_network.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3
+    )
     made = stylegan_xl_network.Synthesis(layer).requires_grad_(False)
     made(torch.zeros(1, width, layer.in_size, layer.in_size), torch.zeros(1, 512))
     normalised, squares, forms = made._weights.value
     kept = [made.weight, made.affine.weight, made.affine.bias, normalised, squares, *(forms or ())]
     assert stylegan_xl_network.numbers(layer, gpu=False) == sum(t.numel() for t in kept)
-    assert (stylegan_xl_network.numbers(layer, gpu=False) > stylegan_xl_network.numbers(layer, gpu=True)) == (forms is not None) == (width == 64)
+    assert (
+        (stylegan_xl_network.numbers(layer, gpu=False) > stylegan_xl_network.numbers(layer, gpu=True))
+        == (forms is not None)
+        == (width == 64)
+    )
 
 
 def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
     cfg = uvit.Training(patch=4, width=32, depth=2, heads=2, precision="float32")
     of, rng = cfg.architecture(CIFAR10), torch.Generator().manual_seed(0)
-    images, noise, t = torch.randn(10, 3, 32, 32, generator=rng), torch.randn(10, 3, 32, 32, generator=rng), torch.rand(10, generator=rng)
+    images, noise, t = (
+        torch.randn(10, 3, 32, 32, generator=rng),
+        torch.randn(10, 3, 32, 32, generator=rng),
+        torch.rand(10, generator=rng),
+    )
     found = []
     for piece in (10, 4):
         model = uvit.UViT(of, torch.Generator().manual_seed(1))
@@ -166,11 +180,16 @@ def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
     for cfg in (uvit.Training(), uvit.Training().small()):
         of = cfg.architecture(CIFAR10)
         at_once = uvit.at_once(of, cfg)
-        assert at_once * uvit.image_bytes(of, cfg) <= uvit.PIECE_MB * 2**20 and (at_once < cfg.batch) == (cfg.batch == 1024)
+        assert at_once * uvit.image_bytes(of, cfg) <= uvit.PIECE_MB * 2**20 and (at_once < cfg.batch) == (
+            cfg.batch == 1024
+        )
 
 
 def test_uvit_holds_no_more_images_than_it_draws():
-    few, many, timed = (METHODS["U-ViT"].Config(training=uvit.Training(batch=1), **of) for of in ({"ipc": 1, "seconds": None}, {"ipc": 50, "seconds": None}, {}))
+    few, many, timed = (
+        METHODS["U-ViT"].Config(training=uvit.Training(batch=1), **of)
+        for of in ({"ipc": 1, "seconds": None}, {"ipc": 50, "seconds": None}, {})
+    )
     counted = [COSTS["U-ViT"].memory(cfg, CIFAR10) for cfg in (few, many, timed)]
     assert counted[0] < counted[1] / 2 and counted[1] == counted[2]  # 10, 500 and 500 at a time
 
@@ -193,7 +212,10 @@ def test_latents_in_smaller_pieces_draw_and_pull_the_same(monkeypatch):
 
 
 def test_a_wide_gan_draws_the_same_images_in_pieces(monkeypatch):
-    assert cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=False) == 41 and cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=True) == 256
+    assert (
+        cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=False) == 41
+        and cgan.GAN().architecture(CIFAR10).drawn_at_once(gpu=True) == 256
+    )
     assert cgan.GAN().small().architecture(CIFAR10).drawn_at_once(gpu=False) == 256
     drawn = cgan.Pair(cgan.GAN(width=16), CIFAR10).generator
     labels, found = torch.arange(30) % 10, []
@@ -216,16 +238,28 @@ def test_what_a_process_holds_besides_is_in_the_lower_eighth_of_records():
 
 def test_a_plan_names_what_its_memory_is_from():
     plan = ("DM", METHODS["DM"].paper_config("CIFAR10", 50), "CIFAR10", 50, ("ConvNet",), "vico_dsa", 5)
-    few, many = (estimate.counted_mb((*plan[:1], METHODS["DM"].paper_config("CIFAR10", ipc), *plan[2:], 1), False) for ipc in (1, 50))
+    few, many = (
+        estimate.counted_mb((*plan[:1], METHODS["DM"].paper_config("CIFAR10", ipc), *plan[2:], 1), False)
+        for ipc in (1, 50)
+    )
     assert 175 < few < many  # the data set alone has 60,000 x 3,072 bytes
     assert estimate.counted_mb((*plan, 1), True) > many  # on a GPU five networks are evaluated at once, by their layers
     assert estimate.words(None, 2345.0) == "time unknown, 2.3 GB" and estimate.words(None, None) == "time unknown"
-    row = {"state": "missing", "seconds": None, "basis": "no record", "memory_mb": 2345.0, "memory_basis": "2000 MB counted, 345 MB held"}
-    assert estimate.total([row]).endswith("; to compute: time unknown; peak memory at most 2.3 GB (2000 MB counted, 345 MB held)")
+    row = {
+        "state": "missing",
+        "seconds": None,
+        "basis": "no record",
+        "memory_mb": 2345.0,
+        "memory_basis": "2000 MB counted, 345 MB held",
+    }
+    assert estimate.total([row]).endswith(
+        "; to compute: time unknown; peak memory at most 2.3 GB (2000 MB counted, 345 MB held)"
+    )
 
 
 def test_the_estimate_of_a_record_from_all_others(kernel):
-    """Records of one computation differ up to fourfold, because a process holds what earlier cells left: no estimate can tell.
+    """Records of one computation differ up to fourfold, because a process holds what earlier cells left: no estimate
+    can tell.
 
     So what is asserted is that no peak lies far below its estimate, and that those which are not far above agree.
     """
@@ -234,7 +268,9 @@ def test_the_estimate_of_a_record_from_all_others(kernel):
         pytest.skip("needs the repository's records")
     counted = [estimate.counted_mb(estimate._plan_of(r), estimate.Rates(r.made_by["device"]).gpu) for r in found]
     beside = [r.memory_mb - c for r, c in zip(found, counted, strict=True)]
-    known = [estimate.Rates(r.made_by["device"], beside_mb=beside[:i] + beside[i + 1 :]).held_mb for i, r in enumerate(found)]
+    known = [
+        estimate.Rates(r.made_by["device"], beside_mb=beside[:i] + beside[i + 1 :]).held_mb for i, r in enumerate(found)
+    ]
     ratio = [r.memory_mb / (c + held) for r, c, held in zip(found, counted, known, strict=True)]
     own = [x for x in ratio if x < 1.5]
     assert min(ratio) > 0.8  # measured: 0.92

@@ -11,7 +11,7 @@ import torch
 from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, build, replace, settings
 from distill_lib.methods import METHODS, check, optional, random_real, variant
 from distill_lib.methods.contract import REQUIRED
@@ -84,7 +84,7 @@ def greedy(real, cfg, seed, loop=None):
 
 
 def nameless(real, cfg, seed, loop=None):
-    return real.subset(real.draw_index(cfg.ipc, generator(seed)).flatten())
+    return real.subset(real.draw_index(cfg.ipc, stream(seed)).flatten())
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,17 @@ class Listed:
         ({"VERSION": "2"}, "VERSION is '2'"),
         ({"measure": 3}, "measure is 3"),
         ({"paper_config": lambda dataset, ipc: ipc}, "paper_config gives 2; it must give a Config"),
-        ({"Config": Unchecked, "paper_config": lambda dataset, ipc: Unchecked(ipc)}, "Config takes a setting that does not exist"),
+        (
+            {"Config": Unchecked, "paper_config": lambda dataset, ipc: Unchecked(ipc)},
+            "Config takes a setting that does not exist",
+        ),
         ({"Config": Listed, "paper_config": lambda dataset, ipc: Listed(ipc)}, "Config cannot be hashed"),
         ({"paper_config": lambda dataset, ipc: Listed(ipc)}, "it must give the method's Config"),
         ({"distill": careless}, "the seed decides everything: two runs with seed 0 differ"),
-        ({"distill": lambda real, cfg, seed, loop=None: random_real.distill(real, cfg, 0)}, "seeds 0 and 1 give the same set"),
+        (
+            {"distill": lambda real, cfg, seed, loop=None: random_real.distill(real, cfg, 0)},
+            "seeds 0 and 1 give the same set",
+        ),
         ({"distill": greedy}, "the real images or labels were changed"),
         ({"distill": forgetful}, "a resumed run differs"),
         ({"distill": lambda real, cfg, seed, loop=None: real}, "images of the classes; 2 of each are wanted"),
@@ -151,7 +157,11 @@ def test_a_variant_is_its_method_under_other_settings():
     config = method.paper_config("MNIST", 1)
     assert config == METHODS["SKD (no standardisation)"].paper_config("MNIST", 1)
     assert config == replace(METHODS["SKD"].paper_config("MNIST", 1), standardise=False)
-    assert (method.VERSION, method.distill, method.__doc__) == (METHODS["SKD"].VERSION, METHODS["SKD"].distill, "Another row.")
+    assert (method.VERSION, method.distill, method.__doc__) == (
+        METHODS["SKD"].VERSION,
+        METHODS["SKD"].distill,
+        "Another row.",
+    )
     assert (METHODS["IDC-1"].VERSION, METHODS["IDC"].VERSION) == (1, 2) and not hasattr(METHODS["IDC"], "stage1")
 
 

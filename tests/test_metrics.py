@@ -1,4 +1,5 @@
-"""Scores of samples: closed forms, plain loops against every fast path, and what a reader concludes from the numbers."""
+"""Scores of samples: closed forms, plain loops against every fast path, and what a reader concludes from the
+numbers."""
 
 import dataclasses
 import hashlib
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from distill_lib import data
 from distill_lib.core import paths, weights
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
 from distill_lib.evaluation.metrics import features, generative, neighbours, pretrained
@@ -34,7 +35,7 @@ def nowhere(tmp_path, monkeypatch):
     """No weights are at hand, and nothing is kept."""
     monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(paths, "data_folders", lambda: [])
+    monkeypatch.setattr(paths, "data_folders", list)
     (tmp_path / "weights").mkdir()
     return tmp_path
 
@@ -45,13 +46,17 @@ def published(name):
     return weights.find(name)
 
 
-# --- Fréchet and kernel distance ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("first, second, expected", [
-    (([0, 0], [[1, 0], [0, 1]]), ([1, 2], [[4, 0], [0, 4]]), 7.0),
-    (([0, 0], [[2, 0.5], [0.5, 1]]), ([0, 0], [[1, -0.2], [-0.2, 3]]), 0.88381731),
-    (([3, 1], [[2, 0.5], [0.5, 1]]), ([3, 1], [[2, 0.5], [0.5, 1]]), 0.0),
-    (([0, 0], [[1, 0], [0, 0]]), ([0, 0], [[0, 0], [0, 1]]), 2.0),
-])  # fmt: skip
+# --- Fréchet and kernel distance
+# ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "first, second, expected",
+    [
+        (([0, 0], [[1, 0], [0, 1]]), ([1, 2], [[4, 0], [0, 4]]), 7.0),
+        (([0, 0], [[2, 0.5], [0.5, 1]]), ([0, 0], [[1, -0.2], [-0.2, 3]]), 0.88381731),
+        (([3, 1], [[2, 0.5], [0.5, 1]]), ([3, 1], [[2, 0.5], [0.5, 1]]), 0.0),
+        (([0, 0], [[1, 0], [0, 0]]), ([0, 0], [[0, 0], [0, 1]]), 2.0),
+    ],
+)
 def test_frechet_distance_in_closed_form(first, second, expected):
     pair = [tuple(torch.tensor(t, dtype=torch.float64) for t in side) for side in (first, second)]
     assert frechet_distance(*pair) == pytest.approx(expected, abs=1e-6)
@@ -89,7 +94,11 @@ def test_distances_are_those_of_torchmetrics_and_of_a_plain_loop():
     before = torch.get_rng_state()
     mean, std = kernel_distance(x, y, size=40, subsets=3)
     assert mean == pytest.approx(expected, rel=1e-4) and std == pytest.approx(0, abs=1e-4)
-    assert kernel_distance(real, fake, 20, seed=1) == kernel_distance(real, fake, 20, seed=1) != kernel_distance(real, fake, 20, seed=2)
+    assert (
+        kernel_distance(real, fake, 20, seed=1)
+        == kernel_distance(real, fake, 20, seed=1)
+        != kernel_distance(real, fake, 20, seed=2)
+    )
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(UserError, match="subsets of 41 from 60 real and 40 generated"):
         kernel_distance(real, fake, 41)
@@ -184,7 +193,11 @@ def test_a_resnet_with_folded_norms_computes_what_the_published_layers_do():
     plain, rng = PlainResNet(2).eval(), torch.Generator().manual_seed(0)
     for name, value in plain.state_dict().items():
         if value.is_floating_point():
-            value.copy_(torch.rand(value.shape, generator=rng) + 0.5 if "var" in name or "bn" in name else normal(*value.shape) * 0.1)
+            value.copy_(
+                torch.rand(value.shape, generator=rng) + 0.5
+                if "var" in name or "bn" in name
+                else normal(*value.shape) * 0.1
+            )
     tensors = {k: v for k, v in plain.state_dict().items() if "num_batches" not in k}
     x = normal(4, 3, 32, 32)
     with torch.no_grad():
@@ -193,7 +206,9 @@ def test_a_resnet_with_folded_norms_computes_what_the_published_layers_do():
         pretrained.CIFARResNet.load({"conv1.weight": tensors["conv1.weight"]})
 
 
-@pytest.mark.parametrize("name, values, least, most", [("ResNet-20", 271_098, 87, 96), ("ResNet-56", 857_082, 89, 97.5)])
+@pytest.mark.parametrize(
+    "name, values, least, most", [("ResNet-20", 271_098, 87, 96), ("ResNet-56", 857_082, 89, 97.5)]
+)
 def test_the_published_resnets_recognise_what_they_are_said_to(name, values, least, most):
     from safetensors.torch import load_file
 
@@ -214,16 +229,26 @@ def test_inception_has_the_size_and_the_poolings_of_fid():
         state = Inception3(1008, aux_logits=False, init_weights=False).state_dict()
     assert sum(v.numel() for k, v in state.items() if "running" not in k and "num_b" not in k) == 23_850_960
     rng = torch.Generator().manual_seed(0)
-    state = {k: torch.rand(v.shape, generator=rng) * (1 if "running_var" in k else 0.05) for k, v in state.items() if "num_b" not in k}
+    state = {
+        k: torch.rand(v.shape, generator=rng) * (1 if "running_var" in k else 0.05)
+        for k, v in state.items()
+        if "num_b" not in k
+    }
     network = pretrained.inception(state)
     x = torch.rand(1, 192, 5, 5, generator=rng)
-    counts = F.conv2d(torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3), padding=1)  # pixels of a window that are no padding
+    counts = F.conv2d(
+        torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3), padding=1
+    )  # pixels of a window that are no padding
     averages = F.conv2d(x, torch.ones(192, 1, 3, 3), padding=1, groups=192) / counts
     with torch.no_grad():
-        torch.testing.assert_close(network.Mixed_5b(x)[:, -32:], network.Mixed_5b.branch_pool(averages), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network.Mixed_5b(x)[:, -32:], network.Mixed_5b.branch_pool(averages), rtol=1e-4, atol=1e-5
+        )
         x = torch.rand(1, 2048, 2, 2, generator=rng)
         largest = x.amax((2, 3), keepdim=True).expand_as(x)
-        torch.testing.assert_close(network.Mixed_7c(x)[:, -192:], network.Mixed_7c.branch_pool(largest), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network.Mixed_7c(x)[:, -192:], network.Mixed_7c.branch_pool(largest), rtol=1e-4, atol=1e-5
+        )
         images = torch.rand(1, 3, 299, 299, generator=rng)
         before = network(images)
         assert before.shape == (1, 2048)
@@ -248,8 +273,15 @@ def test_weights_are_looked_for_checked_and_explained(nowhere, digits):
         features.extractor("ResNet-57", digits[0])
 
 
-# --- a real set, its samples, its scores -------------------------------------------------------------------------------
-OF = replace(Scores(samples=400, reference=1_000, support=300, memorised=200).smoke(), samples=400, reference=1_000, support=300, memorised=200)
+# --- a real set, its samples, its scores
+# -------------------------------------------------------------------------------
+OF = replace(
+    Scores(samples=400, reference=1_000, support=300, memorised=200).smoke(),
+    samples=400,
+    reference=1_000,
+    support=300,
+    memorised=200,
+)
 OF = replace(OF, trained=replace(OF.trained, epochs=3, lr=0.05))
 
 
@@ -260,7 +292,7 @@ def judge(digits):
 
 def test_scores_tell_real_images_from_noise_and_are_called_after_their_features(judge, digits):
     real, test = digits
-    noise = ImageSet(torch.randint(256, (300, 1, 8, 8), generator=generator(0)).byte(), torch.arange(300) % 10, real.facts)
+    noise = ImageSet(torch.randint(256, (300, 1, 8, 8), generator=stream(0)).byte(), torch.arange(300) % 10, real.facts)
     of_test, of_noise = judge(test.subset(torch.arange(300))), judge(noise)
     name = f"{OF.trained.network}-300"
     assert list(of_test)[:3] == [f"FID-{name}", f"KID-{name}", "recognised_pct"]
@@ -276,7 +308,9 @@ def test_units_do_not_change_scores(judge, digits):
     images, labels = some.all()
     assert judge.distances(ImageSet(images, labels, some.facts)) == judge.distances(some)
     x = judge.extractor.features(some)
-    torch.testing.assert_close(torch.cat([judge.extractor.features(some.images[i : i + 1]) for i in range(100)]), x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([judge.extractor.features(some.images[i : i + 1]) for i in range(100)]), x, rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(UserError, match="uint8 pixels"):
         judge.extractor.features(images)
 
@@ -287,7 +321,9 @@ def test_memorised_images_are_seen_and_new_ones_are_not(digits):
     copies = memorisation(real, test, real.subset(torch.arange(50)))
     assert copies["nearest_below_test_pct"] == 100 and copies["nearest_median"] == 0 == copies["nearest_minimum"]
     new = memorisation(real, *half)
-    assert new["nearest_below_test_pct"] < 5 and new["nearest_median"] == pytest.approx(new["nearest_median_test"], rel=0.1)
+    assert new["nearest_below_test_pct"] < 5 and new["nearest_median"] == pytest.approx(
+        new["nearest_median_test"], rel=0.1
+    )
 
 
 def test_neighbours_stand_beside_their_samples(judge, digits):
@@ -312,8 +348,12 @@ def test_the_real_side_is_computed_once_and_kept(judge, digits, nowhere):
     first = features.reference(real, judge.extractor, 500, keep=100)
     asked = dataclasses.replace(judge.extractor, embed=lambda x: 1 / 0)
     again = features.reference(real, asked, 500, keep=100)
-    assert again.n == 500 and torch.equal(first.features, again.features) and torch.equal(first.moments[1], again.moments[1])
-    index = torch.randperm(len(real), generator=generator(0, "features", "real"))[:500]
+    assert (
+        again.n == 500
+        and torch.equal(first.features, again.features)
+        and torch.equal(first.moments[1], again.moments[1])
+    )
+    index = torch.randperm(len(real), generator=stream(0, "features", "real"))[:500]
     x = judge.extractor.features(real.subset(index))
     torch.testing.assert_close(again.moments[0], x.double().mean(0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(again.features, x[:100], rtol=1e-5, atol=1e-6)
@@ -324,9 +364,12 @@ def test_the_real_side_is_computed_once_and_kept(judge, digits, nowhere):
 
 
 def test_without_published_weights_a_classifier_of_ours_takes_their_place(digits, nowhere):
-    colour = torch.randint(256, (80, 3, 32, 32), generator=generator(0)).byte()
-    real = ImageSet(colour, torch.arange(80) % 10, data.Facts("CIFAR10", data.DATASETS["CIFAR10"].class_names, (0.5,) * 3, (0.25,) * 3))
+    colour = torch.randint(256, (80, 3, 32, 32), generator=stream(0)).byte()
+    real = ImageSet(
+        colour,
+        torch.arange(80) % 10,
+        data.Facts("CIFAR10", data.DATASETS["CIFAR10"].class_names, (0.5,) * 3, (0.25,) * 3),
+    )
     cheap = replace(OF.trained, epochs=1, per_class=4, batch=16)
     by = features.extractor("auto", real, cheap)
     assert by.name == cheap.network and "trained by us" in by.about and by.features(real).shape == (80, 512)
-

@@ -1,4 +1,5 @@
-"""Minimax and DiffFit: the loss by hand, memories, equality with plain fine-tuning, what trains; DGS's experiments on top."""
+"""Minimax and DiffFit: the loss by hand, memories, equality with plain fine-tuning, what trains; DGS's experiments on
+top."""
 
 import copy
 import time
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from distill_lib import data, experiments
 from distill_lib.core.errors import TimeUp
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Skip, Task
 from distill_lib.experiments.papers import dgs as pages
@@ -51,18 +52,21 @@ REAL, MADE = [[1.0, 1.0], [0.0, 1.0], [3.0, 4.0]], [[1.0, 0.0], [-1.0, 1.0]]
 
 
 def test_the_loss_of_two_predictions_by_hand():
-    """Cosines to real memories: .7071 0 .6 / .7071 1 .8, the least is 0; to generated: 1 -.7071 / 0 .7071, the greatest is 1."""
+    """Cosines to real memories: .7071 0 .6 / .7071 1 .8, the least is 0; to generated: 1 -.7071 / 0 .7071, the greatest
+    is 1."""
     labels = torch.zeros(2, dtype=torch.int64)
     both = [memory(REAL), memory(MADE)]
     assert minimax_loss(PREDICTED, labels, *both, 0.002, 0.008).item() == pytest.approx(0.010)
     assert minimax_loss(PREDICTED, labels, *both, 0.002, 0.0).item() == pytest.approx(0.002)
     assert minimax_loss(PREDICTED[1:], labels[1:], *both, 1.0, 0.0).item() == pytest.approx(1 - 0.70710678)
-    scaled = minimax_loss(PREDICTED * torch.tensor([[3.0], [0.1]]), labels, memory([[5.0, 5.0], *REAL[1:]]), both[1], 0.002, 0.008)
+    scaled = minimax_loss(
+        PREDICTED * torch.tensor([[3.0], [0.1]]), labels, memory([[5.0, 5.0], *REAL[1:]]), both[1], 0.002, 0.008
+    )
     assert scaled.item() == pytest.approx(0.010)
 
 
 def test_the_loss_equals_plain_loops_over_classes_and_pairs():
-    g = generator(0)
+    g = stream(0)
     predicted, labels = torch.randn(7, 3, 2, generator=g), torch.tensor([2, 0, 2, 1, 0, 2, 4])
     stores = [torch.randn(40, 3, 2, generator=g), torch.randn(40, 3, 2, generator=g)]
     of = torch.randint(0, 4, (40,), generator=g)  # class 4 has no memory
@@ -118,7 +122,9 @@ def test_difffit_trains_biases_labels_and_scales_alone():
     gammas = [k for k in trained if "gamma" in k]
     assert len(gammas) == 2 * 4 and all(k.startswith(("blocks.0.", "blocks.1.")) for k in gammas)
     assert {p.numel() for k, p in network.named_parameters() if "gamma" in k} == {16, 48}
-    assert {k for k, _ in network.named_parameters() if k.endswith("bias")} <= trained and "y_embedder.embedding_table.weight" in trained
+    assert {
+        k for k, _ in network.named_parameters() if k.endswith("bias")
+    } <= trained and "y_embedder.embedding_table.weight" in trained
 
 
 def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
@@ -129,7 +135,7 @@ def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     trained = {k: p for k, p in network.named_parameters() if p.requires_grad}
     average = {k: p.detach().clone() for k, p in trained.items()}
     optimizer = torch.optim.AdamW(list(trained.values()), lr=of.lr, weight_decay=0.0, fused=True)
-    rng, schedule, pixels = generator(of.seed, "Minimax"), Schedule.linear(), real.pixels() * 2 - 1
+    rng, schedule, pixels = stream(of.seed, "Minimax"), Schedule.linear(), real.pixels() * 2 - 1
     order = torch.randperm(len(real), generator=rng)
     for step in range(of.steps):
         index = order[4 * step : 4 * step + 4]
@@ -173,7 +179,9 @@ def test_all_parameters_may_be_tuned_and_early_timesteps_alone_enter(real, runs)
     full = minimax_tuning.tuned(real, BASE, replace(QUICK, parameters="all")).network
     assert full.of.scaled == 0
     start = generators_dit.base(real, BASE).network
-    changed = [k for (k, a), b in zip(full.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)]
+    changed = [
+        k for (k, a), b in zip(full.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)
+    ]
     assert "blocks.0.mlp.fc1.weight" in changed and "pos_embed" not in changed
     none, all_ = (minimax_tuning.tuned(real, BASE, replace(QUICK, up_to=t)).network for t in (1, None))
     assert not all(torch.equal(a, b) for a, b in zip(none.parameters(), all_.parameters(), strict=True))
@@ -185,7 +193,9 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     rows = [replace(m.paper_config("digits", ipc).smoke(), base=BASE) for m in (dit_row, minimax, dgs)]
     rows[1:] = [replace(c, tuning=QUICK) for c in rows[1:]]
     made = [m.distill(real, c, seed=0) for m, c in zip((dit_row, minimax, dgs), rows, strict=True)]
-    folders = [sorted(p.name for p in (runs / "runs" / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")]
+    folders = [
+        sorted(p.name for p in (runs / "runs" / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")
+    ]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
     pool = minimax_tuning.pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
@@ -199,9 +209,24 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
 def test_settings_of_the_published_rows():
     cfg = minimax.paper_config("ImageWoof", 50)
     of = cfg.tuning
-    assert (of.batch, of.lr, of.lambda_r, of.lambda_d, of.memory, of.ema, of.steps) == (8, 1e-3, 0.002, 0.008, 64, 0.9999, 12_000)
-    assert (cfg.sampling.steps, cfg.sampling.guidance, cfg.sampling.channels, cfg.base.side) == (50, 4.0, "official", 256)
-    assert 1 - 0.9999**12_000 == pytest.approx(1 - 0.301, abs=1e-3)  # 30 % of the average are still the weights before tuning
+    assert (of.batch, of.lr, of.lambda_r, of.lambda_d, of.memory, of.ema, of.steps) == (
+        8,
+        1e-3,
+        0.002,
+        0.008,
+        64,
+        0.9999,
+        12_000,
+    )
+    assert (cfg.sampling.steps, cfg.sampling.guidance, cfg.sampling.channels, cfg.base.side) == (
+        50,
+        4.0,
+        "official",
+        256,
+    )
+    assert (
+        pytest.approx(1 - 0.301, abs=1e-3) == 1 - 0.9999**12_000
+    )  # 30 % of the average are still the weights before tuning
     assert minimax.paper_config("ImageWoof@64px", 10).small().base.autoencoder == "taef2"
     assert minimax.paper_config("digits", 10).base.autoencoder == "identity"
 
@@ -215,7 +240,9 @@ def test_the_tables_have_the_papers_cells(name):
     cells = experiments.experiment(name).cells(experiments.check_parameters(name, {}))
     found = [reported.lookup(name, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
     assert all(found) and len({c.stem for c in cells}) == len(cells)
-    printed = {(r["method"], r["ipc"], r["network"], r["variant"]) for r in reported.load_experiment(name).to_dict("records")}
+    printed = {
+        (r["method"], r["ipc"], r["network"], r["variant"]) for r in reported.load_experiment(name).to_dict("records")
+    }
     ours = len(cells) + (2 * 3 if name == pages.TABLE1 else 0)  # full data, printed again at every ipc
     assert ours == len(reported.load_experiment(name)) and len(printed) <= ours
 
@@ -233,7 +260,9 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
-        assert task.dataset == {"smoke": pages.STAND_IN}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
+        assert task.dataset == {"smoke": pages.STAND_IN}.get(
+            profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px"
+        )
         shape = (3, {"smoke": 32, "small": 64, "full": 224}[profile], {"smoke": 32, "small": 64, "full": 224}[profile])
         with torch.device("meta"):
             names._resolve(task.network)[1](shape, 10)  # the network takes images of this size
@@ -243,16 +272,26 @@ def test_the_row_dgs_is_the_same_set_in_three_tables():
     """One set of runs, as in the paper: Table 1's row, Table 3's Scale and Table 4's five times."""
     for profile in ("smoke", "full"):
         params = {n: experiments.check_parameters(n, {"profile": profile}) for n in TABLES}
-        first = pages.table1_task(next(c for c in pages.table1_cells(params[TABLES[0]]) if (c.method, c.network) == ("DGS", "ResNetAP-10")), params[TABLES[0]])
-        scale = pages.table3_task(next(c for c in pages.table3_cells(params[TABLES[2]]) if "Scale" in c.variant), params[TABLES[2]])
-        five = pages.table4_task(next(c for c in pages.table4_cells(params[TABLES[3]]) if "5x" in c.variant), params[TABLES[3]])
+        first = pages.table1_task(
+            next(c for c in pages.table1_cells(params[TABLES[0]]) if (c.method, c.network) == ("DGS", "ResNetAP-10")),
+            params[TABLES[0]],
+        )
+        scale = pages.table3_task(
+            next(c for c in pages.table3_cells(params[TABLES[2]]) if "Scale" in c.variant), params[TABLES[2]]
+        )
+        five = pages.table4_task(
+            next(c for c in pages.table4_cells(params[TABLES[3]]) if "5x" in c.variant), params[TABLES[3]]
+        )
         assert first.config == scale.config == five.config and first.dataset == scale.dataset == five.dataset
 
 
 def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(runs / "results"))
     blank = experiments.check_parameters(pages.FIGURE2, {})
-    assert tables_dgs.difficulty_of(blank) == {} and tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {})) == {}
+    assert (
+        tables_dgs.difficulty_of(blank) == {}
+        and tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {})) == {}
+    )
     config = replace(METHODS["DGS"].paper_config("digits", 3).smoke(), base=BASE, tuning=QUICK)
     cell = pages.Cell(pages.TABLE1, "DGS", "ImageWoof", 3, "ResNetAP-10", pages.PROTOCOL)
     made, scores = dgs.distill(real, config, seed=0), dgs.scored(real, config.scoring).real
@@ -260,9 +299,16 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
     monkeypatch.setattr(tables_dgs, "_dgs", lambda params: (task, real, made, scores))
     params = experiments.check_parameters(pages.FIGURE2, {"profile": "small", "ipc": 3})
     found = tables_dgs.difficulty_of(params)
-    assert tables_dgs.difficulty_of(experiments.check_parameters(pages.FIGURE2, {"ipc": 3})) == found  # recorded reads it back
+    assert (
+        tables_dgs.difficulty_of(experiments.check_parameters(pages.FIGURE2, {"ipc": 3})) == found
+    )  # recorded reads it back
     for k, c in enumerate(found["classes"].values()):
-        assert (len(c["real"]), len(c["pool"]), len(c["places"]), len(set(c["plain"]))) == (len(real.class_index[k]), 15, 3, 3)
+        assert (len(c["real"]), len(c["pool"]), len(c["places"]), len(set(c["plain"]))) == (
+            len(real.class_index[k]),
+            15,
+            3,
+            3,
+        )
     from distill_lib import figures
 
     figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, build, replace
 from distill_lib.data import ImageSet, augment
 from distill_lib.methods import mtt
@@ -36,7 +36,7 @@ def runs(tmp_path, monkeypatch):
 
 def problem(name="ConvNetW4", shape=(1, 28, 28), images=6):
     """A network in float64, two sets of weights for it, images and labels."""
-    rng = generator(0, name)
+    rng = stream(0, name)
     network = networks.fresh(name, (shape, K), rng).double().requires_grad_(False)
     start = flat([p + 0.05 * torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in network.parameters()])
     target = start + 0.01 * torch.randn(start.shape, generator=rng, dtype=start.dtype)
@@ -50,7 +50,9 @@ def unrolled(network, start, target, synthetic, labels, step_size, batches, draw
     names, theta = [name for name, _ in network.named_parameters()], start.clone().requires_grad_()
     for index, draw in zip(batches, draws, strict=True):
         weights = dict(zip(names, unflat(theta, network), strict=True))
-        loss = F.cross_entropy(torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index])
+        loss = F.cross_entropy(
+            torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index]
+        )
         theta = theta - a * torch.autograd.grad(loss, theta, create_graph=True)[0]
     loss = (theta - target).square().sum() / (start - target).square().sum()
     by_images, by_step_size = torch.autograd.grad(loss, [images, a], allow_unused=True, materialize_grads=True)
@@ -64,7 +66,9 @@ def step_by_step(network, start, target, synthetic, labels, step_size, batches, 
     for index, draw in zip(batches, draws, strict=True):
         leaf = theta.clone().requires_grad_()
         weights = dict(zip(names, unflat(leaf, network), strict=True))
-        loss = F.cross_entropy(torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index])
+        loss = F.cross_entropy(
+            torch.func.functional_call(network, weights, (aug.apply(images[index], draw),)), labels[index]
+        )
         gradients.append(torch.autograd.grad(loss, leaf, create_graph=True)[0])
         theta = theta - step_size * gradients[-1].detach()
     loss = (start - a * sum(gradients) - target).square().sum() / (start - target).square().sum()
@@ -72,7 +76,7 @@ def step_by_step(network, start, target, synthetic, labels, step_size, batches, 
 
 
 def steps_of(count, batch, steps, strategy, seed=0):
-    rng = generator(seed, "steps")
+    rng = stream(seed, "steps")
     aug = augment.dsa(strategy)
     batches = mtt.draw_batches(count, batch, steps, rng)
     return batches, [aug.draw(rng, images=len(index)) for index in batches], aug
@@ -103,7 +107,9 @@ def test_without_terms_between_steps_the_weights_before_a_step_are_fixed(name, b
     for a, b in zip(trajectories.matched(Derivatives(network), *given, between_steps=False), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(wanted[0], exact[0])
-    assert all((a - b).norm() > 1e-3 * b.norm() for a, b in zip(wanted[1:], exact[1:], strict=True))  # another derivative
+    assert all(
+        (a - b).norm() > 1e-3 * b.norm() for a, b in zip(wanted[1:], exact[1:], strict=True)
+    )  # another derivative
 
 
 def test_a_student_that_stays_where_it_is_loses_exactly_one():
@@ -120,28 +126,50 @@ def test_a_student_on_the_experts_own_batches_arrives():
     """The same images, order and step size as the expert's, without augmentation: nothing is left of the way."""
     network, start, _, images, labels = problem(images=12)
     parameters, lr = [p.clone() for p in unflat(start, network)], 0.05
-    batches = mtt.draw_batches(12, 4, 6, generator(1))
+    batches = mtt.draw_batches(12, 4, 6, stream(1))
     for index in batches:
         leaves = [p.clone().requires_grad_() for p in parameters]
         names = [name for name, _ in network.named_parameters()]
-        loss = F.cross_entropy(torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (images[index],)), labels[index])
+        loss = F.cross_entropy(
+            torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (images[index],)), labels[index]
+        )
         parameters = [p - lr * g for p, g in zip(parameters, torch.autograd.grad(loss, leaves), strict=True)]
     none = augment.none()
-    draws = [none.draw(generator(0), images=len(index)) for index in batches]
-    loss, _, _ = mtt.matched(Derivatives(network), start, flat(parameters), images, labels, torch.tensor(lr, dtype=torch.float64), batches, draws, none)
+    draws = [none.draw(stream(0), images=len(index)) for index in batches]
+    loss, _, _ = mtt.matched(
+        Derivatives(network),
+        start,
+        flat(parameters),
+        images,
+        labels,
+        torch.tensor(lr, dtype=torch.float64),
+        batches,
+        draws,
+        none,
+    )
     assert loss < 1e-24
 
 
 def test_the_step_sizes_derivative_is_the_slope_of_the_loss():
     """A linear model, so nothing but the chain through the steps is tested: finite differences in float64."""
-    shape, rng = (1, 4, 4), generator(0, "linear")
+    shape, rng = (1, 4, 4), stream(0, "linear")
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, K)).double().requires_grad_(False)
     start, target = (torch.randn(16 * K + K, generator=rng, dtype=torch.float64) for _ in range(2))
     images, labels = torch.randn(5, *shape, generator=rng, dtype=torch.float64), torch.arange(5) % K
     batches, draws, aug = steps_of(5, 3, 6, "none")
 
     def at(a):
-        return mtt.matched(Derivatives(network), start, target, images, labels, torch.tensor(a, dtype=torch.float64), batches, draws, aug)
+        return mtt.matched(
+            Derivatives(network),
+            start,
+            target,
+            images,
+            labels,
+            torch.tensor(a, dtype=torch.float64),
+            batches,
+            draws,
+            aug,
+        )
 
     slope = (at(0.3 + 1e-5)[0] - at(0.3 - 1e-5)[0]) / 2e-5
     assert at(0.3)[2].item() == pytest.approx(slope.item(), rel=1e-6)
@@ -171,20 +199,22 @@ def test_memory_does_not_grow_with_the_steps_but_for_the_weights():
 
 
 def test_batches_pass_over_all_images_last_part_first():
-    batches = mtt.draw_batches(10, 4, 5, generator(0))
+    batches = mtt.draw_batches(10, 4, 5, stream(0))
     assert [len(b) for b in batches] == [2, 4, 4, 2, 4]
     assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10))
-    assert [sorted(b.tolist()) for b in mtt.draw_batches(3, None, 2, generator(0))] == [[0, 1, 2]] * 2
+    assert [sorted(b.tolist()) for b in mtt.draw_batches(3, None, 2, stream(0))] == [[0, 1, 2]] * 2
 
 
 # --- experts ---------------------------------------------------------------------------------------------------------------
 def few(**changes):
-    return replace(Experts(count=2, epochs=2, network="ConvNetD2W8", batch=16, per_epoch=40, dsa="color_crop"), **changes)
+    return replace(
+        Experts(count=2, epochs=2, network="ConvNetD2W8", batch=16, per_epoch=40, dsa="color_crop"), **changes
+    )
 
 
 def test_the_papers_networks_have_their_sizes():
     for shape, size in (((3, 32, 32), 320_010), ((1, 28, 28), 317_706), ((3, 128, 128), 615_690)):
-        network = networks.fresh("ConvNet", (shape, 10), generator(0))
+        network = networks.fresh("ConvNet", (shape, 10), stream(0))
         assert len(flat(list(network.parameters()))) == size
         back = unflat(flat([p.detach() for p in network.parameters()]), network)
         assert all(torch.equal(a, b) for a, b in zip(back, network.parameters(), strict=True))
@@ -194,7 +224,7 @@ def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
     experts = few()
     found = trajectories.train(digits, experts)
     shots = load_file(found.file(1))["snapshots"]
-    rng = generator(0, "expert", 1)
+    rng = stream(0, "expert", 1)
     network = networks.fresh("ConvNetD2W8", digits, rng)
     assert torch.equal(shots[0], flat([p.detach() for p in network.parameters()]))
     optimizer, aug = torch.optim.SGD(network.parameters(), lr=0.01), augment.dsa("color_crop")
@@ -204,7 +234,9 @@ def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
             optimizer.zero_grad()
             F.cross_entropy(network(aug(images, rng)), labels).backward()
             optimizer.step()
-        torch.testing.assert_close(shots[epoch + 1], flat([p.detach() for p in network.parameters()]), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            shots[epoch + 1], flat([p.detach() for p in network.parameters()]), rtol=1e-4, atol=1e-6
+        )
     assert not torch.equal(shots[0], shots[1]) and not torch.equal(shots[1], shots[2])
     first, last = found.snapshots(1, 0, 2)
     assert torch.equal(first, shots[0]) and torch.equal(last, shots[2])
@@ -259,13 +291,22 @@ def test_bad_experts_are_clear_errors(digits, monkeypatch):
 
 # --- the method ------------------------------------------------------------------------------------------------------------
 def tiny(**changes):
-    settings = {"ipc": 1, "iterations": 3, "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 6, "lr_lr": 1e-3, "experts": few()}
+    settings = {
+        "ipc": 1,
+        "iterations": 3,
+        "syn_steps": 2,
+        "expert_epochs": 1,
+        "max_start_epoch": 2,
+        "batch_syn": 6,
+        "lr_lr": 1e-3,
+        "experts": few(),
+    }
     return mtt.Config(**{**settings, **changes})
 
 
 def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
     made = mtt.distill(digits, tiny(), seed=0)
-    start = digits.initial_images(1, "real", generator(0, "MTT")).flatten(0, 1)
+    start = digits.initial_images(1, "real", stream(0, "MTT")).flatten(0, 1)
     assert (made.images - start).abs().max() > 1e-4
     assert made.facts.extra["lr_net"] != 0.001 and math.isfinite(made.facts.extra["lr_net"])
 
@@ -273,7 +314,7 @@ def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
 def test_one_update_is_the_algorithm_of_the_paper(digits):
     cfg = tiny(iterations=1)
     made = mtt.distill(digits, cfg, seed=0)
-    found, rng = trajectories.train(digits, cfg.experts), generator(0, "MTT")
+    found, rng = trajectories.train(digits, cfg.experts), stream(0, "MTT")
     synthetic = digits.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
     network = networks.fresh("ConvNetD2W8", digits, rng).double()
     expert = torch.randperm(2, generator=rng)[-1].item()
@@ -283,7 +324,9 @@ def test_one_update_is_the_algorithm_of_the_paper(digits):
     aug = augment.dsa("color_crop")
     draws = [aug.draw(rng, images=len(index)) for index in batches]
     step_size = torch.tensor(0.001, dtype=torch.float64)
-    _, by_images, by_step_size = unrolled(network, start, target, synthetic.double(), torch.arange(10), step_size, batches, draws, aug)
+    _, by_images, by_step_size = unrolled(
+        network, start, target, synthetic.double(), torch.arange(10), step_size, batches, draws, aug
+    )
     torch.testing.assert_close(made.images, (synthetic - 100 * by_images).float(), rtol=1e-3, atol=1e-4)
     assert made.facts.extra["lr_net"] == pytest.approx(0.001 - 1e-3 * by_step_size.item(), rel=1e-3)
 
@@ -326,16 +369,32 @@ def test_published_settings():
     cfg = mtt.paper_config("CIFAR10", 10)
     assert (cfg.syn_steps, cfg.expert_epochs, cfg.max_start_epoch, cfg.batch_syn) == (30, 2, 20, None)
     assert (cfg.lr_img, cfg.lr_lr, cfg.lr_teacher, cfg.momentum_img, cfg.iterations) == (100.0, 1e-5, 0.001, 0.5, 5001)
-    assert (cfg.experts.count, cfg.experts.epochs, cfg.experts.lr, cfg.experts.batch, cfg.experts.zca) == (100, 50, 0.01, 256, True)
-    assert cfg.source == "published" and mtt.paper_config("CIFAR10", 50).lr_img == 1000 and not mtt.paper_config("CIFAR10", 50).experts.zca
+    assert (cfg.experts.count, cfg.experts.epochs, cfg.experts.lr, cfg.experts.batch, cfg.experts.zca) == (
+        100,
+        50,
+        0.01,
+        256,
+        True,
+    )
+    assert (
+        cfg.source == "published"
+        and mtt.paper_config("CIFAR10", 50).lr_img == 1000
+        and not mtt.paper_config("CIFAR10", 50).experts.zca
+    )
     assert mtt.paper_config("CIFAR10", 1).lr_lr == 1e-7 and mtt.paper_config("CIFAR100", 50).batch_syn == 125
-    for name, strategy in (("MNIST", "color_crop_cutout_scale_rotate"), ("FashionMNIST", "color_crop_cutout_flip_scale_rotate")):
+    for name, strategy in (
+        ("MNIST", "color_crop_cutout_scale_rotate"),
+        ("FashionMNIST", "color_crop_cutout_flip_scale_rotate"),
+    ):
         cfg = mtt.paper_config(name, 1)
         assert cfg.source == "reconstruction: CIFAR10, ipc 10, without whitening"
         assert not cfg.experts.zca and cfg.experts.dsa == strategy and cfg.syn_steps == 30 and cfg.lr_teacher == 0.001
     assert mtt.paper_config("ImageWoof", 1).source == "published" and mtt.paper_config("ImageWoof", 1).lr_lr == 1e-6
     for name in ("ImNet-A", "ImageNet-100", "SLFD-50"):
-        assert mtt.paper_config(name, 1).source == "reconstruction: ImageNet subsets, ipc 1" and mtt.paper_config(name, 1).lr_img == 1000
+        assert (
+            mtt.paper_config(name, 1).source == "reconstruction: ImageNet subsets, ipc 1"
+            and mtt.paper_config(name, 1).lr_img == 1000
+        )
     assert mtt.paper_config("ImageWoof", 10).source == "reconstruction: ImageNet subsets, ipc 1"
     assert mtt.paper_config("CIFAR10", 2).source == "reconstruction: CIFAR10, ipc 1"
     assert build(mtt.Config, as_dict(cfg)) == cfg

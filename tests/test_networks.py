@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from distill_lib import networks
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 
 RGB32, GREY28 = (3, 32, 32), (1, 28, 28)
 
@@ -17,58 +17,117 @@ def square(side, channels=3):
 
 
 def make(name, shape=RGB32, classes=10, seed=0):
-    return networks.fresh(name, (shape, classes), generator(seed, "weights"))
+    return networks.fresh(name, (shape, classes), stream(seed, "weights"))
 
 
 def images(n, shape, seed=0):
-    return torch.randn(n, *shape, generator=generator(seed, "images"))
+    return torch.randn(n, *shape, generator=stream(seed, "images"))
 
 
 # name, shape, parameters, embedding; 10 classes
 CONVNETS = [
-    ("ConvNetD1", RGB32, 331_530, 32_768), ("ConvNetD2", RGB32, 233_610, 8_192), ("ConvNetD3", RGB32, 320_010, 2_048),
-    ("ConvNetD4", RGB32, 452_490, 512), ("ConvNetD5", RGB32, 596_490, 128),
-    ("ConvNetD1", GREY28, 329_226, 32_768), ("ConvNetD2", GREY28, 231_306, 8_192), ("ConvNetD3", GREY28, 317_706, 2_048),
+    ("ConvNetD1", RGB32, 331_530, 32_768),
+    ("ConvNetD2", RGB32, 233_610, 8_192),
+    ("ConvNetD3", RGB32, 320_010, 2_048),
+    ("ConvNetD4", RGB32, 452_490, 512),
+    ("ConvNetD5", RGB32, 596_490, 128),
+    ("ConvNetD1", GREY28, 329_226, 32_768),
+    ("ConvNetD2", GREY28, 231_306, 8_192),
+    ("ConvNetD3", GREY28, 317_706, 2_048),
     ("ConvNetD4", GREY28, 450_186, 512),
-    ("ConvNetD3", square(64), 381_450, 8_192), ("ConvNetD4", square(64), 467_850, 2_048), ("ConvNetD5", square(64), 600_330, 512),
+    ("ConvNetD3", square(64), 381_450, 8_192),
+    ("ConvNetD4", square(64), 467_850, 2_048),
+    ("ConvNetD5", square(64), 600_330, 512),
     ("ConvNetD6", square(64), 744_330, 128),
-    ("ConvNetD3", square(128), 627_210, 32_768), ("ConvNetD4", square(128), 529_290, 8_192), ("ConvNetD5", square(128), 615_690, 2_048),
+    ("ConvNetD3", square(128), 627_210, 32_768),
+    ("ConvNetD4", square(128), 529_290, 8_192),
+    ("ConvNetD5", square(128), 615_690, 2_048),
     ("ConvNetD6", square(128), 748_170, 512),
-    ("ConvNetD3", square(224), 1_303_050, 100_352), ("ConvNetD4", square(224), 698_250, 25_088), ("ConvNetD5", square(224), 657_930, 6_272),
+    ("ConvNetD3", square(224), 1_303_050, 100_352),
+    ("ConvNetD4", square(224), 698_250, 25_088),
+    ("ConvNetD5", square(224), 657_930, 6_272),
     ("ConvNetD6", square(224), 754_570, 1_152),
-    ("ConvNetD3", square(256), 1_610_250, 131_072), ("ConvNetD4", square(256), 775_050, 32_768), ("ConvNetD5", square(256), 677_130, 8_192),
+    ("ConvNetD3", square(256), 1_610_250, 131_072),
+    ("ConvNetD4", square(256), 775_050, 32_768),
+    ("ConvNetD5", square(256), 677_130, 8_192),
     ("ConvNetD6", square(256), 763_530, 2_048),
-    ("ConvNetW32", RGB32, 24_714, 512), ("ConvNetW64", RGB32, 86_282, 1_024), ("ConvNetW256", RGB32, 1_229_834, 4_096),
+    ("ConvNetW32", RGB32, 24_714, 512),
+    ("ConvNetW64", RGB32, 86_282, 1_024),
+    ("ConvNetW256", RGB32, 1_229_834, 4_096),
     ("ConvNetW1024", RGB32, 19_075_082, 16_384),
-    ("ConvNetNN", RGB32, 319_242, 2_048), ("ConvNetBN", RGB32, 320_010, 2_048), ("ConvNetGN", RGB32, 320_010, 2_048),
-    ("ConvNetIN", RGB32, 320_010, 2_048), ("ConvNetLN", RGB32, 663_306, 2_048),
-]  # fmt: skip
+    ("ConvNetNN", RGB32, 319_242, 2_048),
+    ("ConvNetBN", RGB32, 320_010, 2_048),
+    ("ConvNetGN", RGB32, 320_010, 2_048),
+    ("ConvNetIN", RGB32, 320_010, 2_048),
+    ("ConvNetLN", RGB32, 663_306, 2_048),
+]
 OTHERS = [
-    ("MLP", RGB32, 411_146, 128), ("MLP", GREY28, 118_282, 128), ("LeNet", RGB32, 62_006, 84), ("LeNet", GREY28, 61_706, 84),
-    ("AlexNet", RGB32, 1_872_202, 3_072), ("AlexNet", GREY28, 1_865_802, 3_072), ("AlexNetBN", RGB32, 1_874_122, 3_072),
-    ("AlexNetBN", GREY28, 1_867_722, 3_072), ("AlexNet", square(128), 2_333_002, 49_152), ("AlexNet", square(256), 3_807_562, 196_608),
-    ("VGG11", RGB32, 9_231_114, 512), ("VGG11", GREY28, 9_229_962, 512), ("VGG11BN", RGB32, 9_231_114, 512),
-    ("VGG11BN", GREY28, 9_229_962, 512), ("GLaD-VGG11", square(128), 9_476_874, 25_088), ("GLaD-VGG11", square(256), 9_476_874, 25_088),
-    ("ResNet18", RGB32, 11_173_962, 512), ("ResNet18", GREY28, 11_172_810, 512), ("ResNet18BN", RGB32, 11_173_962, 512),
-    ("ResNet18", square(128), 11_173_962, 512), ("ResNet18ImageNet", square(224), 11_181_642, 512),
-    ("ResNet18_AP", RGB32, 11_250_762, 8_192), ("ResNet18_AP", GREY28, 11_213_770, 4_608), ("ResNet18BN_AP", RGB32, 11_250_762, 8_192),
-    ("ResNet10", RGB32, 4_903_242, 512), ("ResNet50", RGB32, 23_520_842, 2_048),
-    *((name, shape, n, 512)
-      for shape, n in ((GREY28, 4_902_090), (square(64), 4_903_242), (square(128), 4_903_242), (square(224), 4_910_922))
-      for name in ("IDC-ResNet10", "IDC-ResNetAP10", "IDC-ResNet10BN", "IDC-ResNetAP10BN")),
-    *((name, shape, n, 512)
-      for shape, n in ((GREY28, 11_172_810), (square(64), 11_173_962), (square(128), 11_173_962), (square(224), 11_181_642))
-      for name in ("IDC-ResNet18", "IDC-ResNetAP18")),
+    ("MLP", RGB32, 411_146, 128),
+    ("MLP", GREY28, 118_282, 128),
+    ("LeNet", RGB32, 62_006, 84),
+    ("LeNet", GREY28, 61_706, 84),
+    ("AlexNet", RGB32, 1_872_202, 3_072),
+    ("AlexNet", GREY28, 1_865_802, 3_072),
+    ("AlexNetBN", RGB32, 1_874_122, 3_072),
+    ("AlexNetBN", GREY28, 1_867_722, 3_072),
+    ("AlexNet", square(128), 2_333_002, 49_152),
+    ("AlexNet", square(256), 3_807_562, 196_608),
+    ("VGG11", RGB32, 9_231_114, 512),
+    ("VGG11", GREY28, 9_229_962, 512),
+    ("VGG11BN", RGB32, 9_231_114, 512),
+    ("VGG11BN", GREY28, 9_229_962, 512),
+    ("GLaD-VGG11", square(128), 9_476_874, 25_088),
+    ("GLaD-VGG11", square(256), 9_476_874, 25_088),
+    ("ResNet18", RGB32, 11_173_962, 512),
+    ("ResNet18", GREY28, 11_172_810, 512),
+    ("ResNet18BN", RGB32, 11_173_962, 512),
+    ("ResNet18", square(128), 11_173_962, 512),
+    ("ResNet18ImageNet", square(224), 11_181_642, 512),
+    ("ResNet18_AP", RGB32, 11_250_762, 8_192),
+    ("ResNet18_AP", GREY28, 11_213_770, 4_608),
+    ("ResNet18BN_AP", RGB32, 11_250_762, 8_192),
+    ("ResNet10", RGB32, 4_903_242, 512),
+    ("ResNet50", RGB32, 23_520_842, 2_048),
+    *(
+        (name, shape, n, 512)
+        for shape, n in (
+            (GREY28, 4_902_090),
+            (square(64), 4_903_242),
+            (square(128), 4_903_242),
+            (square(224), 4_910_922),
+        )
+        for name in ("IDC-ResNet10", "IDC-ResNetAP10", "IDC-ResNet10BN", "IDC-ResNetAP10BN")
+    ),
+    *(
+        (name, shape, n, 512)
+        for shape, n in (
+            (GREY28, 11_172_810),
+            (square(64), 11_173_962),
+            (square(128), 11_173_962),
+            (square(224), 11_181_642),
+        )
+        for name in ("IDC-ResNet18", "IDC-ResNetAP18")
+    ),
     *((name, RGB32, 1_228_970, 256) for name in ("IDC-ThinResNet10", "IDC-ThinResNetAP10", "IDC-ThinResNet10BN")),
     *((name, RGB32, 2_797_610, 256) for name in ("IDC-ThinResNet18", "IDC-ThinResNetAP18", "IDC-ThinResNet18BN")),
-    *((name, shape, 1_232_810, 256)
-      for shape in (square(64), square(224)) for name in ("IDC-LargeThinResNet10", "IDC-LargeThinResNetAP10", "IDC-LargeThinResNet10BN")),
-    ("IDC-LargeThinResNet18", square(64), 2_801_450, 256), ("IDC-LargeThinResNetAP18", square(64), 2_801_450, 256),
-    ("IDC-LargeResNet10BN", RGB32, 4_910_922, 512), ("IDC-LargeResNet18BN", RGB32, 11_181_642, 512),
-    ("ViT", square(128), 16_176_650, 512), ("ViT", square(256), 16_274_954, 512), ("ViTCIFAR", RGB32, 9_523_722, 512),
-    ("FRePoConv", RGB32, 1_560_842, 8_192), ("FRePoConvBN", RGB32, 1_561_610, 8_192), ("FRePoConv", GREY28, 1_558_538, 8_192),
-    ("KIPConv", RGB32, 28_507_146, 16_384), ("KIPConv3", RGB32, 19_068_938, 16_384),
-]  # fmt: skip
+    *(
+        (name, shape, 1_232_810, 256)
+        for shape in (square(64), square(224))
+        for name in ("IDC-LargeThinResNet10", "IDC-LargeThinResNetAP10", "IDC-LargeThinResNet10BN")
+    ),
+    ("IDC-LargeThinResNet18", square(64), 2_801_450, 256),
+    ("IDC-LargeThinResNetAP18", square(64), 2_801_450, 256),
+    ("IDC-LargeResNet10BN", RGB32, 4_910_922, 512),
+    ("IDC-LargeResNet18BN", RGB32, 11_181_642, 512),
+    ("ViT", square(128), 16_176_650, 512),
+    ("ViT", square(256), 16_274_954, 512),
+    ("ViTCIFAR", RGB32, 9_523_722, 512),
+    ("FRePoConv", RGB32, 1_560_842, 8_192),
+    ("FRePoConvBN", RGB32, 1_561_610, 8_192),
+    ("FRePoConv", GREY28, 1_558_538, 8_192),
+    ("KIPConv", RGB32, 28_507_146, 16_384),
+    ("KIPConv3", RGB32, 19_068_938, 16_384),
+]
 
 
 @pytest.mark.parametrize(("name", "shape", "parameters", "embedding"), CONVNETS + OTHERS)
@@ -101,10 +160,14 @@ def test_convnet_has_fourteen_parameter_tensors_and_matches_three_convolutions()
 
 def test_idc_maps_before_pooling():
     for name, shape, side in [
-        ("IDC-ResNet10", square(128), 8), ("IDC-ResNetAP10", square(128), 8),
-        ("IDC-ResNet10", square(224), 7), ("IDC-ResNetAP10", square(224), 7),
-        ("IDC-ResNet10", GREY28, 4), ("IDC-ResNetAP10", GREY28, 3), ("IDC-LargeResNet10", GREY28, 1),
-    ]:  # fmt: skip
+        ("IDC-ResNet10", square(128), 8),
+        ("IDC-ResNetAP10", square(128), 8),
+        ("IDC-ResNet10", square(224), 7),
+        ("IDC-ResNetAP10", square(224), 7),
+        ("IDC-ResNet10", GREY28, 4),
+        ("IDC-ResNetAP10", GREY28, 3),
+        ("IDC-LargeResNet10", GREY28, 1),
+    ]:
         with torch.no_grad():
             assert make(name, shape).body(images(2, shape)).shape[2:] == (side, side), (name, shape)
 
@@ -123,7 +186,9 @@ def test_every_network_gives_logits_from_its_embedding(name):
     assert logits.isfinite().all() and not torch.equal(logits[0], logits[1])
 
 
-@pytest.mark.parametrize("name", ["ConvNet", "VGG11", "ResNet18_AP", "IDC-ResNetAP10", "GLaD-VGG11", "ConvNetLN", "ConvNetGN"])
+@pytest.mark.parametrize(
+    "name", ["ConvNet", "VGG11", "ResNet18_AP", "IDC-ResNetAP10", "GLaD-VGG11", "ConvNetLN", "ConvNetGN"]
+)
 def test_no_image_sees_another_without_batch_norm(name):
     network, x = make(name), images(4, RGB32)
     order = torch.tensor([2, 0, 3, 1])
@@ -149,7 +214,7 @@ def test_group_norm_with_a_group_per_channel_is_affine_instance_norm():
     ours, plain = networks.base.norm("IN", 6), nn.InstanceNorm2d(6, affine=True)
     with torch.no_grad():
         for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
-            p.copy_(q.copy_(torch.randn(6, generator=generator(1))))
+            p.copy_(q.copy_(torch.randn(6, generator=stream(1))))
     x = images(3, (6, 9, 9))
     torch.testing.assert_close(ours(x), plain(x), rtol=0, atol=1e-5)
     assert sum(p.numel() for p in ours.parameters()) == 12
@@ -190,10 +255,17 @@ def test_vit_cuts_patches_by_row_column_channel():
 # --- names -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("spelling", "canonical"),
-    [("ConvNet-6", "ConvNetD6"), ("ConvNet3", "ConvNetD3"), ("ConvNet-D4-W64-BN", "ConvNetD4W64BN"),
-     ("ConvNet-W64-ASwish-MP", "ConvNetW64ASwishMP"),
-     ("ResNetAP-10", "IDC-ResNetAP10"), ("ResNet18-AP", "ResNet18_AP"), ("ConvNetAS", "ConvNetAS"), ("ConvNetAP", "ConvNetAP")],
-)  # fmt: skip
+    [
+        ("ConvNet-6", "ConvNetD6"),
+        ("ConvNet3", "ConvNetD3"),
+        ("ConvNet-D4-W64-BN", "ConvNetD4W64BN"),
+        ("ConvNet-W64-ASwish-MP", "ConvNetW64ASwishMP"),
+        ("ResNetAP-10", "IDC-ResNetAP10"),
+        ("ResNet18-AP", "ResNet18_AP"),
+        ("ConvNetAS", "ConvNetAS"),
+        ("ConvNetAP", "ConvNetAP"),
+    ],
+)
 def test_spellings(spelling, canonical):
     assert networks.canonical(spelling) == canonical
 
@@ -208,14 +280,26 @@ def test_options_of_a_composed_name_are_applied():
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("ConvNt", RGB32, "did you mean ConvNet"), ("ConvNetBND3", RGB32, "in this order"), ("ResNet-18", RGB32, "two networks"),
-        ("ResNet19", RGB32, "ResNet18"), ("tochvision:resnet18", RGB32, "torchvision"), ("ConvNetD6", RGB32, "at least 64"),
-        ("ConvNetD3", square(4), "at least 8"), ("ConvNetW30GN", RGB32, "multiple of 4"), ("VGG11", square(64), "GLaD-VGG11"),
-        ("VGG11", square(16), "at least 32"), ("LeNet", square(8), "at least 16"), ("AlexNet", square(4), "at least 8"),
-        ("IDC-LargeResNet18", square(4), None), ("IDC-ResNetAP10", square(4), "at least 8"), ("ViT", square(28), "multiples of 16"),
-        ("ResNet18_AP", square(6), "at least 8"), ("FRePoConv", square(7), "at least 8"), ("KIPConv", square(7), "at least 8"),
+        ("ConvNt", RGB32, "did you mean ConvNet"),
+        ("ConvNetBND3", RGB32, "in this order"),
+        ("ResNet-18", RGB32, "two networks"),
+        ("ResNet19", RGB32, "ResNet18"),
+        ("tochvision:resnet18", RGB32, "torchvision"),
+        ("ConvNetD6", RGB32, "at least 64"),
+        ("ConvNetD3", square(4), "at least 8"),
+        ("ConvNetW30GN", RGB32, "multiple of 4"),
+        ("VGG11", square(64), "GLaD-VGG11"),
+        ("VGG11", square(16), "at least 32"),
+        ("LeNet", square(8), "at least 16"),
+        ("AlexNet", square(4), "at least 8"),
+        ("IDC-LargeResNet18", square(4), None),
+        ("IDC-ResNetAP10", square(4), "at least 8"),
+        ("ViT", square(28), "multiples of 16"),
+        ("ResNet18_AP", square(6), "at least 8"),
+        ("FRePoConv", square(7), "at least 8"),
+        ("KIPConv", square(7), "at least 8"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_said_with_what_can(name, shape, says):
     if says is None:  # strides leave at least one pixel of any image
         assert make(name, shape)(images(2, shape)).shape == (2, 10)
@@ -228,8 +312,8 @@ def test_what_cannot_work_is_said_with_what_can(name, shape, says):
 @pytest.mark.parametrize("name", ["ConvNet", "ConvNetBN", "IDC-ResNet10", "ViTCIFAR", "FRePoConvBN", "KIPConv3"])
 def test_weights_depend_on_the_generator_alone(name):
     before = torch.random.get_rng_state()
-    first, rng = make(name), generator(0, "weights")
-    other = networks.fresh(name, (RGB32, 10), generator(1))
+    first, rng = make(name), stream(0, "weights")
+    other = networks.fresh(name, (RGB32, 10), stream(1))
     redrawn = other.redraw(rng)
     assert torch.equal(torch.random.get_rng_state(), before)
     for (key, p), q in zip(first.state_dict().items(), redrawn.state_dict().values(), strict=True):
@@ -245,9 +329,13 @@ def test_default_initialisation_is_pytorchs():
             assert p.abs().max() <= fan_in**-0.5
         w = layer.weight.detach().flatten()
         assert w.abs().max() > 0.99 * fan_in**-0.5
-        torch.testing.assert_close(w.std(), torch.tensor((3 * fan_in) ** -0.5), rtol=0.03, atol=0)  # of a uniform distribution
+        torch.testing.assert_close(
+            w.std(), torch.tensor((3 * fan_in) ** -0.5), rtol=0.03, atol=0
+        )  # of a uniform distribution
         assert abs(float(w.mean())) < 0.03 * fan_in**-0.5
-    assert torch.equal(network.blocks[2][1].weight, torch.ones(256)) and torch.equal(network.blocks[2][1].bias, torch.zeros(256))
+    assert torch.equal(network.blocks[2][1].weight, torch.ones(256)) and torch.equal(
+        network.blocks[2][1].bias, torch.zeros(256)
+    )
 
 
 def test_idc_resnets_start_with_he_weights_and_the_others_do_not():
@@ -291,12 +379,14 @@ def check_foreign(name, shape, dim):
     again = make(name, shape, classes=7)
     assert torch.equal(network(x), again(x))  # train mode: dropout included
     torch.testing.assert_close(network.eval()(x), network.classifier(network.embed(x)))
-    redrawn = make(name, shape, classes=7, seed=3).redraw(generator(0, "weights")).eval()
+    redrawn = make(name, shape, classes=7, seed=3).redraw(stream(0, "weights")).eval()
     assert torch.equal(redrawn.embed(x), make(name, shape, classes=7).eval().embed(x))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("model", "shape", "dim"), [("resnet18", GREY28, 512), ("mobilenet_v3_small", square(48), 1024)])
+@pytest.mark.parametrize(
+    ("model", "shape", "dim"), [("resnet18", GREY28, 512), ("mobilenet_v3_small", square(48), 1024)]
+)
 def test_torchvision_models(model, shape, dim):
     check_foreign(f"torchvision:{model}", shape, dim)
 
@@ -308,9 +398,13 @@ def test_timm_models():
 
 @pytest.mark.parametrize(
     ("name", "side", "says"),
-    [("torchvision:resnt18", 32, "did you mean resnet18"), ("torchvision:squeezenet1_0", 64, "linear layer"),
-     ("torchvision:densenet121", 8, "cannot take 8x8"), ("timm:vit_tny", 32, "unknown timm model")],
-)  # fmt: skip
+    [
+        ("torchvision:resnt18", 32, "did you mean resnet18"),
+        ("torchvision:squeezenet1_0", 64, "linear layer"),
+        ("torchvision:densenet121", 8, "cannot take 8x8"),
+        ("timm:vit_tny", 32, "unknown timm model"),
+    ],
+)
 def test_wrong_models_are_refused(name, side, says):
     with pytest.raises(UserError, match=says):
         make(name, square(side))

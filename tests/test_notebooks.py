@@ -19,7 +19,11 @@ from distill_lib.publish import build, pages
 from distill_lib.publish.kernel_server import Kernels
 
 NOTEBOOKS = {p.experiment: p for p in pages.notebooks()}
-PICTURES = ["skd/figure2_images", "uvit/figures5_7_samples", *(f"slfd/figure{n}" for n in ("4_images", "5_pathmnist", "6_uvit", "7_rank"))]
+PICTURES = [
+    "skd/figure2_images",
+    "uvit/figures5_7_samples",
+    *(f"slfd/figure{n}" for n in ("4_images", "5_pathmnist", "6_uvit", "7_rank")),
+]
 FIRST = 'profile: str = "recorded"  # recorded | smoke | small | full\nn: int = 3  # how many'
 
 
@@ -39,7 +43,8 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-# --- the notebooks of the book -----------------------------------------------------------------------------------------
+# --- the notebooks of the book
+# -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_the_form_of_a_page(name):
     notebook = NOTEBOOKS[name].notebook()
@@ -76,11 +81,19 @@ def test_every_notebook_is_in_the_contents_and_every_experiment_has_one():
     assert set(experiments()) <= set(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("file", [*(p.file for p in NOTEBOOKS.values()), *sorted((paths.ROOT / "book").glob("*.md"))], ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", [*(p.file for p in NOTEBOOKS.values()), *sorted((paths.ROOT / "book").glob("*.md"))], ids=lambda f: f.stem
+)
 def test_mathematics_has_single_backslashes(file):
     text = file.read_text()
-    texts = [c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown"] if file.suffix == ".ipynb" else [text]
-    assert not re.findall(r"\\\\[A-Za-z]\w*", "\n".join(texts)), "two backslashes show a command's name in place of what it draws"
+    texts = (
+        [c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown"]
+        if file.suffix == ".ipynb"
+        else [text]
+    )
+    assert not re.findall(r"\\\\[A-Za-z]\w*", "\n".join(texts)), (
+        "two backslashes show a command's name in place of what it draws"
+    )
 
 
 def until_adapted(page):
@@ -114,7 +127,8 @@ def test_pictures_are_titled_with_the_data_set_stored_in_their_file(name, monkey
     assert bool(drawn) == any((paths.results(kept) / name).exists() for kept in ("full", "small"))
 
 
-# --- running them as a reader does --------------------------------------------------------------------------------------
+# --- running them as a reader does
+# --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def kernels():
     with Kernels(threads=1) as started:
@@ -126,14 +140,23 @@ def test_a_notebook_runs_twice_in_one_kernel(name, kernels):
     page = NOTEBOOKS[name]
     code = [cell.source for cell in page.notebook().cells if cell.cell_type == "code"]
     twice = new_notebook(cells=[new_code_cell(source) for source in code + code])
-    NotebookClient(twice, timeout=300, kernel_name="python3", kernel_manager_class=kernels.manager(page.file.parent)).execute()
+    NotebookClient(
+        twice, timeout=300, kernel_name="python3", kernel_manager_class=kernels.manager(page.file.parent)
+    ).execute()
     assert twice.cells[-1].execution_count == 2 * len(code)
 
 
 def test_a_name_that_papermill_was_given_wrong_stops_the_notebook(tmp_path, kernels):
     page = NOTEBOOKS["skd/figure1_pipeline"]
-    options = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": kernels.manager(page.file.parent)}
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sead': did you mean seed.* Parameters: profile, seed"):
+    options = {
+        "kernel_name": "python3",
+        "progress_bar": False,
+        "kernel_manager_class": kernels.manager(page.file.parent),
+    }
+    with pytest.raises(
+        papermill.PapermillExecutionError,
+        match="unknown parameter 'sead': did you mean seed.* Parameters: profile, seed",
+    ):
         papermill.execute_notebook(page.file, tmp_path / "out.ipynb", {"sead": 1}, **options)
     papermill.execute_notebook(page.file, tmp_path / "out.ipynb", {"seed": 1}, **options)
 
@@ -197,7 +220,9 @@ plt.plot([n]);
 """
 
 
-def test_pages_run_side_by_side_and_recorded_ones_only_when_something_they_depend_on_changed(tmp_path, runs, monkeypatch):
+def test_pages_run_side_by_side_and_recorded_ones_only_when_something_they_depend_on_changed(
+    tmp_path, runs, monkeypatch
+):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(paths, "ROOT", tmp_path / "repository")  # the library itself may change while tests run
     both = [write(tmp_path, f"demo/{name}", NOTE, "os.getcwd()") for name in ("one", "two")]

@@ -1,4 +1,5 @@
-"""Kernels against hand-worked values, wide finite networks and a plain recursion over all pixel pairs; gradients against differences."""
+"""Kernels against hand-worked values, wide finite networks and a plain recursion over all pixel pairs; gradients
+against differences."""
 
 import math
 
@@ -8,18 +9,20 @@ from torch.nn import functional as F
 
 from distill_lib.core.device import Pieces
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.methods.common import ntk
 
 
 def images(n, side=8, channels=2, seed=0):
-    return torch.randn(n, channels, side, side, generator=generator(seed, "ntk test"), dtype=torch.float64)
+    return torch.randn(n, channels, side, side, generator=stream(seed, "ntk test"), dtype=torch.float64)
 
 
 # --- known values ------------------------------------------------------------------------------------------------------
 def test_three_points_of_fc1():
     x = torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=torch.float64)[:, :, None, None]
-    expected = torch.tensor([[2.0300, 0.3415, 1.8465], [0.3415, 2.0300, 1.8465], [1.8465, 1.8465, 4.0300]], dtype=torch.float64)
+    expected = torch.tensor(
+        [[2.0300, 0.3415, 1.8465], [0.3415, 2.0300, 1.8465], [1.8465, 1.8465, 4.0300]], dtype=torch.float64
+    )
     assert (ntk.named("FC1").matrix(x, x) - expected).abs().max() < 5e-5
 
 
@@ -27,11 +30,13 @@ def test_relu_moments_by_hand():
     c, s = torch.tensor([0.0, 2.0, -2.0, 1.0], dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64)
     both, step = ntk.relu(c, s)
     sixty = (2 / (2 * math.pi)) * (math.sin(math.pi / 3) + (math.pi - math.pi / 3) * 0.5)  # 60 degrees
-    assert both.tolist() == pytest.approx([1 / math.pi, 1, 0, sixty]) and step.tolist() == pytest.approx([0.25, 0.5, 0, 1 / 3])
+    assert both.tolist() == pytest.approx([1 / math.pi, 1, 0, sixty]) and step.tolist() == pytest.approx(
+        [0.25, 0.5, 0, 1 / 3]
+    )
 
 
 def test_relu_moments_by_sampling():
-    rng = generator(0, "relu")
+    rng = stream(0, "relu")
     u = torch.randn(400_000, generator=rng, dtype=torch.float64)
     v = 0.6 * u + 0.8 * torch.randn(400_000, generator=rng, dtype=torch.float64)
     u, v = 1.5 * u, 0.5 * v
@@ -39,10 +44,12 @@ def test_relu_moments_by_sampling():
     assert abs((u.relu() * v.relu()).mean() - both) < 0.003 and abs(((u > 0) & (v > 0)).double().mean() - step) < 0.003
 
 
-# --- finite networks ---------------------------------------------------------------------------------------------------
+# --- finite networks
+# ---------------------------------------------------------------------------------------------------
 def finite(x, layers, width, seed, gradients=True):
-    """Outputs and, if asked for, NTK of one wide network in the kernel's parameterisation: both variances are factors of the layers."""
-    rng, w, h = generator(seed, "wide"), {}, x
+    """Outputs and, if asked for, NTK of one wide network in the kernel's parameterisation: both variances are factors
+    of the layers."""
+    rng, w, h = stream(seed, "wide"), {}, x
     for i, layer in enumerate(layers):
         if layer in ("conv", "dense"):
             shape = (1 if i == len(layers) - 1 else width, h.shape[1]) + ((3, 3) if layer == "conv" else ())
@@ -99,7 +106,8 @@ def test_the_kernel_is_the_limit_of_wide_networks(name, layers, side, width, dra
     assert ((covariance - nngp).abs() < 0.25 * nngp.max()).all()  # five standard errors of 400 draws
 
 
-# --- plain reference ---------------------------------------------------------------------------------------------------
+# --- plain reference
+# ---------------------------------------------------------------------------------------------------
 def plain(x, y, blocks, prepended, average):
     """NNGP and NTK of one pair of images from full (pixel, pixel) matrices, every layer as matrix algebra."""
 
@@ -119,13 +127,18 @@ def plain(x, y, blocks, prepended, average):
         return k.reshape(h // 2 * (w // 2), -1)
 
     c, h, w = x.shape
-    k = {pair: a.reshape(c, -1).T @ b.reshape(c, -1) / c for pair, (a, b) in {"xx": (x, x), "yy": (y, y), "xy": (x, y)}.items()}
+    k = {
+        pair: a.reshape(c, -1).T @ b.reshape(c, -1) / c
+        for pair, (a, b) in {"xx": (x, x), "yy": (y, y), "xy": (x, y)}.items()
+    }
     theta = torch.zeros_like(k["xy"])
     for layer in range(blocks + prepended):
         k = {pair: 2 * three(v, h, w) + 0.01 for pair, v in k.items()}
         theta = k["xy"] + 2 * three(theta, h, w)
         variance = {"x": k["xx"].diagonal(), "y": k["yy"].diagonal()}
-        nonlinear = {pair: ntk.relu(v, (variance[pair[0]][:, None] * variance[pair[1]]).sqrt()) for pair, v in k.items()}
+        nonlinear = {
+            pair: ntk.relu(v, (variance[pair[0]][:, None] * variance[pair[1]]).sqrt()) for pair, v in k.items()
+        }
         theta = nonlinear["xy"][1] * theta
         k = {pair: both for pair, (both, _) in nonlinear.items()}
         if not (prepended and layer == 0):
@@ -137,9 +150,12 @@ def plain(x, y, blocks, prepended, average):
 
 
 @pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize(("blocks", "prepended", "shape"), [(2, False, (2, 8, 8)), (3, True, (1, 8, 9)), (1, False, (3, 7, 6)), (2, True, (1, 9, 7))])
+@pytest.mark.parametrize(
+    ("blocks", "prepended", "shape"),
+    [(2, False, (2, 8, 8)), (3, True, (1, 8, 9)), (1, False, (3, 7, 6)), (2, True, (1, 9, 7))],
+)
 def test_banded_offsets_are_exact(blocks, prepended, average, shape):
-    rng = generator(1, shape)
+    rng = stream(1, shape)
     x, y = (torch.randn(n, *shape, generator=rng, dtype=torch.float64) for n in (2, 3))
     kernel = ntk.Convolutional(blocks, prepended, average)
     expected = torch.tensor([[plain(a, b, blocks, prepended, average) for b in y] for a in x], dtype=torch.float64)
@@ -161,14 +177,18 @@ EVERY = ["FC1", "FC3", "KIPConv2", "KIPConv", "KIPConv3GAP"]
 
 @pytest.mark.parametrize("name", EVERY)
 def test_pull_against_finite_differences(name):
-    kernel, x, y, rng = ntk.named(name), images(3), images(4, seed=1), generator(2)
+    kernel, x, y, rng = ntk.named(name), images(3), images(4, seed=1), stream(2)
     towards = torch.randn(x.shape, generator=rng, dtype=torch.float64)
     g, own = (torch.randn(3, m, generator=rng, dtype=torch.float64) for m in (4, 3))
     e = 1e-5
     by_difference = (g * (kernel.matrix(x + e * towards, y) - kernel.matrix(x - e * towards, y))).sum() / (2 * e)
     assert (kernel.pull(x, y, g) * towards).sum().item() == pytest.approx(by_difference.item(), rel=1e-6, abs=1e-8)
-    by_difference = (own * (kernel.matrix(x + e * towards, x + e * towards) - kernel.matrix(x - e * towards, x - e * towards))).sum() / (2 * e)
-    assert (kernel.pull(x, x, own + own.T) * towards).sum().item() == pytest.approx(by_difference.item(), rel=1e-6, abs=1e-8)
+    by_difference = (
+        own * (kernel.matrix(x + e * towards, x + e * towards) - kernel.matrix(x - e * towards, x - e * towards))
+    ).sum() / (2 * e)
+    assert (kernel.pull(x, x, own + own.T) * towards).sum().item() == pytest.approx(
+        by_difference.item(), rel=1e-6, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -187,7 +207,7 @@ def test_black_borders_and_equal_images_give_finite_derivatives(name):
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_tiled_equals_untiled(name, size):
     kernel, x, y = ntk.named(name), images(3), images(4, seed=1)
-    g = torch.randn(3, 4, generator=generator(3), dtype=torch.float64)
+    g = torch.randn(3, 4, generator=stream(3), dtype=torch.float64)
     whole, parts = Pieces(10**6), Pieces(size)
     assert torch.allclose(kernel.matrix(x, y, parts), kernel.matrix(x, y, whole), rtol=1e-13)
     assert torch.allclose(kernel.pull(x, y, g, parts), kernel.pull(x, y, g, whole), rtol=1e-11, atol=1e-14)
@@ -226,28 +246,39 @@ def test_single_precision_stays_within_rounding():
 # --- regression --------------------------------------------------------------------------------------------------------
 def test_two_points_by_hand():
     x = torch.eye(2, dtype=torch.float64)
-    targets, labels = torch.tensor([[1.0, 1.0], [2.0, 0.0]], dtype=torch.float64), torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64)
+    targets, labels = (
+        torch.tensor([[1.0, 1.0], [2.0, 0.0]], dtype=torch.float64),
+        torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64),
+    )
     found = ntk.regress(x @ x.T, targets @ x.T, labels)
     assert torch.allclose(found, torch.tensor([[0.0, 0.0], [1.0, -1.0]], dtype=torch.float64), atol=1e-5)
 
 
 def test_regression_on_its_own_points_returns_their_labels_up_to_the_ridge():
-    x, labels = images(6), torch.randn(6, 3, generator=generator(4), dtype=torch.float64)
+    x, labels = images(6), torch.randn(6, 3, generator=stream(4), dtype=torch.float64)
     kernel = ntk.named("FC1").matrix(x, x)
     assert (ntk.regress(kernel, kernel, labels) - labels).abs().max() < 1e-4
     assert (ntk.regress(kernel, kernel, labels, ridge=1.0) - labels).abs().max() > 0.1
 
 
 def test_the_ridge_follows_the_scale_of_the_kernel():
-    x, y, labels = images(6), images(5, seed=1), torch.randn(6, 3, generator=generator(4), dtype=torch.float64)
+    x, y, labels = images(6), images(5, seed=1), torch.randn(6, 3, generator=stream(4), dtype=torch.float64)
     own, cross = ntk.named("FC1").matrix(x, x), ntk.named("FC1").matrix(y, x)
-    assert torch.allclose(ntk.regress(own, cross, labels, 0.1), ntk.regress(1e4 * own, 1e4 * cross, labels, 0.1), rtol=1e-10)
+    assert torch.allclose(
+        ntk.regress(own, cross, labels, 0.1), ntk.regress(1e4 * own, 1e4 * cross, labels, 0.1), rtol=1e-10
+    )
 
 
 def test_brighter_images_on_both_sides_hardly_change_the_prediction():
-    x, y, labels = 3 * images(10), 3 * images(50, seed=1), torch.randn(10, 3, generator=generator(4), dtype=torch.float64)
+    x, y, labels = (
+        3 * images(10),
+        3 * images(50, seed=1),
+        torch.randn(10, 3, generator=stream(4), dtype=torch.float64),
+    )
     kernel = ntk.named("FC1")
-    answers = [ntk.regress(kernel.matrix(s * x, s * x), kernel.matrix(s * y, s * x), labels).argmax(1) for s in (1.0, 4.0)]
+    answers = [
+        ntk.regress(kernel.matrix(s * x, s * x), kernel.matrix(s * y, s * x), labels).argmax(1) for s in (1.0, 4.0)
+    ]
     assert (answers[0] == answers[1]).double().mean() > 0.95  # the bias variance breaks homogeneity
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from distill_lib.core.native import augment as native_augment
 from distill_lib.core.native import build
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.data import augment
 
 WARPS = ("warp", "warp_border")
@@ -48,7 +48,9 @@ def exact(x, kinds, table):
     for g, kind in enumerate(kinds):
         one, row = x[g : g + 1].double(), table[g : g + 1].double()
         if kind in WARPS:
-            grid = F.affine_grid(row.view(1, -1, 2, 3).expand(-1, len(one[0]), -1, -1)[0], list(one[0].shape), align_corners=False)
+            grid = F.affine_grid(
+                row.view(1, -1, 2, 3).expand(-1, len(one[0]), -1, -1)[0], list(one[0].shape), align_corners=False
+            )
             padding = "border" if kind == "warp_border" else "zeros"
             out.append(F.grid_sample(one[0], grid, padding_mode=padding, align_corners=False))
         else:
@@ -65,34 +67,36 @@ CASES = [(3, 5, 3, 32, 32), (1, 1, 1, 28, 28), (2, 6, 1, 9, 14), (2, 3, 2, 1, 5)
 @pytest.mark.parametrize("kind", native_augment.KINDS)
 def test_values_and_gradients_are_those_of_the_functions(shape, shared, kind):
     groups, n, _, h, w = shape
-    rng = generator(0, kind)
+    rng = stream(0, kind)
     x, weight = torch.randn(shape, generator=rng).requires_grad_(), torch.randn(shape, generator=rng)
     table = numbers(kind, rng, groups, 1 if shared else n, h, w)
     found, wanted = native_augment.operate(x, [kind] * groups, table), exact(x, [kind] * groups, table)
     close = {"rtol": 0, "atol": 2e-4 if kind in WARPS else 1e-5}  # white noise: a position's rounding moves a value
     torch.testing.assert_close(found, wanted.float(), **close)
-    ours, = torch.autograd.grad((found * weight).sum(), x)
-    theirs, = torch.autograd.grad((wanted * weight).sum(), x)
+    (ours,) = torch.autograd.grad((found * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((wanted * weight).sum(), x)
     torch.testing.assert_close(ours, theirs, **(close | {"atol": 2 * close["atol"]}))
 
 
 def test_every_group_gets_its_own_operation():
     kinds = [*native_augment.KINDS, "flip", "color"]
-    rng = generator(3)
+    rng = stream(3)
     x = torch.randn(len(kinds), 4, 3, 32, 32, generator=rng)
     table = torch.cat([numbers(kind, rng, 1, 1, 32, 32) for kind in kinds])
-    torch.testing.assert_close(native_augment.operate(x, kinds, table), exact(x, kinds, table).float(), rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        native_augment.operate(x, kinds, table), exact(x, kinds, table).float(), rtol=0, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize("kind", native_augment.KINDS)
 def test_the_adjoint_is_the_adjoint_and_has_derivatives_itself(kind):
-    rng = generator(1, kind)
+    rng = stream(1, kind)
     x, table = torch.randn(2, 4, 3, 16, 16, generator=rng), numbers(kind, rng, 2, 1, 16, 16)
     if kind == "color":
         table[..., 0] = 0  # brightness is no linear map
     y = torch.randn(x.shape, generator=rng, requires_grad=True)
     leaf = x.clone().requires_grad_()
-    back, = torch.autograd.grad(native_augment.operate(leaf, [kind] * 2, table), leaf, y, create_graph=True)
+    (back,) = torch.autograd.grad(native_augment.operate(leaf, [kind] * 2, table), leaf, y, create_graph=True)
     forward = native_augment.operate(x, [kind] * 2, table)
     torch.testing.assert_close((back * x).sum(), (forward * y).sum(), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(torch.autograd.grad((back * x).sum(), y)[0], forward)
@@ -100,9 +104,9 @@ def test_the_adjoint_is_the_adjoint_and_has_derivatives_itself(kind):
 
 @pytest.mark.parametrize("name", ["dsa", "dsa:color", "dsa:scale", "dsa:rotate", "frepo", "idc"])
 def test_an_image_does_not_depend_on_the_others_nor_on_threads(name, monkeypatch):
-    aug, x = augment.named(name), torch.randn(4, 30, 3, 32, 32, generator=generator(0))
+    aug, x = augment.named(name), torch.randn(4, 30, 3, 32, 32, generator=stream(0))
     for seed in range(3):
-        params = aug.draw(generator(seed), groups=4)
+        params = aug.draw(stream(seed), groups=4)
         whole = aug.apply(x, params)
         for n in (1, 3, 30):
             assert torch.equal(aug.apply(x[:, :n], params), whole[:, :n])
@@ -114,11 +118,11 @@ def test_an_image_does_not_depend_on_the_others_nor_on_threads(name, monkeypatch
 @pytest.mark.parametrize("name", ["dsa", "idc", "frepo"])
 @pytest.mark.parametrize("images", [1, 7])
 def test_with_and_without_the_kernel_augmentations_agree(name, images, monkeypatch):
-    aug, x = augment.named(name), torch.randn(8, 7, 3, 32, 32, generator=generator(0))
+    aug, x = augment.named(name), torch.randn(8, 7, 3, 32, 32, generator=stream(0))
     asked, real = [], native_augment.operate
     monkeypatch.setattr(native_augment, "operate", lambda *a: (asked.append(1), real(*a))[1])
     for seed in range(3):
-        params = aug.draw(generator(seed), groups=8, images=images)
+        params = aug.draw(stream(seed), groups=8, images=images)
         found = aug.apply(x, params)
         assert asked
         torch.testing.assert_close(found, aug.apply(x.double(), params).float(), rtol=0, atol=5e-4)

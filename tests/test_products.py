@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from distill_lib import networks
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.networks.winograd import Products
 
 CASES = [  # name, image shape: 28 pixels are lifted to 32, sides of 12 and 6 need the small tiles
@@ -19,7 +19,7 @@ CASES = [  # name, image shape: 28 pixels are lifted to 32, sides of 12 and 6 ne
 
 
 def network_and_batch(name, shape, dtype=torch.float64):
-    rng = generator(0, name, shape)
+    rng = stream(0, name, shape)
     network = networks.fresh(name, (shape, 5), rng).to(dtype)
     with torch.no_grad():
         for p in network.parameters():  # norm layers away from 1 and 0
@@ -47,7 +47,9 @@ def test_logits_and_both_derivatives_equal_the_networks(name, shape):
     direction = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in parameters]
     for block in network.blocks:  # instance norm removes the convolutions' biases: rounding is all their gradients are
         direction[[p is block[0].bias for p in parameters].index(True)].zero_()
-    plain_h = torch.autograd.grad(sum((g * v).sum() for g, v in zip(plain_g, direction, strict=True)), [plain_x, *parameters])
+    plain_h = torch.autograd.grad(
+        sum((g * v).sum() for g, v in zip(plain_g, direction, strict=True)), [plain_x, *parameters]
+    )
     fast_h = torch.autograd.grad(
         sum((g * v).sum() for g, v in zip(fast_g, products.weights([v[None] for v in direction]), strict=True)),
         [fast_x, *weights],
@@ -61,7 +63,7 @@ def test_logits_and_both_derivatives_equal_the_networks(name, shape):
 
 def test_groups_have_weights_of_their_own():
     shape = (1, 28, 28)
-    nets = [network_and_batch("ConvNetW8", shape)[0], networks.fresh("ConvNetW8", (shape, 5), generator(1)).double()]
+    nets = [network_and_batch("ConvNetW8", shape)[0], networks.fresh("ConvNetW8", (shape, 5), stream(1)).double()]
     images, labels = network_and_batch("ConvNetW8", shape)[1:3]
     products = Products(nets[0])
     each = [products.weights([p.detach()[None] for p in net.parameters()]) for net in nets]
@@ -70,7 +72,9 @@ def test_groups_have_weights_of_their_own():
     torch.testing.assert_close(logits, torch.cat([nets[0](images[:3]), nets[1](images[3:])]), rtol=1e-10, atol=1e-10)
     gradients = products.parameters(list(torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), both)))
     for g, part in ((0, slice(0, 3)), (1, slice(3, 6))):
-        plain = torch.autograd.grad(F.cross_entropy(nets[g](images[part]), labels[part], reduction="sum"), list(nets[g].parameters()))
+        plain = torch.autograd.grad(
+            F.cross_entropy(nets[g](images[part]), labels[part], reduction="sum"), list(nets[g].parameters())
+        )
         for a, b in zip(plain, gradients, strict=True):
             torch.testing.assert_close(b[g], a, rtol=1e-8, atol=1e-10)
 
@@ -89,9 +93,12 @@ def test_weights_and_parameters_are_adjoint_and_float32_is_close():
     assert (single - exact).abs().max() < 2e-5 * exact.abs().max()
 
 
-@pytest.mark.parametrize(("name", "shape"), [("ConvNetBN", (1, 28, 28)), ("ConvNetMP", (1, 28, 28)), ("MLP", (1, 28, 28)), ("ConvNetD6W4", (3, 224, 224))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("ConvNetBN", (1, 28, 28)), ("ConvNetMP", (1, 28, 28)), ("MLP", (1, 28, 28)), ("ConvNetD6W4", (3, 224, 224))],
+)
 def test_other_networks_are_refused(name, shape):
-    network = networks.fresh(name, (shape, 10), generator(0))
+    network = networks.fresh(name, (shape, 10), stream(0))
     assert not Products.fits(network)
     with pytest.raises(UserError, match="ConvNet with instance norm"):
         Products(network)

@@ -1,4 +1,5 @@
-"""No measured number of ours is typed into prose: a page takes it from the records, names a source, or says why it stands there."""
+"""No measured number of ours is typed into prose: a page takes it from the records, names a source, or says why it
+stands there."""
 
 import fnmatch
 import json
@@ -31,13 +32,19 @@ SOURCE = (
 STATE = r"^(?:recorded|missing|stale|skipped|damaged) {2,}|\(never computed\)|: measured 20\d\d-|^cost: \d"  # as `distill plan` prints
 PRINTED = {  # what our pages count in printed tables, and the numbers of the files that it must follow from
     ("book/skd.md", "seven of nine settings"): lambda: leads()["best"] == 7,
-    ("book/skd.md", "ties in one and is 0.1 points short in one"): lambda: leads() == {"best": 7, "ties": 1, "below": 1},
+    ("book/skd.md", "ties in one and is 0.1 points short in one"): lambda: (
+        leads() == {"best": 7, "ties": 1, "below": 1}
+    ),
     ("notebooks/skd/table1_accuracy.ipynb", "three methods are 0.1 points above on MNIST"): lambda: three_above(),
     ("book/dgs.md", "0.6 to 2.7 points above Minimax"): lambda: ends("dgs/table1_imagewoof") == (0.6, 2.7),
-    ("notebooks/dgs/table1_imagewoof.ipynb", "adds 0.6 to 2.7 points"): lambda: ends("dgs/table1_imagewoof") == (0.6, 2.7),
+    ("notebooks/dgs/table1_imagewoof.ipynb", "adds 0.6 to 2.7 points"): lambda: (
+        ends("dgs/table1_imagewoof") == (0.6, 2.7)
+    ),
     ("notebooks/dgs/table2_subsets.ipynb", "0.1 to 1.7 points"): lambda: ends("dgs/table2_subsets") == (0.1, 1.7),
     ("notebooks/dgs/table2_subsets.ipynb", "two of the six settings"): lambda: inside("dgs/table2_subsets") == 2,
-    ("notebooks/dgs/table3_distributions.ipynb", "*Slope* is 0.4 points ahead and *Cliff* equal"): lambda: targets() == (0.4, 0),
+    ("notebooks/dgs/table3_distributions.ipynb", "*Slope* is 0.4 points ahead and *Cliff* equal"): lambda: (
+        targets() == (0.4, 0)
+    ),
 }
 ALLOWED = {  # pages and words -> why they may stand there
     ("book/cafe.md", "Above 27 % accuracy"): "follows from the recurrence that the sentence before gives",
@@ -67,7 +74,9 @@ ALLOWED = {  # pages and words -> why they may stand there
     ("notebooks/uvit/table2_fid.ipynb", "more than 1 % of the samples"): "the same yardstick",
 }
 PAGES = sorted(
-    f.relative_to(paths.ROOT).as_posix() for pattern in ("book/*.md", "notebooks/*/*.ipynb") for f in paths.ROOT.glob(pattern)
+    f.relative_to(paths.ROOT).as_posix()
+    for pattern in ("book/*.md", "notebooks/*/*.ipynb")
+    for f in paths.ROOT.glob(pattern)
 )
 
 
@@ -105,7 +114,8 @@ def typed(page):
     return found
 
 
-# --- what the printed tables say ---------------------------------------------------------------------------------------
+# --- what the printed tables say
+# ---------------------------------------------------------------------------------------
 def gains(name):
     """Printed gains of DGS over Minimax, each with the larger of the two deviations."""
     cells = {(r["dataset"], r["ipc"], r["network"], r["method"]): r for r in reported.cells_of(name)}
@@ -123,7 +133,9 @@ def inside(name):
 
 def targets():
     """How far two targets of DGS's Table 3 are above *Scale* at ten images per class."""
-    at = {r["axes"]["distribution"]: r["value"] for r in reported.cells_of("dgs/table3_distributions") if r["ipc"] == 10}
+    at = {
+        r["axes"]["distribution"]: r["value"] for r in reported.cells_of("dgs/table3_distributions") if r["ipc"] == 10
+    }
     return round(at["Slope"] - at["Scale"], 3), round(at["Cliff"] - at["Scale"], 3)
 
 
@@ -179,7 +191,8 @@ def test_a_paper_s_page_says_what_the_small_budget_says_from_the_records(paper):
     assert f'findings.of("{paper}")\n```' in section
 
 
-# --- the test itself ---------------------------------------------------------------------------------------------------
+# --- the test itself
+# ---------------------------------------------------------------------------------------------------
 STALE = [  # sentences that stood on pages, and were wrong or had no record
     "Estimated from all others, 43 of the 94 records of the small budget lie below one and a half times their estimate.",
     "On ImageNette and ImageIDC the gain over Minimax is 0.1 to 1.7 points, within one printed deviation in four of the six settings.",

@@ -19,7 +19,9 @@ from distill_lib.evaluation.protocols import (
 )
 
 
-@pytest.mark.parametrize("name, total, last_high", [("vico_noaug", 301, 151), ("vico_dsa", 1001, 501), ("mtt", 1001, 501)])
+@pytest.mark.parametrize(
+    "name, total, last_high", [("vico_noaug", 301, 151), ("vico_dsa", 1001, 501), ("mtt", 1001, 501)]
+)
 def test_the_reference_protocol_runs_one_epoch_more_and_drops_its_rate_once(name, total, last_high):
     p = protocol(name)
     rates = p.learning_rates(ipc=10, images=100)
@@ -55,7 +57,9 @@ def test_idc_drops_to_a_fifth_at_two_thirds_and_five_sixths():
     assert [rates[e] for e in (0, 665, 666, 832, 833, 999)] == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004])
 
 
-@pytest.mark.parametrize("ipc, epochs", [(1, 3000), (10, 2000), (20, 1500), (50, 1500), (100, 1000), (500, 500), (1300, 300)])
+@pytest.mark.parametrize(
+    "ipc, epochs", [(1, 3000), (10, 2000), (20, 1500), (50, 1500), (100, 1000), (500, 500), (1300, 300)]
+)
 def test_minimax_trains_small_sets_longer(ipc, epochs):
     p = protocol("minimax_imagenet")
     assert p.num_epochs(ipc, 10 * ipc) == epochs
@@ -138,7 +142,10 @@ def test_digits_follow_their_own_augmentation_rules():
     assert settled("vico_noaug", "FashionMNIST").augmentation == "none"
     assert settled("vico_noaug", "FashionMNIST").num_epochs(10, 100) == 301
     assert settled("vico_noaug", "CIFAR10", "ConvNetBN").augmentation == "dc:crop_noise"
-    assert "flip" not in settled("vico_dsa", "MNIST").augmentation and "flip" in settled("vico_dsa", "FashionMNIST").augmentation
+    assert (
+        "flip" not in settled("vico_dsa", "MNIST").augmentation
+        and "flip" in settled("vico_dsa", "FashionMNIST").augmentation
+    )
     assert "flip" not in settled("frepo_mse", "FashionMNIST-mini").augmentation
     assert protocol("idc_small").settled("SVHN", "ConvNet", 1, 10).cutmix == 0
     assert protocol("idc_small").settled("SVHN", "ConvNet", 10, 10).cutmix == 0.5

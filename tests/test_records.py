@@ -23,7 +23,13 @@ def results(tmp_path, monkeypatch):
 
 
 def record(**changes):
-    values = {"cell": CELL, "test_accuracy_pct": [71.5, 70.25], "sets": [0, 0], "key": {"config": {"ipc": 10}}, **changes}
+    values = {
+        "cell": CELL,
+        "test_accuracy_pct": [71.5, 70.25],
+        "sets": [0, 0],
+        "key": {"config": {"ipc": 10}},
+        **changes,
+    }
     return Record(**values)
 
 
@@ -37,7 +43,11 @@ def test_a_record_made_before_processor_time_was_counted_still_reads(results):
     old = record(seconds={"distill": 1.5})
     body = old.to_json()
     assert not {"cpu_seconds", "joules"} & body.keys()  # what was not measured is not stored
-    new = record(cpu_seconds={"distill": 1.0, "evaluate": 2.0}, joules={"distill": 30.0, "evaluate": 10.0}, seconds={"distill": 1.5})
+    new = record(
+        cpu_seconds={"distill": 1.0, "evaluate": 2.0},
+        joules={"distill": 30.0, "evaluate": 10.0},
+        seconds={"distill": 1.5},
+    )
     new.save("small")
     assert records.load(CELL, "small") == new
     assert records.cost(old) == "2 s, 0 MB" and records.cost(new) == "2 s, 3 s of processor time, 40 J, 0 MB"
@@ -50,7 +60,9 @@ def test_a_record_names_the_requirements_it_was_made_with(tmp_path, monkeypatch)
     lock = (paths.ROOT / "requirements.lock").read_bytes()
     assert made_by["lock_sha256"] == hashlib.sha256(lock).hexdigest() and isinstance(made_by["not_as_locked"], list)
     version = metadata.version("numpy")
-    (tmp_path / "requirements.lock").write_text(f"numpy=={version} \\\n    --hash=sha256:0\ntorch==0.1 ; python_version > '3'\nnot-there==1\n")
+    (tmp_path / "requirements.lock").write_text(
+        f"numpy=={version} \\\n    --hash=sha256:0\ntorch==0.1 ; python_version > '3'\nnot-there==1\n"
+    )
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     records.lock_state.cache_clear()
     try:
@@ -72,11 +84,13 @@ def test_a_missing_record_is_none(results):
 
 def test_every_cell_has_its_own_file():
     cells = [
-        CELL, Cell("skd/table1_accuracy", "DM", "FashionMNIST", 1), Cell("skd/table1_accuracy", "DM", "FashionMNIST"),
+        CELL,
+        Cell("skd/table1_accuracy", "DM", "FashionMNIST", 1),
+        Cell("skd/table1_accuracy", "DM", "FashionMNIST"),
         Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, protocol="vico_noaug"),
         Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, variant="fixed"),
         Cell("skd/table1_accuracy", "DM", "FashionMNIST", 10, network="AlexNet"),
-    ]  # fmt: skip
+    ]
     assert len({records.path(c, "full") for c in cells}) == len(cells)
 
 
@@ -142,14 +156,24 @@ def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, mon
     records.code_state.cache_clear()
     before = records.code_state()
     records.code_state.cache_clear()
-    monkeypatch.setattr(engine, "_one", lambda *_: monkeypatch.setattr(records_made_by.subprocess, "run", None) or experiments.Status(cell, "skipped", "a trial"))
-    params = experiments.check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]})
+    monkeypatch.setattr(
+        engine,
+        "_one",
+        lambda *_: (
+            monkeypatch.setattr(records_made_by.subprocess, "run", None)
+            or experiments.Status(cell, "skipped", "a trial")
+        ),
+    )
+    params = experiments.check_parameters(
+        "skd/table1_accuracy", {"profile": "smoke", "ipcs": [1], "methods": ["Random"]}
+    )
     cell = experiments.experiment("skd/table1_accuracy").cells(params)[0]
     engine.run("skd/table1_accuracy", params, [cell])
     assert records.code_state() == before
 
 
-# --- whether the networks were trained ---------------------------------------------------------------------------------
+# --- whether the networks were trained
+# ---------------------------------------------------------------------------------
 def judged(metrics, protocol=None, accuracy=(30.0, 32.0), dataset="FashionMNIST"):
     key = {"dataset": dataset, "network": "ConvNet", "protocol": protocol or {"loss": "ce"}}
     return records.underfit(record(metrics=metrics, key=key, test_accuracy_pct=list(accuracy)))
@@ -179,12 +203,20 @@ def test_networks_near_their_first_loss_are_not_trained(losses, protocol, traine
 
 
 def test_without_a_training_loss_an_accuracy_near_guessing_says_so():
-    assert judged({}, accuracy=(14.0, 15.0)) == "ConvNet at 14.5 %, guessing at 10.0 %" and judged({}, accuracy=(15.0, 15.5)) == ""
+    assert (
+        judged({}, accuracy=(14.0, 15.0)) == "ConvNet at 14.5 %, guessing at 10.0 %"
+        and judged({}, accuracy=(15.0, 15.5)) == ""
+    )
     each = {"accuracy_pct, ResNet18": [9.0, 12.0], "accuracy_pct, ViT": [30.0, 30.0]}
     assert judged(each) == "ResNet18 at 10.5 %, guessing at 10.0 %"
     assert judged(each | {"train_loss, ResNet18": [0.1, 0.1], "train_loss, ViT": [0.1, 0.1]}) == ""
-    assert judged(each | {"train_loss, ResNet18": [0.1, 0.1], "train_loss, ViT": [2.0, 2.2]}).startswith("ViT at a training loss of 2.10")
-    assert judged({"per_class_accuracy_pct": [[10.0] * 4] * 2}, accuracy=(30.0, 32.0)) == "ConvNet at 31.0 %, guessing at 25.0 %"
+    assert judged(each | {"train_loss, ResNet18": [0.1, 0.1], "train_loss, ViT": [2.0, 2.2]}).startswith(
+        "ViT at a training loss of 2.10"
+    )
+    assert (
+        judged({"per_class_accuracy_pct": [[10.0] * 4] * 2}, accuracy=(30.0, 32.0))
+        == "ConvNet at 31.0 %, guessing at 25.0 %"
+    )
     assert judged({}, accuracy=(1.0, 1.0), dataset="my own") == ""  # nothing says how many classes there are
 
 

@@ -41,11 +41,22 @@ ATTRIBUTED = {
     "slfd/attributed_gsdd": 14 * 6 - 9,  # nine cells of ImageYellow are not given
     "slfd/attributed_aggregator": 9,
 }
-METHODS = set(
-    "Random Herding K-Center Forgetting DC DSA DM CAFE KIP MTT FRePo CGAN DiM SKD DiT IDC-1 Minimax DGS GLaD SLFD U-ViT".split()
-) | {"SKD (no standardisation)", "Full data"}
+METHODS = {
+    *"Random Herding K-Center Forgetting DC DSA DM CAFE KIP MTT FRePo CGAN DiM SKD DiT IDC-1 Minimax DGS GLaD SLFD U-ViT".split()
+} | {"SKD (no standardisation)", "Full data"}
 EXTRA_DATASETS = {"CIFAR100 and TinyImageNet", ""}  # the leaderboard's average; a number of no data set
-NETWORKS = {"ConvNet", "ResNet18", "AlexNet", "VGG11", "ViT", "ConvNet-6", "ResNetAP-10", "ResNet-18", "cross-architecture mean", ""}
+NETWORKS = {
+    "ConvNet",
+    "ResNet18",
+    "AlexNet",
+    "VGG11",
+    "ViT",
+    "ConvNet-6",
+    "ResNetAP-10",
+    "ResNet-18",
+    "cross-architecture mean",
+    "",
+}
 
 
 def rows_of(experiment):
@@ -56,7 +67,9 @@ def test_every_table_has_every_cell():
     assert {e: len(rows_of(e)) for e in reported.experiments()} == CELLS
     assert {e: len(rows_of(e)) for e in reported.experiments(attributed=True)} == ATTRIBUTED
     for paper in PAPERS:
-        assert len(reported.load(paper)) == len({tuple(r[k] for k in reported.KEY) for r in reported.load(paper).to_dict("records")})
+        assert len(reported.load(paper)) == len(
+            {tuple(r[k] for k in reported.KEY) for r in reported.load(paper).to_dict("records")}
+        )
 
 
 def test_what_the_source_lost_is_said_cell_by_cell():
@@ -68,7 +81,10 @@ def test_what_the_source_lost_is_said_cell_by_cell():
 
 def test_the_leaderboard_has_two_cells_of_this_paper():
     own = [r for r in rows_of("uvit/figure4_leaderboard") if r["status"] == "printed"]
-    assert [(r["method"], r["dataset"], r["text"]) for r in own] == [("U-ViT", "CIFAR100", "0.3756"), ("U-ViT", "TinyImageNet", "0.2353")]
+    assert [(r["method"], r["dataset"], r["text"]) for r in own] == [
+        ("U-ViT", "CIFAR100", "0.3756"),
+        ("U-ViT", "TinyImageNet", "0.2353"),
+    ]
 
 
 def test_a_number_printed_at_every_ipc_has_a_row_for_each():
@@ -160,7 +176,9 @@ def test_look_up_of_what_is_not_in_the_table_is_none():
 
 
 def test_an_open_axis_that_decides_is_an_error_naming_it():
-    with pytest.raises(UserError, match=r"5 different numbers for DGS on ImageWoof.*variant: distribution=Hill, distribution=Ground"):
+    with pytest.raises(
+        UserError, match=r"5 different numbers for DGS on ImageWoof.*variant: distribution=Hill, distribution=Ground"
+    ):
         reported.lookup("dgs/table3_distributions", "DGS", "ImageWoof", 10)
     with pytest.raises(UserError, match="ipc: 1, 10, 50"):
         reported.lookup("skd/table1_accuracy", "DM", "CIFAR10")
@@ -190,9 +208,17 @@ def test_matrix_has_the_layout_of_the_paper():
     table = reported.matrix("dgs/table1_imagewoof")
     assert list(table.columns) == ["Random", "K-Center", "Herding", "DiT", "DM", "IDC-1", "Minimax", "DGS", "Full data"]
     assert list(table.index) == [(i, n) for i in (10, 20, 50) for n in ("ConvNet-6", "ResNetAP-10", "ResNet-18")]
-    assert reported.matrix("dgs/table3_distributions").loc["Slope"].tolist() == ["37.8 ± 0.4", "42.7 ± 0.7", "56.1 ± 0.6"]
+    assert reported.matrix("dgs/table3_distributions").loc["Slope"].tolist() == [
+        "37.8 ± 0.4",
+        "42.7 ± 0.7",
+        "56.1 ± 0.6",
+    ]
     assert reported.matrix("uvit/table2_fid").loc[("CIFAR100", "DPM-Solver")].tolist() == ["39.85", "50", "about 27 h"]
-    assert reported.matrix("uvit/figure4_leaderboard").loc[("2", "1", "zheli")].tolist() == ["0.3756", "0.2353", "0.3054"]
+    assert reported.matrix("uvit/figure4_leaderboard").loc[("2", "1", "zheli")].tolist() == [
+        "0.3756",
+        "0.2353",
+        "0.3054",
+    ]
 
 
 @pytest.mark.parametrize("experiment", sorted(CELLS | ATTRIBUTED))
@@ -237,7 +263,12 @@ def test_provenance_the_same_setting_in_two_skd_tables():
 def test_provenance_three_dgs_tables_share_one_row():
     for ipc in (10, 20, 50):
         own = reported.lookup("dgs/table1_imagewoof", "DGS", "ImageWoof", ipc, "ResNetAP-10")["text"]
-        assert own == reported.lookup("dgs/table3_distributions", "DGS", "ImageWoof", ipc, variant="distribution=Scale")["text"]
+        assert (
+            own
+            == reported.lookup("dgs/table3_distributions", "DGS", "ImageWoof", ipc, variant="distribution=Scale")[
+                "text"
+            ]
+        )
         assert own == reported.lookup("dgs/table4_pool_size", "DGS", "ImageWoof", ipc, variant="pool=5xIPC")["text"]
 
 
@@ -269,7 +300,10 @@ def test_provenance_leaderboard_averages():
 
 def test_notes_are_grouped_by_text():
     notes = reported.notes("skd/table1_accuracy").set_index("note")
-    assert notes.loc["identical to the DSA row in mean and deviation, almost surely a copying slip"].tolist() == ["KIP", 3]
+    assert notes.loc["identical to the DSA row in mean and deviation, almost surely a copying slip"].tolist() == [
+        "KIP",
+        3,
+    ]
     assert len(reported.notes("slfd/table4_cifar10")) == 1
 
 
@@ -332,7 +366,10 @@ def second_line(change):
         (second_line({"trials": "0"}), "line 2: trials '0' is not a positive whole number"),
         (second_line({"method": ""}), "line 2: method is empty"),
         (second_line({"source": ""}), "line 2: source is empty"),
-        (second_line({"status": "guessed"}), "unknown status 'guessed'.*printed, others' entry, not in the source, attributed"),
+        (
+            second_line({"status": "guessed"}),
+            "unknown status 'guessed'.*printed, others' entry, not in the source, attributed",
+        ),
         (second_line({"status": "not in the source"}), "status 'not in the source', but value '64.9'"),
         (second_line({"status": "attributed"}), "numbers of other papers belong into skd/attributed_"),
         (second_line({"unit": "percent"}), "unknown unit 'percent'"),
@@ -362,7 +399,8 @@ def test_an_edited_file_is_read_again(tmp_path):
     assert reported.lookup("skd/table1_accuracy", "Random", "MNIST", 1, folder=tmp_path)["text"] == "65.0 ± 3.5"
 
 
-# --------------------------------------------------------------------------------------------------- pages built on them
+# --------------------------------------------------------------------------------------------------- pages built on
+# them
 
 BOOK = paths.ROOT / "book"
 LIVE = {  # page: what its live cells print
@@ -378,7 +416,9 @@ LIVE = {  # page: what its live cells print
 
 @pytest.mark.parametrize("page", sorted(LIVE))
 def test_the_code_of_a_page_runs_and_shows_what_the_page_says(page, capsys):
-    cells = re.findall(r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*\n?(.*?)^```$", (BOOK / f"{page}.md").read_text(), re.M | re.S)
+    cells = re.findall(
+        r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*\n?(.*?)^```$", (BOOK / f"{page}.md").read_text(), re.M | re.S
+    )
     assert cells
     names = {}
     for code in cells:
@@ -405,11 +445,14 @@ def test_the_page_of_a_paper_shows_all_its_tables(paper):
 
 
 @pytest.mark.parametrize(
-    "paper, module", [("skd", "methods/skd.py"), ("dgs", "methods/dgs.py"), ("uvit", "generators/uvit.py"), ("slfd", "methods/slfd.py")]
+    "paper, module",
+    [("skd", "methods/skd.py"), ("dgs", "methods/dgs.py"), ("uvit", "generators/uvit.py"), ("slfd", "methods/slfd.py")],
 )
 def test_a_page_does_not_call_missing_what_exists(paper, module):
     exists = (paths.ROOT / "distill_lib" / module).exists()
-    assert not (exists and "not implemented yet" in (BOOK / f"{paper}.md").read_text()), "name the functions in the page's table"
+    assert not (exists and "not implemented yet" in (BOOK / f"{paper}.md").read_text()), (
+        "name the functions in the page's table"
+    )
 
 
 def test_every_citation_is_in_the_bibliography():

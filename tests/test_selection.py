@@ -1,4 +1,5 @@
-"""Herding, K-Center, Forgetting and the feature network they share: known answers by hand, and the rules of choosing."""
+"""Herding, K-Center, Forgetting and the feature network they share: known answers by hand, and the rules of
+choosing."""
 
 import time
 
@@ -8,7 +9,7 @@ import torch
 from distill_lib import data, networks
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.methods import forgetting, herding, kcenter
 from distill_lib.networks import reference
@@ -46,7 +47,10 @@ def slow_herding(features, n):
     mean = features.mean(0)
     for i in range(n):
         total = sum((features[q] for q in chosen), torch.zeros_like(mean))
-        gaps = [float(((i + 1) * mean - total - f).norm()) if j not in chosen else float("inf") for j, f in enumerate(features)]
+        gaps = [
+            float(((i + 1) * mean - total - f).norm()) if j not in chosen else float("inf")
+            for j, f in enumerate(features)
+        ]
         chosen.append(min(range(len(features)), key=gaps.__getitem__))
     return chosen
 
@@ -55,20 +59,25 @@ def slow_k_center(features, n):
     features = features.double()
     chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
     while len(chosen) < n:
-        gaps = [min(float((f - features[q]).norm()) for q in chosen) if j not in chosen else -1.0 for j, f in enumerate(features)]
+        gaps = [
+            min(float((f - features[q]).norm()) for q in chosen) if j not in chosen else -1.0
+            for j, f in enumerate(features)
+        ]
         chosen.append(max(range(len(features)), key=gaps.__getitem__))
     return chosen
 
 
 @pytest.mark.parametrize(("fast", "slow"), [(herding.herding, slow_herding), (kcenter.k_center, slow_k_center)])
 def test_the_fast_form_chooses_what_the_definition_chooses(fast, slow):
-    features = torch.randn(60, 8, generator=generator(0, "features")) + 100  # far from zero: float32 must not lose the differences
+    features = (
+        torch.randn(60, 8, generator=stream(0, "features")) + 100
+    )  # far from zero: float32 must not lose the differences
     assert fast(features, 25).tolist() == slow(features, 25)
 
 
 @pytest.mark.parametrize("choose", CHOOSE.values(), ids=CHOOSE)
 def test_choosing_as_many_as_there_are_returns_all(choose):
-    features = torch.randn(12, 3, generator=generator(1))
+    features = torch.randn(12, 3, generator=stream(1))
     assert sorted(choose(features, 12).tolist()) == list(range(12))
 
 
@@ -79,19 +88,23 @@ def test_equal_images_are_each_chosen_once(choose):
 
 @pytest.mark.parametrize("choose", CHOOSE.values(), ids=CHOOSE)
 def test_permuting_the_data_permutes_the_choice(choose):
-    features, order = torch.randn(40, 6, generator=generator(2)), torch.randperm(40, generator=generator(3))
+    features, order = torch.randn(40, 6, generator=stream(2)), torch.randperm(40, generator=stream(3))
     assert order[choose(features[order], 10)].tolist() == choose(features, 10).tolist()
 
 
 def test_with_one_image_herding_and_k_center_agree():
-    features = torch.randn(50, 5, generator=generator(4))
+    features = torch.randn(50, 5, generator=stream(4))
     assert herding.herding(features, 1).tolist() == kcenter.k_center(features, 1).tolist()
 
 
 # --- forgetting --------------------------------------------------------------------------------------------------------
 def test_forgetting_events_by_hand():
     histories = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)
-    was_right, learned, forgotten = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    was_right, learned, forgotten = (
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.int64),
+    )
     for right in histories.T:
         here = torch.tensor([2, 0, 1])  # visited in an order of its own
         reference.count_forgetting(here, right[here], was_right, learned, forgotten)
@@ -100,13 +113,13 @@ def test_forgetting_events_by_hand():
 
 def test_the_most_forgotten_come_first_and_the_never_learned_last_or_before_them():
     forgotten, learned = torch.tensor([1, 4, 0, 2]), torch.tensor([True, True, False, True])
-    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0)).tolist() == [1, 3, 0, 2]
-    assert forgetting.most_forgotten(forgotten, learned, 4, generator(0), never_learned="most").tolist() == [2, 1, 3, 0]
+    assert forgetting.most_forgotten(forgotten, learned, 4, stream(0)).tolist() == [1, 3, 0, 2]
+    assert forgetting.most_forgotten(forgotten, learned, 4, stream(0), never_learned="most").tolist() == [2, 1, 3, 0]
 
 
 def test_ties_are_broken_at_random_by_the_seed():
     forgotten, learned = torch.zeros(50, dtype=torch.int64), torch.ones(50, dtype=torch.bool)
-    picks = [forgetting.most_forgotten(forgotten, learned, 5, generator(seed)).tolist() for seed in (0, 0, 1)]
+    picks = [forgetting.most_forgotten(forgotten, learned, 5, stream(seed)).tolist() for seed in (0, 0, 1)]
     assert picks[0] == picks[1] != picks[2]
 
 
@@ -147,7 +160,8 @@ def test_the_published_settings():
         assert method.paper_config("MNIST", 1).training.per_class is None  # the whole training set
 
 
-# --- the feature network -----------------------------------------------------------------------------------------------
+# --- the feature network
+# -----------------------------------------------------------------------------------------------
 def test_three_methods_train_one_network(real, monkeypatch):
     trainings, train = [], reference._train
     monkeypatch.setattr(reference, "_train", lambda *args: trainings.append(args[0]) or train(*args))
@@ -191,7 +205,9 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_p
         except TimeUp:
             interruptions += 1
     assert interruptions > 5
-    assert all(torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), resumed.network.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), resumed.network.state_dict().values())
+    )
     assert torch.equal(whole.forgotten, resumed.forgotten) and torch.equal(whole.learned, resumed.learned)
 
 
@@ -204,7 +220,7 @@ def test_a_damaged_network_file_is_a_clear_error(real):
 
 
 def test_features_do_not_depend_on_the_batch(real):
-    net = networks.fresh("ConvNetW32", real, generator(0)).eval()
+    net = networks.fresh("ConvNetW32", real, stream(0)).eval()
     whole, parts = (reference.features(net, real, torch.arange(50), batch=b) for b in (50, 7))
     assert whole.shape == (50, net.embed_dim) and torch.allclose(whole, parts, atol=1e-5)
 

@@ -20,13 +20,19 @@ from distill_lib.core import paths
 from distill_lib.publish import build, pages
 
 TEXTS = [paths.ROOT / "README.md", *sorted((paths.ROOT / "book").glob("*.md"))]
-BLOCKS = [(f, m[1], m[2]) for f in TEXTS for m in re.finditer(r"^```(\w+)\n(.*?)^```", f.read_text(), re.MULTILINE | re.DOTALL)]
+BLOCKS = [
+    (f, m[1], m[2])
+    for f in TEXTS
+    for m in re.finditer(r"^```(\w+)\n(.*?)^```", f.read_text(), re.MULTILINE | re.DOTALL)
+]
 LOOKS = {"list", "plan", "explain", "watch", "index", "evaluate"}  # commands that compute little: run as they stand
 
 
 def commands():
     for file, language, text in BLOCKS:
-        if language in ("bash", "console") and file.stem != "your_method":  # of a method put in by hand: run in test_examples
+        if (
+            language in ("bash", "console") and file.stem != "your_method"
+        ):  # of a method put in by hand: run in test_examples
             lines = text.replace("\\\n", " ").splitlines()
             if language == "console":  # commands stand behind a dollar sign, what they print below
                 lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -39,7 +45,9 @@ def test_every_block_is_of_a_kind_that_is_tested():
     assert {language for _, language, _ in BLOCKS} <= {"bash", "console", "python", "text", "yaml"}
 
 
-@pytest.mark.parametrize("file, text", [pytest.param(f, t, id=f.stem) for f, language, t in BLOCKS if language == "yaml"])
+@pytest.mark.parametrize(
+    "file, text", [pytest.param(f, t, id=f.stem) for f, language, t in BLOCKS if language == "yaml"]
+)
 def test_yaml_shown_can_be_read(file, text):
     assert isinstance(yaml.safe_load(text), dict)
 
@@ -113,7 +121,9 @@ def a_set(file):
     np.savez(file, images=chosen.images.numpy(), labels=chosen.labels.numpy())
 
 
-@pytest.mark.parametrize("file, text", [pytest.param(f, t, id=f.stem) for f, language, t in BLOCKS if language == "python"])
+@pytest.mark.parametrize(
+    "file, text", [pytest.param(f, t, id=f.stem) for f, language, t in BLOCKS if language == "python"]
+)
 def test_python_shown_runs(file, text, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -124,6 +134,10 @@ def test_python_shown_runs(file, text, tmp_path, monkeypatch):
 def test_every_page_has_a_live_cell_to_adapt(name):
     (page,) = pages.live(paths.ROOT, [name])
     cells = page.notebook().cells
-    (start,) = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and re.search("^## Adapt this$", c.source, re.MULTILINE)]
+    (start,) = [
+        i
+        for i, c in enumerate(cells)
+        if c.cell_type == "markdown" and re.search("^## Adapt this$", c.source, re.MULTILINE)
+    ]
     code = [c.source for c in cells[start:] if c.cell_type == "code"]
     assert code and max(map(len, "\n".join(code).splitlines())) < 80, "the page cuts longer lines"

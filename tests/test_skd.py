@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from distill_lib import data, networks
 from distill_lib.core.batches import Batches
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
 from distill_lib.generators import cgan
@@ -50,7 +50,8 @@ def random_logits(*shape, seed=0):
     return torch.randn(*shape, generator=stream(seed, "logits"), dtype=torch.float64)
 
 
-# --- standardised logits -----------------------------------------------------------------------------------------------
+# --- standardised logits
+# -----------------------------------------------------------------------------------------------
 def test_standardised_logits_and_their_softmax_by_hand():
     z = skd.standardised(ONE, SKD)
     assert torch.allclose(z, torch.tensor([[0.580948, 0.193649, -0.193649, -0.580948]]).double(), atol=1e-6)
@@ -89,13 +90,19 @@ def test_scaling_and_shifting_logits_changes_nothing(tau):
     assert z.mean(1).abs().max() < 1e-12 and torch.allclose(z.std(1), torch.full((5,), 1 / tau).double())
 
 
-@pytest.mark.parametrize("std, logit, top, least", [("unbiased", 1.423, 0.3507, 0.0223), ("biased", 1.5, 0.3704, 0.0205)])
+@pytest.mark.parametrize(
+    "std, logit, top, least", [("unbiased", 1.423, 0.3507, 0.0223), ("biased", 1.5, 0.3704, 0.0205)]
+)
 def test_targets_are_bounded_however_sure_the_network_is(std, logit, top, least):
     cfg = replace(SKD, std=std)
-    extreme = torch.cat([torch.eye(10)[:1].double() * 1e4, -torch.eye(10)[:1].double() * 1e4, 50 * random_logits(500, 10)])
+    extreme = torch.cat(
+        [torch.eye(10)[:1].double() * 1e4, -torch.eye(10)[:1].double() * 1e4, 50 * random_logits(500, 10)]
+    )
     z = skd.standardised(extreme, cfg)
     assert z.abs().max() <= logit + 1e-3 and z.softmax(1).max() <= top + 1e-4 and z.softmax(1).min() >= least - 1e-4
-    assert torch.isclose(z[0].max(), torch.tensor(logit).double(), atol=1e-3) and torch.isclose(z[0].softmax(0).max(), torch.tensor(top).double(), atol=1e-4)
+    assert torch.isclose(z[0].max(), torch.tensor(logit).double(), atol=1e-3) and torch.isclose(
+        z[0].softmax(0).max(), torch.tensor(top).double(), atol=1e-4
+    )
     assert skd.standardised(extreme, replace(cfg, standardise=False)).softmax(1).max() > 0.99
 
 
@@ -140,7 +147,12 @@ def test_dim_compares_log_probabilities():
     assert logit_loss(real, real) == 0
     assert torch.isclose(logit_loss(real, fake + 5), total)  # a constant does not survive the log-softmax
     direction = random_logits(3, 10, seed=2)
-    even = [logit_loss(real, real + direction * size - torch.logsumexp(real.log_softmax(1) + direction * size, 1, keepdim=True)) for size in (1e-4, 2e-4)]
+    even = [
+        logit_loss(
+            real, real + direction * size - torch.logsumexp(real.log_softmax(1) + direction * size, 1, keepdim=True)
+        )
+        for size in (1e-4, 2e-4)
+    ]
     assert even[1] / even[0] == pytest.approx(4, rel=1e-3)
 
 
@@ -175,11 +187,14 @@ def test_features_and_gradients_match_their_plain_forms(real):
     assert torch.isfinite(s.grad).all() and s.grad.abs().sum() > 0
 
 
-# --- the second stage --------------------------------------------------------------------------------------------------
+# --- the second stage
+# --------------------------------------------------------------------------------------------------
 def test_without_a_weight_the_second_stage_is_the_plain_gan_run_bit_for_bit(real):
     control = weights_of(plain.distill(real, plain.Config(ipc=1, gan=GAN, longer=MATCHING), seed=3))
     assert same(weights_of(skd.distill(real, replace(SKD, weight=0.0), seed=3)), control)
-    assert same(weights_of(dim.distill(real, dim.Config(ipc=1, gan=GAN, matching=MATCHING, weight=0.0), seed=3)), control)
+    assert same(
+        weights_of(dim.distill(real, dim.Config(ipc=1, gan=GAN, matching=MATCHING, weight=0.0), seed=3)), control
+    )
     assert not same(weights_of(plain.distill(real, plain.Config(ipc=1, gan=GAN), seed=3)), control)  # and it does go on
     # with a weight too small to count, the pool's draws and passes are made and must not touch the GAN's stream
     silent = weights_of(skd.distill(real, replace(SKD, weight=1e-30), seed=3))
@@ -233,7 +248,7 @@ def test_the_pool_draws_a_new_network_every_epoch_and_trains_it_on_real_images(r
     kept = b.network
     b.prepare(4)
     assert b.network is kept
-    assert 0.5 < before and not any(p.requires_grad for p in b.frozen().parameters())
+    assert before > 0.5 and not any(p.requires_grad for p in b.frozen().parameters())
 
 
 def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
@@ -247,7 +262,11 @@ def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
 
 def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypatch):
     seen = []
-    monkeypatch.setattr(cgan.Generator, "forward", lambda self, noise, labels: real.signed(torch.arange(len(labels))) + 0 * self.last.bias.sum())
+    monkeypatch.setattr(
+        cgan.Generator,
+        "forward",
+        lambda self, noise, labels: real.signed(torch.arange(len(labels))) + 0 * self.last.bias.sum(),
+    )
     order = torch.arange(8)
     monkeypatch.setattr(Batches, "index", lambda *args: order)
 
@@ -273,14 +292,24 @@ def test_the_papers_settings():
     for name, std in (("SKD", True), ("SKD (no standardisation)", False)):
         made = {d: METHODS[name].paper_config(d, 10) for d in ("MNIST", "FashionMNIST", "CIFAR10")}
         assert {d: (c.weight, c.tau, c.standardise) for d, c in made.items()} == {
-            "MNIST": (0.001, 2.0, std), "FashionMNIST": (0.01, 2.0, std), "CIFAR10": (0.01, 2.0, std),
-        }  # fmt: skip
+            "MNIST": (0.001, 2.0, std),
+            "FashionMNIST": (0.01, 2.0, std),
+            "CIFAR10": (0.01, 2.0, std),
+        }
         assert made["CIFAR10"].matching.pool == ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
         assert made["MNIST"].matching.pool == ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
     assert cgan.batches_of(data.load("digits")[0], 128, 150, None).steps_per_epoch == 1297 // 128
     assert (Matching().lr, Matching().batch, Matching().epochs, Matching().pool_steps) == (5e-6, 64, 100, 16)
-    assert (cgan.GAN().lr, cgan.GAN().betas, cgan.GAN().batch, cgan.GAN().epochs, cgan.GAN().gp_weight) == (1e-4, (0.0, 0.9), 128, 150, 10.0)
-    assert augment.idc(Matching().dsa).operations(augment.idc(Matching().dsa).draw(stream(0))) == [("color", "crop", "cutout")]
+    assert (cgan.GAN().lr, cgan.GAN().betas, cgan.GAN().batch, cgan.GAN().epochs, cgan.GAN().gp_weight) == (
+        1e-4,
+        (0.0, 0.9),
+        128,
+        150,
+        10.0,
+    )
+    assert augment.idc(Matching().dsa).operations(augment.idc(Matching().dsa).draw(stream(0))) == [
+        ("color", "crop", "cutout")
+    ]
 
 
 @pytest.mark.parametrize(

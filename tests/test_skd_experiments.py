@@ -6,7 +6,7 @@ import torch
 from distill_lib import data, experiments, figures, records, tables
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict
 from distill_lib.experiments import Skip, Task, compute, engine
 from distill_lib.experiments.papers import skd
@@ -28,7 +28,7 @@ def real():
 
 def made(real, seed, ipc=1):
     of = cgan.Architecture(real.shape, real.num_classes, width=8)
-    return GeneratedSet.made("SKD", real, cgan.redraw(cgan.Generator(of), generator(seed, "weights")), ipc, seed=seed)
+    return GeneratedSet.made("SKD", real, cgan.redraw(cgan.Generator(of), stream(seed, "weights")), ipc, seed=seed)
 
 
 def test_table2_has_the_papers_cells():
@@ -90,7 +90,9 @@ def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path,
     assert tables_skd.samples(params) == {} and tables_skd.health_kept(params) == {}
     kept = tables_skd.drawn(made(real, 1), 3, seed=0)
     kept.save(tables_skd._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
-    tables_skd._artefact("small", "MNIST", "health", "csv").write_text("step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n")
+    tables_skd._artefact("small", "MNIST", "health", "csv").write_text(
+        "step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n"
+    )
     shown = tables_skd.samples(params)
     assert list(shown) == ["MNIST"] and torch.equal(shown["MNIST"]["SKD (no standardisation)"].images, kept.images)
     looks = tables_skd.health_kept(params)
@@ -126,14 +128,23 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     ours = marks.loc[marks["who"] == "ours, small", ["method", "value"]]
     assert sorted(ours.values.tolist()) == [["DiM", 50.0], ["SKD", 61.0]]
 
-    Record(Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"), [40.0], [0], key | {"network": "ConvNet"}).save("small")
+    Record(
+        Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"),
+        [40.0],
+        [0],
+        key | {"network": "ConvNet"},
+    ).save("small")
     params = experiments.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
     outcome = engine.run(pages.ABLATIONS, params)
-    assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [["not run"], ["40.0"]]
+    assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [
+        ["not run"],
+        ["40.0"],
+    ]
     assert tables.details(outcome)["variant"].tolist() == ["tau 1"]
 
 
-# --- Table 1 under one protocol ----------------------------------------------------------------------------------------
+# --- Table 1 under one protocol
+# ----------------------------------------------------------------------------------------
 def fair_cells(**values):
     return skd.fair_cells(experiments.check_parameters(skd.RANKING, values))
 
@@ -158,7 +169,9 @@ def test_fair_cells_have_one_protocol_and_one_network(profile):
         assert protocol == rules.setdefault((task.dataset, task.cell.ipc), protocol)
         assert not protocol["fresh_images"] and not protocol["lr_from_set"]
         assert task.key["protocol"]["loss"] == ("mse" if skd.labels(task.cell) == "learned" else "ce")
-    assert {t.cell.method for t in tasks} >= ({"Random", "DM", "FRePo", "SKD"} if profile == "smoke" else {c.method for c in skd.fair_cells(params)})
+    assert {t.cell.method for t in tasks} >= (
+        {"Random", "DM", "FRePo", "SKD"} if profile == "smoke" else {c.method for c in skd.fair_cells(params)}
+    )
 
 
 @pytest.mark.parametrize("method", ["KIP", "FRePo"])
@@ -187,7 +200,11 @@ def test_the_ranking_page_is_of_records_only(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     for method, values in (("DM", [70.0, 70.2, 70.4]), ("SKD", [60.0, 60.2, 60.4])):
-        key = {"dataset": "MNIST", "protocol": {"name": "vico_dsa@300ep", "epochs": 1000, "budget": 300}, "network": "ConvNet"}
+        key = {
+            "dataset": "MNIST",
+            "protocol": {"name": "vico_dsa@300ep", "epochs": 1000, "budget": 300},
+            "network": "ConvNet",
+        }
         Record(Cell(TABLE1, method, "MNIST", 1), values, [0] * 3, key).save("small")
     params = experiments.check_parameters(skd.RANKING, {"datasets": ["MNIST"], "ipcs": [1]})
     monkeypatch.setattr(compute, "compute", lambda *a, **k: pytest.fail("computes"))
@@ -199,10 +216,15 @@ def test_the_ranking_page_is_of_records_only(tmp_path, monkeypatch):
 def test_the_ranking_page_runs_at_smoke(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     page = book_pages.notebooks(only=skd.RANKING)
-    result, = book_pages.run(page, "smoke", {"methods": ["Random", "DM", "FRePo"], "datasets": ["FashionMNIST"], "ipcs": [1]})
+    (result,) = book_pages.run(
+        page, "smoke", {"methods": ["Random", "DM", "FRePo"], "datasets": ["FashionMNIST"], "ipcs": [1]}
+    )
     assert result.computed == 4
     found = [record.read(f) for f in records.files("smoke")]
     assert sorted((r.cell.method, r.key["protocol"]["name"]) for r in found) == [
-        ("DM", "vico_dsa@40ep"), ("FRePo", "vico_dsa+mse@40ep"), ("FRePo", "vico_dsa@40ep"), ("Random", "vico_dsa@40ep"),
-    ]  # fmt: skip
+        ("DM", "vico_dsa@40ep"),
+        ("FRePo", "vico_dsa+mse@40ep"),
+        ("FRePo", "vico_dsa@40ep"),
+        ("Random", "vico_dsa@40ep"),
+    ]
     assert {r.key["network"] for r in found} == {"ConvNet"}

@@ -17,7 +17,7 @@ from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.native import convnet
 from distill_lib.core.paths import ROOT
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet, augment
 from distill_lib.evaluation import evaluate
@@ -25,19 +25,20 @@ from distill_lib.methods import METHODS, dm
 from distill_lib.records import benchmarks
 
 sys.path.append(str(ROOT / "benchmarks"))
-import suite  # noqa: E402
-from evaluate import plain as plain_evaluation  # noqa: E402, the benchmark's
+import suite
+from evaluate import plain as plain_evaluation
 
 NETWORK, SEEDS = "ConvNetD2W32", range(5)  # small, of the kind the compiled kernel serves
 CONFIG = dm.Config(ipc=1, iterations=20, network=NETWORK, batch_real=16, dsa=augment.strategy_for("FashionMNIST"))
 POINTS = 1.0  # tolerance of a paired difference of accuracies, in percentage points
 
 
-# --- accuracy over five seeds ------------------------------------------------------------------------------------------
+# --- accuracy over five seeds
+# ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def fashion():
     real, test = data.load("FashionMNIST-mini")
-    return real, test.subset(test.draw_index(40, generator(0, "speed")).flatten())
+    return real, test.subset(test.draw_index(40, stream(0, "speed")).flatten())
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def kernel(monkeypatch):
 
 def plain_dm(real, cfg, seed):
     """DM as the paper writes it: class by class, the network's own layers."""
-    rng = generator(seed, "DM")
+    rng = stream(seed, "DM")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)
@@ -75,7 +76,9 @@ def plain_accuracies(synthetic, test, seed):
 
 
 def fast_accuracies(synthetic, test, seed):
-    return evaluate(synthetic, test, "vico_dsa@20ep", NETWORK, num_eval=2, seed=seed, device="cpu", loop=Loop(bar=False)).test_accuracy_pct
+    return evaluate(
+        synthetic, test, "vico_dsa@20ep", NETWORK, num_eval=2, seed=seed, device="cpu", loop=Loop(bar=False)
+    ).test_accuracy_pct
 
 
 def paired(ours, plain):
@@ -115,7 +118,8 @@ def test_dm_in_bfloat16_ends_at_the_same_accuracy_over_five_seeds(fashion):
     assert same(found["bfloat16"], found["float32"]), paired(found["bfloat16"], found["float32"])
 
 
-# --- the suite's own logic ---------------------------------------------------------------------------------------------
+# --- the suite's own logic
+# ---------------------------------------------------------------------------------------------
 def made(tolerance=1e-3, **changes):
     options = {"size": {}, "quick": {}, "tolerance": tolerance, "target": {"ratio": 4.0}, **changes}
     return suite.Benchmark("toy", "a toy step", "a loop", lambda side, device: None, **options)
@@ -141,14 +145,21 @@ def test_an_entry_has_medians_quartiles_and_the_range_of_paired_ratios():
 
 
 def test_rows_with_a_target_come_first():
-    rows = [entry(made(target=target), [1], [1]) | {"name": name} for name, target in [("a", {}), ("b", {"seconds": 1.0}), ("c", {"ratio": 2.0}), ("d", {"ratio": 2.0})]]
+    rows = [
+        entry(made(target=target), [1], [1]) | {"name": name}
+        for name, target in [("a", {}), ("b", {"seconds": 1.0}), ("c", {"ratio": 2.0}), ("d", {"ratio": 2.0})]
+    ]
     assert list(benchmarks.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
 
 
 def test_memory_has_a_table_of_its_own_the_largest_first():
     def of(name, measured, estimated, off):
         facts = {"measured_mb": measured, "estimated_mb": estimated, "off_pct": off}
-        return entry(made(target={"off_pct": 20.0}), [1], [1]) | {"name": name, "what": f"a step of {name}: peak memory", "facts": facts}
+        return entry(made(target={"off_pct": 20.0}), [1], [1]) | {
+            "name": name,
+            "what": f"a step of {name}: peak memory",
+            "facts": facts,
+        }
 
     rows = [entry(made(), [1], [1]), of("DM", 904, 1081, 20), of("GLaD", 7821, 5000, 36)]
     assert [benchmarks.of_memory(e) for e in rows] == [False, True, True]
@@ -158,7 +169,10 @@ def test_memory_has_a_table_of_its_own_the_largest_first():
     assert len(benchmarks.memory(rows[:1])) == 0
 
 
-@pytest.mark.parametrize("kind, limit, met", [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)])
+@pytest.mark.parametrize(
+    "kind, limit, met",
+    [("seconds", 1.0, True), ("seconds", 0.9, False), ("added_seconds", -3.9, True), ("off_pct", 20.0, False)],
+)
 def test_targets_of_other_kinds(kind, limit, met):
     assert benchmarks.target_met(entry(made(target={kind: limit}), [1], [1])) is met
 
@@ -172,7 +186,10 @@ def test_results_of_other_shapes_or_none_are_refused():
     with pytest.raises(suite.Failed, match="shapes"):
         entry(made(), [1, 2], [1, 2, 3])
     with pytest.raises(suite.Failed, match="nothing to compare"):
-        first = {side: {"memory_mb": 1.0, "result": None, "facts": {}, "operations": 0, "bytes": 0} for side in ("plain", "ours")}
+        first = {
+            side: {"memory_mb": 1.0, "result": None, "facts": {}, "operations": 0, "bytes": 0}
+            for side in ("plain", "ours")
+        }
         suite.entry(made(), "", first, {"plain": [(1.0, 1.0)], "ours": [(1.0, 1.0)]}, (1.0, 1.0))
 
 
@@ -183,7 +200,10 @@ def test_measuring_again_replaces_an_entry_and_keeps_the_others(tmp_path, monkey
     assert path == benchmarks.file("Some CPU (R) 9, 1 threads", 2) and path.name == "some-cpu-r-9-2threads.json"
     benchmarks.add("Some CPU (R) 9, 2 threads", 2, [{**one, "ratio": 7.0}])
     (report,) = benchmarks.reports()
-    assert report.entries == {"one": {**one, "ratio": 7.0}, "two": two} and (report.device, report.threads) == ("Some CPU (R) 9", 2)
+    assert report.entries == {"one": {**one, "ratio": 7.0}, "two": two} and (report.device, report.threads) == (
+        "Some CPU (R) 9",
+        2,
+    )
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     path.write_text(json.dumps({"format": "other"}))
     with pytest.raises(UserError, match="not measurements"):
@@ -200,7 +220,9 @@ def test_counted_operations_are_those_of_the_formulas():
     assert counted.operations == 2 * (2 * 2 * 5 * 64 * 27)  # again for the weights; the images need none
     with suite.Counter() as counted:
         a @ a.T
-    assert counted.operations == 2 * 4 * 4 * 6 and counted.bytes == 4 * (24 + 24 + 16)  # the transposition moves nothing
+    assert counted.operations == 2 * 4 * 4 * 6 and counted.bytes == 4 * (
+        24 + 24 + 16
+    )  # the transposition moves nothing
 
 
 def test_every_benchmark_says_what_it_compares_and_names_are_found():
@@ -242,7 +264,9 @@ def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
     found = entry(made(), [1.0], [2.0])
     monkeypatch.setattr(suite, "measured", lambda *args, **more: found)
     monkeypatch.setattr(suite, "chosen", lambda names: [made()])
-    monkeypatch.setattr(suite, "Side", lambda *args: type("Peaks", (), {"answer": lambda self: (1e9, 1e9), "end": lambda self: None})())
+    monkeypatch.setattr(
+        suite, "Side", lambda *args: type("Peaks", (), {"answer": lambda self: (1e9, 1e9), "end": lambda self: None})()
+    )
     with pytest.raises(SystemExit, match="failed: toy"):
         suite.main(["toy", "--threads", "1"])
     assert "RESULTS DISAGREE" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))

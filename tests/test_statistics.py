@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.evaluation import statistics
 from distill_lib.evaluation.statistics import (
     calibration_error_pct,
@@ -24,7 +24,9 @@ FIVE = [48.7, 49.2, 48.5, 49.0, 48.8]
 
 def test_mean_and_deviation_say_which_ddof():
     assert statistics.mean(FIVE) == pytest.approx(48.84)
-    assert statistics.std(FIVE) == pytest.approx(np.std(FIVE)) and statistics.std(FIVE, ddof=1) == pytest.approx(np.std(FIVE, ddof=1))
+    assert statistics.std(FIVE) == pytest.approx(np.std(FIVE)) and statistics.std(FIVE, ddof=1) == pytest.approx(
+        np.std(FIVE, ddof=1)
+    )
     assert statistics.std([50.0]) == 0 and math.isnan(statistics.std([50.0], ddof=1))
     assert statistics.std([1e8 + 1, 1e8 + 2, 1e8 + 3]) == pytest.approx(math.sqrt(2 / 3))
     assert summarise(FIVE).ddof == 0 and summarise(FIVE, ddof=1).std > summarise(FIVE).std
@@ -33,10 +35,12 @@ def test_mean_and_deviation_say_which_ddof():
 def test_bootstrap_interval_is_seeded_and_near_theory():
     assert statistics.bootstrap_interval(FIVE) == statistics.bootstrap_interval(FIVE)
     assert statistics.bootstrap_interval(FIVE, seed=1) != statistics.bootstrap_interval(FIVE, seed=0)
-    many = (60 + 2 * torch.randn(400, generator=generator(0))).tolist()
+    many = (60 + 2 * torch.randn(400, generator=stream(0))).tolist()
     low, high = statistics.bootstrap_interval(many)
     half = 1.96 * np.std(many) / math.sqrt(400)
-    assert low == pytest.approx(np.mean(many) - half, abs=0.03) and high == pytest.approx(np.mean(many) + half, abs=0.03)
+    assert low == pytest.approx(np.mean(many) - half, abs=0.03) and high == pytest.approx(
+        np.mean(many) + half, abs=0.03
+    )
     narrow = statistics.bootstrap_interval(many, level=0.5)
     assert low < narrow[0] < narrow[1] < high
     assert statistics.bootstrap_interval([50.0]) == (50.0, 50.0)
@@ -62,7 +66,11 @@ def around(mean, std, n):
 
 
 def test_welch_equals_scipy():
-    for ours, published, std, trials in [(FIVE, 48.9, 0.6, 5), (around(51, 0.3, 20), 50.2, 1.2, 3), (around(20, 4, 3), 30, 0.1, 25)]:
+    for ours, published, std, trials in [
+        (FIVE, 48.9, 0.6, 5),
+        (around(51, 0.3, 20), 50.2, 1.2, 3),
+        (around(20, 4, 3), 30, 0.1, 25),
+    ]:
         got = equal_to_published(ours, published, std, trials, ddof=1)
         by_summary = scipy.stats.ttest_ind_from_stats(
             np.mean(ours), np.std(ours, ddof=1), len(ours), published, std, trials, equal_var=False
@@ -138,7 +146,8 @@ def test_verdicts_follow_from_interval_and_margin(ours, spread, n, published, st
 
 
 def test_false_verdicts_are_rare_when_the_truth_is_known():
-    """Repeated runs of the same truth are hardly ever said to differ; a truth at the margin is matched in about 5 % of the cases."""
+    """Repeated runs of the same truth are hardly ever said to differ; a truth at the margin is matched in about 5 % of
+    the cases."""
     rng = np.random.default_rng(0)
     same, edge = [], []
     for _ in range(400):
@@ -146,7 +155,9 @@ def test_false_verdicts_are_rare_when_the_truth_is_known():
         same.append(equal_to_published(rng.normal(50, 1, 5), paper.mean(), paper.std(), 5).verdict)
         edge.append(equal_to_published(rng.normal(52, 1, 20), 50.0, 1.0, 200).verdict)
     assert same.count("differs") <= 4
-    assert edge.count("matched") / 400 == pytest.approx(0.05, abs=0.035) and edge.count("differs") / 400 == pytest.approx(0.05, abs=0.035)
+    assert edge.count("matched") / 400 == pytest.approx(0.05, abs=0.035) and edge.count(
+        "differs"
+    ) / 400 == pytest.approx(0.05, abs=0.035)
 
 
 BETWEEN, WITHIN = 1.0, 0.4  # deviations of sets, and of the networks of one
@@ -156,10 +167,14 @@ SPREAD = math.hypot(BETWEEN, WITHIN)  # of a single run
 def runs(rng, mean, sets, networks=5):
     """Accuracies of networks trained on sets that vary, and the number of each network's set."""
     centres = rng.normal(mean, BETWEEN, sets)
-    return rng.normal(centres[:, None], WITHIN, (sets, networks)).ravel().tolist(), np.repeat(np.arange(sets), networks).tolist()
+    return rng.normal(centres[:, None], WITHIN, (sets, networks)).ravel().tolist(), np.repeat(
+        np.arange(sets), networks
+    ).tolist()
 
 
-@pytest.mark.parametrize(("sets", "level"), [(1, 0.05), (2, 0.08), (5, 0.05)])  # Welch's degrees of freedom are rough for two
+@pytest.mark.parametrize(
+    ("sets", "level"), [(1, 0.05), (2, 0.08), (5, 0.05)]
+)  # Welch's degrees of freedom are rough for two
 def test_wrong_verdicts_keep_their_level_where_networks_share_sets(sets, level):
     """A truth that lies just at the margin is called equal, or different, no more often than the test allows."""
     rng = np.random.default_rng(1)
@@ -190,11 +205,17 @@ def test_sets_are_the_unit_and_one_set_is_not_enough():
     pairs = [48.7, 48.9, 49.2, 49.0]
     means = equal_to_published([48.8, 49.1], 48.9, 0.6, 5)
     grouped = equal_to_published(pairs, 48.9, 0.6, 5, sets=[3, 3, 7, 7])
-    assert (grouped.low, grouped.high, grouped.verdict) == (pytest.approx(means.low), pytest.approx(means.high), means.verdict)
+    assert (grouped.low, grouped.high, grouped.verdict) == (
+        pytest.approx(means.low),
+        pytest.approx(means.high),
+        means.verdict,
+    )
     alone = equal_to_published(FIVE, 48.9, 0.6, 5, sets=[0] * 5)
     assert alone.verdict == "undecided" and "one set" in alone.reason and math.isfinite(alone.low)
     assert equal_to_published([30.0] * 5, 48.9, 0.6, 5, sets=[0] * 5).verdict == "differs"
-    assert equal_to_published([30.0] * 5, 48.9, 0.0, 5, sets=[0] * 5).verdict == "differs"  # a deviation rounded to nothing
+    assert (
+        equal_to_published([30.0] * 5, 48.9, 0.0, 5, sets=[0] * 5).verdict == "differs"
+    )  # a deviation rounded to nothing
     assert equal_to_published([48.9] * 5, 48.9, 0.0, 5, sets=[0] * 5).verdict == "undecided"
     for unknown in ({"published_std": None, "trials": 5}, {"published_std": 0.6, "trials": 1}):  # no spread to borrow
         none = equal_to_published([30.0] * 5, 48.9, sets=[0] * 5, **unknown)
@@ -221,7 +242,7 @@ def test_per_class_accuracy():
 def test_calibration_error_by_hand_and_by_loop():
     confidence, right = torch.tensor([0.95, 0.95, 0.55, 0.55]), torch.tensor([True, False, True, False])
     assert calibration_error_pct(confidence, right, bins=10) == pytest.approx(100 * (0.5 * 0.45 + 0.5 * 0.05))
-    rng = generator(0)
+    rng = stream(0)
     confidence, right = torch.rand(500, generator=rng), torch.rand(500, generator=rng) < 0.6
     total = 0.0
     for b in range(15):
@@ -234,7 +255,9 @@ def test_calibration_error_by_hand_and_by_loop():
 
 
 def test_reliability_and_bad_confidences():
-    share, confident, accurate = statistics.reliability(torch.tensor([0.0, 0.1, 1.0]), torch.tensor([False, True, True]), bins=2)
+    share, confident, accurate = statistics.reliability(
+        torch.tensor([0.0, 0.1, 1.0]), torch.tensor([False, True, True]), bins=2
+    )
     assert share.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert confident.tolist() == pytest.approx([0.05, 1.0]) and accurate.tolist() == [0.5, 1.0]
     with pytest.raises(UserError, match="softmax"):

@@ -1,4 +1,5 @@
-"""StyleGAN-XL's generator: the published layers, the literal layers computed faster, weights read without running anything."""
+"""StyleGAN-XL's generator: the published layers, the literal layers computed faster, weights read without running
+anything."""
 
 import pickle
 import sys
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
 from distill_lib.generators.stylegan_xl import network as stylegan_xl_network
@@ -29,22 +30,36 @@ NAMES = {
     32: [*TO_32, "L15_32_1024", "L16_32_3"],
     64: [*TO_64, "L20_64_1024", "L21_64_3"],
     128: [*TO_128, "L24_148_512", "L25_128_512", "L26_128_3"],
-    256: [*TO_128, "L24_148_609", "L25_276_512", "L26_276_431", "L27_276_362", "L28_276_304", "L29_276_256", "L30_256_256", "L31_256_3"],
+    256: [
+        *TO_128,
+        "L24_148_609",
+        "L25_276_512",
+        "L26_276_431",
+        "L27_276_362",
+        "L28_276_304",
+        "L29_276_256",
+        "L30_256_256",
+        "L31_256_3",
+    ],
 }
 
 
 def narrow(stem_kernel=3, side=32, width=64):
     """The published layers with few channels and random weights, not all equal in magnitude."""
-    made = StyleGANXL(*plan(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5)).redraw(generator(0)).requires_grad_(False)
+    made = (
+        StyleGANXL(*plan(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5))
+        .redraw(stream(0))
+        .requires_grad_(False)
+    )
     for i, layer in enumerate(made.layers):
         layer.magnitude_ema.fill_(1 + 0.1 * i)
-        layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator(i)))
+        layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=stream(i)))
     return made
 
 
 def codes(made, count=2):
-    w = made.mapping(torch.randn(count, made.z_dim, generator=generator(1)), torch.arange(count))
-    return w + 0.1 * torch.randn(w.shape, generator=generator(2))
+    w = made.mapping(torch.randn(count, made.z_dim, generator=stream(1)), torch.arange(count))
+    return w + 0.1 * torch.randn(w.shape, generator=stream(2))
 
 
 # --- the layers --------------------------------------------------------------------------------------------------------
@@ -59,7 +74,9 @@ def test_layers_have_the_published_names_and_sizes(side):
         assert (layer.in_size, layer.inputs) == (before.size, before.channels)
 
 
-@pytest.mark.parametrize(("side", "stem", "count"), [(128, 1, 158_741_379), (256, 1, 166_267_046), (256, 3, 233_375_910)])
+@pytest.mark.parametrize(
+    ("side", "stem", "count"), [(128, 1, 158_741_379), (256, 1, 166_267_046), (256, 3, 233_375_910)]
+)
 def test_parameter_counts(side, stem, count):
     with torch.device("meta"):
         made = StyleGANXL(*plan(side, stem))
@@ -70,13 +87,23 @@ def test_parameter_counts(side, stem, count):
 def test_padding_and_filters():
     by_name = {layer.name: layer for layer in plan(128, 3)[0]}
     assert by_name["L0_36_1024"].padding == (9, 8) and plan(128, 1)[0][0].padding == (11, 10)
-    assert by_name["L10_52_1024"].padding == (-6, -9) and by_name["L25_128_512"].padding == (-11, -12) and by_name["L26_128_3"].padding == (0, 0)
+    assert (
+        by_name["L10_52_1024"].padding == (-6, -9)
+        and by_name["L25_128_512"].padding == (-11, -12)
+        and by_name["L26_128_3"].padding == (0, 0)
+    )
     cutoff, width, rate = by_name["L0_36_1024"].filters[0]
     taps = design(12, cutoff, width, rate)
     half = [0.000792, 0.010018, 0.03895, 0.092413, 0.156526, 0.201302]
-    assert taps.tolist() == pytest.approx([*half, *half[::-1]], abs=1e-6) and float(taps.sum()) == pytest.approx(1, abs=1e-6)
+    assert taps.tolist() == pytest.approx([*half, *half[::-1]], abs=1e-6) and float(taps.sum()) == pytest.approx(
+        1, abs=1e-6
+    )
     radial = design(12, cutoff, width, rate, radial=True)
-    assert radial.shape == (12, 12) and torch.allclose(radial, radial.T) and float(radial.sum()) == pytest.approx(1, abs=1e-6)
+    assert (
+        radial.shape == (12, 12)
+        and torch.allclose(radial, radial.T)
+        and float(radial.sum()) == pytest.approx(1, abs=1e-6)
+    )
 
 
 def test_sides_and_widths_that_do_not_exist_are_refused():
@@ -84,7 +111,8 @@ def test_sides_and_widths_that_do_not_exist_are_refused():
         plan(48)
 
 
-# --- the literal layer -------------------------------------------------------------------------------------------------
+# --- the literal layer
+# -------------------------------------------------------------------------------------------------
 def _fir(x, f):
     """True convolution of every channel with a separable or 2-D filter, valid part."""
     c = x.shape[1]
@@ -95,7 +123,8 @@ def _fir(x, f):
 
 
 def literal(module, x, w):
-    """A layer as the paper writes it: weights per sample in a grouped convolution, zeros between samples, filters on all of them."""
+    """A layer as the paper writes it: weights per sample in a grouped convolution, zeros between samples, filters on
+    all of them."""
     layer, s, weight, b = module.layer, module.affine(w), module.weight, len(x)
     if layer.to_rgb:
         s = s / (layer.inputs * layer.kernel**2) ** 0.5
@@ -105,7 +134,9 @@ def literal(module, x, w):
     if not layer.to_rgb:
         each = each * (each.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     each = each / module.magnitude_ema.sqrt()
-    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(1, (b, -1))[0]
+    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(
+        1, (b, -1)
+    )[0]
     x = x + module.bias[:, None, None]
     if layer.to_rgb:
         return x.clamp(-256, 256)
@@ -135,7 +166,7 @@ def test_every_layer_equals_the_literal_one_and_so_do_its_derivatives(stem):
         for run in (layer, lambda x, w, layer=layer: literal(layer, x, w)):
             leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
             out = run(*leaves)
-            sides.append(torch.autograd.grad(out, leaves, torch.randn(out.shape, generator=generator(3))))
+            sides.append(torch.autograd.grad(out, leaves, torch.randn(out.shape, generator=stream(3))))
         for ours, theirs in zip(*sides):
             assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
@@ -168,13 +199,16 @@ def test_the_first_code_turns_and_shifts_the_features():
     still = layer(torch.zeros(1, 512))
     layer.affine.bias.copy_(torch.tensor([0.0, 2.0, 0, 0]))  # a quarter turn of the grid
     turned = layer(torch.zeros(1, 512))
-    assert torch.allclose(turned, still.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(turned, still.rot90(-1, (2, 3)), atol=1e-4)
+    assert torch.allclose(turned, still.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
+        turned, still.rot90(-1, (2, 3)), atol=1e-4
+    )
     layer.affine.bias.copy_(torch.tensor([1.0, 0, 1 / 16, 0]))  # one position of a grid of 16 to the unit
     shifted = layer(torch.zeros(1, 512))
     assert torch.allclose(shifted[..., 1:], still[..., :-1], atol=1e-4)
 
 
-# --- one interface for every prior -------------------------------------------------------------------------------------
+# --- one interface for every prior
+# -------------------------------------------------------------------------------------
 FAMILIES = {
     "StyleGAN-XL": Prior("StyleGAN-XL", "random", width=8),
     "small": Prior("small", "random", width=32),
@@ -191,7 +225,7 @@ def real():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_after_any_layer_give_the_same_image(family, real):
     made = prior.prepare(real, FAMILIES[family])
-    z = torch.randn(3, made.z_dim, generator=generator(0))
+    z = torch.randn(3, made.z_dim, generator=stream(0))
     w = made.mapping(z, prior.classes(made, real, FAMILIES[family])[:3])
     assert w.shape == (3, made.num_ws, made.w_dim)
     image = made(w)
@@ -204,7 +238,7 @@ def test_features_after_any_layer_give_the_same_image(family, real):
 @pytest.mark.parametrize("family", ["StyleGAN-XL", "small", "cGAN"])
 def test_codes_before_the_features_have_no_gradient_and_those_after_have_one(family, real):
     made = prior.prepare(real, FAMILIES[family])
-    w = made.mapping(torch.randn(2, made.z_dim, generator=generator(0)), torch.arange(2)).clone().requires_grad_()
+    w = made.mapping(torch.randn(2, made.z_dim, generator=stream(0)), torch.arange(2)).clone().requires_grad_()
     for n in (1, 3, len(made.layer_names) - 1):
         f = made.to_f(w.detach(), n)
         image = made.from_f(f, w, n)
@@ -216,21 +250,21 @@ def test_the_small_generator_has_the_documented_size():
     for side, count, layers in ((32, 2_543_171, 8), (64, 2_579_043, 10), (128, 2_590_067, 12)):
         made = prior.Small((3, side, side), 10)
         assert sum(p.numel() for p in made.parameters()) == count and len(made.layers) == layers
-    made = prior.Small((3, 32, 32), 10).redraw(generator(0))
+    made = prior.Small((3, 32, 32), 10).redraw(stream(0))
     w = made.mapping(torch.zeros(2, 64), torch.tensor([0, 1]))
     assert made.to_f(w, 3).shape == (2, 256, 8, 8) and made.to_f(w, 5).shape == (2, 128, 16, 16)
-    assert prior.Small((1, 28, 28), 10).redraw(generator(0))(w[:, :7]).shape == (2, 1, 28, 28)
+    assert prior.Small((1, 28, 28), 10).redraw(stream(0))(w[:, :7]).shape == (2, 1, 28, 28)
 
 
 def test_the_wrapped_gan_draws_what_the_gan_draws(real):
     made = prior.prepare(real, FAMILIES["cGAN"])
-    labels, z = torch.tensor([0, 3]), torch.randn(2, made.z_dim, generator=generator(0))
+    labels, z = torch.tensor([0, 3]), torch.randn(2, made.z_dim, generator=stream(0))
     torch.testing.assert_close(made(made.mapping(z, labels)), made.generator(z, labels))
 
 
 def test_one_step_of_the_denoiser_is_the_image(real):
     made = prior.prepare(real, FAMILIES["U-ViT"])
-    z, labels = torch.randn(2, made.z_dim, generator=generator(0)), torch.tensor([0, 3])
+    z, labels = torch.randn(2, made.z_dim, generator=stream(0)), torch.tensor([0, 3])
     noisy = z.view(2, *real.shape)
     noise = made.model(noisy, made.time.expand(2), labels)
     torch.testing.assert_close(made(made.mapping(z, labels)), 2**0.5 * noisy - noise)
@@ -272,9 +306,11 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch, real):
         prior.prepare(real, Prior("StyleGAN-XL", "imagenet"))
 
 
-# --- official weights --------------------------------------------------------------------------------------------------
+# --- official weights
+# --------------------------------------------------------------------------------------------------
 def kaiser(taps, cutoff, width, rate, radial=False):
-    """The official low-pass filters, with scipy: separable ones by `firwin`, radial ones a jinc under the same Kaiser window."""
+    """The official low-pass filters, with scipy: separable ones by `firwin`, radial ones a jinc under the same Kaiser
+    window."""
     if not radial:
         return scipy.signal.firwin(taps, cutoff, width=width, fs=rate)
     x = (np.arange(taps) - (taps - 1) / 2) / rate
@@ -285,10 +321,11 @@ def kaiser(taps, cutoff, width, rate, radial=False):
 
 
 def official(kernel, radial, width=6, side=16, count=10):
-    """Tensors of a 16-pixel stem by the official definition, with random weights, and (up, down, padding) of its layers.
+    """Tensors of a 16-pixel stem by the official definition, with random weights, and (up, down, padding) of its
+    layers.
 
-    The filter before the nonlinearity is always separable. The one after it is 2-D where `radial`, unless the layer is critically
-    sampled, as the last two before toRGB are. toRGB has none, and a kernel of 1.
+    The filter before the nonlinearity is always separable. The one after it is 2-D where `radial`, unless the layer is
+    critically sampled, as the last two before toRGB are. toRGB has none, and a kernel of 1.
     """
     rng = np.random.default_rng(0)
     share = np.minimum(np.arange(count + 1) / (count - 2), 1)
@@ -299,15 +336,22 @@ def official(kernel, radial, width=6, side=16, count=10):
     size = (rate + 20).astype(int)
     size[-2:] = side
     channels = [width] * count + [3]
-    tensors = {k: v for k, v in stylegan_xl_network.to_tensors(narrow(3, side, width)).items() if not k.startswith("synthesis.L")}
+    tensors = {
+        k: v
+        for k, v in stylegan_xl_network.to_tensors(narrow(3, side, width)).items()
+        if not k.startswith("synthesis.L")
+    }
     geometry = []
     for i in range(count + 1):
         before, rgb = max(i - 1, 0), i == count
         inputs, k = channels[before], 1 if rgb else kernel
         made = {
-            "affine.weight": rng.normal(size=(inputs, 512)), "affine.bias": np.ones(inputs), "bias": 0.1 * rng.normal(size=channels[i]),
-            "weight": rng.normal(size=(channels[i], inputs, k, k)), "magnitude_ema": np.array(1 + 0.1 * i),
-        }  # fmt: skip
+            "affine.weight": rng.normal(size=(inputs, 512)),
+            "affine.bias": np.ones(inputs),
+            "bias": 0.1 * rng.normal(size=channels[i]),
+            "weight": rng.normal(size=(channels[i], inputs, k, k)),
+            "magnitude_ema": np.array(1 + 0.1 * i),
+        }
         up = down = 1
         padding = (0, 0)
         if not rgb:
@@ -318,7 +362,9 @@ def official(kernel, radial, width=6, side=16, count=10):
             total = (size[i] - 1) * down + 1 - (size[before] + k - 1) * up + 6 * up + 6 * down - 2
             padding = ((total + up) // 2, total - (total + up) // 2)
         geometry.append((f"L{i}_{size[i]}_{channels[i]}", k, up, down, padding))
-        tensors |= {f"synthesis.{geometry[-1][0]}.{name}": torch.tensor(v, dtype=torch.float32) for name, v in made.items()}
+        tensors |= {
+            f"synthesis.{geometry[-1][0]}.{name}": torch.tensor(v, dtype=torch.float32) for name, v in made.items()
+        }
     return tensors, geometry
 
 
@@ -332,7 +378,7 @@ def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial)
     x = read.input(w[:, 0])
     for i, layer in enumerate(read.layers):
         x = literal(layer, x, w[:, 1 + i])
-    assert x.shape == (2, 3, 16, 16) and 0.01 < float(x.std())
+    assert x.shape == (2, 3, 16, 16) and float(x.std()) > 0.01
     torch.testing.assert_close(read(w), 0.25 * x, atol=1e-5, rtol=1e-4)
 
 
@@ -356,14 +402,21 @@ def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
 
     made = narrow(stem, 32, 6)
     tensors = stylegan_xl_network.to_tensors(made)
-    assert {"mapping.fc0.weight", "synthesis.input.freqs", "synthesis.L0_36_6.affine.bias", "synthesis.L16_32_3.magnitude_ema"} <= tensors.keys()
+    assert {
+        "mapping.fc0.weight",
+        "synthesis.input.freqs",
+        "synthesis.L0_36_6.affine.bias",
+        "synthesis.L16_32_3.magnitude_ema",
+    } <= tensors.keys()
     assert "synthesis.L16_32_3.up_filter" not in tensors and tensors["synthesis.L0_36_6.up_filter"].ndim == 1
     assert tensors["synthesis.L0_36_6.down_filter"].ndim == (2 if stem == 1 else 1)
     save_file(tensors, tmp_path / "g.safetensors")
     back = stylegan_xl_network.read(tmp_path / "g.safetensors")
     w = codes(made)
     torch.testing.assert_close(back(w), made(w), atol=1e-5, rtol=1e-5)
-    assert [(a.name, a.kernel, a.up, a.down, a.padding) for a in back.plan] == [(a.name, a.kernel, a.up, a.down, a.padding) for a in made.plan]
+    assert [(a.name, a.kernel, a.up, a.down, a.padding) for a in back.plan] == [
+        (a.name, a.kernel, a.up, a.down, a.padding) for a in made.plan
+    ]
 
     del tensors["synthesis.L9_36_6.bias"]
     save_file(tensors, tmp_path / "g.safetensors")
@@ -379,8 +432,8 @@ def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
 
 def test_truncation_pulls_all_images_of_a_class_to_its_mean_code():
     made = narrow(side=16, width=4)
-    made.mapping.w_avg.copy_(torch.randn(made.mapping.w_avg.shape, generator=generator(5)))
-    z = torch.randn(3, 64, generator=generator(0))
+    made.mapping.w_avg.copy_(torch.randn(made.mapping.w_avg.shape, generator=stream(5)))
+    z = torch.randn(3, 64, generator=stream(0))
     w = made.mapping(z, torch.full((3,), 2), psi=0.0)
     assert torch.allclose(w, made.mapping.w_avg[2].expand_as(w)) and torch.allclose(made(w)[0], made(w)[1], atol=1e-5)
 
@@ -394,7 +447,13 @@ class _Persistent:
     def __reduce__(self):
         state = dict(self.module.__dict__)
         state["_modules"] = {k: _Persistent(v) for k, v in self.module._modules.items()}
-        meta = {"type": "class", "version": 6, "module_src": "raise SystemExit('executed')", "class_name": "Generator", "state": state}
+        meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": "raise SystemExit('executed')",
+            "class_name": "Generator",
+            "state": state,
+        }
         return sys.modules["foreign_package"].rebuild, (meta,)
 
 

@@ -20,14 +20,22 @@ def outcome(tmp_path, monkeypatch):
 
     def put(profile, values, method, dataset="FashionMNIST", ipc=10, protocol="vico_dsa"):
         key = {"dataset": dataset, "protocol": {"name": protocol + ("" if profile == "full" else "@9ep")}}
-        Record(Cell(TABLE1, method, dataset, ipc, protocol=protocol), values, [0] * len(values), key, seconds={"distill": 2.0}).save(profile)
+        Record(
+            Cell(TABLE1, method, dataset, ipc, protocol=protocol),
+            values,
+            [0] * len(values),
+            key,
+            seconds={"distill": 2.0},
+        ).save(profile)
 
     put("full", [83.6, 83.4, 83.8], "DM")
     put("small", [70.0, 72.0], "DM")
     put("small", [60.0, 60.0], "Random", protocol="vico_noaug")
     put("small", [65.0, 65.0], "Random")
     put("small", [90.0], "Full data", ipc=None)
-    params = experiments.check_parameters(TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]})
+    params = experiments.check_parameters(
+        TABLE1, {"methods": ["Random", "DM", "SKD", "Full data"], "datasets": ["FashionMNIST"]}
+    )
     return engine.run(TABLE1, params)
 
 
@@ -58,7 +66,9 @@ def test_kernel_and_network_accuracy_are_columns_of_their_own_where_a_record_has
     assert "kernel regression" not in tables.details(outcome).columns
     cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
     record = records.load(cell, "small")
-    dataclasses.replace(record, metrics={"kernel_accuracy_pct": [61.25]}, key={**record.key, "network": "FRePoConvW32"}).save("small")
+    dataclasses.replace(
+        record, metrics={"kernel_accuracy_pct": [61.25]}, key={**record.key, "network": "FRePoConvW32"}
+    ).save("small")
     row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
     assert (row["ours"], row["kernel regression"], row["network"]) == ("71.0 ± 1.0", "61.2", "FRePoConvW32")
 
@@ -77,7 +87,7 @@ def test_networks_that_are_not_trained_are_marked_in_place_of_a_number(outcome):
     assert at10.loc["DM"].tolist() == ["83.6 ± 0.2", "83.6 ± 0.2", "underfit"]
     row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
     assert (row["verdict"], row["difference"]) == ("underfit", "")
-    assert 'not-run' in tables.show(tables.grid(outcome))._repr_html_()
+    assert "not-run" in tables.show(tables.grid(outcome))._repr_html_()
 
 
 def test_details_say_how_many_of_the_sets_were_measured(outcome):
@@ -89,7 +99,8 @@ def test_details_say_how_many_of_the_sets_were_measured(outcome):
     assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
-# --- numbers for figures -----------------------------------------------------------------------------------------------
+# --- numbers for figures
+# -----------------------------------------------------------------------------------------------
 def panels(frame):
     """Panel -> who, on which data, at which values."""
     rows = frame.assign(value=frame["value"].round(6)).groupby("panel", sort=False)
@@ -123,7 +134,9 @@ def test_a_stand_in_has_panels_of_its_own(tmp_path, monkeypatch):
     assert len(figures.paper_and_ours(tables.points(outcome)).axes) == 2
 
 
-@pytest.mark.parametrize("name", [n for n, e in registry.experiments().items() if e.cells(experiments.check_parameters(n, {}))])
+@pytest.mark.parametrize(
+    "name", [n for n, e in registry.experiments().items() if e.cells(experiments.check_parameters(n, {}))]
+)
 @pytest.mark.parametrize("panel", ["dataset", "network"])
 def test_recorded_numbers_that_do_not_compare_never_share_a_panel(name, panel):
     frame = tables.marks(engine.run(name, experiments.check_parameters(name, {})), panel=panel)
@@ -151,7 +164,9 @@ def test_html_marks_columns_escapes_text_and_names_itself(outcome):
 
 
 def test_long_texts_and_their_headings_stand_on_the_left():
-    html = tables.show(pd.DataFrame({"name": ["a"], "what": ["a sentence of many words that has to wrap"]}))._repr_html_()
+    html = tables.show(
+        pd.DataFrame({"name": ["a"], "what": ["a sentence of many words that has to wrap"]})
+    )._repr_html_()
     assert 'col0" >name' in html and 'col1 text" >what' in html and 'col1 text" >a sentence' in html
 
 
@@ -162,9 +177,17 @@ def test_a_damaged_record_is_not_shown(outcome):
         tables.grid(outcome)
 
 
-# --- ranks under one protocol ------------------------------------------------------------------------------------------
+# --- ranks under one protocol
+# ------------------------------------------------------------------------------------------
 def test_an_interval_is_of_sets_where_there_are_several_else_of_networks():
-    three_sets = [50.0, 52.0, 60.0, 62.0, 55.0, 57.0]  # means 51, 61, 56; Student's t at 2 degrees of freedom is 4.302653
+    three_sets = [
+        50.0,
+        52.0,
+        60.0,
+        62.0,
+        55.0,
+        57.0,
+    ]  # means 51, 61, 56; Student's t at 2 degrees of freedom is 4.302653
     mean, low, high = tables.mean_interval(three_sets, [0, 0, 1, 1, 2, 2])
     assert (mean, low, high) == pytest.approx((56.0, 56 - 4.302653 * 5 / 3**0.5, 56 + 4.302653 * 5 / 3**0.5), abs=1e-4)
     mean, low, high = tables.mean_interval([70.0, 72.0], [0, 0])  # 12.706205 at 1
@@ -191,7 +214,9 @@ def fair(tmp_path, monkeypatch):
         budget = None if profile == "full" else epochs
         rules = {"name": protocol + (f"@{epochs}ep" if budget else ""), "epochs": 1000, "budget": budget}
         key = {"dataset": data, "protocol": rules, "network": "ConvNet"}
-        Record(Cell(TABLE1, method, "FashionMNIST", ipc, protocol=protocol), values, sets or [0] * len(values), key).save(profile)
+        Record(
+            Cell(TABLE1, method, "FashionMNIST", ipc, protocol=protocol), values, sets or [0] * len(values), key
+        ).save(profile)
 
     put("full", [83.6, 83.4, 83.8], "DM")
     put("small", [70.0, 70.2, 70.4], "DM")
@@ -221,20 +246,33 @@ def test_a_ranking_never_mixes_profiles_budgets_or_data(fair):
     assert len(main) == len([s for s in fair if s.cell.ipc == 1])  # what was not run stands in the list too
     plain = {
         (m, x): (mean, low, high, first, last)
-        for m, x, mean, low, high, first, last in main[["method", "labels", "mean", "low", "high", "first", "last"]].dropna().values.tolist()
+        for m, x, mean, low, high, first, last in main[["method", "labels", "mean", "low", "high", "first", "last"]]
+        .dropna()
+        .values.tolist()
     }
     for mean, low, high, first, last in plain.values():  # a plain count
-        assert first == 1 + sum(other[1] > high for other in plain.values()) and last == len(plain) - sum(other[2] < low for other in plain.values())
+        assert first == 1 + sum(other[1] > high for other in plain.values()) and last == len(plain) - sum(
+            other[2] < low for other in plain.values()
+        )
         assert low < mean < high
     assert plain["DM", "hard"][3:] == plain["MTT", "hard"][3:] == (1, 2)
-    assert plain["FRePo", "arg-max of learned"][3:] == (3, 3) and plain["FRePo", "learned"][3:] == (4, 4) and plain["Random", "hard"][3:] == (5, 5)
+    assert (
+        plain["FRePo", "arg-max of learned"][3:] == (3, 3)
+        and plain["FRePo", "learned"][3:] == (4, 4)
+        and plain["Random", "hard"][3:] == (5, 5)
+    )
 
 
 def test_a_ranking_says_what_its_intervals_are_of_and_lists_what_was_not_run(fair):
     frame = tables.ranking(fair, skd.labels)
     shown = tables.ranked(frame[frame["profile"] == "small"]).set_index(["data", "IPC", "budget", "method", "labels"])
     random = shown.loc["FashionMNIST", 1, "300 epochs", "Random", "hard"]
-    assert (random["rank"], random["ours"], random["interval of"], random["measured on"]) == ("5", "45.1", "sets", "3 sets × 2 networks")
+    assert (random["rank"], random["ours"], random["interval of"], random["measured on"]) == (
+        "5",
+        "45.1",
+        "sets",
+        "3 sets × 2 networks",
+    )
     dm = shown.loc["FashionMNIST", 1, "300 epochs", "DM", "hard"]
     assert (dm["rank"], dm["interval of"], dm["measured on"]) == ("1–2", "networks only", "1 set × 3 networks")
     single = shown.loc["FashionMNIST", 10, "100 epochs", "DM", "hard"]
@@ -255,4 +293,6 @@ def test_the_ranking_figure_has_a_panel_for_every_setting_and_a_line_at_random(f
     assert names == ["MTT", "DM", "FRePo, arg-max of learned", "FRePo, learned", "Random"]
     dashed = [line.get_xdata()[0] for line in main.lines if line.get_linestyle() == "--"]
     assert dashed == pytest.approx([45.1])
-    assert not [line for line in panels["FashionMNIST, IPC 10\nsmall, 100 epochs"].lines if line.get_linestyle() == "--"]
+    assert not [
+        line for line in panels["FashionMNIST, IPC 10\nsmall, 100 epochs"].lines if line.get_linestyle() == "--"
+    ]

@@ -1,4 +1,5 @@
-"""U-ViT: the public checkpoints' weights to the name, a plain network beside it, training, weights for other classes, and generation."""
+"""U-ViT: the public checkpoints' weights to the name, a plain network beside it, training, weights for other classes,
+and generation."""
 
 import json
 import os
@@ -16,7 +17,7 @@ from distill_lib import __main__ as cli
 from distill_lib import data
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
-from distill_lib.core.rng import generator as stream
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
 from distill_lib.experiments import uvit_commands
@@ -55,7 +56,11 @@ def lively(model, scale=4.0):
 
 def inputs(of, n=3):
     rng = stream(0, "inputs")
-    return torch.randn(n, *of.shape, generator=rng), 999 * torch.rand(n, generator=rng), torch.arange(n) % max(of.num_classes, 1)
+    return (
+        torch.randn(n, *of.shape, generator=rng),
+        999 * torch.rand(n, generator=rng),
+        torch.arange(n) % max(of.num_classes, 1),
+    )
 
 
 # --- network -----------------------------------------------------------------------------------------------------------
@@ -83,16 +88,33 @@ def shapes(of):
 def test_names_and_shapes_are_those_of_the_public_small_checkpoint():
     state = {k: tuple(v.shape) for k, v in shapes(ARCHITECTURES["Small"]).items()}
     block = {
-        "norm1.weight": (512,), "norm1.bias": (512,), "attn.qkv.weight": (1536, 512), "attn.proj.weight": (512, 512), "attn.proj.bias": (512,),
-        "norm2.weight": (512,), "norm2.bias": (512,), "mlp.fc1.weight": (2048, 512), "mlp.fc1.bias": (2048,), "mlp.fc2.weight": (512, 2048),
+        "norm1.weight": (512,),
+        "norm1.bias": (512,),
+        "attn.qkv.weight": (1536, 512),
+        "attn.proj.weight": (512, 512),
+        "attn.proj.bias": (512,),
+        "norm2.weight": (512,),
+        "norm2.bias": (512,),
+        "mlp.fc1.weight": (2048, 512),
+        "mlp.fc1.bias": (2048,),
+        "mlp.fc2.weight": (512, 2048),
         "mlp.fc2.bias": (512,),
-    }  # fmt: skip
+    }
     expected = {
-        "pos_embed": (1, 257, 512), "patch_embed.proj.weight": (512, 3, 2, 2), "patch_embed.proj.bias": (512,), "norm.weight": (512,),
-        "norm.bias": (512,), "decoder_pred.weight": (12, 512), "decoder_pred.bias": (12,), "final_layer.weight": (3, 3, 3, 3), "final_layer.bias": (3,),
-    }  # fmt: skip
+        "pos_embed": (1, 257, 512),
+        "patch_embed.proj.weight": (512, 3, 2, 2),
+        "patch_embed.proj.bias": (512,),
+        "norm.weight": (512,),
+        "norm.bias": (512,),
+        "decoder_pred.weight": (12, 512),
+        "decoder_pred.bias": (12,),
+        "final_layer.weight": (3, 3, 3, 3),
+        "final_layer.bias": (3,),
+    }
     for i in range(6):
-        expected |= {f"in_blocks.{i}.{k}": v for k, v in block.items()} | {f"out_blocks.{i}.{k}": v for k, v in block.items()}
+        expected |= {f"in_blocks.{i}.{k}": v for k, v in block.items()} | {
+            f"out_blocks.{i}.{k}": v for k, v in block.items()
+        }
         expected |= {f"out_blocks.{i}.skip_linear.weight": (512, 1024), f"out_blocks.{i}.skip_linear.bias": (512,)}
     expected |= {f"mid_block.{k}": v for k, v in block.items()}
     assert state == expected
@@ -133,12 +155,20 @@ def plain(model, x, t999, y):
         h = block(h, "mid_block")
         for i in range(of.depth // 2):
             joined = torch.cat([h, skips[of.depth // 2 - 1 - i]], 1)
-            h = block(joined @ w[f"out_blocks.{i}.skip_linear.weight"].T + w[f"out_blocks.{i}.skip_linear.bias"], f"out_blocks.{i}")
-        h = F.layer_norm(h, (of.width,), w["norm.weight"], w["norm.bias"], 1e-5) @ w["decoder_pred.weight"].T + w["decoder_pred.bias"]
+            h = block(
+                joined @ w[f"out_blocks.{i}.skip_linear.weight"].T + w[f"out_blocks.{i}.skip_linear.bias"],
+                f"out_blocks.{i}",
+            )
+        h = (
+            F.layer_norm(h, (of.width,), w["norm.weight"], w["norm.bias"], 1e-5) @ w["decoder_pred.weight"].T
+            + w["decoder_pred.bias"]
+        )
         picture = torch.zeros(of.shape)
         for i, row in enumerate(h[of.extras :]):
             r, c = divmod(i, side)
-            picture[:, r * of.patch : (r + 1) * of.patch, c * of.patch : (c + 1) * of.patch] = row.view(of.patch, of.patch, of.channels).permute(2, 0, 1)
+            picture[:, r * of.patch : (r + 1) * of.patch, c * of.patch : (c + 1) * of.patch] = row.view(
+                of.patch, of.patch, of.channels
+            ).permute(2, 0, 1)
         out.append(F.conv2d(picture[None], w["final_layer.weight"], w["final_layer.bias"], padding=1)[0])
     return torch.stack(out)
 
@@ -220,7 +250,11 @@ def test_weights_are_read_from_both_kinds_of_file(ending, model, tmp_path):
 
 @pytest.mark.parametrize(
     "name, content, says",
-    [("a.pth", b"PK\x03\x04", "cannot be read as weights"), ("a.safetensors", b"\x00" * 12, "cannot be read as weights"), ("a.pth", None, "cannot be read")],
+    [
+        ("a.pth", b"PK\x03\x04", "cannot be read as weights"),
+        ("a.safetensors", b"\x00" * 12, "cannot be read as weights"),
+        ("a.pth", None, "cannot be read"),
+    ],
 )
 def test_a_damaged_or_missing_file_is_one_clear_error(name, content, says, tmp_path):
     if content is not None:
@@ -244,7 +278,9 @@ def test_foreign_weights_are_named(model, tmp_path):
         uvit.load(tmp_path / "nested.pth")
     state = {**model.state_dict(), "time_embed.0.weight": torch.zeros(2, 2), "norm.bias": torch.zeros(3)}
     del state["norm.weight"]
-    with pytest.raises(UserError, match=r"norm.weight is missing; time_embed.0.weight is unknown; norm.bias is \(3,\), not \(16,\)"):
+    with pytest.raises(
+        UserError, match=r"norm.weight is missing; time_embed.0.weight is unknown; norm.bias is \(3,\), not \(16,\)"
+    ):
         uvit.from_state(state, OF)
 
 
@@ -262,7 +298,9 @@ def test_unconditional_weights_get_a_label_token_in_front():
 def test_conditional_weights_get_new_labels_and_may_keep_rows():
     old = UViT(OF, stream(0, "weights")).state_dict()
     new = uvit.surgery(old, 4, stream(1, "surgery"), rows={2: 9})
-    assert new["label_emb.weight"].shape == (4, 16) and torch.equal(new["label_emb.weight"][2], old["label_emb.weight"][9])
+    assert new["label_emb.weight"].shape == (4, 16) and torch.equal(
+        new["label_emb.weight"][2], old["label_emb.weight"][9]
+    )
     assert not torch.equal(new["label_emb.weight"][0], old["label_emb.weight"][0])
     assert all(new[k] is old[k] for k in old if k != "label_emb.weight")
 
@@ -340,7 +378,11 @@ def test_the_average_the_rate_and_an_epoch_are_those_of_a_plain_loop(real):
         if step % 3 == 0:
             order = torch.randperm(len(real), generator=rng)
         index = order[step % 3 * 400 : (step % 3 + 1) * 400]
-        mirror, t, noise = torch.rand(400, generator=rng) < 0.5, torch.rand(400, generator=rng), torch.randn(400, 1, 8, 8, generator=rng)
+        mirror, t, noise = (
+            torch.rand(400, generator=rng) < 0.5,
+            torch.rand(400, generator=rng),
+            torch.randn(400, 1, 8, 8, generator=rng),
+        )
         x = real.images[index].float() / 127.5 - 1
         x = torch.stack([image.flip(2) if m else image for image, m in zip(x, mirror, strict=True)])
         optimizer.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 3) * min(1, (1 - step / 8) / 0.5)
@@ -384,14 +426,20 @@ def test_a_training_is_kept_with_what_the_monitor_said_and_not_repeated(real, ca
     assert "parameters, 6 tokens, batches of 16: about" in capsys.readouterr().err  # memory, before training
     again = uvit.trained(real, TINY, 0)
     assert seen == [2, 4, 6] and first.folder == again.folder and first.steps == [2, 4, 6]
-    assert [look["fid"] for look in again.health["looks"]] == [2, 4, 6] and all(0 < look["loss"] < 2 for look in again.health["looks"])
-    assert torch.equal(again.model().pos_embed, again.model(6).pos_embed) and not torch.equal(again.model(2).pos_embed, again.model(6).pos_embed)
+    assert [look["fid"] for look in again.health["looks"]] == [2, 4, 6] and all(
+        0 < look["loss"] < 2 for look in again.health["looks"]
+    )
+    assert torch.equal(again.model().pos_embed, again.model(6).pos_embed) and not torch.equal(
+        again.model(2).pos_embed, again.model(6).pos_embed
+    )
     with pytest.raises(UserError, match="no weights of step 5; there are 2, 4, 6"):
         again.model(5)
     assert uvit.place(real, TINY, 1).folder != first.folder != uvit.place(real, replace(TINY, lr=1.0), 0).folder
 
 
-@pytest.mark.parametrize("changes, says", [({"batch": 5000}, "batches of 5000 from 1297 images"), ({"patch": 3}, "8 pixels in patches of 3")])
+@pytest.mark.parametrize(
+    "changes, says", [({"batch": 5000}, "batches of 5000 from 1297 images"), ({"patch": 3}, "8 pixels in patches of 3")]
+)
 def test_settings_no_network_fits_are_one_clear_error(changes, says, real):
     with pytest.raises(UserError, match=says):
         uvit.trained(real, replace(TINY, **changes))
@@ -423,7 +471,12 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
     """In the environment that torch's launcher gives its processes, on gloo."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
-        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(s.getsockname()[1]), "WORLD_SIZE": "2", "DISTILL_DEVICE": "cpu"}
+        shared = {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(s.getsockname()[1]),
+            "WORLD_SIZE": "2",
+            "DISTILL_DEVICE": "cpu",
+        }
     for name, value in {**shared, "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-m", "distill_lib", "uvit", "train", "digits", "--profile", "smoke"]
@@ -432,10 +485,17 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
     assert second.wait() == 0 and not torch.distributed.is_initialized()
     cfg = method.paper_config("digits").smoke().training
     together = uvit.trained(real, cfg)  # found, not trained again
-    assert json.loads((together.folder / "settings.json").read_text())["processes"] == 2 and len(list(runs.glob("generators/uvit-*"))) == 1
+    assert (
+        json.loads((together.folder / "settings.json").read_text())["processes"] == 2
+        and len(list(runs.glob("generators/uvit-*"))) == 1
+    )
     alone = uvit.fit(real, cfg, 0)
-    assert all(torch.allclose(v, alone.model.state_dict()[k], atol=1e-3) for k, v in together.model().state_dict().items())
-    assert [look["loss"] for look in together.health["looks"]] == pytest.approx([look["loss"] for look in alone.looks], rel=1e-3)
+    assert all(
+        torch.allclose(v, alone.model.state_dict()[k], atol=1e-3) for k, v in together.model().state_dict().items()
+    )
+    assert [look["loss"] for look in together.health["looks"]] == pytest.approx(
+        [look["loss"] for look in alone.looks], rel=1e-3
+    )
 
 
 # --- generation --------------------------------------------------------------------------------------------------------
@@ -443,7 +503,9 @@ def test_an_image_depends_on_its_number_and_label_alone(model):
     labels = torch.arange(8) % 10
     whole = uvit.generate(model, labels, seed=0, steps=5)
     assert whole.shape == (8, 1, 8, 8) and whole.dtype == torch.uint8
-    parts = torch.cat([uvit.generate(model, labels[:3], 0, steps=5), uvit.generate(model, labels[3:], 0, first=3, steps=5, batch=2)])
+    parts = torch.cat(
+        [uvit.generate(model, labels[:3], 0, steps=5), uvit.generate(model, labels[3:], 0, first=3, steps=5, batch=2)]
+    )
     assert int((whole.int() - parts.int()).abs().max()) <= 1  # rounding in the network may change with the batch
     assert not torch.equal(whole, uvit.generate(model, labels, seed=1, steps=5))
     assert not torch.equal(whole[0], uvit.generate(model, labels[:1] + 5, 0, steps=5)[0])
@@ -466,7 +528,9 @@ def test_the_network_is_asked_at_999_t_and_with_its_labels(monkeypatch):
 
     images = uvit.generate(Gaussian(OF, stream(0)), torch.tensor([4, 2]), 0, steps=20, sampler="dpm++2m")
     assert len(asked) == 20 and asked[0][0] == 999 and asked[0][1].tolist() == [4, 2]
-    assert float(images.float().mean()) == pytest.approx((0.3 + 1) * 127.5, abs=4) and float(images.float().std()) == pytest.approx(12.75, rel=0.25)
+    assert float(images.float().mean()) == pytest.approx((0.3 + 1) * 127.5, abs=4) and float(
+        images.float().std()
+    ) == pytest.approx(12.75, rel=0.25)
 
 
 def test_levels_are_rounded_as_image_files_are():
@@ -497,7 +561,9 @@ def test_a_number_of_images_is_the_same_whole_or_in_parts(model, real, tmp_path)
     assert whole.images == 25 and [len(p) for p in whole.pixels()] == [10, 10, 5] and whole.seconds > 0
     for tries in range(5):
         try:
-            parts = uvit.generate_for(model, None, folder=tmp_path / "parts", loop=Loop(deadline=time.monotonic()), **options)
+            parts = uvit.generate_for(
+                model, None, folder=tmp_path / "parts", loop=Loop(deadline=time.monotonic()), **options
+            )
             break
         except TimeUp as stopped:
             assert "are kept" in str(stopped)
@@ -505,25 +571,43 @@ def test_a_number_of_images_is_the_same_whole_or_in_parts(model, real, tmp_path)
     files = {f.name for f in (tmp_path / "parts").iterdir()}
     assert files == {"batch000000000.safetensors", "batch000000010.safetensors", "batch000000020.safetensors"}
     made = whole.load(real, method="U-ViT")
-    assert isinstance(made, ImageSet) and made.images.dtype == torch.uint8 and made.labels.tolist() == [*range(10), *range(10)]
-    assert torch.equal(made.images, uvit.generate(model, made.labels, 0, steps=3, sampler="dpm++2m", batch=10)) and made.nbytes == 20 * (64 + 8)
+    assert (
+        isinstance(made, ImageSet)
+        and made.images.dtype == torch.uint8
+        and made.labels.tolist() == [*range(10), *range(10)]
+    )
+    assert torch.equal(
+        made.images, uvit.generate(model, made.labels, 0, steps=3, sampler="dpm++2m", batch=10)
+    ) and made.nbytes == 20 * (64 + 8)
 
 
 def test_a_time_is_kept_to_and_what_was_spent_counts_after_a_stop(model, tmp_path, monkeypatch):
     clock = {"now": 0.0}
-    monkeypatch.setattr(training.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"])  # 1.5 s a batch
+    monkeypatch.setattr(
+        training.time, "perf_counter", lambda: clock.__setitem__("now", clock["now"] + 1.5) or clock["now"]
+    )  # 1.5 s a batch
     options = {"num_classes": 10, "seed": 0, "folder": tmp_path, "steps": 1, "sampler": "ddim", "batch": 10}
     with pytest.raises(TimeUp):
         uvit.generate_for(model, 7.0, loop=Loop(deadline=time.monotonic()), **options)
     made = uvit.generate_for(model, 7.0, **options)
-    assert made.images == 40 and made.seconds == 6.0 and made.images_per_second == pytest.approx(40 / 6)  # a fifth batch would end at 7.5
+    assert (
+        made.images == 40 and made.seconds == 6.0 and made.images_per_second == pytest.approx(40 / 6)
+    )  # a fifth batch would end at 7.5
     assert uvit.generate_for(model, 7.0, **options).images == 40
     with pytest.raises(UserError, match="images of other settings"):
         uvit.generate_for(model, 7.0, **{**options, "steps": 2})
 
 
 def test_a_damaged_batch_is_one_clear_error(model, tmp_path):
-    options = {"num_classes": 10, "seed": 0, "folder": tmp_path, "steps": 1, "sampler": "ddim", "batch": 10, "images": 20}
+    options = {
+        "num_classes": 10,
+        "seed": 0,
+        "folder": tmp_path,
+        "steps": 1,
+        "sampler": "ddim",
+        "batch": 10,
+        "images": 20,
+    }
     uvit.generate_for(model, None, **options)
     (tmp_path / "batch000000010.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="batch000000010.safetensors: damaged"):
@@ -544,7 +628,15 @@ def test_the_papers_settings():
     cifar, tiny = method.paper_config("CIFAR100"), method.paper_config("TinyImageNet")
     assert (cifar.seconds, cifar.ipc, cifar.steps, cifar.sampler) == (600, None, 50, "dpm_fast")
     t = cifar.training
-    assert (t.steps, t.batch, t.lr, t.betas, t.weight_decay, t.ema, t.warm_up) == (80_000, 1024, 2e-4, (0.99, 0.999), 0.03, 0.9999, 2500)
+    assert (t.steps, t.batch, t.lr, t.betas, t.weight_decay, t.ema, t.warm_up) == (
+        80_000,
+        1024,
+        2e-4,
+        (0.99, 0.999),
+        0.03,
+        0.9999,
+        2500,
+    )
     assert (t.width, t.depth, t.heads, t.patch) == (512, 12, 8, 2)
     t = tiny.training
     assert (t.steps, t.width, t.depth, t.heads, t.patch, t.checkpointing) == (117_000, 768, 16, 12, 4, True)
@@ -557,7 +649,9 @@ def test_a_set_says_how_many_images_in_how_many_seconds(real):
     made = method.distill(real, cfg, seed=0)
     assert len(made) == 100 and made.facts.extra["images"] == 100  # a time in smoke is ten of every class
     measured = method.measure(made, real, cfg)
-    assert measured["images"] == [100] and measured["images_per_second"][0] == pytest.approx(100 / measured["generation_seconds"][0])
+    assert measured["images"] == [100] and measured["images_per_second"][0] == pytest.approx(
+        100 / measured["generation_seconds"][0]
+    )
 
 
 def test_how_much_is_generated_is_said_once(real):
@@ -594,7 +688,12 @@ def test_a_command_that_cannot_begin_is_one_clear_error(words, says, monkeypatch
     monkeypatch.setattr(sys, "argv", ["distill", "uvit", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 2 and re.search(says, told := capsys.readouterr().err) and told.startswith("error: ") and told.count("\n") == 1
+    assert (
+        stop.value.code == 2
+        and re.search(says, told := capsys.readouterr().err)
+        and told.startswith("error: ")
+        and told.count("\n") == 1
+    )
 
 
 def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
@@ -603,7 +702,8 @@ def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
         uvit_commands.generate(tmp_path / "out", weights=tmp_path / "uncond.safetensors", images=10)
 
 
-# --- departures of the small budget ------------------------------------------------------------------------------------
+# --- departures of the small budget
+# ------------------------------------------------------------------------------------
 def test_sinusoids_tell_every_place_apart_and_near_ones_are_alike():
     places = uvit.sinusoids(8, 32)
     alike = places @ places.T / 16
@@ -619,7 +719,9 @@ def test_training_starts_from_sinusoids_where_it_should(real):
     plain, placed = (uvit.initial(real, c, 0) for c in (TINY, cfg))
     of = plain.of
     assert torch.equal(placed.pos_embed[0, of.extras :], uvit.sinusoids(of.image_size // of.patch, of.width))
-    assert torch.equal(placed.pos_embed[0, : of.extras], plain.pos_embed[0, : of.extras]) and torch.equal(placed.norm.weight, plain.norm.weight)
+    assert torch.equal(placed.pos_embed[0, : of.extras], plain.pos_embed[0, : of.extras]) and torch.equal(
+        placed.norm.weight, plain.norm.weight
+    )
 
 
 def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
@@ -634,12 +736,16 @@ def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
 
 def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
     model = UViT(replace(OF, no_label=True), stream(0, "weights")).eval()
-    assert model.label_emb.weight.shape[0] == OF.num_classes + 1 and uvit.parameters(model.of) == sum(p.numel() for p in model.parameters())
+    assert model.label_emb.weight.shape[0] == OF.num_classes + 1 and uvit.parameters(model.of) == sum(
+        p.numel() for p in model.parameters()
+    )
     x, t, y = inputs(OF)
     with torch.no_grad():
         given, without = model(x, t, y), model(x, t, torch.full_like(y, OF.num_classes))
         for scale in (0.0, 1.0, 3.0):
-            assert torch.allclose(sample._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5)
+            assert torch.allclose(
+                sample._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5
+            )
     assert torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=1.0))
     assert not torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=3.0))
 

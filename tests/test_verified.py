@@ -16,7 +16,9 @@ CELLS = [Cell(NAME, "DM", "FashionMNIST", ipc) for ipc in (1, 10, 50)]
 
 
 def task(cell, params):
-    return Task(cell, METHODS["DM"].paper_config(cell.dataset, cell.ipc), cell.dataset, "vico_dsa@60ep", seed=params.seed)
+    return Task(
+        cell, METHODS["DM"].paper_config(cell.dataset, cell.ipc), cell.dataset, "vico_dsa@60ep", seed=params.seed
+    )
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def params(tmp_path, monkeypatch):
 def save(cell, params, **changes):
     """A record as old as one that is remembered."""
     key = {**task(cell, params).key, "data_sha256": {"train": "0"}}
-    return Record(cell, [50.0, 51.0], [0, 0], key, made_by={"device": "a machine", "at": "then"}, **changes).save("small")
+    return Record(cell, [50.0, 51.0], [0, 0], key, made_by={"device": "a machine", "at": "then"}, **changes).save(
+        "small"
+    )
 
 
 @pytest.fixture
@@ -102,7 +106,10 @@ def test_a_removed_record_is_missing(params, old):
     assert states(params) == ["missing"] * 3
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "records": {"a": 3}}', '{"format": 9, "records": {}}', "\0" * 9])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": 1}', '{"format": 1, "records": {"a": 3}}', '{"format": 9, "records": {}}', "\0" * 9],
+)
 def test_a_useless_copy_is_made_again(params, old, content):
     save(CELLS[0], params)
     expected = states(params)

@@ -48,7 +48,9 @@ def test_a_set_under_a_whitening_is_the_same_pixels_in_other_units(digits):
     assert made.whitening.equals(whitening)
     drawn = real.draw_classes(2, torch.Generator().manual_seed(0)).flatten(0, 1)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (real.facts.mean, real.facts.std))
-    torch.testing.assert_close(made.pixels(), drawn * std + mean, rtol=1e-3, atol=1e-3)  # the same images, shown as they were
+    torch.testing.assert_close(
+        made.pixels(), drawn * std + mean, rtol=1e-3, atol=1e-3
+    )  # the same images, shown as they were
 
 
 def test_the_file_holds_the_whitening(digits, tmp_path):
@@ -61,7 +63,8 @@ def test_the_file_holds_the_whitening(digits, tmp_path):
 
 
 def test_evaluation_whitens_the_test_images_as_the_set_is(digits, monkeypatch):
-    """A set and a test set that differ by the whitening alone: seen alike, the scores are those of the whitened pair."""
+    """A set and a test set that differ by the whitening alone: seen alike, the scores are those of the whitened
+    pair."""
     real, test = (s.subset(torch.arange(40)) for s in digits)
     whitening = Whitening.fit(digits[0])
     seen = ImageSet(real.under(whitening).all()[0], real.labels, real.facts, whitening)
@@ -82,4 +85,6 @@ def test_units_that_do_not_fit_are_errors(digits):
     with pytest.raises(UserError, match="a whitening of 64 numbers does not fit"):
         ImageSet(torch.zeros(1, 1, 4, 4), torch.tensor([0]), real.facts, whitening)
     with pytest.raises(UserError, match="stored as float32"):  # a plain float test set beside a whitened synthetic set
-        evaluate(real.under(whitening), ImageSet(test.all()[0], test.labels, test.facts), "vico_noaug@1ep", "MLP", num_eval=1)
+        evaluate(
+            real.under(whitening), ImageSet(test.all()[0], test.labels, test.facts), "vico_noaug@1ep", "MLP", num_eval=1
+        )

@@ -21,12 +21,7 @@ import torch._dynamo  # noqa: F401
 from distill_lib import __main__ as cli
 from distill_lib.core.loop import Loop
 from distill_lib.core.settings import replace
-from distill_lib.experiments import (
-    Experiment,
-    Parameters,
-    Task,
-    registry,  # noqa: F401
-)
+from distill_lib.experiments import Experiment, Parameters, Task, registry
 from distill_lib.methods import dm, herding, random_real
 from distill_lib.networks.reference import Training
 from distill_lib.records import Cell
@@ -41,7 +36,11 @@ class Axes(Parameters):
 
 
 def cells(params: Axes) -> list[Cell]:
-    return [Cell(NAME, m, "digits", 1, JUDGE["network"], JUDGE["protocol"], v) for m in params.methods for v in params.variants]
+    return [
+        Cell(NAME, m, "digits", 1, JUDGE["network"], JUDGE["protocol"], v)
+        for m in params.methods
+        for v in params.variants
+    ]
 
 
 def task(cell: Cell, params: Axes) -> Task:
@@ -61,7 +60,9 @@ def experiments() -> dict[str, Experiment]:
 def context() -> multiprocessing.context.BaseContext:
     server, before = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
     server.set_forkserver_preload(["toy"])
-    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path, before or ""])  # Python 3.11's server does not take over sys.path
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*sys.path, before or ""]
+    )  # Python 3.11's server does not take over sys.path
     try:
         forkserver.ensure_running()
     finally:
@@ -74,7 +75,8 @@ def folders(place: Path) -> dict[str, str]:
 
 
 def command(place: Path, words: list[str], steps: Connection, interrupted: str = "") -> None:
-    """The command line, in a process of its own that saves its state after every step and tells `steps` of each before it begins.
+    """The command line, in a process of its own that saves its state after every step and tells `steps` of each before
+    it begins.
 
     In the phase `interrupted`, if there is such a phase, the process gets what Ctrl-C sends.
     """

@@ -3,7 +3,7 @@
 import torch
 
 from distill_lib.core.loop import Loop
-from distill_lib.core.rng import generator
+from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace, settings
 from distill_lib.data import ImageSet
 
@@ -29,7 +29,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """K x ipc normalised images: the centres that k-means finds among each class's training images."""
     loop = loop or Loop()
-    centres = real.draw_classes(cfg.ipc, generator(seed, "Pixel means")).flatten(2)  # (K, ipc, C*H*W)
+    centres = real.draw_classes(cfg.ipc, stream(seed, "Pixel means")).flatten(2)  # (K, ipc, C*H*W)
     members = [real.take(index)[0].flatten(1) for index in real.class_index]  # K times (n, C*H*W)
     for _ in loop.steps("distill", cfg.iterations, {"centres": centres}):
         for centre, images in zip(centres, members):

@@ -27,7 +27,9 @@ def pick(name: str | None = None) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}: use cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch")
+        raise UserError(
+            f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch"
+        )
     if device.type == "cpu":
         keep_memory()
     else:
@@ -36,10 +38,12 @@ def pick(name: str | None = None) -> torch.device:
 
 
 def set_rounding() -> bool:
-    """Let convolutions on a GPU round their float32 inputs to TF32 (10 bits after the point), matrix products not; whether they do.
+    """Let convolutions on a GPU round their float32 inputs to TF32 (10 bits after the point), matrix products not;
+    whether they do.
 
-    This is PyTorch's own default, with which the papers' codes ran; it is set here so that no other code decides it, and every
-    record says which it was. Kernel regressions solve in matrix products and need all bits. `DISTILL_TF32=0` keeps float32 everywhere.
+    This is PyTorch's own default, with which the papers' codes ran; it is set here so that no other code decides it,
+    and every record says which it was. Kernel regressions solve in matrix products and need all bits. `DISTILL_TF32=0`
+    keeps float32 everywhere.
     """
     wanted = os.environ.get("DISTILL_TF32", "1") != "0"
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted, False
@@ -48,11 +52,12 @@ def set_rounding() -> bool:
 
 @functools.cache
 def keep_memory() -> bool:
-    """Let the C library keep the memory of freed tensors instead of returning it to the system; whether it took the wish.
+    """Let the C library keep the memory of freed tensors instead of returning it to the system; whether it took the
+    wish.
 
-    On Linux, tensors above a size come from fresh pages, and zeroing those takes longer than an elementwise operation on
-    them: a ConvNet step on 64 images is 1.4 times as fast with this, at up to 1.5 times the memory. `DISTILL_KEEP_MEMORY=0`
-    turns it off.
+    On Linux, tensors above a size come from fresh pages, and zeroing those takes longer than an elementwise operation
+    on them: a ConvNet step on 64 images is 1.4 times as fast with this, at up to 1.5 times the memory.
+    `DISTILL_KEEP_MEMORY=0` turns it off.
     """
     if sys.platform != "linux" or os.environ.get("DISTILL_KEEP_MEMORY", "1") == "0":
         return False
@@ -67,8 +72,9 @@ def keep_memory() -> bool:
 def send(x: torch.Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
     """`x` on the device, in another type if one is given; a GPU's stream is not waited for.
 
-    What is drawn on the CPU goes to a GPU in every step. From ordinary memory the copy would first wait until the GPU has done all that was
-    asked of it, so that it idles while Python prepares the next step; from pinned memory it takes its place in the stream.
+    What is drawn on the CPU goes to a GPU in every step. From ordinary memory the copy would first wait until the GPU
+    has done all that was asked of it, so that it idles while Python prepares the next step; from pinned memory it takes
+    its place in the stream.
     """
     x = x.to(dtype or x.dtype)
     if torch.device(device).type == "cuda" and x.device.type == "cpu":
@@ -90,7 +96,8 @@ def describe(device: torch.device | str) -> str:
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether torch.compile has what it needs; says once, in one line, when it has not. `DISTILL_COMPILE=0` turns it off."""
+    """Whether torch.compile has what it needs; says once, in one line, when it has not. `DISTILL_COMPILE=0` turns it
+    off."""
     if os.environ.get("DISTILL_COMPILE", "1") == "0":
         return False
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
@@ -133,7 +140,10 @@ class Pieces:
                 if not out_of_memory(err) or stop - start == 1:
                     raise
                 self.size = (stop - start) // 2
-                warnings.warn(f"out of memory: going on with {self.size} at a time (same result to rounding, slower)", stacklevel=2)
+                warnings.warn(
+                    f"out of memory: going on with {self.size} at a time (same result to rounding, slower)",
+                    stacklevel=2,
+                )
             else:
                 start = stop
                 continue

@@ -43,8 +43,8 @@ class Loop:
         check:    steps between looks at the logged values (each look waits for the device).
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
         bar:      show a progress bar; by default only on a terminal.
-        watch:    called as watch(name, step, live) before every step and once after the last: for film strips and curves.
-        tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
+        watch:    called as watch(name, step, live) before every step and once after the last: for film strips and
+        curves. tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
         title:    what the progress bar says before the phase's name.
     """
 
@@ -75,7 +75,8 @@ class Loop:
         Args:
             name: of the phase; one checkpoint file per phase.
             live: what the loop body changes: tensors (restored in place), `torch.Generator`s, anything with
-                  `state_dict` and `load_state_dict`, and plain dicts or lists of numbers and tensors (restored in place).
+                  `state_dict` and `load_state_dict`, and plain dicts or lists of numbers and tensors (restored in
+                  place).
         Raises: TimeUp, Diverged, KeyboardInterrupt (at the next step boundary, state saved).
         """
         start = self._restore(name, live)
@@ -138,7 +139,9 @@ class Loop:
         try:
             saved = torch.load(self._file(name), map_location="cpu", weights_only=True)
         except Exception as err:
-            raise UserError(f"{self._file(name)}: damaged checkpoint ({err}); delete it to start this phase again") from None
+            raise UserError(
+                f"{self._file(name)}: damaged checkpoint ({err}); delete it to start this phase again"
+            ) from None
         if saved["key"] != self.key or saved["state"].keys() != live.keys():  # of other settings, or of other code
             return 0
         for k, v in live.items():
@@ -170,7 +173,11 @@ def _put_back(value: Any, saved: Any) -> None:
     elif hasattr(value, "load_state_dict"):
         value.load_state_dict(saved)
     elif isinstance(value, dict):
-        if value and all(isinstance(v, (Tensor, torch.Generator)) for v in value.values()) and value.keys() == saved.keys():
+        if (
+            value
+            and all(isinstance(v, (Tensor, torch.Generator)) for v in value.values())
+            and value.keys() == saved.keys()
+        ):
             for k in value:
                 _put_back(value[k], saved[k])
         else:

@@ -41,7 +41,8 @@ def driver() -> str | None:
 
 
 def joules(device: torch.device | str) -> float | None:
-    """Energy a whole GPU has drawn since its driver was loaded; None on a CPU, a part of a GPU, and GPUs before Volta."""
+    """Energy a whole GPU has drawn since its driver was loaded; None on a CPU, a part of a GPU, and GPUs before
+    Volta."""
     if torch.device(device).type != "cuda":
         return None
     try:
@@ -55,8 +56,8 @@ def joules(device: torch.device | str) -> float | None:
 def give_back(device: torch.device | str) -> None:
     """Return the memory of freed tensors on a CPU to the system, which `keep_memory` keeps; on a GPU nothing happens.
 
-    For between two passes of gigabytes each: where freed pieces do not fit, a second pass would take fresh memory beside what the first
-    has left, a fifth more in all. Fresh pages cost a few percent of such a pass.
+    For between two passes of gigabytes each: where freed pieces do not fit, a second pass would take fresh memory
+    beside what the first has left, a fifth more in all. Fresh pages cost a few percent of such a pass.
     """
     if torch.device(device).type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
@@ -64,7 +65,8 @@ def give_back(device: torch.device | str) -> None:
 
 
 def _forget_peak() -> None:
-    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes back first."""
+    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes
+    back first."""
     give_back("cpu")
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")

@@ -1,4 +1,5 @@
-"""Where things lie: the only module that knows folders. Each is read from the environment when asked for, not at import."""
+"""Where things lie: the only module that knows folders. Each is read from the environment when asked for, not at
+import."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
-IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")  # below a data folder; train/<wnid> in it
+IMAGENET_FOLDERS = (
+    "imagenet",
+    "ImageNet",
+    "ILSVRC2012",
+    "imagenet-1k",
+    "ILSVRC/Data/CLS-LOC",
+    ".",
+)  # below a data folder; train/<wnid> in it
 
 
 def results(profile: str) -> Path:
@@ -45,7 +53,8 @@ def data_folders() -> list[Path]:
 
 
 def weight_folders() -> list[Path]:
-    """Folders to look for published weights in, in order: those of `DISTILL_WEIGHTS`, then `weights` inside every data folder."""
+    """Folders to look for published weights in, in order: those of `DISTILL_WEIGHTS`, then `weights` inside every data
+    folder."""
     given = [Path(p).expanduser() for p in os.environ.get("DISTILL_WEIGHTS", "").split(os.pathsep) if p]
     return [*given, *(folder / "weights" for folder in data_folders())]
 

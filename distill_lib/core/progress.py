@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from .measure import Cost, measure
 
 
 class Spent:
-    """Wall seconds, processor seconds and joules by phase, and peak memory: kept in a file and added up over interruptions.
+    """Wall seconds, processor seconds and joules by phase, and peak memory: kept in a file and added up over
+    interruptions.
 
-    A phase inside another one, of this object or of another, is not counted in the outer one: what a shared stage has cost
-    stays apart from the cost of the set that happened to need it first.
+    A phase inside another one, of this object or of another, is not counted in the outer one: what a shared stage has
+    cost stays apart from the cost of the set that happened to need it first.
     A process that is killed loses at most the last half minute of them (the joules since the phase began).
     """
 
@@ -40,7 +41,9 @@ class Spent:
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
         self.joules: dict[str, float] = {}  # of phases on a device that reports them
-        self.shared: dict[str, dict[str, float]] = {}  # what was made once and used here -> its `totals`, see `store.once`
+        self.shared: dict[
+            str, dict[str, float]
+        ] = {}  # what was made once and used here -> its `totals`, see `store.once`
         if file.exists():
             try:
                 saved = json.loads(file.read_text())
@@ -48,7 +51,9 @@ class Spent:
                 self.cpu_seconds, self.joules = dict(saved.get("cpu_seconds", {})), dict(saved.get("joules", {}))
                 self.shared = dict(saved.get("shared", {}))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{file}: damaged; delete it to go on, with the time spent so far not counted") from None
+                raise UserError(
+                    f"{file}: damaged; delete it to go on, with the time spent so far not counted"
+                ) from None
 
     @property
     def total(self) -> float:
@@ -95,7 +100,13 @@ class Spent:
         self._write(self.seconds, self.cpu_seconds)
 
     def _write(self, seconds: dict[str, float], cpu_seconds: dict[str, float]) -> None:
-        body = {"seconds": seconds, "cpu_seconds": cpu_seconds, "joules": self.joules, "memory_mb": self.memory_mb, "shared": self.shared}
+        body = {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "joules": self.joules,
+            "memory_mb": self.memory_mb,
+            "shared": self.shared,
+        }
         atomically(self.file, lambda part: part.write_text(json.dumps(body)))
 
 
@@ -142,7 +153,13 @@ class Activity:
     def cell(self, cell: Any, number: int, why: str = "") -> Iterator[None]:
         """A cell is being computed: the `number`th of the run."""
         self._log = log_path(cell, self.profile)
-        self._about = {"cell": str(cell), "profile": self.profile, "number": number, "cells": self.cells, "pid": os.getpid()}
+        self._about = {
+            "cell": str(cell),
+            "profile": self.profile,
+            "number": number,
+            "cells": self.cells,
+            "pid": os.getpid(),
+        }
         self._about |= {"host": platform.node(), "started": time.time(), "log": str(self._log)}
         self._say(f"started{': ' + why if why else ''}")
         self._write("starting", 0, 0, {})
@@ -150,7 +167,9 @@ class Activity:
             yield
         except BaseException as err:
             known = isinstance(err, (UserError, KeyboardInterrupt)) or type(err).__name__ == "TimeUp"
-            self._say("stopped: " + (str(err) or type(err).__name__ if known else "".join(traceback.format_exception(err))))
+            self._say(
+                "stopped: " + (str(err) or type(err).__name__ if known else "".join(traceback.format_exception(err)))
+            )
             raise
         finally:
             self._log, self._about = None, {}
@@ -191,7 +210,7 @@ class Activity:
         with contextlib.suppress(OSError):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with open(self._log, "a") as f:
-                f.write(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}\n")
+                f.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
 
 
 def folder() -> Path:

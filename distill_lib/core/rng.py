@@ -7,10 +7,10 @@ import hashlib
 import torch
 
 
-def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
+def stream(seed: int, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator for one named use of a seed, independent of every other name and of call order.
 
-    `generator(0, "evaluate", 3)` is the stream of the fourth evaluation network, whichever networks ran before it.
+    `stream(0, "evaluate", 3)` is the stream of the fourth evaluation network, whichever networks ran before it.
     Streams live on the CPU unless asked otherwise, so that the same seed draws the same numbers on every device.
 
     Args:

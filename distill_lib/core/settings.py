@@ -20,7 +20,8 @@ Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type) -> type:
-    """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes with a `UserError`."""
+    """Class decorator: a frozen pydantic dataclass that refuses unknown fields and silent type changes with a
+    `UserError`."""
     made = _dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
     init = made.__init__
 
@@ -58,5 +59,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
 def _explained(cls: type, err: pydantic.ValidationError) -> UserError:
     names = ", ".join(f.name for f in dataclasses.fields(cls))
-    problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']} (got {e.get('input')!r})" for e in err.errors())
+    problems = "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']} (got {e.get('input')!r})" for e in err.errors()
+    )
     return UserError(f"bad {cls.__qualname__}: {problems}. Valid fields: {names}")

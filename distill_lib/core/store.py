@@ -1,8 +1,9 @@
-"""What is made once and kept in `runs/`: feature networks, experts, generators, latents, pools. What making it has cost lies beside it.
+"""What is made once and kept in `runs/`: feature networks, experts, generators, latents, pools. What making it has cost
+lies beside it.
 
-    with store.once(file, "feature network", loop, real.device) as missing:
-        if missing:
-            ...  # make it and write `file`
+with store.once(file, "feature network", loop, real.device) as missing:
+    if missing:
+        ...  # make it and write `file`
 """
 
 from __future__ import annotations
@@ -52,9 +53,15 @@ _users: list[dict[str, dict[str, float]]] = []  # of the blocks of `used` that a
 
 @contextmanager
 def once(
-    file: Path, what: str, loop: Loop | None = None, place: Any = "cpu", missing: bool | None = None, patience: float | None = None
+    file: Path,
+    what: str,
+    loop: Loop | None = None,
+    place: Any = "cpu",
+    missing: bool | None = None,
+    patience: float | None = None,
 ) -> Iterator[bool]:
-    """Hold a product's lock while it is looked for and, where it is missing, made: a second process waits for the first one's.
+    """Hold a product's lock while it is looked for and, where it is missing, made: a second process waits for the first
+    one's.
 
     Args:
         file:     of the product; its lock and its cost lie beside it.
@@ -63,8 +70,8 @@ def once(
         place:    the device it is made on.
         missing:  whether it has to be made, where another sign than the missing file says so.
         patience: seconds to wait for another process; by default until the deadline.
-    Returns: whether the product has to be made. What making has cost is kept, also over interruptions, and told to `used`.
-    Raises:  Busy: another process held the lock until the deadline.
+    Returns: whether the product has to be made. What making has cost is kept, also over interruptions, and told to
+    `used`. Raises:  Busy: another process held the lock until the deadline.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if patience is None:
@@ -94,7 +101,8 @@ def once(
 
 @contextmanager
 def used() -> Iterator[dict[str, dict[str, float]]]:
-    """What `once` made or found in the block, with what making it has cost, whenever that was: {name: totals of `Spent`}."""
+    """What `once` made or found in the block, with what making it has cost, whenever that was: {name: totals of
+    `Spent`}."""
     products: dict[str, dict[str, float]] = {}
     _users.append(products)
     try:

@@ -12,14 +12,18 @@ from . import paths
 from .errors import UserError, unknown
 
 FOLDERS = {  # name on the hub: what it is, and a file that must be in it
-    "facebook/DiT-XL-2-256": ("DiT-XL/2 at 256 pixels, 675 million parameters (CC BY-NC 4.0)", "transformer/config.json"),
+    "facebook/DiT-XL-2-256": (
+        "DiT-XL/2 at 256 pixels, 675 million parameters (CC BY-NC 4.0)",
+        "transformer/config.json",
+    ),
     "stabilityai/sd-vae-ft-ema": ("the autoencoder that encodes (MIT)", "config.json"),
     "stabilityai/sd-vae-ft-mse": ("the autoencoder that decodes (MIT)", "config.json"),
 }
 
 
 def find_folder(name: str) -> Path | None:
-    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache; None where it does not."""
+    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache; None
+    where it does not."""
     if (path := Path(name).expanduser()).is_dir():
         return path
     for parent in paths.weight_folders():
@@ -100,7 +104,8 @@ FILES = {
 
 
 def find(name: str) -> Path | None:
-    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or a folder `weights` inside a data folder; None where they do not.
+    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or a folder `weights` inside a data folder; None
+    where they do not.
 
     Raises: UserError: an unknown name; a file of the right name with other contents.
     """

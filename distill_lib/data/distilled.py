@@ -29,14 +29,16 @@ def read(path: str | Path, like: ImageSet, values: Values | None = None) -> Imag
     """A distilled set from a file of any common form.
 
     A `.pt` or `.pth` file holds a dictionary with images and labels, a pair of them, images alone, or VICO's and DM's
-    dictionary with a list of such pairs under "data" (the first is taken). An `.npz` or `.safetensors` file holds arrays
-    named likewise. Images are (N, C, H, W), (N, H, W, C), (N, H, W) or (K, ipc, C, H, W). Labels are classes (N,) or soft
-    labels (N, K); images without labels are taken class after class, with the labels of `labels_*.pt` beside `images_*.pt`
-    where that exists. In a folder, every class has a folder of images named after it or its number.
+    dictionary with a list of such pairs under "data" (the first is taken). An `.npz` or `.safetensors` file holds
+    arrays named likewise. Images are (N, C, H, W), (N, H, W, C), (N, H, W) or (K, ipc, C, H, W). Labels are classes
+    (N,) or soft labels (N, K); images without labels are taken class after class, with the labels of `labels_*.pt`
+    beside `images_*.pt` where that exists. In a folder, every class has a folder of images named after it or its
+    number.
 
     Args:
         like:   the test set it will be judged by: gives image shape, classes and normalisation.
-        values: what float images hold: "normalised" (with `like`'s mean and std) or "pixels" (in [0, 1]). Not needed for
+        values: what float images hold: "normalised" (with `like`'s mean and std) or "pixels" (in [0, 1]). Not needed
+        for
                 8-bit pixels, image folders and this library's own files.
     Returns: the set; `facts.notes` state the assumptions.
     Raises:  UserError: says what the file has and what would work.
@@ -66,8 +68,15 @@ def read(path: str | Path, like: ImageSet, values: Values | None = None) -> Imag
 
 
 def _torch(path: Path) -> Any:
-    scalar, types = np._core.multiarray.scalar, {np.dtype, *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32))}
-    numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), *types]  # VICO's files keep accuracies as numpy scalars
+    scalar, types = (
+        np._core.multiarray.scalar,
+        {np.dtype, *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32))},
+    )
+    numbers = [
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        *types,
+    ]  # VICO's files keep accuracies as numpy scalars
     try:
         with torch.serialization.safe_globals(numbers):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -84,7 +93,9 @@ def _npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as content:
             return {k: torch.from_numpy(content[k]) for k in content.files}
     except Exception as err:  # damaged zip, objects, types torch has not
-        raise UserError(f"{path}: cannot be read as plain arrays ({err}); save it with numpy.savez(path, images=..., labels=...)") from None
+        raise UserError(
+            f"{path}: cannot be read as plain arrays ({err}); save it with numpy.savez(path, images=..., labels=...)"
+        ) from None
 
 
 def _own(path: Path) -> bool:
@@ -103,9 +114,13 @@ def _pair(content: Any, path: Path, notes: list[str]) -> tuple[Tensor, Tensor | 
                 notes.append(f"the first of {len(content['data'])} sets in the file")
             return _pair(content["data"][0], path, notes)
         named = {str(k).lower(): v for k, v in content.items()}
-        found = [next((named[k] for k in names if isinstance(named.get(k), Tensor)), None) for names in (IMAGES, LABELS)]
+        found = [
+            next((named[k] for k in names if isinstance(named.get(k), Tensor)), None) for names in (IMAGES, LABELS)
+        ]
         if found[0] is None:
-            raise UserError(f"{path}: has {', '.join(map(str, content)) or 'nothing'}; expected images under one of {', '.join(IMAGES)}")
+            raise UserError(
+                f"{path}: has {', '.join(map(str, content)) or 'nothing'}; expected images under one of {', '.join(IMAGES)}"
+            )
         return found[0], found[1]
     if isinstance(content, (list, tuple)) and 1 <= len(content) <= 2 and all(isinstance(x, Tensor) for x in content):
         return content[0], content[1] if len(content) == 2 else None
@@ -117,14 +132,20 @@ def _pair(content: Any, path: Path, notes: list[str]) -> tuple[Tensor, Tensor | 
                 notes.append(f"labels from {beside.name}")
                 return content, labels
         return content, None
-    raise UserError(f"{path}: holds a {type(content).__name__}; expected a dictionary or pair of images and labels, or images alone")
+    raise UserError(
+        f"{path}: holds a {type(content).__name__}; expected a dictionary or pair of images and labels, or images alone"
+    )
 
 
-def _as_set(images: Tensor, labels: Tensor | None, path: Path, like: ImageSet, values: Values | None, notes: list[str]) -> ImageSet:
+def _as_set(
+    images: Tensor, labels: Tensor | None, path: Path, like: ImageSet, values: Values | None, notes: list[str]
+) -> ImageSet:
     images = _channels_first(images.detach(), path, like)
     if labels is None:
         if len(images) % like.num_classes:
-            raise UserError(f"{path}: {len(images)} images without labels cannot be the same number of each of {like.num_classes} classes")
+            raise UserError(
+                f"{path}: {len(images)} images without labels cannot be the same number of each of {like.num_classes} classes"
+            )
         notes.append("no labels in the file: taken class after class, as many of each")
         labels = torch.arange(like.num_classes).repeat_interleave(len(images) // like.num_classes)
     else:
@@ -133,7 +154,9 @@ def _as_set(images: Tensor, labels: Tensor | None, path: Path, like: ImageSet, v
 
 
 def _facts(like: ImageSet, path: Path, notes: Sequence[str]) -> imageset.Facts:
-    return dataclasses.replace(like.facts, split="synthetic", source=path.name, licence="not stated", notes=tuple(notes), extra={})
+    return dataclasses.replace(
+        like.facts, split="synthetic", source=path.name, licence="not stated", notes=tuple(notes), extra={}
+    )
 
 
 def _channels_first(images: Tensor, path: Path, like: ImageSet) -> Tensor:
@@ -156,15 +179,21 @@ def _labels(labels: Tensor, path: Path, like: ImageSet, n: int) -> Tensor:
     k = like.num_classes
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    labels = labels.flatten() if labels.ndim == 2 and labels.shape == (k, n // k) and n != k else labels  # one row per class
+    labels = (
+        labels.flatten() if labels.ndim == 2 and labels.shape == (k, n // k) and n != k else labels
+    )  # one row per class
     if labels.shape == (n,) and (not labels.is_floating_point() or bool((labels == labels.round()).all())):
         labels = labels.long()
         if labels.min() < 0 or labels.max() >= k:
-            raise UserError(f"{path}: labels {int(labels.min())}..{int(labels.max())}, but {like.facts.name} has classes 0..{k - 1}")
+            raise UserError(
+                f"{path}: labels {int(labels.min())}..{int(labels.max())}, but {like.facts.name} has classes 0..{k - 1}"
+            )
         return labels
     if labels.shape == (n, k):
         return labels.float()
-    raise UserError(f"{path}: labels are {tuple(labels.shape)} {labels.dtype}; expected ({n},) classes or ({n}, {k}) soft labels")
+    raise UserError(
+        f"{path}: labels are {tuple(labels.shape)} {labels.dtype}; expected ({n},) classes or ({n}, {k}) soft labels"
+    )
 
 
 def _values(images: Tensor, path: Path, like: ImageSet, values: Values | None, notes: list[str]) -> Tensor:
@@ -183,11 +212,15 @@ def _values(images: Tensor, path: Path, like: ImageSet, values: Values | None, n
             f"{path}: float values from {low:.3g} to {high:.3g} may be pixels or normalised: say --pixels (in [0, 1]) or "
             f"--normalised (with {like.facts.name}'s mean {like.facts.mean} and std {like.facts.std})"
         )
-    notes.append(f"images taken as {'normalised values' if values == 'normalised' else 'pixels in [0, 1]'} ({low:.3g} to {high:.3g})")
+    notes.append(
+        f"images taken as {'normalised values' if values == 'normalised' else 'pixels in [0, 1]'} ({low:.3g} to {high:.3g})"
+    )
     if values == "normalised":
         return images
     if low < -0.01 or high > 1.01:
-        raise UserError(f"{path}: values from {low:.3g} to {high:.3g} are no pixels in [0, 1]; divide by 255, or say --normalised")
+        raise UserError(
+            f"{path}: values from {low:.3g} to {high:.3g} are no pixels in [0, 1]; divide by 255, or say --normalised"
+        )
     return like.facts.normalise(images)
 
 
@@ -212,5 +245,7 @@ def _fitting(own: ImageSet, path: Path, like: ImageSet) -> ImageSet:
     """A set of our own, which brings its facts; they must be those of the test set."""
     for what in ("shape", "num_classes"):
         if getattr(own, what) != getattr(like, what):
-            raise UserError(f"{path}: {what.replace('_', ' of ')} {getattr(own, what)}, {like.facts.name} has {getattr(like, what)}")
+            raise UserError(
+                f"{path}: {what.replace('_', ' of ')} {getattr(own, what)}, {like.facts.name} has {getattr(like, what)}"
+            )
     return own

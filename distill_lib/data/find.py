@@ -1,4 +1,5 @@
-"""Where a named set lies: an explicit path, `DISTILL_DATA`, system packages, the user's cache, a download with checksum."""
+"""Where a named set lies: an explicit path, `DISTILL_DATA`, system packages, the user's cache, a download with
+checksum."""
 
 from __future__ import annotations
 
@@ -39,11 +40,16 @@ ARCHIVES = {  # file -> the folder inside it; read where one lies in a data fold
     "ImageWoof": {f"imagewoof2{size}.tgz": f"imagewoof2{size}" for size in ("", "-320", "-160")},
 }
 FOLDERS = {  # further names of a set's image folder, besides its own name
-    "BloodCells": ("bloodcells/dataset2-master/dataset2-master/images", "bloodcells/dataset2-master/images", "dataset2-master/images"),
+    "BloodCells": (
+        "bloodcells/dataset2-master/dataset2-master/images",
+        "bloodcells/dataset2-master/images",
+        "dataset2-master/images",
+    ),
     "ImageNette": tuple(ARCHIVES["ImageNette"].values()),
     "ImageWoof": tuple(ARCHIVES["ImageWoof"].values()),
 }
 DEBIAN = {"FashionMNIST": "fashion-mnist"}
+
 
 # --- the sets that need no folder ------------------------------------------------------------------------------------
 def bundled(dataset: Dataset) -> Source:
@@ -65,7 +71,8 @@ def bundled(dataset: Dataset) -> Source:
 
 
 def digits() -> Source:
-    """scikit-learn's 8 x 8 digits, grey levels 0..16 spread over 0..255, with 50 images per class held out as test set."""
+    """scikit-learn's 8 x 8 digits, grey levels 0..16 spread over 0..255, with 50 images per class held out as test
+    set."""
 
     def whole(split: str) -> Part:
         from sklearn.datasets import load_digits  # here: scikit-learn takes a second to import
@@ -79,18 +86,23 @@ def digits() -> Source:
 
 
 def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to keep and positions held out, `per_class` images (or that share, below 1) of every class, both in order.
+    """Positions to keep and positions held out, `per_class` images (or that share, below 1) of every class, both in
+    order.
 
     Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
     if not per_class > 0:
-        raise UserError(f"cannot hold out {per_class} images of each class: give a number of images, or a share between 0 and 1")
-    g, held = rng.generator(seed, "hold-out"), []
+        raise UserError(
+            f"cannot hold out {per_class} images of each class: give a number of images, or a share between 0 and 1"
+        )
+    g, held = rng.stream(seed, "hold-out"), []
     for k in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == k)
         n = max(1, round(per_class * len(members))) if per_class < 1 else int(per_class)
         if n >= len(members):
-            raise UserError(f"cannot hold out {n} images of class {k}: it has {len(members)}, and at least one must stay")
+            raise UserError(
+                f"cannot hold out {n} images of class {k}: it has {len(members)}, and at least one must stay"
+            )
         held.append(members[torch.randperm(len(members), generator=g)[:n].numpy()])
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held), held
@@ -106,7 +118,12 @@ def wanted(dataset: Dataset, size: int) -> list[str]:
         "tiny": ["tiny-imagenet-200"],
         "imagenet": ["imagenet/train/<wnid> with imagenet/val/<wnid>"],
     }.get(dataset.family, [])
-    return [*names, *ARCHIVES.get(dataset.name, {}), _npz_names(dataset, size)[0], f"{low}/train/<class> with {low}/test/<class>"]
+    return [
+        *names,
+        *ARCHIVES.get(dataset.name, {}),
+        _npz_names(dataset, size)[0],
+        f"{low}/train/<class> with {low}/test/<class>",
+    ]
 
 
 def _npz_names(dataset: Dataset, size: int) -> list[str]:
@@ -173,7 +190,9 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
         need = "train_images, train_labels, test_images, test_labels"
         raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs {need}")
     if source.class_names and len(source.class_names) != dataset.num_classes:
-        raise UserError(f"{path}: has {len(source.class_names)} class names; {dataset.name} has {dataset.num_classes} classes")
+        raise UserError(
+            f"{path}: has {len(source.class_names)} class names; {dataset.name} has {dataset.num_classes} classes"
+        )
     return source
 
 
@@ -265,7 +284,9 @@ def how_to_fetch(dataset: Dataset, size: int) -> str:
         return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {folder}/imagenet/train/<wnid>/ and val/<wnid>/"
     if dataset.name == "BloodCells":
         return f"kaggle datasets download paultimothymooney/blood-cells --unzip -p {folder}/bloodcells"
-    return " && ".join(f"curl -L --create-dirs -o '{folder / place}' '{urls[0]}'" for urls, place, _ in downloads(dataset, size))
+    return " && ".join(
+        f"curl -L --create-dirs -o '{folder / place}' '{urls[0]}'" for urls, place, _ in downloads(dataset, size)
+    )
 
 
 def download(dataset: Dataset, size: int) -> None:
@@ -306,7 +327,8 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 # --- look-up order ---------------------------------------------------------------------------------------------------
 def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: bool) -> Source:
-    """The set, from the first place that has it: `folder` alone if given, else `DISTILL_DATA`, system packages, cache, download.
+    """The set, from the first place that has it: `folder` alone if given, else `DISTILL_DATA`, system packages, cache,
+    download.
 
     Raises: UserError: found nowhere; says which file was wanted, where it was looked for and how to fetch it.
     """

@@ -63,7 +63,9 @@ class Facts:
         return (normalised - shift) / (255 * scale)
 
 
-READERS: dict[str, Callable[[Any], ImageSet]] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
+READERS: dict[
+    str, Callable[[Any], ImageSet]
+] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
 
 
 class ImageSet:
@@ -86,7 +88,9 @@ class ImageSet:
                 f"got {tuple(images.shape)} {images.dtype}"
             )
         if len(facts.mean) != images.shape[1] or len(facts.std) != images.shape[1]:
-            raise UserError(f"{facts.name}: {images.shape[1]} channels, but mean and std have {len(facts.mean)}, {len(facts.std)}")
+            raise UserError(
+                f"{facts.name}: {images.shape[1]} channels, but mean and std have {len(facts.mean)}, {len(facts.std)}"
+            )
         hard = labels.ndim == 1 and labels.dtype == torch.int64
         soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == len(facts.class_names)
         if not (hard or soft) or len(labels) != len(images):
@@ -94,20 +98,27 @@ class ImageSet:
                 f"{facts.name}: labels must be ({len(images)},) int64 or ({len(images)}, {len(facts.class_names)}) float; "
                 f"got {tuple(labels.shape)} {labels.dtype}"
             )
-        if hard and len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(facts.class_names)):
+        if hard and len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(facts.class_names)):
             raise UserError(
                 f"{facts.name}: label {int(labels.min())}..{int(labels.max())} out of range for {len(facts.class_names)} classes"
             )
         if whitening is not None and len(whitening.mean) != math.prod(images.shape[1:]):
-            raise UserError(f"{facts.name}: a whitening of {len(whitening.mean)} numbers does not fit images of {tuple(images.shape[1:])}")
+            raise UserError(
+                f"{facts.name}: a whitening of {len(whitening.mean)} numbers does not fit images of {tuple(images.shape[1:])}"
+            )
         self.images, self.labels, self.facts, self.whitening = images, labels, facts, whitening
 
     @classmethod
-    def from_classes(cls, images: Tensor, like: "ImageSet", **extra: Any) -> "ImageSet":
+    def from_classes(cls, images: Tensor, like: ImageSet, **extra: Any) -> ImageSet:
         """A synthetic set from (K, ipc, C, H, W) normalised images, class k in row k, with `like`'s facts."""
         classes, ipc = images.shape[:2]
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        return cls(images.detach().reshape(classes * ipc, *images.shape[2:]).float(), labels, like.synthetic_facts(**extra), like.whitening)
+        return cls(
+            images.detach().reshape(classes * ipc, *images.shape[2:]).float(),
+            labels,
+            like.synthetic_facts(**extra),
+            like.whitening,
+        )
 
     def synthetic_facts(self, **extra: Any) -> Facts:
         """This set's facts, for a set distilled from it."""
@@ -137,7 +148,8 @@ class ImageSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and labels as stored; a set backed by a generator adds the generator. A whitening is not counted."""
+        """Bytes of images and labels as stored; a set backed by a generator adds the generator. A whitening is not
+        counted."""
         return self.images.nbytes + self.labels.nbytes
 
     @property
@@ -189,11 +201,14 @@ class ImageSet:
         return list(torch.split(order, torch.bincount(labels, minlength=self.num_classes).tolist()))
 
     def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
-        """(K, n) positions: n images of every class, without replacement within a class (with, where a class has fewer)."""
+        """(K, n) positions: n images of every class, without replacement within a class (with, where a class has
+        fewer)."""
         rows = []
         for members in self.class_index:
             if not len(members):
-                raise UserError(f"{self.facts.name}: class {len(rows)} ({self.facts.class_names[len(rows)]}) has no images")
+                raise UserError(
+                    f"{self.facts.name}: class {len(rows)} ({self.facts.class_names[len(rows)]}) has no images"
+                )
             if n <= len(members):
                 pick = torch.randperm(len(members), generator=rng)[:n]
             else:
@@ -209,29 +224,37 @@ class ImageSet:
     def draw(self, k: int, n: int, rng: torch.Generator) -> Tensor:
         """(n, C, H, W) normalised: n random images of class k."""
         members = self.class_index[k]
-        pick = torch.randperm(len(members), generator=rng)[:n] if n <= len(members) else torch.randint(len(members), (n,), generator=rng)
+        pick = (
+            torch.randperm(len(members), generator=rng)[:n]
+            if n <= len(members)
+            else torch.randint(len(members), (n,), generator=rng)
+        )
         return self.take(members[pick])[0]
 
     def initial_images(self, ipc: int, init: Literal["real", "noise"], rng: torch.Generator) -> Tensor:
-        """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised units."""
+        """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised
+        units."""
         if init == "real":
             return self.draw_classes(ipc, rng)
         return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 
-    def epoch(self, rng: torch.Generator) -> "ImageSet":
-        """The images of one training epoch: the set itself. A set backed by a generator overrides this and draws afresh."""
+    def epoch(self, rng: torch.Generator) -> ImageSet:
+        """The images of one training epoch: the set itself. A set backed by a generator overrides this and draws
+        afresh."""
         return self
 
     # --- copies ----------------------------------------------------------------------------------------------------
-    def to(self, device: torch.device | str) -> "ImageSet":
+    def to(self, device: torch.device | str) -> ImageSet:
         if self.device == torch.device(device):
             return self
-        moved = ImageSet(self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device))
+        moved = ImageSet(
+            self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device)
+        )
         if hasattr(self, "_sha256"):
             moved._sha256 = self._sha256
         return moved
 
-    def under(self, whitening: Whitening | None) -> "ImageSet":
+    def under(self, whitening: Whitening | None) -> ImageSet:
         """This set in the units of another: whitened as that one is, or not at all. The pixels are shared.
 
         Raises: UserError: the images are stored in other units than that.
@@ -239,13 +262,17 @@ class ImageSet:
         if whitening is self.whitening or (whitening is not None and whitening.equals(self.whitening)):
             return self
         if self.images.dtype != torch.uint8:
-            raise UserError(f"{self.facts.name}: images stored as float32 keep the normalisation or whitening they were made under")
+            raise UserError(
+                f"{self.facts.name}: images stored as float32 keep the normalisation or whitening they were made under"
+            )
         return ImageSet(self.images, self.labels, self.facts, whitening and whitening.to(self.device))
 
-    def subset(self, index: Tensor, **facts: Any) -> "ImageSet":
+    def subset(self, index: Tensor, **facts: Any) -> ImageSet:
         """The images at `index`, with `facts` (fields of `Facts`) replaced."""
         index = index.to(self.device)
-        return ImageSet(self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts), self.whitening)
+        return ImageSet(
+            self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts), self.whitening
+        )
 
     def sha256(self) -> str:
         """Hash of shape, pixels and labels, equal on every device."""
@@ -266,8 +293,9 @@ class ImageSet:
         return atomically(Path(path), lambda part: save_file(tensors, part, about))
 
     @staticmethod
-    def load(path: str | Path) -> "ImageSet":
-        """Read what `save` wrote, also that of a set of another kind, such as a generator, whose reader is in `READERS`.
+    def load(path: str | Path) -> ImageSet:
+        """Read what `save` wrote, also that of a set of another kind, such as a generator, whose reader is in
+        `READERS`.
 
         Raises: UserError: missing, truncated or foreign file.
         """
@@ -277,13 +305,20 @@ class ImageSet:
                 if reader := READERS.get(meta.get("format", "")):
                     return reader(path)
                 if meta.get("format") == "distill_lib.GeneratedSet/1":
-                    raise UserError(f"{path}: a set that is a generator; import distill_lib.generators.generated to read it")
+                    raise UserError(
+                        f"{path}: a set that is a generator; import distill_lib.generators.generated to read it"
+                    )
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
-                # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a tensor begins
+                # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a
+                # tensor begins
                 images, labels = f.get_tensor("images").clone(), f.get_tensor("labels").clone()
-                parts = {k.removeprefix("whitening."): f.get_tensor(k).clone() for k in f.keys() if k.startswith("whitening.")}
+                parts = {
+                    k.removeprefix("whitening."): f.get_tensor(k).clone()
+                    for k in f.keys()
+                    if k.startswith("whitening.")
+                }
                 whitening = Whitening(**parts) if parts else None
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None

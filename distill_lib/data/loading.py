@@ -1,10 +1,10 @@
 """Data sets as checked, documented values.
 
-    real, test = data.load("CIFAR10")                      # uint8 ImageSets, memory-mapped
-    real, test = data.load("PathMNIST", resolution=64)     # MedMNIST's own 64 px file
-    real, test = data.load("ImageNette@64px")              # the same, said in the name
-    real, test = data.load("./my_photos", resolution=64)   # a folder, .npz or Hugging Face folder of your own
-    real, val, test = data.load_with_validation("CIFAR10", per_class=500)
+real, test = data.load("CIFAR10")                      # uint8 ImageSets, memory-mapped
+real, test = data.load("PathMNIST", resolution=64)     # MedMNIST's own 64 px file
+real, test = data.load("ImageNette@64px")              # the same, said in the name
+real, test = data.load("./my_photos", resolution=64)   # a folder, .npz or Hugging Face folder of your own
+real, val, test = data.load_with_validation("CIFAR10", per_class=500)
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ def load(
 ) -> tuple[ImageSet, ImageSet]:
     """The training and the test set of a named data set, or of your own data.
 
-    Looked for in `folder` alone if given; else in the folders of `DISTILL_DATA`, system packages and the user's cache, then
-    downloaded. In a folder a set may lie in its torchvision or MedMNIST form, as `<name>.npz` or as an image folder. The pixels
-    are prepared once per resolution into the user's cache and memory-mapped from there.
+    Looked for in `folder` alone if given; else in the folders of `DISTILL_DATA`, system packages and the user's cache,
+    then downloaded. In a folder a set may lie in its torchvision or MedMNIST form, as `<name>.npz` or as an image
+    folder. The pixels are prepared once per resolution into the user's cache and memory-mapped from there.
 
     Args:
-        name:          one of `DATASETS`, with its resolution if wished: "ImageNette@64px", "PathMNIST@64px-bicubic"; or the path (with a slash, or ending in .npz) of your own .npz, image folder or Hugging
+        name:          one of `DATASETS`, with its resolution if wished: "ImageNette@64px", "PathMNIST@64px-bicubic"; or
+        the path (with a slash, or ending in .npz) of your own .npz, image folder or Hugging
                        Face `datasets` folder.
-        resolution:    px of the square images; by default the set's own. MedMNIST sets use the file of that size where there is one.
-        folder:        the only place to look in.
-        resize:        how images of another size get there, one of `RESIZE`; by default bilinear, for MedMNIST sets bicubic from 28 px.
+        resolution:    px of the square images; by default the set's own. MedMNIST sets use the file of that size where
+        there is one. folder:        the only place to look in.
+        resize:        how images of another size get there, one of `RESIZE`; by default bilinear, for MedMNIST sets
+        bicubic from 28 px.
                        Naming one for a MedMNIST set takes the 28 px file, as SLFD does for PathMNIST.
         normalisation: name of the mean and std, one of `NORMALISATIONS` or "measured"; by default the set's own.
         channels:      1 or 3, for your own data: convert every image to grey or colour.
         download:      may the set be fetched; by default yes, unless the environment has `DISTILL_OFFLINE`.
-    Returns: training and test set, uint8; `.facts` names classes, licence, source and every deviation from the official set.
-    Raises:  UserError: unknown name, set not found, damaged file, label out of range, class without images, mixed channels.
+    Returns: training and test set, uint8; `.facts` names classes, licence, source and every deviation from the official
+    set. Raises:  UserError: unknown name, set not found, damaged file, label out of range, class without images, mixed
+    channels.
     """
     parts = _load(name, ("train", "test"), resolution, folder, resize, normalisation, channels, download)
     return parts["train"], parts["test"]
@@ -66,17 +69,23 @@ def not_at_hand(name: str) -> str:
     base, resolution, resize = sized(name)
     dataset = DATASETS[base]
     try:
-        find.locate(dataset, resolution if resize is None and resolution in dataset.sizes else 28, None, allow_download=False)
+        find.locate(
+            dataset, resolution if resize is None and resolution in dataset.sizes else 28, None, allow_download=False
+        )
     except UserError:
         return f"data sets that are not at hand, see `distill list datasets`: {base}"
     return ""
 
 
-def load_with_validation(name: str | Path, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any):
-    """As `load`, with a validation set: the source's own where it has one, else `per_class` training images of each class.
+def load_with_validation(
+    name: str | Path, resolution: int | None = None, *, per_class: int | float = 0.1, seed: int = 0, **options: Any
+):
+    """As `load`, with a validation set: the source's own where it has one, else `per_class` training images of each
+    class.
 
     Args:
-        per_class: images of each class to hold out, or their share if below 1; unused where the source has a validation set.
+        per_class: images of each class to hold out, or their share if below 1; unused where the source has a validation
+        set.
     Returns: training, validation and test set.
     """
     wanted = ("train", "val", "test")
@@ -108,8 +117,10 @@ def facts_table(brief: bool = False) -> list[dict[str, Any]]:
 
     Args:
         brief: only what fits on a line.
-    Returns: all facts: class names in index order, images per split (None where the source does not fix it), mean and std (None
-             where they are measured on loading), the sha256 of each split's official pixels and labels where it is known.
+    Returns: all facts: class names in index order, images per split (None where the source does not fix it), mean and
+    std (None
+             where they are measured on loading), the sha256 of each split's official pixels and labels where it is
+             known.
     """
     rows = []
     for d in DATASETS.values():
@@ -128,13 +139,21 @@ def facts_table(brief: bool = False) -> list[dict[str, Any]]:
         mean, std = NORMALISATIONS.get(d.normalisation, (None, None))
         rows.append(
             row
-            | {"mean": mean, "std": std, "source": d.source, "notes": d.notes, "sizes": d.sizes or (d.resolution,), "sha256": d.sha256}
+            | {
+                "mean": mean,
+                "std": std,
+                "source": d.source,
+                "notes": d.notes,
+                "sizes": d.sizes or (d.resolution,),
+                "sha256": d.sha256,
+            }
             | {"class_names": d.class_names, "imagenet_indices": d.imagenet_indices}
         )
     return rows
 
 
-# --- how a set is put together -----------------------------------------------------------------------------------------
+# --- how a set is put together
+# -----------------------------------------------------------------------------------------
 def _load(
     name: str | Path,
     wanted: tuple[str, ...],
@@ -148,7 +167,9 @@ def _load(
     if not isinstance(name, Path):
         name, *said = sized(name)
         if any(a and b and a != b for a, b in zip(said, (resolution, resize))):
-            raise UserError(f"{name} at {said} in its name, but resolution={resolution}, resize={resize}: give one or the other")
+            raise UserError(
+                f"{name} at {said} in its name, but resolution={resolution}, resize={resize}: give one or the other"
+            )
         resolution, resize = (b if a is None else a for a, b in zip(said, (resolution, resize)))
     if resize is not None and resize not in RESIZE:
         raise unknown("resize rule", resize, RESIZE)
@@ -159,12 +180,21 @@ def _load(
     if isinstance(name, Path) or (name not in DATASETS and own.is_path(name)):
         if folder is not None:
             raise UserError(f"folder={str(folder)!r}: {str(name)!r} is a path already; give one or the other")
-        return _load_own(Path(name).expanduser().resolve(), wanted, resolution, resize or "bilinear", normalisation or MEASURED, channels)
+        return _load_own(
+            Path(name).expanduser().resolve(),
+            wanted,
+            resolution,
+            resize or "bilinear",
+            normalisation or MEASURED,
+            channels,
+        )
     if name not in DATASETS:
         raise UserError(f"{unknown('dataset', name, DATASETS)}; or the path of your own data, with a slash: ./{name}")
     dataset = DATASETS[name]
     if channels is not None:
-        raise UserError(f"channels={channels}: {name} has {dataset.channels} channels; only your own data are converted")
+        raise UserError(
+            f"channels={channels}: {name} has {dataset.channels} channels; only your own data are converted"
+        )
     resolution = resolution or dataset.resolution
     size = resolution if resize is None and resolution in dataset.sizes else 28
     allowed = not os.environ.get("DISTILL_OFFLINE") if download is None else download
@@ -177,7 +207,9 @@ def _load(
     return _with_facts(dataset, source, built, normalisation or dataset.normalisation)
 
 
-def _load_own(path: Path, wanted: tuple[str, ...], resolution: int | None, rule: str, normalisation: str, channels: int | None):
+def _load_own(
+    path: Path, wanted: tuple[str, ...], resolution: int | None, rule: str, normalisation: str, channels: int | None
+):
     if channels not in (None, 1, 3):
         raise UserError(f"channels={channels!r}: give 1 (grey) or 3 (colour)")
     source = own.source(path)
@@ -192,7 +224,8 @@ def _load_own(path: Path, wanted: tuple[str, ...], resolution: int | None, rule:
 
 
 def _parts(source: Source) -> dict[str, str]:
-    """The set's splits, each with the source's name for it: where the source has no test part, its validation part is the test set."""
+    """The set's splits, each with the source's name for it: where the source has no test part, its validation part is
+    the test set."""
     have = {s: s for s in source.splits}
     if "test" not in have:
         have["test"] = have.pop("val")
@@ -203,9 +236,16 @@ Built = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]  # images, labels, wha
 
 
 def _prepared(
-    dataset: Dataset, source: Source, found: str, split: str, resolution: int | None, rule: str, channels: int | None = None
+    dataset: Dataset,
+    source: Source,
+    found: str,
+    split: str,
+    resolution: int | None,
+    rule: str,
+    channels: int | None = None,
 ) -> Built:
-    """One split, from the cache or into it. Your own data (channels 0 at first) decide about channels and resolution themselves."""
+    """One split, from the cache or into it. Your own data (channels 0 at first) decide about channels and resolution
+    themselves."""
 
     def read() -> tuple[Part, tuple[int, ...]]:
         part, where = source.read(found), f"{source.where} ({found})"
@@ -214,7 +254,10 @@ def _prepared(
             has, size = own.shape(part, where, resolution, channels)
         else:
             array = isinstance(part.images, np.ndarray)
-            has, size = 1 if array and part.images.ndim == 3 else part.images.shape[-1] if array else dataset.channels, resolution
+            has, size = (
+                1 if array and part.images.ndim == 3 else part.images.shape[-1] if array else dataset.channels,
+                resolution,
+            )
         if dataset.channels not in (0, has):
             raise UserError(f"{where}: images have {has} channels; {dataset.name} has {dataset.channels}")
         return part, (len(part.labels), has, size, size)
@@ -229,7 +272,9 @@ def _prepared(
     if dataset.family in ("bundled", "digits"):
         part, shape = read()
         return prepare.in_memory(part.labels, shape, lambda out: fill_in(out, part))
-    place = hashlib.sha256(f"{os.path.abspath(source.where)}{dataset.class_names}{dataset.wnids}{channels}".encode()).hexdigest()[:8]
+    place = hashlib.sha256(
+        f"{os.path.abspath(source.where)}{dataset.class_names}{dataset.wnids}{channels}".encode()
+    ).hexdigest()[:8]
     px = f"{resolution}px" if resolution else "auto"
     path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{px}-{rule}-{place}-{source.fingerprint()}.safetensors"
     if not path.is_file():
@@ -262,21 +307,29 @@ def _deviations(
         if sha256 in dataset.copies:
             notes.append(dataset.copies[sha256])
         elif split in dataset.sha256 and sha256 != dataset.sha256[split]:
-            notes.append(f"the {split} images of this copy ({source.form}) are not the official ones, or in another order")
+            notes.append(
+                f"the {split} images of this copy ({source.form}) are not the official ones, or in another order"
+            )
         elif split not in dataset.sha256:
-            notes.append(f"the {split} images of this copy ({source.form}) could not be compared with a published checksum")
+            notes.append(
+                f"the {split} images of this copy ({source.form}) could not be compared with a published checksum"
+            )
     n, per_class = len(part.labels), np.bincount(part.labels, minlength=dataset.num_classes)
     spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()} to {per_class.max()}"
     if dataset.family == "imagenet":
-        if split == "train" and not (732 <= per_class.min() and per_class.max() <= 1300):
+        if split == "train" and not (per_class.min() >= 732 and per_class.max() <= 1300):
             notes.append(f"{spread} training images per class (ILSVRC-2012 has 732 to 1300)")
         if split == "test" and spread != "50":
-            notes.append(f"{spread} test images per class instead of ILSVRC-2012's 50: fastai's split, not comparable with ILSVRC's")
+            notes.append(
+                f"{spread} test images per class instead of ILSVRC-2012's 50: fastai's split, not comparable with ILSVRC's"
+            )
     elif dataset.counts.get(split) and n != dataset.counts[split]:
         notes.append(f"{n:,} {split} images instead of {dataset.counts[split]:,}")
     if dataset.frame and len(sizes) == 1 and min(sizes)[0] == max(sizes)[1]:
         side = min(sizes)[0]
-        notes.append(f"every image of this copy is {side} x {side} px (the source's are {dataset.frame}): squeezed or cropped before")
+        notes.append(
+            f"every image of this copy is {side} x {side} px (the source's are {dataset.frame}): squeezed or cropped before"
+        )
     if sizes != {(resolution, resolution)}:
         low, high = min(min(s) for s in sizes), max(max(s) for s in sizes)
         notes.append(f"resized from {low if low == high else f'{low} to {high}'} px to {resolution} px: {RESIZE[rule]}")
@@ -292,12 +345,23 @@ def _with_facts(dataset: Dataset, source: Source, built: dict[str, Built], norma
         if normalisation == "half":
             mean, std = mean * dataset.channels, std * dataset.channels
         if len(mean) != dataset.channels:
-            raise UserError(f"normalisation {normalisation} is for {len(mean)} channels; {dataset.name} has {dataset.channels}")
-    notes = dict.fromkeys([*dataset.notes, *source.notes, *(note for _, _, meta in built.values() for note in meta["notes"])])
+            raise UserError(
+                f"normalisation {normalisation} is for {len(mean)} channels; {dataset.name} has {dataset.channels}"
+            )
+    notes = dict.fromkeys(
+        [*dataset.notes, *source.notes, *(note for _, _, meta in built.values() for note in meta["notes"])]
+    )
     facts = Facts(
-        name=dataset.name, class_names=dataset.class_names, mean=tuple(mean), std=tuple(std), licence=dataset.licence,
-        source=dataset.source, notes=tuple(notes), normalisation=normalisation, imagenet_indices=dataset.imagenet_indices,
-    )  # fmt: skip
+        name=dataset.name,
+        class_names=dataset.class_names,
+        mean=tuple(mean),
+        std=tuple(std),
+        licence=dataset.licence,
+        source=dataset.source,
+        notes=tuple(notes),
+        normalisation=normalisation,
+        imagenet_indices=dataset.imagenet_indices,
+    )
     sets = {}
     for s, (images, labels, meta) in built.items():
         sets[s] = ImageSet(images, labels, dataclasses.replace(facts, split={"val": "validation"}.get(s, s)))

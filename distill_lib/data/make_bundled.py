@@ -26,7 +26,7 @@ CUTS = {  # px, training and test images per class
 
 def cut(full: ImageSet, per_class: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (n, H, W) or (n, H, W, 3) and labels (n, 1) of a seeded, class-balanced part of a set."""
-    g = rng.generator(0, "bundled", full.facts.name, full.facts.split)
+    g = rng.stream(0, "bundled", full.facts.name, full.facts.split)
     index = torch.cat([m[torch.randperm(len(m), generator=g)[:per_class]] for m in full.class_index]).sort().values
     images = full.images[index].permute(0, 2, 3, 1).numpy()
     return images.squeeze(-1) if images.shape[-1] == 1 else images, full.labels[index, None].numpy().astype(np.uint8)

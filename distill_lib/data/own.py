@@ -33,13 +33,17 @@ def source(path: Path) -> Source:
     if path.is_file() and path.suffix == ".npz":
         found = read.npz(path)
     elif not path.is_dir():
-        raise UserError(f"{path}: {'not an .npz file' if path.exists() else 'no such file or folder'}; give an .npz file or a folder")
+        raise UserError(
+            f"{path}: {'not an .npz file' if path.exists() else 'no such file or folder'}; give an .npz file or a folder"
+        )
     elif any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or parquet_files(path):
         found = hugging_face(path)
     else:
         found = read.image_folder(path) or one_folder(path)
     if not found.class_names:
-        found.class_names = tuple(map(str, range(1 + max(int(found.read(s).labels.max(initial=0)) for s in found.splits))))
+        found.class_names = tuple(
+            map(str, range(1 + max(int(found.read(s).labels.max(initial=0)) for s in found.splits)))
+        )
     return _with_test(found)
 
 
@@ -47,28 +51,40 @@ def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
     name = path.name if path.is_dir() else path.stem
     return Dataset(
-        name=f"{name}-own" if name in DATASETS else name, family="own", class_names=found.class_names, channels=0, resolution=0,
-        counts={"train": 0, "test": 0}, normalisation=MEASURED, licence="the owner's", source=f"your own {found.form}",
-    )  # fmt: skip
+        name=f"{name}-own" if name in DATASETS else name,
+        family="own",
+        class_names=found.class_names,
+        channels=0,
+        resolution=0,
+        counts={"train": 0, "test": 0},
+        normalisation=MEASURED,
+        licence="the owner's",
+        source=f"your own {found.form}",
+    )
 
 
 def shape(part: Part, where: object, resolution: int | None, channels: int | None) -> tuple[int, int]:
     """Channels and resolution your images are prepared to.
 
-    The resolution is the one asked for; else the images' own where all are square and equal; else the smallest shorter side, at
-    most 128 px. Images that are all grey get 1 channel, all in colour 3.
-    Raises: UserError: grey and colour mixed, or transparency or 16 bits, and `channels` does not say what to make of them.
+    The resolution is the one asked for; else the images' own where all are square and equal; else the smallest shorter
+    side, at most 128 px. Images that are all grey get 1 channel, all in colour 3.
+    Raises: UserError: grey and colour mixed, or transparency or 16 bits, and `channels` does not say what to make of
+    them.
     """
     sizes, modes = prepare.survey(part)
     deep = [m for m in modes if m.startswith(("I", "F"))]
     if deep:
-        raise UserError(f"{where}: {modes[deep[0]]} images have more than 8 bits per channel ({deep[0]}); convert them to 8 bits first")
+        raise UserError(
+            f"{where}: {modes[deep[0]]} images have more than 8 bits per channel ({deep[0]}); convert them to 8 bits first"
+        )
     if channels is None:
         grey, colour = sum(modes.get(m, 0) for m in prepare.GREY), sum(modes.get(m, 0) for m in prepare.COLOUR)
         other = {m: n for m, n in modes.items() if m not in prepare.GREY + prepare.COLOUR}
         if other:
             mode, n = next(iter(other.items()))
-            raise UserError(f"{where}: {n} images are {mode}; pass channels=1 or channels=3 to convert all (transparency is dropped)")
+            raise UserError(
+                f"{where}: {n} images are {mode}; pass channels=1 or channels=3 to convert all (transparency is dropped)"
+            )
         if grey and colour:
             raise UserError(
                 f"{where}: mixed channels: {grey} grey and {colour} colour images; pass channels=1 or channels=3 to convert all"
@@ -90,7 +106,9 @@ def one_folder(root: Path) -> Source:
         )
     images = {d: read.image_files(d) for d in dirs}
     files = [f for mine in images.values() for f in mine]
-    return Source("image folder", root, files, ("all",), lambda _: read.folder_part(dirs, images), tuple(d.name for d in dirs))
+    return Source(
+        "image folder", root, files, ("all",), lambda _: read.folder_part(dirs, images), tuple(d.name for d in dirs)
+    )
 
 
 def _with_test(found: Source) -> Source:
@@ -115,7 +133,9 @@ def _with_test(found: Source) -> Source:
         return part.take(rest if split == "train" else held)
 
     note = f"no test part in your data: {TEST_SHARE:.0%} of every class is held out as test set, seed 0"
-    return Source(found.form, found.where, found.files, ("train", "test"), read_split, found.class_names, (*found.notes, note))
+    return Source(
+        found.form, found.where, found.files, ("train", "test"), read_split, found.class_names, (*found.notes, note)
+    )
 
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -125,7 +145,8 @@ def parquet_files(root: Path) -> list[Path]:
 
 
 def hugging_face(root: Path) -> Source:
-    """A folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or a copy of a hub repository's parquet files.
+    """A folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or a copy of a hub repository's parquet
+    files.
 
     Raises: UserError: pyarrow is missing, damaged files, no image or label column.
     """
@@ -177,7 +198,9 @@ def hugging_face(root: Path) -> Source:
         images = [row["bytes"] if row["bytes"] is not None else Path(row["path"]) for row in t[image].to_pylist()]
         return Part(images, labels.astype(np.int64))
 
-    return Source("Hugging Face folder", root, [f for fs in parts.values() for f in fs], tuple(parts), read_split, names)
+    return Source(
+        "Hugging Face folder", root, [f for fs in parts.values() for f in fs], tuple(parts), read_split, names
+    )
 
 
 def _split_name(name: str) -> str:
@@ -186,7 +209,9 @@ def _split_name(name: str) -> str:
 
 def _columns(root: Path, columns: list[str], features: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
     """The image column, the label column and the class names."""
-    images = [c for c in columns if features.get(c, {}).get("_type") == "Image"] or [c for c in columns if c in ("image", "img")]
+    images = [c for c in columns if features.get(c, {}).get("_type") == "Image"] or [
+        c for c in columns if c in ("image", "img")
+    ]
     classes = {c: tuple(features[c]["names"]) for c in columns if features.get(c, {}).get("_type") == "ClassLabel"}
     labels = [c for c in ("label", "labels", "fine_label") if c in columns] or list(classes)
     if len(images) != 1 or not labels:

@@ -1,4 +1,5 @@
-"""From a split as it lies on disk to uint8 pixels of one size: resized by a stated rule, decoded in parallel, kept memory-mapped."""
+"""From a split as it lies on disk to uint8 pixels of one size: resized by a stated rule, decoded in parallel, kept
+memory-mapped."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ RESIZE = {
 GREY, COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
 
 
-def resize(image: "Image.Image", resolution: int, rule: str) -> "Image.Image":
+def resize(image: Image.Image, resolution: int, rule: str) -> Image.Image:
     """A PIL image made `resolution` x `resolution` by the named rule; untouched where it has that size already."""
     w, h = image.size
     if (w, h) == (resolution, resolution):
@@ -49,7 +50,7 @@ def resize(image: "Image.Image", resolution: int, rule: str) -> "Image.Image":
     return image.resize((w, h), method).crop((left, top, left + resolution, top + resolution))
 
 
-def open_image(item: Path | bytes | np.ndarray, decode: bool = True) -> "Image.Image":
+def open_image(item: Path | bytes | np.ndarray, decode: bool = True) -> Image.Image:
     """A PIL image, decoded or with its header only.
 
     Raises: UserError: the file is missing, truncated or no image.
@@ -114,7 +115,10 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
 
     sizes = set()
     quiet = not sys.stderr.isatty()
-    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=n, desc=what, unit="image", disable=quiet, leave=False) as bar:
+    with (
+        ThreadPoolExecutor(_workers()) as pool,
+        tqdm(total=n, desc=what, unit="image", disable=quiet, leave=False) as bar,
+    ):
         try:
             for done, had in pool.map(some, range(0, n, 64)):
                 sizes |= had
@@ -132,7 +136,9 @@ def _workers() -> int:
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and std per channel of (N, C, H, W) uint8 pixels in [0, 1], exact: from counts of the 256 values."""
     counts = np.zeros((images.shape[1], 256))
-    step = max(1, 2**22 // (images.shape[2] * images.shape[3]))  # images whose pixels take 32 MB as the int64 bincount makes of them
+    step = max(
+        1, 2**22 // (images.shape[2] * images.shape[3])
+    )  # images whose pixels take 32 MB as the int64 bincount makes of them
     for i in range(0, len(images), step):
         for c in range(images.shape[1]):
             counts[c] += np.bincount(images[i : i + step, c].ravel(), minlength=256)
@@ -148,7 +154,9 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
     if not len(labels):
         raise UserError(f"{where}: no images")
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{where}: labels run from {labels.min()} to {labels.max()}; the set has {classes} classes, 0 to {classes - 1}")
+        raise UserError(
+            f"{where}: labels run from {labels.min()} to {labels.max()}; the set has {classes} classes, 0 to {classes - 1}"
+        )
     empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     if len(empty):
         raise UserError(f"{where}: class {empty[0]} ({class_names[empty[0]]}) has no images")
@@ -160,10 +168,14 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
 
 
 def unwritable(folder: Path, err: OSError) -> UserError:
-    return UserError(f"cannot write to {folder} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to")
+    return UserError(
+        f"cannot write to {folder} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to"
+    )
 
 
-def write(path: Path, labels: np.ndarray, shape: tuple[int, ...], fill_in: Callable[[np.ndarray], dict[str, Any]]) -> None:
+def write(
+    path: Path, labels: np.ndarray, shape: tuple[int, ...], fill_in: Callable[[np.ndarray], dict[str, Any]]
+) -> None:
     """Write a prepared file, complete or not at all.
 
     Args:

@@ -1,4 +1,5 @@
-"""Readers: from every form a set may lie in on disk to a `Source`. Each error names the file and what is wrong with it."""
+"""Readers: from every form a set may lie in on disk to a `Source`. Each error names the file and what is wrong with
+it."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class Part:
     labels: np.ndarray
     verified: bool = False
 
-    def take(self, index: np.ndarray) -> "Part":
+    def take(self, index: np.ndarray) -> Part:
         images = self.images[index] if isinstance(self.images, np.ndarray) else [self.images[i] for i in index]
         return Part(images, self.labels[index], self.verified)
 
@@ -102,7 +103,9 @@ def idx_folder(folder: Path) -> Source | None:
     def read(split: str) -> Part:
         images, labels = idx(found[split, "images-idx3"]), idx(found[split, "labels-idx1"])
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(f"{found[split, 'images-idx3']}: {images.shape} pixels do not go with {labels.shape} labels")
+            raise UserError(
+                f"{found[split, 'images-idx3']}: {images.shape} pixels do not go with {labels.shape} labels"
+            )
         return Part(images, labels.astype(np.int64))
 
     return Source("idx files", folder, list(found.values()), ("train", "test"), read)
@@ -110,7 +113,8 @@ def idx_folder(folder: Path) -> Source | None:
 
 # --- CIFAR -----------------------------------------------------------------------------------------------------------
 def cifar_folder(folder: Path, name: str) -> Source | None:
-    """CIFAR-10 or CIFAR-100 as torchvision keeps them: pickles, so they are opened only if their md5 is the published one."""
+    """CIFAR-10 or CIFAR-100 as torchvision keeps them: pickles, so they are opened only if their md5 is the published
+    one."""
     if not folder.is_dir():
         return None
     from torchvision import datasets  # here: torchvision takes more than a second to import
@@ -175,7 +179,9 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join
         if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
             images = images.transpose(0, 2, 3, 1)
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-            raise UserError(f"{path}: {prefix}images have shape {images.shape}; needed (N, H, W) or (N, H, W, C) with 1 or 3 channels")
+            raise UserError(
+                f"{path}: {prefix}images have shape {images.shape}; needed (N, H, W) or (N, H, W, C) with 1 or 3 channels"
+            )
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if join_marks and labels.ndim == 2:
@@ -218,7 +224,9 @@ def class_folders(root: Path, class_names: Sequence[str], wnids: Sequence[str] =
     Raises: UserError: a class has no folder.
     """
     found = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    found |= {slug(name): p for name, p in found.items()} | {str(int(name)): p for name, p in found.items() if name.isdigit()}
+    found |= {slug(name): p for name, p in found.items()} | {
+        str(int(name)): p for name, p in found.items() if name.isdigit()
+    }
     folders, missing = [], []
     for k, name in enumerate(class_names):
         names = [wnids[k]] if wnids else [name.lower(), slug(name), str(k)]
@@ -255,11 +263,15 @@ def folder_part(class_dirs: Iterable[Path], given: dict[Path, list[Path]] | None
     return Part(files, np.asarray(labels, np.int64))
 
 
-def image_folder(root: Path, class_names: Sequence[str] = (), wnids: Sequence[str] = (), form: str = "image folder") -> Source | None:
-    """A folder with train and val or test, each with one folder per class; without names, the classes are the sorted folder names.
+def image_folder(
+    root: Path, class_names: Sequence[str] = (), wnids: Sequence[str] = (), form: str = "image folder"
+) -> Source | None:
+    """A folder with train and val or test, each with one folder per class; without names, the classes are the sorted
+    folder names.
 
     Returns: None where `root` has no train folder.
-    Raises:  UserError: neither test nor val folder beside it where `class_names` are given, or a class without a folder.
+    Raises:  UserError: neither test nor val folder beside it where `class_names` are given, or a class without a
+    folder.
     """
     splits = split_folders(root)
     if "train" not in splits:
@@ -270,8 +282,12 @@ def image_folder(root: Path, class_names: Sequence[str] = (), wnids: Sequence[st
     if not names:
         names = tuple(sorted(p.name for p in splits["train"].iterdir() if p.is_dir() and not p.name.startswith(".")))
         if not names:
-            raise UserError(f"{splits['train']}: no class folders in it; put the images of each class into a folder of its own")
-        extra = {p.name for s in splits.values() for p in s.iterdir() if p.is_dir() and not p.name.startswith(".")} - set(names)
+            raise UserError(
+                f"{splits['train']}: no class folders in it; put the images of each class into a folder of its own"
+            )
+        extra = {
+            p.name for s in splits.values() for p in s.iterdir() if p.is_dir() and not p.name.startswith(".")
+        } - set(names)
         if extra:
             raise UserError(f"{root}: {', '.join(sorted(extra))} has a test or val folder but no train folder")
     listed = {s: class_folders(d, names, wnids) for s, d in splits.items()}
@@ -288,7 +304,11 @@ def tiny_imagenet(root: Path) -> Source | None:
     wnids = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
     if len(wnids) != 200:
         raise UserError(f"{root / 'train'}: {len(wnids)} class folders instead of 200; fetch the set again")
-    names = dict(line.rstrip("\n").split("\t", 1) for line in words.read_text().splitlines() if "\t" in line) if words.is_file() else {}
+    names = (
+        dict(line.rstrip("\n").split("\t", 1) for line in words.read_text().splitlines() if "\t" in line)
+        if words.is_file()
+        else {}
+    )
     label = {w: k for k, w in enumerate(wnids)}
     images = {root / "train" / w: image_files(root / "train" / w) for w in wnids}
     files = [f for mine in images.values() for f in mine] + image_files(root / "val" / "images")

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Whitening:
-    """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) < 1.
+    """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) <
+    1.
 
     Attributes:
         mean:   m, (C H W,).
         matrix: W, (C H W, C H W).
-        alone:  (2, C) mean and std per channel: every image is first standardised by these, then freed of its own mean and
+        alone:  (2, C) mean and std per channel: every image is first standardised by these, then freed of its own mean
+        and
                 divided by its own norm, and x is the result. None: x are the pixels.
     """
 
@@ -32,8 +34,9 @@ class Whitening:
         """From a real set: W = U diag(1 / sqrt(s + eps)) U' for the covariance U diag(s) U'.
 
         Args:
-            eps: absolute for "pixels", as kornia's ZCAWhitening has it, which MTT uses; else a share of the mean variance.
-            of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over the set (FRePo);
+            eps: absolute for "pixels", as kornia's ZCAWhitening has it, which MTT uses; else a share of the mean
+            variance. of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over
+            the set (FRePo);
                  "alone": each image by itself, see `alone` (KIP).
         """
         n, parts = len(images), torch.arange(len(images)).split(4096)
@@ -67,7 +70,9 @@ class Whitening:
         return Whitening(mean, matrix, alone) if scale is None else Whitening(mean / scale, scale[:, None] * matrix)
 
     def to(self, device: torch.device | str) -> Whitening:
-        return Whitening(self.mean.to(device), self.matrix.to(device), None if self.alone is None else self.alone.to(device))
+        return Whitening(
+            self.mean.to(device), self.matrix.to(device), None if self.alone is None else self.alone.to(device)
+        )
 
     def apply(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> (N, C, H, W) whitened."""
@@ -90,14 +95,15 @@ class Whitening:
         named = {"mean": self.mean, "matrix": self.matrix, "alone": self.alone}
         return {f"whitening.{k}": v.cpu().contiguous() for k, v in named.items() if v is not None}
 
-    def equals(self, other: "Whitening | None") -> bool:
+    def equals(self, other: Whitening | None) -> bool:
         if other is None or self.tensors().keys() != other.tensors().keys():
             return False
         return all(torch.equal(v, other.tensors()[k]) for k, v in self.tensors().items())
 
 
 def _alone(pixels: Tensor, channels: Tensor) -> Tensor:
-    """(N, C, H, W) in [0, 1] -> (N, C H W): standardised by channel, each image less its own mean and divided by its own norm."""
+    """(N, C, H, W) in [0, 1] -> (N, C H W): standardised by channel, each image less its own mean and divided by its
+    own norm."""
     mean, std = channels.view(2, 1, -1, 1, 1)
     x = ((pixels - mean) / std).flatten(1)
     x = x - x.mean(1, keepdim=True)

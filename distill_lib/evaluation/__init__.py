@@ -2,4 +2,4 @@
 
 from .evaluator import VERSION, Evaluation, evaluate, evaluate_networks, loss_per_network, targets, update_average
 
-__all__ = ["Evaluation", "VERSION", "evaluate", "evaluate_networks", "loss_per_network", "targets", "update_average"]
+__all__ = ["VERSION", "Evaluation", "evaluate", "evaluate_networks", "loss_per_network", "targets", "update_average"]

@@ -8,9 +8,9 @@ The headline never looks at the test set before training has ended. What a paper
 validation set selects instead, are named extras in `metrics`.
 
 Each network has its own initial weights, order of images and augmentation draws, from generators named after its number
-and the step. So network 3 is the same network however many there are: bit for bit on a CPU, where one is trained after the
-other by default, and to rounding where several are trained at once. An interrupted training goes on as if nothing had
-happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
+and the step. So network 3 is the same network however many there are: bit for bit on a CPU, where one is trained after
+the other by default, and to rounding where several are trained at once. An interrupted training goes on as if nothing
+had happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..core.device import Pieces, describe, pick
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.measure import measure
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import ImageSet, augment
 from . import protocols
@@ -53,8 +53,8 @@ class Evaluation:
         metrics:  further measurements, each a list with one entry per network: `train_loss` (mean over the last epoch),
                   `ece_pct` (expected calibration error, 15 bins), `per_class_accuracy_pct` (K numbers; None for a class
                   the test set has no image of), and where the protocol looks during training `validation_selected_pct`
-                  (test accuracy at the look with the best validation accuracy) and `test_selected_pct` (best look at the
-                  test set, as some papers report).
+                  (test accuracy at the look with the best validation accuracy) and `test_selected_pct` (best look at
+                  the test set, as some papers report).
         epochs, steps: passes over the set and optimiser steps of one network.
         images_seen:   images one network was trained on, repeats counted.
         lr:       base learning rate used.
@@ -95,7 +95,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         n = len(self.test_accuracy_pct)
-        return f"{self.mean_pct:.1f} ± {self.std_pct:.1f} % ({n} networks)" if n > 1 else f"{self.mean_pct:.1f} % (1 network)"
+        return (
+            f"{self.mean_pct:.1f} ± {self.std_pct:.1f} % ({n} networks)"
+            if n > 1
+            else f"{self.mean_pct:.1f} % (1 network)"
+        )
 
 
 def evaluate(
@@ -122,7 +126,8 @@ def evaluate(
         num_eval:   networks; by default the protocol's number.
         loop:       how to run: progress, checkpoints, time limit; by default a progress bar and no checkpoint.
         validation: images that choose a learning rate or the weights reported as `validation_selected_pct`.
-        real:       the real training set: where a protocol looks during training and there is no `validation`, about 1000
+        real:       the real training set: where a protocol looks during training and there is no `validation`, about
+        1000
                     of its images take that place.
         device:     by default that of `synthetic` if it is on a GPU, else the first GPU, else the CPU.
         together:   networks trained at once; by default all on a GPU, one after another on the CPU. Fewer where memory
@@ -139,7 +144,9 @@ def evaluate(
     place = pick(str(device)) if device else (synthetic.device if synthetic.device.type == "cuda" else pick())
     job = _Job.prepare(synthetic, test, protocol, network, seed, loop or Loop(), validation, real, place)
     with measure(place) as cost:
-        rates = tuple(dict.fromkeys([*job.protocol.lr_grid, *([] if job.protocol.lr_grid and job.validation else [job.base_lr])]))
+        rates = tuple(
+            dict.fromkeys([*job.protocol.lr_grid, *([] if job.protocol.lr_grid and job.validation else [job.base_lr])])
+        )
         pieces = Pieces(together or (num_eval if place.type == "cuda" else 1))
         trained = {}
         for lr in rates:
@@ -153,7 +160,9 @@ def evaluate(
         "per_class_accuracy_pct": [r.per_class_pct for r in chosen],
     }
     if job.protocol.checks:
-        metrics["test_selected_pct"] = [max(x.test for r in runs for x in r.looks) for runs in zip(*trained.values(), strict=True)]
+        metrics["test_selected_pct"] = [
+            max(x.test for r in runs for x in r.looks) for runs in zip(*trained.values(), strict=True)
+        ]
         if job.validation is not None:
             metrics["validation_selected_pct"] = [max(r.looks, key=lambda look: look.validation).test for r in chosen]
     return Evaluation(
@@ -177,7 +186,11 @@ def evaluate(
 
 
 def evaluate_networks(
-    synthetic: ImageSet, test: ImageSet, protocol: str | Protocol = "vico_dsa", networks: Sequence[str] = ("ConvNet",), **options: Any
+    synthetic: ImageSet,
+    test: ImageSet,
+    protocol: str | Protocol = "vico_dsa",
+    networks: Sequence[str] = ("ConvNet",),
+    **options: Any,
 ) -> dict[str, Evaluation]:
     """`evaluate` with each of several architectures: the rows of a cross-architecture table.
 
@@ -218,12 +231,19 @@ class _Job:
 
     @staticmethod
     def prepare(
-        synthetic: ImageSet, test: ImageSet, protocol: Protocol, network: str, seed: int, loop: Loop,
-        validation: ImageSet | None, real: ImageSet | None, place: torch.device,
-    ) -> _Job:  # fmt: skip
+        synthetic: ImageSet,
+        test: ImageSet,
+        protocol: Protocol,
+        network: str,
+        seed: int,
+        loop: Loop,
+        validation: ImageSet | None,
+        real: ImageSet | None,
+        place: torch.device,
+    ) -> _Job:
         notes: list[str] = []
         draws = type(synthetic).epoch is not ImageSet.epoch
-        sample = synthetic.epoch(generator(seed, "evaluate", "sample"))  # the set itself, unless a generator is behind it
+        sample = synthetic.epoch(stream(seed, "evaluate", "sample"))  # the set itself, unless a generator is behind it
         fresh = draws and protocol.fresh_images
         if protocol.fresh_images and not draws:
             notes.append("a fixed set: the same images every epoch")
@@ -239,15 +259,32 @@ class _Job:
                     f"the set's learned step size is {lr:g}, by which nothing trains: distil again with a smaller lr_lr, or evaluate under a "
                     "protocol with a step size of its own, such as vico_dsa"
                 )
-        if (applied.checks or applied.lr_grid) and validation is None and real is not None and len(synthetic) < len(real):
-            validation = real.subset(real.draw_index(-(-1000 // real.num_classes), generator(seed, "evaluate", "validation")).flatten())
+        if (
+            (applied.checks or applied.lr_grid)
+            and validation is None
+            and real is not None
+            and len(synthetic) < len(real)
+        ):
+            validation = real.subset(
+                real.draw_index(-(-1000 // real.num_classes), stream(seed, "evaluate", "validation")).flatten()
+            )
             notes.append(f"validation: {len(validation)} images of the real training set")
         epochs, after = applied.num_epochs(ipc, images), applied.restarts_after(ipc, images)
         looks = min(epochs, applied.num_checks(ipc, images))
-        targets(applied, sample.labels[:1], sample.num_classes)  # labels the loss cannot use are an error before training
-        units = [sample.facts.mean, sample.facts.std, sample.whitening and sample.whitening.matrix.double().sum().item()]
+        targets(
+            applied, sample.labels[:1], sample.num_classes
+        )  # labels the loss cannot use are an error before training
+        units = [
+            sample.facts.mean,
+            sample.facts.std,
+            sample.whitening and sample.whitening.matrix.double().sum().item(),
+        ]
         key = [as_dict(applied), network, seed, sample.sha256(), test.sha256(), units]
-        stored = {"generator": synthetic.nbytes} if fresh else {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
+        stored = (
+            {"generator": synthetic.nbytes}
+            if fresh
+            else {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
+        )
         return _Job(
             source=(synthetic if fresh else sample).to(place),
             fresh=fresh,
@@ -284,7 +321,9 @@ def _check(synthetic: ImageSet, test: ImageSet, validation: ImageSet | None) -> 
         for what in ("mean", "std", "normalisation"):
             a, b = getattr(synthetic.facts, what), getattr(other.facts, what)
             if a != b:
-                raise UserError(f"the set to evaluate has {what} {a}, the {role} set {other.facts.name} {b}: normalise both alike")
+                raise UserError(
+                    f"the set to evaluate has {what} {a}, the {role} set {other.facts.name} {b}: normalise both alike"
+                )
     if not len(synthetic):
         raise UserError(f"{synthetic.facts.name}: the set to evaluate has no images")
 
@@ -324,7 +363,7 @@ class _Result:
 def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
     """Train the networks of these numbers together; one result each."""
     p, place = job.protocol, job.place
-    fresh = [networks.fresh(job.network, job.source, generator(job.seed, "evaluate", i, "init")) for i in members]
+    fresh = [networks.fresh(job.network, job.source, stream(job.seed, "evaluate", i, "init")) for i in members]
     nets = networks.stack([network.to(place) for network in fresh]).train()
     optimizer = _optimizer(p, list(nets.params.values()))
     average = {k: v.detach().clone() for k, v in nets.params.items()} if p.ema else {}
@@ -332,9 +371,14 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
     looks: list[list[list[float]]] = []  # one entry per look: validation accuracies, test accuracies
     clock = {"seconds": 0.0}
     live = {
-        "weights": nets.params, "buffers": nets.buffers, "optimizer": optimizer, "average": average,
-        "loss": loss_sum, "looks": looks, "clock": clock,
-    }  # fmt: skip
+        "weights": nets.params,
+        "buffers": nets.buffers,
+        "optimizer": optimizer,
+        "average": average,
+        "loss": loss_sum,
+        "looks": looks,
+        "clock": clock,
+    }
     aug, cutmix = augment.named(p.augmentation, like=job.test), augment.CutMix(p.cutmix)
     name = f"evaluate-{re.sub(r'[^A-Za-z0-9]+', '-', job.network)}-{members[0]}to{members[-1]}-{lr:g}-{job.digest}"
     data, data_epoch = None, -1
@@ -349,7 +393,7 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
                 optimizer.state.clear()
         for group in optimizer.param_groups:
             group["lr"] = lr * job.rates[step if p.lr_per_step else epoch]
-        rngs = [generator(job.seed, "evaluate", i, "step", step) for i in members]
+        rngs = [stream(job.seed, "evaluate", i, "step", step) for i in members]
         images, wanted = data.batch(batch)  # (M, B, C, H, W), (M, B) or (M, B, K)
         images = aug(images, rngs)
         if p.cutmix:
@@ -367,11 +411,17 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
         job.loop.log(loss=losses.detach().mean())
         clock["seconds"] += time.perf_counter() - start
     start = time.perf_counter()
-    tested = [_summary(answers, confidence, job.test) for answers, confidence in zip(*_predict(nets, average, job.test), strict=True)]
+    tested = [
+        _summary(answers, confidence, job.test)
+        for answers, confidence in zip(*_predict(nets, average, job.test), strict=True)
+    ]
     validated = _accuracies(nets, average, job.validation)
     job.seconds += clock["seconds"] + time.perf_counter() - start
     train_loss = (loss_sum / job.images).tolist()
-    return [_Result(*tested[m], train_loss[m], validated[m], [_Look(v[m], t[m]) for v, t in looks]) for m in range(len(members))]
+    return [
+        _Result(*tested[m], train_loss[m], validated[m], [_Look(v[m], t[m]) for v, t in looks])
+        for m in range(len(members))
+    ]
 
 
 class _Epoch:
@@ -380,20 +430,22 @@ class _Epoch:
     def __init__(self, job: _Job, members: Sequence[int], epoch: int):
         self.size, self.place = job.protocol.batch, job.place
         if job.fresh:
-            draws = [job.source.epoch(generator(job.seed, "evaluate", i, "images", epoch)).to(job.place) for i in members]
+            draws = [job.source.epoch(stream(job.seed, "evaluate", i, "images", epoch)).to(job.place) for i in members]
             if other := {len(s) for s in draws} - {job.images}:
-                raise UserError(f"{job.source.facts.name}: an epoch of {job.images} images was followed by one of {other.pop()}")
+                raise UserError(
+                    f"{job.source.facts.name}: an epoch of {job.images} images was followed by one of {other.pop()}"
+                )
         else:
             draws = [job.source]
         self.sets = [(s, targets(job.protocol, s.labels, s.num_classes)) for s in draws]
-        order = [torch.randperm(job.images, generator=generator(job.seed, "evaluate", i, "order", epoch)) for i in members]
+        order = [torch.randperm(job.images, generator=stream(job.seed, "evaluate", i, "order", epoch)) for i in members]
         self.order = torch.stack(order).to(job.place)  # (M, N)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """Images (M, B, C, H, W), normalised, and targets (M, B) or (M, B, K); the last batch may be smaller."""
         index = self.order[:, number * self.size : (number + 1) * self.size]
         if len(self.sets) == 1:
-            (source, wanted), = self.sets
+            ((source, wanted),) = self.sets
             return source.take(index.flatten())[0].unflatten(0, index.shape), wanted[index]
         parts = [(s.take(i)[0], wanted[i]) for (s, wanted), i in zip(self.sets, index, strict=True)]
         return torch.stack([x for x, _ in parts]), torch.stack([t for _, t in parts])
@@ -408,7 +460,8 @@ def _optimizer(p: Protocol, weights: list[Tensor]) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], weights: dict[str, Tensor], decay: float, updates: int) -> None:
-    """One step of an exponential moving average of weights, in place; after k updates its decay is min(decay, 1 - 1/(1 + k)).
+    """One step of an exponential moving average of weights, in place; after k updates its decay is min(decay, 1 - 1/(1
+    + k)).
 
     Source: GLaD's evaluation, one update per epoch.
     """
@@ -417,7 +470,8 @@ def update_average(average: dict[str, Tensor], weights: dict[str, Tensor], decay
         value.lerp_(weights[name].detach(), 1 - keep)
 
 
-# --- labels and losses -------------------------------------------------------------------------------------------------
+# --- labels and losses
+# -------------------------------------------------------------------------------------------------
 def targets(p: Protocol, labels: Tensor, num_classes: int) -> Tensor:
     """What the loss compares logits with: classes (N,) for "ce", else (N, K) values.
 
@@ -464,7 +518,8 @@ def tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
 
 @torch.no_grad()
 def _predict(nets: networks.Stack, average: dict[str, Tensor], images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no augmentation."""
+    """Every network's answer to every image (M, N), and the probability it gives that answer (M, N); no
+    augmentation."""
     nets.eval()
     pieces = Pieces(tested_at_once(images.shape, images.device.type == "cuda"))
 

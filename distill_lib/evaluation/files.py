@@ -3,8 +3,8 @@
     synthetic = read("images_best.pt", like=test, values="normalised")
     results = evaluate_file("images_best.pt", "CIFAR10", "vico_dsa", ["ConvNet", "ResNet18"], values="normalised")
 
-A file of tensors does not say whether its numbers are pixels in [0, 1] or were normalised, and a wrong guess costs tens of
-percent, so for float images the caller says it. Nothing in a file is ever executed.
+A file of tensors does not say whether its numbers are pixels in [0, 1] or were normalised, and a wrong guess costs tens
+of percent, so for float images the caller says it. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from .. import data
 from ..core.errors import UserError, unknown
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace
 from ..data import ImageSet
 from ..data.distilled import Values, read
@@ -49,12 +49,13 @@ def evaluate_file(
         path:     see `read`.
         dataset:  whose test set judges it, by a name or path that `data.load` knows.
         values:   what float images hold, see `read`.
-        protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard", "dd_ranking+soft").
-        baseline: also evaluate as many random real images of every class, under the same protocols.
+        protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard",
+        "dd_ranking+soft"). baseline: also evaluate as many random real images of every class, under the same protocols.
         ceiling_epochs: also train on all real images for so many epochs, under the same protocols otherwise.
         resolution, normalisation: passed on to `data.load`.
         The others as in `evaluate`.
-    Returns: one `Evaluation` per protocol and network, then those of the baseline and of the ceiling; `rows` makes a table
+    Returns: one `Evaluation` per protocol and network, then those of the baseline and of the ceiling; `rows` makes a
+    table
              of them. Their notes state every assumption made about the file.
     Raises:  UserError: an unreadable or ambiguous file, or one that does not fit the data set.
     """
@@ -66,13 +67,15 @@ def evaluate_file(
     sets = [(given, chosen)]
     if baseline:
         ipc = max(1, round(len(given) / given.num_classes))
-        drawn = ImageSet.from_classes(real.draw_classes(ipc, generator(seed, "random baseline")), like=real)
+        drawn = ImageSet.from_classes(real.draw_classes(ipc, stream(seed, "random baseline")), like=real)
         drawn.facts = dataclasses.replace(drawn.facts, notes=(f"{BASELINE}{ipc} random real images of every class",))
         sets.append((drawn, chosen))
     if ceiling_epochs is not None:
         if ceiling_epochs < 1:
             raise UserError(f"ceiling_epochs {ceiling_epochs}: at least 1")
-        budget = [replace(p, name=f"{p.name.partition('@')[0]}@{ceiling_epochs}ep", budget=ceiling_epochs) for p in chosen]
+        budget = [
+            replace(p, name=f"{p.name.partition('@')[0]}@{ceiling_epochs}ep", budget=ceiling_epochs) for p in chosen
+        ]
         about = dataclasses.replace(real.facts, notes=(*real.facts.notes, f"{CEILING}all {len(real)} real images"))
         sets.append((ImageSet(real.images, real.labels, about, real.whitening), budget))
     return [
@@ -90,7 +93,9 @@ def rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         {
             "set": _what(e),
             "network": e.network,
-            "accuracy %": f"{e.mean_pct:.1f} ± {e.std_pct:.1f}" if len(e.test_accuracy_pct) > 1 else f"{e.mean_pct:.1f}",
+            "accuracy %": f"{e.mean_pct:.1f} ± {e.std_pct:.1f}"
+            if len(e.test_accuracy_pct) > 1
+            else f"{e.mean_pct:.1f}",
             "networks": len(e.test_accuracy_pct),
             "protocol": e.protocol,
             "epochs": e.epochs,

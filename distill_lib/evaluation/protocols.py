@@ -1,4 +1,5 @@
-"""Evaluation protocols: how a synthetic set is turned into an accuracy, as named frozen data. Book page: book/protocols.md
+"""Evaluation protocols: how a synthetic set is turned into an accuracy, as named frozen data. Book page:
+book/protocols.md
 
     protocol("vico_dsa")              the preset
     protocol("vico_dsa@60ep")         the same with a budget of 60 epochs; its milestones move along
@@ -26,7 +27,8 @@ DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
 
 @settings
 class Case:
-    """Fields a protocol changes for some data sets, networks, sizes or numbers of classes; what is left out matches all."""
+    """Fields a protocol changes for some data sets, networks, sizes or numbers of classes; what is left out matches
+    all."""
 
     change: dict[str, Any]
     datasets: tuple[str, ...] = ()
@@ -47,12 +49,15 @@ class Case:
 
 @settings
 class Protocol:
-    """How networks are trained on a set and which of their weights are tested. The defaults are those of `vico_noaug`."""
+    """How networks are trained on a set and which of their weights are tested. The defaults are those of
+    `vico_noaug`."""
 
     name: str
     # --- how long
     epochs: int = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
-    epochs_by_ipc: tuple[tuple[int, int], ...] = ()  # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
+    epochs_by_ipc: tuple[
+        tuple[int, int], ...
+    ] = ()  # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
     steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
     steps_of_ipc: int | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
     extra_epoch: bool = True
@@ -74,12 +79,16 @@ class Protocol:
     augmentation: str = "none"
     cutmix: float = 0.0  # probability per batch; box share from Beta(1, 1)
     mixup: float = 0.0  # probability per batch; share from Beta(1, 1)
-    loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"  # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
+    loss: Literal["ce", "soft_ce", "mse", "kl"] = (
+        "ce"  # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
+    )
     temperature: float = 1.0  # kl
     fresh_images: bool = False  # a set backed by a generator draws new images every epoch; otherwise it is drawn once
     # --- what is tested
     ema: float = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
-    checks: int = 0  # looks at the accuracy during training from which the paper reports the best, as a named extra here
+    checks: int = (
+        0  # looks at the accuracy during training from which the paper reports the best, as a named extra here
+    )
     num_eval: int = 20  # networks, where the caller names no number
     cases: tuple[Case, ...] = ()
 
@@ -128,7 +137,8 @@ class Protocol:
         return max(1, min(self.budget, round(self.checks * self.budget / self.full_epochs(ipc, images))))
 
     def restarts_after(self, ipc: int, images: int) -> int | None:
-        """Index of the epoch after which the optimiser is made anew with a tenth of its learning rate (schedule "restart")."""
+        """Index of the epoch after which the optimiser is made anew with a tenth of its learning rate (schedule
+        "restart")."""
         if self.schedule != "restart":
             return None
         return self.nominal_epochs(ipc, images) // 2 + 1
@@ -152,15 +162,27 @@ class Protocol:
         if self.schedule == "half_warmup_half_cosine":
             half, start = max(nominal // 2, 1), 1e-7  # the first epoch's learning rate, as a fraction
             return [  # the highest twice: GLaD's code goes over to the cosine one epoch after the rise has ended
-                lr * (start + (1 - start) * e / half if e <= half else (1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2)
+                lr
+                * (
+                    start + (1 - start) * e / half
+                    if e <= half
+                    else (1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2
+                )
                 for e in range(total)
             ]
         if self.schedule == "warmup_cosine":
             steps = total * self.batches(images)
-            warmup = round(self.warmup_steps * (self.budget or 1) / (self.full_epochs(ipc, images) if self.budget else 1))
+            warmup = round(
+                self.warmup_steps * (self.budget or 1) / (self.full_epochs(ipc, images) if self.budget else 1)
+            )
             span = max(steps - warmup, 1)
             return [
-                lr * (s / warmup if s < warmup else self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * (s - warmup) / span)) / 2)
+                lr
+                * (
+                    s / warmup
+                    if s < warmup
+                    else self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * (s - warmup) / span)) / 2
+                )
                 for s in range(steps)
             ]
         return [lr] * total
@@ -186,7 +208,9 @@ def _plain(settings_: Any) -> dict[str, Any]:
 
 
 # --- presets -----------------------------------------------------------------------------------------------------------
-NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among the sets of these protocols' codes
+NO_FLIP = Case(
+    {"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN")
+)  # the digits among the sets of these protocols' codes
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
 IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))
@@ -384,7 +408,10 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "cases": "MNIST and SVHN without flips; GLaD's VGG11 for ImageNet subsets at learning rate 0.001, its ViT, which has no LayerNorm, at 0.0003",
     },
     "challenge": {**_CHALLENGE},
-    "challenge_steps": {**_CHALLENGE, "steps_of_ipc": "the optimiser steps of 1000 epochs of 10 images per class, whatever the set's size"},
+    "challenge_steps": {
+        **_CHALLENGE,
+        "steps_of_ipc": "the optimiser steps of 1000 epochs of 10 images per class, whatever the set's size",
+    },
     "mtt": {
         "epochs": "1000 with any augmentation",
         "augmentation": "DSA, as vico_dsa",

@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.rng import generator
+from ..core.rng import stream
 
 
 # --- one list of values ----------------------------------------------------------------------------------------------
@@ -45,14 +45,17 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float], ddof: int = 0) -> float:
-    """Standard deviation, dividing by n - ddof: 0 is the population's (as VICO and numpy), 1 the sample's. NaN where n is ddof."""
+    """Standard deviation, dividing by n - ddof: 0 is the population's (as VICO and numpy), 1 the sample's. NaN where n
+    is ddof."""
     if len(_checked(values)) <= ddof:
         return math.nan
     centre = mean(values)
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - ddof))
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean: the same values and seed always give the same interval.
 
     With fewer than about ten values it is too narrow; it never reaches beyond the smallest and largest value.
@@ -61,14 +64,18 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: 
     if not 0 < level < 1:
         raise UserError(f"level {level}: a fraction between 0 and 1, such as 0.95")
     x = torch.tensor(_checked(values), dtype=torch.float64)
-    index = torch.randint(len(x), (resamples, len(x)), generator=generator(seed, "bootstrap"))
-    low, high = x[index].mean(1).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    index = torch.randint(len(x), (resamples, len(x)), generator=stream(seed, "bootstrap"))
+    low, high = (
+        x[index].mean(1).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    )
     return low, high
 
 
 def summarise(values: Sequence[float], ddof: int = 0, level: float = 0.95, seed: int = 0) -> Summary:
     """All of the above. Raises: UserError: no values, or values that are not finite."""
-    return Summary(len(values), mean(values), std(values, ddof), ddof, *bootstrap_interval(values, level, seed=seed), level)
+    return Summary(
+        len(values), mean(values), std(values, ddof), ddof, *bootstrap_interval(values, level, seed=seed), level
+    )
 
 
 def _checked(values: Sequence[float]) -> list[float]:
@@ -86,8 +93,8 @@ class Comparison:
     verdict:    "matched", "differs" or "undecided".
     difference: ours minus published, in the values' unit; `low` and `high` bound it with 90 % confidence.
     margin:     the largest difference that still counts as equal.
-    p_value:    of Welch's two-sided test that both means are the same; NaN where it cannot be computed. Information only.
-    reason:     the verdict in a sentence, with every assumption made.
+    p_value:    of Welch's two-sided test that both means are the same; NaN where it cannot be computed. Information
+    only. reason:     the verdict in a sentence, with every assumption made.
     """
 
     verdict: Literal["matched", "differs", "undecided"]
@@ -124,10 +131,10 @@ def equal_to_published(
     * "differs":   it lies outside;
     * "undecided": it does both, or there are too few values to have an interval. More networks decide it.
 
-    Networks trained on one distilled set share that set, so they do not vary independently. With `sets`, the values compared
-    are therefore the means of the sets, whose spread holds both that between sets and that of their networks. A single set
-    says nothing of the spread between sets: it is never "matched", and "differs" only where the published deviation, taken
-    for that spread, puts the whole interval outside the margin.
+    Networks trained on one distilled set share that set, so they do not vary independently. With `sets`, the values
+    compared are therefore the means of the sets, whose spread holds both that between sets and that of their networks.
+    A single set says nothing of the spread between sets: it is never "matched", and "differs" only where the published
+    deviation, taken for that spread, puts the whole interval outside the margin.
 
     Args:
         values:        one accuracy per network, in the unit of `published`.
@@ -135,14 +142,19 @@ def equal_to_published(
         trials:        runs behind the published mean; None: three are assumed.
         ddof:          of the printed deviation: 0 is what the public codes compute.
         digit:         the last printed digit.
-        sets:          for each value, the set its network was trained on; None where the method makes one set, always the
+        sets:          for each value, the set its network was trained on; None where the method makes one set, always
+        the
                        same, or the protocol asks for one: then networks are what varies.
     Raises: UserError: no values, or numbers that cannot be a mean and its deviation.
     """
     units, what = _units(values, sets)
     ours, n = mean(units), len(units)
     given = published_std is not None and not math.isnan(published_std)
-    if not math.isfinite(published) or (given and not 0 <= published_std < math.inf) or (trials is not None and trials < 1):
+    if (
+        not math.isfinite(published)
+        or (given and not 0 <= published_std < math.inf)
+        or (trials is not None and trials < 1)
+    ):
         raise UserError(
             f"a published number needs a finite mean, a deviation >= 0 and trials >= 1; got {published}, {published_std}, {trials}"
         )
@@ -179,7 +191,10 @@ def equal_to_published(
     elif high < -margin or low > margin:
         verdict, why = "differs", "outside"
     elif n > 1:
-        verdict, why = "undecided", f"too few {what}: {n} of ours and {m} published ones leave it both inside and outside"
+        verdict, why = (
+            "undecided",
+            f"too few {what}: {n} of ours and {m} published ones leave it both inside and outside",
+        )
     else:
         verdict, why = "undecided", "not wholly outside"
     reason = f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
@@ -219,7 +234,8 @@ def per_class_accuracy_pct(answers: Tensor, labels: Tensor, num_classes: int) ->
 
 
 def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of the answers, their mean confidence and their accuracy, per bin of confidence: (bins,) each, NaN means in empty bins.
+    """Share of the answers, their mean confidence and their accuracy, per bin of confidence: (bins,) each, NaN means in
+    empty bins.
 
     Args:
         confidence: (N,) probability of the answer, in [0, 1].
@@ -227,7 +243,9 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> tuple[Tens
     Source: Guo et al. 2017; bin b holds confidences in (b/bins, (b + 1)/bins].
     """
     if confidence.ndim != 1 or confidence.shape != right.shape or not len(right):
-        raise UserError(f"calibration needs one confidence per answer; got {tuple(confidence.shape)} and {tuple(right.shape)}")
+        raise UserError(
+            f"calibration needs one confidence per answer; got {tuple(confidence.shape)} and {tuple(right.shape)}"
+        )
     low, high = confidence.min().item(), confidence.max().item()
     if low < 0 or high > 1 + 1e-6:
         raise UserError(f"confidences are probabilities in [0, 1]; got {low:g} to {high:g}; apply softmax first")
@@ -238,7 +256,8 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> tuple[Tens
 
 
 def calibration_error_pct(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Expected calibration error in percent: |accuracy - mean confidence| over the bins of `reliability`, weighted by their share.
+    """Expected calibration error in percent: |accuracy - mean confidence| over the bins of `reliability`, weighted by
+    their share.
 
     Source: Guo et al. 2017, equation 3.
     """

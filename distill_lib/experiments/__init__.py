@@ -5,4 +5,24 @@ from .engine import run
 from .registry import check_parameters, experiment, experiments, find, paper_data, parameters, select
 from .state import TO_COMPUTE, Outcome, Status, differences, plan, status
 
-__all__ = ["Experiment", "Numbers", "Outcome", "Parameters", "Skip", "Status", "TO_COMPUTE", "Task", "check_parameters", "differences", "experiment", "experiments", "find", "paper_data", "parameters", "plan", "run", "select", "status"]
+__all__ = [
+    "TO_COMPUTE",
+    "Experiment",
+    "Numbers",
+    "Outcome",
+    "Parameters",
+    "Skip",
+    "Status",
+    "Task",
+    "check_parameters",
+    "differences",
+    "experiment",
+    "experiments",
+    "find",
+    "paper_data",
+    "parameters",
+    "plan",
+    "run",
+    "select",
+    "status",
+]

@@ -1,8 +1,9 @@
 """The same cells on many machines or GPUs, through dask.distributed; nothing here schedules anything itself.
 
-What cells share is a task of its own that they wait for: first stage 1 (trained networks, generators, experts), then the
-distilled set, then the cell. Every task keeps checkpoints and finished work in `runs/` and `results/`, which all workers
-must see. A worker that is lost costs what its task has done since the last checkpoint; another one goes on from there.
+What cells share is a task of its own that they wait for: first stage 1 (trained networks, generators, experts), then
+the distilled set, then the cell. Every task keeps checkpoints and finished work in `runs/` and `results/`, which all
+workers must see. A worker that is lost costs what its task has done since the last checkpoint; another one goes on from
+there.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def run(
                    jobqueue describes them, None for processes on this machine.
         device:    what every worker computes on; by default its own GPU.
         The others as in `experiment.run`.
-    Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.  TimeUp.
+    Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.
+    TimeUp.
     """
     from distributed import as_completed  # optional
 
@@ -76,20 +78,36 @@ def run(
                 todo = state.missing_sets(now.task, now.record if now.state == "partial" else None, sets)
             waits_for = _shared(client, now.task, todo, params.profile, ends, device, shared)
             future = client.submit(
-                _cell, cell, params, ends, device, sets, waits_for, key=f"{cell.stem}-{uuid.uuid4().hex[:8]}", pure=False, retries=0
+                _cell,
+                cell,
+                params,
+                ends,
+                device,
+                sets,
+                waits_for,
+                key=f"{cell.stem}-{uuid.uuid4().hex[:8]}",
+                pure=False,
+                retries=0,
             )
             futures[future] = cell
-        say(f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts on {len(client.scheduler_info()['workers'])} workers")
+        say(
+            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts on {len(client.scheduler_info()['workers'])} workers"
+        )
         stopped = False
         for future in as_completed(futures):
             result = _result(futures[future], future, params, sets)
             stopped |= result.state == "stopped"
             if result.state != "stopped":
                 outcome.statuses.append(result)
-                say(f"[{len(outcome.statuses)}/{len(cells)}] {result.state} {result.cell}" + (f": {result.why}" if result.state == "failed" else ""))
+                say(
+                    f"[{len(outcome.statuses)}/{len(cells)}] {result.state} {result.cell}"
+                    + (f": {result.why}" if result.state == "failed" else "")
+                )
     outcome.seconds = time.monotonic() - start
     if stopped:
-        raise TimeUp(f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, the state of the others is saved")
+        raise TimeUp(
+            f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, the state of the others is saved"
+        )
     return engine.ended(outcome, name, params, cells, strict, say)
 
 
@@ -103,14 +121,19 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
         import dask  # optional
         from distributed import Client, LocalCluster
     except ImportError:
-        raise UserError("--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]") from None
+        raise UserError(
+            "--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]"
+        ) from None
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: at least 1")
     share = max(1, (os.cpu_count() or 1) // (workers or 1))  # processor cores of a worker on this machine
     options = {
         "distributed.scheduler.allowed-failures": TRIES,
         "distributed.comm.timeouts.connect": "20s",
-        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share)), "MALLOC_TRIM_THRESHOLD_": "65536"},
+        "distributed.nanny.pre-spawn-environ": {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share)),
+            "MALLOC_TRIM_THRESHOLD_": "65536",
+        },
     }
     with dask.config.set(options):
         if scheduler == "slurm":
@@ -118,23 +141,33 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 from dask_jobqueue import SLURMCluster  # optional
             except ImportError:
                 raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
-            extra = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []), "--nthreads", "1"]  # a process computes a task at a time
+            extra = [
+                *(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []),
+                "--nthreads",
+                "1",
+            ]  # a process computes a task at a time
             try:
                 cluster = SLURMCluster(worker_extra_args=extra)
             except (ValueError, TypeError) as err:
-                raise UserError(f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml") from None
+                raise UserError(
+                    f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
+                ) from None
             cluster.scale(jobs=workers or 1)
         elif scheduler:
             start = f"`dask worker {scheduler} --nthreads 1`"
             try:
                 client = Client(scheduler, timeout=20)
             except (OSError, ValueError, TimeoutError) as err:
-                raise UserError(f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with {start}") from None
+                raise UserError(
+                    f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with {start}"
+                ) from None
             with client:
                 try:
                     client.wait_for_workers(1, timeout=20)
                 except TimeoutError:
-                    raise UserError(f"the dask scheduler at {scheduler} has no worker; start one with {start}") from None
+                    raise UserError(
+                        f"the dask scheduler at {scheduler} has no worker; start one with {start}"
+                    ) from None
                 yield client
                 return
         else:
@@ -153,11 +186,19 @@ def _local(local: Any, workers: int | None) -> Any:
             return LocalCUDACluster(n_workers=workers or gpus, threads_per_worker=1, dashboard_address=None)
         except ImportError:
             pass
-    return local(n_workers=workers or max(1, gpus), threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0)
+    return local(
+        n_workers=workers or max(1, gpus), threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+    )
 
 
 def _shared(
-    client: Client, task: Task, todo: list[int], profile: str, ends: float | None, device: str | None, shared: dict[str, Future]
+    client: Client,
+    task: Task,
+    todo: list[int],
+    profile: str,
+    ends: float | None,
+    device: str | None,
+    shared: dict[str, Future],
 ) -> list[Future]:
     """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
     sets = []
@@ -167,15 +208,19 @@ def _shared(
             if part.key not in shared:
                 waits_for = () if part.stage else (before,)
                 options = {"key": f"{part.key}-{uuid.uuid4().hex[:8]}", "pure": False}
-                shared[part.key] = client.submit(_stage1 if part.stage else _set, task, index, ends, device, profile, *waits_for, **options)
+                shared[part.key] = client.submit(
+                    _stage1 if part.stage else _set, task, index, ends, device, profile, *waits_for, **options
+                )
             before.append(shared[part.key])
         sets.append(before[-1])
     return sets
 
 
-# --- what workers do ---------------------------------------------------------------------------------------------------
+# --- what workers do
+# ---------------------------------------------------------------------------------------------------
 def _stage1(task: Task, index: int, ends: float | None, device: str | None, profile: str) -> str:
     """Train what the sets of several cells start from."""
+
     def make() -> None:
         real, _ = compute._load(task.dataset, _place(device))
         prepare = optional(METHODS[task.maker], "prepare")
@@ -192,10 +237,14 @@ def _set(task: Task, index: int, ends: float | None, device: str | None, profile
     return _until(make)
 
 
-def _cell(cell: Cell, params: Parameters, ends: float | None, device: str | None, sets: int | None, waited_for: list[str]) -> dict[str, str]:
+def _cell(
+    cell: Cell, params: Parameters, ends: float | None, device: str | None, sets: int | None, waited_for: list[str]
+) -> dict[str, str]:
     left = None if ends is None else max(0.0, ends - time.time())
     try:
-        (found,) = engine.run(cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False, sets=sets)
+        (found,) = engine.run(
+            cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False, sets=sets
+        )
     except TimeUp:
         return {"state": "stopped", "why": ""}
     except UserError as err:
@@ -227,7 +276,8 @@ def _place(device: str | None) -> str:
     return str(pick(device))
 
 
-# --- what the client does ----------------------------------------------------------------------------------------------
+# --- what the client does
+# ----------------------------------------------------------------------------------------------
 def _result(cell: Cell, future: Future, params: Parameters, sets: int | None) -> Status:
     error = future.exception()
     if error is not None:
@@ -244,7 +294,10 @@ def _same_folders(client: Client) -> None:
 
     Raises: UserError: naming the workers that do not.
     """
-    folders = {"DISTILL_RUNS": str(paths.runs().resolve()), "DISTILL_RESULTS": str(paths.results("full").parent.resolve())}
+    folders = {
+        "DISTILL_RUNS": str(paths.runs().resolve()),
+        "DISTILL_RESULTS": str(paths.results("full").parent.resolve()),
+    }
     values = {k: os.environ[k] for k in SETTINGS if k in os.environ} | folders
     token = paths.runs() / "activity" / f"token-{uuid.uuid4().hex}"
     token.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +309,9 @@ def _same_folders(client: Client) -> None:
     finally:
         token.unlink()
     if blind:
-        raise UserError(f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: runs and results must lie on a file system that all share")
+        raise UserError(
+            f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: runs and results must lie on a file system that all share"
+        )
 
 
 def _plugin(values: dict[str, str]) -> Any:

@@ -18,7 +18,7 @@ from ..core import paths, store
 from ..core.device import pick
 from ..core.errors import TimeUp
 from ..core.progress import Activity, Spent
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import ImageSet
 from ..evaluation import Evaluation, evaluate
@@ -31,13 +31,15 @@ from .state import missing_sets
 
 
 def stage1(task: Task) -> dict[str, Any]:
-    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN": ...}."""
+    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN":
+    ...}."""
     return optional(METHODS[task.maker], "stage1")(task.config)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share it."""
+    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share
+    it."""
 
     key: str
     what: str
@@ -49,7 +51,9 @@ def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
     parts = []
     for what, settings in stage1(task).items():
-        seed = task.seed + index if isinstance(settings, Training) else None  # the other stages have their seed among their settings
+        seed = (
+            task.seed + index if isinstance(settings, Training) else None
+        )  # the other stages have their seed among their settings
         digest = records.digest([task.dataset, what, as_dict(settings), seed])
         parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
@@ -88,12 +92,13 @@ def compute(
     sets: int | None = None,
     keep: Callable[[Record], Any] | None = None,
 ) -> Record:
-    """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other cells made.
+    """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other
+    cells made.
 
-    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once, bit for bit
-    on the same CPU with the same number of threads.
-    A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what it
-    returns, lists by name, goes into the record's metrics.
+    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once,
+    bit for bit on the same CPU with the same number of threads.
+    A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what
+    it returns, lists by name, goes into the record's metrics.
 
     Args:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
@@ -118,7 +123,15 @@ def compute(
 
 
 def _set(
-    task: Task, index: int, key: dict[str, Any], profile: str, real: ImageSet, whole: ImageSet, folder: Path, deadline: float | None, activity: Activity
+    task: Task,
+    index: int,
+    key: dict[str, Any],
+    profile: str,
+    real: ImageSet,
+    whole: ImageSet,
+    folder: Path,
+    deadline: float | None,
+    activity: Activity,
 ) -> Record:
     """The record of one of a task's sets.
 
@@ -127,7 +140,7 @@ def _set(
         folder: for checkpoints and costs until the record is written.
     """
     place, method = real.device, METHODS[task.maker]
-    test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, generator(0, "tested")).flatten())
+    test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, stream(0, "tested")).flatten())
     notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
     seeds = {"distill": task.seed + index, "evaluate": task.seed + 1000 * index}
     spent, networks = Spent(folder / "seconds.json"), task.networks or (task.key["network"],)
@@ -137,17 +150,25 @@ def _set(
     with spent.phase("evaluate", place):
         found = [
             evaluate(
-                synthetic, test, task.protocol, network=network, num_eval=task.num_eval, seed=seeds["evaluate"],
-                loop=activity.loop(folder / network, digest, deadline), real=real,
+                synthetic,
+                test,
+                task.protocol,
+                network=network,
+                num_eval=task.num_eval,
+                seed=seeds["evaluate"],
+                loop=activity.loop(folder / network, digest, deadline),
+                real=real,
             )
             for network in networks
-        ]  # fmt: skip
+        ]
         judged = found[0] if len(found) == 1 else _mean(found)
         own = optional(method, "measure")(synthetic, test, task.config)
     scores: dict[str, list[Any]] = {}
     if task.scores:
         with spent.phase("measure", place):
-            scores = _definition(task.cell).measure(task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline))
+            scores = _definition(task.cell).measure(
+                task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline)
+            )
     return Record(
         cell=task.cell,
         test_accuracy_pct=[float(v) for v in judged.test_accuracy_pct],
@@ -160,9 +181,12 @@ def _set(
         memory_mb=round(spent.memory_mb),
         shared=making.shared,
         made_by={
-            **records.provenance(place), "data": real.facts.name, "data_notes": notes, "seeds": {k: [v] for k, v in seeds.items()},
+            **records.provenance(place),
+            "data": real.facts.name,
+            "data_notes": notes,
+            "seeds": {k: [v] for k, v in seeds.items()},
         },
-    )  # fmt: skip
+    )
 
 
 def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
@@ -175,13 +199,21 @@ def _mean(found: list[Evaluation]) -> Evaluation:
     each = [e.test_accuracy_pct for e in found]
     metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
     metrics |= {f"train_loss, {e.network}": e.metrics["train_loss"] for e in found}
-    return dataclasses.replace(found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics)
+    return dataclasses.replace(
+        found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics
+    )
 
 
 def distilled(
-    task: Task, index: int, profile: str, real: ImageSet, deadline: float | None = None, activity: Activity | None = None
+    task: Task,
+    index: int,
+    profile: str,
+    real: ImageSet,
+    deadline: float | None = None,
+    activity: Activity | None = None,
 ) -> tuple[ImageSet, Spent]:
-    """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share it.
+    """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share
+    it.
 
     A generator serves every ipc: cells that differ in it share the generator too.
 
@@ -196,9 +228,14 @@ def distilled(
     if every := optional(method, "EVERY_IPC"):
         ipc = config["ipc"] = None
     key = {
-        "method": task.maker, "config": config, "seed": seed, "dataset": task.dataset,
-        "data_sha256": real.sha256(), "code": method.VERSION, "facts": [list(real.facts.mean), list(real.facts.std)],
-    }  # fmt: skip
+        "method": task.maker,
+        "config": config,
+        "seed": seed,
+        "dataset": task.dataset,
+        "data_sha256": real.sha256(),
+        "code": method.VERSION,
+        "facts": [list(real.facts.mean), list(real.facts.std)],
+    }
     digest = records.digest(key)
     stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
     file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"

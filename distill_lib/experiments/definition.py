@@ -33,7 +33,8 @@ def _from_text(value: Any) -> Any:
 
 
 def names_of(kind: str, choices: Callable[[], list[str]]) -> Any:
-    """A list-of-names type for parameter models: every name is one of `choices()`, or the error lists them; ["all"] is all."""
+    """A list-of-names type for parameter models: every name is one of `choices()`, or the error lists them; ["all"] is
+    all."""
 
     def check(value: list[str]) -> list[str]:
         known = choices()
@@ -51,7 +52,8 @@ Numbers = Annotated[list[pydantic.PositiveInt], pydantic.BeforeValidator(_from_t
 
 
 class Parameters(pydantic.BaseModel):
-    """What every notebook can be told. A notebook's own model adds its axes; unknown names and wrong types are errors."""
+    """What every notebook can be told. A notebook's own model adds its axes; unknown names and wrong types are
+    errors."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -70,11 +72,17 @@ class Task:
     num_eval: int = 5  # networks trained on each set
     num_sets: int = 1  # independently distilled sets
     seed: int = 0
-    network: str | None = None  # trained on the sets, where that is another than the table's heading says; None for the cell's
+    network: str | None = (
+        None  # trained on the sets, where that is another than the table's heading says; None for the cell's
+    )
     networks: tuple[str, ...] = ()  # where the cell is a mean over several architectures: all of them
-    method: str | None = None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
+    method: str | None = (
+        None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
+    )
     tested: int | None = None  # test images of every class that are tested on, drawn once; None for all
-    scores: Any = None  # settings of what the experiment measures of the sets besides, such as FID: see `Experiment.measure`
+    scores: Any = (
+        None  # settings of what the experiment measures of the sets besides, such as FID: see `Experiment.measure`
+    )
 
     @property
     def maker(self) -> str:
@@ -122,9 +130,10 @@ class Experiment:
         parameters: the model its notebook's parameters are checked against.
         cells:      parameters -> the cells they select, in the paper's order.
         task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
-        printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for example.
-        measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the task has `scores`.
-        counted:    a printed row -> our value where it follows from the code without a measurement, such as a number of parameters.
+        printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for
+        example. measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the
+        task has `scores`. counted:    a printed row -> our value where it follows from the code without a measurement,
+        such as a number of parameters.
     """
 
     name: str

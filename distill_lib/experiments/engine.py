@@ -35,15 +35,17 @@ def run(
     sets: int | None = None,
     wait: bool = True,
 ) -> Outcome:
-    """Compute the cells that are missing or stale in the profile of `params`, and the sets that partial ones lack; reuse the others.
+    """Compute the cells that are missing or stale in the profile of `params`, and the sets that partial ones lack;
+    reuse the others.
 
-    A cell's record is written after each of its distilled sets, so it grows set by set. In the `recorded` profile nothing is computed.
+    A cell's record is written after each of its distilled sets, so it grows set by set. In the `recorded` profile
+    nothing is computed.
 
     Args:
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
-        say:        where a line per cell goes before it is computed, and the summary; by default only the summary is printed.
-        strict:     raise where cells failed; without, the outcome's statuses say so.
+        say:        where a line per cell goes before it is computed, and the summary; by default only the summary is
+        printed. strict:     raise where cells failed; without, the outcome's statuses say so.
         sets:       compute the first so many distilled sets of each cell; by default all that the profile has.
         wait:       for cells that another process computes; without, the outcome leaves them out.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
@@ -84,20 +86,31 @@ def run(
     return ended(outcome, name, params, cells, strict, say)
 
 
-def ended(outcome: Outcome, name: str, params: Parameters, cells: list[Cell], strict: bool, say: Callable[[str], Any]) -> Outcome:
-    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, if cells failed; names each."""
+def ended(
+    outcome: Outcome, name: str, params: Parameters, cells: list[Cell], strict: bool, say: Callable[[str], Any]
+) -> Outcome:
+    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, if cells failed;
+    names each."""
     order = {cell: i for i, cell in enumerate(cells)}
     outcome.statuses.sort(key=lambda s: order[s.cell])
     say(f"{name} [{params.profile}]: {outcome.summary}")
     if strict and (failed := outcome.of("failed")):
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed))
+        raise UserError(
+            f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed)
+        )
     return outcome
 
 
 def _one(
-    cell: Cell, params: Parameters, deadline: float | None, say: Callable[[str], None], device: str | None, activity: Activity, number: int,
+    cell: Cell,
+    params: Parameters,
+    deadline: float | None,
+    say: Callable[[str], None],
+    device: str | None,
+    activity: Activity,
+    number: int,
     sets: int | None = None,
-) -> Status:  # fmt: skip
+) -> Status:
     now = status(cell, params, sets)
     if now.state == "skipped":
         return now
@@ -113,8 +126,19 @@ def _one(
         say(f"[{number}/{activity.cells}] computing {cell}" + (why and f", {why}"))
         with activity.cell(cell, number, why):
             known = now.record if now.state == "partial" else None
-            record = _compute.compute(now.task, params.profile, deadline, device, activity, known, sets, keep=lambda grown: grown.save(params.profile))
-            activity.note(f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}")
+            record = _compute.compute(
+                now.task,
+                params.profile,
+                deadline,
+                device,
+                activity,
+                known,
+                sets,
+                keep=lambda grown: grown.save(params.profile),
+            )
+            activity.note(
+                f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}"
+            )
     except (TimeUp, DiskFull, KeyboardInterrupt):
         raise
     except Exception as err:  # the other cells go on; the failure is reported at the end
@@ -142,6 +166,11 @@ def _note(result: Status) -> None:
     """Tell the process that runs the notebooks what happened to a cell (a JSON line in the file `DISTILL_SUMMARY`)."""
     if file := os.environ.get("DISTILL_SUMMARY"):
         seconds = sum(result.record.seconds.values()) if result.state == "computed" else 0.0
-        line = {"experiment": result.cell.experiment, "cell": result.cell.stem, "state": result.state, "seconds": seconds}
+        line = {
+            "experiment": result.cell.experiment,
+            "cell": result.cell.stem,
+            "state": result.state,
+            "seconds": seconds,
+        }
         with open(file, "a") as f:
             f.write(json.dumps(line) + "\n")

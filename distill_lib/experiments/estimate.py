@@ -1,13 +1,16 @@
-"""What a cell will cost: processor seconds of past records, scaled by counted operations, and peak memory by counted bytes.
+"""What a cell will cost: processor seconds of past records, scaled by counted operations, and peak memory by counted
+bytes.
 
-`method_costs` counts the images that a method passes through networks, a stage before it those of its own (`work` of its
-settings), an evaluation those it trains and tests on; times the operations of one image through the network that is a number of
-operations, and records say how many of them a device does in a second. On a CPU these are processor seconds, which say the same
-on a busy machine, divided by the threads at hand. What cells share, such as a trained generator, is counted once in a total.
+`method_costs` counts the images that a method passes through networks, a stage before it those of its own (`work` of
+its settings), an evaluation those it trains and tests on; times the operations of one image through the network that is
+a number of operations, and records say how many of them a device does in a second. On a CPU these are processor
+seconds, which say the same on a busy machine, divided by the threads at hand. What cells share, such as a trained
+generator, is counted once in a total.
 
-It also counts the bytes that a method's step keeps alive, and those of an evaluation's networks in training. To the larger come
-the data set and what a process holds besides, which records say: code and libraries. Of a method that has no entry there, time and
-memory are unknown. Only a measurement tells the truth: every estimate names what it was made from.
+It also counts the bytes that a method's step keeps alive, and those of an evaluation's networks in training. To the
+larger come the data set and what a process holds besides, which records say: code and libraries. Of a method that has
+no entry there, time and memory are unknown. Only a measurement tells the truth: every estimate names what it was made
+from.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ HELD_MB = 570.0  # by a process besides tensors and data, on a CPU without recor
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds and peak memory to expect; None where they cannot be told. `basis` and `memory_basis` say from what they are."""
+    """Seconds and peak memory to expect; None where they cannot be told. `basis` and `memory_basis` say from what they
+    are."""
 
     seconds: float | None
     memory_mb: float | None
@@ -65,7 +69,8 @@ class Estimate:
 
 @dataclass(frozen=True, order=True)
 class Rate:
-    """What one record says: seconds for so many operations; `counted` if they are processor seconds (or a GPU's), not wall seconds."""
+    """What one record says: seconds for so many operations; `counted` if they are processor seconds (or a GPU's), not
+    wall seconds."""
 
     counted: bool
     at: str
@@ -113,16 +118,20 @@ class Rates:
         return max(0.0, sorted(self.beside_mb)[len(self.beside_mb) // 8])
 
     def typical(self, kind: str, name: str) -> float | None:
-        """Seconds per operation ("distill", "stage", "evaluate") of the newest records of that name together; None without a record.
+        """Seconds per operation ("distill", "stage", "evaluate") of the newest records of that name together; None
+        without a record.
 
-        Together, because what small records take is mostly not operations, and those to estimate are larger. The newest, because code
-        and machine change; those with processor seconds first, because wall seconds also say how busy the machine was.
+        Together, because what small records take is mostly not operations, and those to estimate are larger. The
+        newest, because code and machine change; those with processor seconds first, because wall seconds also say how
+        busy the machine was.
         """
         if found := heapq.nlargest(ENOUGH, getattr(self, kind).get(name, ())):
             found = [r for r in found if r.counted == found[0].counted]
             return sum(r.seconds for r in found) / sum(r.operations for r in found)
         if kind == "distill" and (found := self.guessed.get(name)):
-            return min(r.seconds / r.operations for r in found)  # of the record that is least likely to include the stage
+            return min(
+                r.seconds / r.operations for r in found
+            )  # of the record that is least likely to include the stage
         return None
 
     def add(self, record: Record) -> None:
@@ -151,11 +160,14 @@ class Rates:
 
 
 def _spent(record: Record, phase: str) -> float:
-    """Processor seconds of a phase; wall seconds on a GPU. Of a record made before these were counted: its wall seconds times its threads."""
+    """Processor seconds of a phase; wall seconds on a GPU. Of a record made before these were counted: its wall seconds
+    times its threads."""
     device = str(record.made_by.get("device", ""))
     if not device.endswith("threads"):
         return record.seconds.get(phase, 0.0)
-    return record.cpu_seconds[phase] if phase in record.cpu_seconds else record.seconds.get(phase, 0.0) * _threads(device)
+    return (
+        record.cpu_seconds[phase] if phase in record.cpu_seconds else record.seconds.get(phase, 0.0) * _threads(device)
+    )
 
 
 def _threads(device: str) -> int:
@@ -170,7 +182,8 @@ def _kind(device: str) -> str:
 
 
 def rates(profile: str) -> Rates:
-    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one with most."""
+    """Learned from records, of every method and network the last `ENOUGH`: those of the device at hand, else of the one
+    with most."""
     groups: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted({"full", "small", profile}):
         folder = f"{paths.results(name)}/"
@@ -200,7 +213,8 @@ def rates(profile: str) -> Rates:
 
 @dataclass(frozen=True)
 class Share:
-    """A part of what a task needs: seconds are None where no record tells. `key` is the same for all tasks that share the part."""
+    """A part of what a task needs: seconds are None where no record tells. `key` is the same for all tasks that share
+    the part."""
 
     key: str
     seconds: float | None
@@ -259,14 +273,26 @@ def estimate(task: Task, known: Rates, sets: list[int] | None = None, made: Coll
         made: keys of shared parts that are there already.
     """
     network = task.key["network"]
-    plan = (task.maker, task.config, task.dataset, task.cell.ipc, task.networks or (network,), task.protocol, task.num_eval, task.num_sets)
+    plan = (
+        task.maker,
+        task.config,
+        task.dataset,
+        task.cell.ipc,
+        task.networks or (network,),
+        task.protocol,
+        task.num_eval,
+        task.num_sets,
+    )
     parts = shares(task, list(range(task.num_sets)) if sets is None else sets, known, made)
     if parts is None:
         return Estimate(None, None, "the data set's size is not known before it is loaded")
     memory: tuple[float | None, str] = (None, f"what {task.maker} keeps in memory is not counted")
     if (counted := remembered_mb(plan, known.gpu)) is not None:
         besides = f"{len(known.beside_mb)} records" if known.beside_mb else "no record"
-        memory = counted + known.held_mb, f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}"
+        memory = (
+            counted + known.held_mb,
+            f"{counted:.0f} MB of tensors and data counted, {known.held_mb:.0f} MB held besides by {besides}",
+        )
     unknown = next((p for p in parts if p.seconds is None), None)
     seconds = None if unknown else sum(p.seconds for p in parts)
     dearest = unknown or max(parts, key=lambda p: p.seconds, default=Share("", 0.0, ""))
@@ -276,8 +302,8 @@ def estimate(task: Task, known: Rates, sets: list[int] | None = None, made: Coll
 def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[dict[str, Any]]:
     """A plan as plain rows: cell, state, why, needs, seconds, added_seconds, memory_mb, basis, memory_basis.
 
-    Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above it, with
-    which it may share a trained generator or a distilled set.
+    Costs are of what is still to compute. `seconds` is for the cell alone, `added_seconds` for it after the cells above
+    it, with which it may share a trained generator or a distilled set.
     """
     todo = any(s.state in TO_COMPUTE for s in statuses)
     known, made, out = rates(profile) if todo else Rates(), compute.made(profile) if todo else set(), []
@@ -295,13 +321,21 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
         seconds = None if cost.seconds is None else round(cost.seconds, 1)
         out.append({"cell": str(s.cell), "record": s.cell.stem, "state": s.state, "why": s.why, "needs": needs})
         memory_mb = None if cost.memory_mb is None else round(cost.memory_mb)
-        out[-1] |= {"seconds": seconds, "added_seconds": added, "memory_mb": memory_mb, "basis": cost.basis, "memory_basis": cost.memory_basis}
+        out[-1] |= {
+            "seconds": seconds,
+            "added_seconds": added,
+            "memory_mb": memory_mb,
+            "basis": cost.basis,
+            "memory_basis": cost.memory_basis,
+        }
     return out
 
 
 def words(seconds: float | None, memory_mb: float | None) -> str:
     """'about 3.2 min, 1.0 GB', or what of it is known."""
-    return ("time unknown" if seconds is None else f"about {_time(seconds)}") + (f", {memory_mb / 1000:.1f} GB" if memory_mb else "")
+    return ("time unknown" if seconds is None else f"about {_time(seconds)}") + (
+        f", {memory_mb / 1000:.1f} GB" if memory_mb else ""
+    )
 
 
 def total(rows_: list[dict[str, Any]]) -> str:
@@ -309,13 +343,17 @@ def total(rows_: list[dict[str, Any]]) -> str:
     todo = [r for r in rows_ if r["state"] in TO_COMPUTE]
     known = [r.get("added_seconds", r["seconds"]) for r in todo if r["seconds"] is not None]
     line = f"{len(rows_)} cells: " + ", ".join(
-        f"{n} {state}" for state in ("recorded", "partial", "missing", "stale", "damaged", "skipped") if (n := sum(r["state"] == state for r in rows_))
+        f"{n} {state}"
+        for state in ("recorded", "partial", "missing", "stale", "damaged", "skipped")
+        if (n := sum(r["state"] == state for r in rows_))
     )
     if not todo:
         return line
     bases = sorted({r["basis"].partition(" on ")[2] for r in todo if r["seconds"] is not None})
     cost = f"about {_time(sum(known))} as on {', '.join(bases)}" if known else "time unknown"
-    line += f"; to compute: {cost}" + (f", and {len(todo) - len(known)} of unknown cost" if known and len(known) < len(todo) else "")
+    line += f"; to compute: {cost}" + (
+        f", and {len(todo) - len(known)} of unknown cost" if known and len(known) < len(todo) else ""
+    )
     most = max((r for r in todo if r["memory_mb"]), key=lambda r: r["memory_mb"], default=None)
     return line + (f"; peak memory at most {most['memory_mb'] / 1000:.1f} GB ({most['memory_basis']})" if most else "")
 
@@ -336,7 +374,16 @@ def _plan_of(record: Record) -> Plan | None:
     try:
         method, networks = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
         config = build(METHODS[method].Config, key["config"])
-        return method, config, key["dataset"], cell.ipc, networks, key["protocol"]["name"], key["num_eval"], key["num_sets"]
+        return (
+            method,
+            config,
+            key["dataset"],
+            cell.ipc,
+            networks,
+            key["protocol"]["name"],
+            key["num_eval"],
+            key["num_sets"],
+        )
     except (KeyError, UserError):  # of another version
         return None
 
@@ -350,14 +397,19 @@ def _data(dataset: str, gpu: bool = False) -> tuple[memory.Size, int] | None:
         return None
     images = facts.counts.get("train") or (IMAGENET_CLASS * facts.num_classes if facts.family == "imagenet" else 0)
     side = px or facts.resolution
-    return (memory.Size((facts.channels, side, side), facts.num_classes, images, gpu), facts.counts.get("test", 0)) if images else None
+    return (
+        (memory.Size((facts.channels, side, side), facts.num_classes, images, gpu), facts.counts.get("test", 0))
+        if images
+        else None
+    )
 
 
 _remembered: dict[str, float] = {}
 
 
 def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
-    """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a plan has many."""
+    """What `count` finds, kept in the cache folder under what it depends on: counting runs parts of networks, and a
+    plan has many."""
     key = records.digest([kind, _networks_as_they_are(), *what])
     if key not in _remembered:
         file = paths.cache() / kind / f"{key}.json"
@@ -375,7 +427,9 @@ def _kept(kind: str, what: list[Any], count: Callable[[], float]) -> float:
 @functools.cache
 def _say_once() -> None:
     if sys.stderr.isatty():
-        print(f"counting operations and memory, once for every setting; they are kept in {paths.cache()}", file=sys.stderr)
+        print(
+            f"counting operations and memory, once for every setting; they are kept in {paths.cache()}", file=sys.stderr
+        )
 
 
 @functools.cache
@@ -394,14 +448,22 @@ def remembered_mb(plan: Plan, gpu: bool) -> float | None:
 
 
 def counted_mb(plan: Plan, gpu: bool) -> float | None:
-    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set or a method that is not counted."""
+    """Peak of the tensors of making a set and of judging it, and of the data; None for a data set or a method that is
+    not counted."""
     return _counted_mb(*plan[:7], gpu)
 
 
 @functools.lru_cache(maxsize=4096)
 def _counted_mb(
-    method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int, gpu: bool
-) -> float | None:  # fmt: skip
+    method: str,
+    config: Any,
+    dataset: str,
+    ipc: int | None,
+    networks: tuple[str, ...],
+    protocol: str,
+    num_eval: int,
+    gpu: bool,
+) -> float | None:
     data, cost = _data(dataset, gpu), COSTS.get(method)
     if data is None or cost is None:
         return None
@@ -416,7 +478,8 @@ def _counted_mb(
 def _operations(
     method: str, config: Any, dataset: str, ipc: int | None, networks: tuple[str, ...], protocol: str, num_eval: int
 ) -> tuple[float | None, float] | None:
-    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not documented.
+    """Operations of making one set, stages apart, and of evaluating it; None for a data set whose size is not
+    documented.
 
     Those of making it are None for a method that is not counted.
     """
@@ -425,7 +488,11 @@ def _operations(
     if data is None:
         return None
     (shape, classes, images), tested = (data[0].shape, data[0].num_classes, data[0].images), data[1]
-    distill = None if cost is None else cost.work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
+    distill = (
+        None
+        if cost is None
+        else cost.work(config, classes, images) * per_image(getattr(config, "network", "ConvNet"), shape, classes)
+    )
     trained, evaluate = images if ipc is None else classes * ipc, 0.0
     per_class = ipc or max(1, images // classes)
     for network in networks:
@@ -458,7 +525,8 @@ def _rule(name: str) -> Protocol:
 
 @functools.cache
 def per_image(network: str, shape: tuple[int, int, int], num_classes: int) -> float:
-    """Floating-point operations of convolutions and products of one image through a network, forwards; kept in the cache folder."""
+    """Floating-point operations of convolutions and products of one image through a network, forwards; kept in the
+    cache folder."""
     return _kept("operations", [network, shape, num_classes], lambda: counted_operations(network, shape, num_classes))
 
 

@@ -3,8 +3,9 @@
     jobs, left_out = plan("full")          # every set that is missing, in the order of `run`
     run(jobs, time_limit=7200, say=print)
 
-A job is one distilled set of one cell with its networks. Stages and sets that several jobs share are made once; what a job costs
-counts its share of them. The n-th set of a cell counts n times: the first set gives a number, the others narrow its interval.
+A job is one distilled set of one cell with its networks. Stages and sets that several jobs share are made once; what a
+job costs counts its share of them. The n-th set of a cell counts n times: the first set gives a number, the others
+narrow its interval.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ class Job:
 
 
 def plan(
-    profile: str, names: list[str] | None = None, cells: str | None = None, parameters: dict[str, Any] | None = None, sets: int | None = None
+    profile: str,
+    names: list[str] | None = None,
+    cells: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    sets: int | None = None,
 ) -> tuple[list[Job], Counter[str]]:
-    """What is missing of the named experiments, or of all, in the order of `run`; and how many cells are left out, by reason.
+    """What is missing of the named experiments, or of all, in the order of `run`; and how many cells are left out, by
+    reason.
 
     Args:
         cells:      a selection as in `experiment.select`; experiments without such a cell are passed over.
@@ -132,7 +138,15 @@ def run(
         say(f"[{i}/{len(jobs)}] {job}" + ("" if job.seconds is None else f", {estimate.words(job.seconds, None)}"))
         try:
             outcome = engine.run(
-                job.cell.experiment, job.params, [job.cell], left, lambda line: None, device, strict=False, sets=job.sets, wait=False
+                job.cell.experiment,
+                job.params,
+                [job.cell],
+                left,
+                lambda line: None,
+                device,
+                strict=False,
+                sets=job.sets,
+                wait=False,
             )
         except TimeUp:
             break

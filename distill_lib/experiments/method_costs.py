@@ -3,8 +3,8 @@
     COSTS["DM"].work(cfg, num_classes, images)   # images through the network for one set
     COSTS["DM"].memory(cfg, size)                # bytes that a step keeps alive
 
-A backward pass counts as two forward ones, a second derivative as six; stages before the set are apart. A method without an
-entry works as all others do: plans say that its time and memory are unknown.
+A backward pass counts as two forward ones, a second derivative as six; stages before the set are apart. A method
+without an entry works as all others do: plans say that its time and memory are unknown.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Cost:
     """How a method's cost follows from its settings.
 
     Attributes:
-        work:   (cfg, classes, images of the real set) -> images through `cfg.network`, or through the ConvNet where it has none.
-        memory: (cfg, size) -> bytes that a step keeps alive at its peak, the real set and what a process holds besides apart.
+        work:   (cfg, classes, images of the real set) -> images through `cfg.network`, or through the ConvNet where it
+        has none. memory: (cfg, size) -> bytes that a step keeps alive at its peak, the real set and what a process
+        holds besides apart.
     """
 
     work: Callable[[Any, int, int], float]
@@ -134,7 +135,9 @@ def cafe_memory(cfg: cafe.Config, size: Size) -> float:
     weights = cafe.layer_weights(network, cfg)
 
     def run(n: int) -> tuple[Tensor, Tensor]:
-        return cafe.image_gradient(network, torch.zeros(1, 1, *size.shape), torch.zeros(1, n, *size.shape), weights, cfg)
+        return cafe.image_gradient(
+            network, torch.zeros(1, 1, *size.shape), torch.zeros(1, n, *size.shape), weights, cfg
+        )
 
     real, synthetic = size.num_classes * cfg.batch_real, size.num_classes * cfg.ipc
     images = COPIES * size.floats(real) + size.learned(synthetic) + 4.0 * real * network.embed_dim
@@ -151,7 +154,9 @@ def idc_work(cfg: idc.Config, num_classes: int, images: int) -> float:
 def idc_memory(cfg: idc.Config, size: Size) -> float:
     """All real batches, the learned and the decoded images, and gradients matched or the network trained."""
     decoded = min(cfg.batch_syn, idc.decoded_images(cfg))
-    images = COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * (cfg.ipc + decoded))
+    images = COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(
+        size.num_classes * (cfg.ipc + decoded)
+    )
     matched = memory.matched(cfg.network, size, cfg.batch_real, decoded)
     return images + memory.weights(cfg.network, size) + max(matched, memory.trained(cfg.network, size, cfg.batch_net))
 
@@ -166,15 +171,25 @@ def mtt_memory(cfg: mtt.Config, size: Size) -> float:
     synthetic, network, experts = size.num_classes * cfg.ipc, cfg.experts.network, cfg.experts
     batch, weights = cfg.batch_syn or synthetic, memory.weights(network, size)
     once = memory.trained(network, size, batch, states=0)
-    student = (cfg.syn_steps + 8) * weights + COPIES * size.floats(batch) + max(once, memory.twice(network, size, batch, by_parameter=True))
-    expert = (experts.epochs + 2) * weights + COPIES * size.floats(experts.batch) + memory.trained(network, size, experts.batch, states=0)
+    student = (
+        (cfg.syn_steps + 8) * weights
+        + COPIES * size.floats(batch)
+        + max(once, memory.twice(network, size, batch, by_parameter=True))
+    )
+    expert = (
+        (experts.epochs + 2) * weights
+        + COPIES * size.floats(experts.batch)
+        + memory.trained(network, size, experts.batch, states=0)
+    )
     whitening = memory.whitened(size) if experts.zca else 0.0
     return max(size.learned(synthetic) + student, expert, whitening)
 
 
-# --- kernel regression -------------------------------------------------------------------------------------------------
+# --- kernel regression
+# -------------------------------------------------------------------------------------------------
 def kip_work(cfg: kip.Config, num_classes: int, images: int) -> float:
-    """Pairs of images in the kernels of all steps; one of a convolutional kernel takes about as long as 13,000 of a fully connected."""
+    """Pairs of images in the kernels of all steps; one of a convolutional kernel takes about as long as 13,000 of a
+    fully connected."""
     n = num_classes * cfg.ipc
     return cfg.iterations * n * (n + cfg.batch_target) * (1 if cfg.kernel.startswith("FC") else 13_000)
 
@@ -210,7 +225,8 @@ def frepo_memory(cfg: frepo.Config, size: Size) -> float:
     return max(pool + size.learned(n) + targets + max(kernels, features, step), whitening)
 
 
-# --- conditional GANs --------------------------------------------------------------------------------------------------
+# --- conditional GANs
+# --------------------------------------------------------------------------------------------------
 def cgan_work(cfg: cgan.Config, num_classes: int, images: int) -> float:
     """The steps after stage 1, if any."""
     return cfg.longer.work(cfg.gan, images, matched=False) if cfg.longer else 0.0
@@ -266,7 +282,8 @@ def slfd_memory(cfg: slfd.Config | glad.Config, size: Size) -> float:
 
 
 def matched_latents(match: str, network: str, size: Size, real: int, ipc: int) -> float:
-    """Bytes of the drawn images and of a step of DC or DM that matches them, with so many real images of every class."""
+    """Bytes of the drawn images and of a step of DC or DM that matches them, with so many real images of every
+    class."""
     n = size.num_classes * ipc
     if match == "DC":
         passes = memory.matched(network, size, real, ipc)
@@ -318,13 +335,18 @@ def dgs_memory(cfg: dgs.Config, size: Size) -> float:
 
 # --- evaluation --------------------------------------------------------------------------------------------------------
 def evaluating(protocol: Protocol, network: str, size: Size, images: int, num_eval: int, drawn: bool = True) -> float:
-    """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part of the test set.
+    """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part
+    of the test set.
 
     Args:
         images: of the set they are trained on.
         drawn:  whether that is another one than the real set, which is there anyway.
     """
-    batch, together, states = min(protocol.batch, images), num_eval if size.gpu else 1, (2 if protocol.optimizer == "adam" else 1) + bool(protocol.ema)
+    batch, together, states = (
+        min(protocol.batch, images),
+        num_eval if size.gpu else 1,
+        (2 if protocol.optimizer == "adam" else 1) + bool(protocol.ema),
+    )
     step = memory.trained(network, size, batch, states) + COPIES * size.floats(batch)
     test = memory.passed(network, size, tested_at_once(size.shape, size.gpu))
     return together * max(step, test) + (2 * size.floats(images) if drawn else 0.0)

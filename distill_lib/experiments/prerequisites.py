@@ -1,7 +1,8 @@
-"""What an experiment needs from outside the package: checked in an instant, before anything that takes seconds to import.
+"""What an experiment needs from outside the package: checked in an instant, before anything that takes seconds to
+import.
 
-    folder("facebook/DiT-XL-2-256")            # where published weights in folders lie
-    check("dgs/table1_imagewoof", "full")      # says everything that is missing, and where it may lie
+folder("facebook/DiT-XL-2-256")            # where published weights in folders lie
+check("dgs/table1_imagewoof", "full")      # says everything that is missing, and where it may lie
 """
 
 from __future__ import annotations
@@ -42,17 +43,24 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
     need = NEEDS.get((experiment.partition("/")[0], profile))
     if need is None or (rows is not None and not {r.lower() for r in rows} & {*(r.lower() for r in need.rows), "all"}):
         return
-    lines = [f"{said_missing(n)}: {where_to_put(n)}" for n in need.folders if (at := find_folder(n)) is None or not (at / FOLDERS[n][1]).is_file()]
+    lines = [
+        f"{said_missing(n)}: {where_to_put(n)}"
+        for n in need.folders
+        if (at := find_folder(n)) is None or not (at / FOLDERS[n][1]).is_file()
+    ]
     files = {n: weights.FILES[n] for n in need.files if weights.find(n) is None}
     lines += [f"{n} ({f.about}): put {f.names[0]} into {weights_place()}" for n, f in files.items()]
     if need.data == "imagenet" and not _imagenet():
-        lines.append("ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that DISTILL_DATA names")
+        lines.append(
+            "ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that DISTILL_DATA names"
+        )
     if lines:
         raise UserError(f"{experiment} at {profile} needs what is not here:\n- " + "\n- ".join(lines))
 
 
 def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
-    """The methods that a run's parameters and its selection of cells name; None where they name none, or by a pattern."""
+    """The methods that a run's parameters and its selection of cells name; None where they name none, or by a
+    pattern."""
     named = parameters.get("methods")
     if named is None and (found := re.search(r"method\s*=\s*([^,]+)", cells or "")):
         named = found[1].split("|")

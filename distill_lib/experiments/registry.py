@@ -69,10 +69,10 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
 
     Call it as `experiment.parameters("...", globals())` in a cell below the parameters.
 
-    Every parameter of the experiment is read from the namespace. papermill assigns whatever it is given and only warns about
-    a name that the notebook does not have. So a further name is refused if the parameters cell or papermill's injected cell
-    assigned it when it last ran. All other names are variables of the notebook or of its reader, and are left alone: a
-    notebook can be run again in the same kernel, and cells can be added anywhere.
+    Every parameter of the experiment is read from the namespace. papermill assigns whatever it is given and only warns
+    about a name that the notebook does not have. So a further name is refused if the parameters cell or papermill's
+    injected cell assigned it when it last ran. All other names are variables of the notebook or of its reader, and are
+    left alone: a notebook can be run again in the same kernel, and cells can be added anywhere.
     Where no parameters cell is known, as in a script, every plain value counts that exists at the call.
 
     Raises: UserError: see `check_parameters`.
@@ -81,14 +81,17 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
     assigned = _parameter_cells(namespace.get("In", []))
     others = namespace.keys() - {"In", "Out"} if assigned is None else assigned
     others = {k for k in others if not k.lower().startswith(("_", "papermill_"))}  # papermill can inject its paths
-    return check_parameters(name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))})
+    return check_parameters(
+        name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))}
+    )
 
 
 def _parameter_cells(cells: list[str]) -> set[str] | None:
     """Names that the parameters cell, which assigns `profile`, and papermill's injected cell below it assign.
 
     Args:
-        cells: what has run in a kernel, in order (IPython's `In`). The last run of a cell counts: a mended typo is forgotten.
+        cells: what has run in a kernel, in order (IPython's `In`). The last run of a cell counts: a mended typo is
+        forgotten.
     Returns: None where neither has run.
     """
     injected = None
@@ -107,7 +110,9 @@ def _assigned(source: str) -> set[str]:
         body = ast.parse(source).body
     except (SyntaxError, ValueError):
         return set()
-    targets = [t for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for t in getattr(s, "targets", None) or [s.target]]
+    targets = [
+        t for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for t in getattr(s, "targets", None) or [s.target]
+    ]
     return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
@@ -122,11 +127,17 @@ def select(cells: list[Cell], text: str | None) -> list[Cell]:
     for part in text.split(","):
         name, equals, values = (t.strip() for t in part.partition("="))
         if not equals or not values:
-            raise UserError(f"cells {text!r}: write field=value, fields are {', '.join(fields)}; for example method=DM,ipc=10")
+            raise UserError(
+                f"cells {text!r}: write field=value, fields are {', '.join(fields)}; for example method=DM,ipc=10"
+            )
         if name not in fields:
             raise unknown("field of a cell", name, fields)
         found = sorted({_shown(c, name) for c in cells})
-        cells = [c for c in cells if any(fnmatch.fnmatchcase(_shown(c, name).lower(), v.strip().lower()) for v in values.split("|"))]
+        cells = [
+            c
+            for c in cells
+            if any(fnmatch.fnmatchcase(_shown(c, name).lower(), v.strip().lower()) for v in values.split("|"))
+        ]
         if not cells:
             raise UserError(f"cells {text!r}: no cell has {name} {values}; there are {', '.join(found)}")
     return cells
@@ -155,7 +166,9 @@ def find(text: str) -> Cell:
             close = difflib.get_close_matches(wanted.rpartition("/")[2], stems, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UserError(f"unknown cell {text!r}: {hint}`distill plan EXPERIMENT --json` lists them")
-        raise UserError(f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found))
+        raise UserError(
+            f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found)
+        )
     return found[0]
 
 

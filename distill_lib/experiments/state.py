@@ -20,7 +20,8 @@ TO_COMPUTE = ("missing", "partial", "stale")  # states of cells that a run compu
 
 @dataclass(frozen=True)
 class Status:
-    """Where a cell stands: `state` is recorded, partial (sets are missing), missing, stale, damaged or skipped; `why` says so in words."""
+    """Where a cell stands: `state` is recorded, partial (sets are missing), missing, stale, damaged or skipped; `why`
+    says so in words."""
 
     cell: Cell
     state: str
@@ -48,7 +49,9 @@ def status(cell: Cell, params: Parameters, sets: int | None = None) -> Status:
     if changed:
         return Status(cell, "stale", "; ".join(changed), task, record)
     if left := missing_sets(task, record, sets):
-        return Status(cell, "partial", f"{len(record.done)} of {len(record.done) + len(left)} sets recorded", task, record)
+        return Status(
+            cell, "partial", f"{len(record.done)} of {len(record.done) + len(left)} sets recorded", task, record
+        )
     return Status(cell, "recorded", f"measured {record.made_by.get('at', 'at an unknown time')}", task, record)
 
 
@@ -61,15 +64,17 @@ def missing_sets(task: Task, record: Record | None, sets: int | None = None) -> 
 def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: int | None = None) -> list[Status]:
     """The status of every cell the parameters select, or of some of them; `sets` as in `status`.
 
-    The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file was not
-    touched since, before.
+    The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file
+    was not touched since, before.
     """
     summaries, damaged = records_summaries.summaries(params.profile)
     cells = experiment(name).cells(params) if cells is None else cells
     return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
 
 
-def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None) -> Status:
+def _planned(
+    cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None
+) -> Status:
     """As `status`, without reading a record that is known to be good and of these settings."""
     task = _definition(cell).task(cell, params)
     if isinstance(task, Skip):
@@ -77,7 +82,11 @@ def _planned(cell: Cell, params: Parameters, summaries: dict[str, Summary], dama
     file = f"{cell.experiment}/{cell.stem}"
     summary = summaries.get(file)
     if summary is None:
-        return Status(cell, "damaged", damaged[file], task) if file in damaged else Status(cell, "missing", "never computed", task)
+        return (
+            Status(cell, "damaged", damaged[file], task)
+            if file in damaged
+            else Status(cell, "missing", "never computed", task)
+        )
     if summary.cell == name(cell) and summary.settings == fingerprint(task.key) and summary.sets >= task.num_sets:
         return Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task)
     return status(cell, params, sets)
@@ -122,7 +131,10 @@ class Outcome:
     @property
     def summary(self) -> str:
         """One line: cells computed, reused, skipped, failed."""
-        counts = {s: len(self.of(s)) for s in ("computed", "reused", "failed", "skipped", "recorded", "partial", "missing", "stale")}
+        counts = {
+            s: len(self.of(s))
+            for s in ("computed", "reused", "failed", "skipped", "recorded", "partial", "missing", "stale")
+        }
         return ", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" in {self.seconds:.0f} s"
 
 

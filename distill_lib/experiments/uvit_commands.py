@@ -1,8 +1,8 @@
 """U-ViT by itself: stage 1 on one process or several, and images of it. The command line's `distill uvit`.
 
-    distill uvit train CIFAR10 --profile small
-    torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100
-    distill uvit generate CIFAR10 --profile small --seconds 600 --folder samples
+distill uvit train CIFAR10 --profile small
+torchrun --nproc-per-node 4 -m distill_lib uvit train CIFAR100
+distill uvit generate CIFAR10 --profile small --seconds 600 --folder samples
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..methods.uvit import Config, of_profile
 def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Trained:
     """Train the U-ViT of a data set, as one of the processes that torch's launcher started, where it did.
 
-    The result lies in `runs/generators`, where the experiments look for it. Stopped and started again, training goes on, also
-    with another number of processes: a step draws the same images, times and noise whatever the number.
+    The result lies in `runs/generators`, where the experiments look for it. Stopped and started again, training goes
+    on, also with another number of processes: a step draws the same images, times and noise whatever the number.
 
     Args:
         profile: whose settings: smoke, small or full.
@@ -55,9 +55,14 @@ def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Tr
 
 
 def generate(
-    folder: Path, dataset: str | None = None, weights: Path | None = None, profile: str = "full",
-    seconds: float | None = None, images: int | None = None, seed: int = 0,
-) -> uvit.Generated:  # fmt: skip
+    folder: Path,
+    dataset: str | None = None,
+    weights: Path | None = None,
+    profile: str = "full",
+    seconds: float | None = None,
+    images: int | None = None,
+    seed: int = 0,
+) -> uvit.Generated:
     """Images in turn of every class, to a folder as uint8: as many as a time allows, or a number of them.
 
     Stopped and started again, it goes on; the seconds spent are kept with the images.
@@ -75,13 +80,26 @@ def generate(
     else:
         found = uvit.place(data.load(dataset)[0], cfg.training, cfg.training_seed)
         if not found.file.exists():
-            raise UserError(f"no U-ViT of {dataset} at {profile}; train it: distill uvit train {dataset} --profile {profile}")
+            raise UserError(
+                f"no U-ViT of {dataset} at {profile}; train it: distill uvit train {dataset} --profile {profile}"
+            )
         model = found.model()
     if not model.of.num_classes:
-        raise UserError(f"{weights}: unconditional weights; train them on a data set with classes first, with start={str(weights)!r}")
+        raise UserError(
+            f"{weights}: unconditional weights; train them on a data set with classes first, with start={str(weights)!r}"
+        )
     made = uvit.generate_for(
-        model.to(pick()), seconds, model.of.num_classes, seed, folder, cfg.steps, cfg.sampler, cfg.batch, cfg.precision, images,
+        model.to(pick()),
+        seconds,
+        model.of.num_classes,
+        seed,
+        folder,
+        cfg.steps,
+        cfg.sampler,
+        cfg.batch,
+        cfg.precision,
+        images,
         guidance=cfg.guidance,
-    )  # fmt: skip
+    )
     print(f"{made.folder}: {made.images} images in {made.seconds:.1f} s, {made.images_per_second:.1f} a second")
     return made

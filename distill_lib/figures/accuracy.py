@@ -23,7 +23,9 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
         for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):
             if len(names := found.unique()) > 1:
                 shown = " and ".join(names)
-                raise UserError(f"panel {panel!r} would show {what} on one axis that do not compare: {shown}; give each its own")
+                raise UserError(
+                    f"panel {panel!r} would show {what} on one axis that do not compare: {shown}; give each its own"
+                )
     style(fitted=True)
     panels = list(dict.fromkeys(points["panel"]))
     methods = list(dict.fromkeys(points["method"]))
@@ -36,9 +38,16 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> F
             ours = p["who"] != "paper"
             y = methods.index(p["method"]) + (0.18 if ours else -0.18)
             axis.errorbar(
-                p["value"], y, xerr=p["std"] or None, fmt=marker(p["method"]), color=colour(p["method"]), markersize=6,
-                markerfacecolor=colour(p["method"]) if ours else "white", elinewidth=1, capsize=2,
-            )  # fmt: skip
+                p["value"],
+                y,
+                xerr=p["std"] or None,
+                fmt=marker(p["method"]),
+                color=colour(p["method"]),
+                markersize=6,
+                markerfacecolor=colour(p["method"]) if ours else "white",
+                elinewidth=1,
+                capsize=2,
+            )
         axis.set(xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
         axis.set_title(panel, fontsize=10)
     for axis in axes.flat[len(panels) :]:
@@ -62,7 +71,8 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
 
 
 def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
-    """Ours minus the paper's in the layout of a table: blue above the paper, red below, hatched where one of the two is missing.
+    """Ours minus the paper's in the layout of a table: blue above the paper, red below, hatched where one of the two is
+    missing.
 
     Args:
         differences: percentage points, NaN where there is none.
@@ -71,14 +81,27 @@ def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
     rows, columns = differences.shape
     names = [tuple(map(str, c)) if isinstance(c, tuple) else (str(c),) for c in differences.columns]
     shown = differences.set_axis(["\n".join(part for part in name if part) for name in names], axis=1)
-    shown.index = [", ".join(str(part) for part in i if str(part)) if isinstance(i, tuple) else str(i) for i in shown.index]
+    shown.index = [
+        ", ".join(str(part) for part in i if str(part)) if isinstance(i, tuple) else str(i) for i in shown.index
+    ]
     figure, axis = plt.subplots(figsize=(2.6 + 0.75 * columns, 1.0 + 0.3 * rows), layout="constrained")
     axis.set_facecolor("#f0f0f0")
     axis.patch.set(hatch="///", edgecolor="#c8c8c8")
     sns.heatmap(
-        shown, ax=axis, cmap="RdBu", center=0, vmin=-20, vmax=20, annot=True, fmt="+.1f", annot_kws={"fontsize": 8},
-        linewidths=0.5, linecolor="white", cbar_kws={"label": "ours − paper (points)"}, mask=shown.isna(),
-    )  # fmt: skip
+        shown,
+        ax=axis,
+        cmap="RdBu",
+        center=0,
+        vmin=-20,
+        vmax=20,
+        annot=True,
+        fmt="+.1f",
+        annot_kws={"fontsize": 8},
+        linewidths=0.5,
+        linecolor="white",
+        cbar_kws={"label": "ours − paper (points)"},
+        mask=shown.isna(),
+    )
     axis.set(title=title, xlabel="", ylabel="")
     axis.tick_params(axis="both", labelsize=8, rotation=0)
     return figure
@@ -95,9 +118,14 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
     tracks, datasets = sorted(set(entries["track"])), list(chance)
     teams = {t: list(dict.fromkeys(entries.loc[entries["track"] == t, "team"])) for t in tracks}
     figure, axes = plt.subplots(
-        len(tracks), 1, figsize=(7.0, 0.42 * sum(map(len, teams.values())) + 1.6), sharex=True, squeeze=False, layout="constrained",
+        len(tracks),
+        1,
+        figsize=(7.0, 0.42 * sum(map(len, teams.values())) + 1.6),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
         height_ratios=[len(t) for t in teams.values()],
-    )  # fmt: skip
+    )
     shades = sns.color_palette("colorblind", 10)
     for axis, track in zip(axes[:, 0], tracks):
         for i, dataset in enumerate(datasets):
@@ -105,10 +133,22 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
             for _, row in here.iterrows():
                 y = teams[track].index(row["team"]) + (i - (len(datasets) - 1) / 2) * 0.38
                 first = row["team"] == here["team"].iloc[0]
-                axis.barh(y, row["value"], 0.36, color=shades[2 * i], hatch="//" if row["who"] == "ours" else None, label=dataset if first else None)
+                axis.barh(
+                    y,
+                    row["value"],
+                    0.36,
+                    color=shades[2 * i],
+                    hatch="//" if row["who"] == "ours" else None,
+                    label=dataset if first else None,
+                )
                 axis.text(row["value"] + 0.4, y, f"{row['value']:.1f}", va="center", fontsize=8)
             axis.axvline(chance[dataset], color=shades[2 * i], ls=":", lw=1.2)
-        axis.set(title=f"track {track}", yticks=range(len(teams[track])), yticklabels=teams[track], ylim=(len(teams[track]) - 0.5, -0.5))
+        axis.set(
+            title=f"track {track}",
+            yticks=range(len(teams[track])),
+            yticklabels=teams[track],
+            ylim=(len(teams[track]) - 0.5, -0.5),
+        )
         axis.grid(axis="y", visible=False)
     axes[0, 0].legend(frameon=False, loc="lower right")
     axes[-1, 0].set(xlabel="test accuracy (%)", xlim=(0, 1.08 * entries["value"].max()))
@@ -116,7 +156,8 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
 
 
 def accuracy_over_budget(points: pd.DataFrame) -> Figure:
-    """Accuracy of networks against the size of a set: a row per panel of the table, a column per axis, a line per method.
+    """Accuracy of networks against the size of a set: a row per panel of the table, a column per axis, a line per
+    method.
 
     Args:
         points: columns panel, method, axis, x (shown on a logarithmic scale), value, std.
@@ -124,12 +165,22 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     style(fitted=True)
     panels, axes_of = list(dict.fromkeys(points["panel"])), list(dict.fromkeys(points["axis"]))
     size = (3.9 * len(axes_of) + 0.6, 2.9 * len(panels))
-    figure, axes = plt.subplots(len(panels), len(axes_of), figsize=size, squeeze=False, sharey="row", sharex="col", layout="constrained")
+    figure, axes = plt.subplots(
+        len(panels), len(axes_of), figsize=size, squeeze=False, sharey="row", sharex="col", layout="constrained"
+    )
     for line, panel in zip(axes, panels):
         for axis, name in zip(line, axes_of):
             here = points[(points["panel"] == panel) & (points["axis"] == name)]
             for method, part in here.sort_values("x").groupby("method", sort=False):
-                axis.errorbar(part["x"], part["value"], part["std"], color=colour(method), marker=marker(method), capsize=2, label=method)
+                axis.errorbar(
+                    part["x"],
+                    part["value"],
+                    part["std"],
+                    color=colour(method),
+                    marker=marker(method),
+                    capsize=2,
+                    label=method,
+                )
             axis.set(xscale="log", xlabel=name, title=panel)
             axis.set_xticks(ticks := sorted(set(points.loc[points["axis"] == name, "x"])), [f"{t:g}" for t in ticks])
             axis.minorticks_off()

@@ -22,14 +22,24 @@ def _canvas(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axis
 
 
-def _box(axis: Any, x: float, y: float, text: str, fill: str, width: float = 1.3, height: float = 0.72, size: float = 8.5) -> None:
+def _box(
+    axis: Any, x: float, y: float, text: str, fill: str, width: float = 1.3, height: float = 0.72, size: float = 8.5
+) -> None:
     style_ = "round,pad=0.02,rounding_size=0.07"
-    axis.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style_, fc=fill, ec=EDGE, lw=1))
+    axis.add_patch(
+        FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style_, fc=fill, ec=EDGE, lw=1)
+    )
     axis.text(x, y, text, ha="center", va="center", fontsize=size)
 
 
-def _arrow(axis: Any, start: tuple[float, float], end: tuple[float, float], colour: str = "#333333", **options: Any) -> None:
-    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color=colour, lw=1.1, shrinkA=2, shrinkB=2, **options))
+def _arrow(
+    axis: Any, start: tuple[float, float], end: tuple[float, float], colour: str = "#333333", **options: Any
+) -> None:
+    axis.add_patch(
+        FancyArrowPatch(
+            start, end, arrowstyle="-|>", mutation_scale=10, color=colour, lw=1.1, shrinkA=2, shrinkB=2, **options
+        )
+    )
 
 
 def uvit_overview() -> Figure:
@@ -78,7 +88,15 @@ def uvit_architecture(blocks: int = 6) -> Figure:
     middle = x0 + shown * step
     out = [middle + (i + 1) * step for i in range(shown)]
     for x in [*xs, middle, *out]:
-        _box(axis, x, (top + low) / 2, "", REAL if x < middle else MADE if x > middle else SHARED, width=0.56, height=top - low)
+        _box(
+            axis,
+            x,
+            (top + low) / 2,
+            "",
+            REAL if x < middle else MADE if x > middle else SHARED,
+            width=0.56,
+            height=top - low,
+        )
         text = "attention, MLP" if x <= middle else "join, attention, MLP"
         axis.text(x, (top + low) / 2, text, rotation=90, ha="center", va="center", fontsize=8)
     for a in (3.2, 2.3, 1.4):
@@ -91,24 +109,43 @@ def uvit_architecture(blocks: int = 6) -> Figure:
         height = 4.45 - 0.26 * i
         axis.plot([x, x, mirror, mirror], [top + 0.05, height, height, top + 0.2], color=BROWN, lw=1.2)
         _arrow(axis, (mirror, top + 0.25), (mirror, top + 0.02), BROWN)
-    axis.text(middle, 4.6, "long skips: concatenated, then a linear layer 2D → D", ha="center", fontsize=8.5, color=BROWN)
+    axis.text(
+        middle, 4.6, "long skips: concatenated, then a linear layer 2D → D", ha="center", fontsize=8.5, color=BROWN
+    )
     names = ((xs, f"{blocks} blocks"), ([middle], "1 block"), (out, f"{blocks} blocks"))
     for group, text in names:
         axis.text(sum(group) / len(group), low - 0.22, text, ha="center", fontsize=8.5)
     note = "every block sees all tokens at width D: no down- or upsampling, unlike equations 6 and 7"
     axis.text(middle, 0.4, note, ha="center", fontsize=8.5, style="italic")
     end = out[-1] + 0.3
-    _box(axis, end + 0.93, 2.3, "patch tokens\n→ pixels,\n3×3 convolution:\npredicted noise", MADE, width=1.25, height=1.2, size=8)
+    _box(
+        axis,
+        end + 0.93,
+        2.3,
+        "patch tokens\n→ pixels,\n3×3 convolution:\npredicted noise",
+        MADE,
+        width=1.25,
+        height=1.2,
+        size=8,
+    )
     _arrow(axis, (end, 2.3), (end + 0.29, 2.3))
     return figure
 
 
 def dgs_workflow() -> Figure:
-    """DGS's Figure 1: a pool from Minimax, then sampling by difficulty; below, which term of the bottleneck each serves."""
+    """DGS's Figure 1: a pool from Minimax, then sampling by difficulty; below, which term of the bottleneck each
+    serves."""
     figure, axis = _canvas(10.2, 4.4)
-    halves = (2.55, 4.9, "#eef5fb", "pool: similar to the real images, I(X; T)"), (7.65, 5.0, "#fdf3ea", "sampling: useful for the task, I(T; Y)")
+    halves = (
+        (2.55, 4.9, "#eef5fb", "pool: similar to the real images, I(X; T)"),
+        (7.65, 5.0, "#fdf3ea", "sampling: useful for the task, I(T; Y)"),
+    )
     for x, width, fill, title in halves:
-        axis.add_patch(FancyBboxPatch((x - width / 2, 0.35), width, 3.75, boxstyle="round,pad=0.02,rounding_size=0.1", fc=fill, ec="none"))
+        axis.add_patch(
+            FancyBboxPatch(
+                (x - width / 2, 0.35), width, 3.75, boxstyle="round,pad=0.02,rounding_size=0.1", fc=fill, ec="none"
+            )
+        )
         axis.text(x, 3.88, title, ha="center", va="center", fontsize=9, weight="bold")
     _box(axis, 0.85, 3.1, "real set $X$", REAL, width=1.25)
     _box(axis, 2.6, 3.1, "autoencoder,\nDiT with DiffFit", SHARED, width=1.6)
@@ -121,9 +158,15 @@ def dgs_workflow() -> Figure:
     _box(axis, 9.45, 3.1, "images\nof every bin", MADE, width=1.1)
     _box(axis, 9.45, 0.85, "distilled\nset $T$", MADE, width=1.1)
     for start, end in (
-        ((1.5, 3.1), (1.78, 3.1)), ((3.42, 3.1), (3.58, 3.1)), ((2.45, 2.28), (2.45, 2.72)), ((4.92, 3.1), (5.48, 3.1)),
-        ((6.82, 3.1), (7.15, 3.1)), ((8.75, 3.1), (8.88, 3.1)), ((8.9, 1.95), (9.3, 2.72)), ((7.95, 2.72), (7.95, 2.14)),
-    ):  # fmt: skip
+        ((1.5, 3.1), (1.78, 3.1)),
+        ((3.42, 3.1), (3.58, 3.1)),
+        ((2.45, 2.28), (2.45, 2.72)),
+        ((4.92, 3.1), (5.48, 3.1)),
+        ((6.82, 3.1), (7.15, 3.1)),
+        ((8.75, 3.1), (8.88, 3.1)),
+        ((8.9, 1.95), (9.3, 2.72)),
+        ((7.95, 2.72), (7.95, 2.14)),
+    ):
         _arrow(axis, start, end)
     axis.plot([1.63, 1.4, 1.4], [0.9, 0.9, 2.55], color="#333333", lw=1.1)
     _arrow(axis, (1.4, 2.55), (1.78, 2.87))
@@ -155,10 +198,24 @@ def skd_pipeline() -> Figure:
     half = {name: (0.82 if name == "network" else 0.62, 0.42) for name in boxes}
     for name, ((x, y), text, fill) in boxes.items():
         w, h = half[name]
-        axis.add_patch(FancyBboxPatch((x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1))
+        axis.add_patch(
+            FancyBboxPatch(
+                (x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1
+            )
+        )
         axis.text(x, y, text, ha="center", va="center", fontsize=8.5)
-    arrows = [("noise", "generator"), ("generator", "synthetic"), ("synthetic", "network"), ("real", "network"), ("network", "target"),
-              ("network", "student"), ("target", "loss"), ("student", "loss"), ("real", "discriminator"), ("synthetic", "discriminator")]  # fmt: skip
+    arrows = [
+        ("noise", "generator"),
+        ("generator", "synthetic"),
+        ("synthetic", "network"),
+        ("real", "network"),
+        ("network", "target"),
+        ("network", "student"),
+        ("target", "loss"),
+        ("student", "loss"),
+        ("real", "discriminator"),
+        ("synthetic", "discriminator"),
+    ]
     for start, end in arrows:
         (x0, y0), (x1, y1) = boxes[start][0], boxes[end][0]
         (w0, h0), (w1, h1) = half[start], half[end]
@@ -166,11 +223,19 @@ def skd_pipeline() -> Figure:
         steep = abs(x1 - x0) < 1.6 and y1 != y0  # one above the other: from top to bottom instead of from side to side
         a = (x0 + side * 0.3, y0 + up * h0) if steep else (x0 + side * w0, y0)
         b = (x1 - side * 0.3, y1 - up * h1) if steep else (x1 - side * w1, y1)
-        axis.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=11, color="#333333", lw=1.1, shrinkA=3, shrinkB=3))
+        axis.add_patch(
+            FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=11, color="#333333", lw=1.1, shrinkA=3, shrinkB=3)
+        )
     brown = "#b3541e"
     axis.plot([8.8, 8.8, 2.25], [1.5, 0.3, 0.3], color=brown, lw=1.1, ls="--")
-    axis.add_patch(FancyArrowPatch((2.25, 0.3), (2.25, 0.6), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=3))
-    axis.text(5.5, 0.06, "gradient to the generator alone, weight $\\lambda\\tau^2$", ha="center", fontsize=8.5, color=brown)
+    axis.add_patch(
+        FancyArrowPatch(
+            (2.25, 0.3), (2.25, 0.6), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=3
+        )
+    )
+    axis.text(
+        5.5, 0.06, "gradient to the generator alone, weight $\\lambda\\tau^2$", ha="center", fontsize=8.5, color=brown
+    )
     return figure
 
 
@@ -194,14 +259,42 @@ def slfd_overview() -> Figure:
     }
     w, h = 0.72, 0.36
     for (x, y), text, fill in boxes.values():
-        axis.add_patch(FancyBboxPatch((x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1))
+        axis.add_patch(
+            FancyBboxPatch(
+                (x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec="#555555", lw=1
+            )
+        )
         axis.text(x, y, text, ha="center", va="center", fontsize=8)
-    for start, end in [("codes", "module"), ("module", "samples"), ("codes", "generator"), ("features", "generator"), ("generator", "network"),
-                       ("network", "stochastic"), ("samples", "stochastic"), ("stochastic", "distance"), ("real", "distance")]:  # fmt: skip
+    for start, end in [
+        ("codes", "module"),
+        ("module", "samples"),
+        ("codes", "generator"),
+        ("features", "generator"),
+        ("generator", "network"),
+        ("network", "stochastic"),
+        ("samples", "stochastic"),
+        ("stochastic", "distance"),
+        ("real", "distance"),
+    ]:
         (x0, y0), (x1, y1) = boxes[start][0], boxes[end][0]
-        axis.add_patch(FancyArrowPatch((x0 + w, y0), (x1 - w, y1), arrowstyle="-|>", mutation_scale=11, color="#333333", lw=1.1, shrinkA=2, shrinkB=2))
+        axis.add_patch(
+            FancyArrowPatch(
+                (x0 + w, y0),
+                (x1 - w, y1),
+                arrowstyle="-|>",
+                mutation_scale=11,
+                color="#333333",
+                lw=1.1,
+                shrinkA=2,
+                shrinkB=2,
+            )
+        )
     brown = "#b3541e"
     axis.plot([8.9, 8.9, 0.9], [1.05, 0.0, 0.0], color=brown, lw=1.1, ls="--", clip_on=False)
-    axis.add_patch(FancyArrowPatch((0.9, 0.0), (0.9, 0.42), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=2))
+    axis.add_patch(
+        FancyArrowPatch(
+            (0.9, 0.0), (0.9, 0.42), arrowstyle="-|>", mutation_scale=11, color=brown, lw=1.1, shrinkA=0, shrinkB=2
+        )
+    )
     axis.text(3.0, 0.06, "gradient to codes, features and module", ha="center", fontsize=8, color=brown)
     return figure

@@ -13,11 +13,14 @@ from .look import _inches, colour, style
 
 
 def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
-    """DGS's Figure 2: for each class a pair of rows, without and with the logarithm; columns: real images, pool, chosen images.
+    """DGS's Figure 2: for each class a pair of rows, without and with the logarithm; columns: real images, pool, chosen
+    images.
 
     Args:
-        rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and mean score.
-    Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the logarithm.
+        rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and
+        mean score.
+    Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the
+    logarithm.
     """
     style(fitted=True)
     figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
@@ -55,7 +58,8 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
 
 
 def objective_map(values: np.ndarray) -> Figure:
-    """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least value."""
+    """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least
+    value."""
     style(raster=True)
     values = np.asarray(values, dtype=float)
     figure, axis = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
@@ -73,7 +77,8 @@ def objective_map(values: np.ndarray) -> Figure:
 
 
 def two_pixels(independent: np.ndarray, joint: np.ndarray) -> Figure:
-    """SLFD's Figure 1, computed: samples (N, 2) of two outputs with independent noise, and of a joint normal distribution."""
+    """SLFD's Figure 1, computed: samples (N, 2) of two outputs with independent noise, and of a joint normal
+    distribution."""
     style()
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharex=True, sharey=True, layout="constrained")
     titles = ("$N(\\mu,\\ \\mathrm{diag}\\,d)$", "$N(\\mu,\\ PP^T+\\mathrm{diag}\\,d)$")
@@ -87,7 +92,9 @@ def two_pixels(independent: np.ndarray, joint: np.ndarray) -> Figure:
 def correlations(matrices: dict[str, np.ndarray], names: list[str]) -> Figure:
     """Correlation matrices (K, K) of class logits side by side; blue positive, red negative."""
     style(raster=True)
-    figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 1.4, 3.7), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(3.4 * len(matrices) + 1.4, 3.7), squeeze=False, layout="constrained"
+    )
     for axis, (title, matrix) in zip(axes[0], matrices.items()):
         shown = axis.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
         axis.set(title=title, xticks=range(len(names)), yticks=range(len(names)))
@@ -109,7 +116,15 @@ def refined_bars(probabilities: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(0.62 * len(p) + 2.4, 3.3), layout="constrained")
     axis.bar(at - 0.2, p["alone"], 0.38, color="#bbbbbb", label="network alone")
     bars = np.clip([p["refined"] - p["low"], p["high"] - p["refined"]], 0, None)
-    axis.bar(at + 0.2, p["refined"], 0.38, yerr=bars, capsize=2, color=colour("SLFD"), label="refined: mean and 5 to 95 % of samples")
+    axis.bar(
+        at + 0.2,
+        p["refined"],
+        0.38,
+        yerr=bars,
+        capsize=2,
+        color=colour("SLFD"),
+        label="refined: mean and 5 to 95 % of samples",
+    )
     axis.set(ylabel="probability", xticks=at)
     axis.set_xticklabels(p["class"], rotation=45, ha="right", fontsize=8)
     axis.legend(frameon=False, fontsize=8)

@@ -42,7 +42,8 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
 
     Args:
         frames:  label of the moment ("step 100") -> the set then.
-        stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations, instead
+        stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations,
+        instead
                  of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
         title:   says which data are drawn: take it from the sets' facts.
     """
@@ -85,7 +86,9 @@ def samples_and_nearest(
             y, x = (i // columns) * (side + gap), (i % columns) * (side + gap)
             sheet[y : y + side, x : x + side] = image
             if axis is axes[0, -1]:
-                axis.text(x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5)
+                axis.text(
+                    x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5
+                )
         _draw(axis, sheet)
         axis.set_axis_off()
         axis.set_title(heading, fontsize=10)
@@ -107,14 +110,22 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
         height, width = pixels.shape[1:3]
         _sheet(axis, pixels, [list(range(len(scores)))])
         for i, score in enumerate(scores):
-            axis.text(i * (width + _gap(width)) + (width - 1) / 2, -0.06 * height, f"{score:.2f}", ha="center", va="bottom", fontsize=7.5)
+            axis.text(
+                i * (width + _gap(width)) + (width - 1) / 2,
+                -0.06 * height,
+                f"{score:.2f}",
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+            )
         axis.text(-0.12 * width, (height - 1) / 2, name.replace(", ", ",\n"), ha="right", va="center", fontsize=8)
     figure.subplots_adjust(hspace=0.3, left=0.16, right=0.99, top=0.95, bottom=0.01)
     return figure
 
 
 def _stretched(images: ImageSet) -> Tensor:
-    """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the range."""
+    """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the
+    range."""
     x = images.all()[0]
     mean, std = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
     x = x.clamp(mean - 2.5 * std, mean + 2.5 * std)
@@ -123,7 +134,8 @@ def _stretched(images: ImageSet) -> Tensor:
 
 
 def _sheet(axis: Any, pixels: np.ndarray, rows: list[list[int]]) -> list[float]:
-    """Draw images (N, H, W, C) of [0, 1] as one picture, which is a tenth of the work of an axis for each; where the rows' centres are.
+    """Draw images (N, H, W, C) of [0, 1] as one picture, which is a tenth of the work of an axis for each; where the
+    rows' centres are.
 
     Args:
         rows: the indices of the images of each row.
@@ -147,4 +159,6 @@ def _gap(width: int) -> int:
 
 def _draw(axis: Any, pixels: np.ndarray) -> None:
     grey = pixels.shape[-1] == 1
-    axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")
+    axis.imshow(
+        pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest"
+    )

@@ -14,9 +14,31 @@ from matplotlib.figure import Figure
 
 # A method keeps its colour and marker on every page; colour is never the only cue.
 ORDER = [
-    "Random", "Herding", "K-Center", "Forgetting", "DC", "DSA", "DM", "CAFE", "KIP", "MTT", "FRePo", "IDC-1",
-    "CGAN", "DiM", "SKD (no standardisation)", "SKD", "GLaD", "SLFD", "DiT", "Minimax", "DGS", "U-ViT", "Full data", "IDC",
-]  # fmt: skip
+    "Random",
+    "Herding",
+    "K-Center",
+    "Forgetting",
+    "DC",
+    "DSA",
+    "DM",
+    "CAFE",
+    "KIP",
+    "MTT",
+    "FRePo",
+    "IDC-1",
+    "CGAN",
+    "DiM",
+    "SKD (no standardisation)",
+    "SKD",
+    "GLaD",
+    "SLFD",
+    "DiT",
+    "Minimax",
+    "DGS",
+    "U-ViT",
+    "Full data",
+    "IDC",
+]
 SHAPES = "osD^vP*Xph<>8d"
 
 
@@ -32,14 +54,21 @@ def marker(method: str) -> str:
 
 
 def style(raster: bool = False, fitted: bool = False) -> None:
-    """House style: white background, light grid. A notebook shows lines as SVG, whose glyphs are drawn, and pixels as PNG.
+    """House style: white background, light grid. A notebook shows lines as SVG, whose glyphs are drawn, and pixels as
+    PNG.
 
     Args:
         raster: the figure shows images.
         fitted: its layout fills the figure: a notebook does not draw it a second time to see where to cut.
     """
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    look = {"figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "distill_lib", "figure.dpi": 110}
+    look = {
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "svg.fonttype": "path",
+        "svg.hashsalt": "distill_lib",
+        "figure.dpi": 110,
+    }
     mpl.rcParams.update(look)
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats  # here: it imports IPython
@@ -48,7 +77,8 @@ def style(raster: bool = False, fitted: bool = False) -> None:
 
 
 def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
-    """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget, and a line at the reference's mean.
+    """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget, and a line at the reference's
+    mean.
 
     Args:
         table: as `tables.ranking` returns it; lines without a number are left out.
@@ -68,12 +98,21 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
             names.append(row["method"] if hard else f"{row['method']}, {row['labels']}")
             bar = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
             axis.errorbar(
-                row["mean"], y, xerr=bar, fmt=marker(row["method"]), color=colour(row["method"]), markersize=6,
-                markerfacecolor=colour(row["method"]) if hard else "white", elinewidth=1, capsize=2,
-            )  # fmt: skip
+                row["mean"],
+                y,
+                xerr=bar,
+                fmt=marker(row["method"]),
+                color=colour(row["method"]),
+                markersize=6,
+                markerfacecolor=colour(row["method"]) if hard else "white",
+                elinewidth=1,
+                capsize=2,
+            )
         for value in part.loc[part["method"] == reference, "mean"]:
             axis.axvline(value, color="0.4", ls="--", lw=1)
-        axis.set(title=f"{data}, IPC {ipc}\n{profile}, {budget}", xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.set(
+            title=f"{data}, IPC {ipc}\n{profile}, {budget}", xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5)
+        )
         axis.set_yticks(range(len(names)), names, fontsize=8)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
@@ -81,8 +120,14 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
 
 
 def _inches(figure: Figure, left: float, right: float, top: float, bottom: float, across: float, down: float) -> None:
-    """Margins and gaps of a grid of axes in inches: what finding them by the size of every text would take longer than drawing."""
+    """Margins and gaps of a grid of axes in inches: what finding them by the size of every text would take longer than
+    drawing."""
     width, height = figure.get_size_inches()
     rows, columns = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
-    each = ((width - left - right - (columns - 1) * across) / columns, (height - top - bottom - (rows - 1) * down) / rows)
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, across / each[0], down / each[1])
+    each = (
+        (width - left - right - (columns - 1) * across) / columns,
+        (height - top - bottom - (rows - 1) * down) / rows,
+    )
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, across / each[0], down / each[1]
+    )

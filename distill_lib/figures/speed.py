@@ -12,15 +12,19 @@ from .look import SHAPES, colour, style
 
 
 def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
-    """Operations a second against operations per byte, below each machine's limits: hollow marks plain, filled marks ours.
+    """Operations a second against operations per byte, below each machine's limits: hollow marks plain, filled marks
+    ours.
 
     Args:
-        machines: name -> (points, operations a second, bytes a second); points have the columns name, who ("plain" or "ours"),
+        machines: name -> (points, operations a second, bytes a second); points have the columns name, who ("plain" or
+        "ours"),
                   intensity (operations per byte) and rate (operations a second).
     """
     style()
     palette = sns.color_palette("colorblind", 10)
-    figure, axes = plt.subplots(len(machines), 1, figsize=(7.2, 4.4 * len(machines)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(machines), 1, figsize=(7.2, 4.4 * len(machines)), squeeze=False, layout="constrained"
+    )
     for axis, (machine, (points, peak_flops, peak_bytes)) in zip(axes[:, 0], machines.items()):
         edge = peak_flops / peak_bytes
         low, high = min(points["intensity"].min(), edge) / 2, max(points["intensity"].max(), 2 * edge) * 2
@@ -31,7 +35,11 @@ def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
             axis.plot(sides["intensity"], sides["rate"] / 1e9, color=shade, lw=0.8)
             for who, side in sides.iterrows():
                 filled = who == "ours"
-                look = {"color": shade, "markerfacecolor": shade if filled else "white", "label": name if filled else None}
+                look = {
+                    "color": shade,
+                    "markerfacecolor": shade if filled else "white",
+                    "label": name if filled else None,
+                }
                 axis.plot(side["intensity"], side["rate"] / 1e9, shape, **look)
         axis.set(xscale="log", yscale="log", xlabel="operations per byte, plain form", ylabel="GFLOP/s", title=machine)
         for side in (axis.xaxis, axis.yaxis):
@@ -43,7 +51,8 @@ def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
 
 
 def seconds_over_size(points: pd.DataFrame) -> Figure:
-    """Seconds of a benchmark against one of its sizes: a row per benchmark, a column per axis; hollow plain, filled ours.
+    """Seconds of a benchmark against one of its sizes: a row per benchmark, a column per axis; hollow plain, filled
+    ours.
 
     Args:
         points: columns base, axis, at, ours, plain (seconds).
@@ -52,7 +61,9 @@ def seconds_over_size(points: pd.DataFrame) -> Figure:
     bases = list(dict.fromkeys(points["base"]))
     panels = {base: list(dict.fromkeys(points.loc[points["base"] == base, "axis"])) for base in bases}
     columns = max(map(len, panels.values()))
-    figure, axes = plt.subplots(len(bases), columns, figsize=(2.9 * columns + 0.4, 2.4 * len(bases)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(bases), columns, figsize=(2.9 * columns + 0.4, 2.4 * len(bases)), squeeze=False, layout="constrained"
+    )
     for line, base in zip(axes, bases):
         for axis, name in zip(line, panels[base]):
             here = points[(points["base"] == base) & (points["axis"] == name)].sort_values("at")

@@ -10,7 +10,8 @@ from .look import SHAPES, colour, marker, style
 
 
 def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
-    """How conditional GANs trained: a column per data set; losses, then what a classifier of real images says about samples.
+    """How conditional GANs trained: a column per data set; losses, then what a classifier of real images says about
+    samples.
 
     Args:
         looks: data set -> columns step, loss_generator, loss_discriminator, class_accuracy_pct, frechet_distance.
@@ -21,7 +22,9 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
         "samples in their class (%)": {"class_accuracy_pct": None},
         "Fréchet distance": {"frechet_distance": None},
     }
-    figure, axes = plt.subplots(3, len(looks), figsize=(3.6 * len(looks) + 0.6, 6.0), sharex="col", squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        3, len(looks), figsize=(3.6 * len(looks) + 0.6, 6.0), sharex="col", squeeze=False, layout="constrained"
+    )
     for column, (dataset, table) in enumerate(looks.items()):
         for axis, (label, names) in zip(axes[:, column], lines.items()):
             for i, (name, legend) in enumerate(names.items()):
@@ -40,7 +43,9 @@ def fid_curves(curves: dict[str, pd.DataFrame]) -> Figure:
         curves: title -> columns step, FID, recognised_pct; the attribute `fid` is the distance's full name.
     """
     style(fitted=True)
-    figure, axes = plt.subplots(2, len(curves), figsize=(3.8 * len(curves) + 0.6, 4.6), sharex="col", squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(curves), figsize=(3.8 * len(curves) + 0.6, 4.6), sharex="col", squeeze=False, layout="constrained"
+    )
     for (top, bottom), (title, table) in zip(axes.T, curves.items()):
         top.plot(table["step"], table["FID"], color=colour("U-ViT"), marker=marker("U-ViT"))
         top.set(title=title, ylabel=table.attrs["fid"], ylim=(0, None))

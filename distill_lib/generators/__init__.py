@@ -1,5 +1,3 @@
 """Networks that draw images from noise and labels: one file per family."""
 
 from __future__ import annotations
-
-

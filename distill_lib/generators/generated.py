@@ -1,4 +1,5 @@
-"""`GeneratedSet`: a distilled set that is a generator. Every epoch may draw new images; what is stored are the weights."""
+"""`GeneratedSet`: a distilled set that is a generator. Every epoch may draw new images; what is stored are the
+weights."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import atomically
-from ..core.rng import generator as stream
+from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import READERS, Facts, ImageSet
 from . import cgan
@@ -24,8 +25,8 @@ FAMILIES = {"cgan": cgan}
 class GeneratedSet(ImageSet):
     """Images drawn by a generator, `ipc` of every class.
 
-    `images` and `labels` are one sample, drawn from the set's seed: what `all`, `take` and figures show. `epoch(rng)` draws
-    another one.
+    `images` and `labels` are one sample, drawn from the set's seed: what `all`, `take` and figures show. `epoch(rng)`
+    draws another one.
 
     Args:
         generator: with `family`, `of` (its architecture) and `draw(labels, rng)`, images in (-1, 1). Not written to.
@@ -37,7 +38,9 @@ class GeneratedSet(ImageSet):
         if ipc < 1:
             raise UserError(f"ipc {ipc}: at least 1 image per class")
         if len(facts.class_names) != generator.of.num_classes:
-            raise UserError(f"{facts.name} has {len(facts.class_names)} classes, the generator {generator.of.num_classes}: they must agree")
+            raise UserError(
+                f"{facts.name} has {len(facts.class_names)} classes, the generator {generator.of.num_classes}: they must agree"
+            )
         self.generator, self.ipc, self.seed = generator.eval().requires_grad_(False), ipc, seed
         device = next(generator.parameters()).device
         labels = torch.arange(generator.of.num_classes, device=device).repeat_interleave(ipc)
@@ -77,9 +80,13 @@ class GeneratedSet(ImageSet):
 
         tensors = {k: v.cpu().contiguous() for k, v in self.generator.state_dict().items()}
         meta = {
-            "format": FORMAT, "family": self.generator.family, "architecture": json.dumps(as_dict(self.generator.of)),
-            "facts": json.dumps(dataclasses.asdict(self.facts)), "ipc": str(self.ipc), "seed": str(self.seed),
-        }  # fmt: skip
+            "format": FORMAT,
+            "family": self.generator.family,
+            "architecture": json.dumps(as_dict(self.generator.of)),
+            "facts": json.dumps(dataclasses.asdict(self.facts)),
+            "ipc": str(self.ipc),
+            "seed": str(self.seed),
+        }
         return atomically(Path(path), lambda part: save_file(tensors, part, meta))
 
     @staticmethod
@@ -94,7 +101,9 @@ class GeneratedSet(ImageSet):
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}
                 if meta.get("format") != FORMAT or meta.get("family") not in FAMILIES:
-                    raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
+                    raise UserError(
+                        f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save"
+                    )
                 generator = FAMILIES[meta["family"]].rebuild(json.loads(meta["architecture"]))
                 generator.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
                 facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(meta["facts"]).items()}

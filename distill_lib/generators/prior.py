@@ -1,12 +1,13 @@
-"""Generators as priors of distillation: latent codes w -> features f after layer n -> image, one interface for all families.
+"""Generators as priors of distillation: latent codes w -> features f after layer n -> image, one interface for all
+families.
 
     generator = prepare(real, Prior(), loop)         # on the set's device, weights fixed
     w = generator.mapping(z, classes)                # (B, num_ws, w_dim)
     f = generator.to_f(w, n)                         # after the first n of `generator.layer_names`; uses w[:, : n + 1]
     images = generator.from_f(f, w, n)               # (B, C, H, W), about -1 to 1; uses w[:, n + 1 :]
 
-Families: `StyleGAN-XL` with official weights, or random ones; `small`, a style generator of 2.5 million parameters, with
-random weights; `cGAN`, DiM's conditional GAN, trained on the real set and kept in `runs/`, or with random weights.
+Families: `StyleGAN-XL` with official weights, or random ones; `small`, a style generator of 2.5 million parameters,
+with random weights; `cGAN`, DiM's conditional GAN, trained on the real set and kept in `runs/`, or with random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from ..core import paths
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator as stream
+from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet
 from ..networks import memory
@@ -33,7 +34,15 @@ from .stylegan_xl import network
 from .stylegan_xl.network import FullyConnected, _unit
 
 PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,400
-LEVELS = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # channels of the small generator by doublings of its side, relative to the widest
+LEVELS = (
+    1,
+    1,
+    1 / 2,
+    1 / 4,
+    1 / 8,
+    1 / 16,
+    1 / 32,
+)  # channels of the small generator by doublings of its side, relative to the widest
 
 
 @settings
@@ -42,8 +51,12 @@ class Prior:
 
     family: Literal["StyleGAN-XL", "small", "cGAN", "U-ViT"] = "cGAN"
     weights: str = "trained"  # "trained" (cGAN) on the real set, "random", "imagenet" (official; StyleGAN-XL, U-ViT), or a file's name
-    width: int | None = None  # widest layer; None: 1024 for StyleGAN-XL, 256 for small, 512 for U-ViT. The cGAN's is in `gan`
-    classes: Literal["own", "random"] = "own"  # classes asked of the generator: the set's own where it knows them, or random ones
+    width: int | None = (
+        None  # widest layer; None: 1024 for StyleGAN-XL, 256 for small, 512 for U-ViT. The cGAN's is in `gan`
+    )
+    classes: Literal["own", "random"] = (
+        "own"  # classes asked of the generator: the set's own where it knows them, or random ones
+    )
     gan: GAN = field(default_factory=GAN)
     seed: int = 0  # of random weights and of random classes
 
@@ -78,15 +91,20 @@ class Generator(Protocol):
     def __call__(self, w: Tensor) -> Tensor: ...
 
 
-# --- the small style generator -----------------------------------------------------------------------------------------
+# --- the small style generator
+# -----------------------------------------------------------------------------------------
 class _Block(nn.Module):
-    """Upsampling by 2 (where asked for), 3x3 convolution modulated by a code, bias, leaky ReLU; toRGB is 1x1 and plain."""
+    """Upsampling by 2 (where asked for), 3x3 convolution modulated by a code, bias, leaky ReLU; toRGB is 1x1 and
+    plain."""
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, up: bool, rgb: bool = False):
         super().__init__()
         kernel = 1 if rgb else 3
         self.affine, self.up, self.rgb = FullyConnected(w_dim, inputs), up, rgb
-        self.weight, self.bias = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel)), nn.Parameter(torch.empty(outputs))
+        self.weight, self.bias = (
+            nn.Parameter(torch.empty(outputs, inputs, kernel, kernel)),
+            nn.Parameter(torch.empty(outputs)),
+        )
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         s = self.affine(w)
@@ -100,7 +118,8 @@ class _Block(nn.Module):
 
 
 class Small(nn.Module):
-    """A StyleGAN2-like conditional generator from a learned constant; `num_ws` counts one code for it, which nothing uses.
+    """A StyleGAN2-like conditional generator from a learned constant; `num_ws` counts one code for it, which nothing
+    uses.
 
     Args:
         shape: (C, H, H) with H = 4 to 7 times a power of 2.
@@ -109,7 +128,9 @@ class Small(nn.Module):
 
     family = "small"
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int = 256, z_dim: int = 64, w_dim: int = 128):
+    def __init__(
+        self, shape: tuple[int, int, int], num_classes: int, width: int = 256, z_dim: int = 64, w_dim: int = 128
+    ):
         super().__init__()
         channels, height, side = shape
         doublings = 0
@@ -117,7 +138,9 @@ class Small(nn.Module):
             doublings += 1
         first = side >> doublings
         if height != side or first << doublings != side or first < 4 or doublings >= len(LEVELS):
-            raise UserError(f"small generator: images of {height} x {side} pixels; works for squares of 4 to 7 times a power of 2, such as 28 or 64")
+            raise UserError(
+                f"small generator: images of {height} x {side} pixels; works for squares of 4 to 7 times a power of 2, such as 28 or 64"
+            )
         wide = [max(1, round(width * part)) for part in LEVELS[: doublings + 1]]
         self.image_shape, self.num_classes, self.z_dim, self.w_dim = shape, num_classes, z_dim, w_dim
         self.embed = nn.Embedding(num_classes, z_dim, _weight=torch.empty(num_classes, z_dim))
@@ -125,7 +148,10 @@ class Small(nn.Module):
         self.constant = nn.Parameter(torch.empty(wide[0], first, first))
         blocks, self.layer_names = [_Block(wide[0], wide[0], w_dim, up=False)], [f"{first}_{wide[0]}"]
         for level in range(1, doublings + 1):
-            blocks += [_Block(wide[level - 1], wide[level], w_dim, up=True), _Block(wide[level], wide[level], w_dim, up=False)]
+            blocks += [
+                _Block(wide[level - 1], wide[level], w_dim, up=True),
+                _Block(wide[level], wide[level], w_dim, up=False),
+            ]
             self.layer_names += [f"{first << level}_{wide[level]}{part}" for part in "ab"]
         self.layers = nn.ModuleList([*blocks, _Block(wide[-1], channels, w_dim, up=False, rgb=True)])
         self.layer_names.append(f"{side}_{channels}")
@@ -151,7 +177,8 @@ class Small(nn.Module):
 
     @torch.no_grad()
     def redraw(self, rng: torch.Generator) -> Small:
-        """Random weights, in place: normal ones, which the modulation brings to unit variance; toRGB as small as its inputs are many."""
+        """Random weights, in place: normal ones, which the modulation brings to unit variance; toRGB as small as its
+        inputs are many."""
         for module in self.modules():
             if isinstance(module, (FullyConnected, _Block)):
                 scale = 1 / module.lr_multiplier if isinstance(module, FullyConnected) else 0.5 if module.rgb else 1.0
@@ -164,7 +191,8 @@ class Small(nn.Module):
         return self
 
 
-# --- the conditional GAN -----------------------------------------------------------------------------------------------
+# --- the conditional GAN
+# -----------------------------------------------------------------------------------------------
 class Conditional(nn.Module):
     """DiM's generator in this interface. An image has one code, the generator's input: class entries and noise.
 
@@ -181,7 +209,9 @@ class Conditional(nn.Module):
         self.w_dim = generator.first[0].in_features
         body = list(generator.body)
         self.groups = [nn.Sequential(*body[i : i + 3]) for i in range(0, len(body), 3)]  # convolution, batch norm, ReLU
-        self.layer_names = [f"{i}: {name}" for i, name in enumerate(["linear", *(type(g[0]).__name__ for g in self.groups), "image"], 1)]
+        self.layer_names = [
+            f"{i}: {name}" for i, name in enumerate(["linear", *(type(g[0]).__name__ for g in self.groups), "image"], 1)
+        ]
 
     def mapping(self, z: Tensor, classes: Tensor) -> Tensor:
         of = self.generator.of
@@ -209,7 +239,8 @@ class Conditional(nn.Module):
 
     @torch.no_grad()
     def redraw(self, rng: torch.Generator, images: int = 256) -> Conditional:
-        """Random weights, in place; batch norm takes mean and variance from so many images, or it would have none to divide by."""
+        """Random weights, in place; batch norm takes mean and variance from so many images, or it would have none to
+        divide by."""
         cgan.redraw(self.generator, rng)
         norms = [m for m in self.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [m.momentum for m in norms]
@@ -226,11 +257,13 @@ class Conditional(nn.Module):
 
 # --- U-ViT --------------------------------------------------------------------------------------------------------------
 class Denoiser(nn.Module):
-    """A U-ViT in this interface: the code is a noisy image, beside the embedding of its class; the image is what one step makes of it.
+    """A U-ViT in this interface: the code is a noisy image, beside the embedding of its class; the image is what one
+    step makes of it.
 
-    At the time where signal and noise have the same share, the prediction of the noise gives the clean image: x = sqrt(2) code - noise.
-    f holds the tokens after n blocks and those that later blocks join: (B, 1 + joins, tokens, width). The code enters the image again
-    at the end, so it has a gradient for every n. How SLFD joins U-ViT to its codes is not said beyond a change of shape; this is ours.
+    At the time where signal and noise have the same share, the prediction of the noise gives the clean image: x =
+    sqrt(2) code - noise. f holds the tokens after n blocks and those that later blocks join: (B, 1 + joins, tokens,
+    width). The code enters the image again at the end, so it has a gradient for every n. How SLFD joins U-ViT to its
+    codes is not said beyond a change of shape; this is ours.
     """
 
     family = "U-ViT"
@@ -297,7 +330,9 @@ def prepare(real: ImageSet, prior: Prior, loop: Loop | None = None) -> Generator
     made = _made(real, prior, loop).to(real.device).eval().requires_grad_(False)
     if made.image_shape != real.shape:
         has = f"{real.facts.name} has {real.shape}"
-        raise UserError(f"{prior.family} with {prior.weights} weights draws images of {made.image_shape}, {has}: they must agree")
+        raise UserError(
+            f"{prior.family} with {prior.weights} weights draws images of {made.image_shape}, {has}: they must agree"
+        )
     return made
 
 
@@ -318,7 +353,9 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
             return Denoiser(uvit.load(_file(prior.weights, real.shape[2], "imagenet{}_uvit_mid.pth")))
         width = prior.width or 512
         patch = 4 if real.shape[2] % 4 == 0 else 1
-        of = uvit.Architecture(real.shape[2], real.shape[0], patch, width, 4, max(1, width // 64), num_classes=real.num_classes)
+        of = uvit.Architecture(
+            real.shape[2], real.shape[0], patch, width, 4, max(1, width // 64), num_classes=real.num_classes
+        )
         return Denoiser(uvit.UViT(of, rng))
     if prior.family == "small":
         if prior.weights != "random":
@@ -333,11 +370,16 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> nn.Module:
 
 def held(prior: Prior, size: memory.Size) -> float:
     """Bytes that making the generator keeps alive: training it where it is trained, else its weights."""
-    return prior.gan.held(size) if prior.family == "cGAN" and prior.weights == "trained" else sum(counted(prior, size, None)[:2])
+    return (
+        prior.gan.held(size)
+        if prior.family == "cGAN" and prior.weights == "trained"
+        else sum(counted(prior, size, None)[:2])
+    )
 
 
 def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int:
-    """Images on their way through the generator at once: `pieces`, or fewer where those would take more than `PIECE_MB`.
+    """Images on their way through the generator at once: `pieces`, or fewer where those would take more than
+    `PIECE_MB`.
 
     An image's way concerns no other: the results are the same to rounding. Only StyleGAN-XL is so large.
     """
@@ -392,7 +434,8 @@ def _file(weights: str, side: int, imagenet: str = "imagenet{}.safetensors") -> 
 def classes(generator: Generator, real: ImageSet, prior: Prior) -> Tensor:
     """(K,) which class of the generator each class of the set is drawn as.
 
-    Its ImageNet index where both have one, its own label where the generator has as many classes, else random distinct classes.
+    Its ImageNet index where both have one, its own label where the generator has as many classes, else random distinct
+    classes.
     """
     k = real.num_classes
     indices = real.facts.imagenet_indices

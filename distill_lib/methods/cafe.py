@@ -6,7 +6,8 @@ trained on the synthetic set between the image updates, and accuracies on real i
 
 The official code and the paper's text leave three things open; each is an option here:
 
-* The code forgets to reset a running sum, so every accuracy it watches holds a tenth (for ten classes) of the one before.
+* The code forgets to reset a running sum, so every accuracy it watches holds a tenth (for ten classes) of the one
+before.
   The published numbers were made so: `watcher="official"`. `"fixed"` watches the accuracies themselves.
 * Neither loop has a cap in the code. `max_updates` and `max_epochs` are ours; they end what the rules would not.
 * `dsa="none"` is plain CAFE, a strategy is CAFE+DSA: siamese when matching, per image when training the network.
@@ -29,7 +30,7 @@ from .. import networks
 from ..core.device import Pieces, chunked
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..networks.gradients import Derivatives
@@ -63,7 +64,9 @@ class Config:
     max_epochs: Count = 50  # epochs on the synthetic set between two image updates, at most
     dsa: str = "none"
     init: Literal["noise", "real"] = "noise"
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the feature maps; bfloat16 moves the image gradient by about 5 %
+    precision: Literal["float32", "bfloat16"] = (
+        "float32"  # of the feature maps; bfloat16 moves the image gradient by about 5 %
+    )
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -77,16 +80,21 @@ class Config:
         """Smaller numbers; the discrimination loss keeps its share although it sums over fewer images."""
         batch = min(self.batch_real, batch_real)
         return replace(
-            self, iterations=min(self.iterations, iterations), batch_real=batch, discrimination=self.discrimination * self.batch_real / batch,
-            milestones=(), **{k: min(getattr(self, k), v) for k, v in changes.items()},
-        )  # fmt: skip
+            self,
+            iterations=min(self.iterations, iterations),
+            batch_real=batch,
+            discrimination=self.discrimination * self.batch_real / batch,
+            milestones=(),
+            **{k: min(getattr(self, k), v) for k, v in changes.items()},
+        )
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: CAFE+DSA, but for MNIST at one image per class plain CAFE.
 
-    Source: the official code's defaults for everything (no setting per data set is published); which of the two variants a
-    cell of the SKD paper's table quotes follows from the numbers of the CAFE paper's. `dsa` switches between the two.
+    Source: the official code's defaults for everything (no setting per data set is published); which of the two
+    variants a cell of the SKD paper's table quotes follows from the numbers of the CAFE paper's. `dsa` switches between
+    the two.
     """
     return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
 
@@ -101,9 +109,11 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Source:  algorithm 1 of the paper, with the losses, weights and rules of the official code.
     """
     loop = loop or Loop()
-    rng = generator(seed, "CAFE")
+    rng = stream(seed, "CAFE")
     if cfg.window > min(cfg.max_updates, cfg.max_epochs):
-        raise UserError(f"window {cfg.window}: max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs} must not be below it")
+        raise UserError(
+            f"window {cfg.window}: max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs} must not be below it"
+        )
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
@@ -114,7 +124,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         "images_at_once": Pieces(images_at_once(real.shape[1:], real.device)),
         "classes_at_once": Pieces(real.num_classes),
     }
-    for iteration in loop.steps("distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}):
+    for iteration in loop.steps(
+        "distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
+    ):
         network.redraw(rng)
         optimizer.param_groups[0]["lr"] = step_size(cfg, iteration)
         updates = Watcher(cfg, real.num_classes)
@@ -147,14 +159,19 @@ def step_size(cfg: Config, iteration: int) -> float:
 def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
     """One weight per feature map of the network and one for its embedding.
 
-    The published weights are for three blocks. They go to the last maps of another ConvNet; maps before those get the first weight.
+    The published weights are for three blocks. They go to the last maps of another ConvNet; maps before those get the
+    first weight.
 
     Raises: UserError: the network has no blocks to compare.
     """
     if not hasattr(network, "taps"):
-        raise UserError(f"CAFE compares the feature maps of a ConvNet's blocks; {cfg.network} is none: choose a ConvNet such as ConvNetD4W64")
+        raise UserError(
+            f"CAFE compares the feature maps of a ConvNet's blocks; {cfg.network} is none: choose a ConvNet such as ConvNetD4W64"
+        )
     if network.norm == "BN":
-        raise UserError(f"{cfg.network}: batch norm couples the classes, which CAFE passes one by one; choose another norm, such as IN")
+        raise UserError(
+            f"{cfg.network}: batch norm couples the classes, which CAFE passes one by one; choose another norm, such as IN"
+        )
     if not cfg.layers:
         raise UserError("CAFE needs at least one weight in `layers`; the published ones are 0.1, 0.1, 1, 1")
     maps, given = network.depth + 1, list(cfg.layers)
@@ -162,7 +179,8 @@ def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
 
 
 def feature_maps(network: nn.Module, cfg: Config) -> Maps:
-    """The function from images to the network's feature maps, as its weights now are: on a CPU by `Products` where it fits."""
+    """The function from images to the network's feature maps, as its weights now are: on a CPU by `Products` where it
+    fits."""
     if cfg.precision == "bfloat16":
         return torch.autocast(next(network.parameters()).device.type, torch.bfloat16)(network.taps)
     if next(network.parameters()).is_cuda or not Products.fits(network):
@@ -188,7 +206,8 @@ def class_means(maps_of: Maps, images: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C H W), in the order the numbers lie in memory, which is the same for all maps of one function."""
+    """(N, C, H, W) -> (N, C H W), in the order the numbers lie in memory, which is the same for all maps of one
+    function."""
     last = maps.is_contiguous(memory_format=torch.channels_last)
     return (maps.permute(0, 2, 3, 1) if last else maps).flatten(1)
 
@@ -202,7 +221,8 @@ def feature_loss(real: list[Tensor], synthetic: list[Tensor], weights: list[floa
 
 
 def discrimination_loss(embedded: Tensor, centres: Tensor) -> Tensor:
-    """Cross-entropy, summed over all real images, of classifying their embeddings by inner products with the synthetic centres.
+    """Cross-entropy, summed over all real images, of classifying their embeddings by inner products with the synthetic
+    centres.
 
     Args:
         embedded: (K, n, D) real embeddings, row k of class k.
@@ -221,6 +241,7 @@ def real_means(maps_of: Maps, real: Tensor, at_once: Pieces) -> tuple[list[Tenso
         at_once: images of a class at once.
     Returns: as `class_means`.
     """
+
     @torch.no_grad()
     def part(images: Tensor) -> tuple[list[Tensor], Tensor]:
         means, embedded = class_means(maps_of, images[None])
@@ -240,9 +261,14 @@ def images_at_once(side: tuple[int, int], device: torch.device) -> int:
 
 
 def image_gradient(
-    network: nn.Module, real: Tensor, synthetic: Tensor, weights: list[float], cfg: Config,
-    images_at_once: Pieces | None = None, classes_at_once: Pieces | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    network: nn.Module,
+    real: Tensor,
+    synthetic: Tensor,
+    weights: list[float],
+    cfg: Config,
+    images_at_once: Pieces | None = None,
+    classes_at_once: Pieces | None = None,
+) -> tuple[Tensor, Tensor]:
     """The loss, and its gradient with respect to the synthetic images.
 
     Where the synthetic images do not fit in memory together, some classes go at a time: the feature loss of a class
@@ -253,7 +279,8 @@ def image_gradient(
         real:      (K, n, C, H, W) augmented.
         synthetic: (K, m, C, H, W) augmented.
         weights:   from `layer_weights`.
-        images_at_once, classes_at_once: of the real and of the synthetic set; by default a whole class, and all classes.
+        images_at_once, classes_at_once: of the real and of the synthetic set; by default a whole class, and all
+        classes.
     Returns: scalar, and (K, m, C, H, W).
     """
     maps_of = feature_maps(network, cfg)
@@ -289,12 +316,13 @@ def _value_and_slope(embedded: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]
     return loss.detach(), torch.autograd.grad(loss, centres)[0]
 
 
-# --- rules of stopping -------------------------------------------------------------------------------------------------
+# --- rules of stopping
+# -------------------------------------------------------------------------------------------------
 class Watcher:
     """The accuracies of the last `window` queries.
 
-    The official code does not reset the sum it adds the classes' accuracies up in: to each it adds the one before over the
-    number of classes. A constant accuracy a is watched as a, 1.1 a, 1.11 a, ... for ten classes.
+    The official code does not reset the sum it adds the classes' accuracies up in: to each it adds the one before over
+    the number of classes. A constant accuracy a is watched as a, 1.1 a, 1.11 a, ... for ten classes.
 
     Attributes:
         count:    accuracies noted so far.
@@ -321,5 +349,9 @@ class Watcher:
 def query(network: nn.Module, real: ImageSet, n: int, rng: torch.Generator) -> float:
     """Accuracy between 0 and 1 on n fresh real images of every class."""
     index = real.draw_index(n, rng).flatten()
-    right = chunked(lambda part: networks.logits(network, real.take(part)[0]).argmax(1) == real.hard_labels[part], index.to(real.device), size=256)
+    right = chunked(
+        lambda part: networks.logits(network, real.take(part)[0]).argmax(1) == real.hard_labels[part],
+        index.to(real.device),
+        size=256,
+    )
     return right.float().mean().item()

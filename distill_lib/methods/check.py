@@ -133,7 +133,7 @@ def every_class_has_as_many_finite_images(trial: Trial) -> None:
 def the_seed_decides_everything(trial: Trial) -> None:
     """Two runs with one seed give the same set, bit for bit."""
     same = _same(trial.made, trial.distill())
-    _must(same, "two runs with seed 0 differ; draw from core.rng.generator(seed, name) alone")
+    _must(same, "two runs with seed 0 differ; draw from core.rng.stream(seed, name) alone")
 
 
 def another_seed_makes_another_set(trial: Trial) -> None:

@@ -1,7 +1,7 @@
 """What a method offers, and what happens where it leaves a part out.
 
-    optional(method, "stage1")(config)     # the method's own, or the default that stands in `Method`
-    variant(skd, about, standardise=False) # the same method as another row of a table
+optional(method, "stage1")(config)     # the method's own, or the default that stands in `Method`
+variant(skd, about, standardise=False) # the same method as another row of a table
 """
 
 from __future__ import annotations

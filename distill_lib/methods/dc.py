@@ -15,7 +15,7 @@ import torch
 
 from .. import networks
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..networks.gradients import Derivatives
@@ -40,21 +40,27 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, iterations=min(self.iterations, 15), outer_loop=min(self.outer_loop, 2), inner_epochs=1, batch_real=16)
+        return replace(
+            self, iterations=min(self.iterations, 15), outer_loop=min(self.outer_loop, 2), inner_epochs=1, batch_real=16
+        )
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer networks, smaller real batches, shorter paths."""
         updates, epochs = (150, 5) if self.ipc < 10 else (60, 3)
         return replace(
-            self, iterations=min(self.iterations, updates // min(self.outer_loop, 5)), outer_loop=min(self.outer_loop, 5),
-            inner_epochs=min(self.inner_epochs, epochs), batch_real=32,
-        )  # fmt: skip
+            self,
+            iterations=min(self.iterations, updates // min(self.outer_loop, 5)),
+            outer_loop=min(self.outer_loop, 5),
+            inner_epochs=min(self.inner_epochs, epochs),
+            batch_real=32,
+        )
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the paper's tables: the same on every data set, two loop lengths by ipc.
 
-    Source: the official repository's defaults; for ipc it does not name, the loop lengths of the next smaller one it does.
+    Source: the official repository's defaults; for ipc it does not name, the loop lengths of the next smaller one it
+    does.
     """
     outer_loop, inner_epochs = matching.loops(ipc)
     return Config(ipc=ipc, outer_loop=outer_loop, inner_epochs=inner_epochs)
@@ -69,7 +75,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Source:  algorithm 1 of the paper; distances summed over rows, layers and classes, as in the official code.
     """
     loop = loop or Loop()
-    rng = generator(seed, "DC")
+    rng = stream(seed, "DC")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
@@ -85,6 +91,16 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         optimizer.step()
         if (step + 1) % cfg.outer_loop:
             images = synthetic.flatten(0, 1)
-            matching.train(derivatives, parameters, images, labels, rng, cfg.inner_epochs, cfg.batch_train, cfg.lr_net, augment.none())
+            matching.train(
+                derivatives,
+                parameters,
+                images,
+                labels,
+                rng,
+                cfg.inner_epochs,
+                cfg.batch_train,
+                cfg.lr_net,
+                augment.none(),
+            )
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method="DC", seed=seed)

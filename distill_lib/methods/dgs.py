@@ -1,7 +1,8 @@
 """DGS: difficulty-guided sampling (Li et al., ICCV 2025 workshop). Book page: book/dgs.md
 
-Draw more images than are wanted, score each by 1 - p(true class), and keep those whose histogram of scores follows that of the
-real images. A clipped logarithm comes first, because drawn images crowd at one end. Everything is done class by class.
+Draw more images than are wanted, score each by 1 - p(true class), and keep those whose histogram of scores follows that
+of the real images. A clipped logarithm comes first, because drawn images crowd at one end. Everything is done class by
+class.
 
 The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)` works on images of any generator.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..evaluation.metrics import difficulty
@@ -30,11 +31,23 @@ from .common.minimax_tuning import Tuning
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
 PREDEFINED = {  # images wanted of each bin, easiest first (official code; Table 3 and Figure 4)
-    "hill": {10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1), 20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1), 50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1)},
+    "hill": {
+        10: (1, 0, 1, 0, 3, 3, 1, 0, 0, 1),
+        20: (1, 1, 1, 2, 5, 5, 2, 1, 1, 1),
+        50: (1, 3, 5, 6, 10, 10, 6, 5, 3, 1),
+    },
     "ground": {10: (1,) * 10, 20: (2,) * 10, 50: (5,) * 10},
-    "slope": {10: (3, 3, 1, 1, 0, 0, 1, 1, 0, 0), 20: (5, 5, 2, 2, 1, 1, 1, 1, 1, 1), 50: (10, 10, 6, 6, 5, 5, 3, 3, 1, 1)},
-    "cliff": {10: (6, 3, 0, 1, 0, 0, 0, 0, 0, 0), 20: (9, 6, 1, 1, 1, 1, 1, 0, 0, 0), 50: (20, 15, 3, 3, 2, 2, 2, 1, 1, 1)},
-}  # fmt: skip
+    "slope": {
+        10: (3, 3, 1, 1, 0, 0, 1, 1, 0, 0),
+        20: (5, 5, 2, 2, 1, 1, 1, 1, 1, 1),
+        50: (10, 10, 6, 6, 5, 5, 3, 3, 1, 1),
+    },
+    "cliff": {
+        10: (6, 3, 0, 1, 0, 0, 0, 0, 0, 0),
+        20: (9, 6, 1, 1, 1, 1, 1, 0, 0, 0),
+        50: (20, 15, 3, 3, 2, 2, 2, 1, 1, 1),
+    },
+}
 Variant = Literal["code", "paper"]
 Target = Literal["scale", "hill", "ground", "slope", "cliff"]
 
@@ -46,7 +59,9 @@ class Sampler:
     target: Target = "scale"  # the real images' histogram, scaled; or one of four pre-defined ones at ipc 10, 20, 50
     transform: Literal["log", "none"] = "log"
     variant: Variant = "code"  # how thresholds are found and applied: as the official code, or as equations 7 to 9 read
-    thresholds: Literal["ranks", "shares"] = "ranks"  # of pool and real images: the same numbers of images, or the same shares (ours)
+    thresholds: Literal["ranks", "shares"] = (
+        "ranks"  # of pool and real images: the same numbers of images, or the same shares (ours)
+    )
     weight: float = 0.5  # lambda of equation 9
     bins: Count = 10
 
@@ -56,7 +71,9 @@ class Scoring:
     """What scores the difficulty."""
 
     scorer: difficulty.Name = "resnet50"
-    among: difficulty.Among = "all"  # a pretrained scorer's probability: over all of ImageNet, or the set's classes (ours)
+    among: difficulty.Among = (
+        "all"  # a pretrained scorer's probability: over all of ImageNet, or the set's classes (ours)
+    )
     training: Training = field(default_factory=Training)  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
 
@@ -75,26 +92,42 @@ class Config:
         """The same method, small enough for two CPU cores in seconds."""
         training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
         return replace(
-            self, base=self.base.smoke(), tuning=self.tuning and self.tuning.smoke(), sampling=self.sampling.smoke(),
+            self,
+            base=self.base.smoke(),
+            tuning=self.tuning and self.tuning.smoke(),
+            sampling=self.sampling.smoke(),
             scoring=replace(self.scoring, scorer="trained", training=training),
-        )  # fmt: skip
+        )
 
     def small(self) -> Config:
-        """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2 among the set's classes.
+        """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2 among the
+        set's classes.
 
-        At 64 pixels a probability over all of ImageNet's classes would be near zero for most images, real ones included.
+        At 64 pixels a probability over all of ImageNet's classes would be near zero for most images, real ones
+        included.
         """
-        scoring = replace(self.scoring, scorer="mobilenet_v2", among="set") if self.scoring.scorer == "resnet50" else self.scoring
+        scoring = (
+            replace(self.scoring, scorer="mobilenet_v2", among="set")
+            if self.scoring.scorer == "resnet50"
+            else self.scoring
+        )
         return replace(
-            self, base=self.base.small(), tuning=self.tuning and self.tuning.small(), sampling=self.sampling.small(), scoring=scoring
-        )  # fmt: skip
+            self,
+            base=self.base.small(),
+            tuning=self.tuning and self.tuning.small(),
+            sampling=self.sampling.small(),
+            scoring=scoring,
+        )
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a trained classifier."""
+    """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a
+    trained classifier."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained"))
+    return Config(
+        ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained")
+    )
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:
@@ -115,8 +148,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc images, normalised, at the side of `real`; facts.extra["dgs"] has each class's thresholds, counts and scores.
-    Raises:  UserError: missing weights, or settings that do not fit.
+    Returns: K x ipc images, normalised, at the side of `real`; facts.extra["dgs"] has each class's thresholds, counts
+    and scores. Raises:  UserError: missing weights, or settings that do not fit.
     """
     _wanted(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
     images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
@@ -164,7 +197,9 @@ class Chosen:
     total_variation: float
 
 
-def sampled(images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Sampler, seed: int, method: str = "DGS") -> ImageSet:
+def sampled(
+    images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Sampler, seed: int, method: str = "DGS"
+) -> ImageSet:
     """Choose `ipc` images of every class from a pool of any origin.
 
     Args:
@@ -176,13 +211,20 @@ def sampled(images: ImageSet, real: ImageSet, score: Scorer, ipc: int, cfg: Samp
     for k, (members, originals) in enumerate(zip(images.class_index, real.class_index, strict=True)):
         if len(members) < ipc:
             raise UserError(f"pool: {len(members)} images of class {real.facts.class_names[k]!r}; {ipc} are wanted")
-        found = choose(of_pool[members], score.real[originals], ipc, cfg, generator(seed, "DGS", k, ipc))
+        found = choose(of_pool[members], score.real[originals], ipc, cfg, stream(seed, "DGS", k, ipc))
         index.append(members[found.places])
-        report.append({
-            "bottom": found.bottom, "top": found.top, "wanted": found.wanted.tolist(), "in_pool": found.in_pool.tolist(),
-            "achieved": found.achieved.tolist(), "total_variation": found.total_variation,
-            "pool_scores": of_pool[members].tolist(), "places": found.places.tolist(),
-        })  # fmt: skip
+        report.append(
+            {
+                "bottom": found.bottom,
+                "top": found.top,
+                "wanted": found.wanted.tolist(),
+                "in_pool": found.in_pool.tolist(),
+                "achieved": found.achieved.tolist(),
+                "total_variation": found.total_variation,
+                "pool_scores": of_pool[members].tolist(),
+                "places": found.places.tolist(),
+            }
+        )
     return dit.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
 
 
@@ -203,7 +245,9 @@ def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Genera
         theirs = transformed(real, round(share * bottom), round(share * top), cfg.variant)
     else:
         ours, theirs = pool, real
-    ours, theirs = (raw if x.isnan().any() else x for x, raw in ((ours, pool), (theirs, real)))  # all scores alike: no scale
+    ours, theirs = (
+        raw if x.isnan().any() else x for x, raw in ((ours, pool), (theirs, real))
+    )  # all scores alike: no scale
     wanted = _wanted(cfg, ipc)
     wanted = scaled(histogram(theirs, cfg.bins), ipc) if wanted is None else wanted
     bins = bin_of(ours, cfg.bins)
@@ -218,7 +262,9 @@ def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
         return None
     if ipc not in PREDEFINED[cfg.target] or cfg.bins != 10:
         given = f"ipc {ipc} with {cfg.bins}"
-        raise UserError(f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for {given}; use scale")
+        raise UserError(
+            f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for {given}; use scale"
+        )
     return torch.tensor(PREDEFINED[cfg.target][ipc])
 
 
@@ -246,7 +292,8 @@ def scaled(counts: Tensor, ipc: int) -> Tensor:
 
 
 def from_bins(bins: Tensor, wanted: Tensor, ipc: int, rng: torch.Generator) -> Tensor:
-    """(ipc,) distinct places: from each bin as many as wanted, uniformly, all where it holds fewer; then others uniformly."""
+    """(ipc,) distinct places: from each bin as many as wanted, uniformly, all where it holds fewer; then others
+    uniformly."""
     taken: list[Tensor] = []
     for k, count in enumerate(wanted.tolist()):
         members = torch.nonzero(bins == k).flatten()
@@ -262,8 +309,9 @@ def from_bins(bins: Tensor, wanted: Tensor, ipc: int, rng: torch.Generator) -> T
 def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code") -> Tensor:
     """(n,) scores on a clipped logarithmic scale, in [0, 1]; it never changes the order of what it keeps apart.
 
-    code:  scores are clipped to those with ranks `bottom` and n - 1 - `top`, whose logarithms become 0 and 1; never below 1e-4.
-    paper: equations 7 and 8 as they read: the scores with lower and with higher ranks become zero, 1e-4 is added to all, and the
+    code:  scores are clipped to those with ranks `bottom` and n - 1 - `top`, whose logarithms become 0 and 1; never
+    below 1e-4. paper: equations 7 and 8 as they read: the scores with lower and with higher ranks become zero, 1e-4 is
+    added to all, and the
            logarithms of the least and the greatest become 0 and 1. So images cut off at the top join the easiest.
 
     Returns: NaN where the two ends are the same.
@@ -273,7 +321,9 @@ def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code"
     return _log_scale(low, high, x)[0]
 
 
-def _ends(ordered: Tensor, bottom: Tensor, top: Tensor, scores: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
+def _ends(
+    ordered: Tensor, bottom: Tensor, top: Tensor, scores: Tensor, variant: Variant
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of the logarithmic scale (P, 1) and scores (P, n) put between them, for P pairs of thresholds."""
     n = ordered.shape[1]
     ranks = torch.stack([bottom, n - 1 - top])
@@ -304,7 +354,8 @@ def thresholds(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> tuple[int,
 
 
 def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
-    """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN where the transform is none.
+    """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN where the
+    transform is none.
 
     code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite where a bin of log is empty.
     paper: weight KL(log || raw) + (1 - weight) KL(log || uniform) of the real images.

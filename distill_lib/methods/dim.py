@@ -1,7 +1,7 @@
 """DiM: distilling a data set into a generative model (Wang et al. 2023). Book page: book/skd.md
 
-Stage 1 trains a conditional GAN. Stage 2 goes on with it, while images it generates shall give the same log-probabilities as
-real images of their class, on networks of a pool in training.
+Stage 1 trains a conditional GAN. Stage 2 goes on with it, while images it generates shall give the same
+log-probabilities as real images of their class, on networks of a pool in training.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         return weight * matching_loss(network, real_images, fake, labels, cfg)
 
-    generator = network_pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if weight else None, seed, loop)
+    generator = network_pool.match(
+        cgan.train(real, cfg.gan, loop), cfg.matching, between if weight else None, seed, loop
+    )
     return GeneratedSet.made("DiM", real, generator, cfg.ipc, seed)
 
 

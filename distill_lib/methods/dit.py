@@ -1,4 +1,5 @@
-"""DiT: images of a class-conditional latent diffusion model, as they are (Peebles and Xie, ICCV 2023). Book page: book/dgs.md
+"""DiT: images of a class-conditional latent diffusion model, as they are (Peebles and Xie, ICCV 2023). Book page:
+book/dgs.md
 
 The row below Minimax and DGS in their tables: stage 1 alone, without any fine-tuning.
 """
@@ -33,7 +34,8 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the published rows on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
+    """The setting of the published rows on subsets of ImageNet; on other sets a DiT is trained in pixels, which is
+    ours."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))

@@ -12,7 +12,7 @@ import torch
 
 from .. import networks
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet, augment
 from .common.matching import embedding_distance as matching_loss
@@ -28,7 +28,9 @@ class Config:
     lr_img: float = 1.0  # SGD step size on the pixels, in normalised units
     momentum_img: float = 0.5
     batch_real: int = 256  # real images per class and step
-    dsa: str = "color_crop_cutout_flip_scale_rotate"  # siamese augmentation, one draw per class and step; "none" for none
+    dsa: str = (
+        "color_crop_cutout_flip_scale_rotate"  # siamese augmentation, one draw per class and step; "none" for none
+    )
     init: Literal["real", "noise"] = "real"
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the synthetic images stay float32
 
@@ -44,7 +46,8 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the paper's tables.
 
-    Source: the official repository's defaults and README: lr_img 1, and 10 from 100 images per class on; no flips on digits.
+    Source: the official repository's defaults and README: lr_img 1, and 10 from 100 images per class on; no flips on
+    digits.
     """
     return Config(ipc=ipc, lr_img=10.0 if ipc >= 100 else 1.0, dsa=augment.strategy_for(dataset))
 
@@ -58,7 +61,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Source:  algorithm 1 of the paper; loss summed over classes and features, as in the official code.
     """
     loop = loop or Loop()
-    rng = generator(seed, "DM")
+    rng = stream(seed, "DM")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     dsa = augment.dsa(cfg.dsa)

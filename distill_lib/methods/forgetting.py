@@ -1,4 +1,5 @@
-"""Forgetting: the images a network forgets most often while it learns (Toneva et al. 2019). Book page: book/selection.md
+"""Forgetting: the images a network forgets most often while it learns (Toneva et al. 2019). Book page:
+book/selection.md
 
 Real images, chosen class by class. Forgotten means classified right at one visit in training and wrong at the next;
 counted during one ordinary training run on the whole real set, without extra passes. As run as a baseline by Zhao et
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet
 from ..networks import reference
@@ -29,7 +30,9 @@ VERSION = 2
 class Config:
     ipc: int = 10  # images per class
     training: Training = Training()  # the run that is watched; shared with Herding and K-Center
-    never_learned: Literal["most", "none"] = "none"  # their events: "none", as counted; "most", more than any other image's
+    never_learned: Literal["most", "none"] = (
+        "none"  # their events: "none", as counted; "most", more than any other image's
+    )
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -54,7 +57,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Raises:  UserError: a class has fewer than ipc images.
     """
     trained = reference.on_real(real, cfg.training, seed, loop)
-    rng, chosen = generator(seed, "Forgetting"), []
+    rng, chosen = stream(seed, "Forgetting"), []
     reference.enough(trained.classes(real), cfg.ipc, real)
     for places in trained.classes(real):
         top = most_forgotten(trained.forgotten[places], trained.learned[places], cfg.ipc, rng, cfg.never_learned)
@@ -62,7 +65,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     return reference.selected(real, torch.stack(chosen), method="Forgetting", seed=seed)
 
 
-def most_forgotten(forgotten: Tensor, learned: Tensor, n: int, rng: torch.Generator, never_learned: str = "none") -> Tensor:
+def most_forgotten(
+    forgotten: Tensor, learned: Tensor, n: int, rng: torch.Generator, never_learned: str = "none"
+) -> Tensor:
     """Places (n,) of the most forgotten images, most forgotten first; ties in random order.
 
     Args:

@@ -1,9 +1,10 @@
-"""FRePo: neural feature regression with pooling (Zhou, Nezhadarya & Ba, NeurIPS 2022). Book page: book/kernel_regression.md
+"""FRePo: neural feature regression with pooling (Zhou, Nezhadarya & Ba, NeurIPS 2022). Book page:
+book/kernel_regression.md
 
-Only the last layer of a network is trained to its end, by ridge regression in closed form, on the features the other layers
-give at the moment. The squared error of that on real images is differentiated by the synthetic images, through one
-pass for their features, and by their labels. A pool of networks, each trained for a while on the synthetic images and then
-replaced, supplies features of all ages.
+Only the last layer of a network is trained to its end, by ridge regression in closed form, on the features the other
+layers give at the moment. The squared error of that on real images is differentiated by the synthetic images, through
+one pass for their features, and by their labels. A pool of networks, each trained for a while on the synthetic images
+and then replaced, supplies features of all ages.
 
 The published code keeps the checkpoint that was best on the test set; here the last set counts.
 """
@@ -22,7 +23,7 @@ from ..core.batches import Batches
 from ..core.device import Pieces, out_of_memory, send
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet, Whitening, like, sized
 from ..networks import fast
@@ -55,7 +56,8 @@ class Config:
         return self._reduced(iterations=30, network="FRePoConvW32BN", batch_target=64, pool=2, max_updates=10)
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a quarter of the width and of the target batch; few, longer steps."""
+        """A budget two CPU cores finish in minutes: a quarter of the width and of the target batch; few, longer
+        steps."""
         return self._reduced(iterations=300, network="FRePoConvW32BN", batch_target=256, pool=5, max_updates=30)
 
     def _reduced(self, network: str, **changes: int) -> Config:
@@ -67,16 +69,18 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables.
 
     Source: the published code: mirror images for CIFAR10, and at one image per class for CIFAR100 and TinyImageNet; no
-    whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered: `source` says so.
+    whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered:
+    `source` says so.
     """
     name, resized = like(dataset).name, sized(dataset)[1] is not None
     known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet") and not resized
     by_blocks = name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100")
     return Config(
-        ipc=ipc, use_flip=known and (name == "CIFAR10" or (name in ("CIFAR100", "TinyImageNet") and ipc == 1)),
+        ipc=ipc,
+        use_flip=known and (name == "CIFAR10" or (name in ("CIFAR100", "TinyImageNet") and ipc == 1)),
         zca=known and name in ("CIFAR10", "CIFAR100", "TinyImageNet"),
         source="published" if known else "reconstruction: without whitening" + (" by blocks" if by_blocks else ""),
-    )  # fmt: skip
+    )
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -84,13 +88,16 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) whose arg-max was the class at the start,
+    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) whose arg-max was the class at
+    the start,
              or hard labels where they are not learned.
     Raises:  UserError: numbers below one, or a network that cannot take the images.
     Source:  algorithm 1 of the paper; loss, initial labels and the pool's counters as in the published code.
     """
-    loop, rng = loop or Loop(), generator(seed, "FRePo")
-    if low := [k for k in ("ipc", "iterations", "batch_target", "batch_net", "pool", "max_updates") if getattr(cfg, k) < 1]:
+    loop, rng = loop or Loop(), stream(seed, "FRePo")
+    if low := [
+        k for k in ("ipc", "iterations", "batch_target", "batch_net", "pool", "max_updates") if getattr(cfg, k) < 1
+    ]:
         raise UserError(f"FRePo: {', '.join(f'{k} {getattr(cfg, k)}' for k in low)}: at least 1")
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="standardised"))
@@ -101,14 +108,26 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     optimizer = LAMB([images, labels] if cfg.learn_labels else [images], lr=cfg.lr_img)
     pool = Pool(cfg, real, rng)
     batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
-    at_once = {"targets_at_once": Pieces(images_at_once(real, 128)), "support_at_once": Pieces(images_at_once(real, 64))}
-    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "pool": pool, "order": batches.order, "rng": rng}
+    at_once = {
+        "targets_at_once": Pieces(images_at_once(real, 128)),
+        "support_at_once": Pieces(images_at_once(real, 64)),
+    }
+    live = {
+        "synthetic": images,
+        "labels": labels,
+        "optimizer": optimizer,
+        "pool": pool,
+        "order": batches.order,
+        "rng": rng,
+    }
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
         targets, target_classes = real.take(batches.index(step, rng))
         number = int(torch.randint(cfg.pool, (), generator=rng))
         wanted = ntk.centred(target_classes if target_classes.ndim == 1 else target_classes.argmax(1), real.num_classes)
-        loss, images.grad, by_labels = loss_and_gradients(pool.embedding(number), images, labels, targets, wanted, cfg, **at_once)
+        loss, images.grad, by_labels = loss_and_gradients(
+            pool.embedding(number), images, labels, targets, wanted, cfg, **at_once
+        )
         labels.grad = by_labels if cfg.learn_labels else None
         optimizer.step()
         pool.advance(number, images.detach(), labels.detach(), rng)
@@ -130,10 +149,17 @@ def images_at_once(real: ImageSet, on_cpu: int) -> int:
 
 # --- loss --------------------------------------------------------------------------------------------------------------
 def loss_and_gradients(
-    embed: Embed, images: Tensor, labels: Tensor, targets: Tensor, target_labels: Tensor, cfg: Config,
-    targets_at_once: Pieces | None = None, support_at_once: Pieces | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Squared error of the regression on a target batch less the label margin, and its derivatives by synthetic images and labels.
+    embed: Embed,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    target_labels: Tensor,
+    cfg: Config,
+    targets_at_once: Pieces | None = None,
+    support_at_once: Pieces | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared error of the regression on a target batch less the label margin, and its derivatives by synthetic images
+    and labels.
 
     Args:
         embed:   features of a network that draws no random numbers.
@@ -147,7 +173,9 @@ def loss_and_gradients(
     if cfg.use_flip:
         seen = torch.cat([seen, seen.flip(-1)])
     with torch.no_grad():
-        target_features = torch.cat((targets_at_once or Pieces(len(targets)))(len(targets), lambda i: embed(targets[i])))
+        target_features = torch.cat(
+            (targets_at_once or Pieces(len(targets)))(len(targets), lambda i: embed(targets[i]))
+        )
     features, pull = features_and_pull(embed, seen, support_at_once or Pieces(len(seen)))
     features, values = features.double().requires_grad_(), labels.detach().double().requires_grad_()
     with torch.enable_grad():
@@ -171,7 +199,8 @@ def margin(labels: Tensor) -> Tensor:
 
 
 def features_and_pull(embed: Embed, images: Tensor, at_once: Pieces) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Features (N, D) without a graph, and the function from their derivative (N, D) to that by the images (N, C, H, W).
+    """Features (N, D) without a graph, and the function from their derivative (N, D) to that by the images (N, C, H,
+    W).
 
     What fits in one piece keeps its graph; what does not is passed through again, piece by piece.
     """
@@ -203,13 +232,15 @@ def features_and_pull(embed: Embed, images: Tensor, at_once: Pieces) -> tuple[Te
 class Pool:
     """Networks of different ages, each with its Adam and the number of its steps.
 
-    At the start all weights are fresh; only the counters are spread over 0 .. max_updates, so that the networks are replaced at
-    different times. Source: published code.
+    At the start all weights are fresh; only the counters are spread over 0 .. max_updates, so that the networks are
+    replaced at different times. Source: published code.
     """
 
     def __init__(self, cfg: Config, real: ImageSet, rng: torch.Generator):
         self.cfg = cfg
-        self.networks = [networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False) for _ in range(cfg.pool)]
+        self.networks = [
+            networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False) for _ in range(cfg.pool)
+        ]
         self.optimizers = [self._adam(network) for network in self.networks]
         self.counters = [i * cfg.max_updates // cfg.pool for i in range(cfg.pool)]
 
@@ -249,7 +280,8 @@ class Pool:
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    """One step on half the squared error, summed over classes, mean over images; no augmentation; batch norm in train mode.
+    """One step on half the squared error, summed over classes, mean over images; no augmentation; batch norm in train
+    mode.
 
     Raises: UserError: the images do not fit in memory together, which batch norm needs.
     """
@@ -261,13 +293,16 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, l
     except (RuntimeError, MemoryError) as err:
         if not out_of_memory(err):
             raise
-        raise UserError(f"out of memory with {len(images)} synthetic images in a step of a network: choose a smaller batch_net") from err
+        raise UserError(
+            f"out of memory with {len(images)} synthetic images in a step of a network: choose a smaller batch_net"
+        ) from err
     optimizer.step()
     network.requires_grad_(False)
 
 
 class LAMB(torch.optim.Optimizer):
-    """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled where either is zero.
+    """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled where either
+    is zero.
 
     Source: You et al., ICLR 2020, without weight decay; constants of optax.
 
@@ -290,23 +325,29 @@ class LAMB(torch.optim.Optimizer):
                 state["step"] += 1
                 mean = state["mean"].lerp_(p.grad, 1 - first)
                 square = state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-                u = mean / (1 - first ** state["step"]) / ((square / (1 - second ** state["step"])).sqrt() + group["eps"])
+                u = (
+                    mean
+                    / (1 - first ** state["step"])
+                    / ((square / (1 - second ** state["step"])).sqrt() + group["eps"])
+                )
                 ratio = p.norm() / u.norm()
                 p.sub_(u * torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0) * group["lr"])
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------------
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Accuracy on the test set, in percent, of the regression itself, on the features of one network trained `max_updates` steps
-    on the synthetic set: another number than that of networks trained to their end."""
-    test, rng = test.under(synthetic.whitening), generator(0, "FRePo", "measure")
+    """Accuracy on the test set, in percent, of the regression itself, on the features of one network trained
+    `max_updates` steps on the synthetic set: another number than that of networks trained to their end."""
+    test, rng = test.under(synthetic.whitening), stream(0, "FRePo", "measure")
     pool = Pool(replace(cfg, pool=1), synthetic, rng)
     images, labels = synthetic.all()
     values = ntk.centred(labels, synthetic.num_classes).float() if labels.ndim == 1 else labels
     for _ in range(cfg.max_updates):
         pool.advance(0, images, values, rng)
     embed, at_once = pool.embedding(0), Pieces(images_at_once(test, 128))
-    support, support_labels = (torch.cat([images, images.flip(-1)]), torch.cat([values, values])) if cfg.use_flip else (images, values)
+    support, support_labels = (
+        (torch.cat([images, images.flip(-1)]), torch.cat([values, values])) if cfg.use_flip else (images, values)
+    )
     with torch.no_grad():
         features = torch.cat(at_once(len(support), lambda i: embed(support[i]))).double()
         weights = features.T @ ntk.solve(features @ features.T, support_labels, cfg.ridge)  # (D, K)

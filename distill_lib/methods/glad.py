@@ -1,7 +1,8 @@
 """GLaD: generative latent distillation (Cazenavette et al., CVPR 2023). Book page: book/slfd.md
 
-Any method that matches something, DC, DM or MTT, with images that a fixed generator draws: what is learned are the generator's
-codes w and its features f after layer n, not pixels. A prior, not a compression: f has more numbers than the image.
+Any method that matches something, DC, DM or MTT, with images that a fixed generator draws: what is learned are the
+generator's codes w and its features f after layer n, not pixels. A prior, not a compression: f has more numbers than
+the image.
 
 The paper's numbers are the best of ten evaluations, chosen on test data. Here the last set counts.
 """
@@ -18,7 +19,7 @@ from .. import networks
 from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
@@ -41,7 +42,9 @@ class Students:
     batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_teacher: float = 0.01  # the student's step size at the start
     lr_lr: float = 1e-6  # SGD step size on it
-    second_order: Literal["dropped"] | None = None  # terms from step to step: kept, as in MTT; "dropped", as in GLaD's code
+    second_order: Literal["dropped"] | None = (
+        None  # terms from step to step: kept, as in MTT; "dropped", as in GLaD's code
+    )
     experts: Experts = field(default_factory=lambda: Experts(epochs=15))
 
     def check(self) -> None:
@@ -57,7 +60,9 @@ class Students:
 class Config:
     ipc: Count = 1  # images per class
     match: Literal["DC", "DM", "MTT"] = "DC"
-    iterations: int = 1_001  # updates of the latents, one fresh network each; the official loop runs 0 to 1,000 inclusive
+    iterations: int = (
+        1_001  # updates of the latents, one fresh network each; the official loop runs 0 to 1,000 inclusive
+    )
     network: str = "ConvNet"  # of DC and DM
     batch_real: Count = 256  # real images per class and step, of DC and DM
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # one draw per class and step for real and rendered images; "none" for none
@@ -67,7 +72,9 @@ class Config:
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
         experts = replace(self.students.experts, count=1, epochs=2, batch=32, per_epoch=128)
-        students = replace(self.students, syn_steps=3, expert_epochs=1, max_start_epoch=2, batch_syn=10, experts=experts)
+        students = replace(
+            self.students, syn_steps=3, expert_epochs=1, max_start_epoch=2, batch_syn=10, experts=experts
+        )
         few = min(self.iterations, 10), min(self.batch_real, 16)
         return replace(self, iterations=few[0], batch_real=few[1], space=self.space.smoke(), students=students)
 
@@ -77,15 +84,18 @@ class Config:
         students = replace(self.students, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=experts)
         iterations, batch = SMALL[self.match]
         iterations = min(self.iterations, iterations)
-        return replace(self, iterations=iterations, batch_real=batch, space=self.space.small(self.match), students=students)
+        return replace(
+            self, iterations=iterations, batch_real=batch, space=self.space.small(self.match), students=students
+        )
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     """The setting behind one cell of the tables of GLaD and SLFD.
 
-    Source: the official README and defaults. For the ImageNet subsets, CIFAR10 and PathMNIST the generator is StyleGAN-XL with
-    the official ImageNet weights; on any other set, for which neither paper has a generator, a conditional GAN trained on it.
-    MTT drops the terms of second order between a student's steps, as the official code does.
+    Source: the official README and defaults. For the ImageNet subsets, CIFAR10 and PathMNIST the generator is
+    StyleGAN-XL with the official ImageNet weights; on any other set, for which neither paper has a generator, a
+    conditional GAN trained on it. MTT drops the terms of second order between a student's steps, as the official code
+    does.
     """
     students, dsa = Students(second_order="dropped" if match == "MTT" else None), augment.strategy_for(dataset)
     return Config(ipc=ipc, match=match, space=Space.published(dataset, match), dsa=dsa, students=students)
@@ -108,14 +118,15 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc normalised float32 images with hard labels, after the last update; for MTT with the learned step size as
+    Returns: K x ipc normalised float32 images with hard labels, after the last update; for MTT with the learned step
+    size as
              `facts.extra["lr_net"]`.
     Raises:  UserError: a generator or layer that does not fit the set.
     Source:  section 3 of the paper and its code.
     """
     loop = loop or Loop()
     made = prior.prepare(real, cfg.space.prior, loop)
-    rng = generator(seed, "latents")
+    rng = stream(seed, "latents")
     latents = Latents(made, real, cfg.space, cfg.ipc, rng)
     matcher = {"DC": Gradients, "DM": Distributions, "MTT": Trajectories}[cfg.match](real, cfg, rng, loop)
     for _ in loop.steps("distill", cfg.iterations, {**latents.live(), **matcher.live, "rng": rng}):
@@ -126,13 +137,14 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     return latents.distilled("GLaD", seed, match=cfg.match, **matcher.extra)
 
 
-# --- what is matched: images (K, ipc, C, H, W) -> loss, and its gradient by them -----------------------------------------
+# --- what is matched: images (K, ipc, C, H, W) -> loss, and its gradient by them
+# -----------------------------------------
 class Gradients:
     """DC with siamese augmentation: distances of the classes' gradients under a fresh network."""
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator, loop: Loop):
         self.real, self.cfg, self.rng, self.dsa = real, cfg, rng, augment.dsa(cfg.dsa)
-        self.network = networks.fresh(cfg.network, real, generator(0, "redrawn")).to(real.device).requires_grad_(False)
+        self.network = networks.fresh(cfg.network, real, stream(0, "redrawn")).to(real.device).requires_grad_(False)
         self.derivatives = Derivatives(self.network)
         self.live, self.extra = {}, {}
 
@@ -162,7 +174,9 @@ class Distributions:
         real_batch = self.real.draw_classes(self.cfg.batch_real, self.rng)
         omega = self.dsa.draw(self.rng, groups=self.real.num_classes)
         images = images.requires_grad_()
-        loss = matching.embedding_distance(self.network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega))
+        loss = matching.embedding_distance(
+            self.network, self.dsa.apply(real_batch, omega), self.dsa.apply(images, omega)
+        )
         return loss.detach(), torch.autograd.grad(loss, images)[0]
 
 
@@ -179,8 +193,13 @@ class Trajectories:
         self.experts = trajectories.train(real, self.of.experts, loop)
         self.step_size = torch.tensor(self.of.lr_teacher, device=real.device, requires_grad=True)
         self.optimizer = torch.optim.SGD([self.step_size], lr=self.of.lr_lr, momentum=cfg.space.momentum)
-        self.derivatives = Derivatives(networks.fresh(self.of.experts.network, real, rng).to(real.device).requires_grad_(False).train())
-        self.dsa, self.queue = augment.dsa(self.of.experts.dsa), []  # experts whose turn comes before any has a second one
+        self.derivatives = Derivatives(
+            networks.fresh(self.of.experts.network, real, rng).to(real.device).requires_grad_(False).train()
+        )
+        self.dsa, self.queue = (
+            augment.dsa(self.of.experts.dsa),
+            [],
+        )  # experts whose turn comes before any has a second one
         self.live = {"step_size": self.step_size, "by_step_size": self.optimizer, "queue": self.queue}
 
     @property
@@ -194,11 +213,21 @@ class Trajectories:
         epoch = int(torch.randint(of.max_start_epoch, (), generator=rng))
         start, target = self.experts.snapshots(self.queue.pop(), epoch, epoch + of.expert_epochs)
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        batches = [send(i, images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)]
+        batches = [
+            send(i, images.device) for i in trajectories.draw_batches(len(labels), of.batch_syn, of.syn_steps, rng)
+        ]
         draws = [self.dsa.draw(rng, images=len(i)) for i in batches]
         loss, gradient, self.step_size.grad = trajectories.matched(
-            self.derivatives, start, target, images.flatten(0, 1), labels, self.step_size, batches, draws, self.dsa,
+            self.derivatives,
+            start,
+            target,
+            images.flatten(0, 1),
+            labels,
+            self.step_size,
+            batches,
+            draws,
+            self.dsa,
             between_steps=of.second_order is None,
-        )  # fmt: skip
+        )
         self.optimizer.step()
         return loss, gradient.view_as(images)

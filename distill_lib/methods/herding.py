@@ -1,4 +1,5 @@
-"""Herding: keep the mean of the chosen features close to the class mean (Welling 2009; Chen et al. 2010). Book page: book/selection.md
+"""Herding: keep the mean of the chosen features close to the class mean (Welling 2009; Chen et al. 2010). Book page:
+book/selection.md
 
 Real images, chosen class by class and one at a time in the feature space of a network trained on the whole real set.
 As run as a baseline by Zhao et al. 2021. The first image chosen is the one nearest to the class mean.
@@ -28,12 +29,14 @@ class Config:
         return replace(self, training=self.training.smoke(self.ipc))
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a network trained on, and images chosen from, part of the real set."""
+        """A budget two CPU cores finish in minutes: a network trained on, and images chosen from, part of the real
+        set."""
         return replace(self, training=self.training.small(self.ipc))
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting behind one cell of the papers' tables: their feature network; its training is ours, none is published."""
+    """The setting behind one cell of the papers' tables: their feature network; its training is ours, none is
+    published."""
     return Config(ipc=ipc, training=reference.for_selection(dataset))
 
 

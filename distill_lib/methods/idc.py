@@ -1,4 +1,5 @@
-"""IDC: dataset condensation via efficient synthetic-data parameterization (Kim et al., ICML 2022). Book page: book/idc.md
+"""IDC: dataset condensation via efficient synthetic-data parameterization (Kim et al., ICML 2022). Book page:
+book/idc.md
 
 Two ideas. *Matching*: the images of a class shall give the convolutions of a network the same loss gradient as real
 images do, along the path of a network trained on **real** data, with an unnormalised distance and strong augmentation.
@@ -25,7 +26,7 @@ from .. import networks
 from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
 from ..networks.gradients import Derivatives
@@ -61,17 +62,31 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, iterations=1, inner=min(self.inner, 10), batch_real=16, images_net=64, batch_net=32, early_epochs=0)
+        return replace(
+            self, iterations=1, inner=min(self.inner, 10), batch_real=16, images_net=64, batch_net=32, early_epochs=0
+        )
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: sixty updates, whose step is larger where the published one is for 120,000."""
+        """A budget two CPU cores finish in minutes: sixty updates, whose step is larger where the published one is for
+        120,000."""
         return replace(
-            self, iterations=2, inner=min(self.inner, 30), batch_real=32, images_net=128, early_epochs=0, lr_img=max(self.lr_img, 2e-3)
+            self,
+            iterations=2,
+            inner=min(self.inner, 30),
+            batch_real=32,
+            images_net=128,
+            early_epochs=0,
+            lr_img=max(self.lr_img, 2e-3),
         )
 
 
 # What the official code sets per data set: metric, lr_img, images_net. Others: the values for CIFAR10.
-_SMALL_SETS = {"CIFAR10": ("mse", 5e-3, 2_000), "SVHN": ("mse", 5e-3, 500), "MNIST": ("l1", 1e-4, 500), "FashionMNIST": ("l1", 1e-4, 500)}
+_SMALL_SETS = {
+    "CIFAR10": ("mse", 5e-3, 2_000),
+    "SVHN": ("mse", 5e-3, 500),
+    "MNIST": ("l1", 1e-4, 500),
+    "FashionMNIST": ("l1", 1e-4, 500),
+}
 
 
 def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
@@ -81,19 +96,35 @@ def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
         factor: of multi-formation; None for the papers', 3 on ImageNet subsets, else 2.
 
     Source: the official repository's `--reproduce` settings. It scales the step size by the side over 32 for every
-    small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224 pixels.
-    There the decoded images are bounded from factor 3 and 20 images per class on.
+    small set but MNIST, FashionMNIST's 28 pixels included. ImageNet subsets follow its ImageNet-10 settings, at 224
+    pixels. There the decoded images are bounded from factor 3 and 20 images per class on.
     """
     known = like(dataset)
     if factor is None:
         factor = 3 if known.is_imagenet_subset else 2
     if known.is_imagenet_subset:
         return Config(
-            ipc=ipc, factor=factor, iterations=500, network="ResNetAP-10", metric="l1", lr_img=3e-3, base_side=224,
-            images_net=500, cutmix=1.0, early_epochs=10, decoding="bound" if factor >= 3 and ipc >= 20 else None,
-        )  # fmt: skip
+            ipc=ipc,
+            factor=factor,
+            iterations=500,
+            network="ResNetAP-10",
+            metric="l1",
+            lr_img=3e-3,
+            base_side=224,
+            images_net=500,
+            cutmix=1.0,
+            early_epochs=10,
+            decoding="bound" if factor >= 3 and ipc >= 20 else None,
+        )
     metric, lr_img, images_net = _SMALL_SETS.get(known.name, _SMALL_SETS["CIFAR10"])
-    cfg = Config(ipc=ipc, factor=factor, metric=metric, lr_img=lr_img, images_net=images_net, base_side=28 if known.name == "MNIST" else 32)
+    cfg = Config(
+        ipc=ipc,
+        factor=factor,
+        metric=metric,
+        lr_img=lr_img,
+        images_net=images_net,
+        base_side=28 if known.name == "MNIST" else 32,
+    )
     if known.name == "MNIST" and factor > 1:
         return replace(cfg, augment="color_crop", cutmix=0.0)
     return cfg
@@ -109,12 +140,14 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     Raises:  UserError: a class has too few images to start from, or they have fewer pixels a side than parts.
     """
     loop = loop or Loop()
-    rng = generator(seed, "IDC")
+    rng = stream(seed, "IDC")
     images = initial_images(real, cfg, rng)  # (K, ipc, C, H, W) pixels in [0, 1]
     velocity = torch.zeros_like(images)
     network = networks.fresh(cfg.network, real, rng).to(real.device)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
-    optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr_net, momentum=cfg.momentum_net, weight_decay=cfg.weight_decay_net)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=cfg.lr_net, momentum=cfg.momentum_net, weight_decay=cfg.weight_decay_net
+    )
     matched, lr = partial(distance, metric=cfg.metric), step_size(cfg, real.shape)
     augmentation = augment.idc(cfg.augment)
     live = {"images": images, "velocity": velocity, "network": network, "optimizer": optimizer, "rng": rng}
@@ -144,7 +177,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 
 def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
-    """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official code."""
+    """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official
+    code."""
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
 
 
@@ -170,7 +204,9 @@ def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
                 f"{real.facts.name}: class {real.facts.class_names[k]!r} has {len(members)} images; "
                 f"ipc {cfg.ipc} with factor {cfg.factor} starts from {need}"
             )
-        chosen.append(members[:need] if cfg.init == "first" else members[torch.randperm(len(members), generator=rng)[:need]])
+        chosen.append(
+            members[:need] if cfg.init == "first" else members[torch.randperm(len(members), generator=rng)[:need]]
+        )
     pixels = real.subset(torch.cat(chosen)).pixels()
     if cfg.factor == 1:
         return pixels.unflatten(0, (-1, cfg.ipc))
@@ -252,7 +288,8 @@ def take(images: Tensor, subset: Tensor | None) -> Tensor:
 
 # --- matching ----------------------------------------------------------------------------------------------------------
 def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
-    """(K,): squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions; no mean.
+    """(K,): squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions; no
+    mean.
 
     The classifier, biases and norm parameters do not count.
     """
@@ -261,8 +298,11 @@ def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tensor], lr: float, momentum: float) -> None:
-    """One turn of every class, in place: SGD with momentum, one step per class, whose gradient is zero for all other classes.
+def sweep(
+    images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tensor], lr: float, momentum: float
+) -> None:
+    """One turn of every class, in place: SGD with momentum, one step per class, whose gradient is zero for all other
+    classes.
 
     In the c-th step class c meets its gradient where c steps of momentum alone have carried it; K - 1 - c more follow.
 
@@ -270,7 +310,9 @@ def sweep(images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tens
         images, velocity: (K, ...).
         gradient_at: (K, ...) -> (K, ...): row k of the result depends on row k of the argument only.
     """
-    turns = torch.arange(len(images), device=images.device, dtype=images.dtype).view(-1, *[1] * (images.ndim - 1))  # steps before one's own
+    turns = torch.arange(len(images), device=images.device, dtype=images.dtype).view(
+        -1, *[1] * (images.ndim - 1)
+    )  # steps before one's own
     after = len(images) - 1 - turns
 
     def coasting(steps: Tensor) -> Tensor:  # momentum + momentum² + ... , `steps` terms
@@ -288,7 +330,8 @@ def sweep(images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tens
 def train_network(
     network: nn.Module, optimizer: torch.optim.Optimizer, real: ImageSet, cfg: Config, rng: torch.Generator, images: int
 ) -> None:
-    """Train on `images` random real ones, in whole batches: augmentation per image, then CutMix with its probability."""
+    """Train on `images` random real ones, in whole batches: augmentation per image, then CutMix with its
+    probability."""
     network.train()
     augmentation, cutmix = augment.idc(cfg.augment_net), augment.CutMix(cfg.cutmix)
     order = torch.randperm(len(real), generator=rng)

@@ -1,12 +1,13 @@
-"""KIP: kernel inducing points (Nguyen, Chen & Lee, ICLR 2021; Nguyen et al., NeurIPS 2021). Book page: book/kernel_regression.md
+"""KIP: kernel inducing points (Nguyen, Chen & Lee, ICLR 2021; Nguyen et al., NeurIPS 2021). Book page:
+book/kernel_regression.md
 
 An infinitely wide network trained on the synthetic set predicts by ridge regression with its neural tangent kernel, in
 closed form. So there is no inner training: the squared error of that prediction on real images is differentiated by the
 synthetic images, and by their labels where these are learned too.
 
-Published is the code for fully connected kernels. Of the convolutional ones the paper gives the architecture, and neither
-the code nor the step size; `source` says so. They cost thousands of GPU hours at the paper's size, and what a run will cost
-here is printed before it starts.
+Published is the code for fully connected kernels. Of the convolutional ones the paper gives the architecture, and
+neither the code nor the step size; `source` says so. They cost thousands of GPU hours at the paper's size, and what a
+run will cost here is printed before it starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..core.device import Pieces, describe
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet, Whitening, like
 from .common import ntk
@@ -40,7 +41,9 @@ class Config:
     zca: bool = False  # whiten images freed of their own mean and norm, in place of normalising the channels
     init: Literal["real", "noise"] = "real"
     precision: Literal["float64", "float32"] = "float64"  # of the kernel's entries; the regression is always in float64
-    tile_mb: int | None = None  # memory of a tile of the kernel; None for 256 on a CPU, 4096 on a GPU; changes no result
+    tile_mb: int | None = (
+        None  # memory of a tile of the kernel; None for 256 on a CPU, 4096 on a GPU; changes no result
+    )
     source: str = "released code"  # of this setting, or what it was reconstructed from
 
     def smoke(self) -> Config:
@@ -48,9 +51,11 @@ class Config:
         return replace(self, kernel="FC1", iterations=min(self.iterations, 40), batch_target=200, source="reduced")
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller target batches.
+        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller
+        target batches.
 
-        Few steps: with this kernel more of them raise the accuracy of the regression and lower that of networks trained on the set.
+        Few steps: with this kernel more of them raise the accuracy of the regression and lower that of networks trained
+        on the set.
         """
         return replace(self, kernel="FC1", iterations=min(self.iterations, 100), batch_target=2_000, source="reduced")
 
@@ -58,15 +63,16 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: the convolutional kernel with learned labels.
 
-    Source: architecture, ridge, target batch and steps as released. A reconstruction are the step size, which is that of the
-    released fully connected code, and the variant: tables quote one of eight (whitening or not, labels learned or not,
-    augmentation or not) without saying which; here labels are learned, and colour images are whitened. Augmentation is in no
-    released code and not offered.
+    Source: architecture, ridge, target batch and steps as released. A reconstruction are the step size, which is that
+    of the released fully connected code, and the variant: tables quote one of eight (whitening or not, labels learned
+    or not, augmentation or not) without saying which; here labels are learned, and colour images are whitened.
+    Augmentation is in no released code and not offered.
     """
     return Config(
-        ipc=ipc, zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
+        ipc=ipc,
+        zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
         source="reconstruction: step size of the fully connected code, variant with learned labels",
-    )  # fmt: skip
+    )
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -74,12 +80,13 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) that are one-hot less 1/K at the start, or
+    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) that are one-hot less 1/K at the
+    start, or
              hard labels where they are not learned.
     Raises:  UserError: an unknown kernel, images too small for it, a target batch smaller than the number of classes.
     Source:  algorithm 1 and equation 7 of the first paper.
     """
-    loop, rng = loop or Loop(), generator(seed, "KIP")
+    loop, rng = loop or Loop(), stream(seed, "KIP")
     kernel, per_class = kernel_of(cfg), cfg.batch_target // real.num_classes
     kernel.check(real.shape)
     if per_class < 1 or min(cfg.ipc, cfg.iterations) < 1:
@@ -91,15 +98,21 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         real = real.under(Whitening.fit(real, of="alone"))
     classes = torch.arange(real.num_classes, device=real.device)
     images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
-    labels = ntk.centred(classes.repeat_interleave(cfg.ipc), real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
+    labels = (
+        ntk.centred(classes.repeat_interleave(cfg.ipc), real.num_classes).float().requires_grad_(cfg.learn_labels)
+    )  # (n, K)
     target_labels = ntk.centred(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
     optimizer = torch.optim.Adam([images, labels] if cfg.learn_labels else [images], lr=cfg.lr)
     tiles = kernel.tiles(images, cfg.tile_mb)
     if isinstance(kernel, ntk.Convolutional):
         print(cost(kernel, real, len(images), len(target_labels), cfg.iterations, tiles), flush=True)
-    for _ in loop.steps("distill", cfg.iterations, {"synthetic": images, "labels": labels, "optimizer": optimizer, "rng": rng}):
+    for _ in loop.steps(
+        "distill", cfg.iterations, {"synthetic": images, "labels": labels, "optimizer": optimizer, "rng": rng}
+    ):
         targets = real.draw_classes(per_class, rng).flatten(0, 1)  # (m, C, H, W)
-        loss, images.grad, labels.grad = loss_and_gradients(kernel, images, labels, targets, target_labels, cfg.ridge, tiles)
+        loss, images.grad, labels.grad = loss_and_gradients(
+            kernel, images, labels, targets, target_labels, cfg.ridge, tiles
+        )
         optimizer.step()
         loop.log(loss=loss)
     made = labels.detach() if cfg.learn_labels else classes.repeat_interleave(cfg.ipc)
@@ -112,7 +125,13 @@ def kernel_of(cfg: Config) -> ntk.Kernel:
 
 
 def loss_and_gradients(
-    kernel: ntk.Kernel, images: Tensor, labels: Tensor, targets: Tensor, target_labels: Tensor, ridge: float, tiles: Pieces | None = None
+    kernel: ntk.Kernel,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    target_labels: Tensor,
+    ridge: float,
+    tiles: Pieces | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error of the kernel regression on a target batch, and its derivatives by synthetic images and labels.
 
@@ -169,7 +188,8 @@ def predict(synthetic: ImageSet, images: Tensor, cfg: Config) -> Tensor:
 
 
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Accuracy of the kernel regression itself on the test set, in percent: another number than that of a network trained on the set."""
+    """Accuracy of the kernel regression itself on the test set, in percent: another number than that of a network
+    trained on the set."""
     test = test.under(synthetic.whitening)
     right = [
         (predict(synthetic, test.take(part)[0], cfg).argmax(1) == test.hard_labels[part]).sum().item()

@@ -1,7 +1,9 @@
-"""Minimax: a latent diffusion model fine-tuned for representativeness and diversity (Gu et al., CVPR 2024). Book page: book/dgs.md
+"""Minimax: a latent diffusion model fine-tuned for representativeness and diversity (Gu et al., CVPR 2024). Book page:
+book/dgs.md
 
-DiffFit tunes biases, labels and scales of a DiT on the classes at hand. Beside the diffusion loss, the predicted clean latent is
-pulled to the least similar remembered real latent and pushed from the most similar remembered prediction of its class.
+DiffFit tunes biases, labels and scales of a DiT on the classes at hand. Beside the diffusion loss, the predicted clean
+latent is pulled to the least similar remembered real latent and pushed from the most similar remembered prediction of
+its class.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the official code on subsets of ImageNet; on other sets a DiT is trained in pixels, which is ours."""
+    """The setting of the official code on subsets of ImageNet; on other sets a DiT is trained in pixels, which is
+    ours."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))

@@ -1,11 +1,12 @@
 """MTT: dataset distillation by matching training trajectories (Cazenavette et al., CVPR 2022). Book page: book/mtt.md
 
 Experts are networks trained on the real set, their weights kept after every epoch. A student starts from an expert's
-weights, takes a few steps on the synthetic images, and shall land where the expert was some epochs later. The derivative
-goes back through all the student's steps, to the images and to their step size.
+weights, takes a few steps on the synthetic images, and shall land where the expert was some epochs later. The
+derivative goes back through all the student's steps, to the images and to their step size.
 
-Going back, only the weights before every step are kept; each step is computed again when its turn comes. So the memory is
-that of one step on a few images plus one set of weights per step, whatever the number of steps, and nothing is neglected.
+Going back, only the weights before every step are kept; each step is computed again when its turn comes. So the memory
+is that of one step on a few images plus one set of weights per step, whatever the number of steps, and nothing is
+neglected.
 
 The paper's numbers are the best of an evaluation every 100 iterations, chosen on test data. Here the last set counts.
 """
@@ -21,7 +22,7 @@ from .. import networks
 from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
 from ..networks.gradients import Derivatives
@@ -51,16 +52,30 @@ class Config:
         """The same method, small enough for two CPU cores in seconds."""
         experts = replace(self.experts, count=1, epochs=2, batch=32, per_epoch=128)
         return replace(
-            self, iterations=min(self.iterations, 10), syn_steps=4, expert_epochs=1, max_start_epoch=2, batch_syn=10, lr_teacher=0.01, experts=experts
+            self,
+            iterations=min(self.iterations, 10),
+            syn_steps=4,
+            expert_epochs=1,
+            max_start_epoch=2,
+            batch_syn=10,
+            lr_teacher=0.01,
+            experts=experts,
         )
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: few, short experts on part of the set, and students of few steps."""
+        """A budget two CPU cores finish in minutes: few, short experts on part of the set, and students of few
+        steps."""
         experts = replace(self.experts, count=2, epochs=6, batch=64, per_epoch=2_048)
         return replace(
-            self, iterations=min(self.iterations, 100), syn_steps=min(self.syn_steps, 8), expert_epochs=1, max_start_epoch=5,
-            batch_syn=20, lr_teacher=0.01, experts=experts,
-        )  # fmt: skip
+            self,
+            iterations=min(self.iterations, 100),
+            syn_steps=min(self.syn_steps, 8),
+            expert_epochs=1,
+            max_start_epoch=5,
+            batch_syn=20,
+            lr_teacher=0.01,
+            experts=experts,
+        )
 
 
 # (data set, ipc): syn_steps, expert_epochs, max_start_epoch, batch_syn, zca, lr_img, lr_lr, lr_teacher
@@ -96,9 +111,17 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if not published:
         zca, source = False, source + ", without whitening"
     return Config(
-        ipc=ipc, syn_steps=steps, expert_epochs=epochs, max_start_epoch=start, batch_syn=batch, lr_img=lr_img, lr_lr=lr_lr,
-        lr_teacher=lr_teacher, experts=Experts(zca=zca, dsa=augment.strategy_for(dataset)), source=source,
-    )  # fmt: skip
+        ipc=ipc,
+        syn_steps=steps,
+        expert_epochs=epochs,
+        max_start_epoch=start,
+        batch_syn=batch,
+        lr_img=lr_img,
+        lr_lr=lr_lr,
+        lr_teacher=lr_teacher,
+        experts=Experts(zca=zca, dsa=augment.strategy_for(dataset)),
+        source=source,
+    )
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:
@@ -118,20 +141,24 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc float32 images with hard labels, after the last update, normalised or whitened as the experts' images
+    Returns: K x ipc float32 images with hard labels, after the last update, normalised or whitened as the experts'
+    images
              were, with the learned step size as `facts.extra["lr_net"]`.
     Raises:  UserError: settings that ask for epochs the experts do not have.
     Source:  algorithm 1 of the paper.
     """
     loop, experts = loop or Loop(), cfg.experts
-    if min(cfg.syn_steps, cfg.max_start_epoch, cfg.expert_epochs) < 1 or cfg.max_start_epoch - 1 + cfg.expert_epochs > experts.epochs:
+    if (
+        min(cfg.syn_steps, cfg.max_start_epoch, cfg.expert_epochs) < 1
+        or cfg.max_start_epoch - 1 + cfg.expert_epochs > experts.epochs
+    ):
         raise UserError(
             f"students of {cfg.syn_steps} steps start before epoch {cfg.max_start_epoch} and aim {cfg.expert_epochs} epochs ahead; "
             f"experts have {experts.epochs} epochs. Each number must be at least 1, and max_start_epoch - 1 + expert_epochs at most {experts.epochs}"
         )
     paths = trajectories.train(real, experts, loop)
     real = paths.real
-    rng = generator(seed, "MTT")
+    rng = stream(seed, "MTT")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     step_size = torch.tensor(cfg.lr_teacher, device=real.device, requires_grad=True)
@@ -149,7 +176,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         batches = [send(index, real.device) for index in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
         draws = [dsa.draw(rng, images=len(index)) for index in batches]
         images = synthetic.detach().flatten(0, 1)
-        loss, by_images, step_size.grad = matched(derivatives, start, target, images, labels, step_size, batches, draws, dsa)
+        loss, by_images, step_size.grad = matched(
+            derivatives, start, target, images, labels, step_size, batches, draws, dsa
+        )
         synthetic.grad = by_images.view_as(synthetic)
         optimizer.step()
         loop.log(loss=loss, step_size=step_size.detach())

@@ -6,7 +6,7 @@ The floor every method must beat. Labels are hard, images unmodified (Zhao et al
 from __future__ import annotations
 
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import settings
 from ..data import ImageSet
 
@@ -35,5 +35,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         real: (N, C, H, W) images of K classes.
     Returns: K x ipc of them, normalised, class after class.
     """
-    images = real.draw_classes(cfg.ipc, generator(seed, "Random"))
+    images = real.draw_classes(cfg.ipc, stream(seed, "Random"))
     return ImageSet.from_classes(images, like=real, method="Random", seed=seed)

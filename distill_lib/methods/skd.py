@@ -1,9 +1,11 @@
 """SKD: generative dataset distillation by self-knowledge distillation (Li et al., ICASSP 2025). Book page: book/skd.md
 
-DiM with another second stage: a network of the pool is its own teacher. Real images give the target distribution over the
-classes, generated images of the same class the distribution to be moved; both are the softmax of *standardised* logits.
+DiM with another second stage: a network of the pool is its own teacher. Real images give the target distribution over
+the classes, generated images of the same class the distribution to be moved; both are the softmax of *standardised*
+logits.
 
-No code was published. What the paper leaves open is an option here; the comment beside it says which reading is the default.
+No code was published. What the paper leaves open is an option here; the comment beside it says which reading is the
+default.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Config:
     standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
     std: Literal["unbiased", "biased"] = "unbiased"  # as in the work whose standardisation is cited (Sun et al. 2024)
     eps: float = 1e-7  # added to the standard deviation, from the same code
-    target: Literal["logits", "embedding"] = "logits"  # K in equation 6 is the number of classes; one sentence could mean the layer before
+    target: Literal["logits", "embedding"] = (
+        "logits"  # K in equation 6 is the number of classes; one sentence could mean the layer before
+    )
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -53,7 +57,9 @@ class Config:
 def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
     weight = 0.001 if dataset == "MNIST" else 0.01
-    return Config(ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=network_pool.pool_for(dataset)))
+    return Config(
+        ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=network_pool.pool_for(dataset))
+    )
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -72,13 +78,16 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
         return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
 
-    generator = network_pool.match(cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop)
+    generator = network_pool.match(
+        cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop
+    )
     name = "SKD" if cfg.standardise else "SKD (no standardisation)"
     return GeneratedSet.made(name, real, generator, cfg.ipc, seed)
 
 
 def standardised(logits: Tensor, cfg: Config) -> Tensor:
-    """(..., K) -> (..., K): zero mean and standard deviation 1 / tau over the classes of one image; x / tau without standardisation.
+    """(..., K) -> (..., K): zero mean and standard deviation 1 / tau over the classes of one image; x / tau without
+    standardisation.
 
     Unbiased, every value lies within (K - 1) / (tau sqrt(K)). Equal logits give zeros.
     Source: equation 3.
@@ -86,7 +95,9 @@ def standardised(logits: Tensor, cfg: Config) -> Tensor:
     if not cfg.standardise:
         return logits / cfg.tau
     centred, count = logits - logits.mean(-1, keepdim=True), logits.shape[-1] - (cfg.std == "unbiased")
-    std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / count**0.5  # its gradient at zero is zero, that of torch.std is NaN
+    std = (
+        torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / count**0.5
+    )  # its gradient at zero is zero, that of torch.std is NaN
     return centred / ((std + cfg.eps) * cfg.tau)
 
 

@@ -1,12 +1,12 @@
 """SLFD: dataset distillation with probabilistic latent features (Li et al. 2025). Book page: book/slfd.md
 
 GLaD, and a module of three linear layers that makes of an image's codes a normal distribution over class logits: mean,
-diagonal, and low-rank factor of the covariance. Samples of it shift the network's prediction for the synthetic image, and the
-log of the mean likelihood over them takes the place of the cross-entropy. Codes, features and module are learned together;
-the module is dropped at the end.
+diagonal, and low-rank factor of the covariance. Samples of it shift the network's prediction for the synthetic image,
+and the log of the mean likelihood over them takes the place of the cross-entropy. Codes, features and module are
+learned together; the module is dropped at the end.
 
-No code of the paper was published and its formulas are lost. What it states in words is kept; every reconstruction is a field
-of `Module` or `Config` whose comment says so.
+No code of the paper was published and its formulas are lost. What it states in words is kept; every reconstruction is a
+field of `Module` or `Config` whose comment says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .. import networks
 from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
@@ -36,17 +36,28 @@ VERSION = 1
 
 @settings
 class Module:
-    """The stochastic module. "Paper" is stated in words there, "SSN" is Monteiro et al. 2020, its model, "ours" a reconstruction."""
+    """The stochastic module. "Paper" is stated in words there, "SSN" is Monteiro et al. 2020, its model, "ours" a
+    reconstruction."""
 
-    rank: Count | None = 10  # of the covariance's factor; None: full covariance by its Cholesky factor (paper: "rank=10" and "multi")
+    rank: Count | None = (
+        10  # of the covariance's factor; None: full covariance by its Cholesky factor (paper: "rank=10" and "multi")
+    )
     samples: Count = 20  # Monte-Carlo samples; the paper's number is lost (SSN's)
     antithetic: bool = True  # samples in pairs of opposite noise, so that their mean is exact (ours)
-    event: Literal["logits", "joint", "codes"] = "logits"  # an image's logits; those of all images; a vector per code (ours)
+    event: Literal["logits", "joint", "codes"] = (
+        "logits"  # an image's logits; those of all images; a vector per code (ours)
+    )
     inputs: Literal["all", "mean"] = "all"  # of the layers: the codes in a row, or their mean (ours)
     scaled: bool = True  # the inputs divided by the root of their number: else Adam moves 13,824 of them by too much in one step (ours)
-    refine: Literal["logits", "probabilities"] = "logits"  # what a sample is added to; the paper says probabilities, and feeds them to a CE
-    average: Literal["likelihood", "loss"] = "likelihood"  # over samples: log-sum-exp (paper), or the mean cross-entropy
-    mean_weight: float = 0.0  # of the squared norm of the means, added to the loss, so that they do not take over the matching (ours)
+    refine: Literal["logits", "probabilities"] = (
+        "logits"  # what a sample is added to; the paper says probabilities, and feeds them to a CE
+    )
+    average: Literal["likelihood", "loss"] = (
+        "likelihood"  # over samples: log-sum-exp (paper), or the mean cross-entropy
+    )
+    mean_weight: float = (
+        0.0  # of the squared norm of the means, added to the loss, so that they do not take over the matching (ours)
+    )
     reaches_codes: bool = True  # the codes learn from the module too (ours)
     optimizer: Literal["adam", "sgd"] = "adam"  # of the layers (ours)
     lr: float = 1e-3  # (ours)
@@ -59,14 +70,18 @@ class Module:
         if self.antithetic and self.samples % 2:
             raise UserError(f"{self.samples} samples in pairs: give an even number, or antithetic=False")
         if self.event == "joint" and self.rank is None:
-            raise UserError("a joint event of all images shares the noise of a low-rank factor: give a rank; a full covariance is of one image")
+            raise UserError(
+                "a joint event of all images shares the noise of a low-rank factor: give a rank; a full covariance is of one image"
+            )
 
 
 @settings
 class Config:
     ipc: Count = 1  # images per class
     match: Literal["DC", "DM"] = "DC"
-    reading: Literal["logits", "embedding", "loss"] = "logits"  # of SLFD with DM, which the paper only names: see `Distributions` (ours)
+    reading: Literal["logits", "embedding", "loss"] = (
+        "logits"  # of SLFD with DM, which the paper only names: see `Distributions` (ours)
+    )
     reading_weight: float = 1.0  # of what a reading adds to DM's loss: "logits" and "loss" (ours)
     iterations: int = 1_001  # updates of the latents, one fresh network each
     network: str = "ConvNet"
@@ -77,12 +92,16 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, iterations=min(self.iterations, 10), batch_real=min(self.batch_real, 16), space=self.space.smoke())
+        return replace(
+            self, iterations=min(self.iterations, 10), batch_real=min(self.batch_real, 16), space=self.space.smoke()
+        )
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
         iterations, batch = SMALL[self.match]
-        return replace(self, iterations=min(self.iterations, iterations), batch_real=batch, space=self.space.small(self.match))
+        return replace(
+            self, iterations=min(self.iterations, iterations), batch_real=batch, space=self.space.small(self.match)
+        )
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
@@ -110,15 +129,16 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Args:
         real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc normalised float32 images with hard labels, after the last update; `facts.extra["module"]` says how the module
+    Returns: K x ipc normalised float32 images with hard labels, after the last update; `facts.extra["module"]` says how
+    the module
              changed on the way.
-    Raises:  UserError: a generator or layer that does not fit the set; settings of the module that contradict one another.
-    Source:  section 3 of the paper, reconstructed.
+    Raises:  UserError: a generator or layer that does not fit the set; settings of the module that contradict one
+    another. Source:  section 3 of the paper, reconstructed.
     """
     loop, of = loop or Loop(), cfg.module
     of.check()
     made = prior.prepare(real, cfg.space.prior, loop)
-    rng, noise = generator(seed, "latents"), generator(seed, "module")
+    rng, noise = stream(seed, "latents"), stream(seed, "module")
     latents = Latents(made, real, cfg.space, cfg.ipc, rng)
     matcher = (Gradients if cfg.match == "DC" else Distributions)(real, cfg, rng)
     heads = Heads(of, latents.w.shape[1:], matcher.event, noise).to(real.device)
@@ -143,7 +163,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         by_module.step()
         loop.log(loss=loss, mean_norm=normal.mean.detach().norm(dim=-1).mean())
     seen.append({"step": cfg.iterations, **heads(latents.w.detach()).summary()})
-    return latents.distilled("SLFD", seed, match=cfg.match, module=_history(seen), normal=heads(latents.w.detach()).numbers())
+    return latents.distilled(
+        "SLFD", seed, match=cfg.match, module=_history(seen), normal=heads(latents.w.detach()).numbers()
+    )
 
 
 def _history(seen: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -157,7 +179,8 @@ def _history(seen: list[dict[str, Any]]) -> dict[str, list[Any]]:
 # --- the module --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Normal:
-    """Normal distributions N(mean, F F' + diag d); `full`: N(mean, L L') with L = F + diag(sqrt d), F strictly lower triangular.
+    """Normal distributions N(mean, F F' + diag d); `full`: N(mean, L L') with L = F + diag(sqrt d), F strictly lower
+    triangular.
 
     Shapes: mean, d (..., E); F (..., E, R).
     Source: equation 3 of the paper; Monteiro et al. 2020.
@@ -175,14 +198,19 @@ class Normal:
         return factor @ factor.mT + (0 if self.full else torch.diag_embed(self.d))
 
     def sample(self, of: Module, rng: torch.Generator) -> Tensor:
-        """(M, N, E) samples, differentiable; of distributions per code (N, L, E), the sum over codes divided by the root of their number.
+        """(M, N, E) samples, differentiable; of distributions per code (N, L, E), the sum over codes divided by the
+        root of their number.
 
         With a joint event all images share the noise of the factor.
         """
         count = of.samples // 2 if of.antithetic else of.samples
         first = self.factor.shape[:-2] if of.event != "joint" else (1,) * len(self.factor.shape[:-2])
         e1 = send(torch.randn(count, *first, self.factor.shape[-1], generator=rng, device=rng.device), self.mean.device)
-        e2 = e1 if self.full else send(torch.randn(count, *self.d.shape, generator=rng, device=rng.device), self.mean.device)
+        e2 = (
+            e1
+            if self.full
+            else send(torch.randn(count, *self.d.shape, generator=rng, device=rng.device), self.mean.device)
+        )
         noise = (self.factor @ e1[..., None])[..., 0] + self.d.sqrt() * e2
         found = self.mean + (torch.cat([noise, -noise]) if of.antithetic else noise)
         return found.sum(2) / found.shape[2] ** 0.5 if of.event == "codes" else found
@@ -192,12 +220,14 @@ class Normal:
         """Means over the images; the matrix of correlations only where it is small."""
         covariance = self.covariance if self.mean.shape[-1] <= 100 else None
         variance = self.d + self.factor.square().sum(-1)
-        out: dict[str, Any] = {"mean_norm": float(self.mean.norm(dim=-1).mean()), "covariance_trace": float(variance.sum(-1).mean())}
+        out: dict[str, Any] = {
+            "mean_norm": float(self.mean.norm(dim=-1).mean()),
+            "covariance_trace": float(variance.sum(-1).mean()),
+        }
         if covariance is not None and self.mean.shape[-1] <= 20:
             scale = variance.rsqrt()
             out["correlation"] = (covariance * scale[..., None] * scale[..., None, :]).flatten(0, -3).mean(0).cpu()
         return out
-
 
     @torch.no_grad()
     def numbers(self) -> dict[str, Any] | None:
@@ -247,7 +277,9 @@ class Heads(nn.Module):
         h = h * h.shape[-1] ** -0.5 if of.scaled else h
         factor = self.factor(h).unflatten(-1, (self.event, self.columns))
         d = self.diagonal(h).exp() + of.eps
-        return Normal(self.mean(h), d, factor.tril(-1), full=True) if of.rank is None else Normal(self.mean(h), d, factor)
+        return (
+            Normal(self.mean(h), d, factor.tril(-1), full=True) if of.rank is None else Normal(self.mean(h), d, factor)
+        )
 
 
 # --- losses ------------------------------------------------------------------------------------------------------------
@@ -260,7 +292,9 @@ def stochastic_loss(logits: Tensor, labels: Tensor, samples: Tensor, of: Module 
     Source: equations 4 to 6, reconstructed: -(logsumexp over m of -CE(p + eta_m, y)) + log M.
     """
     refined = (logits if of.refine == "logits" else logits.softmax(1))[:, None] + samples
-    likelihood = refined.log_softmax(2).gather(2, labels[:, None, None].expand(-1, samples.shape[1], 1))[..., 0]  # (N, M), logarithms
+    likelihood = refined.log_softmax(2).gather(2, labels[:, None, None].expand(-1, samples.shape[1], 1))[
+        ..., 0
+    ]  # (N, M), logarithms
     return math.log(samples.shape[1]) - likelihood.logsumexp(1) if of.average == "likelihood" else -likelihood.mean(1)
 
 
@@ -273,7 +307,7 @@ class Gradients:
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator):
         self.real, self.cfg, self.rng, self.dsa, self.event = real, cfg, rng, augment.dsa(cfg.dsa), real.num_classes
-        self.network = networks.fresh(cfg.network, real, generator(0, "redrawn")).to(real.device).requires_grad_(False)
+        self.network = networks.fresh(cfg.network, real, stream(0, "redrawn")).to(real.device).requires_grad_(False)
         self.derivatives = Derivatives(self.network)
 
     def __call__(self, images: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,10 +319,14 @@ class Gradients:
         images = images.requires_grad_()
         seen = self.dsa.apply(images, omega)
         distance, gradient, by_samples = matching.match(
-            self.derivatives, [p.detach() for p in self.network.parameters()], self.dsa.apply(real_batch, omega), seen,
-            between=matching.glad_distance, extra=samples,
+            self.derivatives,
+            [p.detach() for p in self.network.parameters()],
+            self.dsa.apply(real_batch, omega),
+            seen,
+            between=matching.glad_distance,
+            extra=samples,
             loss=lambda logits, labels, extra: stochastic_loss(logits, labels, extra, self.cfg.module),
-        )  # fmt: skip
+        )
         return distance.sum(), torch.autograd.grad(seen, images, gradient)[0], by_samples
 
 
@@ -297,7 +335,8 @@ class Distributions:
 
     "logits": DM's distance of mean embeddings, and that of mean logits with the samples added to the synthetic ones.
     "embedding": samples are of the embedding; the mean over samples of the distance of mean embeddings with them added.
-    "loss": DM's distance, and the stochastic loss of the synthetic images under the same network with its random weights.
+    "loss": DM's distance, and the stochastic loss of the synthetic images under the same network with its random
+    weights.
     """
 
     def __init__(self, real: ImageSet, cfg: Config, rng: torch.Generator):

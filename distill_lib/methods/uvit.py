@@ -1,4 +1,5 @@
-"""U-ViT: train a diffusion model once, generate for ten minutes, train on that (Li et al., ECCV 2024 challenge). Book page: book/uvit.md
+"""U-ViT: train a diffusion model once, generate for ten minutes, train on that (Li et al., ECCV 2024 challenge). Book
+page: book/uvit.md
 
 No matching: the distilled set is a large sample of the generator, in equal parts of every class.
 """
@@ -33,19 +34,37 @@ class Config:
     steps: Count = 50  # network evaluations per image
     batch: Count = 500  # images at a time
     precision: str = "bfloat16"  # of the network's multiplications when sampling
-    guidance: float = 1.0  # towards the label, without a classifier; the paper and its base code have none on these sets
+    guidance: float = (
+        1.0  # towards the label, without a classifier; the paper and its base code have none on these sets
+    )
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds; a time becomes a number of images."""
         ipc = self.ipc if self.seconds is None else 10
-        return replace(self, seconds=None, ipc=ipc, training=self.training.smoke(), steps=10, sampler="dpm++2m", batch=100, precision="float32")
+        return replace(
+            self,
+            seconds=None,
+            ipc=ipc,
+            training=self.training.smoke(),
+            steps=10,
+            sampler="dpm++2m",
+            batch=100,
+            precision="float32",
+        )
 
     def small(self) -> Config:
-        """Three quarters of an hour of training on one CPU core, a minute of generation; guidance, because a network trained for as short follows labels weakly."""
+        """Three quarters of an hour of training on one CPU core, a minute of generation; guidance, because a network
+        trained for as short follows labels weakly."""
         return replace(
-            self, seconds=self.seconds and min(self.seconds, 60.0), training=self.training.small(), steps=20, sampler="dpm++2m",
-            batch=100, precision="float32", guidance=3.0,
-        )  # fmt: skip
+            self,
+            seconds=self.seconds and min(self.seconds, 60.0),
+            training=self.training.small(),
+            steps=20,
+            sampler="dpm++2m",
+            batch=100,
+            precision="float32",
+            guidance=3.0,
+        )
 
 
 def paper_config(dataset: str, ipc: int | None = None) -> Config:
@@ -62,9 +81,17 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
     elif dataset == "TinyImageNet" or "@64px" in dataset:
         mid = ARCHITECTURES["Mid"]
         training = replace(
-            training, patch=mid.patch, width=mid.width, depth=mid.depth, heads=mid.heads, steps=117_000, warm_up=5000, looks=117,
-            checkpointing=True, start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
-        )  # fmt: skip
+            training,
+            patch=mid.patch,
+            width=mid.width,
+            depth=mid.depth,
+            heads=mid.heads,
+            steps=117_000,
+            warm_up=5000,
+            looks=117,
+            checkpointing=True,
+            start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
+        )
     if not like(dataset).mirrors:
         training = replace(training, flip=False)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
@@ -101,7 +128,18 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     with tempfile.TemporaryDirectory() as beside:
         folder = loop.folder / "generated" if loop.folder else Path(beside)
         made = uvit.generate_for(
-            model, cfg.seconds, real.num_classes, seed, folder, cfg.steps, cfg.sampler, cfg.batch, cfg.precision, images, loop, cfg.guidance
+            model,
+            cfg.seconds,
+            real.num_classes,
+            seed,
+            folder,
+            cfg.steps,
+            cfg.sampler,
+            cfg.batch,
+            cfg.precision,
+            images,
+            loop,
+            cfg.guidance,
         )
         return made.load(real, method="U-ViT", seed=seed)
 

@@ -43,7 +43,12 @@ class Network(nn.Module):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `nn.Module.to`; with a GPU as the only argument, the copies do not wait for what it is doing."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], (str, torch.device)) and torch.device(args[0]).type == "cuda":
+        if (
+            len(args) == 1
+            and not kwargs
+            and isinstance(args[0], (str, torch.device))
+            and torch.device(args[0]).type == "cuda"
+        ):
             return self._apply(lambda t: send(t, args[0]))
         return super().to(*args, **kwargs)
 
@@ -53,10 +58,12 @@ class Network(nn.Module):
         return self.classifier.in_features
 
     def law(self, module: nn.Module, name: str) -> tuple[str, float]:
-        """Distribution of one initial parameter: ("uniform", bound), ("normal", std), ("truncated", std) or ("constant", value).
+        """Distribution of one initial parameter: ("uniform", bound), ("normal", std), ("truncated", std) or
+        ("constant", value).
 
         PyTorch's defaults: weights and biases of convolutions and linear layers are U(-1/sqrt(fan_in), 1/sqrt(fan_in)),
-        norm layers start at 1 and 0. "truncated" is a normal cut at two of its own standard deviations, `std` being that of the uncut one.
+        norm layers start at 1 and 0. "truncated" is a normal cut at two of its own standard deviations, `std` being
+        that of the uncut one.
         """
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             return "uniform", fan_in(module) ** -0.5
@@ -64,7 +71,8 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def redraw(self, rng: torch.Generator) -> Self:
-        """Give the network new initial weights, in place; the numbers are those `fresh` would give it with the same generator.
+        """Give the network new initial weights, in place; the numbers are those `fresh` would give it with the same
+        generator.
 
         One draw for the whole network and no new modules, so it is cheap enough for a fresh network per step.
 
@@ -107,9 +115,11 @@ def _draw(kind: str, pairs: list[tuple[Tensor, float]], rng: torch.Generator) ->
 
 
 class Seeded(Network):
-    """A network that draws random numbers while it trains (dropout): from its own seed, never from torch's global generator.
+    """A network that draws random numbers while it trains (dropout): from its own seed, never from torch's global
+    generator.
 
-    The seed and the number of passes drawn so far are buffers, so that a checkpoint holds them and a resumed run goes on as it would have.
+    The seed and the number of passes drawn so far are buffers, so that a checkpoint holds them and a resumed run goes
+    on as it would have.
     """
 
     def __init__(self, shape: Shape, num_classes: int):
@@ -141,7 +151,8 @@ POOLINGS = {"AP": "average", "MP": "max", "NP": "none"}
 
 
 def norm(kind: str, channels: int, height: int = 0, width: int = 0) -> nn.Module:
-    """A norm layer by its code in `NORMS`. Instance norm is GroupNorm with one group per channel, so it has a scale and a shift."""
+    """A norm layer by its code in `NORMS`. Instance norm is GroupNorm with one group per channel, so it has a scale and
+    a shift."""
     match kind:
         case "IN":
             return nn.GroupNorm(channels, channels)
@@ -167,8 +178,9 @@ def pooling(kind: str) -> nn.Module:
 
 
 def lift(side_padding: int, shape: Shape) -> int:
-    """Padding of a network's first convolution: 28-pixel images get 2 pixels more on every side, so that their maps are those of
-    32-pixel images. (The public code does so for any image with one channel; the papers' one-channel images all have 28 pixels.)"""
+    """Padding of a network's first convolution: 28-pixel images get 2 pixels more on every side, so that their maps are
+    those of 32-pixel images. (The public code does so for any image with one channel; the papers' one-channel images
+    all have 28 pixels.)"""
     return side_padding + 2 if shape[1:] == (28, 28) else side_padding
 
 

@@ -1,4 +1,5 @@
-"""MLP, LeNet, AlexNet and VGG11 as the dataset-distillation papers use them: one linear layer on top, made for 28 or 32 pixels."""
+"""MLP, LeNet, AlexNet and VGG11 as the dataset-distillation papers use them: one linear layer on top, made for 28 or 32
+pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ class MLP(Network):
     def __init__(self, shape: Shape, num_classes: int):
         super().__init__(shape, num_classes)
         channels, height, width = shape
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()
+        )
         self.classifier = nn.Linear(128, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -22,17 +25,32 @@ class MLP(Network):
 
 
 class LeNet(Network):
-    """Convolutions 5x5 of 6 and 16 channels, each with max pooling; hidden layers of 120 and 84. Source: Zhao et al. 2021."""
+    """Convolutions 5x5 of 6 and 16 channels, each with max pooling; hidden layers of 120 and 84. Source: Zhao et al.
+    2021."""
 
     def __init__(self, shape: Shape, num_classes: int):
         super().__init__(shape, num_classes)
-        need_side("LeNet", shape, lifted(shape), 16, "two unpadded 5x5 convolutions and two poolings leave nothing of a smaller map")
+        need_side(
+            "LeNet",
+            shape,
+            lifted(shape),
+            16,
+            "two unpadded 5x5 convolutions and two poolings leave nothing of a smaller map",
+        )
         height, width = (((s - 4) // 2 - 4) // 2 for s in lifted(shape))
         self.body = nn.Sequential(
-            nn.Conv2d(shape[0], 6, 5, padding=lift(0, shape)), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(16 * height * width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(shape[0], 6, 5, padding=lift(0, shape)),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * height * width, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+        )
         self.classifier = nn.Linear(84, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -40,7 +58,8 @@ class LeNet(Network):
 
 
 class AlexNet(Network):
-    """Five convolutions, three max poolings, one linear layer; no dropout, no norm unless asked for. Not torchvision's AlexNet.
+    """Five convolutions, three max poolings, one linear layer; no dropout, no norm unless asked for. Not torchvision's
+    AlexNet.
 
     Source: Zhao et al. 2021; the same layers in MTT and GLaD at any resolution.
     """
@@ -73,8 +92,8 @@ class VGG11(Network):
     """Eight convolutions 3x3 in five stages, each stage ending in max pooling; one linear layer.
 
     `glad=False`: the map after the fifth pooling must be 1 x 1 (28 pixels, or 32 to 63), linear layer on 512.
-    `glad=True`: adaptive max pooling to 7 x 7, which repeats pixels of a smaller map; linear layer on 25 088 at any resolution.
-    Sources: Zhao et al. 2021; Cazenavette et al. 2023 (GLaD).
+    `glad=True`: adaptive max pooling to 7 x 7, which repeats pixels of a smaller map; linear layer on 25 088 at any
+    resolution. Sources: Zhao et al. 2021; Cazenavette et al. 2023 (GLaD).
     """
 
     STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))

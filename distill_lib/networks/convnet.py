@@ -13,7 +13,8 @@ from .base import Network, Shape, activation, fan_in, lift, lifted, need_side, n
 def default_depth(shape: Shape) -> int:
     """Blocks for a resolution, as in the papers: 3 at 28 and 32 pixels, 4 at 64, 5 at 128, 6 at 224 and 256.
 
-    The last map is then 4 x 4 (3 x 3 at 224 pixels). Smaller images get 2 blocks (8 pixels: a 2 x 2 map), which is ours.
+    The last map is then 4 x 4 (3 x 3 at 224 pixels). Smaller images get 2 blocks (8 pixels: a 2 x 2 map), which is
+    ours.
     """
     return max(2, round(math.log2(max(lifted(shape)) / 4)))
 
@@ -64,7 +65,8 @@ class ConvNet(Network):
         return x.flatten(1)
 
     def taps(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of every block after its activation and before its pooling, then the last block's after pooling (CAFE)."""
+        """Feature maps of every block after its activation and before its pooling, then the last block's after pooling
+        (CAFE)."""
         maps = []
         for conv, norm_, act, pool in self.blocks:
             maps.append(act(norm_(conv(x))))
@@ -73,12 +75,14 @@ class ConvNet(Network):
 
 
 class FRePoConv(Network):
-    """FRePo's network: convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels; batch norm, where used, comes
+    """FRePo's network: convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels; batch norm, where
+    used, comes
     *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
 
     Args:
         width: channels of the first block, doubled in each of the next two.
-    Source: Zhou et al. 2022; Flax initialisation (LeCun normal, zero biases); batch norm keeps 0.1 of its running statistics per batch.
+    Source: Zhou et al. 2022; Flax initialisation (LeCun normal, zero biases); batch norm keeps 0.1 of its running
+    statistics per batch.
     """
 
     def __init__(self, shape: Shape, num_classes: int, batch_norm: bool = False, width: int = 128):
@@ -87,7 +91,12 @@ class FRePoConv(Network):
         blocks, channels = [], shape[0]
         for level in range(3):
             before = [nn.BatchNorm2d(channels, momentum=0.9)] if batch_norm and level else []
-            blocks += [*before, nn.Conv2d(channels, width << level, 3, padding=1 if level else lift(1, shape)), nn.ReLU(), nn.AvgPool2d(2)]
+            blocks += [
+                *before,
+                nn.Conv2d(channels, width << level, 3, padding=1 if level else lift(1, shape)),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
             channels = width << level
         self.body = nn.Sequential(*blocks)
         height, side = lifted(shape)
@@ -98,13 +107,17 @@ class FRePoConv(Network):
 
     def law(self, module: nn.Module, name: str) -> tuple[str, float]:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            # LeCun normal: variance 1/fan_in after the cut at two standard deviations, which leaves 0.8796 of the deviation
-            return ("truncated", fan_in(module) ** -0.5 / 0.87962566103423978) if name == "weight" else ("constant", 0.0)
+            # LeCun normal: variance 1/fan_in after the cut at two standard deviations, which leaves 0.8796 of the
+            # deviation
+            return (
+                ("truncated", fan_in(module) ** -0.5 / 0.87962566103423978) if name == "weight" else ("constant", 0.0)
+            )
         return super().law(module, name)
 
 
 class KIPConv(Network):
-    """KIP's transfer network: [convolution - ReLU] then 3 x [convolution 3x3 - ReLU - 2x2 average pooling], 1024 channels, no norm.
+    """KIP's transfer network: [convolution - ReLU] then 3 x [convolution 3x3 - ReLU - 2x2 average pooling], 1024
+    channels, no norm.
 
     28-pixel images keep their size here (maps of 28, 14, 7, 3).
     Source: Nguyen et al. 2021, standard parameterisation: weights N(0, 2/fan_in), biases N(0, 0.01).

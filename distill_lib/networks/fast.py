@@ -1,11 +1,14 @@
-"""Embeddings of plain ConvNets on a CPU, several times sooner than layer by layer: same function, float32, first derivatives.
+"""Embeddings of plain ConvNets on a CPU, several times sooner than layer by layer: same function, float32, first
+derivatives.
 
-`fast.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in the cache folder.
-It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on float32 images on the CPU.
-Everything else, and every machine without a compiler, takes the network's own layers: `embed` decides. Derivatives of the
-second order are right as well, through `layers` and as slow as they are; for these `products` is the faster way.
+`fast.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in the cache
+folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on float32 images
+on the CPU. Everything else, and every machine without a compiler, takes the network's own layers: `embed` decides.
+Derivatives of the second order are right as well, through `layers` and as slow as they are; for these `products` is the
+faster way.
 
-Results do not depend on the batch an image comes in. Gradients of weights depend, to rounding, on the number of threads.
+Results do not depend on the batch an image comes in. Gradients of weights depend, to rounding, on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from ..core.native import convnet as _convnet
 from ..core.native.convnet import Plan
 from .convnet import ConvNet, FRePoConv
 
-FILTERS_MB = 64  # transformed filters of a network, of which each thread keeps a gradient: wider networks take their layers
+FILTERS_MB = (
+    64  # transformed filters of a network, of which each thread keeps a gradient: wider networks take their layers
+)
 
 
 def plan(network: nn.Module) -> Plan | None:
@@ -28,7 +33,12 @@ def plan(network: nn.Module) -> Plan | None:
     else:
         return None
     pairs = sum(conv.in_channels * conv.out_channels for conv, _ in layers[1:])
-    if any(conv.out_channels % 32 for conv, _ in layers) or 36 * 4 * pairs > FILTERS_MB * 2**20 or network.shape[0] > 4 or layers[0][0].padding[0] < 1:
+    if (
+        any(conv.out_channels % 32 for conv, _ in layers)
+        or 36 * 4 * pairs > FILTERS_MB * 2**20
+        or network.shape[0] > 4
+        or layers[0][0].padding[0] < 1
+    ):
         return None
     name_of = {id(p): name for name, p in network.named_parameters()}
     names = [
@@ -38,7 +48,15 @@ def plan(network: nn.Module) -> Plan | None:
     ]
     conv, norm = layers[0]
     widths = tuple(conv.out_channels for conv, _ in layers)
-    return Plan(network.shape, conv.padding[0], norm is not None, norm.eps if norm else 0.0, widths, network.embed_dim, tuple(names))
+    return Plan(
+        network.shape,
+        conv.padding[0],
+        norm is not None,
+        norm.eps if norm else 0.0,
+        widths,
+        network.embed_dim,
+        tuple(names),
+    )
 
 
 def embed(network: nn.Module, x: Tensor) -> Tensor:

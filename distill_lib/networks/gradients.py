@@ -37,20 +37,23 @@ class Derivatives:
     `parameters` is a list in the order of `network.parameters()`; the network's own values are not looked at. In all
     methods images are (G, n, C, H, W), labels (G, n), and the loss of a group is the mean over its n images.
 
-    Another loss than the cross-entropy may take its place: `loss` with one tensor `extra` (G, n, ...) of numbers per image,
-    by which there are derivatives too.
+    Another loss than the cross-entropy may take its place: `loss` with one tensor `extra` (G, n, ...) of numbers per
+    image, by which there are derivatives too.
 
     Args:
         network: gives the architecture, train or eval mode, and the buffers.
         piece:   images at once; by default as many as keep the widest maps in the cache of a CPU, or use a GPU well.
-                 Halved when memory runs out. Batch norm in train mode couples the images of a group, which stay together then.
+                 Halved when memory runs out. Batch norm in train mode couples the images of a group, which stay
+                 together then.
         plain:   use the network's own layers only.
     Raises: UserError: a network with dropout.
     """
 
     def __init__(self, network: nn.Module, piece: int | None = None, plain: bool = False):
         if isinstance(network, Seeded):
-            raise UserError(f"{network.name} draws random numbers while it trains (dropout): its derivatives need the same pass twice; choose another")
+            raise UserError(
+                f"{network.name} draws random numbers while it trains (dropout): its derivatives need the same pass twice; choose another"
+            )
         self.network, self.piece = network, piece
         self.layers = _Layers(network)
         self.plan = None if plain else fast.plan(network)
@@ -62,18 +65,24 @@ class Derivatives:
         return self.kernel if self.kernel and convnet.usable(self.plan, images[0], []) else self._twice(images)
 
     def _twice(self, images: Tensor) -> Products | _Layers:
-        """The form to differentiate twice. `Products` has four times the weights: on a CPU a group of few small images is
-        faster without."""
+        """The form to differentiate twice. `Products` has four times the weights: on a CPU a group of few small images
+        is faster without."""
         few = images.shape[1] * _pixels(images) < 2**12 and not images.is_cuda
         return self.layers if few or self.products is None else self.products
 
     def _size(self, form: Products | _Layers, images: Tensor) -> int:
-        """Images at once: 16 of 32 x 32 pixels on a CPU, 128 in the kernel, which looks after the cache itself, 2048 on a GPU."""
+        """Images at once: 16 of 32 x 32 pixels on a CPU, 128 in the kernel, which looks after the cache itself, 2048 on
+        a GPU."""
         pixels = pixels_at_once(images.is_cuda, form is self.kernel)
         return min(self.piece or len(images) * images.shape[1], max(1, pixels // _pixels(images)))
 
     def first(
-        self, parameters: list[Tensor], images: Tensor, labels: Tensor, loss: Loss | None = None, extra: Tensor | None = None
+        self,
+        parameters: list[Tensor],
+        images: Tensor,
+        labels: Tensor,
+        loss: Loss | None = None,
+        extra: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Every group's loss (G,), and its gradient, one (G, *shape) tensor per parameter; without a graph."""
         groups, n = images.shape[:2]
@@ -83,7 +92,9 @@ class Derivatives:
         total: list[Tensor] = []
 
         def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
-            return _gradient(form, weights(g), images[g, i], labels[g, i], n, loss=loss, extra=None if extra is None else extra[g, i])
+            return _gradient(
+                form, weights(g), images[g, i], labels[g, i], n, loss=loss, extra=None if extra is None else extra[g, i]
+            )
 
         for g, i, (part_loss, found) in self._pieces(form, images, piece):
             losses[g] += part_loss
@@ -94,14 +105,21 @@ class Derivatives:
         return losses, gradients
 
     def second(
-        self, parameters: list[Tensor], images: Tensor, labels: Tensor, direction: list[Tensor], by_parameter: bool = True,
-        loss: Loss | None = None, extra: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self,
+        parameters: list[Tensor],
+        images: Tensor,
+        labels: Tensor,
+        direction: list[Tensor],
+        by_parameter: bool = True,
+        loss: Loss | None = None,
+        extra: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """The number sum_g <gradient of group g, direction of group g>, and its derivatives.
 
         Args:
             direction: (G, *shape) per parameter.
-        Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless `by_parameter`);
+        Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless
+        `by_parameter`);
             where `extra` is given, by it as well.
         """
         n = images.shape[1]
@@ -134,16 +152,24 @@ class Derivatives:
         return (value, by_image, by_parameters) if by_extra is None else (value, by_image, by_parameters, by_extra)
 
     def gradient_and_pull(
-        self, parameters: list[Tensor], images: Tensor, labels: Tensor, loss: Loss | None = None, extra: Tensor | None = None
+        self,
+        parameters: list[Tensor],
+        images: Tensor,
+        labels: Tensor,
+        loss: Loss | None = None,
+        extra: Tensor | None = None,
     ) -> tuple[list[Tensor], Pull]:
-        """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by the images.
+        """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by
+        the images.
 
         What fits one piece keeps its graph; what does not is computed again by `second`.
         """
         groups, n = images.shape[:2]
 
         def again(direction: list[Tensor]) -> Any:
-            _, by_image, _, *by_extra = self.second(parameters, images, labels, direction, by_parameter=False, loss=loss, extra=extra)
+            _, by_image, _, *by_extra = self.second(
+                parameters, images, labels, direction, by_parameter=False, loss=loss, extra=extra
+            )
             return (by_image, *by_extra) if by_extra else by_image
 
         form = self._twice(images)
@@ -152,7 +178,9 @@ class Derivatives:
         x = images.detach().requires_grad_()
         sources = [x] if extra is None else [x, extra.detach().requires_grad_()]
         try:
-            _, gradient = _gradient(form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, True, loss, sources[-1])
+            _, gradient = _gradient(
+                form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, True, loss, sources[-1]
+            )
         except (RuntimeError, MemoryError) as err:
             if not out_of_memory(err) or groups * n == 1:
                 raise
@@ -184,7 +212,10 @@ class Derivatives:
                 if not out_of_memory(err) or held == 1 or (coupled and gs.stop - gs.start == 1):
                     raise
                 size = self.piece = held // 2
-                warnings.warn(f"out of memory: going on with {size} images at a time (same result to rounding, slower)", stacklevel=3)
+                warnings.warn(
+                    f"out of memory: going on with {size} images at a time (same result to rounding, slower)",
+                    stacklevel=3,
+                )
             else:
                 yield gs, part, found
                 g, i = (gs.stop, 0) if part.stop == n else (g, part.stop)
@@ -213,20 +244,32 @@ def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[sli
         groups = g.stop - g.start
         if groups not in made:
             made.clear()
-            made[groups] = [w.detach().requires_grad_() for w in (shared if groups == 1 else form.repeat(shared, groups))]
+            made[groups] = [
+                w.detach().requires_grad_() for w in (shared if groups == 1 else form.repeat(shared, groups))
+            ]
         return made[groups]
 
     return weights
 
 
 def _gradient(
-    form: Products | _Layers, weights: list[Tensor], x: Tensor, labels: Tensor, n: int, create_graph: bool = False,
-    loss: Loss | None = None, extra: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    form: Products | _Layers,
+    weights: list[Tensor],
+    x: Tensor,
+    labels: Tensor,
+    n: int,
+    create_graph: bool = False,
+    loss: Loss | None = None,
+    extra: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
     """Every group's summed cross-entropy, or other `loss`, over n, and the gradient of their sum by the weights."""
     with torch.enable_grad():
         logits = form.logits(weights, x.flatten(0, 1))
-        each = F.cross_entropy(logits, labels.flatten(), reduction="none") if loss is None else loss(logits, labels.flatten(), extra.flatten(0, 1))
+        each = (
+            F.cross_entropy(logits, labels.flatten(), reduction="none")
+            if loss is None
+            else loss(logits, labels.flatten(), extra.flatten(0, 1))
+        )
         mean = each.unflatten(0, labels.shape).sum(1) / n
         return mean.detach(), list(torch.autograd.grad(mean.sum(), weights, create_graph=create_graph))
 

@@ -1,4 +1,5 @@
-"""Any classifier of torchvision or timm as an evaluation network: "torchvision:resnet18", "timm:vit_tiny_patch16_224"."""
+"""Any classifier of torchvision or timm as an evaluation network: "torchvision:resnet18",
+"timm:vit_tiny_patch16_224"."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from .base import Seeded, Shape
 class Foreign(Seeded):
     """A model of another library, split into embedding and last linear layer.
 
-    Its initial weights are the library's own initialisation, under a seed drawn from the generator. Randomness while it trains
-    (dropout, stochastic depth) comes from the network's own seed.
+    Its initial weights are the library's own initialisation, under a seed drawn from the generator. Randomness while it
+    trains (dropout, stochastic depth) comes from the network's own seed.
     """
 
-    def __init__(self, build: Callable[[Shape, int], nn.Module], shape: Shape, num_classes: int, name: str, rng: torch.Generator):
+    def __init__(
+        self, build: Callable[[Shape, int], nn.Module], shape: Shape, num_classes: int, name: str, rng: torch.Generator
+    ):
         super().__init__(shape, num_classes)
         self.name, self._build = name, build
         self.seed.fill_(int(torch.randint(2**40, (), generator=rng)))
@@ -29,7 +32,9 @@ class Foreign(Seeded):
         linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
         found = [(path, layer) for path, layer in linear if layer.out_features == num_classes]
         if not found:
-            raise UserError(f"{name} does not end in a linear layer with one output per class, so it has no embedding: choose another")
+            raise UserError(
+                f"{name} does not end in a linear layer with one output per class, so it has no embedding: choose another"
+            )
         path, self.classifier = found[-1]
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Identity())
@@ -56,7 +61,9 @@ class Foreign(Seeded):
             whole, problem = False, f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}"
         if not whole:
             _, height, width = self.shape
-            raise UserError(f"{self.name} cannot take {height}x{width} images ({problem}); most models of its library are made for 224x224")
+            raise UserError(
+                f"{self.name} cannot take {height}x{width} images ({problem}); most models of its library are made for 224x224"
+            )
 
 
 def torchvision_model(name: str) -> Callable[[Shape, int], nn.Module]:
@@ -89,7 +96,7 @@ def timm_model(name: str) -> Callable[[Shape, int], nn.Module]:
         raise UserError(f"unknown timm model {name!r}: timm.list_models() has them all, for example {', '.join(close)}")
 
     def build(shape: Shape, num_classes: int) -> nn.Module:
-        options = dict(pretrained=False, num_classes=num_classes, in_chans=shape[0])
+        options = {"pretrained": False, "num_classes": num_classes, "in_chans": shape[0]}
         try:
             return timm.create_model(name, img_size=shape[1:], **options)
         except TypeError:  # convolutional networks have no image size
@@ -101,10 +108,13 @@ def timm_model(name: str) -> Callable[[Shape, int], nn.Module]:
 
 
 def _change_channels(model: nn.Module, channels: int) -> None:
-    """Replace the first convolution by one that takes another number of channels, with the library's default initialisation."""
+    """Replace the first convolution by one that takes another number of channels, with the library's default
+    initialisation."""
     path, old = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     parent, _, attribute = path.rpartition(".")
-    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, bias=old.bias is not None)
+    new = nn.Conv2d(
+        channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, bias=old.bias is not None
+    )
     setattr(model.get_submodule(parent), attribute, new)
 
 

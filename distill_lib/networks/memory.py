@@ -1,11 +1,13 @@
 """What a method will keep alive at its peak, in bytes: counted by running parts of its step on a few images.
 
     size = Size((3, 32, 32), num_classes=10, images=50_000)
-    trained("ConvNet", size, 256)                   # one training step: weights, gradients, momenta and what the backward pass needs
-    COSTS["DM"].memory(cfg, size)                   # of a method: see `distill_lib.experiments.method_costs`
+    trained("ConvNet", size, 256)                   # one training step: weights, gradients, momenta and what the
+    backward pass needs COSTS["DM"].memory(cfg, size)                   # of a method: see
+    `distill_lib.experiments.method_costs`
 
-A step's tensors grow evenly with its images, so two small runs say what a large one holds; nothing is computed at full size.
-Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor: `distill_lib.experiments.estimate` learns it from records.
+A step's tensors grow evenly with its images, so two small runs say what a large one holds; nothing is computed at full
+size. Counted are the tensors torch makes. What the C library and kernels hold besides is no tensor:
+`distill_lib.experiments.estimate` learns it from records.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from .gradients import Derivatives, pixels_at_once
 
 VERSION = 4  # of the counts, which are kept: raised when one changes
 SLACK = 1.3  # on a CPU, bytes for a byte of a network's maps: freed memory that is kept, and what convolutions copy for themselves
-COPIES = 4  # of a batch of images on its way from the set to the network: drawn, normalised, augmented, and one in between
+COPIES = (
+    4  # of a batch of images on its way from the set to the network: drawn, normalised, augmented, and one in between
+)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a method's memory depends on beside its settings: images (C, H, W), classes, images of the real set, kind of device."""
+    """What a method's memory depends on beside its settings: images (C, H, W), classes, images of the real set, kind of
+    device."""
 
     shape: tuple[int, int, int]
     num_classes: int
@@ -61,12 +66,14 @@ class Size:
         return 4.0 * images * math.prod(self.shape)
 
     def learned(self, images: float) -> float:
-        """Bytes of images that are learned: themselves, gradient and momentum, and as they are augmented and differentiated."""
+        """Bytes of images that are learned: themselves, gradient and momentum, and as they are augmented and
+        differentiated."""
         return (3 + COPIES) * self.floats(images)
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors made in the block that are alive: `now`, and after every operation that made some, `course`. Views count once."""
+    """Bytes of the tensors made in the block that are alive: `now`, and after every operation that made some, `course`.
+    Views count once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +107,8 @@ def course(run: Callable[[], Any]) -> list[int]:
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes alive after every operation of a run on `few` images and on twice as many; of their peaks alone where the operations differ."""
+    """Bytes alive after every operation of a run on `few` images and on twice as many; of their peaks alone where the
+    operations differ."""
 
     few: int
     first: list[int]
@@ -117,7 +125,8 @@ class Growth:
 
 
 def growth(run: Callable[[int], Any], few: int = 2) -> Growth:
-    """How the bytes of `run(n)` grow with n, from `run(few)` and `run(2 * few)`. One thread computes: there is little to do."""
+    """How the bytes of `run(n)` grow with n, from `run(few)` and `run(2 * few)`. One thread computes: there is little
+    to do."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -224,9 +233,12 @@ def twice(network: str, size: Size, n: int, by_parameter: bool = False) -> float
 
 
 def matched(network: str, size: Size, real: int, synthetic: int) -> float:
-    """Gradients of every class's real and synthetic images, their distance, and its derivative by the synthetic ones."""
+    """Gradients of every class's real and synthetic images, their distance, and its derivative by the synthetic
+    ones."""
     piece = max(1, pixels_at_once(size.gpu, kernel=not size.gpu) // size.side)
-    of_classes = 5 * size.num_classes * weights(network, size)  # both gradients, the distance's parts and its derivative
+    of_classes = (
+        5 * size.num_classes * weights(network, size)
+    )  # both gradients, the distance's parts and its derivative
     once = trained(network, size, min(piece, size.num_classes * real), states=0)
     return of_classes + max(once, twice(network, size, size.num_classes * synthetic))
 

@@ -1,13 +1,13 @@
 """Classifiers, by the names the field gives them.
 
-    network = networks.fresh("ConvNet", like=real, rng=generator(0, "evaluate"))
+    network = networks.fresh("ConvNet", like=real, rng=stream(0, "evaluate"))
     network(x)                           # (N, K) logits
     network.embed(x)                     # (N, D) input of the last linear layer
     networks.embed(network, x)           # the same numbers to rounding, by the fastest way this machine has
 
 `NETWORKS` lists the names. The ConvNet family is composed: `ConvNet`, then any of depth `D1`..`D9`, width `W32`..,
-activation `AR`, `AS`, `AL`, `ASwish`, norm `IN`, `BN`, `LN`, `GN`, `NN`, pooling `AP`, `MP`, `NP`, in this order, with or
-without hyphens: `ConvNetD4W64BN` or `ConvNet-D4-W64-BN`. `ConvNet-6` is `ConvNetD6`.
+activation `AR`, `AS`, `AL`, `ASwish`, norm `IN`, `BN`, `LN`, `GN`, `NN`, pooling `AP`, `MP`, `NP`, in this order, with
+or without hyphens: `ConvNetD4W64BN` or `ConvNet-D4-W64-BN`. `ConvNet-6` is `ConvNetD6`.
 `FRePoConvW32` and so on, and with `BN`, have 32, 64 and 128 channels in place of 128, 256 and 512.
 `torchvision:<model>` and `timm:<model>` name any classifier of those libraries.
 
@@ -39,8 +39,16 @@ Build = Callable[[Shape, int], Network]  # (C, H, W), K -> network
 THIN = (32, 64, 128, 256)
 
 
-def _idc(depth: int, norm: str, average: bool, stem: str | None = None, planes: tuple[int, int, int, int] = (64, 128, 256, 512)) -> Build:
-    return lambda shape, k: ResNet(shape, k, depth, norm, average=average, stem=stem or idc_stem(shape), planes=planes, he=True)
+def _idc(
+    depth: int,
+    norm: str,
+    average: bool,
+    stem: str | None = None,
+    planes: tuple[int, int, int, int] = (64, 128, 256, 512),
+) -> Build:
+    return lambda shape, k: ResNet(
+        shape, k, depth, norm, average=average, stem=stem or idc_stem(shape), planes=planes, he=True
+    )
 
 
 def _thin(depth: int, norm: str, average: bool) -> Build:
@@ -57,17 +65,29 @@ def _table() -> dict[str, tuple[str, Build]]:
         "AlexNetBN": ("AlexNet with batch norm", partial(AlexNet, batch_norm=True)),
         "VGG11": ("VGG11 with instance norm, 28 or 32 pixels", VGG11),
         "VGG11BN": ("VGG11 with batch norm", partial(VGG11, norm_="BN")),
-        "GLaD-VGG11": ("VGG11 with instance norm and 7x7 adaptive max pooling, any resolution", partial(VGG11, glad=True)),
+        "GLaD-VGG11": (
+            "VGG11 with instance norm and 7x7 adaptive max pooling, any resolution",
+            partial(VGG11, glad=True),
+        ),
         "ViT": ("GLaD's ViT for ImageNet subsets: patch 16, depth 10, no LayerNorm", ViT),
-        "ViTCIFAR": ("ViT of GLaD and DC-BENCH for 32 pixels: patch 4, depth 6", partial(ViT, patch=4, depth=6, layer_norm=True)),
+        "ViTCIFAR": (
+            "ViT of GLaD and DC-BENCH for 32 pixels: patch 4, depth 6",
+            partial(ViT, patch=4, depth=6, layer_norm=True),
+        ),
         "FRePoConv": ("FRePo's network: 128-256-512 channels, no norm", FRePoConv),
-        "FRePoConvBN": ("FRePo's network with batch norm before convolutions 2 and 3", partial(FRePoConv, batch_norm=True)),
+        "FRePoConvBN": (
+            "FRePo's network with batch norm before convolutions 2 and 3",
+            partial(FRePoConv, batch_norm=True),
+        ),
         "KIPConv": ("KIP's transfer network: width 1024, prepended convolution, no norm", KIPConv),
         "KIPConv3": ("KIP's transfer network without the prepended convolution", partial(KIPConv, prepended=False)),
     }
     for suffix, norm, words in (("", "IN", "instance norm"), ("BN", "BN", "batch norm")):
         for depth in (10, 18, 50):
-            table[f"ResNet{depth}{suffix}"] = (f"ResNet-{depth} with 3x3 stem, {words}", partial(ResNet, depth=depth, norm_=norm))
+            table[f"ResNet{depth}{suffix}"] = (
+                f"ResNet-{depth} with 3x3 stem, {words}",
+                partial(ResNet, depth=depth, norm_=norm),
+            )
         table[f"ResNet18{suffix}_AP"] = (
             f"ResNet-18, average pooling for strides, linear layer on the whole map, {words}",
             partial(ResNet, norm_=norm, average=True, flat=True),
@@ -77,7 +97,10 @@ def _table() -> dict[str, tuple[str, Build]]:
             partial(ResNet, norm_=norm, stem="imagenet"),
         )
         for depth in (10, 18, 50):
-            table[f"IDC-ResNet{depth}{suffix}"] = (f"IDC's ResNet-{depth}, stem by resolution, {words}", _idc(depth, norm, average=False))
+            table[f"IDC-ResNet{depth}{suffix}"] = (
+                f"IDC's ResNet-{depth}, stem by resolution, {words}",
+                _idc(depth, norm, average=False),
+            )
         for depth in (10, 18):
             table[f"IDC-ResNetAP{depth}{suffix}"] = (
                 f"IDC's ResNetAP-{depth}, stem by resolution, {words}",
@@ -111,7 +134,11 @@ def _table() -> dict[str, tuple[str, Build]]:
 
 
 _TABLE = _table()
-_SPELLINGS = {"ResNetAP-10": "IDC-ResNetAP10", "ResNetAP-18": "IDC-ResNetAP18", "ResNet18-AP": "ResNet18_AP"}  # the papers' own
+_SPELLINGS = {
+    "ResNetAP-10": "IDC-ResNetAP10",
+    "ResNetAP-18": "IDC-ResNetAP18",
+    "ResNet18-AP": "ResNet18_AP",
+}  # the papers' own
 _CONVNET = re.compile(
     r"ConvNet(?:-?D?(?P<depth>[1-9]))?(?:-?W(?P<width>[1-9]\d*))?(?:-?(?P<act>ASwish|AR|AS|AL))?"
     r"(?:-?(?P<norm>IN|BN|LN|GN|NN))?(?:-?(?P<pool>AP|MP|NP))?"
@@ -145,7 +172,8 @@ def about() -> dict[str, str]:
 
 
 def canonical(name: str) -> str:
-    """The one spelling of a network's name that records use: `ConvNet-6` is `ConvNetD6`, `ResNetAP-10` is `IDC-ResNetAP10`."""
+    """The one spelling of a network's name that records use: `ConvNet-6` is `ConvNetD6`, `ResNetAP-10` is
+    `IDC-ResNetAP10`."""
     return _resolve(name)[0]
 
 
@@ -183,7 +211,9 @@ def _blank(spelled: str, build: Build, shape: Shape, num_classes: int) -> Networ
     with torch.device("meta"):  # no memory, no random numbers
         network = build(shape, num_classes)
     network.name = spelled
-    return network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # what to_empty does, without its import of sympy (seconds)
+    return network._apply(
+        lambda t: torch.empty(t.shape, dtype=t.dtype)
+    )  # what to_empty does, without its import of sympy (seconds)
 
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:
@@ -205,7 +235,9 @@ def _resolve(name: str) -> tuple[str, Build]:
         return name, partial(FRePoConv, batch_norm=bool(match[2]), width=int(match[1]))
     if match := _CONVNET.fullmatch(name):
         depth, width, act, norm, pool = match.groups()
-        spelled = "ConvNet" + "".join([f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or ""])
+        spelled = "ConvNet" + "".join(
+            [f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or ""]
+        )
         options = {"act": act or "AR", "norm_": norm or "IN", "pool": pool or "AP"}
         return spelled, partial(ConvNet, depth=int(depth) if depth else None, width=int(width or 128), **options)
     if re.fullmatch(r"ResNet-(10|18|50)", name):

@@ -23,7 +23,7 @@ from ..core.device import chunked, send
 from ..core.errors import UserError
 from ..core.files import atomically
 from ..core.loop import Loop
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
 from ..data import ImageSet, augment, like
 from . import fast, memory, names
@@ -33,7 +33,8 @@ VERSION = 1  # of the recipe: part of the key a trained network is kept under
 
 @settings
 class Training:
-    """How a network is trained on the real set. The papers name the network and leave the rest open; these are our values."""
+    """How a network is trained on the real set. The papers name the network and leave the rest open; these are our
+    values."""
 
     network: str = "ConvNet"
     epochs: int = 50
@@ -65,7 +66,8 @@ class Training:
 
 
 def for_selection(dataset: str) -> Training:
-    """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet subsets.
+    """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet
+    subsets.
 
     SLFD's unions of subsets, for which no selection is published, have the ConvNet.
 
@@ -102,7 +104,8 @@ class Trained:
 
 
 def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) -> Trained:
-    """The network of these settings trained on `real`: from `runs/feature_networks` where it is, else trained and put there.
+    """The network of these settings trained on `real`: from `runs/feature_networks` where it is, else trained and put
+    there.
 
     Raises: TimeUp: the loop's deadline passed (the state is saved where the loop has a folder).
     """
@@ -114,8 +117,14 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 
 def artefact(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
-    key = json.dumps({"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}, sort_keys=True)
-    return paths.runs() / "feature_networks" / f"{cfg.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    key = json.dumps(
+        {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}, sort_keys=True
+    )
+    return (
+        paths.runs()
+        / "feature_networks"
+        / f"{cfg.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    )
 
 
 def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> Trained:
@@ -123,7 +132,7 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
 
     index = candidates(real, cfg.per_class, seed)
     place, n = index.to(real.device), len(index)
-    rng = generator(seed, "feature network")
+    rng = stream(seed, "feature network")
     network = names.fresh(cfg.network, real, rng).to(real.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     dsa = augment.dsa(cfg.dsa)
@@ -131,9 +140,14 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     was_right, learned = torch.zeros(2, n, dtype=torch.bool, device=real.device)
     forgotten = torch.zeros(n, dtype=torch.int64, device=real.device)
     live = {
-        "network": network, "optimizer": optimizer, "rng": rng, "order": batches.order,
-        "was_right": was_right, "learned": learned, "forgotten": forgotten,
-    }  # fmt: skip
+        "network": network,
+        "optimizer": optimizer,
+        "rng": rng,
+        "order": batches.order,
+        "was_right": was_right,
+        "learned": learned,
+        "forgotten": forgotten,
+    }
     total = cfg.epochs * batches.steps_per_epoch
     for step in loop.steps("feature_network", total, live):
         here = send(batches.index(step, rng), real.device)
@@ -162,7 +176,7 @@ def _read(file: Path, real: ImageSet, cfg: Training) -> Trained:
 
     try:
         saved = load_file(file)
-        network = names.fresh(cfg.network, real, generator(0, "overwritten")).to(real.device)
+        network = names.fresh(cfg.network, real, stream(0, "overwritten")).to(real.device)
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
         return Trained(network.eval().requires_grad_(False), saved["index"], saved["forgotten"], saved["learned"])
     except (SafetensorError, OSError, KeyError, RuntimeError) as err:
@@ -180,10 +194,11 @@ def count_forgetting(here: Tensor, right: Tensor, was_right: Tensor, learned: Te
 
 
 def candidates(real: ImageSet, per_class: int | None, seed: int) -> Tensor:
-    """Positions (n,) of the images to train on: all, or `per_class` random ones of every class (all of a smaller one)."""
+    """Positions (n,) of the images to train on: all, or `per_class` random ones of every class (all of a smaller
+    one)."""
     if per_class is None:
         return torch.arange(len(real))
-    rng = generator(seed, "candidates")
+    rng = stream(seed, "candidates")
     drawn = [members[torch.randperm(len(members), generator=rng)[:per_class]] for members in real.class_index]
     return torch.cat(drawn).sort().values
 
@@ -199,7 +214,13 @@ def features(network: nn.Module, real: ImageSet, index: Tensor, batch: int = 256
 
 
 def select(
-    real: ImageSet, ipc: int, cfg: Training, seed: int, method: str, choose: Callable[[Tensor, int], Tensor], loop: Loop | None = None
+    real: ImageSet,
+    ipc: int,
+    cfg: Training,
+    seed: int,
+    method: str,
+    choose: Callable[[Tensor, int], Tensor],
+    loop: Loop | None = None,
 ) -> ImageSet:
     """Choose `ipc` images of every class by their features.
 
@@ -228,12 +249,14 @@ def enough(classes: list[Tensor], ipc: int, real: ImageSet) -> None:
 
 
 def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
-    """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k, unmodified."""
+    """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k,
+    unmodified."""
     images = real.take(index.flatten())[0].unflatten(0, index.shape)
     return ImageSet.from_classes(images, like=real, indices=index.tolist(), **extra)
 
 
-# --- of a method whose settings hold a `training` ------------------------------------------------------------------------
+# --- of a method whose settings hold a `training`
+# ------------------------------------------------------------------------
 def stage1(cfg: Any) -> dict[str, Training]:
     """What cells share before their sets differ."""
     return {"feature network": cfg.training}

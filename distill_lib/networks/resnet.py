@@ -1,4 +1,5 @@
-"""ResNets: the CIFAR form of the DC/DM/MTT/GLaD code, and IDC's, whose stem follows the resolution (also Minimax, DiM, SKD, DGS)."""
+"""ResNets: the CIFAR form of the DC/DM/MTT/GLaD code, and IDC's, whose stem follows the resolution (also Minimax, DiM,
+SKD, DGS)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Residual(nn.Module):
-    """One residual block. `average` (the AP networks) replaces a stride of 2 by a convolution at stride 1 and 2x2 average pooling.
+    """One residual block. `average` (the AP networks) replaces a stride of 2 by a convolution at stride 1 and 2x2
+    average pooling.
 
     Basic: two 3x3 convolutions. Bottleneck: 1x1, 3x3, 1x1, the last with four times the channels.
     """
@@ -25,7 +27,12 @@ class Residual(nn.Module):
         s = 1 if average else stride
         if bottleneck:
             self.first = nn.Sequential(
-                conv(inputs, planes, 1), norm(norm_, planes), nn.ReLU(), conv(planes, planes, 3, s), norm(norm_, planes), nn.ReLU()
+                conv(inputs, planes, 1),
+                norm(norm_, planes),
+                nn.ReLU(),
+                conv(planes, planes, 3, s),
+                norm(norm_, planes),
+                nn.ReLU(),
             )
             self.last = nn.Sequential(conv(planes, outputs, 1), norm(norm_, outputs))
         else:
@@ -50,7 +57,8 @@ class ResNet(Network):
         depth:   10, 18 (basic blocks) or 50 (bottleneck blocks).
         norm_:   "IN" or "BN".
         average: average pooling in place of strides (the AP networks).
-        stem:    "cifar" 3x3; "pooled" 3x3 and a halving pool; "imagenet" 7x7 at stride 2 and a halving max pool (AP: 7x7 at stride 1 and
+        stem:    "cifar" 3x3; "pooled" 3x3 and a halving pool; "imagenet" 7x7 at stride 2 and a halving max pool (AP:
+        7x7 at stride 1 and
                  average pooling by 4).
         planes:  channels of the four stages.
         blocks:  residual blocks per stage; None takes the depth's standard numbers.
@@ -79,7 +87,13 @@ class ResNet(Network):
         width = planes[0]
         halvings = 3 + {"cifar": 0, "pooled": 1, "imagenet": 2}[stem]
         if average:
-            need_side(f"ResNet{depth} with average pooling", shape, shape[1:], 2**halvings, f"it halves the map {halvings} times")
+            need_side(
+                f"ResNet{depth} with average pooling",
+                shape,
+                shape[1:],
+                2**halvings,
+                f"it halves the map {halvings} times",
+            )
         if stem == "imagenet":
             first = [conv(shape[0], width, 7, 1 if average else 2)]
             pool = [nn.AvgPool2d(4) if average else nn.MaxPool2d(3, 2, padding=1)]

@@ -19,15 +19,17 @@ from .base import Network, Seeded
 class Stack:
     """n networks trained at once, each as it would be alone, to rounding.
 
-        nets = networks.stack([networks.fresh("ConvNet", real, generator(0, i)) for i in range(5)])
+        nets = networks.stack([networks.fresh("ConvNet", real, stream(0, i)) for i in range(5)])
         logits = nets.forward(nets.params, x)       # x (n, B, C, H, W) -> (n, B, K), network i on batch i
 
-    On a CPU the networks run one after another, ConvNets by the compiled kernel: that took a third of the time of their layers and
-    a fifth of that of grouped convolutions (five networks, 20 images each). On a GPU they run as one, under `vmap`.
+    On a CPU the networks run one after another, ConvNets by the compiled kernel: that took a third of the time of their
+    layers and a fifth of that of grouped convolutions (five networks, 20 images each). On a GPU they run as one, under
+    `vmap`.
 
     Attributes:
         params:  name -> (n, ...) tensor, a leaf that requires gradients.
-        buffers: name -> (n, ...) tensor: batch norm's running statistics, dropout's seeds. Updated in place in train mode.
+        buffers: name -> (n, ...) tensor: batch norm's running statistics, dropout's seeds. Updated in place in train
+        mode.
     """
 
     def __init__(self, networks: Sequence[Network]):
@@ -36,7 +38,9 @@ class Stack:
         first = networks[0]
         for other in networks[1:]:
             if (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
-                raise UserError(f"stack: {other.name} for {other.shape} is not the architecture of {first.name} for {first.shape}")
+                raise UserError(
+                    f"stack: {other.name} for {other.shape} is not the architecture of {first.name} for {first.shape}"
+                )
         self.n = len(networks)
         self.params, self.buffers = stack_module_state(list(networks))
         self.plan = fast.plan(first)
@@ -53,14 +57,19 @@ class Stack:
         return self.train(False)
 
     def forward(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-        """(n, B, C, H, W) images, or (B, C, H, W) that every network sees, to (n, B, K) logits. A function of `params`."""
+        """(n, B, C, H, W) images, or (B, C, H, W) that every network sees, to (n, B, K) logits. A function of
+        `params`."""
         shared = x.ndim == 4
         if not shared and len(x) != self.n:
-            raise UserError(f"stack of {self.n} networks: images must be ({self.n}, B, C, H, W) or (B, C, H, W), got {tuple(x.shape)}")
+            raise UserError(
+                f"stack of {self.n} networks: images must be ({self.n}, B, C, H, W) or (B, C, H, W), got {tuple(x.shape)}"
+            )
         if x.is_cuda and not self._keeps_state():
             return vmap(self._one, in_dims=(0, 0, None if shared else 0))(params, self.buffers, x)
         rows = [dict(zip(params, row, strict=True)) for row in zip(*(p.unbind() for p in params.values()), strict=True)]
-        state = [{k: b[i] for k, b in self.buffers.items()} for i in range(self.n)]  # views: what a network writes stays
+        state = [
+            {k: b[i] for k, b in self.buffers.items()} for i in range(self.n)
+        ]  # views: what a network writes stays
         return torch.stack([self._one(rows[i], state[i], x if shared else x[i]) for i in range(self.n)])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -76,13 +85,16 @@ class Stack:
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         parameters = self.plan.parameters(params) if self.plan else []
         if convnet.usable(self.plan, x, parameters):
-            return F.linear(convnet.run(self.plan, x, parameters), params["classifier.weight"], params["classifier.bias"])
+            return F.linear(
+                convnet.run(self.plan, x, parameters), params["classifier.weight"], params["classifier.bias"]
+            )
         return functional_call(self.skeleton, (params, buffers), (x,))
 
     def _keeps_state(self) -> bool:
         """Whether a pass writes buffers or draws random numbers, which vmap cannot do network by network."""
         return self.skeleton.training and (
-            isinstance(self.skeleton, Seeded) or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
+            isinstance(self.skeleton, Seeded)
+            or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
         )
 
 

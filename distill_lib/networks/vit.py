@@ -11,7 +11,8 @@ from .base import Seeded, Shape
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual; dropout after both projections. `layer_norm` puts LayerNorm before either."""
+    """Attention and MLP, each with a residual; dropout after both projections. `layer_norm` puts LayerNorm before
+    either."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float, layer_norm: bool):
         super().__init__()
@@ -21,20 +22,26 @@ class Block(nn.Module):
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.out = nn.Sequential(nn.Linear(inner, dim), nn.Dropout(dropout))
         self.norm2 = nn.LayerNorm(dim) if layer_norm else nn.Identity()
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, heads, tokens, head_dim)
+        q, k, v = (
+            self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (N, heads, tokens, head_dim)
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
 
 class ViT(Seeded):
-    """Vision transformer: linear embedding of flattened patches (row, column, channel), class token, learned positions, linear head.
+    """Vision transformer: linear embedding of flattened patches (row, column, channel), class token, learned positions,
+    linear head.
 
-    Positions and class token start as N(0, 1). `layer_norm=False` is GLaD's form for ImageNet subsets, which has no LayerNorm at all.
-    Source: Cazenavette et al. 2023 (GLaD); `patch=4, depth=6, layer_norm=True` is its CIFAR form, also DC-BENCH's.
+    Positions and class token start as N(0, 1). `layer_norm=False` is GLaD's form for ImageNet subsets, which has no
+    LayerNorm at all. Source: Cazenavette et al. 2023 (GLaD); `patch=4, depth=6, layer_norm=True` is its CIFAR form,
+    also DC-BENCH's.
     """
 
     def __init__(

@@ -4,7 +4,8 @@ A `ConvNet` with instance norm, ReLU and average pooling spends its time in few 
 
 * the 3x3 convolutions between blocks are Winograd products F(4x4, 3x3): every 6x6 window gives 4x4 outputs for 36
   multiplications per channel pair in place of 144 (F(2x2, 3x3) where a side is no multiple of 4);
-* the first convolution and its norm are one product: mean and variance of w.p over the patches p of an image follow from
+* the first convolution and its norm are one product: mean and variance of w.p over the patches p of an image follow
+from
   the patches' mean and covariance, so the normalised map is p times a weight of that image's own;
 * maps are kept (N, H, W, C), and ReLU, pooling and their derivatives are one pass over the largest map.
 
@@ -29,9 +30,23 @@ from .convnet import ConvNet
 # 1-D algorithms F(m, 3): input (m + 2, m + 2), output (m, m + 2) and weight (m + 2, 3) transforms
 _WINOGRAD = {
     4: (
-        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ],
         [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ],
     ),
     2: (
         [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
@@ -49,7 +64,8 @@ def _transforms(m: int, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
 
 
 class _Windows(torch.autograd.Function):
-    """(N, H, W, C) -> (t, N H W / m^2, C): pixel by pixel the (m + 2)^2 windows around the m x m tiles, zeros outside."""
+    """(N, H, W, C) -> (t, N H W / m^2, C): pixel by pixel the (m + 2)^2 windows around the m x m tiles, zeros
+    outside."""
 
     @staticmethod
     def forward(ctx, x: Tensor, m: int) -> Tensor:
@@ -79,7 +95,9 @@ class _Overlap(torch.autograd.Function):
             for right in (0, 1):
                 part = windows[down * m : down * m + m, right * m : right * m + m]
                 rows, columns = part.shape[:2]
-                tiles[:, down : down + h // m, :rows, right : right + w // m, :columns] += part.permute(2, 3, 0, 4, 1, 5)
+                tiles[:, down : down + h // m, :rows, right : right + w // m, :columns] += part.permute(
+                    2, 3, 0, 4, 1, 5
+                )
         return padded[:, 1 : h + 1, 1 : w + 1]
 
     @staticmethod
@@ -129,16 +147,18 @@ class Products:
         weights = products.weights([p.detach()[None] for p in network.parameters()])
         products.logits(weights, images)                # (n, C, H, W) -> (n, K)
 
-    Parameters and weights have a group axis: with G groups, images are G runs of equal length, each with its own weights.
-    `weights` is a linear map of the parameters and `parameters` its adjoint, which turns derivatives with respect to the
-    weights into derivatives with respect to the parameters.
+    Parameters and weights have a group axis: with G groups, images are G runs of equal length, each with its own
+    weights. `weights` is a linear map of the parameters and `parameters` its adjoint, which turns derivatives with
+    respect to the weights into derivatives with respect to the parameters.
 
     Raises: UserError: the network is none that `Products.fits`.
     """
 
     def __init__(self, network: nn.Module):
         if not self.fits(network):
-            raise UserError("matrix products need a ConvNet with instance norm, ReLU and average pooling whose map sides stay even")
+            raise UserError(
+                "matrix products need a ConvNet with instance norm, ReLU and average pooling whose map sides stay even"
+            )
         self.depth, self.width = network.depth, network.width
         self.height, self.side = lifted(network.shape)
         self.eps = network.blocks[0][1].eps
@@ -158,8 +178,9 @@ class Products:
     def weights(self, parameters: list[Tensor]) -> list[Tensor]:
         """(G, ...) parameters, in the order of `network.parameters()` -> weights of G groups.
 
-        Per block: (G, 9 C, width) or Winograd-transformed (t, G, width, width), scale (G, width), shift (G, width); then the
-        classifier's weight (G, D, K) and bias (G, K). Biases of convolutions are left out: instance norm removes them.
+        Per block: (G, 9 C, width) or Winograd-transformed (t, G, width, width), scale (G, width), shift (G, width);
+        then the classifier's weight (G, D, K) and bias (G, K). Biases of convolutions are left out: instance norm
+        removes them.
         """
         out = []
         for block in range(self.depth):
@@ -188,7 +209,10 @@ class Products:
 
     def repeat(self, weights: list[Tensor], groups: int) -> list[Tensor]:
         """Weights of one group, repeated for G groups."""
-        sizes = ([groups if i == axis else n for i, n in enumerate(w.shape)] for w, axis in zip(weights, self.group_axes, strict=True))
+        sizes = (
+            [groups if i == axis else n for i, n in enumerate(w.shape)]
+            for w, axis in zip(weights, self.group_axes, strict=True)
+        )
         return [w.expand(size).contiguous() for w, size in zip(weights, sizes, strict=True)]
 
     @property
@@ -224,7 +248,9 @@ class Products:
         patches = F.unfold(images, 3, padding=self.padding)  # (N, 9 C, L)
         patches = patches - patches.mean(2, keepdim=True)
         covariance = torch.bmm(patches, patches.transpose(1, 2)) / patches.shape[2]
-        weight, scale, shift = (w.repeat_interleave(n // groups, 0) for w in (weight, scale, shift))  # each image its own
+        weight, scale, shift = (
+            w.repeat_interleave(n // groups, 0) for w in (weight, scale, shift)
+        )  # each image its own
         variance = (torch.bmm(covariance, weight) * weight).sum(1)  # (N, width)
         weight = weight * (scale * torch.rsqrt(variance + self.eps))[:, None]
         ones = patches.new_ones(n, 1, patches.shape[2])

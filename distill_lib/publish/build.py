@@ -1,8 +1,8 @@
 """Make the book: run its live pages, build the HTML, and refuse to call a book built that is not whole.
 
 `build` makes the book of the recorded results, `reproduce` runs every notebook in a profile and makes the book of that
-run. The module is also the Sphinx extension that both, and plain `jupyter-book build .`, go through: it hands Sphinx the
-executed copies of live pages, keeps everything a page loads inside the book, and stops the build on any problem.
+run. The module is also the Sphinx extension that both, and plain `jupyter-book build .`, go through: it hands Sphinx
+the executed copies of live pages, keeps everything a page loads inside the book, and stops the build on any problem.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ MATHJAX = "tex-svg-full.js"  # one file: glyphs are drawn, so no fonts to load
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: notebooks run, cells computed and reused, wall seconds, peak memory of all processes, and the book."""
+    """What a run did: notebooks run, cells computed and reused, wall seconds, peak memory of all processes, and the
+    book."""
 
     profile: str
     notebooks: int
@@ -74,21 +75,29 @@ def reproduce(
         results = pages.run(chosen, profile, parameters, jobs, recorded=others, meanwhile=_import_sphinx)
         index = build(profile, root, ran=chosen)
     summary = Summary(
-        profile, len(results), sum(r.computed for r in results), sum(r.reused for r in results),
-        time.monotonic() - start, peak[0], index,
-    )  # fmt: skip
+        profile,
+        len(results),
+        sum(r.computed for r in results),
+        sum(r.reused for r in results),
+        time.monotonic() - start,
+        peak[0],
+        index,
+    )
     print(summary, flush=True)
     return summary
 
 
-def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Page] = (), out: Path | None = None) -> Path:
+def build(
+    profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Page] = (), out: Path | None = None
+) -> Path:
     """Build the book and return its first page.
 
     Args:
         ran: notebooks whose executed copies in `profile` to show; all other live pages show the recorded results, and
              are executed first where that is not done yet.
         out: where the book goes; by default `_build` for the recorded book, else the profile's folder in `runs/`.
-    Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an image
+    Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an
+    image
             without alternative text, a page that would load something from outside.
     """
     if profile not in paths.PROFILES:
@@ -104,13 +113,20 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         result = build_sphinx(
-            root, place / "html", noconfig=True, path_config=root / "_config.yml", confoverrides=overrides, really_quiet=True,
+            root,
+            place / "html",
+            noconfig=True,
+            path_config=root / "_config.yml",
+            confoverrides=overrides,
+            really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
         )
     if isinstance(result, BaseException):
         if isinstance(result, KeyboardInterrupt):
             raise result
-        raise UserError(f"the book was not built: {result or printed.getvalue().strip()[-2000:] or type(result).__name__}") from result
+        raise UserError(
+            f"the book was not built: {result or printed.getvalue().strip()[-2000:] or type(result).__name__}"
+        ) from result
     if result:
         raise UserError(f"the book was not built: {printed.getvalue().strip()[-2000:]}")
     return place / "html" / "index.html"
@@ -118,7 +134,13 @@ def build(profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Pa
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    for name in ("jupyter_book.sphinx", "myst_nb.sphinx_ext", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx.ext.autodoc"):
+    for name in (
+        "jupyter_book.sphinx",
+        "myst_nb.sphinx_ext",
+        "sphinx_book_theme",
+        "sphinxcontrib.bibtex",
+        "sphinx.ext.autodoc",
+    ):
         importlib.import_module(name)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
-# --- checks on the HTML ------------------------------------------------------------------------------------------------
+# --- checks on the HTML
+# ------------------------------------------------------------------------------------------------
 def check_html(folder: Path, names: list[str]) -> list[str]:
     """Problems of finished pages: broken links, images without file or alternative text, anything loaded from outside.
 
@@ -71,7 +72,11 @@ class _Seen(HTMLParser):
             self.links.append(a["href"])
         if tag in ("script", "img", "iframe", "source", "video", "audio", "embed") and a.get("src"):
             self.loaded.append(a["src"])
-        if tag == "link" and a.get("href") and {"stylesheet", "preload", "icon", "modulepreload"} & set(a.get("rel", "").split()):
+        if (
+            tag == "link"
+            and a.get("href")
+            and {"stylesheet", "preload", "icon", "modulepreload"} & set(a.get("rel", "").split())
+        ):
             self.loaded.append(a["href"])
         if tag == "img":
             self.images.append((a.get("src", ""), a.get("alt", "")))

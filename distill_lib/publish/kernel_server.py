@@ -25,10 +25,21 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 LOADED = (
-    "torch", "torch._dynamo", "pandas", "seaborn", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
-    "ipykernel.kernelapp", "IPython.core.completer", "scipy.stats", "sklearn.cluster",
-    "distill_lib.experiments", "distill_lib.evaluation", "distill_lib.tables", "distill_lib.figures",
-)  # fmt: skip
+    "torch",
+    "torch._dynamo",
+    "pandas",
+    "seaborn",
+    "matplotlib.pyplot",
+    "matplotlib.backends.backend_svg",
+    "ipykernel.kernelapp",
+    "IPython.core.completer",
+    "scipy.stats",
+    "sklearn.cluster",
+    "distill_lib.experiments",
+    "distill_lib.evaluation",
+    "distill_lib.tables",
+    "distill_lib.figures",
+)
 
 
 class Kernels:
@@ -45,9 +56,13 @@ class Kernels:
     def __enter__(self) -> Kernels:
         self._folder = tempfile.TemporaryDirectory(prefix="distill-")
         self._parent = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=self._environment({}), start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment({}),
+            start_new_session=True,
+        )
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -67,7 +82,9 @@ class Kernels:
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         others = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": "1"}
-        others["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger, which ipykernel imports, warns that it cannot stop in some modules
+        others["PYDEVD_DISABLE_FILE_VALIDATION"] = (
+            "1"  # or the debugger, which ipykernel imports, warns that it cannot stop in some modules
+        )
         return {**os.environ, **threads, **others, **extra}
 
     def fork(self, connection_file: str, cwd: str, env: dict[str, str]) -> _Forked:
@@ -183,7 +200,9 @@ def _become_kernel(file: str, cwd: str, env: dict[str, str]) -> None:
     sys.path[0] = ""  # as in a kernel started by hand
     sys.argv = ["ipykernel_launcher.py", "-f", file]
 
-    from ipykernel.kernelapp import IPKernelApp  # a kernel's alone, which the process that asks for kernels does without
+    from ipykernel.kernelapp import (
+        IPKernelApp,
+    )  # a kernel's alone, which the process that asks for kernels does without
 
     IPKernelApp.launch_instance()
     os._exit(0)

@@ -76,7 +76,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Result:
-    """One executed page: wall seconds, cells of its experiment computed and reused, and whether the page itself was reused."""
+    """One executed page: wall seconds, cells of its experiment computed and reused, and whether the page itself was
+    reused."""
 
     page: Page
     seconds: float = 0.0
@@ -136,7 +137,11 @@ def check(page: Page, profile: str, parameters: dict[str, Any]) -> dict[str, Any
     known = parameter_names(page)
     for name in parameters:
         if name not in known:
-            raise UserError(f"{page.experiment}: {unknown('parameter', name, known)}" if known else f"{page.experiment}: takes no parameters")
+            raise UserError(
+                f"{page.experiment}: {unknown('parameter', name, known)}"
+                if known
+                else f"{page.experiment}: takes no parameters"
+            )
     given = {**({"profile": profile} if profile != "recorded" and "profile" in known else {}), **parameters}
     if page.experiment in experiments.experiments():
         experiments.check_parameters(page.experiment, given)
@@ -167,8 +172,9 @@ def run(
     Args:
         parameters: handed to every page.
         jobs:       pages at a time; by default as many as cores and free memory allow, one where a GPU computes.
-        recorded:   further pages, which show recorded results: executed as they stand, where that has not been done yet.
-        meanwhile:  called if any page is executed, while the process that starts kernels imports and a core has nothing to do.
+        recorded:   further pages, which show recorded results: executed as they stand, where that has not been done
+        yet. meanwhile:  called if any page is executed, while the process that starts kernels imports and a core has
+        nothing to do.
     Returns: a result for every page of `pages`.
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
@@ -178,7 +184,11 @@ def run(
     if jobs is not None and jobs < 1:
         raise UserError(f"jobs must be at least 1; got {jobs}")
     still = list(recorded) if profile != "recorded" or parameters else [*pages, *recorded]
-    changed = {page: fingerprint for page, fingerprint in _fingerprints(still).items() if _stored_fingerprint(page, "recorded") != fingerprint}
+    changed = {
+        page: fingerprint
+        for page, fingerprint in _fingerprints(still).items()
+        if _stored_fingerprint(page, "recorded") != fingerprint
+    }
     chosen = [page for page in pages if page not in still]
     number = len(chosen) + len(changed)
     jobs = max(1, min(jobs or _jobs(profile), number))
@@ -224,13 +234,21 @@ def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     shown.started(page, summary)
     try:
         executed = papermill.execute_notebook(
-            source, copy, task.parameters, kernel_name="python3", language="python", progress_bar=False,
-            request_save_on_cell_execute=False, kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
-        )  # fmt: skip
+            source,
+            copy,
+            task.parameters,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
+        )
     except papermill.PapermillExecutionError as err:
         raise PageFailed(_explain(page, notebook, err, copy)) from None
     except Exception as err:
-        raise PageFailed(f"{page.shown}: the kernel died or did not start ({type(err).__name__}: {err}); out of memory?") from None
+        raise PageFailed(
+            f"{page.shown}: the kernel died or did not start ({type(err).__name__}: {err}); out of memory?"
+        ) from None
     for part in (executed, *executed.cells):
         part.metadata.pop("papermill", None)
     executed.metadata["distill"] = {"profile": profile, "fingerprint": task.fingerprint}
@@ -258,7 +276,8 @@ def cores() -> int:
 
 
 def _jobs(profile: str) -> int:
-    """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others, memory permitting."""
+    """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others,
+    memory permitting."""
     if profile in ("small", "full"):
         if pick().type == "cuda":
             return 1
@@ -266,7 +285,8 @@ def _jobs(profile: str) -> int:
     return max(1, min(cores() + 1 if cores() <= 4 else cores() // 2, by_memory))
 
 
-# --- when an executed copy still holds ---------------------------------------------------------------------------------
+# --- when an executed copy still holds
+# ---------------------------------------------------------------------------------
 def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     """For each page a hash of what its recorded copy depends on: its source, the library, the results, the packages."""
     common = hashlib.sha256(sys.version.encode())
@@ -277,7 +297,10 @@ def _fingerprints(pages: list[Page]) -> dict[Page, str]:
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 common.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-    return {page: hashlib.sha256(common.digest() + page.name.encode() + page.file.read_bytes()).hexdigest() for page in pages}
+    return {
+        page: hashlib.sha256(common.digest() + page.name.encode() + page.file.read_bytes()).hexdigest()
+        for page in pages
+    }
 
 
 def _stored_fingerprint(page: Page, profile: str) -> str | None:
@@ -287,13 +310,20 @@ def _stored_fingerprint(page: Page, profile: str) -> str | None:
         return None
 
 
-# --- progress and memory -----------------------------------------------------------------------------------------------
+# --- progress and memory
+# -----------------------------------------------------------------------------------------------
 class _Display:
     """A bar for all pages, a line for each that runs; without a terminal, a line for each that ends."""
 
     def __init__(self, total: int):
         self.console = Console(stderr=True)
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()]
+        columns = [
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[cells]}"),
+            TimeElapsedColumn(),
+        ]
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.bar = self.progress.add_task("pages", total=total, cells="")
         self.total, self.count = total, 0
@@ -315,8 +345,12 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.tasks.pop(result.page)[0])
             self.progress.update(self.bar, completed=self.count)
-        cells = f", cells: {result.computed} computed, {result.reused} reused" if result.computed or result.reused else ""
-        self.console.print(f"{self.count}/{self.total} {result.page.experiment}: {result.seconds:.1f} s{cells}", highlight=False)
+        cells = (
+            f", cells: {result.computed} computed, {result.reused} reused" if result.computed or result.reused else ""
+        )
+        self.console.print(
+            f"{self.count}/{self.total} {result.page.experiment}: {result.seconds:.1f} s{cells}", highlight=False
+        )
 
 
 @contextmanager

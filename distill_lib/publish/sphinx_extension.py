@@ -26,9 +26,11 @@ from .build import BANNERS, MATHJAX
 from .check import check_html
 
 
-# --- the Sphinx extension ----------------------------------------------------------------------------------------------
+# --- the Sphinx extension
+# ----------------------------------------------------------------------------------------------
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
+
     class ExecutedParser(Parser):
         """Reads the executed copy in place of a live page's source."""
 
@@ -37,7 +39,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
             if copy is None:
                 return super().parse(inputstring, document)
             usual = self.env.mystnb_config
-            self.env.mystnb_config = usual.copy(custom_formats={".md": ("myst_nb.core.read.standard_nb_read", {}, False)})
+            self.env.mystnb_config = usual.copy(
+                custom_formats={".md": ("myst_nb.core.read.standard_nb_read", {}, False)}
+            )
             try:
                 super().parse(copy.read_text(), document)
             finally:
@@ -49,7 +53,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _configure)
     app.connect("env-get-outdated", _outdated)
     app.connect("doctree-read", _check_outputs)
-    app.connect("doctree-read", _say_how_made, priority=400)  # before the section's heading is collected for the contents
+    app.connect(
+        "doctree-read", _say_how_made, priority=400
+    )  # before the section's heading is collected for the contents
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, which reads sections
     app.connect("html-page-context", _offer_notebook)
     app.connect("build-finished", _finish)
@@ -61,10 +67,17 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def _configure(app: Sphinx, config: Any) -> None:
     if banner := BANNERS.get(config.distill_profile):
-        only = " The other notebooks show recorded results." if config.distill_ran and len(config.distill_ran) < len(pages.notebooks(Path(app.srcdir))) else ""
+        only = (
+            " The other notebooks show recorded results."
+            if config.distill_ran and len(config.distill_ran) < len(pages.notebooks(Path(app.srcdir)))
+            else ""
+        )
         config.html_theme_options = {**config.html_theme_options, "announcement": banner + only}
     config.mathjax_path = f"mathjax/{MATHJAX}"
-    for name in ("sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"):  # act on all pages together or on LaTeX, but do not say so
+    for name in (
+        "sphinx_multitoc_numbering",
+        "sphinx_jupyterbook_latex",
+    ):  # act on all pages together or on LaTeX, but do not say so
         app.extensions[name].parallel_read_safe = app.extensions[name].parallel_write_safe = True
 
 
@@ -73,7 +86,9 @@ def _copies(app: Sphinx) -> dict[str, Path]:
     if not hasattr(app, "_distill_copies"):
         live = pages.live(Path(app.srcdir), sorted(app.env.found_docs))
         ran = app.config.distill_ran
-        app._distill_copies = {p.name: p.executed(app.config.distill_profile if p.name in ran else "recorded") for p in live}
+        app._distill_copies = {
+            p.name: p.executed(app.config.distill_profile if p.name in ran else "recorded") for p in live
+        }
     return app._distill_copies
 
 
@@ -111,12 +126,17 @@ def _check_outputs(app: Sphinx, doctree: Any) -> None:
             say.warning("cell %d was not executed", number, location=name)
         elif "application/vnd.jupyter.widget-view+json" in kinds:
             say.warning("cell %d shows a widget, which is empty without a running kernel", number, location=name)
-        elif {"figure", "image"} & set(settings) and not any(kind.startswith("image/") for kind in kinds) and not _says_not_run(cell):
+        elif (
+            {"figure", "image"} & set(settings)
+            and not any(kind.startswith("image/") for kind in kinds)
+            and not _says_not_run(cell)
+        ):
             say.warning("cell %d should show a figure and shows none", number, location=name)
 
 
 def _say_how_made(app: Sphinx, doctree: Any) -> None:
-    """A section at the end of every notebook: the command that makes its tables and figures, and the records behind them; figures link to it."""
+    """A section at the end of every notebook: the command that makes its tables and figures, and the records behind
+    them; figures link to it."""
     name = app.env.docname
     if not name.startswith("notebooks/") or not (top := list(doctree.findall(nodes.section))):
         return
@@ -137,19 +157,30 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
         where = f"results/{kept}/{experiment}"
         link = nodes.reference("", where, refuri=f"{_repository(app)}/tree/main/{where}", internal=False)
         count = lambda things, kind: f"{len(things)} {kind}{'s' * (len(things) > 1)}"  # noqa: E731
-        parts = [count(measured, "record") + ", each with settings, seeds, device, seconds and memory"] if measured else []
-        parts += [count(others, "file") + " of images or curves"] if (others := [f for f in files if f not in measured]) else []
+        parts = (
+            [count(measured, "record") + ", each with settings, seeds, device, seconds and memory"] if measured else []
+        )
+        parts += (
+            [count(others, "file") + " of images or curves"]
+            if (others := [f for f in files if f not in measured])
+            else []
+        )
         code = f". The code that measured them: {', '.join(commits)}" if commits else ""
         found += nodes.list_item("", nodes.paragraph("", "", link, nodes.Text(f": {'; '.join(parts)}{code}.")))
     if len(found):
         section += nodes.paragraph("", "from the records")
         section += found
     elif profile == "recorded":
-        section += nodes.paragraph("", "It shows no record: what it has follows from the code and the published numbers alone, or was not run.")
+        section += nodes.paragraph(
+            "", "It shows no record: what it has follows from the code and the published numbers alone, or was not run."
+        )
     top[0] += section
     for figure in doctree.findall(nodes.figure):
         if captions := list(figure.findall(nodes.caption)):
-            captions[0] += [nodes.Text(" "), nodes.reference("", "Command and records", refid="made-by", classes=["distill-made"])]
+            captions[0] += [
+                nodes.Text(" "),
+                nodes.reference("", "Command and records", refid="made-by", classes=["distill-made"]),
+            ]
 
 
 def _offer_notebook(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -173,7 +204,11 @@ def _sections(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines
     for line in lines:
         heading, colon, text = line.partition(":")
         if colon and heading in ("Returns", "Raises", "Source") and text.strip():
-            out += ["", f"{'Note' if heading == 'Source' else heading}:", f"    {'Source: ' if heading == 'Source' else ''}{text.strip()}"]
+            out += [
+                "",
+                f"{'Note' if heading == 'Source' else heading}:",
+                f"    {'Source: ' if heading == 'Source' else ''}{text.strip()}",
+            ]
             inside = True
         elif inside and line.startswith(" "):
             out.append(f"    {line.strip()}")
@@ -197,7 +232,9 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
     if problems:
         # Sphinx repeats no warning about a page it does not read again: make it read all of them
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
-        raise ExtensionError("\n".join([f"{len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)]))
+        raise ExtensionError(
+            "\n".join([f"{len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)])
+        )
 
 
 class _Problems(logging.Handler):

@@ -3,4 +3,18 @@
 from .made_by import code_state, lock_state, provenance
 from .record import Cell, Record, cost, digest, files, load, path, read, sets_and_networks, underfit
 
-__all__ = ["Cell", "Record", "code_state", "cost", "digest", "files", "load", "lock_state", "path", "provenance", "read", "sets_and_networks", "underfit"]
+__all__ = [
+    "Cell",
+    "Record",
+    "code_state",
+    "cost",
+    "digest",
+    "files",
+    "load",
+    "lock_state",
+    "path",
+    "provenance",
+    "read",
+    "sets_and_networks",
+    "underfit",
+]

@@ -3,24 +3,28 @@
 One file per device and number of threads, one entry per benchmark. An entry is a plain dictionary:
 
 name, group, what, compared
-    The benchmark, and in words what is done and by what plain reference. The group "growth" is one size of another benchmark,
-    `base`, with `axis` at `at`.
+    The benchmark, and in words what is done and by what plain reference. The group "growth" is one size of another
+    benchmark, `base`, with `axis` at `at`.
 ours, plain
-    `seconds` of every repeat, `median`, `q1`, `q3`, `processor_median`, and `memory_mb` above what was held before. `plain` is None
-    where there is no reference.
+    `seconds` of every repeat, `median`, `q1`, `q3`, `processor_median`, and `memory_mb` above what was held before.
+    `plain` is None where there is no reference.
 ratio, ratio_low, ratio_high
-    Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is that of seconds
-    of processor time.
+    Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is
+    that of seconds of processor time.
 difference, tolerance, difference_is
-    Norm of the difference of both results, as a share of the reference's norm, unless `difference_is` names another unit.
+    Norm of the difference of both results, as a share of the reference's norm, unless `difference_is` names another
+    unit.
 operations, bytes
-    Floating-point operations of the convolutions and products of the plain form; bytes that all its operations read and write.
+    Floating-point operations of the convolutions and products of the plain form; bytes that all its operations read and
+    write.
 peak_flops, peak_bytes
     Of the machine, a second, in the same run.
 target
-    What is to be reached: {"ratio": at least}, {"seconds": at most}, {"added_seconds": at most} or {"off_pct": at most}.
+    What is to be reached: {"ratio": at least}, {"seconds": at most}, {"added_seconds": at most} or {"off_pct": at
+    most}.
 facts, size, seconds, made_by
-    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the machine before.
+    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
+    machine before.
 """
 
 from __future__ import annotations
@@ -82,7 +86,9 @@ def read(path: Path) -> Report:
             raise KeyError("format")
         return Report(body["device"], body["threads"], body["entries"])
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise UserError(f"{path}: not measurements of this library ({type(err).__name__}: {err}); delete it and measure again") from None
+        raise UserError(
+            f"{path}: not measurements of this library ({type(err).__name__}: {err}); delete it and measure again"
+        ) from None
 
 
 def reports() -> list[Report]:
@@ -95,18 +101,28 @@ def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
     path = file(device, threads)
     kept = read(path).entries if path.exists() else {}
     kept |= {e["name"]: e for e in entries}
-    body = {"format": FORMAT, "device": re.sub(r", \d+ threads$", "", device), "threads": threads, "entries": dict(sorted(kept.items()))}
+    body = {
+        "format": FORMAT,
+        "device": re.sub(r", \d+ threads$", "", device),
+        "threads": threads,
+        "entries": dict(sorted(kept.items())),
+    }
     return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
 
 
-# --- what entries say --------------------------------------------------------------------------------------------------
+# --- what entries say
+# --------------------------------------------------------------------------------------------------
 def summary(seconds: list[float], processor: list[float], memory_mb: float | None) -> dict[str, Any]:
     """Median and quartiles of a side's repeats."""
     q1, middle, q3 = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     return {
-        "seconds": [_short(s) for s in seconds], "median": _short(middle), "q1": _short(q1), "q3": _short(q3),
-        "processor_median": _short(statistics.median(processor)), "memory_mb": None if memory_mb is None else round(memory_mb, 1),
-    }  # fmt: skip
+        "seconds": [_short(s) for s in seconds],
+        "median": _short(middle),
+        "q1": _short(q1),
+        "q3": _short(q3),
+        "processor_median": _short(statistics.median(processor)),
+        "memory_mb": None if memory_mb is None else round(memory_mb, 1),
+    }
 
 
 def _short(value: float) -> float:
@@ -114,7 +130,8 @@ def _short(value: float) -> float:
 
 
 def agrees(entry: dict[str, Any]) -> bool:
-    """Whether both sides found the same, to the tolerance; true where there is nothing to compare. A NaN agrees with nothing."""
+    """Whether both sides found the same, to the tolerance; true where there is nothing to compare. A NaN agrees with
+    nothing."""
     return entry["tolerance"] is None or entry["difference"] <= entry["tolerance"]
 
 
@@ -122,7 +139,7 @@ def target_met(entry: dict[str, Any]) -> bool | None:
     """Whether the target was reached; None without one."""
     if not entry.get("target"):
         return None
-    (kind, limit), = entry["target"].items()
+    ((kind, limit),) = entry["target"].items()
     reached = reached_value(entry, kind)
     return reached is not None and (reached >= limit if kind == "ratio" else reached <= limit)
 
@@ -146,7 +163,8 @@ def rate(entry: dict[str, Any], side: str) -> float | None:
 
 
 def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry, in words and rounded numbers: first those with a target of a ratio, then of anything else, then the others."""
+    """One line per entry, in words and rounded numbers: first those with a target of a ratio, then of anything else,
+    then the others."""
     lines, kinds = [], list(WANTED)
     for e in sorted(entries, key=lambda e: [kinds.index(k) for k in e.get("target") or ()] or [len(kinds)]):
         plain, flops = e["plain"], rate(e, "ours")
@@ -181,14 +199,18 @@ def of_memory(entry: dict[str, Any]) -> bool:
 
 
 def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the difference, the target."""
+    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the
+    difference, the target."""
     rows = [
         {
-            "what": e["what"].removesuffix(": peak memory"), "measured MB": e["facts"]["measured_mb"], "estimated MB": e["facts"]["estimated_mb"],
-            "off": f"{e['facts']['off_pct']} %", "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
+            "what": e["what"].removesuffix(": peak memory"),
+            "measured MB": e["facts"]["measured_mb"],
+            "estimated MB": e["facts"]["estimated_mb"],
+            "off": f"{e['facts']['off_pct']} %",
+            "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
         }
         for e in sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["what", "measured MB", "estimated MB", "off", "target"])
 
 
@@ -213,11 +235,16 @@ def growth(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """Numbers for a figure of how seconds grow: columns base, axis, at, ours, plain, ratio, difference."""
     rows = [
         {
-            "base": e["base"], "axis": e["axis"], "at": e["at"], "ours": e["ours"]["median"], "plain": e["plain"]["median"],
-            "ratio": e["ratio"], "difference": e["difference"],
+            "base": e["base"],
+            "axis": e["axis"],
+            "at": e["at"],
+            "ours": e["ours"]["median"],
+            "plain": e["plain"]["median"],
+            "ratio": e["ratio"],
+            "difference": e["difference"],
         }
         for e in entries
-    ]  # fmt: skip
+    ]
     columns = ["base", "axis", "at", "ours", "plain", "ratio", "difference"]
     return pd.DataFrame(rows, columns=columns).sort_values(["base", "axis", "at"], ignore_index=True)
 

@@ -1,6 +1,6 @@
 """One row per record, as a CSV file to read, sort and share: derived from the records, and worth nothing without them.
 
-    index.write(Path("index.csv"))
+index.write(Path("index.csv"))
 """
 
 from __future__ import annotations
@@ -18,35 +18,73 @@ from .record import Record
 
 PROFILES = ("full", "small")  # smoke records are no results
 COLUMNS = (
-    "profile", "experiment", "method", "dataset", "measured_on", "ipc", "network", "protocol", "variant",
-    "test_accuracy_pct", "std_pct", "networks", "sets", "of_sets", "underfit",
-    "distill_seconds", "evaluate_seconds", "cpu_seconds", "joules", "memory_mb",
-    "device", "torch", "commit", "changed_since_commit", "at", "record",
-)  # fmt: skip
+    "profile",
+    "experiment",
+    "method",
+    "dataset",
+    "measured_on",
+    "ipc",
+    "network",
+    "protocol",
+    "variant",
+    "test_accuracy_pct",
+    "std_pct",
+    "networks",
+    "sets",
+    "of_sets",
+    "underfit",
+    "distill_seconds",
+    "evaluate_seconds",
+    "cpu_seconds",
+    "joules",
+    "memory_mb",
+    "device",
+    "torch",
+    "commit",
+    "changed_since_commit",
+    "at",
+    "record",
+)
 
 
 def row(record: Record, profile: str) -> dict[str, Any]:
-    """A record in one line. Mean and population standard deviation are over all networks; what was not measured is empty.
+    """A record in one line. Mean and population standard deviation are over all networks; what was not measured is
+    empty.
 
     `protocol` names the budget and `network` what was trained, where they are others than the table's heading says;
-    `measured_on` is the data set, or its stand-in; `of_sets` how many sets the run is to make; `underfit` why its networks
-    count as not trained.
+    `measured_on` is the data set, or its stand-in; `of_sets` how many sets the run is to make; `underfit` why its
+    networks count as not trained.
     """
     cell, key, by = record.cell, record.key, record.made_by
     values = record.test_accuracy_pct
     return {
-        "profile": profile, "experiment": cell.experiment, "method": cell.method, "dataset": cell.dataset, "measured_on": key.get("dataset", ""),
-        "ipc": "all" if cell.ipc is None else cell.ipc, "network": key.get("network", cell.network),
-        "protocol": key.get("protocol", {}).get("name", cell.protocol), "variant": cell.variant,
-        "test_accuracy_pct": round(statistics.fmean(values), 4), "std_pct": round(statistics.pstdev(values), 4) if len(values) > 1 else "",
-        "networks": len(values), "sets": len(record.done), "of_sets": key.get("num_sets", ""),
+        "profile": profile,
+        "experiment": cell.experiment,
+        "method": cell.method,
+        "dataset": cell.dataset,
+        "measured_on": key.get("dataset", ""),
+        "ipc": "all" if cell.ipc is None else cell.ipc,
+        "network": key.get("network", cell.network),
+        "protocol": key.get("protocol", {}).get("name", cell.protocol),
+        "variant": cell.variant,
+        "test_accuracy_pct": round(statistics.fmean(values), 4),
+        "std_pct": round(statistics.pstdev(values), 4) if len(values) > 1 else "",
+        "networks": len(values),
+        "sets": len(record.done),
+        "of_sets": key.get("num_sets", ""),
         "underfit": records_record.underfit(record),
-        "distill_seconds": record.seconds.get("distill", ""), "evaluate_seconds": record.seconds.get("evaluate", ""),
-        "cpu_seconds": _sum(record.cpu_seconds), "joules": _sum(record.joules), "memory_mb": record.memory_mb,
-        "device": by.get("device", ""), "torch": by.get("torch", ""), "commit": by.get("commit", ""),
-        "changed_since_commit": by.get("changed_since_commit", ""), "at": by.get("at", ""),
+        "distill_seconds": record.seconds.get("distill", ""),
+        "evaluate_seconds": record.seconds.get("evaluate", ""),
+        "cpu_seconds": _sum(record.cpu_seconds),
+        "joules": _sum(record.joules),
+        "memory_mb": record.memory_mb,
+        "device": by.get("device", ""),
+        "torch": by.get("torch", ""),
+        "commit": by.get("commit", ""),
+        "changed_since_commit": by.get("changed_since_commit", ""),
+        "at": by.get("at", ""),
         "record": records_record.path(cell, profile).relative_to(paths.results(profile).parent).as_posix(),
-    }  # fmt: skip
+    }
 
 
 def _sum(parts: dict[str, float]) -> float | str:

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -21,11 +21,17 @@ from ..core.measure import driver
 
 def provenance(device: Any) -> dict[str, Any]:
     """Who measured: commit, locked requirements, device, driver, versions and time."""
-    info = {**code_state(), **lock_state(), "device": describe(device), "torch": torch.__version__, "python": platform.python_version()}
+    info = {
+        **code_state(),
+        **lock_state(),
+        "device": describe(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     if torch.device(device).type == "cuda":
         rounding = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
         info |= {"cuda": torch.version.cuda, "driver": driver() or "not reported", "convolutions": rounding}
-    return {**info, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    return {**info, "at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 @functools.cache
@@ -45,7 +51,8 @@ def code_state() -> dict[str, Any]:
 
 @functools.cache
 def lock_state() -> dict[str, Any]:
-    """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another version."""
+    """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another
+    version."""
     file = paths.ROOT / "requirements.lock"
     if not file.exists():
         return {"lock_sha256": "none"}

@@ -30,7 +30,9 @@ class Cell:
     experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
     method: str
     dataset: str  # as the paper names it; a profile may compute on a stand-in, which the record names
-    ipc: int | None = None  # images per class; None for the full data set, and where something else decides, such as a time
+    ipc: int | None = (
+        None  # images per class; None for the full data set, and where something else decides, such as a time
+    )
     network: str = "ConvNet"  # evaluation network
     protocol: str = "vico_dsa"
     variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
@@ -43,7 +45,9 @@ class Cell:
         return "_".join(_plain(p) for p in parts if p)
 
     def __str__(self) -> str:
-        size = f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""  # a generator may have none
+        size = (
+            f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""
+        )  # a generator may have none
         return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
 
 
@@ -65,10 +69,12 @@ class Record:
         seconds:           wall seconds by phase ("distill", "evaluate").
         memory_mb:         peak memory over all phases.
         made_by:           commit, hash of the locked requirements, device, driver, versions, seeds, time.
-        cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they were counted.
-        joules:            energy of the whole GPU by phase; empty where the device reports none.
-        shared:            what was made once for several cells, such as a trained generator, with what that has cost (seconds,
-                           cpu_seconds, memory_mb); not counted in `seconds`. Empty in a record made before it was counted apart.
+        cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they
+        were counted. joules:            energy of the whole GPU by phase; empty where the device reports none.
+        shared:            what was made once for several cells, such as a trained generator, with what that has cost
+        (seconds,
+                           cpu_seconds, memory_mb); not counted in `seconds`. Empty in a record made before it was
+                           counted apart.
     """
 
     cell: Cell
@@ -95,10 +101,20 @@ class Record:
         """
         if self.cell != other.cell or self.key != other.key or set(self.sets) & set(other.sets):
             raise UserError(f"{self.cell}: two records that do not belong together (sets {self.done} and {other.done})")
-        metrics = {k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k]) for k, v in self.metrics.items() if k in other.metrics}
+        metrics = {
+            k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k])
+            for k, v in self.metrics.items()
+            if k in other.metrics
+        }
         by, seeds = other.made_by, self.made_by.get("seeds", {})
-        made_by = {**by, "seeds": {k: seeds.get(k, []) + v for k, v in by["seeds"].items()}, "earlier": self.made_by.get("earlier", [])}
-        about = [{k: v for k, v in m.items() if k not in ("seeds", "earlier", "at", "sets")} for m in (self.made_by, by)]
+        made_by = {
+            **by,
+            "seeds": {k: seeds.get(k, []) + v for k, v in by["seeds"].items()},
+            "earlier": self.made_by.get("earlier", []),
+        }
+        about = [
+            {k: v for k, v in m.items() if k not in ("seeds", "earlier", "at", "sets")} for m in (self.made_by, by)
+        ]
         if about[0] != about[1]:  # another commit, device or version made the earlier sets
             told = {i for part in made_by["earlier"] for i in part["sets"]}
             here = {k: v for k, v in self.made_by.items() if k not in ("seeds", "earlier")}
@@ -125,7 +141,11 @@ class Record:
         return atomically(path(self.cell, profile), lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
 
     def to_json(self) -> dict[str, Any]:
-        body = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "cell": as_dict(self.cell)}
+        body = {
+            "format": FORMAT,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "cell": as_dict(self.cell),
+        }
         body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules", "shared")}
         return {**body, "sha256": _digest(body)}
 
@@ -154,7 +174,9 @@ def load(cell: Cell, profile: str) -> Record | None:
         raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
     record = _checked(file, text)
     if record.cell != cell:
-        raise UserError(f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again")
+        raise UserError(
+            f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again"
+        )
     return record
 
 
@@ -179,7 +201,9 @@ def _checked(file: Path, text: bytes) -> Record:
     if version != FORMAT:
         raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
     if stored != _digest({"format": version, **body}):
-        raise UserError(f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again")
+        raise UserError(
+            f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again"
+        )
     try:
         record = Record(**{**body, "cell": build(Cell, body["cell"])})
     except (TypeError, KeyError, UserError) as err:
@@ -189,19 +213,36 @@ def _checked(file: Path, text: bytes) -> Record:
             raise UserError(f"{file}: not a record ({name} is {getattr(record, name)!r})")
     if not all(isinstance(v, dict) for v in record.shared.values()):
         raise UserError(f"{file}: not a record (shared is {record.shared!r})")
-    for part in (record.seconds, record.cpu_seconds, record.joules, {"memory_mb": record.memory_mb}, *record.shared.values()):
+    for part in (
+        record.seconds,
+        record.cpu_seconds,
+        record.joules,
+        {"memory_mb": record.memory_mb},
+        *record.shared.values(),
+    ):
         if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in part.values()):
             raise UserError(f"{file}: not a record (costs must be numbers from 0 on; got {part})")
     values = record.test_accuracy_pct
-    if not values or len(values) != len(record.sets) or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values):
+    if (
+        not values
+        or len(values) != len(record.sets)
+        or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values)
+    ):
         raise UserError(f"{file}: test_accuracy_pct must be percentages, one per network; got {values}")
     return record
 
 
 _KINDS = {
-    "test_accuracy_pct": list, "sets": list, "key": dict, "metrics": dict, "seconds": dict, "made_by": dict, "cpu_seconds": dict, "joules": dict,
+    "test_accuracy_pct": list,
+    "sets": list,
+    "key": dict,
+    "metrics": dict,
+    "seconds": dict,
+    "made_by": dict,
+    "cpu_seconds": dict,
+    "joules": dict,
     "shared": dict,
-}  # fmt: skip
+}
 
 
 def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
@@ -236,17 +277,18 @@ def underfit(record: Record) -> str:
     """Why the networks behind a record count as not trained; "" where they are trained, or nothing recorded can tell.
 
     A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
-    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat where they differ, in
-    its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
+    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat where they differ,
+    in its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
     networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
-    with a cross-entropy: 112 had come at least 52 % of the way (the least of them IDC's own evaluation with CutMix, whose
-    accuracies agree with those of other protocols), 44 at most 35 % (DGS at 120 steps, SKD's AlexNet at 60), and none lay
-    between. The average counts because at one image per class the last epoch is a single batch, with CutMix or without.
+    with a cross-entropy: 112 had come at least 52 % of the way (the least of them IDC's own evaluation with CutMix,
+    whose accuracies agree with those of other protocols), 44 at most 35 % (DGS at 120 steps, SKD's AlexNet at 60), and
+    none lay between. The average counts because at one image per class the last epoch is a single batch, with CutMix or
+    without.
 
-    A squared error is taken to learned labels, which the record does not hold, so its start is not known; and older records
-    of a mean over several architectures hold no training loss. There an architecture counts as untrained if its mean
-    accuracy is below `ABOVE_CHANCE` times that of guessing. This also rejects what trained networks learned from poor
-    images: such a number cannot be told from that of an untrained network.
+    A squared error is taken to learned labels, which the record does not hold, so its start is not known; and older
+    records of a mean over several architectures hold no training loss. There an architecture counts as untrained if its
+    mean accuracy is below `ABOVE_CHANCE` times that of guessing. This also rejects what trained networks learned from
+    poor images: such a number cannot be told from that of an untrained network.
     """
     classes = _num_classes(record)
     if classes is None:

@@ -1,4 +1,5 @@
-"""What the papers print: one CSV per paper in results/reported, one row per table cell. Loader, checks, look-up, layout.
+"""What the papers print: one CSV per paper in results/reported, one row per table cell. Loader, checks, look-up,
+layout.
 
     reported.lookup("skd/table1_accuracy", "DM", "CIFAR10", 10)["text"]      # '48.9 ± 0.6'
     reported.matrix("dgs/table3_distributions")                             # the table in the paper's own layout
@@ -83,7 +84,11 @@ LAYOUTS = {  # experiment -> (keys of the rows, keys of the columns), as in the 
     "slfd/attributed_aggregator": (("method", "dataset", "network", "resolution"), ()),
     **{f"{p}/settings": (("quantity", "dataset", "ipc", "network", "match", "resolution"), ()) for p in PAPERS},
 }
-NETWORKS = {"ConvNetD6": "ConvNet-6", "IDC-ResNetAP10": "ResNetAP-10", "IDC-ResNet18": "ResNet-18"}  # library's name -> DGS's
+NETWORKS = {
+    "ConvNetD6": "ConvNet-6",
+    "IDC-ResNetAP10": "ResNetAP-10",
+    "IDC-ResNet18": "ResNet-18",
+}  # library's name -> DGS's
 HEADINGS = {"dataset": "data set", "ipc": "IPC", "match": "matching"}
 
 
@@ -109,7 +114,8 @@ def load_experiment(experiment: str, folder: Path | None = None) -> pd.DataFrame
 
 
 def experiments(paper: str | None = None, attributed: bool = False) -> list[str]:
-    """The papers' own tables and figures with numbers, or with `attributed` the collections of other papers' numbers."""
+    """The papers' own tables and figures with numbers, or with `attributed` the collections of other papers'
+    numbers."""
     kinds = ("attributed",) if attributed else ("table", "figure")
     names = dict.fromkeys(r["experiment"] for p in ([paper] if paper else PAPERS) for r in _rows(p, None))
     return [n for n in names if n.split("/")[1].startswith(kinds)]
@@ -128,7 +134,8 @@ def lookup(
     """The one published number of a cell, or None where the paper has no such cell.
 
     Args:
-        ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the library's;
+        ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the
+        library's;
             `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
     Returns: the row, with `text` as printed and `value` and `std` as numbers, None where lost. Accuracies printed as
         fractions are given in percent (`text` stays as printed).
@@ -140,7 +147,9 @@ def lookup(
     if len({(r["quantity"], r["text"]) for r in found}) > 1:
         axes = {k: list(dict.fromkeys(str(r[k]) for r in found)) for k in ("ipc", "network", "variant", "quantity")}
         choices = "; ".join(f"{k}: {', '.join(v)}" for k, v in axes.items() if len(v) > 1)
-        raise UserError(f"{experiment}: {len(found)} different numbers for {method} on {dataset}; say which ({choices})")
+        raise UserError(
+            f"{experiment}: {len(found)} different numbers for {method} on {dataset}; say which ({choices})"
+        )
     return in_percent(found[0])
 
 
@@ -174,8 +183,11 @@ def in_percent(row: dict[str, Any]) -> dict[str, Any]:
     return row | {k: None if row[k] is None else 100 * row[k] for k in ("value", "std")}
 
 
-def matrix(experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]) -> pd.DataFrame:
-    """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' where the number is lost.
+def matrix(
+    experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]
+) -> pd.DataFrame:
+    """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' where the number is
+    lost.
 
     A number that the paper prints across several columns stands in each of them.
 
@@ -220,15 +232,20 @@ def summary(paper: str, folder: Path | None = None) -> pd.DataFrame:
     counts = [Counter(r["status"] for r in cells_of(n, folder)) for n in names]
     kinds = [s for s in STATUSES if any(c[s] for c in counts)]
     index = pd.Index(names, name="experiment")
-    return pd.DataFrame({s: [c[s] for c in counts] for s in kinds} | {"cells": [c.total() for c in counts]}, index=index)
+    return pd.DataFrame(
+        {s: [c[s] for c in counts] for s in kinds} | {"cells": [c.total() for c in counts]}, index=index
+    )
 
 
 def cells_of(experiment: str, folder: Path | None = None) -> list[dict[str, Any]]:
-    """The rows of one table or figure as dictionaries, numbers parsed, in the order of the paper. Raises: UserError: unknown experiment."""
+    """The rows of one table or figure as dictionaries, numbers parsed, in the order of the paper. Raises: UserError:
+    unknown experiment."""
     paper = experiment.split("/")[0]
     rows = [r for r in _rows(paper, folder) if r["experiment"] == experiment] if paper in PAPERS else []
     if not rows:
-        raise unknown("experiment", experiment, dict.fromkeys(r["experiment"] for p in PAPERS for r in _rows(p, folder)))
+        raise unknown(
+            "experiment", experiment, dict.fromkeys(r["experiment"] for p in PAPERS for r in _rows(p, folder))
+        )
     return rows
 
 
@@ -239,7 +256,9 @@ def _rows(paper: str, folder: Path | None) -> tuple[dict[str, Any], ...]:
     try:
         changed = file.stat().st_mtime_ns
     except OSError as err:
-        raise UserError(f"{file}: no file with the published numbers of {paper} ({err.strerror}); restore it from git") from None
+        raise UserError(
+            f"{file}: no file with the published numbers of {paper} ({err.strerror}); restore it from git"
+        ) from None
     return _read(file, changed)
 
 
@@ -254,7 +273,9 @@ def _read(file: Path, changed: int) -> tuple[dict[str, Any], ...]:
     header = lines[0] if lines else []
     missing, extra = [c for c in COLUMNS if c not in header], [c for c in header if c not in COLUMNS]
     if missing or extra or len(header) != len(COLUMNS):
-        problem = f"column {', '.join(missing)} missing" if missing else f"unexpected column {', '.join(extra) or header}"
+        problem = (
+            f"column {', '.join(missing)} missing" if missing else f"unexpected column {', '.join(extra) or header}"
+        )
         raise UserError(f"{file}: {problem}; the columns are {', '.join(COLUMNS)}")
     rows, seen = [], {}
     for number, line in enumerate(lines[1:], start=2):
@@ -331,7 +352,11 @@ def _part(row: dict[str, Any], key: str) -> Any:
 def _labels(keys: list[tuple], names: list[str]) -> pd.Index:
     shown = [tuple("" if part is None else part for part in key) for key in keys]
     heads = [HEADINGS.get(n, n) for n in names]
-    return pd.Index([key[0] for key in shown], name=heads[0]) if len(heads) == 1 else pd.MultiIndex.from_tuples(shown, names=heads)
+    return (
+        pd.Index([key[0] for key in shown], name=heads[0])
+        if len(heads) == 1
+        else pd.MultiIndex.from_tuples(shown, names=heads)
+    )
 
 
 def _frame(rows: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> pd.DataFrame:

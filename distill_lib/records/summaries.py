@@ -1,4 +1,5 @@
-"""What is known of record files that were read, checked and not touched since: a plan need not read ten thousand of them again.
+"""What is known of record files that were read, checked and not touched since: a plan need not read ten thousand of
+them again.
 
 A copy for plans only, in the runs folder; whoever shows or reuses a number reads and checks the record itself.
 """
@@ -53,7 +54,8 @@ def name(cell: Cell) -> str:
 
 
 def fingerprint(key: dict[str, Any]) -> str:
-    """Hash of everything a plan compares, in the order it stands in: a record's key but for the data's hash, which only loading them tells."""
+    """Hash of everything a plan compares, in the order it stands in: a record's key but for the data's hash, which only
+    loading them tells."""
     return hashlib.sha256(to_json({k: v for k, v in key.items() if k != "data_sha256"})).hexdigest()[:16]
 
 

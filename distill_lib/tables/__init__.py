@@ -5,4 +5,19 @@ from .html import show
 from .numbers import measured, spread
 from .ranks import mean_interval, rank_ranges, ranked, ranking
 
-__all__ = ["across", "as_published", "counts", "details", "grid", "marks", "mean_interval", "measured", "points", "rank_ranges", "ranked", "ranking", "show", "spread"]
+__all__ = [
+    "across",
+    "as_published",
+    "counts",
+    "details",
+    "grid",
+    "marks",
+    "mean_interval",
+    "measured",
+    "points",
+    "rank_ranges",
+    "ranked",
+    "ranking",
+    "show",
+    "spread",
+]

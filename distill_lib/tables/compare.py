@@ -18,9 +18,10 @@ from .numbers import NOT_PRINTED, NOT_RUN, data_name, heading, measured, number,
 def grid(outcome: Outcome) -> pd.DataFrame:
     """The table in the paper's layout, our numbers in columns of their own, one per profile.
 
-    A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in every
-    column of its data set.
-    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit' where
+    A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in
+    every column of its data set.
+    Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit'
+    where
         the small budget left the networks untrained.
     """
     cells = [s.cell for s in outcome]
@@ -38,7 +39,11 @@ def grid(outcome: Outcome) -> pd.DataFrame:
                 who = heading(profile, record, cell)
                 if cell.ipc is not None or who in columns[group] or group == groups[0]:
                     columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
-    flat = {(*group, who): text for group, parts in columns.items() for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))}
+    flat = {
+        (*group, who): text
+        for group, parts in columns.items()
+        for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))
+    }
     frame = pd.DataFrame(flat, index=pd.Index(rows, name="method")).fillna(NOT_RUN)
     frame.columns = pd.MultiIndex.from_tuples(flat, names=["data set", "images per class", ""])
     return frame
@@ -51,8 +56,8 @@ def _row(cell: Cell, outcome: Outcome) -> str:
 def details(outcome: Outcome) -> pd.DataFrame:
     """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost.
 
-    Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the set.
-    The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
+    Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the
+    set. The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
     """
     out = []
     for s in outcome:
@@ -72,7 +77,9 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "ours": spread(values),
                 "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
                 "verdict": verdict,
-                "kernel regression": spread(record.metrics["kernel_accuracy_pct"]) if "kernel_accuracy_pct" in record.metrics else "",
+                "kernel regression": spread(record.metrics["kernel_accuracy_pct"])
+                if "kernel_accuracy_pct" in record.metrics
+                else "",
                 "network": record.key.get("network", s.cell.network),
                 "networks": records.sets_and_networks(record),
                 "seconds": round(sum(record.seconds.values())),
@@ -82,7 +89,9 @@ def details(outcome: Outcome) -> pd.DataFrame:
                 "commit": record.made_by.get("commit", ""),
             }
             out.append(line)
-    unused = [name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)]
+    unused = [
+        name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)
+    ]
     return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
 
 
@@ -103,7 +112,8 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
 
     Args:
         columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
-    Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such cell.
+    Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such
+    cell.
     """
     parts: dict[tuple[str, str], dict[str, str]] = {}
     names = list(dict.fromkeys(_along(s.cell, rows) for s in outcome))
@@ -113,7 +123,9 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
             if row := published(s.cell, outcome):
                 parts[value, "paper"][_along(s.cell, rows)] = row["text"]
             for profile, record in measured(s.cell, outcome).items():
-                parts.setdefault((value, heading(profile, record, s.cell)), {})[_along(s.cell, rows)] = spread(record.test_accuracy_pct)
+                parts.setdefault((value, heading(profile, record, s.cell)), {})[_along(s.cell, rows)] = spread(
+                    record.test_accuracy_pct
+                )
         if not any(parts[value, "paper"].values()):
             del parts[value, "paper"]
         if not any(key[0] == value for key in parts):
@@ -127,9 +139,9 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
 def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
     """Published and measured means for `figures.paper_and_ours`: panels by `panel`, a line per value of `rows`.
 
-    A panel holds numbers of one data set and, of ours, of one budget; the second line of its name says which. The paper's
-    numbers stand beside ours on the same data. Where ours are on a stand-in, the paper's have a panel of their own.
-    Values of `panel` without a number of ours are left out, unless there is none at all.
+    A panel holds numbers of one data set and, of ours, of one budget; the second line of its name says which. The
+    paper's numbers stand beside ours on the same data. Where ours are on a stand-in, the paper's have a panel of their
+    own. Values of `panel` without a number of ours are left out, unless there is none at all.
 
     Args:
         panel: as the columns of `across`; cells for which a function returns None are left out.
@@ -145,7 +157,9 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
             values = pd.Series(record.test_accuracy_pct)
             own = {"value": values.mean(), "std": values.std(ddof=0)}
             out.append({**line, "who": f"ours, {profile}", "data": record.key["dataset"], **own})
-    frame = pd.DataFrame(out, columns=["panel", "method", "who", "data", "value", "std", "asked"]).dropna(subset="panel")
+    frame = pd.DataFrame(out, columns=["panel", "method", "who", "data", "value", "std", "asked"]).dropna(
+        subset="panel"
+    )
     with_ours = frame.groupby("panel")["who"].transform(lambda who: (who != "paper").any())
     parts = []
     for name, part in frame[with_ours if with_ours.any() else slice(None)].groupby("panel", sort=False):

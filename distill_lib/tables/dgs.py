@@ -13,7 +13,7 @@ from .. import data
 from ..core import paths
 from ..core.device import pick
 from ..core.files import atomically
-from ..core.rng import generator
+from ..core.rng import stream
 from ..core.settings import replace
 from ..data import ImageSet
 from ..experiments import Outcome, Task
@@ -65,8 +65,9 @@ def _two(real: ImageSet) -> list[int]:
 def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     """What Figure 2 shows, kept beside the records; {} where it was not run.
 
-    Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images chosen from the
-    pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`, `achieved`, `total_variation`.
+    Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images
+    chosen from the pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`,
+    `achieved`, `total_variation`.
     """
     file = _kept(FIGURE2, params, "jsonl")  # `.json` here are records
     if params.profile == "recorded":
@@ -81,9 +82,14 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
         line, own = made.facts.extra["dgs"][k], scores[real.class_index[k]]
         pool = torch.tensor(line["pool_scores"], dtype=torch.float64)
         without = replace(task.config.sampler, transform="none")
-        plain = dgs.choose(pool, own, params.ipc, without, generator(params.seed, "DGS", k, params.ipc))
+        plain = dgs.choose(pool, own, params.ipc, without, stream(params.seed, "DGS", k, params.ipc))
         kept = {f: line[f] for f in ("places", "bottom", "top", "wanted", "achieved", "total_variation")}
-        classes[real.facts.class_names[k]] = {"real": own.tolist(), "pool": line["pool_scores"], "plain": plain.places.tolist(), **kept}
+        classes[real.facts.class_names[k]] = {
+            "real": own.tolist(),
+            "pool": line["pool_scores"],
+            "plain": plain.places.tolist(),
+            **kept,
+        }
     about = {"data": task.dataset, "scorer": made.facts.extra["scorer"], "ipc": params.ipc, "profile": params.profile}
     lines = zip(real.facts.class_names, made.facts.extra["dgs"], strict=True)
     about["total variation by class"] = {name: line["total_variation"] for name, line in lines}
@@ -114,7 +120,8 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
 
 
 def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
-    """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9, and their scores."""
+    """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9,
+    and their scores."""
     file = _kept(FIGURE3, params, "safetensors")
     if params.profile == "recorded":
         return _unpacked(ImageSet.load(file)) if file else {}
@@ -124,7 +131,10 @@ def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]
         line = made.facts.extra["dgs"][k]
         chosen = torch.tensor(line["pool_scores"], dtype=torch.float64)[line["places"]]
         members = made.class_index[k]
-        for source, own, index in (("original", scores[real.class_index[k]], real.class_index[k]), ("distilled", chosen, members)):
+        for source, own, index in (
+            ("original", scores[real.class_index[k]], real.class_index[k]),
+            ("distilled", chosen, members),
+        ):
             nearest = [int((own - level / 10).abs().argmin()) for level in range(10)]
             part = (real if source == "original" else made).subset(index[nearest])
             images.append((part.pixels() * 255).round().byte().cpu())
@@ -143,10 +153,16 @@ def _unpacked(kept: ImageSet) -> dict[str, tuple[ImageSet, list[float]]]:
 
 def variation(found: dict[str, Any]) -> Any:
     """Achieved against wanted counts of every class shown, as a table: thresholds, counts by bin, total variation."""
-    return pd.DataFrame([
-        {
-            "class": name, "b": c["bottom"], "t": c["top"], "wanted": " ".join(map(str, c["wanted"])),
-            "achieved": " ".join(map(str, c["achieved"])), "total variation": f"{c['total_variation']:.2f}",
-        }
-        for name, c in found["classes"].items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "class": name,
+                "b": c["bottom"],
+                "t": c["top"],
+                "wanted": " ".join(map(str, c["wanted"])),
+                "achieved": " ".join(map(str, c["achieved"])),
+                "total variation": f"{c['total_variation']:.2f}",
+            }
+            for name, c in found["classes"].items()
+        ]
+    )

@@ -111,7 +111,8 @@ def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: 
     return (
         f"{name} is above {other_name} outside the spread in {found.count('above')} of {len(pairs)} {what}, "
         f"and below in {found.count('below')}."
-        + f" Of one network, and so without a spread, are {alone}." * bool(alone)
+        + f" Of one network, and so without a spread, are {alone}."
+        * bool(alone)
     )
 
 
@@ -195,11 +196,15 @@ def not_measured(cells: list[Cell]) -> str:
 def basis(found: list[Record]) -> list[str]:
     """What the numbers rest on, and what `outside the spread` means; nothing without records."""
     one_set, one_network = sum(len(set(r.sets)) == 1 for r in found), sum(len(r.sets) == 1 for r in found)
-    return [
-        f"Of these {len(found)} numbers {one_set} rest on a single distilled set, so that their spread is that of the "
-        f"trained networks alone, and {one_network} on a single network.",
-        SPREAD,
-    ] if found else []  # fmt: skip
+    return (
+        [
+            f"Of these {len(found)} numbers {one_set} rest on a single distilled set, so that their spread is that of the "
+            f"trained networks alone, and {one_network} on a single network.",
+            SPREAD,
+        ]
+        if found
+        else []
+    )
 
 
 def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | None], dict[str, Record]]:
@@ -209,7 +214,11 @@ def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | 
     """
     out: dict[tuple[str, int | None], dict[str, Record]] = {}
     for cell, r in found.items():
-        if cell.protocol == protocol and not cell.variant if protocol else experiments.experiment(cell.experiment).printed(cell):
+        if (
+            cell.protocol == protocol and not cell.variant
+            if protocol
+            else experiments.experiment(cell.experiment).printed(cell)
+        ):
             out.setdefault((cell.dataset, cell.ipc), {})[cell.method] = r
     return out
 
@@ -312,8 +321,9 @@ def fixed(table1: Found) -> list[str]:
     return [
         "One fixed set (`dim_fixed`) instead of fresh images in every epoch (`dim`) costs the generators "
         f"{span(lost)} points at {images_per_class(ipc)}."
-        for ipc, lost in costs.items() if lost
-    ]  # fmt: skip
+        for ipc, lost in costs.items()
+        if lost
+    ]
 
 
 def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[str]:
@@ -323,10 +333,14 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
         gaps.setdefault(name, []).append(mean(r) - printed(r.cell))
     middle = {name: median(values) for name, values in gaps.items()}
     text = ", ".join(f"{name} {signed(middle[name])}" for name in sorted(middle, key=lambda name: -middle[name]))
-    return [
-        f"Ours minus print, the median over the measured settings of a row, in points: {text}. "
-        "A smaller budget and a fault of ours would look the same here."
-    ] if gaps else []  # fmt: skip
+    return (
+        [
+            f"Ours minus print, the median over the measured settings of a row, in points: {text}. "
+            "A smaller budget and a fault of ours would look the same here."
+        ]
+        if gaps
+        else []
+    )
 
 
 def augmented(table1: Found) -> list[str]:
@@ -334,13 +348,19 @@ def augmented(table1: Found) -> list[str]:
     plain, again = columns(table1, "vico_noaug"), columns(table1, "vico_dsa")
     pairs = {
         f"{name}, {column[0]}, {images_per_class(column[1])}": (r, plain[column][name])
-        for column, rows in again.items() for name, r in rows.items() if name in plain.get(column, {})
-    }  # fmt: skip
+        for column, rows in again.items()
+        for name, r in rows.items()
+        if name in plain.get(column, {})
+    }
     texts = [f"{name} {signed(mean(a) - mean(b))}" for name, (a, b) in pairs.items()]
-    return [
-        f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
-        + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))
-    ] if pairs else []  # fmt: skip
+    return (
+        [
+            f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
+            + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))
+        ]
+        if pairs
+        else []
+    )
 
 
 # --- DGS --------------------------------------------------------------------------------------------------------------
@@ -402,8 +422,10 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
         )
     unseen = [r for cell, r in tables.items() if cell.network == MEAN]
     if unseen and all(steps(r) < 0.1 * steps(r, budget=False) for r in unseen):
-        out.append("Unseen networks see less than a tenth of the whole protocol's steps, which hardly trains them: their "
-            "accuracies say little about the images.")
+        out.append(
+            "Unseen networks see less than a tenth of the whole protocol's steps, which hardly trains them: their "
+            "accuracies say little about the images."
+        )
     plain = {cell: replace(cell, method="GLaD") for cell in tables if cell.method == "SLFD"}
     pairs = [(tables[cell], tables[other]) for cell, other in plain.items() if other in tables]
     if pairs:

@@ -1,9 +1,10 @@
-"""The ledger: every cell of every table and figure with numbers, as printed, beside what this project measured, and why they differ.
+"""The ledger: every cell of every table and figure with numbers, as printed, beside what this project measured, and why
+they differ.
 
-    ledger.rows("skd")                 # a DataFrame, a row per printed cell
-    ledger.summary()                   # per table: how many cells of each status
-    ledger.progress()                  # the same in words
-    ledger.differences("skd/table1_accuracy", "small")   # for figures.heat_map
+ledger.rows("skd")                 # a DataFrame, a row per printed cell
+ledger.summary()                   # per table: how many cells of each status
+ledger.progress()                  # the same in words
+ledger.differences("skd/table1_accuracy", "small")   # for figures.heat_map
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def rows(paper: str | None = None) -> pd.DataFrame:
         paper: slfd, uvit, skd or dgs; None for all.
     Returns: columns experiment, method, data set, IPC, network, variant, published; full and small: mean and spread as
         measured there ("underfit" where the networks are not trained); counted: our value where it is counted from the
-        code; difference (percentage points, of full where there is one), status (one of `STATUSES`), reason, compared (the
-        equality test's sentence), seconds and memory MB of the measurement, quantity, source.
+        code; difference (percentage points, of full where there is one), status (one of `STATUSES`), reason, compared
+        (the equality test's sentence), seconds and memory MB of the measurement, quantity, source.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
     return pd.DataFrame([line for name in reported.experiments(paper) for line in _lines(name)])
@@ -165,7 +166,9 @@ def _stale(record: Record, profile: str) -> str:
     """What is not as it would be measured now, in words; "" where nothing changed, or the record does not say."""
     definition = experiments.experiment(record.cell.experiment)
     task = definition.task(record.cell, experiments.check_parameters(record.cell.experiment, {"profile": profile}))
-    changed = [] if isinstance(task, Skip) or "code" not in record.key else experiments.differences(record.key, task.key)
+    changed = (
+        [] if isinstance(task, Skip) or "code" not in record.key else experiments.differences(record.key, task.key)
+    )
     more = f" and {len(changed) - 1} more" * (len(changed) > 1)
     return f"stale ({changed[0]}{more})" if changed else ""
 
@@ -219,7 +222,8 @@ def total(found: Counter[str]) -> int:
 
 
 def sentence(found: Counter[str]) -> str:
-    """Statuses in words, a line each: "0 of 535 cells measured at the paper's protocol.", "At a small budget: 52 on ..."."""
+    """Statuses in words, a line each: "0 of 535 cells measured at the paper's protocol.", "At a small budget: 52 on
+    ..."."""
 
     def listed(head: str, words: dict[str, str]) -> str:
         said = [f"{found[status]} {about}".strip() for status, about in words.items() if found[status]]
@@ -296,6 +300,8 @@ def maps(profile: str) -> dict[str, pd.DataFrame]:
     out = {}
     for name in reported.experiments():
         cells = _cells(name).values()
-        if any(records.path(cell, profile).exists() for cell in cells) and (found := differences(name, profile)).notna().any(axis=None):
+        if any(records.path(cell, profile).exists() for cell in cells) and (
+            found := differences(name, profile)
+        ).notna().any(axis=None):
             out[name] = found
     return out

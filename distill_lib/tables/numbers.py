@@ -31,7 +31,8 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def number(record: Record, profile: str) -> str:
-    """A record as a result: mean, spread, and "(2 of 5 sets)" where sets are missing; "underfit" where small trained too little."""
+    """A record as a result: mean, spread, and "(2 of 5 sets)" where sets are missing; "underfit" where small trained
+    too little."""
     if profile == "small" and records.underfit(record):
         return UNDERFIT
     done, planned = len(record.done), record.key.get("num_sets", 1)
@@ -43,7 +44,8 @@ def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
     if outcome.params.profile == "recorded":
         found = {p: records.load(cell, p) for p in ("full", "small")}
         return {p: r for p, r in found.items() if r}
-    return {outcome.params.profile: s.record for s in outcome if s.cell == cell and s.record}
+    record = next((s.record for s in outcome if s.cell == cell and s.record), None)
+    return {outcome.params.profile: record} if record else {}
 
 
 def heading(profile: str, record: Record, cell: Cell) -> str:

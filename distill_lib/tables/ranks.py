@@ -33,14 +33,33 @@ def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> 
 
 
 def rank_ranges(low: list[float], high: list[float]) -> list[tuple[int, int]]:
-    """First and last rank, 1 the best, of each interval: behind all that lie wholly above it, ahead of all wholly below.
+    """First and last rank, 1 the best, of each interval: behind all that lie wholly above it, ahead of all wholly
+    below.
 
     An interval of NaN overlaps all.
     """
-    return [(1 + sum(other > h for other in low), len(low) - sum(other < a for other in high)) for a, h in zip(low, high, strict=True)]
+    return [
+        (1 + sum(other > h for other in low), len(low) - sum(other < a for other in high))
+        for a, h in zip(low, high, strict=True)
+    ]
 
 
-RANKING = ["profile", "data", "IPC", "budget", "method", "labels", "mean", "low", "high", "of", "sets", "networks", "first", "last"]
+RANKING = [
+    "profile",
+    "data",
+    "IPC",
+    "budget",
+    "method",
+    "labels",
+    "mean",
+    "low",
+    "high",
+    "of",
+    "sets",
+    "networks",
+    "first",
+    "last",
+]
 
 
 def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
@@ -50,7 +69,8 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
         outcome: of cells with one protocol and network, but for the loss that their labels need.
         labels:  what to call a cell's labels.
     Returns: columns `RANKING`: `of` says whether low and high are of sets or of networks, first and last are the rank.
-        Cells without a record come last in their group, with NaN; a setting of which a profile has no record is one line.
+        Cells without a record come last in their group, with NaN; a setting of which a profile has no record is one
+        line.
     """
     out: list[dict[str, Any]] = []
     found = {(p, s.cell): r for s in outcome for p, r in measured(s.cell, outcome).items()}
@@ -80,16 +100,29 @@ def _measure(record: Record) -> dict[str, Any]:
     sets, networks = len(set(record.sets)), len(record.sets)
     rules = record.key["protocol"]
     return {
-        "data": record.key["dataset"], "budget": f"{rules['budget'] or rules['epochs']} epochs",
-        "mean": mean, "low": low, "high": high, "of": "sets" if sets > 1 else "networks",
-        "sets": sets, "networks": networks // sets,
-    }  # fmt: skip
+        "data": record.key["dataset"],
+        "budget": f"{rules['budget'] or rules['epochs']} epochs",
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "of": "sets" if sets > 1 else "networks",
+        "sets": sets,
+        "networks": networks // sets,
+    }
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it stands."""
+    """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it
+    stands."""
+
     def line(row: pd.Series) -> dict[str, Any]:
-        shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN, "method": row["method"], "labels": row["labels"]}
+        shown = {
+            "data": row["data"],
+            "IPC": row["IPC"],
+            "rank": NOT_RUN,
+            "method": row["method"],
+            "labels": row["labels"],
+        }
         if pd.isna(row["mean"]):
             return shown
         first, last, sets, networks = (int(row[k]) for k in ("first", "last", "sets", "networks"))

@@ -20,20 +20,27 @@ from ..records import Cell
 
 
 def _artefact(profile: str, dataset: str, name: str, ending: str) -> Path:
-    return paths.results(profile) / FIGURE2 / f"{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
+    return (
+        paths.results(profile)
+        / FIGURE2
+        / f"{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
+    )
 
 
 def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
-    """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all methods.
+    """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all
+    methods.
 
-    Drawn from the generators of Table 1, which are made where `runs/` does not have them, and kept beside the records; in the
-    profile `recorded` only what is kept is shown.
+    Drawn from the generators of Table 1, which are made where `runs/` does not have them, and kept beside the records;
+    in the profile `recorded` only what is kept is shown.
     """
     shown: dict[str, dict[str, ImageSet]] = {}
     for dataset in params.datasets:
         for method in params.methods:
             if params.profile == "recorded":
-                kept = [f for f in (_artefact(p, dataset, method, "safetensors") for p in ("full", "small")) if f.exists()]
+                kept = [
+                    f for f in (_artefact(p, dataset, method, "safetensors") for p in ("full", "small")) if f.exists()
+                ]
                 if kept:
                     shown.setdefault(dataset, {})[method] = ImageSet.load(kept[0])
                 continue

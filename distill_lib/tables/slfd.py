@@ -11,7 +11,7 @@ import torch
 from .. import data, networks
 from ..core import paths
 from ..core.device import pick
-from ..core.rng import generator
+from ..core.rng import stream
 from ..data import DATASETS, ImageSet, sized
 from ..experiments import Parameters, Task, paper_data
 from ..experiments.compute import distilled
@@ -43,7 +43,8 @@ from .numbers import heading, measured, spread
 
 
 def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
-    """The sets of a figure by their names, as its table makes them in the profile; those the profile skips are left out."""
+    """The sets of a figure by their names, as its table makes them in the profile; those the profile skips are left
+    out."""
 
     def of(task: Any, *cells: Cell) -> dict[str, Task]:
         found = {f"{column(c)}, {line(c).removesuffix(', ConvNet')}": task(c, params) for c in cells}
@@ -52,14 +53,21 @@ def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
     if figure in (FIGURE1, FIGURE3):
         return of(table1_task, Cell(TABLE1, "SLFD", "ImageNette", 1, "ConvNet", "glad", "match=DC, space=latent"))
     if figure == FIGURE4:
-        return of(table1_task, *(Cell(TABLE1, "SLFD", d, 1, "ConvNet", "glad", "match=DC, space=latent") for d in SUBSETS))
+        return of(
+            table1_task, *(Cell(TABLE1, "SLFD", d, 1, "ConvNet", "glad", "match=DC, space=latent") for d in SUBSETS)
+        )
     if figure == FIGURE5:
         match = ", match=DM" if params.profile == "smoke" else ""
         sides = (f"resolution={side}{match}" for side in ("64", "128", "256"))
         return of(table5_task, *(Cell(TABLE5, "SLFD", "PathMNIST", 1, MEAN, "glad", side) for side in sides))
     if figure == FIGURE6:
-        return of(table6_task, *(Cell(TABLE6, "SLFD", d, 1, MEAN, "glad", f"generator={g}") for g in ("UViT", "GAN") for d in LETTERS))
-    every = ((d, f"resolution={side}, rank={rank}") for side in ("128", "256") for d in LETTERS for rank in ("10", "full"))
+        return of(
+            table6_task,
+            *(Cell(TABLE6, "SLFD", d, 1, MEAN, "glad", f"generator={g}") for g in ("UViT", "GAN") for d in LETTERS),
+        )
+    every = (
+        (d, f"resolution={side}, rank={rank}") for side in ("128", "256") for d in LETTERS for rank in ("10", "full")
+    )
     return of(table7_task, *(Cell(TABLE7, "SLFD", d, 1, MEAN, "glad", variant) for d, variant in every))
 
 
@@ -68,7 +76,8 @@ def _artefact(profile: str, figure: str, name: str, ending: str = "safetensors")
 
 
 def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
-    """The distilled sets a figure shows, by their titles; made unless `runs/` already has them, and kept beside the records.
+    """The distilled sets a figure shows, by their titles; made unless `runs/` already has them, and kept beside the
+    records.
 
     In the profile `recorded` only what is kept is shown.
     """
@@ -90,7 +99,8 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
 
 
 def title(made: ImageSet, cell: Cell, profile: str) -> str:
-    """What a picture of a set is titled: the data set in its own facts, what that stands in for, the budget, and the row."""
+    """What a picture of a set is titled: the data set in its own facts, what that stands in for, the budget, and the
+    row."""
     own = f"{made.facts.name} at {made.shape[-1]} px"
     asked, side, _ = sized(paper_data(cell))
     asked = f"{asked} at {side or DATASETS[asked].resolution} px"
@@ -99,14 +109,16 @@ def title(made: ImageSet, cell: Cell, profile: str) -> str:
 
 
 def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
-    """Figure 3 for one distilled image: probabilities of the classes under a fresh ConvNet alone, of every sample, and their mean.
+    """Figure 3 for one distilled image: probabilities of the classes under a fresh ConvNet alone, of every sample, and
+    their mean.
 
     Args:
-        shown: a set of SLFD, which carries the normal distribution of every image's logits at the end of the distillation.
+        shown: a set of SLFD, which carries the normal distribution of every image's logits at the end of the
+        distillation.
     Returns: columns class, alone, refined, low, high (5th and 95th percentile of the samples), probabilities.
     """
     normal = slfd.final(shown)
-    rng = generator(seed, "figure 3")
+    rng = stream(seed, "figure 3")
     network = networks.fresh("ConvNet", shown, rng)
     with torch.no_grad():
         logits = network(shown.all()[0][image : image + 1])
@@ -124,7 +136,9 @@ def history(outcome: Any) -> pd.DataFrame:
         name = status.cell.variant if status.cell.experiment == ABLATIONS else line(status.cell)
         for record in measured(status.cell, outcome).values():
             names = {k.removeprefix("module, "): v for k, v in record.metrics.items() if k.startswith("module, ")}
-            for step, norm, trace in zip(*(names.get(k, []) for k in ("step", "mean_norm", "covariance_trace")), strict=True):
+            for step, norm, trace in zip(
+                *(names.get(k, []) for k in ("step", "mean_norm", "covariance_trace")), strict=True
+            ):
                 rows.append({"row": name, "step": step, "mean_norm": norm, "covariance_trace": trace})
     return pd.DataFrame(rows, columns=["row", "step", "mean_norm", "covariance_trace"])
 
@@ -134,8 +148,14 @@ def by_network(outcome: Any) -> pd.DataFrame:
     rows = []
     for status in outcome:
         for profile, record in measured(status.cell, outcome).items():
-            each = {k.removeprefix("accuracy_pct, "): spread(v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")}
+            each = {
+                k.removeprefix("accuracy_pct, "): spread(v)
+                for k, v in record.metrics.items()
+                if k.startswith("accuracy_pct, ")
+            }
             if each:
                 average = spread(record.test_accuracy_pct)
-                rows.append({"row": line(status.cell), "on": heading(profile, record, status.cell), "average": average, **each})
+                rows.append(
+                    {"row": line(status.cell), "on": heading(profile, record, status.cell), "average": average, **each}
+                )
     return pd.DataFrame(rows)

@@ -46,7 +46,8 @@ def scores_of(record: Record) -> dict[str, float]:
 
 
 def fid_table(outcome: Outcome) -> pd.DataFrame:
-    """A row per data set and profile: the paper's FID, ours by its own name, the other scores, and how many samples and steps."""
+    """A row per data set and profile: the paper's FID, ours by its own name, the other scores, and how many samples and
+    steps."""
     out = []
     for status in outcome:
         cell = status.cell
@@ -57,44 +58,65 @@ def fid_table(outcome: Outcome) -> pd.DataFrame:
             scores = scores_of(record)
             short = {k.split("-")[0]: f"{v:.4g}" for k, v in scores.items()}
             name = next(k for k in scores if k.startswith("FID-"))
-            out.append(line | {
-                "data": record.key["dataset"], "profile": profile, "ours": short["FID"], "ours is called": name, "KID": short["KID"],
-                "precision": short.get("precision", ""), "recall": short.get("recall", ""), "density": short.get("density", ""),
-                "coverage": short.get("coverage", ""), "recognised (%)": f"{scores['recognised_pct']:.1f}",
-                "training steps": record.key["config"]["training"]["steps"], "ConvNet's accuracy (%)": spread(record.test_accuracy_pct),
-            })  # fmt: skip
+            out.append(
+                line
+                | {
+                    "data": record.key["dataset"],
+                    "profile": profile,
+                    "ours": short["FID"],
+                    "ours is called": name,
+                    "KID": short["KID"],
+                    "precision": short.get("precision", ""),
+                    "recall": short.get("recall", ""),
+                    "density": short.get("density", ""),
+                    "coverage": short.get("coverage", ""),
+                    "recognised (%)": f"{scores['recognised_pct']:.1f}",
+                    "training steps": record.key["config"]["training"]["steps"],
+                    "ConvNet's accuracy (%)": spread(record.test_accuracy_pct),
+                }
+            )
         if not found:
             out.append(line | {"ours": NOT_RUN})
     return pd.DataFrame(out, dtype=object).fillna("")
 
 
 def nearest_table(outcome: Outcome) -> pd.DataFrame:
-    """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of pixels."""
+    """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of
+    pixels."""
     out = []
     for status in outcome:
         for profile, record in measured(status.cell, outcome).items():
             s = scores_of(record)
-            out.append({
-                "data": record.key["dataset"], "profile": profile, "median distance of samples": f"{s['nearest_median']:.3f}",
-                "of test images": f"{s['nearest_median_test']:.3f}", "smallest of samples": f"{s['nearest_minimum']:.3f}",
-                "samples nearer than 99 % of test images (%)": f"{s['nearest_below_test_pct']:.1f}",
-            })  # fmt: skip
+            out.append(
+                {
+                    "data": record.key["dataset"],
+                    "profile": profile,
+                    "median distance of samples": f"{s['nearest_median']:.3f}",
+                    "of test images": f"{s['nearest_median_test']:.3f}",
+                    "smallest of samples": f"{s['nearest_minimum']:.3f}",
+                    "samples nearer than 99 % of test images (%)": f"{s['nearest_below_test_pct']:.1f}",
+                }
+            )
     return pd.DataFrame(out)
 
 
 def curves(outcome: Outcome) -> dict[str, pd.DataFrame]:
-    """Figure 3: by data set and profile, a row per moment: step, FID, KID, recognised_pct; the attribute `fid` names the number."""
+    """Figure 3: by data set and profile, a row per moment: step, FID, KID, recognised_pct; the attribute `fid` names
+    the number."""
     out = {}
     for status in outcome:
         for profile, record in measured(status.cell, outcome).items():
             table = pd.DataFrame(record.metrics["curve"][0])
             table.attrs["fid"] = next(c for c in table.columns if c.startswith("FID-"))
-            out[f"{record.key['dataset']}, {profile}"] = table.rename(columns=lambda c: c.split("-")[0] if c[:4] in ("FID-", "KID-") else c)
+            out[f"{record.key['dataset']}, {profile}"] = table.rename(
+                columns=lambda c: c.split("-")[0] if c[:4] in ("FID-", "KID-") else c
+            )
     return out
 
 
 def budget_points(outcome: Outcome) -> pd.DataFrame:
-    """A row per measured cell: panel, method, axis ("images per class" or "seconds of generation"), x, accuracy and its spread, images."""
+    """A row per measured cell: panel, method, axis ("images per class" or "seconds of generation"), x, accuracy and its
+    spread, images."""
     out = []
     for status in outcome:
         cell = status.cell
@@ -102,13 +124,20 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
             values = pd.Series(record.test_accuracy_pct)
             images = record.metrics.get("images", [None])[0]
             timed = cell.ipc is None
-            out.append({
-                "panel": f"{record.key['dataset']}, {profile}", "method": cell.method,
-                "axis": "seconds of generation" if timed else "images per class",
-                "x": float(cell.variant.split()[0]) if timed else cell.ipc,
-                "value": values.mean(), "std": values.std(ddof=0), "networks": len(values), "protocol": record.key["protocol"]["name"],
-                "images": images, "images per second": record.metrics["images_per_second"][0] if timed else None,
-            })  # fmt: skip
+            out.append(
+                {
+                    "panel": f"{record.key['dataset']}, {profile}",
+                    "method": cell.method,
+                    "axis": "seconds of generation" if timed else "images per class",
+                    "x": float(cell.variant.split()[0]) if timed else cell.ipc,
+                    "value": values.mean(),
+                    "std": values.std(ddof=0),
+                    "networks": len(values),
+                    "protocol": record.key["protocol"]["name"],
+                    "images": images,
+                    "images per second": record.metrics["images_per_second"][0] if timed else None,
+                }
+            )
     columns = ["panel", "method", "axis", "x", "value", "std", "networks", "protocol", "images", "images per second"]
     return pd.DataFrame(out, columns=columns)
 
@@ -117,15 +146,23 @@ def budget_table(points: pd.DataFrame) -> pd.DataFrame:
     """`budget_points` as text."""
     texts = points.apply(lambda p: f"{p['value']:.1f}" + (f" ± {p['std']:.1f}" if p["networks"] > 1 else ""), axis=1)
     whole = lambda v: "" if pd.isna(v) else f"{v:,.0f}"  # noqa: E731
-    return pd.DataFrame({
-        "data": points["panel"], "method": points["method"], "budget": [f"{x:g} {axis}" for x, axis in zip(points["x"], points["axis"])],
-        "images": points["images"].map(whole), "images/s": points["images per second"].map(lambda v: "" if pd.isna(v) else f"{v:.1f}"),
-        "accuracy (%)": texts, "protocol": points["protocol"], "networks": points["networks"],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "data": points["panel"],
+            "method": points["method"],
+            "budget": [f"{x:g} {axis}" for x, axis in zip(points["x"], points["axis"])],
+            "images": points["images"].map(whole),
+            "images/s": points["images per second"].map(lambda v: "" if pd.isna(v) else f"{v:.1f}"),
+            "accuracy (%)": texts,
+            "protocol": points["protocol"],
+            "networks": points["networks"],
+        }
+    )
 
 
 def leaderboard(outcome: Outcome) -> pd.DataFrame:
-    """Both tracks as printed, accuracies in percent, and ours where it was measured in full: track, team, dataset, value, who."""
+    """Both tracks as printed, accuracies in percent, and ours where it was measured in full: track, team, dataset,
+    value, who."""
     out = []
     for row in reported.cells_of(FIGURE4):
         if row["dataset"] in PAPERS:
@@ -136,25 +173,43 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
         if record := measured(status.cell, outcome).get("full"):
             mean = sum(record.test_accuracy_pct) / len(record.test_accuracy_pct)
             device = record.made_by.get("device", "an unnamed device")
-            out.append({"track": 2, "team": f"ours, {LIMIT} s on {device}", "dataset": status.cell.dataset, "value": mean, "who": "ours"})
+            out.append(
+                {
+                    "track": 2,
+                    "team": f"ours, {LIMIT} s on {device}",
+                    "dataset": status.cell.dataset,
+                    "value": mean,
+                    "who": "ours",
+                }
+            )
     return pd.DataFrame(out)
 
 
 def beside_leaderboard(profile: str) -> pd.DataFrame:
-    """What is not comparable with the leaderboard: our largest recorded time budget per data set, with budget and machine named."""
+    """What is not comparable with the leaderboard: our largest recorded time budget per data set, with budget and
+    machine named."""
     out = []
     for dataset in DATASETS[2:]:
         for kind in ("full", "small") if profile == "recorded" else (profile,):
-            found = [(s, r) for s in SECONDS if (r := records.load(Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s"), kind))]
+            found = [
+                (s, r)
+                for s in SECONDS
+                if (r := records.load(Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s"), kind))
+            ]
             if found:
                 seconds, record = found[-1]
-                out.append({
-                    "data set": record.key["dataset"], "profile": kind, "seconds of generation": seconds,
-                    "images": record.metrics["images"][0],
-                    "test accuracy (%)": round(sum(record.test_accuracy_pct) / len(record.test_accuracy_pct), 1),
-                    "protocol": record.key["protocol"]["name"], "training steps": record.key["config"]["training"]["steps"],
-                    "device": record.made_by.get("device", ""),
-                })  # fmt: skip
+                out.append(
+                    {
+                        "data set": record.key["dataset"],
+                        "profile": kind,
+                        "seconds of generation": seconds,
+                        "images": record.metrics["images"][0],
+                        "test accuracy (%)": round(sum(record.test_accuracy_pct) / len(record.test_accuracy_pct), 1),
+                        "protocol": record.key["protocol"]["name"],
+                        "training steps": record.key["config"]["training"]["steps"],
+                        "device": record.made_by.get("device", ""),
+                    }
+                )
     return pd.DataFrame(out)
 
 
@@ -166,10 +221,12 @@ def _artefact(profile: str, dataset: str, name: str) -> Path:
 
 
 def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | None]]:
-    """By data set and profile: samples, and the training image nearest to each, in pixels; None where it may not be copied.
+    """By data set and profile: samples, and the training image nearest to each, in pixels; None where it may not be
+    copied.
 
-    Made with the generator of Table 2, which is trained where `runs/` does not have it, and kept beside the records; in the profile
-    `recorded` only what is kept is shown. The facts of the samples hold what was measured of them (`facts.extra`).
+    Made with the generator of Table 2, which is trained where `runs/` does not have it, and kept beside the records; in
+    the profile `recorded` only what is kept is shown. The facts of the samples hold what was measured of them
+    (`facts.extra`).
     """
     shown: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     for dataset in params.datasets:
@@ -189,9 +246,13 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
 
 
 def _draw(dataset: str, params: SamplesParameters) -> bool:
-    """Write samples of one data set, and their neighbours where its licence allows copies; whether the profile has the data set."""
+    """Write samples of one data set, and their neighbours where its licence allows copies; whether the profile has the
+    data set."""
     each = 1 if CLASSES.get(dataset, 10) >= 100 else params.per_class
-    task = table2_task(Cell(TABLE2, METHOD, dataset, None, "ConvNet", STEPS), Table2Parameters(profile=params.profile, seed=params.seed))
+    task = table2_task(
+        Cell(TABLE2, METHOD, dataset, None, "ConvNet", STEPS),
+        Table2Parameters(profile=params.profile, seed=params.seed),
+    )
     if isinstance(task, Skip):
         return False
     task = Task(task.cell, replace(task.config, ipc=each), task.dataset, task.protocol, seed=params.seed)
@@ -202,13 +263,18 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
     by = features.recogniser(real, scores.trained)
     near, alike = neighbours_of(made, real, test), neighbours_of(made, real, test, by)
     extra = {
-        "method": METHOD, "config": as_dict(task.config), "seed": params.seed, "recognised by": by.about,
-        "recognised_pct": by.class_accuracy_pct(by.features(made), made.labels), "made_by": records.provenance(real.device),
+        "method": METHOD,
+        "config": as_dict(task.config),
+        "seed": params.seed,
+        "recognised by": by.about,
+        "recognised_pct": by.class_accuracy_pct(by.features(made), made.labels),
+        "made_by": records.provenance(real.device),
         "nearest training images": near.index.tolist(),
         "distances": {
-            n.space: {"of each sample": [round(v, 4) for v in n.distances.tolist()], "median of test images": n.test} for n in (near, alike)
+            n.space: {"of each sample": [round(v, 4) for v in n.distances.tolist()], "median of test images": n.test}
+            for n in (near, alike)
         },
-    }  # fmt: skip
+    }
     facts = real.synthetic_facts(**extra)
     ImageSet(made.images.cpu(), made.labels.cpu(), facts).save(_artefact(params.profile, dataset, "samples"))
     beside = _artefact(params.profile, dataset, "nearest")
@@ -219,7 +285,8 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
 
 
 def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.DataFrame:
-    """A row per grid: how many a classifier of real images recognises, and median distances to the nearest training image."""
+    """A row per grid: how many a classifier of real images recognises, and median distances to the nearest training
+    image."""
     out = []
     for name, (made, _) in shown.items():
         extra = made.facts.extra
@@ -249,10 +316,17 @@ def configurations() -> pd.DataFrame:
     out = []
     for name, row, of in variants:
         model = UViT(of)
-        out.append({
-            "model": name, "blocks": of.depth + 1, "width": of.width, "MLP": of.mlp_ratio * of.width, "heads": of.heads,
-            "tokens": of.tokens,
-            "parameters": f"{sum(p.numel() for p in model.parameters()):,}", "tensors": len(model.state_dict()),
-            "paper: layers, hidden, MLP, heads, parameters": ", ".join(said[row].values()) if row else "",
-        })  # fmt: skip
+        out.append(
+            {
+                "model": name,
+                "blocks": of.depth + 1,
+                "width": of.width,
+                "MLP": of.mlp_ratio * of.width,
+                "heads": of.heads,
+                "tokens": of.tokens,
+                "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+                "tensors": len(model.state_dict()),
+                "paper: layers, hidden, MLP, heads, parameters": ", ".join(said[row].values()) if row else "",
+            }
+        )
     return pd.DataFrame(out)

@@ -1,8 +1,8 @@
 """The operations of DSA's, IDC's and FRePo's augmentations on a CPU, several times sooner than by PyTorch's functions.
 
-One call serves all groups of images, whatever operation each has drawn: every image is written once, where it belongs, and images
-that share positions compute them once. `operations.cpp` holds the mathematics; every machine without a compiler, and every other type
-and device, takes the functions of `augment`.
+One call serves all groups of images, whatever operation each has drawn: every image is written once, where it belongs,
+and images that share positions compute them once. `operations.cpp` holds the mathematics; every machine without a
+compiler, and every other type and device, takes the functions of `augment`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ NUMBERS = 6  # of a set of images, at most
 
 def usable(x: Tensor) -> bool:
     """Whether the kernel can and may compute on these images."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._are_functorch_transforms_active() and kernel() is not None
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch._C._are_functorch_transforms_active()
+        and kernel() is not None
+    )
 
 
 def operate(x: Tensor, kinds: Sequence[str], numbers: Tensor) -> Tensor:
@@ -45,7 +50,9 @@ class _Operate(torch.autograd.Function):
         out, (groups, images, *shape) = torch.empty_like(x), x.shape
         if x.numel():
             pointers, given = (x.data_ptr(), out.data_ptr()), (kinds.data_ptr(), numbers.data_ptr())
-            kernel().operate(*pointers, groups, numbers.shape[1], images, *shape, *given, adjoint, torch.get_num_threads())
+            kernel().operate(
+                *pointers, groups, numbers.shape[1], images, *shape, *given, adjoint, torch.get_num_threads()
+            )
         return out
 
     @staticmethod

@@ -52,7 +52,9 @@ def usable(plan: Plan | None, x: Tensor, parameters: Sequence[Tensor | None]) ->
 
 def run(plan: Plan, x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
     """(N, C, H, W) -> (N, D) by the kernel, with the plan's parameters; differentiable with respect to both."""
-    if not torch.is_grad_enabled():  # inside the function this is not known, and what a backward pass needs would be kept
+    if (
+        not torch.is_grad_enabled()
+    ):  # inside the function this is not known, and what a backward pass needs would be kept
         x, parameters = x.detach(), [None if p is None else p.detach() for p in parameters]
     return _Embed.apply(plan, x.contiguous(), *(None if p is None else p.contiguous() for p in parameters))
 
@@ -75,7 +77,9 @@ class _Embed(torch.autograd.Function):
         out = x.new_empty(len(x), plan.embed_dim)
         saved = x.new_empty(len(x) * kernel().saved_floats(*_sizes(plan))) if any(ctx.needs_input_grad) else None
         if len(x):
-            kernel().embed_forward(*_call(plan, parameters), len(x), _at(x), _at(out), _at(saved), torch.get_num_threads())
+            kernel().embed_forward(
+                *_call(plan, parameters), len(x), _at(x), _at(out), _at(saved), torch.get_num_threads()
+            )
         ctx.save_for_backward(x, saved, *parameters)
         return out
 
@@ -88,7 +92,9 @@ class _Embed(torch.autograd.Function):
             found = iter(torch.autograd.grad(layers(plan, x, parameters), wanted, grad, create_graph=True))
             return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
         dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
-        gradients = [None if p is None else torch.zeros_like(p) for p in parameters] if any(ctx.needs_input_grad[2:]) else None
+        gradients = (
+            [None if p is None else torch.zeros_like(p) for p in parameters] if any(ctx.needs_input_grad[2:]) else None
+        )
         if len(x):
             grad, to = grad.contiguous(), gradients and _pointers(gradients)
             tensors = map(_at, (x, saved, grad, dx))
@@ -124,10 +130,24 @@ def load(library: Path) -> ctypes.CDLL:
     """The functions of the shared library, with their argument types."""
     lib = ctypes.CDLL(str(library))
     pointer, ints = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
-    network = [ints, ctypes.c_int, ctypes.c_int, ctypes.c_float, ctypes.c_int, ints, pointer]  # shape .. parameters, as in fast.cpp
+    network = [
+        ints,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_float,
+        ctypes.c_int,
+        ints,
+        pointer,
+    ]  # shape .. parameters, as in fast.cpp
     lib.saved_floats.argtypes, lib.saved_floats.restype = [ints, ctypes.c_int, ctypes.c_int, ints], ctypes.c_long
-    lib.embed_forward.argtypes, lib.embed_forward.restype = [*network, ctypes.c_long, *[pointer] * 3, ctypes.c_int], None
-    lib.embed_backward.argtypes, lib.embed_backward.restype = [*network, ctypes.c_long, *[pointer] * 5, ctypes.c_int], None
+    lib.embed_forward.argtypes, lib.embed_forward.restype = (
+        [*network, ctypes.c_long, *[pointer] * 3, ctypes.c_int],
+        None,
+    )
+    lib.embed_backward.argtypes, lib.embed_backward.restype = (
+        [*network, ctypes.c_long, *[pointer] * 5, ctypes.c_int],
+        None,
+    )
     return lib
 
 

@@ -71,7 +71,9 @@ class Augmentation(abc.ABC):
         Raises: UserError: shapes that do not fit together, or integer pixels.
         """
         if x.ndim not in (4, 5) or not x.is_floating_point():
-            raise UserError(f"augmentation needs normalised float images (N, C, H, W) or (G, n, C, H, W); got {tuple(x.shape)} {x.dtype}")
+            raise UserError(
+                f"augmentation needs normalised float images (N, C, H, W) or (G, n, C, H, W); got {tuple(x.shape)} {x.dtype}"
+            )
         groups, images = (1, x.shape[0]) if x.ndim == 4 else x.shape[:2]
         if len(params.u) != groups or params.u.shape[1] not in (1, images):
             raise UserError(
@@ -96,4 +98,6 @@ class Augmentation(abc.ABC):
 
 def _needs_colour(x: Tensor, name: str) -> None:
     if x.shape[2] != 3:
-        raise UserError(f"augmentation {name!r} needs colour images (3 channels); got {x.shape[2]}. The dsa and idc families take any")
+        raise UserError(
+            f"augmentation {name!r} needs colour images (3 channels); got {x.shape[2]}. The dsa and idc families take any"
+        )

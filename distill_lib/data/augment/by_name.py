@@ -4,15 +4,16 @@
     params = aug.draw(rng, groups=10)         # siamese: one operation and one set of parameters per class
     aug.apply(real, params)                   # (10, 256, C, H, W)
     aug.apply(synthetic, params)              # (10, ipc, C, H, W): the same transformation, differentiable
-    aug(images, rng)                          # independent: one operation for the batch (N, C, H, W), parameters per image
-    aug(stacked, [rng_0, rng_1])              # (2, n, C, H, W): each network from its own generator, as if it were alone
+    aug(images, rng)                          # independent: one operation for the batch (N, C, H, W), parameters per
+    image aug(stacked, [rng_0, rng_1])              # (2, n, C, H, W): each network from its own generator, as if it
+    were alone
 
 Images are normalised floats. What is drawn is a small record of uniform numbers, so the same record gives the same
 transformation at any batch size, image size and device, and no image that is given is written to.
 
-On a CPU an augmented image has the same bits whatever is augmented beside it, and on any number of threads (`dc` alone fills with the
-mean of its batch). So no image is multiplied by a matrix, which a library adds up in another order at another batch size, and no
-product is fused with a sum, which may round otherwise at the end of an array.
+On a CPU an augmented image has the same bits whatever is augmented beside it, and on any number of threads (`dc` alone
+fills with the mean of its batch). So no image is multiplied by a matrix, which a library adds up in another order at
+another batch size, and no product is fused with a sum, which may round otherwise at the end of an array.
 
 | name | operations per batch | used by |
 | --- | --- | --- |
@@ -50,7 +51,9 @@ def _dcbench(policy: str = "cifar_aug", like: Any = None) -> Augmentation:
     if policy not in DCBENCH_POLICIES:
         raise unknown("DC-BENCH policy", policy, DCBENCH_POLICIES)
     if like is None:
-        raise UserError("DC-BENCH policies work on pixels: give the data set whose mean and std undo the normalisation (like=...)")
+        raise UserError(
+            "DC-BENCH policies work on pixels: give the data set whose mean and std undo the normalisation (like=...)"
+        )
     return DCBench(policy, _facts(like).mean, _facts(like).std)
 
 

@@ -74,7 +74,9 @@ class CutMix:
         box = self._box(h, w, params)
         top, bottom, left, right = (send(e, x.device)[:, None] for e in box)
         rows, cols = (torch.arange(n, device=x.device) for n in (h, w))
-        inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((cols >= left) & (cols < right))[:, None, :]  # (G, H, W)
+        inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((cols >= left) & (cols < right))[
+            :, None, :
+        ]  # (G, H, W)
         group, partner = torch.arange(len(x), device=x.device)[:, None], send(params.partner, x.device)
         share = send((box[1] - box[0]) * (box[3] - box[2]) / (h * w), x.device, x.dtype)[:, None, None]
         return torch.where(inside[:, None, None], x[group, partner], x), soft + share * (soft[group, partner] - soft)

@@ -33,7 +33,9 @@ class DC(Augmentation):
         groups, images, channels, h, w = x.shape
         u = params.u.expand(groups, images, -1).flatten(0, 1)
         which = _integer(u[:, 0], len(self.names))
-        mean = x.mean(-1).mean(-1).mean(1, keepdim=True).expand(-1, images, -1).flatten(0, 1)[:, :, None, None]  # (G·n, C, 1, 1)
+        mean = (
+            x.mean(-1).mean(-1).mean(1, keepdim=True).expand(-1, images, -1).flatten(0, 1)[:, :, None, None]
+        )  # (G·n, C, 1, 1)
         out = x.flatten(0, 1)
         for k, op in enumerate(self.names):
             index = (which == k).nonzero().flatten()
@@ -50,7 +52,9 @@ class DC(Augmentation):
     @staticmethod
     def _scale(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        new_h, new_w = (((0.8 + 0.4 * send(u[:, i], x.device)) * h).long() for i in (3, 4))  # both from the height, as published
+        new_h, new_w = (
+            ((0.8 + 0.4 * send(u[:, i], x.device)) * h).long() for i in (3, 4)
+        )  # both from the height, as published
         canvas = torch.maximum(new_h, new_w).clamp_min(max(h, w))
 
         def sources(n: int, new: Tensor) -> Tensor:  # (B, n): the row of x behind each output row, -1 for the canvas
@@ -62,7 +66,9 @@ class DC(Augmentation):
     @staticmethod
     def _rotate(x: Tensor, u: Tensor, mean: Tensor) -> Tensor:
         angles, turn = torch.deg2rad(torch.arange(-45, 45, dtype=torch.float64)), _integer(u[:, 5], 90)
-        cos, sin = (send(of(angles)[turn], x.device) for of in (torch.cos, torch.sin))  # from a table: the same bits in any batch
+        cos, sin = (
+            send(of(angles)[turn], x.device) for of in (torch.cos, torch.sin)
+        )  # from a table: the same bits in any batch
         return _spline_rotate(x, cos, sin, mean.mean(1, keepdim=True))
 
     @staticmethod
@@ -75,13 +81,14 @@ class DC(Augmentation):
 def _spline_rotate(x: Tensor, cos: Tensor, sin: Tensor, fill: Tensor) -> Tensor:
     """Rotate each image about its centre: `scipy.ndimage.rotate(image, degrees, (-2, -1), cval=fill)`, centre-cropped.
 
-    x (B, C, H, W); cosine and sine of the angles (B,), float64; fill (B, 1, 1, 1). Cubic B-spline, mirrored at the edges, `fill`
-    beyond them.
+    x (B, C, H, W); cosine and sine of the angles (B,), float64; fill (B, 1, 1, 1). Cubic B-spline, mirrored at the
+    edges, `fill` beyond them.
     """
     h, w = x.shape[-2:]
     full_h, full_w = (h * cos + w * sin.abs() + 0.5).long(), (w * cos + h * sin.abs() + 0.5).long()  # cos > 0
     rows, cols = (
-        torch.arange(n, device=x.device) + ((full - n) // 2 - (full - 1) / 2)[:, None] for n, full in ((h, full_h), (w, full_w))
+        torch.arange(n, device=x.device) + ((full - n) // 2 - (full - 1) / 2)[:, None]
+        for n, full in ((h, full_h), (w, full_w))
     )  # (B, H), (B, W): output positions from the centre
     cos, sin, rows, cols = cos[:, None, None], sin[:, None, None], rows[:, :, None], cols[:, None, :]
     y, z = cos * rows + sin * cols + (h - 1) / 2, cos * cols - sin * rows + (w - 1) / 2  # (B, H, W): input positions

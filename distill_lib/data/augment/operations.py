@@ -25,7 +25,9 @@ def color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -
     if x.shape[2] == 1:
         s = torch.ones_like(s)  # a single channel is its own mean
     grey = x.mean(2, keepdim=True)  # (G, n, 1, H, W)
-    level = grey.mean(-1, keepdim=True).mean(-2, keepdim=True)  # (G, n, 1, 1, 1), in an order that no other image changes
+    level = grey.mean(-1, keepdim=True).mean(
+        -2, keepdim=True
+    )  # (G, n, 1, 1, 1), in an order that no other image changes
     return (x * (s * k)).add_((grey * (k * (1 - s))).add_(level * (1 - k) + b))
 
 
@@ -33,7 +35,9 @@ def shift(x: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
     """out[i, j] = x[i + dy, j + dx], zeros from outside; dy and dx are whole pixels."""
     groups, images, channels, h, w = x.shape
     if dy.shape[1] < images:
-        return _stack([F.pad(g, (-b, b, -a, a)) for g, a, b in zip(x.unbind(), dy[:, 0].tolist(), dx[:, 0].tolist(), strict=True)])
+        return _stack(
+            [F.pad(g, (-b, b, -a, a)) for g, a, b in zip(x.unbind(), dy[:, 0].tolist(), dx[:, 0].tolist(), strict=True)]
+        )
     rows, cols = (torch.arange(n, device=x.device) + send(d, x.device).reshape(-1, 1) for n, d in ((h, dy), (w, dx)))
     return _take(x, rows, cols)
 
@@ -60,7 +64,9 @@ def erase(x: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Ten
 def flip(x: Tensor, yes: Tensor) -> Tensor:
     """Mirror left-right where `yes`."""
     if yes.shape[1] < x.shape[1]:
-        return _stack([g.flip(-1) if mirrored else g for g, mirrored in zip(x.unbind(), yes[:, 0].tolist(), strict=True)])
+        return _stack(
+            [g.flip(-1) if mirrored else g for g, mirrored in zip(x.unbind(), yes[:, 0].tolist(), strict=True)]
+        )
     return torch.where(send(yes, x.device)[..., None, None, None], x.flip(-1), x)
 
 
@@ -75,7 +81,9 @@ def warp(x: Tensor, matrix: Tensor, padding: str = "zeros") -> Tensor:
     a = send(matrix, x.device, x.dtype)[..., None, None]  # (G, m, 2, 3, 1, 1)
     ys = ((2 * torch.arange(h, device=x.device, dtype=x.dtype) + 1) / h - 1)[:, None]
     xs = (2 * torch.arange(w, device=x.device, dtype=x.dtype) + 1) / w - 1
-    grid = torch.stack([a[:, :, i, 0] * xs + (a[:, :, i, 1] * ys + a[:, :, i, 2]) for i in (0, 1)], -1)  # (G, m, H, W, 2)
+    grid = torch.stack(
+        [a[:, :, i, 0] * xs + (a[:, :, i, 1] * ys + a[:, :, i, 2]) for i in (0, 1)], -1
+    )  # (G, m, H, W, 2)
     return _sample(x, grid, padding)
 
 
@@ -86,7 +94,9 @@ def _sample(x: Tensor, grid: Tensor, padding: str) -> Tensor:
             for g, one in zip(x.unbind(), grid.unbind(), strict=True)
         ]
         return _stack(sampled)
-    return F.grid_sample(x.flatten(0, 1), grid.flatten(0, 1), padding_mode=padding, align_corners=False).reshape(x.shape)
+    return F.grid_sample(x.flatten(0, 1), grid.flatten(0, 1), padding_mode=padding, align_corners=False).reshape(
+        x.shape
+    )
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -96,8 +106,8 @@ def _stack(images: list[Tensor]) -> Tensor:
 def perform(kind: str, x: Tensor, numbers: Tensor) -> Tensor:
     """An operation by its name and numbers (G, m, P).
 
-    color: brightness, saturation, contrast · shift: whole rows and columns · erase: top, left, height, width · flip: whether ·
-    warp, warp_border: the 2 x 3 matrix row by row, with zeros or the edge outside.
+    color: brightness, saturation, contrast · shift: whole rows and columns · erase: top, left, height, width · flip:
+    whether · warp, warp_border: the 2 x 3 matrix row by row, with zeros or the edge outside.
     """
     if kind == "color":
         return color(x, *numbers.unbind(-1))

@@ -23,8 +23,8 @@ class ImageNet(Augmentation):
     """Random resized crop (area 0.5-1), flip, colour jitter 0.4 and lighting 0.1, per image, on normalised images.
 
     Jitter and lighting act on pixels in [0, 1] without clipping, so with the normalisation they are one weighted sum of
-    pixel, grey of the pixel and mean grey of the image, and an offset. Source: IDC and Minimax, official code (jitter as in
-    AlexNet-style training: blends towards black, the image's mean grey and the pixel's grey, in random order).
+    pixel, grey of the pixel and mean grey of the image, and an offset. Source: IDC and Minimax, official code (jitter
+    as in AlexNet-style training: blends towards black, the image's mean grey and the pixel's grey, in random order).
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -68,18 +68,29 @@ class ImageNet(Augmentation):
         return _sample(x, grid, "border")
 
     def _jitter(self, x: Tensor, u: Tensor) -> Tensor:
-        """A blend makes of a pixel p a weighted sum of p, p's grey and the mean grey of its image, so three of them do as well."""
+        """A blend makes of a pixel p a weighted sum of p, p's grey and the mean grey of its image, so three of them do
+        as well."""
         u = u.double()
-        mean, std, vectors, values = (u.new_tensor(v) for v in (self.mean, self.std, self._EIGENVECTORS, self._EIGENVALUES))
+        mean, std, vectors, values = (
+            u.new_tensor(v) for v in (self.mean, self.std, self._EIGENVECTORS, self._EIGENVALUES)
+        )
         strength = 0.8 * u[..., 0:3] - 0.4  # brightness, contrast, saturation
         order = torch.tensor(_ORDERS, device=u.device)[_integer(u[..., 3], len(_ORDERS))]  # (G, m, 3)
-        own, grey, level = torch.ones_like(u[..., 0]), torch.zeros_like(u[..., 0]), torch.zeros_like(u[..., 0])  # the weights, (G, m)
+        own, grey, level = (
+            torch.ones_like(u[..., 0]),
+            torch.zeros_like(u[..., 0]),
+            torch.zeros_like(u[..., 0]),
+        )  # the weights, (G, m)
         for which in order.unbind(-1):
-            k = strength.gather(-1, which[..., None])[..., 0]  # blend (1 - k) p + k target; grey is of weight 1 in itself
+            k = strength.gather(-1, which[..., None])[
+                ..., 0
+            ]  # blend (1 - k) p + k target; grey is of weight 1 in itself
             contrast, saturation = k * (which == 1), k * (which == 2)
             level = (1 - k) * level + contrast * (own + grey + level) + saturation * level
             own, grey = (1 - k) * own, (1 - k) * grey + saturation * (own + grey)
-        drawn = (0.1 * torch.special.ndtri(u[..., 4:7].clamp(2**-25, 1 - 2**-24)) * values)[..., None, :] * vectors  # (G, m, 3, 3)
+        drawn = (0.1 * torch.special.ndtri(u[..., 4:7].clamp(2**-25, 1 - 2**-24)) * values)[
+            ..., None, :
+        ] * vectors  # (G, m, 3, 3)
         light = drawn[..., 0] + drawn[..., 1] + drawn[..., 2]
         own, grey, level = own[..., None], grey[..., None], level[..., None]
         # from pixels to normalised units, where the grey of a pixel is `mixed` + middle
@@ -87,7 +98,9 @@ class ImageNet(Augmentation):
         rest = ((own - 1) * mean + (grey + level) * middle + light) / std
         numbers = send(torch.cat([own, grey / std, level / std, rest], -1), x.device, x.dtype)[..., None, None]
         own, grey, level, rest = numbers.split([1, 3, 3, 3], 2)  # (G, m, 1 or 3, 1, 1)
-        red, green, blue = (a * b * x[:, :, c : c + 1] for c, (a, b) in enumerate(zip(self._GREY, self.std, strict=True)))
+        red, green, blue = (
+            a * b * x[:, :, c : c + 1] for c, (a, b) in enumerate(zip(self._GREY, self.std, strict=True))
+        )
         mixed = red.add_(green).add_(blue)  # (G, n, 1, H, W)
         average = mixed.mean(-1, keepdim=True).mean(-2, keepdim=True)
         return (x * own).add_(mixed * grey).add_(average * level + rest)
@@ -104,8 +117,9 @@ DCBENCH_POLICIES = ("autoaug", "randaug", "imagenet_aug", "cifar_aug")
 class DCBench(Augmentation):
     """torchvision policies on the whole batch as 8-bit pixels: one draw per group, no gradient.
 
-    autoaug (CIFAR-10 policy up to 32 pixels, ImageNet's above) · randaug (one operation) · imagenet_aug (crop padded by 4,
-    flip, jitter .4 .4 .4 .2) · cifar_aug (crop, flip, then a 16 pixel hole of zeros). Source: DC-BENCH, official code.
+    autoaug (CIFAR-10 policy up to 32 pixels, ImageNet's above) · randaug (one operation) · imagenet_aug (crop padded by
+    4, flip, jitter .4 .4 .4 .2) · cifar_aug (crop, flip, then a 16 pixel hole of zeros). Source: DC-BENCH, official
+    code.
     """
 
     policy: str

@@ -24,13 +24,16 @@ STRATEGIES = {  # the strings the papers use, before leaving out flips on digits
 }
 
 
-# --- DSA's ranges (also IDC's): uniform numbers (G, m, as many as it needs) of images (h, w) -> what `perform` needs -----
+# --- DSA's ranges (also IDC's): uniform numbers (G, m, as many as it needs) of images (h, w) -> what `perform` needs
+# -----
 Named = tuple[str, Tensor]
 
 
 def _numbers(kind: str, *columns: Tensor | float) -> Named:
     like = next(c for c in columns if isinstance(c, Tensor))
-    return kind, torch.stack([c.to(like.dtype) if isinstance(c, Tensor) else torch.full_like(like, c) for c in columns], -1)
+    return kind, torch.stack(
+        [c.to(like.dtype) if isinstance(c, Tensor) else torch.full_like(like, c) for c in columns], -1
+    )
 
 
 def _dsa_color(u: Tensor, h: int, w: int) -> Named:
@@ -38,12 +41,17 @@ def _dsa_color(u: Tensor, h: int, w: int) -> Named:
 
 
 def _dsa_crop(u: Tensor, h: int, w: int) -> Named:
-    return _numbers("shift", *(_integer(u[..., i], 2 * pad + 1) - pad for i, pad in enumerate(math.floor(0.125 * n + 0.5) for n in (h, w))))
+    return _numbers(
+        "shift",
+        *(_integer(u[..., i], 2 * pad + 1) - pad for i, pad in enumerate(math.floor(0.125 * n + 0.5) for n in (h, w))),
+    )
 
 
 def _dsa_cutout(u: Tensor, h: int, w: int) -> Named:
     sides = [math.floor(0.5 * n + 0.5) for n in (h, w)]
-    top, left = (_integer(u[..., i], n - c % 2 + 1) - c // 2 for i, (n, c) in enumerate(zip((h, w), sides, strict=True)))
+    top, left = (
+        _integer(u[..., i], n - c % 2 + 1) - c // 2 for i, (n, c) in enumerate(zip((h, w), sides, strict=True))
+    )
     return _numbers("erase", top, left, *sides)
 
 
@@ -86,7 +94,9 @@ def _frepo_translate(u: Tensor, h: int, w: int) -> Named:
 
 def _frepo_cutout(u: Tensor, h: int, w: int) -> Named:
     sides = [n // 4 for n in (h, w)]
-    return _numbers("erase", *(_integer(u[..., i], n - c + 1) for i, (n, c) in enumerate(zip((h, w), sides, strict=True))), *sides)
+    return _numbers(
+        "erase", *(_integer(u[..., i], n - c + 1) for i, (n, c) in enumerate(zip((h, w), sides, strict=True))), *sides
+    )
 
 
 # name: (numbers needed, operation)
@@ -129,12 +139,16 @@ class Strategy(Augmentation):
     def numbers(self, op: str) -> slice:
         """Which of an image's drawn numbers an operation reads."""
         ends = itertools.accumulate(count for count, _ in self.family.values())
-        return {name: slice(end - count, end) for end, (name, (count, _)) in zip(ends, self.family.items(), strict=True)}[op]
+        return {
+            name: slice(end - count, end) for end, (name, (count, _)) in zip(ends, self.family.items(), strict=True)
+        }[op]
 
     def operations(self, params: Params) -> list[tuple[str, ...]]:
         """Which operations each group gets, in order."""
         picks = [_integer(params.choice[:, i], len(stage)).tolist() for i, stage in enumerate(self.stages)]
-        return [tuple(stage[pick[g]] for stage, pick in zip(self.stages, picks, strict=True)) for g in range(len(params.u))]
+        return [
+            tuple(stage[pick[g]] for stage, pick in zip(self.stages, picks, strict=True)) for g in range(len(params.u))
+        ]
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         return super().apply(x, params) if self.stages else x
@@ -146,7 +160,9 @@ class Strategy(Augmentation):
 
     def _stage(self, x: Tensor, names: Sequence[str], u: Tensor) -> Tensor:
         by_name = {op: [g for g, other in enumerate(names) if other == op] for op in dict.fromkeys(names)}
-        drawn = {op: self.family[op][1](u[groups][..., self.numbers(op)], *x.shape[-2:]) for op, groups in by_name.items()}
+        drawn = {
+            op: self.family[op][1](u[groups][..., self.numbers(op)], *x.shape[-2:]) for op, groups in by_name.items()
+        }
         if augment.usable(x):
             table = torch.zeros(*u.shape[:2], augment.NUMBERS)
             for op, groups in by_name.items():
@@ -154,7 +170,9 @@ class Strategy(Augmentation):
                 table[groups, :, : numbers.shape[-1]] = numbers.to(table.dtype)
             return augment.operate(x, [drawn[op][0] for op in names], table)
         done: list[Tensor] = [x] * len(names)
-        alone = x.device.type == "cpu" and x[0].numel() >= 2**16  # a copy into a joint batch costs more than another call
+        alone = (
+            x.device.type == "cpu" and x[0].numel() >= 2**16
+        )  # a copy into a joint batch costs more than another call
         for op, groups in by_name.items():
             kind, numbers = drawn[op]
             if len(groups) == len(names):
@@ -191,7 +209,8 @@ def dsa(strategy: str = STRATEGIES["dsa"]) -> Augmentation:
 def idc(strategy: str = STRATEGIES["idc"]) -> Augmentation:
     """Flip, colour and cutout always (where named), and one of the other names: flip, colour, that one, cutout.
 
-    With `color_crop` it is DiM's augmentation. Defaults to IDC's evaluation. Source: Kim et al., ICML 2022; official code.
+    With `color_crop` it is DiM's augmentation. Defaults to IDC's evaluation. Source: Kim et al., ICML 2022; official
+    code.
     """
     if strategy == "none":
         return none()

@@ -1,5 +1,3 @@
 """Scores of synthetic sets and generators."""
 
 from __future__ import annotations
-
-

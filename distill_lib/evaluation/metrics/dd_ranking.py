@@ -11,8 +11,8 @@
 | LRS | alpha = w IOR - (1 - w) HLR | label-robust score |
 | ARS | beta = g (syn-aug - rdm-aug) + (1 - g) (syn-naug - rdm-naug) | augmentation-robust score |
 
-A score is (e^x - e^-1) / (e - e^-1) of its alpha or beta: 0 at -1, 1 at 1. Everything here is a fraction: release 0.2.0 of the
-public code puts percentages into the exponential, which turns an LRS of 0.254 into -0.144.
+A score is (e^x - e^-1) / (e - e^-1) of its alpha or beta: 0 at -1, 1 at 1. Everything here is a fraction: release 0.2.0
+of the public code puts percentages into the exponential, which turns an LRS of 0.254 into -0.144.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.loop import Loop
-from ...core.rng import generator
+from ...core.rng import stream
 from ...core.settings import replace
 from ...data import ImageSet
 from .. import statistics
@@ -39,7 +39,9 @@ from ..protocols import Protocol, protocol
 def _fractions(**accuracies: float) -> None:
     for name, value in accuracies.items():
         if not 0 <= value <= 1:
-            raise UserError(f"{name} {value}: DD-Ranking takes accuracies as fractions in [0, 1]; divide percentages by 100")
+            raise UserError(
+                f"{name} {value}: DD-Ranking takes accuracies as fractions in [0, 1]; divide percentages by 100"
+            )
 
 
 def hard_label_recovery(real_hard: float, syn_hard: float) -> float:
@@ -57,13 +59,19 @@ def improvement_over_random(syn_any: float, rdm_any: float) -> float:
 def label_robust_score(real_hard: float, syn_hard: float, syn_any: float, rdm_any: float, weight: float = 0.5) -> float:
     """LRS in [0, 1], with `weight` on IOR. For a method with hard labels syn_any is syn_hard."""
     _fractions(weight=weight)
-    return _score(weight * improvement_over_random(syn_any, rdm_any) - (1 - weight) * hard_label_recovery(real_hard, syn_hard))
+    return _score(
+        weight * improvement_over_random(syn_any, rdm_any) - (1 - weight) * hard_label_recovery(real_hard, syn_hard)
+    )
 
 
-def augmentation_robust_score(syn_aug: float, rdm_aug: float, syn_naug: float, rdm_naug: float, weight: float = 0.5) -> float:
+def augmentation_robust_score(
+    syn_aug: float, rdm_aug: float, syn_naug: float, rdm_naug: float, weight: float = 0.5
+) -> float:
     """ARS in [0, 1], with `weight` on the gain over random images with augmentation, the rest without."""
     _fractions(weight=weight)
-    return _score(weight * improvement_over_random(syn_aug, rdm_aug) + (1 - weight) * improvement_over_random(syn_naug, rdm_naug))
+    return _score(
+        weight * improvement_over_random(syn_aug, rdm_aug) + (1 - weight) * improvement_over_random(syn_naug, rdm_naug)
+    )
 
 
 def _score(x: float) -> float:
@@ -89,7 +97,9 @@ class Scores:
     official: Scores | None = None
 
     def __str__(self) -> str:
-        lrs, ars, hlr, ior = ((100 * statistics.mean(v), 100 * statistics.std(v)) for v in (self.lrs, self.ars, self.hlr, self.ior))
+        lrs, ars, hlr, ior = (
+            (100 * statistics.mean(v), 100 * statistics.std(v)) for v in (self.lrs, self.ars, self.hlr, self.ior)
+        )
         rounds = f"{len(self.lrs)} rounds" if len(self.lrs) > 1 else "1 round"
         return (
             f"LRS {lrs[0]:.1f} ± {lrs[1]:.1f} %, ARS {ars[0]:.1f} ± {ars[1]:.1f} % ({rounds}): "
@@ -126,10 +136,10 @@ def dd_ranking(
 ) -> Scores:
     """Score a synthetic set by the procedure of DD-Ranking, without its selection on the test set.
 
-    Every round trains one network on the synthetic set, one on fresh random real images of the same number per class, each
-    with and without augmentation, and one on all real images. The protocol searches the learning rate of the synthetic
-    and the random images alike, on the same real validation images, which are never among the random ones. (A synthetic
-    set may have been distilled from them: a published set does not say what it has seen.)
+    Every round trains one network on the synthetic set, one on fresh random real images of the same number per class,
+    each with and without augmentation, and one on all real images. The protocol searches the learning rate of the
+    synthetic and the random images alike, on the same real validation images, which are never among the random ones. (A
+    synthetic set may have been distilled from them: a published set does not say what it has seen.)
 
     Args:
         synthetic:     the set to score.
@@ -137,8 +147,9 @@ def dd_ranking(
         evaluate:      `distill_lib.evaluate.evaluate`.
         rounds:        independent repetitions.
         protocol:      hard-label evaluation by name; budgets as in "dd_ranking@60ep".
-        soft_protocol: the method's own evaluation where it uses soft labels, such as "dd_ranking+kl"; None: as `protocol`.
-        teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the random ones,
+        soft_protocol: the method's own evaluation where it uses soft labels, such as "dd_ranking+kl"; None: as
+        `protocol`. teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the
+        random ones,
                        from the model that made the synthetic set's.
         full_data:     accuracies of all real images as fractions, one or one per round, instead of training on them.
         real_protocol: training on all real images; by default `full_data_protocol()`.
@@ -167,7 +178,9 @@ def dd_ranking(
             best = result.metrics.get("test_selected_pct")
             return result.test_accuracy_pct[0] / 100, best and best[0] / 100
 
-        random = _random_images(real, pools, ipc, generator(seed, "dd_ranking", "random", r), teacher if soft_protocol else None)
+        random = _random_images(
+            real, pools, ipc, stream(seed, "dd_ranking", "random", r), teacher if soft_protocol else None
+        )
         got = {
             "syn_any": accuracy(synthetic, own, validation=validation),
             "rdm_any": accuracy(random, own, validation=validation),
@@ -188,14 +201,19 @@ def dd_ranking(
 
 
 def full_data_protocol() -> Protocol:
-    """DD-Ranking's training of a ConvNet on all real images: 200 epochs at batch 512, learning rate 0.01, a tenth from the middle on.
+    """DD-Ranking's training of a ConvNet on all real images: 200 epochs at batch 512, learning rate 0.01, a tenth from
+    the middle on.
 
     The augmentation is that of `dd_ranking`: the public code augments here in its hard-label evaluator only.
     """
-    return replace(protocol("dd_ranking"), name="dd_ranking_full_data", epochs=200, batch=512, lr=0.01, lr_grid=(), checks=20)
+    return replace(
+        protocol("dd_ranking"), name="dd_ranking_full_data", epochs=200, batch=512, lr=0.01, lr_grid=(), checks=20
+    )
 
 
-def _scores(accuracies: dict[str, list[float]], selection: str, w: float, g: float, official: Scores | None = None) -> Scores:
+def _scores(
+    accuracies: dict[str, list[float]], selection: str, w: float, g: float, official: Scores | None = None
+) -> Scores:
     rounds = [dict(zip(accuracies, row, strict=True)) for row in zip(*accuracies.values(), strict=True)]
     return Scores(
         accuracies=accuracies,
@@ -215,10 +233,12 @@ def _without_augmentation(protocol: str) -> str:
 
 def _split(real: ImageSet, seed: int) -> tuple[ImageSet, list[Tensor]]:
     """Validation images, a tenth of every class up to 100, and the positions of all others, class by class."""
-    rng = generator(seed, "dd_ranking", "validation")
+    rng = stream(seed, "dd_ranking", "validation")
     size = min(100, min(map(len, real.class_index)) // 10)
     if not size:
-        raise UserError(f"{real.facts.name}: DD-Ranking needs at least 10 real images of every class to choose learning rates")
+        raise UserError(
+            f"{real.facts.name}: DD-Ranking needs at least 10 real images of every class to choose learning rates"
+        )
     mixed = [members[torch.randperm(len(members), generator=rng)] for members in real.class_index]
     return real.subset(torch.cat([m[:size] for m in mixed])), [m[size:] for m in mixed]
 
@@ -229,7 +249,9 @@ def _random_images(
     """`ipc` random images of every class, with hard labels or the teacher's."""
     smallest = min(map(len, pools))
     if smallest < ipc:
-        raise UserError(f"{real.facts.name}: {ipc} images per class to compare with, but a class has only {smallest} left")
+        raise UserError(
+            f"{real.facts.name}: {ipc} images per class to compare with, but a class has only {smallest} left"
+        )
     index = torch.cat([pool[torch.randperm(len(pool), generator=rng)[:ipc]] for pool in pools])
     if teacher is None:
         return real.subset(index)

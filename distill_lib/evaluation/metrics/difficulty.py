@@ -4,10 +4,10 @@
     score.real                                  # (N,) of the real images
     score(pool)                                 # (N,) of any other images of the same classes
 
-Scores of real images are kept in `runs/difficulty`. Pretrained scorers give probabilities over ImageNet's 1000 classes and need
-the set's classes to be among them. `trained` is a
-classifier trained on the real set, which has seen every image it scores; `held_out` trains one per fold, and a real image is
-scored by the one that has not seen it, any other image by the mean probability of all.
+Scores of real images are kept in `runs/difficulty`. Pretrained scorers give probabilities over ImageNet's 1000 classes
+and need the set's classes to be among them. `trained` is a
+classifier trained on the real set, which has seen every image it scores; `held_out` trains one per fold, and a real
+image is scored by the one that has not seen it, any other image by the mean probability of all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ...core.device import chunked
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator
+from ...core.rng import stream
 from ...data import ImageSet
 from ...data.augment import IMAGENET_MEAN, IMAGENET_STD
 from ...networks import reference
@@ -83,12 +83,15 @@ def scorer(
     Args:
         cfg:   how "trained" and "held_out" train their classifiers.
         folds: of "held_out".
-        among: what a pretrained scorer spreads its probability over: all of ImageNet's classes, or those of the set (ours).
+        among: what a pretrained scorer spreads its probability over: all of ImageNet's classes, or those of the set
+        (ours).
     Raises: UserError: missing weights, or classes a pretrained scorer does not know.
     """
     if name in ("resnet50", "mobilenet_v2"):
         if not real.facts.imagenet_indices:
-            raise UserError(f"{real.facts.name}: its classes are not ImageNet's, which {name} knows; score with trained or held_out")
+            raise UserError(
+                f"{real.facts.name}: its classes are not ImageNet's, which {name} knows; score with trained or held_out"
+            )
         if real.shape[0] != 3:
             raise UserError(f"{real.facts.name}: {name} needs 3 channels, not {real.shape[0]}")
         network, offset = (resnet50(), 0) if name == "resnet50" else (mobilenet_v2(), 1)
@@ -113,7 +116,9 @@ def scorer(
         # a checkpoint folder of its own for every fold: the phase has the same name in each
         folder = loop and loop.folder and loop.folder / f"fold{len(every)}"
         inner = loop and Loop(folder, loop.key, loop.every, deadline=loop.deadline, tell=loop.tell)
-        every.append(_of_pixels(reference.on_real(real.subset(torch.nonzero(rest).flatten()), cfg, seed, inner).network, real))
+        every.append(
+            _of_pixels(reference.on_real(real.subset(torch.nonzero(rest).flatten()), cfg, seed, inner).network, real)
+        )
         found[held] = _scores(every[-1], labels, real.subset(held))
 
     def mean(pixels: Tensor) -> Tensor:
@@ -125,8 +130,10 @@ def scorer(
 def _folds(real: ImageSet, folds: int, seed: int) -> list[Tensor]:
     """Positions (n,) of every fold, each class spread evenly."""
     if not 2 <= folds <= min(map(len, real.class_index)):
-        raise UserError(f"{folds} folds: give 2 to {min(map(len, real.class_index))}, the size of the smallest class of {real.facts.name}")
-    rng = generator(seed, "folds")
+        raise UserError(
+            f"{folds} folds: give 2 to {min(map(len, real.class_index))}, the size of the smallest class of {real.facts.name}"
+        )
+    rng = stream(seed, "folds")
     shuffled = [members[torch.randperm(len(members), generator=rng)] for members in real.class_index]
     return [torch.cat([members[i::folds] for members in shuffled]).sort().values for i in range(folds)]
 
@@ -142,7 +149,9 @@ def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]
     return classify
 
 
-def _of_real(classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None) -> Tensor:
+def _of_real(
+    classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None
+) -> Tensor:
     """As `_scores`, kept in a file; where it has to be made, in steps that a time limit may end."""
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
@@ -189,7 +198,8 @@ class _Pretrained(nn.Module):
 
 @functools.lru_cache(maxsize=1)
 def resnet50() -> nn.Module:
-    """torchvision's ResNet-50, weights IMAGENET1K_V1: shorter side to 256, centre 224. Raises: UserError: no weights."""
+    """torchvision's ResNet-50, weights IMAGENET1K_V1: shorter side to 256, centre 224. Raises: UserError: no
+    weights."""
     from torchvision.models import resnet50 as build  # here: torchvision takes more than a second to import
 
     state = torch.load(weights.need("ResNet-50"), map_location="cpu", weights_only=True)
@@ -199,10 +209,12 @@ def resnet50() -> nn.Module:
     return _Pretrained(network, 256, IMAGENET_MEAN, IMAGENET_STD)
 
 
-# --- MobileNetV2 with folded batch norm --------------------------------------------------------------------------------
+# --- MobileNetV2 with folded batch norm
+# --------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def mobilenet_v2() -> nn.Module:
-    """Google's quantised MobileNetV2 1.0/224, in float: 1001 outputs, the first is "background". Raises: UserError: no weights."""
+    """Google's quantised MobileNetV2 1.0/224, in float: 1001 outputs, the first is "background". Raises: UserError: no
+    weights."""
     return _Pretrained(MobileNetV2().read(weights.need("MobileNetV2")), 224, (128 / 255,) * 3, (128 / 255,) * 3)
 
 
@@ -212,7 +224,15 @@ class MobileNetV2(nn.Module):
     TensorFlow's padding: a strided convolution pads right and below alone.
     """
 
-    SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    SETTINGS = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,14 +254,20 @@ class MobileNetV2(nn.Module):
     def read(self, file: object) -> MobileNetV2:
         """The weights of a file with `<layer>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`."""
         state = load_file(file)
-        names = {"features.0.0": self.layers["0_0"], "features.18.0": self.layers["18_0"], "classifier.1": self.classifier}
+        names = {
+            "features.0.0": self.layers["0_0"],
+            "features.18.0": self.layers["18_0"],
+            "classifier.1": self.classifier,
+        }
         for name, _ in self.blocks:
             inner = self.layers[name]
             for i, layer in enumerate(inner):
                 names[f"features.{name}.conv.{i}" + ("" if i == len(inner) - 1 else ".0")] = layer
         with torch.no_grad():
             for name, layer in names.items():
-                value = (state[f"{name}.weight"].float() - state[f"{name}.weight_zero"].float()) * state[f"{name}.weight_scale"]
+                value = (state[f"{name}.weight"].float() - state[f"{name}.weight_zero"].float()) * state[
+                    f"{name}.weight_scale"
+                ]
                 layer.weight.copy_(value.view_as(layer.weight))
                 layer.bias.copy_(state[f"{name}.bias"])
         return self

@@ -1,10 +1,10 @@
 """Feature extractors by name: what FID, KID and the neighbours of samples are measured in.
 
-    extractor = features.extractor("auto", real)          # Inception, or a ResNet of CIFAR-10, or a classifier trained on `real`
-    x = extractor.features(images)                        # (N, D)
+    extractor = features.extractor("auto", real)          # Inception, or a ResNet of CIFAR-10, or a classifier trained
+    on `real` x = extractor.features(images)                        # (N, D)
 
-A number belongs to its extractor and is called after it: FID-ResNet-56-5000 is the distance of 5000 samples in ResNet-56's
-features. Images enter as 8-bit pixels, as they would from image files, whatever units a set stores them in.
+A number belongs to its extractor and is called after it: FID-ResNet-56-5000 is the distance of 5000 samples in
+ResNet-56's features. Images enter as 8-bit pixels, as they would from image files, whatever units a set stores them in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...core.device import chunked, keep_memory
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator
+from ...core.rng import stream
 from ...core.settings import as_dict, replace
 from ...data import ImageSet
 from ...networks import fast
@@ -39,7 +39,9 @@ from .pretrained import CIFARResNet, cifar_resnet, folded, inception
 
 VERSION = 1  # of what is kept of a real set
 PRETRAINED = ("Inception", "ResNet-56", "ResNet-20")
-TRAINED = Training(network="ConvNetW32", epochs=20)  # the classifier that takes their place: narrow, so that its covariance has full rank
+TRAINED = Training(
+    network="ConvNetW32", epochs=20
+)  # the classifier that takes their place: narrow, so that its covariance has full rank
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,22 @@ def as_bytes(images: ImageSet) -> Tensor:
 
 
 # --- choosing one ------------------------------------------------------------------------------------------------------
-def extractor(name: str, real: ImageSet, trained: Training = TRAINED, seed: int = 0, loop: Loop | None = None) -> Extractor:
+def extractor(
+    name: str, real: ImageSet, trained: Training = TRAINED, seed: int = 0, loop: Loop | None = None
+) -> Extractor:
     """The extractor of that name for a real set's images, on the set's device.
 
     Args:
-        name:    "Inception" (any images); "ResNet-56" or "ResNet-20" (CIFAR-10); the name of a network of `networks.NETWORKS`, which
+        name:    "Inception" (any images); "ResNet-56" or "ResNet-20" (CIFAR-10); the name of a network of
+        `networks.NETWORKS`, which
                  is trained on the real set; "auto" for the first of these that is at hand.
         trained: how the classifier is trained, where there is one; `name` may replace its network.
     Raises: UserError: an unknown name, weights that are not here, a network for other images.
     """
     if name == "auto":
-        name = next((n for n in PRETRAINED if (n == "Inception" or _is_cifar10(real)) and weights.find(n)), trained.network)
+        name = next(
+            (n for n in PRETRAINED if (n == "Inception" or _is_cifar10(real)) and weights.find(n)), trained.network
+        )
     if name == "Inception":
         return _inception(real.device)
     if name in PRETRAINED:
@@ -112,7 +119,8 @@ def extractor(name: str, real: ImageSet, trained: Training = TRAINED, seed: int 
 
 
 def recogniser(real: ImageSet, trained: Training = TRAINED, seed: int = 0, loop: Loop | None = None) -> Extractor:
-    """The best classifier of the real set's classes at hand: a published one for CIFAR-10, else one trained on the set."""
+    """The best classifier of the real set's classes at hand: a published one for CIFAR-10, else one trained on the
+    set."""
     known = next((n for n in PRETRAINED[1:] if _is_cifar10(real) and weights.find(n)), None)
     return extractor(known or trained.network, real, trained, seed, loop)
 
@@ -135,7 +143,9 @@ def of_resnet(name: str, network: CIFARResNet, device: torch.device) -> Extracto
         return network.embed(((x - mean) / std).contiguous(memory_format=torch.channels_last))
 
     known = weights.FILES[name]
-    return Extractor(name, known.about, embed, network.classifier, 32 if device.type == "cpu" else 1024, {"weights": known.sha256})
+    return Extractor(
+        name, known.about, embed, network.classifier, 32 if device.type == "cpu" else 1024, {"weights": known.sha256}
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,7 +154,8 @@ def _inception(device: torch.device) -> Extractor:
 
 
 def of_inception(network: torch.nn.Module, device: torch.device) -> Extractor:
-    """The extractor of FID's Inception, which it moves to the device; its batch norms are folded into the convolutions."""
+    """The extractor of FID's Inception, which it moves to the device; its batch norms are folded into the
+    convolutions."""
     network = folded(network).to(device, memory_format=torch.channels_last)
 
     def embed(x: Tensor) -> Tensor:
@@ -153,7 +164,9 @@ def of_inception(network: torch.nn.Module, device: torch.device) -> Extractor:
         return network(x.contiguous(memory_format=torch.channels_last))
 
     known = weights.FILES["Inception"]
-    return Extractor("Inception", known.about, embed, None, 16 if device.type == "cpu" else 256, {"weights": known.sha256})
+    return Extractor(
+        "Inception", known.about, embed, None, 16 if device.type == "cpu" else 256, {"weights": known.sha256}
+    )
 
 
 def _trained(real: ImageSet, of: Training, seed: int, loop: Loop | None) -> Extractor:
@@ -163,13 +176,17 @@ def _trained(real: ImageSet, of: Training, seed: int, loop: Loop | None) -> Extr
     facts = real.facts
     each = "all" if of.per_class is None else of.per_class
     return Extractor(
-        of.network, f"{of.network} trained by us for {of.epochs} epochs on {each} real {real.facts.name} images of every class",
-        lambda x: fast.embed(network, facts.normalise(x)), network.classifier, 256 if real.device.type == "cpu" else 2048,
+        of.network,
+        f"{of.network} trained by us for {of.epochs} epochs on {each} real {real.facts.name} images of every class",
+        lambda x: fast.embed(network, facts.normalise(x)),
+        network.classifier,
+        256 if real.device.type == "cpu" else 2048,
         {"training": as_dict(of), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
-    )  # fmt: skip
+    )
 
 
-# --- the real side, kept ------------------------------------------------------------------------------------------------
+# --- the real side, kept
+# ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Reference:
     """What samples are compared with: features of real images.
@@ -186,18 +203,31 @@ class Reference:
 
 
 def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: int = 10_000, seed: int = 0) -> Reference:
-    """Features of training images without augmentation, from `runs/features` where they are, else computed and put there.
+    """Features of training images without augmentation, from `runs/features` where they are, else computed and put
+    there.
 
     Args:
         images: random ones that the moments come from; None for all.
         keep:   of which the features themselves are kept.
     """
     n = min(images or len(real), len(real))
-    key = {"extractor": by.key, "name": by.name, "data": real.sha256(), "images": n, "keep": keep, "seed": seed, "version": VERSION}
+    key = {
+        "extractor": by.key,
+        "name": by.name,
+        "data": real.sha256(),
+        "images": n,
+        "keep": keep,
+        "seed": seed,
+        "version": VERSION,
+    }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    file = paths.runs() / "features" / f"{by.name}-{real.facts.name}-{digest}.safetensors".replace("/", "_").replace(":", "_")
+    file = (
+        paths.runs()
+        / "features"
+        / f"{by.name}-{real.facts.name}-{digest}.safetensors".replace("/", "_").replace(":", "_")
+    )
     if not file.exists():
-        index = torch.randperm(len(real), generator=generator(seed, "features", "real"))[:n].to(real.device)
+        index = torch.randperm(len(real), generator=stream(seed, "features", "real"))[:n].to(real.device)
         found, kept = Moments(), []
         for part in index.split(4096):
             x = by.features(as_bytes(real.subset(part)))

@@ -1,4 +1,5 @@
-"""What samples of a generator are like: FID, KID, precision, recall, density, coverage, recognition, distance to training images.
+"""What samples of a generator are like: FID, KID, precision, recall, density, coverage, recognition, distance to
+training images.
 
     judge = Judge(real, test, Scores(samples=5000))
     judge(images)                # {"FID-ResNet-56-5000": 12.3, "KID-ResNet-56-5000": 0.004, "precision": 0.71, ...}
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.loop import Loop
-from ...core.rng import generator
+from ...core.rng import stream
 from ...core.settings import Count, replace, settings
 from ...data import ImageSet
 from ...networks.reference import Training
@@ -41,7 +42,9 @@ class Scores:
 
     def smoke(self) -> Scores:
         cheap = replace(self.trained, epochs=1, batch=64, per_class=60)
-        return replace(self, extractor=cheap.network, samples=100, reference=500, support=100, memorised=50, trained=cheap)
+        return replace(
+            self, extractor=cheap.network, samples=100, reference=500, support=100, memorised=50, trained=cheap
+        )
 
     def small(self) -> Scores:
         """For two CPU cores: fewer samples and training images, a classifier trained for minutes."""
@@ -61,7 +64,9 @@ class Judge:
     def __init__(self, real: ImageSet, test: ImageSet | None, of: Scores, seed: int = 0, loop: Loop | None = None):
         self.real, self.test, self.of, self.seed = real, test, of, seed
         self.extractor = features.extractor(of.extractor, real, of.trained, seed, loop)
-        self.recogniser = self.extractor if self.extractor.classify else features.recogniser(real, of.trained, seed, loop)
+        self.recogniser = (
+            self.extractor if self.extractor.classify else features.recogniser(real, of.trained, seed, loop)
+        )
         self.reference = features.reference(real, self.extractor, of.reference, max(of.support, 1_000), seed)
 
     def name(self, score: str, samples: int) -> str:
@@ -84,7 +89,9 @@ class Judge:
         if support > self.of.neighbours:
             out |= support_scores(self.reference.features[:support], x[:support], self.of.neighbours)
         if self.test is not None:
-            out |= memorisation(self.real, self._some(self.test, self.of.memorised), self._some(images, self.of.memorised))
+            out |= memorisation(
+                self.real, self._some(self.test, self.of.memorised), self._some(images, self.of.memorised)
+            )
         return out
 
     def _distances(self, images: ImageSet) -> tuple[dict[str, float], Tensor]:
@@ -106,13 +113,18 @@ class Judge:
         """The first images of every class in turn, so that any number of them is balanced."""
         if len(images) <= most:
             return images
-        rows = torch.nn.utils.rnn.pad_sequence(images.class_index, batch_first=True, padding_value=-1)  # (K, most of a class)
+        rows = torch.nn.utils.rnn.pad_sequence(
+            images.class_index, batch_first=True, padding_value=-1
+        )  # (K, most of a class)
         turns = rows.T.flatten()
         return images.subset(turns[turns >= 0][:most])
 
 
-def kernel_distance(real: Tensor, fake: Tensor, size: int = 1_000, seed: int = 0, subsets: int = 50) -> tuple[float, float]:
-    """KID: the squared maximum mean discrepancy under the kernel (x.y / D + 1)³, unbiased: mean and deviation over random subsets.
+def kernel_distance(
+    real: Tensor, fake: Tensor, size: int = 1_000, seed: int = 0, subsets: int = 50
+) -> tuple[float, float]:
+    """KID: the squared maximum mean discrepancy under the kernel (x.y / D + 1)³, unbiased: mean and deviation over
+    random subsets.
 
     Args:
         real, fake: features (N, D) and (M, D).
@@ -131,16 +143,17 @@ def kernel_distance(real: Tensor, fake: Tensor, size: int = 1_000, seed: int = 0
         metric.update(real.float(), real=True)
         metric.update(fake.float(), real=False)
         with torch.random.fork_rng(devices=[]):  # torchmetrics draws its subsets from the global generator
-            torch.set_rng_state(generator(seed, "KID").get_state())
+            torch.set_rng_state(stream(seed, "KID").get_state())
             mean, std = metric.compute()
     return float(mean), float(std)
 
 
 def memorisation(real: ImageSet, test: ImageSet, images: ImageSet) -> dict[str, float]:
-    """Distances in pixels (root mean square, 0 to 1) from samples, and from test images, to their nearest training images.
+    """Distances in pixels (root mean square, 0 to 1) from samples, and from test images, to their nearest training
+    images.
 
-    Test images cannot have been memorised, so their distances are the yardstick: `nearest_below_test_pct` is the share of samples nearer
-    to a training image than 99 % of the test images are; 1 is what independent images would give.
+    Test images cannot have been memorised, so their distances are the yardstick: `nearest_below_test_pct` is the share
+    of samples nearer to a training image than 99 % of the test images are; 1 is what independent images would give.
     """
     scale = real.images[0].numel() ** -0.5
     of_test, of_samples = (nearest(as_bytes(x), as_bytes(real))[0].flatten() * scale for x in (test, images))

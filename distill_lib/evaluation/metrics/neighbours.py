@@ -1,4 +1,5 @@
-"""Nearest neighbours between two sets: precision and recall, density and coverage, and how near samples come to training images."""
+"""Nearest neighbours between two sets: precision and recall, density and coverage, and how near samples come to
+training images."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def nearest(queries: Tensor, among: Tensor, k: int = 1, own: bool = False) -> tu
             squared = torch.addmm(norm + a.square().sum(1), q, a.T, alpha=-2)  # (rows, columns)
             values, index = torch.cat([best[i : i + rows], squared], 1).topk(k_all, largest=False)
             known = index < k_all
-            place[i : i + rows] = torch.where(known, place[i : i + rows].gather(1, index.clamp_max(k_all - 1)), index - k_all + j)
+            place[i : i + rows] = torch.where(
+                known, place[i : i + rows].gather(1, index.clamp_max(k_all - 1)), index - k_all + j
+            )
             best[i : i + rows] = values
     exact = torch.empty_like(best)
     for i in range(0, len(queries), 256):
@@ -62,11 +65,14 @@ def support_scores(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
     coverage:  share of real points with a sample in their ball.
 
     Args:
-        real: (N, D); fake (M, D). Recall and coverage depend on the numbers of points: compare scores of equal N and M only.
+        real: (N, D); fake (M, D). Recall and coverage depend on the numbers of points: compare scores of equal N and M
+        only.
     Source: Kynkäänniemi et al. 2019 (precision, recall); Naeem et al. 2020 (density, coverage; k = 5).
     """
     if real.ndim != 2 or fake.shape[1:] != real.shape[1:]:
-        raise UserError(f"features (N, D) and (M, D) of one space are needed; got {tuple(real.shape)} and {tuple(fake.shape)}")
+        raise UserError(
+            f"features (N, D) and (M, D) of one space are needed; got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
     centre = real.mean(0)  # distances by matrix products lose digits to a common offset
     real, fake = real.float() - centre, fake.float() - centre
     reach_real = nearest(real, real, k, own=True)[0][:, -1]
@@ -83,5 +89,8 @@ def support_scores(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
         recalled |= (distance <= reach_fake[i : i + rows].unsqueeze(1)).any(0)
     share = lambda x: float(x.double().mean())  # noqa: E731
     return {
-        "precision": share(inside > 0), "recall": share(recalled), "density": share(inside) / k, "coverage": share(covered),
-    }  # fmt: skip
+        "precision": share(inside > 0),
+        "recall": share(recalled),
+        "density": share(inside) / k,
+        "coverage": share(covered),
+    }

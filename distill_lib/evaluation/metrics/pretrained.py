@@ -14,10 +14,12 @@ from ...core.errors import UserError
 
 
 class CIFARResNet(nn.Module):
-    """ResNet-20 or -56 in the form for CIFAR: 3x3 convolution, three stages of `blocks` with 16, 32 and 64 channels, mean, linear.
+    """ResNet-20 or -56 in the form for CIFAR: 3x3 convolution, three stages of `blocks` with 16, 32 and 64 channels,
+    mean, linear.
 
     Batch norm is folded into the convolutions, whose state dict therefore is not the published one: `load` reads that.
-    Source: He et al. 2016, section 4.2, with parameter-free shortcuts (every second pixel, zero channels on both sides).
+    Source: He et al. 2016, section 4.2, with parameter-free shortcuts (every second pixel, zero channels on both
+    sides).
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +34,8 @@ class CIFARResNet(nn.Module):
 
     @staticmethod
     def load(tensors: dict[str, Tensor]) -> CIFARResNet:
-        """From published tensors (`conv1`, `bn1`, `layer1.0.conv1`, ..., `linear`). Raises: UserError: tensors of another network."""
+        """From published tensors (`conv1`, `bn1`, `layer1.0.conv1`, ..., `linear`). Raises: UserError: tensors of
+        another network."""
         blocks = sum(k.startswith("layer1.") and k.endswith(".conv1.weight") for k in tensors)
         with torch.device("meta"):
             network = CIFARResNet(max(1, blocks))
@@ -82,7 +85,7 @@ def _folded(tensors: dict[str, Tensor], conv: str, norm: str, eps: float = 1e-5)
 
 
 def cifar_resnet(name: str) -> CIFARResNet:
-    """"ResNet-20" or "ResNet-56" of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
+    """ "ResNet-20" or "ResNet-56" of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
     file = weights.need(name)
     try:
         return CIFARResNet.load(load_file(file))
@@ -109,7 +112,9 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
             *others, _ = super()._forward(x)
             return [*others, self.branch_pool(self.pool(x))]
 
-    a, c, e = (type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in (of.InceptionA, of.InceptionC, of.InceptionE))
+    a, c, e = (
+        type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in (of.InceptionA, of.InceptionC, of.InceptionE)
+    )
     last = type("Last", (e,), {"pool": staticmethod(lambda x: F.max_pool2d(x, 3, stride=1, padding=1))})
     with torch.device("meta"):
         blocks = [of.BasicConv2d, a, of.InceptionB, c, of.InceptionD, e, of.InceptionAux]
@@ -136,6 +141,8 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
 def folded(network: nn.Module) -> nn.Module:
     """In place: every `conv` with a `bn` after it (torchvision's BasicConv2d) as one convolution. In eval mode only."""
     for module in network.modules():
-        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
+        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(
+            getattr(module, "bn", None), nn.BatchNorm2d
+        ):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
     return network.requires_grad_(False)

@@ -9,8 +9,18 @@ from ...methods import METHODS
 from ...records import Cell
 from ..definition import Experiment, Numbers, Parameters, Skip, Task, names_of
 
-TABLE1, TABLE2, TABLE3, TABLE4 = "dgs/table1_imagewoof", "dgs/table2_subsets", "dgs/table3_distributions", "dgs/table4_pool_size"
-FIGURE1, FIGURE2, FIGURE3, FIGURE4 = "dgs/figure1_workflow", "dgs/figure2_difficulty", "dgs/figure3_examples", "dgs/figure4_targets"
+TABLE1, TABLE2, TABLE3, TABLE4 = (
+    "dgs/table1_imagewoof",
+    "dgs/table2_subsets",
+    "dgs/table3_distributions",
+    "dgs/table4_pool_size",
+)
+FIGURE1, FIGURE2, FIGURE3, FIGURE4 = (
+    "dgs/figure1_workflow",
+    "dgs/figure2_difficulty",
+    "dgs/figure3_examples",
+    "dgs/figure4_targets",
+)
 PROTOCOL = "minimax_imagenet"
 ROWS = ["Random", "K-Center", "Herding", "DiT", "DM", "IDC-1", "Minimax", "DGS", "Full data"]
 ROWS2 = ["Random", "DiT", "Minimax", "DGS"]
@@ -20,8 +30,9 @@ DATASETS = ["ImageNette", "ImageIDC"]
 DISTRIBUTIONS = ["Hill", "Ground", "Slope", "Cliff", "Scale"]
 POOLS = [2, 3, 4, 5, 6]
 
-# What each profile loads and trains. Minimax evaluates at 224 pixels. At 64, IDC's ResNets keep every pixel in their first layers,
-# which makes them as slow as at 224; the small budget gives ResNetAP-10 the ImageNet stem instead and half the channels, and smoke mostly ConvNets.
+# What each profile loads and trains. Minimax evaluates at 224 pixels. At 64, IDC's ResNets keep every pixel in their
+# first layers, which makes them as slow as at 224; the small budget gives ResNetAP-10 the ImageNet stem instead and
+# half the channels, and smoke mostly ConvNets.
 SIDE = {"full": 224, "small": 64}
 STAND_IN = "BloodCells-mini"  # smoke: real data inside the package, in colour, as the protocol's augmentation needs
 TRAINED = {
@@ -39,7 +50,8 @@ MATCHED = {"small": "ConvNetW32", "smoke": "ConvNetW32"}  # network of DM and ID
 CLASSES = ["Shih-Tzu", "English foxhound"]  # of Figures 2 and 3
 
 
-# --- how a cell is measured ----------------------------------------------------------------------------------------------
+# --- how a cell is measured
+# ----------------------------------------------------------------------------------------------
 def config_of(method: str, dataset: str, ipc: int | None, profile: str) -> Any:
     """A method's settings in a profile. Selection and matching work on narrower networks where a budget is small."""
     if profile == "smoke":
@@ -60,15 +72,23 @@ def task_of(cell: Cell, config: Any, params: Parameters) -> Task:
     profile, full_data = params.profile, cell.ipc is None
     network = TRAINED[profile][cell.network]
     if profile == "full":
-        fixed = cell.method in ("Full data", "K-Center", "Herding")  # their set is always the same: three networks on one
+        fixed = cell.method in (
+            "Full data",
+            "K-Center",
+            "Herding",
+        )  # their set is always the same: three networks on one
         sets, networks = (1, 3) if fixed else (3, 1)
         return Task(cell, config, f"{cell.dataset}@{SIDE['full']}px", PROTOCOL, networks, sets, params.seed, network)
     if profile == "smoke":
         epochs = SMOKE_FULL_EPOCHS if full_data else SMOKE_EPOCHS
-        return Task(cell, config, STAND_IN, f"{PROTOCOL}@{epochs}ep", num_eval=1, seed=params.seed, network=network, tested=10)
+        return Task(
+            cell, config, STAND_IN, f"{PROTOCOL}@{epochs}ep", num_eval=1, seed=params.seed, network=network, tested=10
+        )
     epochs, networks = (SMALL_FULL_EPOCHS, 1) if full_data else SMALL_EPOCHS[cell.network]
     dataset = f"{cell.dataset}@{SIDE['small']}px"
-    return Task(cell, config, dataset, f"{PROTOCOL}@{epochs}ep", networks, seed=params.seed, network=network, tested=TESTED)
+    return Task(
+        cell, config, dataset, f"{PROTOCOL}@{epochs}ep", networks, seed=params.seed, network=network, tested=TESTED
+    )
 
 
 # --- Table 1 -----------------------------------------------------------------------------------------------------------
@@ -79,7 +99,8 @@ class Table1Parameters(Parameters):
 
 
 def table1_cells(params: Table1Parameters) -> list[Cell]:
-    """By network, then method, then images per class; the paper prints the full data's accuracy once for each network."""
+    """By network, then method, then images per class; the paper prints the full data's accuracy once for each
+    network."""
     return [
         Cell(TABLE1, method, "ImageWoof", ipc, network, PROTOCOL)
         for network in params.networks
@@ -106,7 +127,12 @@ class Table2Parameters(Parameters):
 
 
 def table2_cells(params: Table2Parameters) -> list[Cell]:
-    return [Cell(TABLE2, m, d, ipc, "ResNetAP-10", PROTOCOL) for m in params.methods for d in params.datasets for ipc in params.ipcs]
+    return [
+        Cell(TABLE2, m, d, ipc, "ResNetAP-10", PROTOCOL)
+        for m in params.methods
+        for d in params.datasets
+        for ipc in params.ipcs
+    ]
 
 
 def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -118,7 +144,8 @@ def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
     return task_of(cell, config_of(cell.method, cell.dataset, cell.ipc, params.profile), params)
 
 
-# --- Tables 3 and 4: DGS's own settings ----------------------------------------------------------------------------------
+# --- Tables 3 and 4: DGS's own settings
+# ----------------------------------------------------------------------------------
 TOO_CLOSE = "small leaves this table to full: on 500 test images one standard error is two points, about what its rows differ by in print"
 
 
@@ -129,7 +156,11 @@ class Table3Parameters(Parameters):
 
 def table3_cells(params: Table3Parameters) -> list[Cell]:
     names = params.distributions
-    return [Cell(TABLE3, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"distribution={n}") for n in names for ipc in params.ipcs]
+    return [
+        Cell(TABLE3, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"distribution={n}")
+        for n in names
+        for ipc in params.ipcs
+    ]
 
 
 def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -148,7 +179,11 @@ class Table4Parameters(Parameters):
 
 
 def table4_cells(params: Table4Parameters) -> list[Cell]:
-    return [Cell(TABLE4, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"pool={n}xIPC") for n in params.pools for ipc in params.ipcs]
+    return [
+        Cell(TABLE4, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"pool={n}xIPC")
+        for n in params.pools
+        for ipc in params.ipcs
+    ]
 
 
 def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -161,7 +196,8 @@ def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
     return task_of(cell, replace(config_of("DGS", cell.dataset, cell.ipc, params.profile), pool=times), params)
 
 
-# --- Figures 2 and 3: scores and images of two classes -------------------------------------------------------------------
+# --- Figures 2 and 3: scores and images of two classes
+# -------------------------------------------------------------------
 class Figure2Parameters(Parameters):
     ipc: Count = 10  # images per class; the pool holds five times as many
 

@@ -13,24 +13,45 @@ TABLE1, RANKING = "skd/table1_accuracy", "skd/fair_ranking"
 
 # Rows in the paper's order, with the protocol that produced the printed numbers.
 ROWS = {
-    "Random": "vico_noaug", "Herding": "vico_noaug", "K-Center": "vico_noaug", "Forgetting": "vico_noaug", "DC": "vico_noaug",
-    "DSA": "vico_dsa", "DM": "vico_dsa", "CAFE": "vico_dsa", "KIP": "frepo_mse", "MTT": "mtt", "FRePo": "frepo_mse",
-    "CGAN": "dim", "DiM": "dim", "SKD (no standardisation)": "dim", "SKD": "dim", "Full data": "vico_dsa",
-}  # fmt: skip
+    "Random": "vico_noaug",
+    "Herding": "vico_noaug",
+    "K-Center": "vico_noaug",
+    "Forgetting": "vico_noaug",
+    "DC": "vico_noaug",
+    "DSA": "vico_dsa",
+    "DM": "vico_dsa",
+    "CAFE": "vico_dsa",
+    "KIP": "frepo_mse",
+    "MTT": "mtt",
+    "FRePo": "frepo_mse",
+    "CGAN": "dim",
+    "DiM": "dim",
+    "SKD (no standardisation)": "dim",
+    "SKD": "dim",
+    "Full data": "vico_dsa",
+}
 # One protocol for all rows: exactly IPC images per class, drawn once from a generator, train the table's ConvNet.
 # It has a step size of its own, so the one that MTT learns is not used.
 FAIR = "vico_dsa"
-LEARNED = f"{FAIR}+mse"  # the same for labels that were learned with the images: no probabilities, so by the squared error
+LEARNED = (
+    f"{FAIR}+mse"  # the same for labels that were learned with the images: no probabilities, so by the squared error
+)
 # Rows measured under other protocols than their own too. Fair: learned labels as they are, and their arg-max.
 # Generators draw without limit in the paper; under dim_fixed one fixed set is trained on as they are.
 AGAIN = {
-    "Random": [FAIR], "Herding": [FAIR], "K-Center": [FAIR], "Forgetting": [FAIR], "DC": [FAIR],
-    "KIP": [LEARNED, FAIR], "MTT": [FAIR], "FRePo": [LEARNED, FAIR],
+    "Random": [FAIR],
+    "Herding": [FAIR],
+    "K-Center": [FAIR],
+    "Forgetting": [FAIR],
+    "DC": [FAIR],
+    "KIP": [LEARNED, FAIR],
+    "MTT": [FAIR],
+    "FRePo": [LEARNED, FAIR],
     **{name: ["dim_fixed", FAIR] for name in ("CGAN", "DiM", "SKD (no standardisation)", "SKD")},
-}  # fmt: skip
+}
 # The printed numbers of these rows are of other networks than the table's ConvNet; their fair cells are of the ConvNet.
-# FRePo's are of its own network without norm, KIP's of one of width 1024 with a step size tuned per cell, which is not published;
-# FRePo's takes its place, a choice of ours.
+# FRePo's are of its own network without norm, KIP's of one of width 1024 with a step size tuned per cell, which is not
+# published; FRePo's takes its place, a choice of ours.
 NETWORK = {"KIP": "FRePoConv", "FRePo": "FRePoConv"}
 NARROW = {"smoke": "FRePoConvW32", "small": "FRePoConvW64"}  # the same network at a quarter and at half of the width
 # Methods the paper does not print, measured beside its rows.
@@ -40,10 +61,15 @@ READINGS = {"Forgetting": {"never learned first": {"never_learned": "most"}}}
 DATASETS = ["MNIST", "FashionMNIST", "CIFAR10"]
 IPCS = [1, 10, 50]
 
-# What the smaller profiles compute; the page names it beside every number. Epochs by images per class, None for full data.
+# What the smaller profiles compute; the page names it beside every number. Epochs by images per class, None for full
+# data.
 STAND_INS = {"FashionMNIST": "FashionMNIST-mini", "CIFAR10": "BloodCells-mini"}  # smoke: real data inside the package
 SMOKE_EPOCHS = {1: 40, 10: 15, None: 1}
-SMOKE_FAIR = ["Random", "FRePo", "SKD"]  # measured under the fair protocol too at smoke; for DM and others it is their own
+SMOKE_FAIR = [
+    "Random",
+    "FRePo",
+    "SKD",
+]  # measured under the fair protocol too at smoke; for DM and others it is their own
 SMALL_CELLS = {"MNIST": [1], "FashionMNIST": [1, 10], "CIFAR10": [1]}
 SMALL_EPOCHS = {1: 300, 10: 100, None: 2}
 
@@ -55,12 +81,15 @@ class Table1Parameters(Parameters):
 
 
 def table1_cells(params: Table1Parameters) -> list[Cell]:
-    """Every cell of the table; beside a row the same under the protocol of those it is compared with, and its other readings;
-    then methods of ours.
+    """Every cell of the table; beside a row the same under the protocol of those it is compared with, and its other
+    readings; then methods of ours.
     """
     cells = []
     for method in params.methods:
-        rows = [(protocol, "") for protocol in ([ROWS[method], *AGAIN.get(method, [])] if method in ROWS else BESIDE[method])]
+        rows = [
+            (protocol, "")
+            for protocol in ([ROWS[method], *AGAIN.get(method, [])] if method in ROWS else BESIDE[method])
+        ]
         for protocol, reading in rows + [(ROWS[method], reading) for reading in READINGS.get(method, {})]:
             for dataset in params.datasets:
                 for ipc in [None] if method == "Full data" else params.ipcs:
@@ -81,9 +110,27 @@ def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
             return Skip(f"small computes {cell.dataset} at IPC {SMALL_CELLS[cell.dataset]}")
         budget = f"{cell.protocol}@{SMALL_EPOCHS[cell.ipc]}ep"
         sets = 3 if cell.method == "Random" else 1
-        return Task(cell, config.small(), cell.dataset, budget, 1 if cell.ipc is None else 3, sets, params.seed, _network(cell, params))
+        return Task(
+            cell,
+            config.small(),
+            cell.dataset,
+            budget,
+            1 if cell.ipc is None else 3,
+            sets,
+            params.seed,
+            _network(cell, params),
+        )
     sets = 1 if cell.ipc is None else 5
-    return Task(cell, config, cell.dataset, cell.protocol, num_eval=5, num_sets=sets, seed=params.seed, network=_network(cell, params))
+    return Task(
+        cell,
+        config,
+        cell.dataset,
+        cell.protocol,
+        num_eval=5,
+        num_sets=sets,
+        seed=params.seed,
+        network=_network(cell, params),
+    )
 
 
 def _network(cell: Cell, params: Parameters) -> str | None:
@@ -97,7 +144,7 @@ def _smoke(cell: Cell, config: Any, params: Parameters) -> Task | Skip:
     if cell.dataset not in STAND_INS:
         return Skip(f"no stand-in for {cell.dataset} in the package")
     own = cell.protocol in (ROWS.get(cell.method), BESIDE.get(cell.method, [None])[0])
-    if cell.variant or not own and not (cell.method in SMOKE_FAIR and cell.protocol in (FAIR, LEARNED)):
+    if cell.variant or (not own and not (cell.method in SMOKE_FAIR and cell.protocol in (FAIR, LEARNED))):
         return Skip(f"smoke measures each row under its own protocol, {', '.join(SMOKE_FAIR)} under the fair one too")
     more = cell.method in ("Random", "DM")
     if cell.ipc is not None and cell.ipc not in ([1, 10] if more and cell.dataset == "FashionMNIST" else [1]):
@@ -106,7 +153,15 @@ def _smoke(cell: Cell, config: Any, params: Parameters) -> Task | Skip:
         return Skip("smoke computes the CIFAR10 stand-in for Random and DM")
     budget = f"{cell.protocol}@{SMOKE_EPOCHS[cell.ipc]}ep"
     networks = 1 if cell.ipc is None else 2
-    return Task(cell, config, STAND_INS[cell.dataset], budget, num_eval=networks, seed=params.seed, network=_network(cell, params))
+    return Task(
+        cell,
+        config,
+        STAND_INS[cell.dataset],
+        budget,
+        num_eval=networks,
+        seed=params.seed,
+        network=_network(cell, params),
+    )
 
 
 def fair_cells(params: Table1Parameters) -> list[Cell]:
@@ -123,10 +178,18 @@ def labels(cell: Cell) -> str:
 
 EXPERIMENTS = [
     Experiment(
-        TABLE1, "SKD, Table 1: test accuracy", Table1Parameters, table1_cells, table1_task,
+        TABLE1,
+        "SKD, Table 1: test accuracy",
+        Table1Parameters,
+        table1_cells,
+        table1_task,
         lambda c: c.protocol == ROWS.get(c.method) and not c.variant,
     ),
     Experiment(
-        RANKING, "SKD, Table 1 under one protocol", Table1Parameters, lambda params: [], lambda cell, params: Skip("measured by Table 1")
+        RANKING,
+        "SKD, Table 1 under one protocol",
+        Table1Parameters,
+        lambda params: [],
+        lambda cell, params: Skip("measured by Table 1"),
     ),
 ]

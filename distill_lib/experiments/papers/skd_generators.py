@@ -10,7 +10,12 @@ from ...records import Cell
 from ..definition import Experiment, Parameters, Skip, Task, names_of
 from .skd import DATASETS, ROWS, STAND_INS
 
-TABLE2, FIGURE1, FIGURE2, ABLATIONS = "skd/table2_cross_architecture", "skd/figure1_pipeline", "skd/figure2_images", "skd/ablations"
+TABLE2, FIGURE1, FIGURE2, ABLATIONS = (
+    "skd/table2_cross_architecture",
+    "skd/figure1_pipeline",
+    "skd/figure2_images",
+    "skd/ablations",
+)
 GENERATORS = ["CGAN", "DiM", "SKD (no standardisation)", "SKD"]
 
 # --- Table 2 -----------------------------------------------------------------------------------------------------------
@@ -34,16 +39,28 @@ def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
     if cell.method not in METHODS:
         return Skip("method not implemented yet")
     if params.profile == "full":
-        return Task(cell, METHODS[cell.method].paper_config("CIFAR10", 10), "CIFAR10", cell.protocol, num_eval=5, num_sets=5, seed=params.seed)
+        return Task(
+            cell,
+            METHODS[cell.method].paper_config("CIFAR10", 10),
+            "CIFAR10",
+            cell.protocol,
+            num_eval=5,
+            num_sets=5,
+            seed=params.seed,
+        )
     if cell.method not in SMALL2:
         return Skip(f"{params.profile} computes {', '.join(SMALL2)}")
     config = METHODS[cell.method].paper_config("FashionMNIST", 10)
     if params.profile == "smoke":
         if cell.network not in (["ConvNet", "AlexNet"] if cell.method == "SKD" else ["ConvNet"]):
             return Skip("smoke computes ConvNet, for SKD AlexNet too")
-        return Task(cell, config.smoke(), STAND_INS["FashionMNIST"], f"{cell.protocol}@1ep", num_eval=1, seed=params.seed)
+        return Task(
+            cell, config.smoke(), STAND_INS["FashionMNIST"], f"{cell.protocol}@1ep", num_eval=1, seed=params.seed
+        )
     budget, network = f"{cell.protocol}@{SMALL2_EPOCHS}ep", SMALL2_TRAINED.get(cell.network)
-    return Task(cell, config.small(), "FashionMNIST", budget, num_eval=SMALL2_NETWORKS, seed=params.seed, network=network)
+    return Task(
+        cell, config.small(), "FashionMNIST", budget, num_eval=SMALL2_NETWORKS, seed=params.seed, network=network
+    )
 
 
 # --- ablations ---------------------------------------------------------------------------------------------------------
@@ -92,7 +109,9 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
     if params.profile == "smoke":
         if cell.variant not in SMOKE_VARIANTS:
             return Skip(f"smoke computes {', '.join(SMOKE_VARIANTS)}")
-        return Task(cell, config.smoke(), STAND_INS.get(cell.dataset, cell.dataset), "dim@1ep", num_eval=1, seed=params.seed)
+        return Task(
+            cell, config.smoke(), STAND_INS.get(cell.dataset, cell.dataset), "dim@1ep", num_eval=1, seed=params.seed
+        )
     if VARIANTS[cell.variant][0].startswith("gan."):
         return Skip("small trains one GAN per data set, and this variant needs another")
     return Task(cell, config.small(), cell.dataset, f"dim@{SMALL_ABLATION_EPOCHS}ep", num_eval=2, seed=params.seed)
@@ -107,7 +126,15 @@ class Figure2Parameters(Parameters):
 
 EXPERIMENTS = [
     Experiment(TABLE2, "SKD, Table 2: other networks", Table2Parameters, table2_cells, table2_task),
-    Experiment(FIGURE1, "SKD, Figure 1: the pipeline", Parameters, lambda params: [], lambda cell, params: Skip("a drawing")),
-    Experiment(FIGURE2, "SKD, Figure 2: images", Figure2Parameters, lambda params: [], lambda cell, params: Skip("drawn from Table 1's generators")),
+    Experiment(
+        FIGURE1, "SKD, Figure 1: the pipeline", Parameters, lambda params: [], lambda cell, params: Skip("a drawing")
+    ),
+    Experiment(
+        FIGURE2,
+        "SKD, Figure 2: images",
+        Figure2Parameters,
+        lambda params: [],
+        lambda cell, params: Skip("drawn from Table 1's generators"),
+    ),
     Experiment(ABLATIONS, "SKD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
 ]

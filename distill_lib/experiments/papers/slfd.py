@@ -13,26 +13,51 @@ from ...records import Cell
 from ..definition import Experiment, Parameters, Skip, Task, names_of
 
 TABLE1, TABLE2, TABLE3 = "slfd/table1_imagenet_subsets", "slfd/table2_highres", "slfd/table3_merged"
-TABLE4, TABLE5, TABLE6, TABLE7 = "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table6_uvit", "slfd/table7_covariance_rank"
-FIGURE1, FIGURE2, FIGURE3, FIGURE4 = "slfd/figure1_correlation", "slfd/figure2_overview", "slfd/figure3_refined", "slfd/figure4_images"
-FIGURE5, FIGURE6, FIGURE7, ABLATIONS = "slfd/figure5_pathmnist", "slfd/figure6_uvit", "slfd/figure7_rank", "slfd/ablations"
+TABLE4, TABLE5, TABLE6, TABLE7 = (
+    "slfd/table4_cifar10",
+    "slfd/table5_pathmnist",
+    "slfd/table6_uvit",
+    "slfd/table7_covariance_rank",
+)
+FIGURE1, FIGURE2, FIGURE3, FIGURE4 = (
+    "slfd/figure1_correlation",
+    "slfd/figure2_overview",
+    "slfd/figure3_refined",
+    "slfd/figure4_images",
+)
+FIGURE5, FIGURE6, FIGURE7, ABLATIONS = (
+    "slfd/figure5_pathmnist",
+    "slfd/figure6_uvit",
+    "slfd/figure7_rank",
+    "slfd/ablations",
+)
 
 LETTERS = [f"ImNet-{letter}" for letter in "ABCDE"]
 SUBSETS = [*LETTERS, "ImageNette", "ImageWoof", "ImNet-Birds", "ImNet-Fruits", "ImNet-Cats"]
 MEAN = "cross-architecture mean"  # of four networks that the distillation has not seen
 
-# --- what the smaller profiles compute; the pages name it beside every number ---------------------------------------------
+# --- what the smaller profiles compute; the pages name it beside every number
+# ---------------------------------------------
 SMOKE_DATA, SMOKE_EPOCHS, SMOKE_TESTED = "BloodCells-mini", 3, 6  # real data inside the package; test images per class
 SMALL_SIDE = 64  # pixels of the ImageNet subsets and of the blood cells, the stand-in for PathMNIST
-SMALL_SETS = {"ImageNette": "ImageNette@64px", "ImageWoof": "ImageWoof@64px", "ImNet-A": "ImageNette@64px", "CIFAR10": "CIFAR10"}
+SMALL_SETS = {
+    "ImageNette": "ImageNette@64px",
+    "ImageWoof": "ImageWoof@64px",
+    "ImNet-A": "ImageNette@64px",
+    "CIFAR10": "CIFAR10",
+}
 SMALL_TESTED = {"CIFAR10": 100, "PathMNIST": 125}  # test images per class, else 50, which is what ILSVRC has
 SMALL_PROTOCOL = "vico_dsa@200ep"  # of one network: DSA's step size suits so few epochs; GLaD's is a tenth of it
-SMALL_UNSEEN = {True: "glad_short@100ep", False: "vico_dsa@200ep"}  # of the mean, from 64 pixels on and below: until the loss is flat
+SMALL_UNSEEN = {
+    True: "glad_short@100ep",
+    False: "vico_dsa@200ep",
+}  # of the mean, from 64 pixels on and below: until the loss is flat
 SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the -Conv rows
 
 
 def unseen(side: int, profile: str = "full") -> tuple[str, ...]:
-    """The four networks for images of so many pixels, as GLaD's code has them; in the small budget with a narrower ResNet-18."""
+    """The four networks for images of so many pixels, as GLaD's code has them; in the small budget with a narrower
+    ResNet-18."""
     if side >= 64:
         return ("IDC-LargeThinResNet18" if profile == "small" else "ResNet18", "GLaD-VGG11", "ViT", "AlexNet")
     return ("IDC-ThinResNet18" if profile == "small" else "ResNet18", "VGG11", "ViTCIFAR", "AlexNet")
@@ -46,7 +71,10 @@ def axes(cell: Cell) -> dict[str, str]:
 def line(cell: Cell) -> str:
     """What a row is called on our pages."""
     of = axes(cell)
-    match, extra = of.get("match", "DC"), [f"{k} {v}" for k, v in of.items() if k in ("generator", "rank") and v != "none"]
+    match, extra = (
+        of.get("match", "DC"),
+        [f"{k} {v}" for k, v in of.items() if k in ("generator", "rank") and v != "none"],
+    )
     if cell.experiment == TABLE7:
         extra.insert(0, f"{of['resolution']} px")
     name = f"{match}, pixels" if of.get("space") == "pixel" else f"{cell.method} with {match}"
@@ -58,11 +86,13 @@ def column(cell: Cell) -> str:
     return f"{cell.dataset} at {axes(cell)['resolution']} px" if cell.experiment == TABLE5 else cell.dataset
 
 
-# --- settings of a row -------------------------------------------------------------------------------------------------
+# --- settings of a row
+# -------------------------------------------------------------------------------------------------
 def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
     """The method that makes a row's set, and its settings in a profile.
 
-    Rows in pixel space are GLaD's baselines: its step sizes and number of steps, augmentation, real images at the start.
+    Rows in pixel space are GLaD's baselines: its step sizes and number of steps, augmentation, real images at the
+    start.
     """
     of = axes(cell)
     match = of.get("match", "DC")
@@ -70,7 +100,9 @@ def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
         method = {"DC": "DSA", "DM": "DM", "MTT": "MTT"}[match]
         config = METHODS[method].paper_config(cell.dataset, cell.ipc)
         if match != "MTT":
-            config = replace(config, iterations=1_001, lr_img={"DC": 1.0, "DM": 10.0}[match], dsa=augment.strategy_for(cell.dataset))
+            config = replace(
+                config, iterations=1_001, lr_img={"DC": 1.0, "DM": 10.0}[match], dsa=augment.strategy_for(cell.dataset)
+            )
         if profile == "small":
             if match == "MTT":
                 return method, config.small()
@@ -103,18 +135,27 @@ def measured(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
         return Task(cell, config, dataset, "glad", 5, 1, params.seed, networks=networks, method=maker)
     if params.profile == "smoke":
         protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
-        return Task(cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED)
+        return Task(
+            cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED
+        )
     protocol, tested = SMALL_UNSEEN[side >= 64] if networks else SMALL_PROTOCOL, SMALL_TESTED.get(cell.dataset, 50)
     alone = None if networks else SMALL_NETWORK
-    return Task(cell, config, dataset, protocol, 3, 1, params.seed, alone, networks=networks, method=maker, tested=tested)
+    return Task(
+        cell, config, dataset, protocol, 3, 1, params.seed, alone, networks=networks, method=maker, tested=tested
+    )
 
 
 # --- Table 1 -----------------------------------------------------------------------------------------------------------
 ROWS1 = {  # name: method, what is matched, space
-    "MTT": ("MTT", "MTT", "pixel"), "GLaD-MTT": ("GLaD", "MTT", "latent"),
-    "DC": ("DC", "DC", "pixel"), "GLaD-DC": ("GLaD", "DC", "latent"), "SLFD-DC": ("SLFD", "DC", "latent"),
-    "DM": ("DM", "DM", "pixel"), "GLaD-DM": ("GLaD", "DM", "latent"), "SLFD-DM": ("SLFD", "DM", "latent"),
-}  # fmt: skip
+    "MTT": ("MTT", "MTT", "pixel"),
+    "GLaD-MTT": ("GLaD", "MTT", "latent"),
+    "DC": ("DC", "DC", "pixel"),
+    "GLaD-DC": ("GLaD", "DC", "latent"),
+    "SLFD-DC": ("SLFD", "DC", "latent"),
+    "DM": ("DM", "DM", "pixel"),
+    "GLaD-DM": ("GLaD", "DM", "latent"),
+    "SLFD-DM": ("SLFD", "DM", "latent"),
+}
 
 
 class Table1Parameters(Parameters):
@@ -128,7 +169,9 @@ def table1_cells(params: Table1Parameters) -> list[Cell]:
     for row in params.rows:
         method, match, space = ROWS1[row]
         for network in [MEAN] if match == "MTT" else [MEAN, "ConvNet"]:
-            cells += [Cell(TABLE1, method, d, 1, network, "glad", f"match={match}, space={space}") for d in params.datasets]
+            cells += [
+                Cell(TABLE1, method, d, 1, network, "glad", f"match={match}, space={space}") for d in params.datasets
+            ]
     return cells
 
 
@@ -143,7 +186,12 @@ def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
             return Skip("smoke computes one column, DC with ConvNet, and GLaD with DM and MTT on the unseen networks")
         if match == "DM" and cell.network != MEAN:
             return Skip("smoke computes DC with ConvNet")
-    return measured(cell, params, SMALL_SETS.get(cell.dataset, cell.dataset) if params.profile == "small" else cell.dataset, _side(params))
+    return measured(
+        cell,
+        params,
+        SMALL_SETS.get(cell.dataset, cell.dataset) if params.profile == "small" else cell.dataset,
+        _side(params),
+    )
 
 
 def _side(params: Parameters, full: int = 128) -> int:
@@ -167,7 +215,11 @@ def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
     return measured(cell, params, f"{cell.dataset}@256px", _side(params, 256))
 
 
-MERGED = {"SLFD-50": "classes=50", "SLFD-100": "classes=100", "SLFD-94": "classes=94"}  # the last is ours: no class twice
+MERGED = {
+    "SLFD-50": "classes=50",
+    "SLFD-100": "classes=100",
+    "SLFD-94": "classes=94",
+}  # the last is ours: no class twice
 
 
 class Table3Parameters(Parameters):
@@ -188,10 +240,15 @@ def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 # --- Tables 4 and 5 ----------------------------------------------------------------------------------------------------
 class MatchParameters(Parameters):
-    matches: names_of("matching", lambda: ["DC", "DM"]) = ["DC", "DM"]  # the paper does not say which; DC is taken as printed
+    matches: names_of("matching", lambda: ["DC", "DM"]) = [
+        "DC",
+        "DM",
+    ]  # the paper does not say which; DC is taken as printed
 
 
-ONE_MATCHING = "small matches gradients here, as the printed rows are taken to do; Table 1 and the ablations match by DM too"
+ONE_MATCHING = (
+    "small matches gradients here, as the printed rows are taken to do; Table 1 and the ablations match by DM too"
+)
 
 
 def _beside(base: str, match: str) -> str:
@@ -204,14 +261,19 @@ def table4_cells(params: MatchParameters) -> list[Cell]:
     for match in params.matches:
         cells.append(Cell(TABLE4, match, "CIFAR10", 1, MEAN, "glad", f"match={match}, space=pixel"))
         for start in ("random", "ImageNet"):
-            cells += [Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={start}", match)) for m in ("GLaD", "SLFD")]
+            cells += [
+                Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={start}", match))
+                for m in ("GLaD", "SLFD")
+            ]
     return cells
 
 
 def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
     if params.profile == "small" and axes(cell).get("match") == "DM":
         return Skip(ONE_MATCHING)
-    if params.profile == "smoke" and (cell.method, axes(cell).get("generator"), axes(cell).get("match")) not in (("SLFD", "random", None),):
+    if params.profile == "smoke" and (cell.method, axes(cell).get("generator"), axes(cell).get("match")) not in (
+        ("SLFD", "random", None),
+    ):
         return Skip("smoke computes one row")
     return measured(cell, params, "CIFAR10", 32)
 
@@ -224,8 +286,13 @@ def table5_cells(params: Table5Parameters) -> list[Cell]:
     cells = []
     for match in params.matches:
         for side in params.resolutions:
-            cells.append(Cell(TABLE5, match, "PathMNIST", 1, MEAN, "glad", f"resolution={side}, match={match}, space=pixel"))
-            cells += [Cell(TABLE5, m, "PathMNIST", 1, MEAN, "glad", _beside(f"resolution={side}", match)) for m in ("GLaD", "SLFD")]
+            cells.append(
+                Cell(TABLE5, match, "PathMNIST", 1, MEAN, "glad", f"resolution={side}, match={match}, space=pixel")
+            )
+            cells += [
+                Cell(TABLE5, m, "PathMNIST", 1, MEAN, "glad", _beside(f"resolution={side}", match))
+                for m in ("GLaD", "SLFD")
+            ]
     return cells
 
 
@@ -246,8 +313,10 @@ def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
 def table6_cells(params: LetterParameters) -> list[Cell]:
     return [
         Cell(TABLE6, method, d, 1, MEAN, "glad", f"generator={which}")
-        for which in ("GAN", "UViT") for method in ("GLaD", "SLFD") for d in params.datasets
-    ]  # fmt: skip
+        for which in ("GAN", "UViT")
+        for method in ("GLaD", "SLFD")
+        for d in params.datasets
+    ]
 
 
 def table6_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -269,8 +338,10 @@ class Table7Parameters(LetterParameters):
 def table7_cells(params: Table7Parameters) -> list[Cell]:
     return [
         Cell(TABLE7, method, d, 1, MEAN, "glad", f"resolution={side}, rank={rank}")
-        for side in params.resolutions for rank, method in RANKS.items() for d in params.datasets
-    ]  # fmt: skip
+        for side in params.resolutions
+        for rank, method in RANKS.items()
+        for d in params.datasets
+    ]
 
 
 def table7_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -283,8 +354,9 @@ def table7_task(cell: Cell, params: Parameters) -> Task | Skip:
     return measured(cell, params, dataset, _side(params, int(of["resolution"])))
 
 
-# --- ablations, ours ---------------------------------------------------------------------------------------------------
-# name: field of `slfd.Config`, or "module." and one of those, and its value
+# --- ablations, ours
+# --------------------------------------------------------------------------------------------------- name: field of
+# `slfd.Config`, or "module." and one of those, and its value
 VARIANTS: dict[str, tuple[str, Any]] = {
     "SLFD": ("module.rank", 10),
     "rank 1": ("module.rank", 1),
@@ -307,8 +379,23 @@ VARIANTS: dict[str, tuple[str, Any]] = {
 }
 CONTROLS = {"GLaD": "DC", "GLaD, DM": "DM"}  # the same steps without the module
 SMOKE_VARIANTS = ["GLaD", "SLFD", "full covariance", "joint event", "DM, embedding"]
-SMALL_VARIANTS = ["GLaD", "SLFD", "rank 1", "rank 2", "rank 5", "full covariance", "2 samples", "6 samples", "100 samples", "joint event",
-                  "mean cross-entropy", "GLaD, DM", "DM, logits", "DM, embedding", "DM, loss"]  # fmt: skip
+SMALL_VARIANTS = [
+    "GLaD",
+    "SLFD",
+    "rank 1",
+    "rank 2",
+    "rank 5",
+    "full covariance",
+    "2 samples",
+    "6 samples",
+    "100 samples",
+    "joint event",
+    "mean cross-entropy",
+    "GLaD, DM",
+    "DM, logits",
+    "DM, embedding",
+    "DM, loss",
+]
 
 
 class AblationParameters(Parameters):
@@ -317,7 +404,10 @@ class AblationParameters(Parameters):
 
 
 def ablation_cells(params: AblationParameters) -> list[Cell]:
-    return [Cell(ABLATIONS, "GLaD" if v in CONTROLS else "SLFD", params.dataset, 1, "ConvNet", "glad", v) for v in params.variants]
+    return [
+        Cell(ABLATIONS, "GLaD" if v in CONTROLS else "SLFD", params.dataset, 1, "ConvNet", "glad", v)
+        for v in params.variants
+    ]
 
 
 def varied(dataset: str, name: str) -> Any:
@@ -338,7 +428,9 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
     if params.profile == "smoke":
         if cell.variant not in SMOKE_VARIANTS:
             return Skip(f"smoke computes {', '.join(SMOKE_VARIANTS)}")
-        return Task(cell, config.smoke(), SMOKE_DATA, f"vico_dsa@{SMOKE_EPOCHS}ep", 1, 1, params.seed, tested=SMOKE_TESTED)
+        return Task(
+            cell, config.smoke(), SMOKE_DATA, f"vico_dsa@{SMOKE_EPOCHS}ep", 1, 1, params.seed, tested=SMOKE_TESTED
+        )
     if cell.variant not in SMALL_VARIANTS or cell.dataset not in SMALL_SETS:
         return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on ImageNette")
     tested = SMALL_TESTED.get(cell.dataset, 50)
@@ -348,7 +440,8 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 
 # --- figures -----------------------------------------------------------------------------------------------------------
-# figure: the sets it shows, each with the task that makes it. Where small computes nothing, smoke's stand-in shows that it runs.
+# figure: the sets it shows, each with the task that makes it. Where small computes nothing, smoke's stand-in shows that
+# it runs.
 class Figure3Parameters(Parameters):
     image: int = 0  # which of the set's images
 

@@ -1,4 +1,5 @@
-"""U-ViT: how good its samples are (Table 2, Figures 3, 5 to 7), and what networks trained on them reach (Figure 4, budgets)."""
+"""U-ViT: how good its samples are (Table 2, Figures 3, 5 to 7), and what networks trained on them reach (Figure 4,
+budgets)."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ EPOCHS = {"smoke": 10, "small": 300}  # of a set of ten images per class, which 
 PAPERS = ["CIFAR100", "TinyImageNet"]
 DATASETS = [*PAPERS, "FashionMNIST", "CIFAR10"]  # the last two are ours: small budgets suffice for ten classes
 CLASSES = {"CIFAR100": 100, "TinyImageNet": 200}  # else 10
-JUDGES = {"TinyImageNet": "ConvNetD3"}  # the challenge's script has depth 3 at 64 pixels too, where ConvNet has 4; else the cell's network
+JUDGES = {
+    "TinyImageNet": "ConvNetD3"
+}  # the challenge's script has depth 3 at 64 pixels too, where ConvNet has 4; else the cell's network
 SMALL = "small computes FashionMNIST and CIFAR10"
 
 
@@ -54,7 +57,8 @@ class _Rows(Parameters):
     datasets: names_of("dataset", lambda: DATASETS) = DATASETS  # rows
 
 
-# --- Table 2 and Figure 3 ----------------------------------------------------------------------------------------------
+# --- Table 2 and Figure 3
+# ----------------------------------------------------------------------------------------------
 @settings
 class Quality:
     """What is measured of the samples, and of those at every moment of training whose weights were kept."""
@@ -65,7 +69,9 @@ class Quality:
 
 
 class Table2Parameters(_Rows):
-    extractor: str = "auto"  # features that FID is measured in: Inception, ResNet-56, a network's name; auto: the best at hand
+    extractor: str = (
+        "auto"  # features that FID is measured in: Inception, ResNet-56, a network's name; auto: the best at hand
+    )
 
 
 def table2_cells(params: Table2Parameters) -> list[Cell]:
@@ -73,7 +79,8 @@ def table2_cells(params: Table2Parameters) -> list[Cell]:
 
 
 def table2_task(cell: Cell, params: Table2Parameters) -> Task | Skip:
-    """50,000 samples at full, as the paper; 2,000 at small; 100 at smoke: their scores, and the accuracy of a network trained on them."""
+    """50,000 samples at full, as the paper; 2,000 at small; 100 at smoke: their scores, and the accuracy of a network
+    trained on them."""
     profile = params.profile
     if profile != "full" and cell.dataset in PAPERS:
         return Skip(SMALL.replace("small", profile))
@@ -98,7 +105,10 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
     """
     of, config = task.scores, task.config
     judge = Judge(real, test, of.scores, task.seed, loop)
-    out: dict[str, list[Any]] = {"features": [judge.about()], **{name: [value] for name, value in judge(synthetic).items()}}
+    out: dict[str, list[Any]] = {
+        "features": [judge.about()],
+        **{name: [value] for name, value in judge(synthetic).items()},
+    }
     trained = METHODS[METHOD].prepare(real, task.config, task.seed, loop)
     file = loop.folder / "curve.json" if loop.folder else None
     curve = json.loads(file.read_text()) if file and file.exists() else []
@@ -108,7 +118,17 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
         if loop.deadline is not None and time.monotonic() > loop.deadline:
             raise TimeUp(f"scores: stopped at {len(curve)} of {len(steps)} moments of training, which are kept")
         model = trained.model(step).to(real.device)
-        images = uvit.generate(model, labels, task.seed, 0, config.steps, config.sampler, config.batch, config.precision, guidance=config.guidance)
+        images = uvit.generate(
+            model,
+            labels,
+            task.seed,
+            0,
+            config.steps,
+            config.sampler,
+            config.batch,
+            config.precision,
+            guidance=config.guidance,
+        )
         curve.append({"step": step, **few.distances(ImageSet(images, labels.to(real.device), real.facts))})
         if file:
             atomically(file, lambda part: part.write_text(json.dumps(curve)))
@@ -117,7 +137,8 @@ def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loo
     return out | {"curve": [curve]}
 
 
-# --- accuracy against images and seconds -------------------------------------------------------------------------------
+# --- accuracy against images and seconds
+# -------------------------------------------------------------------------------
 BUDGET_METHODS = [METHOD, "Random"]
 IPCS, SECONDS = [1, 10, 50, 100, 500], [2, 15, 60, 150, 600]
 SMALL_IPCS, SMALL_SECONDS = [1, 10, 100], [15, 60]  # what the smaller profiles compute
@@ -132,7 +153,12 @@ class BudgetParameters(_Rows):
 
 
 def budget_cells(params: BudgetParameters) -> list[Cell]:
-    cells = [Cell(BUDGET, m, d, ipc, "ConvNet", STEPS) for d in params.datasets for m in params.methods for ipc in params.ipcs]
+    cells = [
+        Cell(BUDGET, m, d, ipc, "ConvNet", STEPS)
+        for d in params.datasets
+        for m in params.methods
+        for ipc in params.ipcs
+    ]
     timed = [Cell(BUDGET, METHOD, d, None, "ConvNet", STEPS, f"{s} s") for d in params.datasets for s in params.seconds]
     return cells + (timed if METHOD in params.methods else [])
 
@@ -186,12 +212,19 @@ class SamplesParameters(_Rows):
 
 # --- Table 1 -----------------------------------------------------------------------------------------------------------
 def counted(row: dict[str, Any]) -> float | None:
-    """What a printed row of Tables 1 and 2 says of the sizes and settings, as they are here; None for what has to be measured."""
+    """What a printed row of Tables 1 and 2 says of the sizes and settings, as they are here; None for what has to be
+    measured."""
     model = row["axes"].get("model", "").removeprefix("UViT-")
     if model not in ARCHITECTURES:
         return METHODS["U-ViT"].paper_config(row["dataset"]).steps if row["quantity"] == "sampling_steps" else None
     of = replace(ARCHITECTURES[model], num_classes={"Small": 100, "Mid": 200}[model])  # CIFAR-100, TinyImageNet
-    sizes = {"layers": of.depth + 1, "hidden_size": of.width, "mlp_size": of.mlp_ratio * of.width, "heads": of.heads, "parameters": parameters(of) / 1e6}
+    sizes = {
+        "layers": of.depth + 1,
+        "hidden_size": of.width,
+        "mlp_size": of.mlp_ratio * of.width,
+        "heads": of.heads,
+        "parameters": parameters(of) / 1e6,
+    }
     return sizes[row["quantity"]]
 
 
@@ -203,8 +236,19 @@ EXPERIMENTS = [
     _drawing(FIGURE1, "U-ViT, Figure 1: overview", "a drawing"),
     _drawing(FIGURE2, "U-ViT, Figure 2: architecture", "a drawing"),
     _drawing(TABLE1, "U-ViT, Table 1: configurations", "counted from models that are built", counted=counted),
-    Experiment(TABLE2, "U-ViT, Table 2 and Figure 3: FID", Table2Parameters, table2_cells, table2_task, lambda cell: False, measure, counted),
+    Experiment(
+        TABLE2,
+        "U-ViT, Table 2 and Figure 3: FID",
+        Table2Parameters,
+        table2_cells,
+        table2_task,
+        lambda cell: False,
+        measure,
+        counted,
+    ),
     Experiment(FIGURE4, "U-ViT, Figure 4: leaderboard", Figure4Parameters, figure4_cells, figure4_task),
     _drawing(SAMPLES, "U-ViT, Figures 5 to 7: samples", "drawn from Table 2's generators", SamplesParameters),
-    Experiment(BUDGET, "U-ViT: accuracy by images and seconds", BudgetParameters, budget_cells, budget_task, lambda cell: False),
+    Experiment(
+        BUDGET, "U-ViT: accuracy by images and seconds", BudgetParameters, budget_cells, budget_task, lambda cell: False
+    ),
 ]

@@ -16,7 +16,8 @@ Loss = Literal["acwgan_gp", "vanilla"]
 def generator_loss(loss: Loss, score: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     """What the generator descends, from the discriminator's answers to its images.
 
-    acwgan_gp: -mean score + cross-entropy of the class head.  vanilla: -log D(x|y), the form without vanishing gradient.
+    acwgan_gp: -mean score + cross-entropy of the class head.  vanilla: -log D(x|y), the form without vanishing
+    gradient.
     """
     if loss == "vanilla":
         return F.softplus(-conditional(score, classes, labels)).mean()
@@ -24,7 +25,8 @@ def generator_loss(loss: Loss, score: Tensor, classes: Tensor, labels: Tensor) -
 
 
 def discriminator_loss(loss: Loss, real: tuple[Tensor, Tensor, Tensor], fake: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """What the discriminator descends, without the gradient penalty; each side is scores (B,), class logits (B, K), labels (B,)."""
+    """What the discriminator descends, without the gradient penalty; each side is scores (B,), class logits (B, K),
+    labels (B,)."""
     if loss == "vanilla":
         return F.softplus(-conditional(*real)).mean() + F.softplus(conditional(*fake)).mean()
     return fake[0].mean() - real[0].mean() + F.cross_entropy(fake[1], fake[2]) + F.cross_entropy(real[1], real[2])
@@ -38,7 +40,9 @@ def conditional(score: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     return score + classes.gather(1, labels[:, None]).squeeze(1)
 
 
-def gradient_penalty(discriminator: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, alpha: Tensor
+) -> Tensor:
     """Mean of (|gradient of the score| - 1)² at alpha real + (1 - alpha) fake.
 
     Args:
@@ -47,4 +51,6 @@ def gradient_penalty(discriminator: Callable[[Tensor], tuple[Tensor, Tensor]], r
     """
     mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(mixed)[0].sum(), mixed, create_graph=True)
-    return (gradient.flatten(1).square().sum(1).add(1e-12).sqrt() - 1).square().mean()  # 1e-12: the root's derivative at 0
+    return (
+        (gradient.flatten(1).square().sum(1).add(1e-12).sqrt() - 1).square().mean()
+    )  # 1e-12: the root's derivative at 0

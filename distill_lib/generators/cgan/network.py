@@ -27,20 +27,28 @@ class Architecture:
     num_classes: int
     width: int = 196  # channels of every layer
     noise: int = 100  # entries of the generator's input
-    label: Literal["overwrite", "concatenate"] = "overwrite"  # one-hot in place of the first entries (DiM), or before them (SKD, eq. 2)
-    label_scale: float = 1.0  # of the one-hot entries; beside 90 random entries of size 1 a larger one is heeded sooner (ours)
+    label: Literal["overwrite", "concatenate"] = (
+        "overwrite"  # one-hot in place of the first entries (DiM), or before them (SKD, eq. 2)
+    )
+    label_scale: float = (
+        1.0  # of the one-hot entries; beside 90 random entries of size 1 a larger one is heeded sooner (ours)
+    )
 
     def check(self) -> Self:
         """Raises: UserError: images or sizes no network here fits."""
         channels, height, side = self.shape
         if height != side or side not in SIDES:
-            raise UserError(f"conditional GAN: images of {height} x {side} pixels; works for squares of {', '.join(map(str, SIDES))}")
+            raise UserError(
+                f"conditional GAN: images of {height} x {side} pixels; works for squares of {', '.join(map(str, SIDES))}"
+            )
         if self.label == "overwrite" and self.noise <= self.num_classes:
             raise UserError(
                 f"conditional GAN: {self.noise} noise entries for {self.num_classes} classes leave no noise; give more, or label='concatenate'"
             )
         if min(self.width, self.noise, channels, self.num_classes) < 1:
-            raise UserError(f"conditional GAN: width {self.width}, noise {self.noise}, {channels} channels, {self.num_classes} classes; at least 1 each")
+            raise UserError(
+                f"conditional GAN: width {self.width}, noise {self.noise}, {channels} channels, {self.num_classes} classes; at least 1 each"
+            )
         return self
 
     def drawn_at_once(self, gpu: bool) -> int:
@@ -56,9 +64,10 @@ class Architecture:
 class Generator(nn.Module):
     """Noise and labels -> images.
 
-    Linear layer to 4 x 4, then transposed convolutions that double the side, with three 3x3 convolutions after the first and one
-    after each other but the last; all of `width` channels with batch norm and ReLU; a 3x3 convolution and tanh.
-    28 pixels: 4, 7, 14, 28. Batch norm uses running statistics in eval mode, so an image does not depend on its batch, but for rounding.
+    Linear layer to 4 x 4, then transposed convolutions that double the side, with three 3x3 convolutions after the
+    first and one after each other but the last; all of `width` channels with batch norm and ReLU; a 3x3 convolution and
+    tanh. 28 pixels: 4, 7, 14, 28. Batch norm uses running statistics in eval mode, so an image does not depend on its
+    batch, but for rounding.
     """
 
     family = "cgan"
@@ -95,14 +104,17 @@ class Generator(nn.Module):
         was, noise = self.training, self.noise(len(labels), rng)
         self.eval()
         at_once = self.of.drawn_at_once(labels.device.type == "cuda")
-        images = chunked(lambda part: self(noise[part], labels[part]), torch.arange(len(labels), device=labels.device), at_once)
+        images = chunked(
+            lambda part: self(noise[part], labels[part]), torch.arange(len(labels), device=labels.device), at_once
+        )
         self.train(was)
         return images
 
 
 class Discriminator(nn.Module):
-    """Images -> a score of each, and class logits: eight 3x3 convolutions with layer norm over all channels and pixels and
-    LeakyReLU (0.01), 4x4 max pooling, two linear heads. The strides at 28 and 32 pixels are 1, 2, 1, 2, 1, 1, 1, 2."""
+    """Images -> a score of each, and class logits: eight 3x3 convolutions with layer norm over all channels and pixels
+    and LeakyReLU (0.01), 4x4 max pooling, two linear heads. The strides at 28 and 32 pixels are 1, 2, 1, 2, 1, 1, 1,
+    2."""
 
     def __init__(self, of: Architecture):
         super().__init__()
@@ -131,7 +143,9 @@ def redraw(module: nn.Module, rng: torch.Generator) -> nn.Module:
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             bound = layer.weight[0].numel() ** -0.5  # of a transposed convolution too: its weight is (in, out, k, k)
             for parameter in (layer.weight, layer.bias):
-                parameter.copy_(torch.rand(parameter.shape, generator=rng, device=rng.device).mul_(2 * bound).sub_(bound))
+                parameter.copy_(
+                    torch.rand(parameter.shape, generator=rng, device=rng.device).mul_(2 * bound).sub_(bound)
+                )
     return module
 
 

@@ -3,11 +3,13 @@
     gan = cgan.train(real, GAN(), loop)              # stage 1 of CGAN, DiM and SKD: trained where runs/ has it not
     images = gan.generator.draw(labels, rng)         # (B, C, H, W) in (-1, 1)
 
-Images are in (-1, 1) here, pixels / 127.5 - 1; `normalised` maps them to a set's units. `settings.json` beside the weights
-says what they are, and `health.json` how training went: losses, gradient penalty, how many samples a classifier trained on
-real images puts into their class, and the Fréchet distance of its embeddings of samples to those of real images.
+Images are in (-1, 1) here, pixels / 127.5 - 1; `normalised` maps them to a set's units. `settings.json` beside the
+weights says what they are, and `health.json` how training went: losses, gradient penalty, how many samples a classifier
+trained on real images puts into their class, and the Fréchet distance of its embeddings of samples to those of real
+images.
 
-Source: Wang et al. 2023 (DiM) and its code; Mirza and Osindero 2014 for the log loss; Gulrajani et al. 2017 for the penalty.
+Source: Wang et al. 2023 (DiM) and its code; Mirza and Osindero 2014 for the log loss; Gulrajani et al. 2017 for the
+penalty.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from ...core.device import chunked, send
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
@@ -53,7 +55,9 @@ class GAN:
     label_scale: float = 1.0
     loss: Loss = "acwgan_gp"  # what DiM's code trains; "vanilla" is SKD's equation 1
     gp_weight: float = 10.0
-    gp_every: Count = 1  # steps from one gradient penalty to the next, whose weight is multiplied by it (lazy regularisation; ours)
+    gp_every: Count = (
+        1  # steps from one gradient penalty to the next, whose weight is multiplied by it (lazy regularisation; ours)
+    )
     epochs: int = 150
     batch: int = 128  # the last, partial batch of an epoch is left out
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
@@ -61,25 +65,46 @@ class GAN:
     lr_decay: float = 0.0  # last share of the steps over which lr falls linearly to zero (ours)
     betas: tuple[float, float] = (0.0, 0.9)
     looks: Count = 15  # moments at which samples are judged; DiM looks every 10 epochs
-    judge: Training = field(default_factory=lambda: Training(network="ConvNetW32", epochs=20))  # classifier of real images that judges
+    judge: Training = field(
+        default_factory=lambda: Training(network="ConvNetW32", epochs=20)
+    )  # classifier of real images that judges
     samples: Count = 1000  # per look
     seed: int = 0
 
     def smoke(self) -> GAN:
         return replace(
-            self, width=16, label_scale=4.0, epochs=1, batch=32, per_epoch=640, lr=1e-3, looks=1, samples=100, gp_every=4,
+            self,
+            width=16,
+            label_scale=4.0,
+            epochs=1,
+            batch=32,
+            per_epoch=640,
+            lr=1e-3,
+            looks=1,
+            samples=100,
+            gp_every=4,
             judge=replace(self.judge, epochs=1, batch=64, per_class=60),
-        )  # fmt: skip
+        )
 
     def small(self) -> GAN:
         """Minutes on one CPU core: a narrower GAN, fewer steps at a higher rate, the penalty on every fourth."""
         return replace(
-            self, width=32, label_scale=3.0, epochs=32, batch=32, per_epoch=2_560, lr=5e-4, lr_decay=0.5, looks=10, gp_every=4,
+            self,
+            width=32,
+            label_scale=3.0,
+            epochs=32,
+            batch=32,
+            per_epoch=2_560,
+            lr=5e-4,
+            lr_decay=0.5,
+            looks=10,
+            gp_every=4,
             judge=replace(self.judge, epochs=10, batch=64, per_class=600),
-        )  # fmt: skip
+        )
 
     def work_per_image(self) -> float:
-        """Passes of one training image's worth through generator and discriminator; a backward pass counts as two forward ones."""
+        """Passes of one training image's worth through generator and discriminator; a backward pass counts as two
+        forward ones."""
         return 13 + (6 / self.gp_every if self.loss == "acwgan_gp" else 0)
 
     def work(self, num_classes: int, images: int) -> float:
@@ -88,7 +113,8 @@ class GAN:
         return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
     def held(self, size: memory.Size, batch: int | None = None) -> float:
-        """Bytes kept alive by a step of both networks; without another batch than stage 1's also by the judge's training."""
+        """Bytes kept alive by a step of both networks; without another batch than stage 1's also by the judge's
+        training."""
         step = _step_held(replace(self, epochs=1, seed=0), size, batch or self.batch)
         return step if batch else max(step, self.judge.held(size))
 
@@ -128,9 +154,12 @@ class Pair:
         """What a step changes, for `Loop.steps`."""
         by_generator, by_discriminator = self.optimizers
         return {
-            "generator": self.generator, "discriminator": self.discriminator,
-            "by_generator": by_generator, "by_discriminator": by_discriminator, "steps": self.steps,
-        }  # fmt: skip
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "by_generator": by_generator,
+            "by_discriminator": by_discriminator,
+            "steps": self.steps,
+        }
 
     def step(
         self, images: Tensor, labels: Tensor, rng: torch.Generator, matching: Callable[[Tensor], Tensor] | None = None
@@ -183,7 +212,11 @@ class Pair:
         out = {}
         for role, module, optimizer in zip(("generator", "discriminator"), self.modules, self.optimizers, strict=True):
             out |= {f"{role}.{k}": v for k, v in module.state_dict().items()}
-            out |= {f"{role}.adam.{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
+            out |= {
+                f"{role}.adam.{i}.{k}": v
+                for i, state in optimizer.state_dict()["state"].items()
+                for k, v in state.items()
+            }
         return {k: v.detach().cpu().contiguous() for k, v in out.items()} | {"steps": torch.tensor(self.steps)}
 
     def read(self, tensors: dict[str, Tensor]) -> Self:
@@ -203,7 +236,8 @@ class Pair:
 
 @functools.lru_cache(maxsize=64)
 def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
-    """Bytes of a step with the gradient penalty: weights, gradients and two moments, and activations, which grow evenly with the width."""
+    """Bytes of a step with the gradient penalty: weights, gradients and two moments, and activations, which grow evenly
+    with the width."""
     with torch.device("meta"):
         shapes = of.architecture(size)
         weights = memory.numbers(Generator(shapes), Discriminator(shapes))
@@ -215,7 +249,11 @@ def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
         pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng)
 
     run(2)  # makes the optimisers' states
-    return 4 * 4.0 * weights + size.slack * batch * memory.growth(run).each * of.width / narrow.width + memory.COPIES * size.floats(batch)
+    return (
+        4 * 4.0 * weights
+        + size.slack * batch * memory.growth(run).each * of.width / narrow.width
+        + memory.COPIES * size.floats(batch)
+    )
 
 
 def batches_of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Batches:
@@ -225,7 +263,9 @@ def batches_of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -
     """
     images = min(per_epoch or len(real), len(real))
     if not 1 < batch <= images or epochs < 1:
-        raise UserError(f"conditional GAN: {epochs} epochs of {images} images in batches of {batch}; a batch of 2 to {images}, at least 1 epoch")
+        raise UserError(
+            f"conditional GAN: {epochs} epochs of {images} images in batches of {batch}; a batch of 2 to {images}, at least 1 epoch"
+        )
     return Batches(len(real), batch, last="drop", per_epoch=per_epoch)
 
 
@@ -279,7 +319,9 @@ def train(real: ImageSet, of: GAN, loop: Loop | None = None) -> Trained:
         raise UserError(f"{real.facts.name}: a conditional GAN draws pixels; give the set without whitening")
     of.architecture(real)
     batches = batches_of(real, of.batch, of.epochs, of.per_epoch)
-    key = json.dumps({"gan": as_dict(of), "data": real.sha256(), "version": VERSION, "judge": reference.VERSION}, sort_keys=True)
+    key = json.dumps(
+        {"gan": as_dict(of), "data": real.sha256(), "version": VERSION, "judge": reference.VERSION}, sort_keys=True
+    )
     name = f"cgan-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     found = Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"), of, real)
     with store.once(found.file, "conditional GAN", loop, real.device) as missing:
@@ -310,10 +352,19 @@ def _train(found: Trained, batches: Batches, loop: Loop) -> None:
         loop.log(**log)
         clock["seconds"] += time.perf_counter() - start
     about = {
-        "family": "cgan", "architecture": as_dict(pair.generator.of), "settings": as_dict(of), "dataset": real.facts.name,
-        "data_sha256": real.sha256(), "steps": steps, "seconds": round(clock["seconds"], 1),
-    }  # fmt: skip
-    health = {"feature_space": judge.feature_space, "classifier_accuracy_on_real_pct": judge.real_accuracy_pct, "looks": looks}
+        "family": "cgan",
+        "architecture": as_dict(pair.generator.of),
+        "settings": as_dict(of),
+        "dataset": real.facts.name,
+        "data_sha256": real.sha256(),
+        "steps": steps,
+        "seconds": round(clock["seconds"], 1),
+    }
+    health = {
+        "feature_space": judge.feature_space,
+        "classifier_accuracy_on_real_pct": judge.real_accuracy_pct,
+        "looks": looks,
+    }
     for file, body in (("settings.json", about), ("health.json", health)):
         atomically(found.folder / file, lambda part, body=body: part.write_text(json.dumps(body, indent=1) + "\n"))
     atomically(found.file, lambda part: save_file(pair.tensors(), part))
@@ -322,7 +373,8 @@ def _train(found: Trained, batches: Batches, loop: Loop) -> None:
 
 
 class Judge:
-    """What a classifier trained on real images says about samples: the share it puts into their class, and the Fréchet distance.
+    """What a classifier trained on real images says about samples: the share it puts into their class, and the Fréchet
+    distance.
 
     The noise is the same at every look.
     """
@@ -335,15 +387,16 @@ class Judge:
         index = torch.randperm(len(real), generator=rng)[: of.samples]
         features, right = self._seen(real.take(index)[0], real.hard_labels[index.to(real.device)])
         self.reference, self.real_accuracy_pct = moments(features), 100 * right
-        self.feature_space = (
-            f"embedding ({features.shape[1]} numbers) of {of.judge.network} trained on real {real.facts.name}, {of.samples} images each"
-        )
+        self.feature_space = f"embedding ({features.shape[1]} numbers) of {of.judge.network} trained on real {real.facts.name}, {of.samples} images each"
 
     def __call__(self, generator: Generator) -> dict[str, float]:
         labels = torch.arange(self.of.samples, device=self.real.device) % self.real.num_classes
         images = normalised(generator.draw(labels, stream(self.of.seed, "health", "noise")), self.real)
         features, right = self._seen(images, labels)
-        return {"class_accuracy_pct": 100 * right, "frechet_distance": frechet_distance(self.reference, moments(features))}
+        return {
+            "class_accuracy_pct": 100 * right,
+            "frechet_distance": frechet_distance(self.reference, moments(features)),
+        }
 
     @torch.no_grad()
     def _seen(self, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -351,7 +404,8 @@ class Judge:
         return features, float((self.network.classifier(features).argmax(1) == labels).float().mean())
 
 
-# --- of a method whose settings hold a `gan` -------------------------------------------------------------------------------
+# --- of a method whose settings hold a `gan`
+# -------------------------------------------------------------------------------
 def stage1(cfg: Any) -> dict[str, GAN]:
     """What cells share before their sets differ."""
     return {"conditional GAN": cfg.gan}

@@ -2,11 +2,11 @@
 
     x = sample("dpm_fast", eps, noise, steps=50)     # eps(x, t): the predicted noise at time t in (0, 1]
 
-x_t = alpha(t) x_0 + sigma(t) eps with alpha² + sigma² = 1 and lambda = log(alpha / sigma), half the log signal-to-noise ratio.
-Coefficients are computed in double precision, whatever the precision of the images.
+x_t = alpha(t) x_0 + sigma(t) eps with alpha² + sigma² = 1 and lambda = log(alpha / sigma), half the log signal-to-noise
+ratio. Coefficients are computed in double precision, whatever the precision of the images.
 
-Source: Song et al. 2021 (schedule), Lu et al. 2022 (DPM-Solver, single-step, "fast") and 2023 (DPM-Solver++), Song et al. 2021
-(DDIM), Ho et al. 2020 (ancestral sampling); the variant for U-ViT is that of its code (Bao et al. 2023).
+Source: Song et al. 2021 (schedule), Lu et al. 2022 (DPM-Solver, single-step, "fast") and 2023 (DPM-Solver++), Song et
+al. 2021 (DDIM), Ho et al. 2020 (ancestral sampling); the variant for U-ViT is that of its code (Bao et al. 2023).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Eps = Callable[[Tensor, float], Tensor]  # (B, C, H, W) at time t -> predicted n
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Noise rate beta(t) = beta_0 + (beta_1 - beta_0) t for t in [0, 1]. Times may be floats or tensors; floats give float64 scalars."""
+    """Noise rate beta(t) = beta_0 + (beta_1 - beta_0) t for t in [0, 1]. Times may be floats or tensors; floats give
+    float64 scalars."""
 
     beta_0: float = 0.1
     beta_1: float = 20.0
@@ -65,7 +66,9 @@ VP = VPSchedule()
 # --- times -------------------------------------------------------------------------------------------------------------
 def uniform_lambda(intervals: int, end: float = 1e-4, schedule: VPSchedule = VP) -> list[float]:
     """intervals + 1 times from 1 to `end`, equally far apart in lambda."""
-    lambdas = torch.linspace(float(schedule.lambda_(1.0)), float(schedule.lambda_(end)), intervals + 1, dtype=torch.float64)
+    lambdas = torch.linspace(
+        float(schedule.lambda_(1.0)), float(schedule.lambda_(end)), intervals + 1, dtype=torch.float64
+    )
     return [1.0, *schedule.t_of_lambda(lambdas[1:-1]).tolist(), end]
 
 
@@ -88,7 +91,9 @@ class _Interval:
         self.alpha_s, self.sigma_s = float(schedule.alpha(s)), float(schedule.sigma(s))
         self.alpha_t, self.sigma_t = float(schedule.alpha(t)), float(schedule.sigma(t))
         self.keep = self.alpha_t / self.alpha_s
-        self.turn = self.alpha_t * self.sigma_s / self.alpha_s - self.sigma_t  # sigma_t (e^h - 1), also where sigma_t is 0
+        self.turn = (
+            self.alpha_t * self.sigma_s / self.alpha_s - self.sigma_t
+        )  # sigma_t (e^h - 1), also where sigma_t is 0
 
 
 def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSchedule = VP) -> Tensor:
@@ -122,10 +127,11 @@ def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSc
 
 # --- solvers -----------------------------------------------------------------------------------------------------------
 def dpm_fast(eps: Eps, x: Tensor, steps: int, schedule: VPSchedule = VP, end: float = 1e-4) -> Tensor:
-    """DPM-Solver-fast: `steps` network evaluations in single steps of order 3, the last ones of order 2 and 1 as they fit in.
+    """DPM-Solver-fast: `steps` network evaluations in single steps of order 3, the last ones of order 2 and 1 as they
+    fit in.
 
-    Uniform in lambda. One more interval than fits when `steps` is a multiple of 3, whose last is of order 1: 50, 47, 23 or 20
-    evaluations are better spent.
+    Uniform in lambda. One more interval than fits when `steps` is a multiple of 3, whose last is of order 1: 50, 47, 23
+    or 20 evaluations are better spent.
     """
     orders = fast_orders(steps)
     times = uniform_lambda(len(orders), end, schedule)
@@ -135,7 +141,8 @@ def dpm_fast(eps: Eps, x: Tensor, steps: int, schedule: VPSchedule = VP, end: fl
 
 
 def dpm_multistep(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSchedule = VP) -> Tensor:
-    """DPM-Solver++ of order 2, multi-step: one network evaluation for each of the intervals between `times`, the first of order 1.
+    """DPM-Solver++ of order 2, multi-step: one network evaluation for each of the intervals between `times`, the first
+    of order 1.
 
     Source: Lu et al. 2023, algorithm 2.
     """
@@ -156,8 +163,11 @@ def ddim(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSchedule = VP)
     return x
 
 
-def ancestral(eps: Eps, x: Tensor, times: Sequence[float], noise: Callable[[], Tensor], schedule: VPSchedule = VP) -> Tensor:
-    """DDPM: draws from the posterior q(x_t | x_s, x_0) at the network's x_0, for each interval between `times`; the last may be 0.
+def ancestral(
+    eps: Eps, x: Tensor, times: Sequence[float], noise: Callable[[], Tensor], schedule: VPSchedule = VP
+) -> Tensor:
+    """DDPM: draws from the posterior q(x_t | x_s, x_0) at the network's x_0, for each interval between `times`; the
+    last may be 0.
 
     Args:
         noise: returns new standard normal numbers of the shape of x; not called for a step to t = 0.
@@ -182,7 +192,13 @@ SAMPLERS = {
 
 
 def sample(
-    name: str, eps: Eps, x: Tensor, steps: int, noise: Callable[[], Tensor] | None = None, schedule: VPSchedule = VP, end: float = 1e-4
+    name: str,
+    eps: Eps,
+    x: Tensor,
+    steps: int,
+    noise: Callable[[], Tensor] | None = None,
+    schedule: VPSchedule = VP,
+    end: float = 1e-4,
 ) -> Tensor:
     """From noise at time 1 to images, with `steps` network evaluations.
 

@@ -4,8 +4,8 @@
     z_t = schedule.noised(z, t, noise)
     z = sample(predict, schedule.respaced(50), draw)
 
-A network is told the step's number in the schedule it was trained with, `schedule.timesteps[t]`, and answers (B, 2C, H, W): the
-noise, and a number in about [-1, 1] that places the log-variance between the posterior's and beta's.
+A network is told the step's number in the schedule it was trained with, `schedule.timesteps[t]`, and answers (B, 2C, H,
+W): the noise, and a number in about [-1, 1] that places the log-variance between the posterior's and beta's.
 
 Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM), Dhariwal and Nichol 2021 (ADM), whose code DiT uses.
 """
@@ -34,7 +34,8 @@ class Schedule:
         timesteps: each step's number in the schedule the network was trained with; by default 0 .. S-1.
     Attributes:
         alpha_bar: share of the clean signal's variance left after a step.
-        posterior_variance, posterior_log_variance: of q(z_{t-1} | z_t, z_0); the logarithm's first entry, of a variance of zero,
+        posterior_variance, posterior_log_variance: of q(z_{t-1} | z_t, z_0); the logarithm's first entry, of a variance
+        of zero,
             is that of the second, as in the official code.
     """
 
@@ -75,7 +76,8 @@ class Schedule:
     def respaced(self, count: int) -> Schedule:
         """`count` of the steps, evenly spaced with the first and the last, with betas that keep their alpha_bar.
 
-        The strides are added up and the sum is rounded, as in the official code: multiples of the stride round differently at times.
+        The strides are added up and the sum is rounded, as in the official code: multiples of the stride round
+        differently at times.
 
         Raises: UserError: fewer than 1 or more than there are.
         """
@@ -114,7 +116,8 @@ class Schedule:
 
     # --- losses --------------------------------------------------------------------------------------------------------
     def losses(self, answer: Tensor, z: Tensor, z_t: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) mean squared error of the noise, and (B,) the variational bound's term of step t, which trains variances alone.
+        """(B,) mean squared error of the noise, and (B,) the variational bound's term of step t, which trains variances
+        alone.
 
         The bound is in bits per number, with the mean detached, and not rescaled: DiT's loss is the sum of both.
         """
@@ -134,8 +137,8 @@ def normal_kl(mean: Tensor, log_variance: Tensor, other: Tensor, other_log_varia
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log-probability, in nats, of x in [-1, 1] rounded to 256 levels under a normal distribution (IDDPM's code: a tanh form of
-    the error function, and open outer levels)."""
+    """log-probability, in nats, of x in [-1, 1] rounded to 256 levels under a normal distribution (IDDPM's code: a tanh
+    form of the error function, and open outer levels)."""
     inverse = torch.exp(-log_scale)
     above, below = (_cdf(inverse * (x - mean + side / 255)) for side in (1, -1))
     inside = (above - below).clamp_min(1e-12).log()

@@ -1,11 +1,11 @@
 """Autoencoders behind one interface: pixels in [0, 1] to latents and back.
 
-    autoencoder = load("taef2")                        # or "identity", or a folder of an AutoencoderKL, or its name on the hub
-    z = autoencoder.encode(pixels).sample(rng)         # (B, C, H / factor, W / factor)
+    autoencoder = load("taef2")                        # or "identity", or a folder of an AutoencoderKL, or its name on
+    the hub z = autoencoder.encode(pixels).sample(rng)         # (B, C, H / factor, W / factor)
     pixels = autoencoder.decode(z)
 
-`scale` is what latents are multiplied by for a network that was trained on such; `None` says that nobody fixed one, and that
-whoever trains on them measures mean and deviation of each channel.
+`scale` is what latents are multiplied by for a network that was trained on such; `None` says that nobody fixed one, and
+that whoever trains on them measures mean and deviation of each channel.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _conv(inputs: int, outputs: int, **options: Any) -> nn.Conv2d:
 
 
 class TAEF2(nn.Module):
-    """The tiny autoencoder of FLUX.2's latent space: 3 x H x W to 32 x H/8 x W/8, deterministic, 1.34 million numbers each way.
+    """The tiny autoencoder of FLUX.2's latent space: 3 x H x W to 32 x H/8 x W/8, deterministic, 1.34 million numbers
+    each way.
 
     Source: madebyollin/taesd (MIT).
     """
@@ -131,10 +132,20 @@ class TAEF2(nn.Module):
 
         self.encoder = nn.Sequential(
             _conv(3, 64), Block(), down(), *blocks(), down(), *blocks(), down(), *blocks(pool=True), _conv(64, 32)
-        )  # fmt: skip
+        )
         self.decoder = nn.Sequential(
-            Clamp(), _conv(32, 64), nn.ReLU(), *blocks(pool=True), *up(), *blocks(), *up(), *blocks(), *up(), Block(), _conv(64, 3)
-        )  # fmt: skip
+            Clamp(),
+            _conv(32, 64),
+            nn.ReLU(),
+            *blocks(pool=True),
+            *up(),
+            *blocks(),
+            *up(),
+            *blocks(),
+            *up(),
+            Block(),
+            _conv(64, 3),
+        )
 
     def encode(self, pixels: Tensor) -> Encoded:
         return Encoded(self.encoder(pixels))
@@ -196,7 +207,8 @@ def load(name: str) -> Autoencoder:
     """An autoencoder by its name, on the CPU; loaded once.
 
     Args:
-        name: "identity" (pixel space), "taef2", or an AutoencoderKL: a folder that diffusers wrote, or its name on the hub.
+        name: "identity" (pixel space), "taef2", or an AutoencoderKL: a folder that diffusers wrote, or its name on the
+        hub.
     Raises: UserError: weights that are not there (and where to put them), or damaged ones.
     """
     return NAMED[name]() if name in NAMED else _kl(name)

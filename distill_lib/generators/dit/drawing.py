@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import paths, store
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import as_dict
 from ...core.store import digest, forget, plain_name
 from ...data import ImageSet
@@ -25,13 +25,20 @@ from .training import Model, _answer
 
 
 def drawn_pool(
-    real: ImageSet, model: Callable[[], Model], made_by: dict[str, Any], sampling: Sampling, per_class: int, seed: int, loop: Loop | None = None
+    real: ImageSet,
+    model: Callable[[], Model],
+    made_by: dict[str, Any],
+    sampling: Sampling,
+    per_class: int,
+    seed: int,
+    loop: Loop | None = None,
 ) -> ImageSet:
     """`per_class` drawn images of every class, as 8-bit pixels at the model's side, class after class.
 
     Args:
         model:   called where images are missing.
-        made_by: settings that decide the model; with those of the sampling and the seed, what the images are kept under.
+        made_by: settings that decide the model; with those of the sampling and the seed, what the images are kept
+        under.
     """
     from safetensors.torch import load_file, save_file
 
@@ -39,7 +46,9 @@ def drawn_pool(
     folder = paths.runs() / "pools" / f"{plain_name(real.facts.name)}-{digest(key)}"
     each = max(1, sampling.batch // real.num_classes)  # images of every class in a file
     files = [folder / f"{i:05d}.safetensors" for i in range(-(-per_class // each))]
-    with store.once(folder / "pool", "pool of images", loop, real.device, missing=not all(f.exists() for f in files)) as missing:
+    with store.once(
+        folder / "pool", "pool of images", loop, real.device, missing=not all(f.exists() for f in files)
+    ) as missing:
         if missing:
             network = model()
             todo = [i for i, f in enumerate(files) if not f.exists()]
@@ -52,7 +61,9 @@ def drawn_pool(
                 forget(loop, f"pool-{folder.name}-{len(todo)}")
     images = torch.cat([load_file(f)["images"] for f in files], 1)[:, :per_class].to(real.device)  # (K, n, C, S, S)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
-    return ImageSet(images.flatten(0, 1).contiguous(), labels, dataclasses.replace(real.facts, split="pool", extra={"seed": seed}))
+    return ImageSet(
+        images.flatten(0, 1).contiguous(), labels, dataclasses.replace(real.facts, split="pool", extra={"seed": seed})
+    )
 
 
 def _drawn(model: Model, sampling: Sampling, numbers: range, seed: int) -> Tensor:
@@ -68,7 +79,9 @@ def _drawn(model: Model, sampling: Sampling, numbers: range, seed: int) -> Tenso
 
         labels = model.labels[torch.tensor([k for k, _ in part])].to(device)
         network: Callable[..., Tensor] = lambda *inputs: _answer(model.network, model.precision, *inputs)  # noqa: E731
-        predict = dit_network.guided(network, labels, model.network.of.num_classes, sampling.guidance, sampling.channels)
+        predict = dit_network.guided(
+            network, labels, model.network.of.num_classes, sampling.guidance, sampling.channels
+        )
         z = discrete.sample(predict, schedule, draw)
         out += [(model.space.pixels(some) * 255).round().byte().cpu() for some in z.split(25)]
     return torch.cat(out).contiguous().unflatten(0, (len(model.labels), len(numbers)))

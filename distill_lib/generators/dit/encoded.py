@@ -55,7 +55,8 @@ class Latents:
     """The latents of a real set, drawn by position; encoded once where that takes an encoder.
 
     Args:
-        kept: mean (V, N, C, h, w) and where there is one log_variance, float16, for V views: as it is, and mirrored. None: pixel space.
+        kept: mean (V, N, C, h, w) and where there is one log_variance, float16, for V views: as it is, and mirrored.
+        None: pixel space.
     """
 
     def __init__(self, real: ImageSet, encoder: Autoencoder, side: int, flips: bool, kept: dict[str, Tensor] | None):
@@ -64,12 +65,17 @@ class Latents:
     def draw(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """(B, C, h, w): a draw from each image's latent distribution, half of them mirrored where `flips`."""
         device = self.real.device
-        mirrored = torch.randint(2, (len(index),), generator=rng) if self.flips else torch.zeros(len(index), dtype=torch.int64)
+        mirrored = (
+            torch.randint(2, (len(index),), generator=rng) if self.flips else torch.zeros(len(index), dtype=torch.int64)
+        )
         if self.kept is None:
             pixels = resized(self.real.subset(index).pixels(), self.side)
             pixels = torch.where(mirrored.bool().to(device).view(-1, 1, 1, 1), pixels.flip(3), pixels)
             return self.encoder.encode(pixels).sample(rng)
-        parts = [self.kept[k][mirrored, index].to(device).float() if k in self.kept else None for k in ("mean", "log_variance")]
+        parts = [
+            self.kept[k][mirrored, index].to(device).float() if k in self.kept else None
+            for k in ("mean", "log_variance")
+        ]
         return autoencoder.Encoded(*parts).sample(rng)
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -106,7 +112,9 @@ def latents(real: ImageSet, of: Base, loop: Loop | None = None) -> Latents:
 
 
 @torch.no_grad()
-def _encode(real: ImageSet, encoder: Autoencoder, side: int, flips: bool, loop: Loop, batch: int = 25) -> dict[str, Tensor]:
+def _encode(
+    real: ImageSet, encoder: Autoencoder, side: int, flips: bool, loop: Loop, batch: int = 25
+) -> dict[str, Tensor]:
     views, shape = 1 + flips, (encoder.channels, side // encoder.factor, side // encoder.factor)
     kept = {"mean": torch.zeros(views, len(real), *shape, dtype=torch.float16)}
     parts = torch.arange(len(real)).split(batch)
@@ -126,9 +134,13 @@ def _encode(real: ImageSet, encoder: Autoencoder, side: int, flips: bool, loop: 
 def _encoder(real: ImageSet, of: Base) -> Autoencoder:
     found = autoencoder.load(of.autoencoder)
     if found.images is not None and real.shape[0] != found.images:
-        raise UserError(f"autoencoder {of.autoencoder}: takes {found.images} channels, {real.facts.name} has {real.shape[0]}; use identity")
+        raise UserError(
+            f"autoencoder {of.autoencoder}: takes {found.images} channels, {real.facts.name} has {real.shape[0]}; use identity"
+        )
     side = of.side or real.shape[1]
     if real.shape[1] != real.shape[2] or side % found.factor:
         given = f"{real.shape[1]} x {real.shape[2]}"
-        raise UserError(f"autoencoder {of.autoencoder}: takes squares of a multiple of {found.factor} pixels, not {given}")
+        raise UserError(
+            f"autoencoder {of.autoencoder}: takes squares of a multiple of {found.factor} pixels, not {given}"
+        )
     return found.to(real.device)

@@ -14,7 +14,8 @@ from .settings import held
 # --- cost --------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Outlook:
-    """What a stage will take, from counted operations and a short measurement of matrix products on the device at hand."""
+    """What a stage will take, from counted operations and a short measurement of matrix products on the device at
+    hand."""
 
     what: str
     steps: int
@@ -45,8 +46,17 @@ def outlook(what: str, network: DiT, passes: float, steps: int, batch: int) -> O
         passes: forward passes an image counts as.
     """
     of, device = network.of, network.pos_embed.device
-    share = sum(p.numel() for p in network.parameters() if p.requires_grad) / sum(p.numel() for p in network.parameters())
-    return Outlook(what, steps, batch, passes * of.flops() * steps * batch, _rate(device), held(of, batch, device.type == "cuda", share) / 2**30)
+    share = sum(p.numel() for p in network.parameters() if p.requires_grad) / sum(
+        p.numel() for p in network.parameters()
+    )
+    return Outlook(
+        what,
+        steps,
+        batch,
+        passes * of.flops() * steps * batch,
+        _rate(device),
+        held(of, batch, device.type == "cuda", share) / 2**30,
+    )
 
 
 def _rate(device: torch.device) -> float:

@@ -4,10 +4,11 @@
     network = read("DiT-XL-2-256/transformer")                             # official or diffusers' weights
     predict = guided(network, labels, scale=4.0)
 
-Parameters are named as in the official state dict, so that both kinds of files load. `difffit` adds scales and says which
-parameters DiffFit trains.
+Parameters are named as in the official state dict, so that both kinds of files load. `difffit` adds scales and says
+which parameters DiffFit trains.
 
-Source: Peebles and Xie 2023 (DiT) and its code; Xie et al. 2023 (DiffFit) as in Minimax's code; diffusers' DiTTransformer2DModel.
+Source: Peebles and Xie 2023 (DiT) and its code; Xie et al. 2023 (DiffFit) as in Minimax's code; diffusers'
+DiTTransformer2DModel.
 """
 
 from __future__ import annotations
@@ -43,12 +44,16 @@ class Architecture:
     mlp_ratio: float = 4.0
     num_classes: Count = 1000  # one more row of the label table stands for no class
     scaled: int = 0  # blocks, the first ones, with DiffFit's scales
-    numerics: Numerics = "official"  # diffusers spaces the timestep's frequencies over 127 intervals, and has 1e-5 in the MLP's norm
+    numerics: Numerics = (
+        "official"  # diffusers spaces the timestep's frequencies over 127 intervals, and has 1e-5 in the MLP's norm
+    )
 
     def check(self) -> Self:
         """Raises: UserError: sizes that do not fit together."""
         if self.side % self.patch:
-            raise UserError(f"DiT: patches of {self.patch} do not tile latents of {self.side}; give a divisor of {self.side}")
+            raise UserError(
+                f"DiT: patches of {self.patch} do not tile latents of {self.side}; give a divisor of {self.side}"
+            )
         if self.width % 4:
             raise UserError(f"DiT: width {self.width} must be a multiple of 4")
         if self.width % self.heads:
@@ -183,11 +188,14 @@ class DiT(nn.Module):
             x = block(x, condition)
         x = self.final_layer(x, condition)  # (B, tokens, patch² 2C)
         n, p = self.of.side // self.of.patch, self.of.patch
-        return x.view(len(x), n, n, p, p, 2 * self.of.channels).permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, n * p, n * p)
+        return (
+            x.view(len(x), n, n, p, p, 2 * self.of.channels).permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, n * p, n * p)
+        )
 
     @torch.no_grad()
     def draw_weights(self, rng: torch.Generator) -> Self:
-        """The official initial weights: Xavier's uniform, normal (0.02) embedders, zero gates and output; a new network answers 0."""
+        """The official initial weights: Xavier's uniform, normal (0.02) embedders, zero gates and output; a new network
+        answers 0."""
         for name, p in self.named_parameters():
             if name == "pos_embed" or "gamma" in name:
                 continue
@@ -211,7 +219,8 @@ def parameters(of: Architecture) -> int:
 
 @functools.lru_cache(maxsize=64)
 def image_bytes(of: Architecture) -> float:
-    """What training keeps of one image: counted with one block and with two; every further one keeps as much as the second."""
+    """What training keeps of one image: counted with one block and with two; every further one keeps as much as the
+    second."""
 
     def counted(depth: int) -> float:
         with torch.random.fork_rng(devices=[]):
@@ -220,7 +229,9 @@ def image_bytes(of: Architecture) -> float:
 
         def run(n: int) -> tuple[Tensor, ...]:
             latents = torch.zeros(n, of.channels, of.side, of.side)
-            return torch.autograd.grad(network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights)
+            return torch.autograd.grad(
+                network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights
+            )
 
         return memory.growth(run).each
 
@@ -238,7 +249,9 @@ def positions(width: int, side: int) -> Tensor:
     """(side², width): sines and cosines of the column, then of the row, in row-major order."""
     omega = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
     row, column = torch.meshgrid(*[torch.arange(side, dtype=torch.float64, device="cpu")] * 2, indexing="ij")
-    parts = [part for at in (column, row) for angle in [at.reshape(-1, 1) * omega] for part in (angle.sin(), angle.cos())]
+    parts = [
+        part for at in (column, row) for angle in [at.reshape(-1, 1) * omega] for part in (angle.sin(), angle.cos())
+    ]
     return torch.cat(parts, 1).float()
 
 
@@ -247,14 +260,20 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided(
-    network: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, none: int, scale: float, channels: Literal["official", "all"] = "all"
+    network: Callable[[Tensor, Tensor, Tensor], Tensor],
+    labels: Tensor,
+    none: int,
+    scale: float,
+    channels: Literal["official", "all"] = "all",
 ) -> Predict:
-    """Classifier-free guidance: noise = without class + scale (with class - without class); variances are those with class.
+    """Classifier-free guidance: noise = without class + scale (with class - without class); variances are those with
+    class.
 
     Args:
         labels:   (B,) conditions; `none` is the label for no class.
         scale:    1 is the conditional answer alone, 0 the unconditional noise.
-        channels: "official" guides the first three channels alone, as DiT's code keeps it for reproducibility; "all" as diffusers.
+        channels: "official" guides the first three channels alone, as DiT's code keeps it for reproducibility; "all" as
+        diffusers.
     """
     if scale == 1:
         return lambda z, t: network(z, t, labels)
@@ -268,9 +287,17 @@ def guided(
     return predict
 
 
-_SCALES = {"attn.gamma1": "attn.gamma_qkv", "attn.gamma2": "attn.gamma_proj", "gamma1": "gamma_attn", "gamma2": "gamma_mlp"}  # Minimax -> here
+_SCALES = {
+    "attn.gamma1": "attn.gamma_qkv",
+    "attn.gamma2": "attn.gamma_proj",
+    "gamma1": "gamma_attn",
+    "gamma2": "gamma_mlp",
+}  # Minimax -> here
 
 
 def from_minimax(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with DiffFit's scales under the names they have here; without such scales it stays as it is."""
-    return {re.sub(r"(?<=\d\.)(attn\.)?gamma[12]$", lambda found: _SCALES[found[0]], name): tensor for name, tensor in state.items()}
+    return {
+        re.sub(r"(?<=\d\.)(attn\.)?gamma[12]$", lambda found: _SCALES[found[0]], name): tensor
+        for name, tensor in state.items()
+    }

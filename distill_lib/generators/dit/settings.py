@@ -19,13 +19,18 @@ LATENTS = {"identity": (None, 1, 0), "taef2": (32, 8, 64), "KL": (4, 8, 256)}
 # --- settings ----------------------------------------------------------------------------------------------------------
 @settings
 class Base:
-    """Stage 1: which model to start from. The defaults are DiT-XL/2 at 256 pixels as published, with the autoencoders of Minimax's code."""
+    """Stage 1: which model to start from. The defaults are DiT-XL/2 at 256 pixels as published, with the autoencoders
+    of Minimax's code."""
 
-    weights: str | None = "facebook/DiT-XL-2-256"  # a folder or a name on the hub; None: trained here, by the settings below
+    weights: str | None = (
+        "facebook/DiT-XL-2-256"  # a folder or a name on the hub; None: trained here, by the settings below
+    )
     numerics: dit_network.Numerics = "official"  # of published weights
     autoencoder: str = "stabilityai/sd-vae-ft-ema"  # see generators.autoencoder
     decoder: str | None = "stabilityai/sd-vae-ft-mse"  # another one to decode with; None: the same
-    side: Count | None = 256  # pixels of the images it works on; others are resized to it and back; None: those of the set
+    side: Count | None = (
+        256  # pixels of the images it works on; others are resized to it and back; None: those of the set
+    )
     flips: bool = True  # half of the training images mirrored
     precision: Precision = "float32"  # of matrix products; residuals, losses and weights stay float32
     # --- a DiT trained here (our values; no paper has one)
@@ -46,13 +51,29 @@ class Base:
     def smoke(self) -> Base:
         """In pixels, for seconds."""
         return replace(
-            self.in_pixels(), width=32, depth=2, heads=2, steps=12, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32"
-        )  # fmt: skip
+            self.in_pixels(),
+            width=32,
+            depth=2,
+            heads=2,
+            steps=12,
+            batch=16,
+            lr=2e-3,
+            ema=0.9,
+            flips=False,
+            precision="float32",
+        )
 
     def small(self) -> Base:
-        """About half an hour on one CPU core: six blocks of 256; published weights give way to the tiny autoencoder's latents."""
-        start = self if self.weights is None else replace(self, weights=None, autoencoder="taef2", decoder=None, side=None, patch=2)
-        return replace(start, width=256, depth=6, heads=4, steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995)
+        """About half an hour on one CPU core: six blocks of 256; published weights give way to the tiny autoencoder's
+        latents."""
+        start = (
+            self
+            if self.weights is None
+            else replace(self, weights=None, autoencoder="taef2", decoder=None, side=None, patch=2)
+        )
+        return replace(
+            start, width=256, depth=6, heads=4, steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995
+        )
 
     def in_pixels(self) -> Base:
         return replace(self, weights=None, autoencoder="identity", decoder=None, side=None)
@@ -70,7 +91,11 @@ class Base:
     def sizes(self, size: memory.Size) -> Architecture:
         """Of the network, published or trained here."""
         channels, side, _ = self.latent(size)
-        return Architecture(side=side, channels=channels) if self.weights else _sizes(self, side, channels, size.num_classes)
+        return (
+            Architecture(side=side, channels=channels)
+            if self.weights
+            else _sizes(self, side, channels, size.num_classes)
+        )
 
     def held(self, size: memory.Size) -> float:
         """Bytes a training step keeps alive; encoding the images where that takes an encoder."""
@@ -98,9 +123,11 @@ class Sampling:
         return replace(self, steps=4, guidance=1.5, channels="all", batch=40)
 
     def small(self) -> Sampling:
-        """Half the steps, and twice the guidance: a model trained for half an hour follows labels weakly. On all channels of the other latents.
+        """Half the steps, and twice the guidance: a model trained for half an hour follows labels weakly. On all
+        channels of the other latents.
 
-        Of 60 images of ImageWoof, MobileNetV2 recognised 8 at guidance 2, 13 at 4, 23 at 8 and 24 at 12 (of real ones two thirds).
+        Of 60 images of ImageWoof, MobileNetV2 recognised 8 at guidance 2, 13 at 4, 23 at 8 and 24 at 12 (of real ones
+        two thirds).
         """
         return replace(self, steps=25, guidance=8.0, channels="all")
 
@@ -108,7 +135,8 @@ class Sampling:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
 
     def held(self, of: Base, size: memory.Size) -> float:
-        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the decoder."""
+        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the
+        decoder."""
         drawn = min(self.batch, max(1, self.batch // size.num_classes) * size.num_classes)
         return max(held(of.sizes(size), drawn * (1 if self.guidance == 1 else 2), size.gpu), of.autoencoding(size))
 
@@ -127,7 +155,8 @@ def _sizes(of: Base, side: int, channels: int, num_classes: int) -> Architecture
 
 
 def held(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
-    """Bytes a step keeps alive: weights, and of the trained share of them average, gradients and moments; activations of every block, or of one.
+    """Bytes a step keeps alive: weights, and of the trained share of them average, gradients and moments; activations
+    of every block, or of one.
 
     Args:
         trained: share of the weights; 0 draws images.

@@ -1,11 +1,12 @@
 """A class-conditional latent diffusion model, from published weights or its own training to a pool of images.
 
-    model = base(real, Base())                                     # stage 1: DiT-XL/2, or a smaller DiT trained on `real`
-    model = tuned(real, Base(), Tuning())                          # stage 2: DiffFit with the two losses of Minimax
-    images = pool(real, Base(), Tuning(), Sampling(), 50, seed=0)  # an ImageSet, 50 images of every class
+    model = base(real, Base())                                     # stage 1: DiT-XL/2, or a smaller DiT trained on
+    `real` model = tuned(real, Base(), Tuning())                          # stage 2: DiffFit with the two losses of
+    Minimax images = pool(real, Base(), Tuning(), Sampling(), 50, seed=0)  # an ImageSet, 50 images of every class
 
-Every stage keeps what it made in `runs/`, under a hash of all it depends on; a second process that asks for the same waits. An
-image of a pool depends on the seed, its class and its number alone, so a smaller pool is the beginning of a larger one.
+Every stage keeps what it made in `runs/`, under a hash of all it depends on; a second process that asks for the same
+waits. An image of a pool depends on the seed, its class and its number alone, so a smaller pool is the beginning of a
+larger one.
 
 Source: Peebles and Xie 2023 (DiT), Xie et al. 2023 (DiffFit), Gu et al. 2024 (Minimax) and their code.
 """
@@ -29,7 +30,7 @@ from ...core.device import send
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import as_dict, build
 from ...core.store import digest, forget, plain_name, thinned
 from ...data import ImageSet
@@ -87,7 +88,9 @@ def base(real: ImageSet, of: Base, loop: Loop | None = None) -> Model:
     network, extra = _read(found)
     space = Space(encoder, decoder, side, extra["latent_mean"].to(real.device), extra["latent_std"].to(real.device))
     labels = torch.arange(real.num_classes)
-    return Model(network.to(real.device).eval().requires_grad_(False), space, labels, Schedule.named(of.schedule), of.precision)
+    return Model(
+        network.to(real.device).eval().requires_grad_(False), space, labels, Schedule.named(of.schedule), of.precision
+    )
 
 
 def trained_file(real: ImageSet, of: Base) -> Path:
@@ -98,8 +101,12 @@ def trained_file(real: ImageSet, of: Base) -> Path:
 
 def _published(real: ImageSet, of: Base, encoder: Autoencoder, decoder: Autoencoder, side: int) -> Model:
     if not real.facts.imagenet_indices:
-        raise UserError(f"{real.facts.name}: its classes are not ImageNet's, which {of.weights} draws; train a DiT instead (weights=None)")
-    network = dit_weights.read(core_weights.folder(of.weights) if not Path(of.weights).is_file() else of.weights, of.numerics)
+        raise UserError(
+            f"{real.facts.name}: its classes are not ImageNet's, which {of.weights} draws; train a DiT instead (weights=None)"
+        )
+    network = dit_weights.read(
+        core_weights.folder(of.weights) if not Path(of.weights).is_file() else of.weights, of.numerics
+    )
     if network.of.side * encoder.factor != side or network.of.channels != encoder.channels:
         raise UserError(
             f"{of.weights} draws latents of {network.of.channels} x {network.of.side} x {network.of.side}; {of.autoencoder} makes "
@@ -131,13 +138,26 @@ def _train(file: Path, real: ImageSet, of: Base, encoder: Autoencoder, side: int
     average = copy.deepcopy(network).requires_grad_(False)
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=of.lr, weight_decay=0.0, fused=True)
-    steps = Steps(network, space, Schedule.named(of.schedule), of.precision, of.drop, torch.arange(real.num_classes), rng)
+    steps = Steps(
+        network, space, Schedule.named(of.schedule), of.precision, of.drop, torch.arange(real.num_classes), rng
+    )
     say(outlook(f"DiT on {real.facts.name}", network, 3.0, of.steps, of.batch))
     batches, clock = Batches(len(real), of.batch, last="drop"), {"seconds": 0.0}
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order, "clock": clock}
+    live = {
+        "network": network,
+        "average": average,
+        "optimizer": optimizer,
+        "rng": rng,
+        "order": batches.order,
+        "clock": clock,
+    }
     for step in loop.steps("dit", of.steps, live):
         start = time.perf_counter()
-        lr = of.lr * min(1.0, (step + 1) / of.warm_up if of.warm_up else 1.0, (1 - step / of.steps) / of.lr_decay if of.lr_decay else 1.0)
+        lr = of.lr * min(
+            1.0,
+            (step + 1) / of.warm_up if of.warm_up else 1.0,
+            (1 - step / of.steps) / of.lr_decay if of.lr_decay else 1.0,
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
         index = batches.index(step, rng)
@@ -151,9 +171,13 @@ def _train(file: Path, real: ImageSet, of: Base, encoder: Autoencoder, side: int
     saved = {f"network.{k}": v.cpu().contiguous() for k, v in average.state_dict().items()}
     saved |= {"latent_mean": mean.cpu(), "latent_std": std.cpu()}
     about = {
-        "dataset": real.facts.name, "data_sha256": real.sha256(), "settings": as_dict(of), "seconds": round(clock["seconds"], 1),
-        "parameters": sum(p.numel() for p in weights), "looks": thinned(loop.history),
-    }  # fmt: skip
+        "dataset": real.facts.name,
+        "data_sha256": real.sha256(),
+        "settings": as_dict(of),
+        "seconds": round(clock["seconds"], 1),
+        "parameters": sum(p.numel() for p in weights),
+        "looks": thinned(loop.history),
+    }
     atomically(file.parent / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
     atomically(file, lambda part: save_file(saved, part, {"architecture": json.dumps(as_dict(network.of))}))
     forget(loop, "dit", "encode")
@@ -172,10 +196,12 @@ def _read(file: Path) -> tuple[DiT, dict[str, Tensor]]:
     return network, saved
 
 
-# --- a step of training ------------------------------------------------------------------------------------------------
+# --- a step of training
+# ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Taken:
-    """What one batch gave: the two parts of the loss, the clean latents (B, C, h, w) and what the network takes them to be."""
+    """What one batch gave: the two parts of the loss, the clean latents (B, C, h, w) and what the network takes them to
+    be."""
 
     error: Tensor
     bound: Tensor

@@ -18,13 +18,16 @@ from .network import Architecture, DiT, Numerics, build, from_minimax
 def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
     """A network from its official state dict (one file), or from a folder that diffusers wrote.
 
-    A checkpoint of Minimax's fine-tuning is read too, with DiffFit's scales `gamma1` and `gamma2`, which its code multiplies with: in
-    `attn` the queries, keys and values, and the projection; in a block the attention's branch and the MLP's, before they are added.
+    A checkpoint of Minimax's fine-tuning is read too, with DiffFit's scales `gamma1` and `gamma2`, which its code
+    multiplies with: in `attn` the queries, keys and values, and the projection; in a block the attention's branch and
+    the MLP's, before they are added.
 
     Args:
-        path:     a `.safetensors` or `.pt` file of the official names; or a folder with `config.json` and diffusers' weights, or one
+        path:     a `.safetensors` or `.pt` file of the official names; or a folder with `config.json` and diffusers'
+        weights, or one
                   above it that has it as `transformer`.
-        numerics: how it computes; by default that of the library the file is from. The weights of DiT-XL/2 were trained with the
+        numerics: how it computes; by default that of the library the file is from. The weights of DiT-XL/2 were trained
+        with the
                   official one, whichever file holds them.
     Raises: UserError: missing, damaged or foreign files.
     """
@@ -49,7 +52,8 @@ def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, or of a folder's files `diffusion_pytorch_model*` or `model*`; nothing is unpickled but tensors.
+    """Every tensor of a file, or of a folder's files `diffusion_pytorch_model*` or `model*`; nothing is unpickled but
+    tensors.
 
     Of a checkpoint that training wrote: the averaged weights, which the official samplers take.
     """
@@ -58,7 +62,11 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
     files = [path]
     if path.is_dir():
-        found = [sorted(path.glob(f"{stem}*.{end}")) for end in ("safetensors", "bin") for stem in ("diffusion_pytorch_model", "model")]
+        found = [
+            sorted(path.glob(f"{stem}*.{end}"))
+            for end in ("safetensors", "bin")
+            for stem in ("diffusion_pytorch_model", "model")
+        ]
         files = next((f for f in found if f), [])
     if not files or not files[0].exists():
         raise UserError(f"{path}: no weights here; diffusers writes diffusion_pytorch_model.safetensors")
@@ -68,7 +76,9 @@ def tensors(path: Path) -> dict[str, Tensor]:
             if file.suffix == ".safetensors":
                 state = load_file(file)
             else:
-                with torch.serialization.safe_globals([argparse.Namespace]):  # training's arguments lie beside its weights
+                with torch.serialization.safe_globals(
+                    [argparse.Namespace]
+                ):  # training's arguments lie beside its weights
                     state = torch.load(file, map_location="cpu", weights_only=True)
                 state = state.get("ema", state)
         except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as err:
@@ -80,16 +90,23 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architecture:
-    """The architecture of an official state dict. It does not tell the heads: they are taken to be of 72 numbers, or 64 where 72 do not fit."""
+    """The architecture of an official state dict. It does not tell the heads: they are taken to be of 72 numbers, or 64
+    where 72 do not fit."""
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     head = 72 if width % 72 == 0 else 64 if width % 64 == 0 else width
     return Architecture(
-        side=math.isqrt(state["pos_embed"].shape[1]) * patch, channels=channels, patch=patch, width=width, depth=len(blocks),
-        heads=width // head, mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        side=math.isqrt(state["pos_embed"].shape[1]) * patch,
+        channels=channels,
+        patch=patch,
+        width=width,
+        depth=len(blocks),
+        heads=width // head,
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
-        scaled=sum(f"blocks.{i}.gamma_attn" in state for i in blocks), numerics=numerics,
-    )  # fmt: skip
+        scaled=sum(f"blocks.{i}.gamma_attn" in state for i in blocks),
+        numerics=numerics,
+    )
 
 
 def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
@@ -97,28 +114,47 @@ def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
 
     Raises: UserError: a network that is no DiT, or one without learned variances.
     """
-    if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero" or config.get("activation_fn", "gelu-approximate") != "gelu-approximate":
+    if (
+        config.get("norm_type", "ada_norm_zero") != "ada_norm_zero"
+        or config.get("activation_fn", "gelu-approximate") != "gelu-approximate"
+    ):
         found = f"{config.get('norm_type')}, {config.get('activation_fn')}"
         raise UserError(f"a transformer with {found}; a DiT has ada_norm_zero, gelu-approximate")
     channels = config["in_channels"]
     if config.get("out_channels") != 2 * channels:
         outputs = config.get("out_channels")
-        raise UserError(f"a DiT with {outputs} output channels for {channels}; one that learns variances has {2 * channels}")
+        raise UserError(
+            f"a DiT with {outputs} output channels for {channels}; one that learns variances has {2 * channels}"
+        )
     heads = config["num_attention_heads"]
     return Architecture(
-        side=config["sample_size"], channels=channels, patch=config["patch_size"], width=heads * config["attention_head_dim"],
-        depth=config["num_layers"], heads=heads, num_classes=config["num_embeds_ada_norm"], numerics=numerics,
-    )  # fmt: skip
+        side=config["sample_size"],
+        channels=channels,
+        patch=config["patch_size"],
+        width=heads * config["attention_head_dim"],
+        depth=config["num_layers"],
+        heads=heads,
+        num_classes=config["num_embeds_ada_norm"],
+        numerics=numerics,
+    )
 
 
 _BLOCK = {  # official -> diffusers; qkv is three there
-    "attn.proj": "attn1.to_out.0", "mlp.fc1": "ff.net.0.proj", "mlp.fc2": "ff.net.2", "adaLN_modulation.1": "norm1.linear",
-}  # fmt: skip
-_ENDS = {"x_embedder.proj": "pos_embed.proj", "final_layer.adaLN_modulation.1": "proj_out_1", "final_layer.linear": "proj_out_2"}
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "adaLN_modulation.1": "norm1.linear",
+}
+_ENDS = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
 _EMBEDDERS = {
-    "t_embedder.mlp.0": "timestep_embedder.linear_1", "t_embedder.mlp.2": "timestep_embedder.linear_2",
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
     "y_embedder.embedding_table": "class_embedder.embedding_table",
-}  # fmt: skip
+}
 
 
 def from_diffusers(state: dict[str, Tensor], of: Architecture) -> dict[str, Tensor]:
@@ -136,5 +172,7 @@ def from_diffusers(state: dict[str, Tensor], of: Architecture) -> dict[str, Tens
         for i in range(of.depth):
             for ours, theirs in _BLOCK.items():
                 out[f"blocks.{i}.{ours}.{kind}"] = state[f"transformer_blocks.{i}.{theirs}.{kind}"]
-            out[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat([state[f"transformer_blocks.{i}.attn1.to_{x}.{kind}"] for x in "qkv"])
+            out[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(
+                [state[f"transformer_blocks.{i}.attn1.to_{x}.{kind}"] for x in "qkv"]
+            )
     return out

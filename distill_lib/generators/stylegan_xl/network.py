@@ -6,10 +6,11 @@
     f = g.to_f(w, n)                                 # features after the n-th layer of `g.layers`
     images = g.from_f(f, w, n)                       # (B, 3, H, W), about -1 to 1
 
-Every layer is a modulated convolution followed by an upsampled, filtered leaky ReLU that is free of aliases. Three things make
-it fast without changing what it computes. Styles scale the convolution's input and output, so one convolution with shared weights
-serves the batch, and the derivative by a style needs no derivative by a weight. Separable filters that change the sampling rate are
-banded matrices, applied as matrix products on rows and columns. 3x3 convolutions on a CPU are Winograd products.
+Every layer is a modulated convolution followed by an upsampled, filtered leaky ReLU that is free of aliases. Three
+things make it fast without changing what it computes. Styles scale the convolution's input and output, so one
+convolution with shared weights serves the batch, and the derivative by a style needs no derivative by a weight.
+Separable filters that change the sampling rate are banded matrices, applied as matrix products on rows and columns. 3x3
+convolutions on a CPU are Winograd products.
 
 Only first derivatives are needed by GLaD and SLFD, and these are plain autograd. Everything is float32.
 
@@ -45,8 +46,8 @@ class Layer:
 
     Attributes:
         up, down: sampling rate of the nonlinearity over that of the input, and over that of the output.
-        filters:  (cutoff, width, rate) of the filter before and after the nonlinearity, to design them; None: none (toRGB).
-        radial:   the filter after the nonlinearity is a 2-D jinc filter in place of a separable one.
+        filters:  (cutoff, width, rate) of the filter before and after the nonlinearity, to design them; None: none
+        (toRGB). radial:   the filter after the nonlinearity is a 2-D jinc filter in place of a separable one.
     """
 
     name: str
@@ -69,28 +70,38 @@ class Layer:
         """Zeros before and after the upsampled signal, negative: samples cut off. Same for rows and columns."""
         if self.to_rgb:
             return 0, 0
-        total = (self.size - 1) * self.down + 1 - (self.in_size + self.kernel - 1) * self.up + 6 * self.up + 6 * self.down - 2
+        total = (
+            (self.size - 1) * self.down
+            + 1
+            - (self.in_size + self.kernel - 1) * self.up
+            + 6 * self.up
+            + 6 * self.down
+            - 2
+        )
         low = (total + self.up) // 2
         return low, total - low
 
 
 def plan(
     side: int, stem_kernel: int = 1, channel_base: int = 65536, channel_max: int = 1024, classes: int = 1000
-) -> tuple[list[Layer], int]:  # fmt: skip
+) -> tuple[list[Layer], int]:
     """The layers of the published generators, and the number of classes: `StyleGANXL(*plan(128))`.
 
     A 16-pixel stem of 11 layers; every doubling drops the last three and adds eight.
 
     Args:
         side:        16, 32, ... 512.
-        stem_kernel: of the stem's layers; heads always have 3. The published ImageNet weights have 1, with radial filters in the layers
+        stem_kernel: of the stem's layers; heads always have 3. The published ImageNet weights have 1, with radial
+        filters in the layers
             that are not critically sampled.
         channel_base, channel_max: the width; the authors advise 16384 and 256 for small data.
     Raises: UserError: a side without published layers.
     """
     if side not in SIDES or stem_kernel not in (1, 3):
         sides = ", ".join(map(str, SIDES))
-        raise UserError(f"StyleGAN-XL at {side} pixels with a stem of {stem_kernel}x{stem_kernel}: sides {sides}, kernels 1 and 3")
+        raise UserError(
+            f"StyleGAN-XL at {side} pixels with a stem of {stem_kernel}x{stem_kernel}: sides {sides}, kernels 1 and 3"
+        )
     base = channel_base // 2  # of the formula; the published networks have twice the usual width
     kept: list[_Rated] = _rated(16, 10, None, base, channel_max)
     heads, resolution = [0] * len(kept), 32
@@ -98,7 +109,10 @@ def plan(
         kept, heads = kept[:-3], heads[:-3]
         head = _rated(resolution, 7, kept[-1], base, channel_max, first=len(kept) + 1)
         kept, heads, resolution = kept + head, heads + [1] * len(head), 2 * resolution
-    layers, before = [], _Rated(-1, 16 + 2 * MARGIN, round(min(base / BANDWIDTH, channel_max)), BANDWIDTH, 2**2.1, GRID_RATE, False)
+    layers, before = (
+        [],
+        _Rated(-1, 16 + 2 * MARGIN, round(min(base / BANDWIDTH, channel_max)), BANDWIDTH, 2**2.1, GRID_RATE, False),
+    )
     for this, head in zip(kept, heads, strict=True):
         rgb = this.channels == 3
         radial = stem_kernel == 1 and not head and not this.critical
@@ -107,9 +121,19 @@ def plan(
         filters = None if rgb else tuple((r.cutoff, 2 * r.half_width, float(tmp)) for r in (before, this))
         kernel = 1 if rgb else 3 if head else stem_kernel
         layers.append(
-            Layer(f"L{this.number}_{this.size}_{this.channels}", kernel, before.channels, this.channels, before.size, this.size,
-                  tmp // before.rate, tmp // this.rate, filters, radial)
-        )  # fmt: skip
+            Layer(
+                f"L{this.number}_{this.size}_{this.channels}",
+                kernel,
+                before.channels,
+                this.channels,
+                before.size,
+                this.size,
+                tmp // before.rate,
+                tmp // this.rate,
+                filters,
+                radial,
+            )
+        )
         before = this
     return layers, classes
 
@@ -132,7 +156,8 @@ class _Rated:
 
 
 def _rated(side: int, count: int, after: _Rated | None, base: int, most: int, first: int = 0) -> list[_Rated]:
-    """`count` layers and toRGB up to `side` pixels, from the input or `after` a kept layer; limits grow geometrically."""
+    """`count` layers and toRGB up to `side` pixels, from the input or `after` a kept layer; limits grow
+    geometrically."""
     cutoff0, stop0 = (BANDWIDTH, 2**2.1) if after is None else (after.cutoff, after.stopband)
     out = []
     for i in range(count + 1):
@@ -169,12 +194,13 @@ def design(taps: int, cutoff: float, width: float, rate: float, radial: bool = F
     return (f / f.sum()).float()
 
 
-# --- changing the sampling rate ----------------------------------------------------------------------------------------
+# --- changing the sampling rate
+# ----------------------------------------------------------------------------------------
 class Resampling(nn.Module):
     """Up: zeros between samples, padding, FIR filter of gain up². Down: FIR filter, every `down`-th sample.
 
-    A separable filter is a matrix (out, in), applied to rows and columns. The one of `up` always is; a radial one of `down` is (taps, taps)
-    and a convolution.
+    A separable filter is a matrix (out, in), applied to rows and columns. The one of `up` always is; a radial one of
+    `down` is (taps, taps) and a convolution.
     """
 
     def __init__(self, layer: Layer):
@@ -185,7 +211,8 @@ class Resampling(nn.Module):
         self._made: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
-        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices, None for a radial one; made anew where they change."""
+        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices, None for a radial one; made anew
+        where they change."""
         key = tuple((f.data_ptr(), f._version, f.device) for f in (self.up_filter, self.down_filter))
         if key not in self._made:
             layer, (low, _), device = self.layer, self.layer.padding, self.up_filter.device
@@ -214,7 +241,9 @@ class Resampling(nn.Module):
     def _radial(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         f = self.down_filter.flip(0, 1)[None, None]
-        return F.conv2d(x.reshape(b * c, 1, h, w), f, stride=self.layer.down).view(b, c, self.layer.size, self.layer.size)
+        return F.conv2d(x.reshape(b * c, 1, h, w), f, stride=self.layer.down).view(
+            b, c, self.layer.size, self.layer.size
+        )
 
 
 def _lrelu(x: Tensor) -> Tensor:
@@ -230,19 +259,36 @@ def _apply(x: Tensor, matrix: Tensor) -> Tensor:
 
 # --- convolutions ------------------------------------------------------------------------------------------------------
 # F(4x4, 3x3) of Lavin and Gray 2016: transforms of input (6, 6), output (4, 6) and weight (6, 3)
-_INPUT = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+_INPUT = [
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-_WEIGHT = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+_WEIGHT = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
 
 
 @functools.lru_cache(maxsize=8)
 def _winograd(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Two-dimensional transforms: (36, 36), (16, 36), (36, 9)."""
-    return tuple(torch.kron(a, a).to(device) for a in (torch.tensor(m, dtype=torch.float32) for m in (_INPUT, _OUTPUT, _WEIGHT)))
+    return tuple(
+        torch.kron(a, a).to(device) for a in (torch.tensor(m, dtype=torch.float32) for m in (_INPUT, _OUTPUT, _WEIGHT))
+    )
 
 
 class _Full3x3(torch.autograd.Function):
-    """Full 3x3 convolution (two zeros on every side) of (B, I, H, W) with fixed weights: (B, O, H + 2, W + 2), by Winograd products."""
+    """Full 3x3 convolution (two zeros on every side) of (B, I, H, W) with fixed weights: (B, O, H + 2, W + 2), by
+    Winograd products."""
 
     @staticmethod
     def forward(ctx, x: Tensor, forwards: Tensor, backwards: Tensor) -> Tensor:
@@ -265,7 +311,9 @@ def _products(x: Tensor, weight: Tensor, pad: int) -> Tensor:
     seen = (into @ tiles).view(36, c, -1)  # one product for every channel and tile
     found = torch.bmm(weight, seen)  # (36, O, tiles)
     found = (out @ found.view(36, -1)).view(4, 4, -1, b, rows, columns)
-    return found.permute(3, 2, 4, 0, 5, 1).reshape(b, -1, 4 * rows, 4 * columns)[:, :, : h + 2 * pad - 2, : w + 2 * pad - 2]
+    return found.permute(3, 2, 4, 0, 5, 1).reshape(b, -1, 4 * rows, 4 * columns)[
+        :, :, : h + 2 * pad - 2, : w + 2 * pad - 2
+    ]
 
 
 def _winograd_pays(channels: int, inputs: int, kernel: int, gpu: bool) -> bool:
@@ -273,9 +321,13 @@ def _winograd_pays(channels: int, inputs: int, kernel: int, gpu: bool) -> bool:
 
 
 def numbers(layer: Layer, gpu: bool) -> int:
-    """What a layer keeps in use, with fixed weights: those of its style and its convolution, and the forms of `_Weights`."""
+    """What a layer keeps in use, with fixed weights: those of its style and its convolution, and the forms of
+    `_Weights`."""
     pairs, style = layer.inputs * layer.channels, 513 * layer.inputs
-    return style + (2 * layer.kernel**2 + 1 + 2 * 36 * _winograd_pays(layer.channels, layer.inputs, layer.kernel, gpu)) * pairs
+    return (
+        style
+        + (2 * layer.kernel**2 + 1 + 2 * 36 * _winograd_pays(layer.channels, layer.inputs, layer.kernel, gpu)) * pairs
+    )
 
 
 class _Weights:
@@ -285,7 +337,8 @@ class _Weights:
         self.key, self.value = None, None
 
     def __call__(self, weight: Tensor, demodulated: bool) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Normalised weight (O, I, k, k), its squares summed over k x k (O, I), and the Winograd forms where they pay."""
+        """Normalised weight (O, I, k, k), its squares summed over k x k (O, I), and the Winograd forms where they
+        pay."""
         if torch.is_grad_enabled() and weight.requires_grad:
             return self.make(weight, demodulated)
         key = (weight.data_ptr(), weight._version, weight.device)
@@ -308,7 +361,8 @@ class _Weights:
 
 # --- modules -----------------------------------------------------------------------------------------------------------
 class FullyConnected(nn.Module):
-    """Linear layer whose stored weights are larger by 1 / `lr_multiplier` and a root of the inputs than those it multiplies with."""
+    """Linear layer whose stored weights are larger by 1 / `lr_multiplier` and a root of the inputs than those it
+    multiplies with."""
 
     def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, activation: bool = False):
         super().__init__()
@@ -325,7 +379,8 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class Mapping(nn.Module):
-    """Noise and class -> style codes. The table `embed` holds a feature vector of every class; `w_avg` their mean codes."""
+    """Noise and class -> style codes. The table `embed` holds a feature vector of every class; `w_avg` their mean
+    codes."""
 
     def __init__(self, num_ws: int, classes: int, z_dim: int = 64, w_dim: int = 512):
         super().__init__()
@@ -337,7 +392,8 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", torch.zeros(classes, w_dim))
 
     def forward(self, z: Tensor, classes: Tensor, psi: float = 1.0) -> Tensor:
-        """(B, z_dim) standard normal and (B,) classes to (B, num_ws, w_dim); psi < 1 pulls towards the class's mean code."""
+        """(B, z_dim) standard normal and (B,) classes to (B, num_ws, w_dim); psi < 1 pulls towards the class's mean
+        code."""
         w = self.fc1(self.fc0(torch.cat([_unit(z), _unit(self.embed_proj(self.embed(classes)))], 1)))
         mean = self.w_avg[classes]
         return (mean + psi * (w - mean))[:, None].expand(-1, self.num_ws, -1)
@@ -367,7 +423,9 @@ class Input(nn.Module):
         amplitudes = (1 - (freqs.norm(dim=2) - BANDWIDTH) / (GRID_RATE / 2 - BANDWIDTH)).clamp(0, 1)
         span = (torch.arange(self.size, device=w.device) + 0.5) / self.size * 2 - 1
         at = span * (0.5 * self.size / GRID_RATE)
-        grid = torch.stack([at.expand(self.size, -1), at[:, None].expand(-1, self.size)], -1).view(1, -1, 2)  # (1, 36 x 36, (x, y))
+        grid = torch.stack([at.expand(self.size, -1), at[:, None].expand(-1, self.size)], -1).view(
+            1, -1, 2
+        )  # (1, 36 x 36, (x, y))
         x = torch.sin(2 * math.pi * (grid @ freqs.transpose(1, 2) + phases[:, None])) * amplitudes[:, None]
         x = x @ (self.weight * len(self.weight) ** -0.5).T
         return x.transpose(1, 2).view(len(w), -1, self.size, self.size)
@@ -393,7 +451,9 @@ class Synthesis(nn.Module):
         if layer.to_rgb:
             x = convolve(x, s * (gain * layer.inputs**-0.5 / layer.kernel), self._weights(self.weight, False), None)
             return (x + self.bias[:, None, None]).clamp(-CLAMP, CLAMP)
-        s = s * s.square().mean(1, keepdim=True).rsqrt()  # cancels but for the 1e-8 below; per image, so that images keep apart
+        s = (
+            s * s.square().mean(1, keepdim=True).rsqrt()
+        )  # cancels but for the 1e-8 below; per image, so that images keep apart
         weights = self._weights(self.weight, True)
         out = (s.square() @ weights[1].T + 1e-8).rsqrt()
         return self.resampling(convolve(x, gain * s, weights, out), self.bias)
@@ -408,7 +468,8 @@ def convolve(x: Tensor, s: Tensor, weights: tuple, out: Tensor | None) -> Tensor
 
 
 class StyleGANXL(nn.Module):
-    """The generator: `mapping`, `input`, and a list of layers. n counts the layers of the list, not the numbers in their names.
+    """The generator: `mapping`, `input`, and a list of layers. n counts the layers of the list, not the numbers in
+    their names.
 
     Args:
         layers:  in order; the last is toRGB.
@@ -419,7 +480,13 @@ class StyleGANXL(nn.Module):
 
     def __init__(self, layers: Sequence[Layer], classes: int = 1000, z_dim: int = 64, w_dim: int = 512):
         super().__init__()
-        self.plan, self.z_dim, self.w_dim, self.num_ws, self.num_classes = list(layers), z_dim, w_dim, len(layers) + 1, classes
+        self.plan, self.z_dim, self.w_dim, self.num_ws, self.num_classes = (
+            list(layers),
+            z_dim,
+            w_dim,
+            len(layers) + 1,
+            classes,
+        )
         self.mapping = Mapping(self.num_ws, classes, z_dim, w_dim)
         self.input = Input(layers[0].inputs, w_dim)
         self.layers = nn.ModuleList(Synthesis(layer, w_dim) for layer in layers)
@@ -480,9 +547,11 @@ class StyleGANXL(nn.Module):
         return self
 
 
-# --- official weights --------------------------------------------------------------------------------------------------
+# --- official weights
+# --------------------------------------------------------------------------------------------------
 def read_plan(tensors: dict[str, Tensor]) -> list[Layer]:
-    """The layers that a checkpoint's names and shapes describe: kernels from weights, rates from the lengths of filters.
+    """The layers that a checkpoint's names and shapes describe: kernels from weights, rates from the lengths of
+    filters.
 
     A filter of two dimensions is radial; only those after the nonlinearity may be.
 

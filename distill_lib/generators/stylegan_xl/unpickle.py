@@ -2,8 +2,9 @@
 
     python -m distill_lib.foreign_pickle imagenet128.pkl imagenet128.safetensors
 
-Such a file holds a module's source code, which the usual reader executes. Here every name in the file stands for an inert
-container that keeps what it is given, and tensors are built by code of this module; nothing is imported, nothing is called.
+Such a file holds a module's source code, which the usual reader executes. Here every name in the file stands for an
+inert container that keeps what it is given, and tensors are built by code of this module; nothing is imported, nothing
+is called.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ class Inert(dict):
 
 
 def _storage(data: bytes) -> Any:
-    """A storage as plain pickles of tensors hold it: bytes of `torch.save`, read with the loader that takes tensors alone."""
+    """A storage as plain pickles of tensors hold it: bytes of `torch.save`, read with the loader that takes tensors
+    alone."""
     return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
+    return (
+        torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
+    )
 
 
 _KNOWN = {

@@ -28,16 +28,22 @@ class Architecture:
     mlp_ratio: Count = 4
     num_classes: int = 0  # 0: unconditional
     no_label: bool = False  # whether one label more, the last, says nothing: for guidance without a classifier
-    output: Literal["noise", "v"] = "noise"  # of the last layer; "v": alpha noise - sigma image, from which the noise is computed (ours)
+    output: Literal["noise", "v"] = (
+        "noise"  # of the last layer; "v": alpha noise - sigma image, from which the noise is computed (ours)
+    )
 
     def check(self) -> Self:
         """Raises: UserError: sizes that do not fit together."""
         if self.image_size % self.patch:
-            raise UserError(f"U-ViT: images of {self.image_size} pixels in patches of {self.patch}; the patch must divide the side")
+            raise UserError(
+                f"U-ViT: images of {self.image_size} pixels in patches of {self.patch}; the patch must divide the side"
+            )
         if self.width % self.heads or self.width % 2:
             raise UserError(f"U-ViT: width {self.width} with {self.heads} heads; an even width that the heads divide")
         if self.depth % 2:
-            raise UserError(f"U-ViT: depth {self.depth}; an even number, half before the middle block and half after it")
+            raise UserError(
+                f"U-ViT: depth {self.depth}; an even number, half before the middle block and half after it"
+            )
         if self.num_classes < 0 or (self.no_label and not self.num_classes):
             raise UserError(f"U-ViT: {self.num_classes} classes; 0 is unconditional, and has no label to leave out")
         return self
@@ -64,7 +70,9 @@ class Architecture:
 
 ARCHITECTURES = {
     "Small": Architecture(),  # CIFAR-10 checkpoint
-    "Mid": Architecture(image_size=64, patch=4, width=768, depth=16, heads=12, num_classes=1000),  # ImageNet 64 x 64 checkpoints
+    "Mid": Architecture(
+        image_size=64, patch=4, width=768, depth=16, heads=12, num_classes=1000
+    ),  # ImageNet 64 x 64 checkpoints
     "Large": Architecture(image_size=64, patch=4, width=1024, depth=20, heads=16, num_classes=1000),
     "Tiny": Architecture(patch=4, width=128, depth=4, heads=4, num_classes=10),  # ours, for CPUs
 }
@@ -93,7 +101,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP; with `skip`, after a linear layer that joins the tokens with those of an earlier block."""
+    """Pre-norm attention and MLP; with `skip`, after a linear layer that joins the tokens with those of an earlier
+    block."""
 
     def __init__(self, of: Architecture, skip: bool = False):
         super().__init__()
@@ -122,17 +131,19 @@ class Patches(nn.Module):
 class UViT(nn.Module):
     """Images, times and labels -> the noise in them.
 
-    Tokens are [label, time, patches], without label [time, patches]; depth / 2 blocks, one in the middle, and depth / 2 that each
-    take the output of its mirror image too; then pixels of every patch, and a 3x3 convolution.
+    Tokens are [label, time, patches], without label [time, patches]; depth / 2 blocks, one in the middle, and depth / 2
+    that each take the output of its mirror image too; then pixels of every patch, and a 3x3 convolution.
 
     Args:
         of:            sizes.
         rng:           draws the initial weights; None leaves them undefined, for weights that are loaded afterwards.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third slower.
-        device:        "meta" for names and shapes of the weights without their memory.
+        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a
+        third slower. device:        "meta" for names and shapes of the weights without their memory.
     """
 
-    def __init__(self, of: Architecture, rng: torch.Generator | None = None, checkpointing: bool = False, device: str = "cpu"):
+    def __init__(
+        self, of: Architecture, rng: torch.Generator | None = None, checkpointing: bool = False, device: str = "cpu"
+    ):
         super().__init__()
         self.of, self.checkpointing = of.check(), checkpointing
         with torch.device("meta"):  # building layers draws from the global generator
@@ -148,13 +159,18 @@ class UViT(nn.Module):
             self.final_layer = nn.Conv2d(of.channels, of.channels, 3, padding=1)
         self.to_empty(device=device)
         half = of.width // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half).float(), persistent=False)
+        self.register_buffer(
+            "frequencies",
+            torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half).float(),
+            persistent=False,
+        )
         if rng is not None:
             self._draw(rng)
 
     @torch.no_grad()
     def _draw(self, rng: torch.Generator) -> None:
-        """Linear layers and positions N(0, 0.02²) cut at ±2, their biases 0; convolutions and label embeddings PyTorch's defaults."""
+        """Linear layers and positions N(0, 0.02²) cut at ±2, their biases 0; convolutions and label embeddings
+        PyTorch's defaults."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02, generator=rng)
@@ -164,7 +180,10 @@ class UViT(nn.Module):
                 nn.init.ones_(layer.weight), nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.Conv2d):
                 bound = layer.weight[0].numel() ** -0.5
-                nn.init.uniform_(layer.weight, -bound, bound, generator=rng), nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
+                (
+                    nn.init.uniform_(layer.weight, -bound, bound, generator=rng),
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=rng),
+                )
             elif isinstance(layer, nn.Embedding):
                 nn.init.normal_(layer.weight, generator=rng)
         nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=rng)
@@ -220,11 +239,19 @@ def parameters(of: Architecture) -> int:
     block = 4 * of.width**2 + of.width + 2 * of.mlp_ratio * of.width**2 + (of.mlp_ratio + 1) * of.width + 4 * of.width
     skips = of.depth // 2 * (2 * of.width**2 + of.width)
     out = of.patch**2 * of.channels
-    return extra + (of.depth + 1) * block + skips + 2 * of.width + (of.width + 1) * out + of.channels * (9 * of.channels + 1)
+    return (
+        extra
+        + (of.depth + 1) * block
+        + skips
+        + 2 * of.width
+        + (of.width + 1) * out
+        + of.channels * (9 * of.channels + 1)
+    )
 
 
 def sinusoids(side: int, width: int) -> Tensor:
-    """(side², width) places of patches, row by row: sine and cosine of the row and of the column at wave lengths 2 pi to 2 pi 10,000.
+    """(side², width) places of patches, row by row: sine and cosine of the row and of the column at wave lengths 2 pi
+    to 2 pi 10,000.
 
     Source: He et al. 2022 (MAE), appendix A.1. Raises: UserError: a width that four does not divide.
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.errors import TimeUp, UserError, unknown
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...data import ImageSet
 from ..diffusion.continuous import SAMPLERS, sample
 from .network import UViT
@@ -31,9 +31,17 @@ def to_uint8(images: Tensor) -> Tensor:
 # --- sampling ----------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def generate(
-    model: UViT, labels: Tensor | None, seed: int, first: int = 0, steps: int = 50, sampler: str = "dpm_fast", batch: int = 500,
-    precision: str = "float32", count: int | None = None, guidance: float = 1.0,
-) -> Tensor:  # fmt: skip
+    model: UViT,
+    labels: Tensor | None,
+    seed: int,
+    first: int = 0,
+    steps: int = 50,
+    sampler: str = "dpm_fast",
+    batch: int = 500,
+    precision: str = "float32",
+    count: int | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
     """Images by solving the diffusion backwards from noise.
 
     Image k depends on (seed, first + k) and its label, up to rounding in the network, which may change with the batch.
@@ -43,7 +51,8 @@ def generate(
         steps:     network evaluations per image.
         sampler:   one of `SAMPLERS`.
         precision: of the network's multiplications, "float32" or "bfloat16"; the solver works in float32.
-        guidance:  how far to go from the noise predicted without label to that with it (Ho and Salimans 2022): 1 is the label's own,
+        guidance:  how far to go from the noise predicted without label to that with it (Ho and Salimans 2022): 1 is the
+        label's own,
                    more needs a network trained with `label_drop` and a second evaluation each.
     Returns: (N, C, H, W) uint8, on the network's device.
     Raises:  UserError: labels that do not fit the network, an unknown sampler.
@@ -51,7 +60,9 @@ def generate(
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     if (labels is None) != (model.of.num_classes == 0) or (labels is None) == (count is None):
-        raise UserError(f"U-ViT of {model.of.num_classes} classes: give labels for a conditional network, count for an unconditional one")
+        raise UserError(
+            f"U-ViT of {model.of.num_classes} classes: give labels for a conditional network, count for an unconditional one"
+        )
     if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < model.of.num_classes:
         raise UserError(f"U-ViT: labels {int(labels.min())}..{int(labels.max())} for {model.of.num_classes} classes")
     network, out = _sampling(model, precision, guidance), []
@@ -65,7 +76,9 @@ def generate(
 def _sampling(model: UViT, precision: str, guidance: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """The network as the samplers use it. Raises: UserError: guidance by a network that knows no label to leave out."""
     if guidance != 1 and not model.of.no_label:
-        raise UserError(f"U-ViT: guidance {guidance} needs a network trained with label_drop; this one works with guidance 1")
+        raise UserError(
+            f"U-ViT: guidance {guidance} needs a network trained with label_drop; this one works with guidance 1"
+        )
     network = _fast(model.eval(), model.device)
 
     def eps(x: Tensor, t999: Tensor, y: Tensor | None) -> Tensor:
@@ -79,7 +92,16 @@ def _sampling(model: UViT, precision: str, guidance: float) -> Callable[[Tensor,
     return eps
 
 
-def _draw(network: Callable[..., Tensor], model: UViT, labels: Tensor | None, n: int, seed: int, first: int, steps: int, sampler: str) -> Tensor:
+def _draw(
+    network: Callable[..., Tensor],
+    model: UViT,
+    labels: Tensor | None,
+    n: int,
+    seed: int,
+    first: int,
+    steps: int,
+    sampler: str,
+) -> Tensor:
     streams = [stream(seed, "image", first + k) for k in range(n)]
 
     def noise() -> Tensor:
@@ -124,7 +146,9 @@ class Generated:
         """
         each = self.images // self.num_classes
         if not each:
-            raise UserError(f"{self.images} images of {self.num_classes} classes in {self.seconds:.1f} s: not one of each; give more seconds")
+            raise UserError(
+                f"{self.images} images of {self.num_classes} classes in {self.seconds:.1f} s: not one of each; give more seconds"
+            )
         images = torch.cat(list(self.pixels()))[: each * self.num_classes]
         labels = torch.arange(len(images)) % self.num_classes
         facts = like.synthetic_facts(images=self.images, generation_seconds=round(self.seconds, 3), **extra)
@@ -136,19 +160,30 @@ def _files(folder: Path) -> list[Path]:
 
 
 def generate_for(
-    model: UViT, seconds: float | None, num_classes: int, seed: int, folder: str | Path, steps: int = 50, sampler: str = "dpm_fast",
-    batch: int = 500, precision: str = "float32", images: int | None = None, loop: Loop | None = None, guidance: float = 1.0,
-) -> Generated:  # fmt: skip
+    model: UViT,
+    seconds: float | None,
+    num_classes: int,
+    seed: int,
+    folder: str | Path,
+    steps: int = 50,
+    sampler: str = "dpm_fast",
+    batch: int = 500,
+    precision: str = "float32",
+    images: int | None = None,
+    loop: Loop | None = None,
+    guidance: float = 1.0,
+) -> Generated:
     """Generate for a time, or a number of images, in turn of every class, to disk as uint8.
 
-    A batch that would probably end after the time is not begun. Stopped and called again, it goes on: the seconds spent are kept
-    with the images. The images of two runs agree; how many they are depends on the machine.
+    A batch that would probably end after the time is not begun. Stopped and called again, it goes on: the seconds spent
+    are kept with the images. The images of two runs agree; how many they are depends on the machine.
 
     Args:
         seconds: of generation and writing; None where `images` says how many.
         folder:  where the files go; of this call alone.
         guidance: see `generate`.
-    Raises: UserError: neither or both of seconds and images, files of other settings.  TimeUp: the loop's deadline passed.
+    Raises: UserError: neither or both of seconds and images, files of other settings.  TimeUp: the loop's deadline
+    passed.
     """
     if (seconds is None) == (images is None):
         raise UserError(f"generate_for: seconds={seconds}, images={images}; give one of the two")
@@ -156,8 +191,20 @@ def generate_for(
         raise UserError(f"generate_for: {num_classes} classes; the network has {model.of.num_classes}")
     folder, loop = Path(folder), loop or Loop()
     folder.mkdir(parents=True, exist_ok=True)
-    weights = hashlib.sha256(b"".join(model.state_dict()[k].cpu().contiguous().numpy().tobytes() for k in ("pos_embed", "decoder_pred.weight")))
-    key = {"seed": seed, "steps": steps, "sampler": sampler, "batch": batch, "precision": precision, "guidance": guidance, "weights": weights.hexdigest()}
+    weights = hashlib.sha256(
+        b"".join(
+            model.state_dict()[k].cpu().contiguous().numpy().tobytes() for k in ("pos_embed", "decoder_pred.weight")
+        )
+    )
+    key = {
+        "seed": seed,
+        "steps": steps,
+        "sampler": sampler,
+        "batch": batch,
+        "precision": precision,
+        "guidance": guidance,
+        "weights": weights.hexdigest(),
+    }
     made, spent, slowest = 0, 0.0, 0.0
     for file in _files(folder):
         n, took = _past(file, key)
@@ -177,7 +224,11 @@ def generate_for(
         if loop.tell:
             done, total = (made, images) if seconds is None else (round(min(spent, seconds)), round(seconds))
             loop.tell("generate", done, total, {"images_per_second": made / spent})
-        if loop.deadline is not None and time.monotonic() > loop.deadline and (made < images if seconds is None else spent + slowest <= seconds):
+        if (
+            loop.deadline is not None
+            and time.monotonic() > loop.deadline
+            and (made < images if seconds is None else spent + slowest <= seconds)
+        ):
             raise TimeUp(f"generate: stopped at {made} images, which are kept")
     return Generated(folder, num_classes, made, spent)
 

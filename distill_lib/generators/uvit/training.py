@@ -1,4 +1,5 @@
-"""U-ViT: a vision transformer with long skips that predicts the noise of a diffusion in pixel space. Book page: book/uvit.md
+"""U-ViT: a vision transformer with long skips that predicts the noise of a diffusion in pixel space. Book page:
+book/uvit.md
 
     model = uvit.train(real, Training(), seed=0, loop=loop)        # weights averaged over training
     images = uvit.generate(model, labels, seed=0)                  # (N, C, H, W) uint8
@@ -30,7 +31,7 @@ from ...core.device import compiled, send
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
 from ...networks import memory
@@ -45,7 +46,8 @@ PIECE_MB = 8192  # of activations
 # --- training ----------------------------------------------------------------------------------------------------------
 @settings
 class Training:
-    """How a U-ViT is trained. The defaults are the paper's for CIFAR-100, and its base code's where the paper is silent."""
+    """How a U-ViT is trained. The defaults are the paper's for CIFAR-100, and its base code's where the paper is
+    silent."""
 
     patch: Count = 2
     width: Count = 512
@@ -53,8 +55,12 @@ class Training:
     heads: Count = 8
     mlp_ratio: Count = 4
     output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
-    positions: Literal["random", "sinusoids"] = "random"  # what the patches' learned positions start from (sinusoids: ours)
-    label_drop: float = 0.0  # share of the images whose label is left out, which guidance needs (ours; U-ViT's on ImageNet: 0.1)
+    positions: Literal["random", "sinusoids"] = (
+        "random"  # what the patches' learned positions start from (sinusoids: ours)
+    )
+    label_drop: float = (
+        0.0  # share of the images whose label is left out, which guidance needs (ours; U-ViT's on ImageNet: 0.1)
+    )
     start: str | None = None  # file of public weights to go on from, see `find`; None: from random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
@@ -72,16 +78,47 @@ class Training:
     def smoke(self) -> Training:
         """Seconds on one CPU core."""
         return replace(
-            self, patch=4, width=32, depth=2, heads=2, start=None, steps=40, batch=32, lr=2e-3, warm_up=10, lr_decay=0.5, ema=0.9,
-            precision="float32", checkpointing=False, looks=2,
-        )  # fmt: skip
+            self,
+            patch=4,
+            width=32,
+            depth=2,
+            heads=2,
+            start=None,
+            steps=40,
+            batch=32,
+            lr=2e-3,
+            warm_up=10,
+            lr_decay=0.5,
+            ema=0.9,
+            precision="float32",
+            checkpointing=False,
+            looks=2,
+        )
 
     def small(self) -> Training:
-        """Three quarters of an hour on one CPU core, with three departures that let so short a training show something: v, sinusoids, dropped labels."""
+        """Three quarters of an hour on one CPU core, with three departures that let so short a training show something:
+        v, sinusoids, dropped labels."""
         return replace(
-            self, patch=4, width=128, depth=4, heads=4, start=None, steps=8000, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5,
-            ema=0.998, precision="float32", checkpointing=False, looks=8, output="v", positions="sinusoids", label_drop=0.1,
-        )  # fmt: skip
+            self,
+            patch=4,
+            width=128,
+            depth=4,
+            heads=4,
+            start=None,
+            steps=8000,
+            batch=32,
+            lr=2e-3,
+            betas=(0.9, 0.99),
+            warm_up=100,
+            lr_decay=0.5,
+            ema=0.998,
+            precision="float32",
+            checkpointing=False,
+            looks=8,
+            output="v",
+            positions="sinusoids",
+            label_drop=0.1,
+        )
 
     def architecture(self, real: ImageSet | memory.Size) -> Architecture:
         """Raises: UserError: images this network does not fit."""
@@ -113,13 +150,21 @@ Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weigh
 
 
 def noise_loss(
-    network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, output: Literal["noise", "v"] = "noise"
-) -> Tensor:  # fmt: skip
-    """Mean squared error of the predicted noise at times t in [0, 1]; images (B, C, H, W), t (B,), noise like images, labels (B,).
+    network: Callable[..., Tensor],
+    images: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    labels: Tensor | None,
+    output: Literal["noise", "v"] = "noise",
+) -> Tensor:
+    """Mean squared error of the predicted noise at times t in [0, 1]; images (B, C, H, W), t (B,), noise like images,
+    labels (B,).
 
-    With output "v" the error of v, which is that of the noise divided by alpha: errors where there is much noise count more.
+    With output "v" the error of v, which is that of the noise divided by alpha: errors where there is much noise count
+    more.
 
-    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance. v: Salimans and Ho 2022.
+    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance. v: Salimans
+    and Ho 2022.
     """
     alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (VP.alpha, VP.sigma))
     error = network(alpha * images + sigma * noise, 999 * t, labels).float() - noise
@@ -147,7 +192,8 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
 class StepInputs:
     """What every step sees: shuffled epochs without the last, partial batch, mirrored at random, times and noise.
 
-    All processes draw the same numbers and take their share, so that the step does not depend on how many they are, but for rounding.
+    All processes draw the same numbers and take their share, so that the step does not depend on how many they are, but
+    for rounding.
     """
 
     real: ImageSet
@@ -170,8 +216,14 @@ class StepInputs:
         mirrored = torch.rand(batch, generator=rng) < 0.5
         t = torch.rand(batch, generator=rng)
         noise = torch.randn(batch, *self.real.shape, generator=rng)
-        kept = torch.rand(batch, generator=rng) >= self.cfg.label_drop if self.cfg.label_drop else torch.ones(batch, dtype=torch.bool)
-        index, mirrored, t, noise, kept = (send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept))
+        kept = (
+            torch.rand(batch, generator=rng) >= self.cfg.label_drop
+            if self.cfg.label_drop
+            else torch.ones(batch, dtype=torch.bool)
+        )
+        index, mirrored, t, noise, kept = (
+            send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept)
+        )
         images = self.real.signed(index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
@@ -195,7 +247,8 @@ class Fit:
 
 
 def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, monitor: Monitor | None = None) -> Fit:
-    """Train, wherever the result is to be kept; on several processes where torch.distributed was started, a share of a batch on each.
+    """Train, wherever the result is to be kept; on several processes where torch.distributed was started, a share of a
+    batch on each.
 
     Args:
         real:    (N, C, H, W) images without whitening, on the device to compute on.
@@ -211,16 +264,29 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     inputs, device = StepInputs(real, cfg, rank, world), real.device
     model = initial(real, cfg, seed).to(device).train()
     ema = from_state(model.state_dict(), model.of).to(device).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
+    )
     rng = stream(seed, "U-ViT", "batches")
-    total, counted = torch.zeros(2, dtype=torch.float64, device=device), [0, 0]  # losses since the last look, and entry of the curve
+    total, counted = (
+        torch.zeros(2, dtype=torch.float64, device=device),
+        [0, 0],
+    )  # losses since the last look, and entry of the curve
     looks: list[dict[str, float]] = []
     curve: list[list[float]] = []
     clock = {"seconds": 0.0}
     live = {
-        "model": model, "ema": ema, "optimizer": optimizer, "rng": rng, "order": inputs.batches.order, "total": total, "counted": counted,
-        "looks": looks, "curve": curve, "clock": clock,
-    }  # fmt: skip
+        "model": model,
+        "ema": ema,
+        "optimizer": optimizer,
+        "rng": rng,
+        "order": inputs.batches.order,
+        "total": total,
+        "counted": counted,
+        "looks": looks,
+        "curve": curve,
+        "clock": clock,
+    }
     network = _fast(_parallel(model) if world > 1 else model, device)
     ours, averaged, piece = list(model.parameters()), list(ema.parameters()), at_once(model.of, cfg)
     look_at = {round(cfg.steps * (i + 1) / cfg.looks) - 1 for i in range(cfg.looks)}
@@ -253,7 +319,8 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
 def backward(
     network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor, cfg: Training, piece: int
 ) -> Tensor:
-    """Add the gradients of `noise_loss` to the weights', a piece of the batch after the other; returns the batch's loss.
+    """Add the gradients of `noise_loss` to the weights', a piece of the batch after the other; returns the batch's
+    loss.
 
     An image's loss concerns no other, so the pieces' gradients, weighted by their images, add up to the batch's.
     """
@@ -269,24 +336,30 @@ def backward(
     return total
 
 
-def train(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None) -> UViT:
+def train(
+    real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
+) -> UViT:
     """The averaged weights of a training, which is run whether or not `runs/` holds it: see `trained` for that."""
     return fit(real, cfg, seed, loop, monitor).model
 
 
 def rate(step: int, cfg: Training) -> float:
-    """The learning rate of a step, as a share of the highest. It rises from 1 / warm_up; the base code is one step behind and starts at 0."""
+    """The learning rate of a step, as a share of the highest. It rises from 1 / warm_up; the base code is one step
+    behind and starts at 0."""
     rise = min(1.0, (step + 1) / cfg.warm_up) if cfg.warm_up else 1.0
     return rise * (min(1.0, (1 - step / cfg.steps) / cfg.lr_decay) if cfg.lr_decay else 1.0)
 
 
 def memory_mb(of: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
-    """What training will need on a device, estimated: weights, gradients, moments and average, and what the backward pass keeps.
+    """What training will need on a device, estimated: weights, gradients, moments and average, and what the backward
+    pass keeps.
 
     Args:
         images: at once on a process; by default those that `fit` takes.
     """
-    return (5 * 4 * parameters(of) + (images or min(cfg.batch // world, at_once(of, cfg))) * image_bytes(of, cfg)) / 2**20
+    return (
+        5 * 4 * parameters(of) + (images or min(cfg.batch // world, at_once(of, cfg))) * image_bytes(of, cfg)
+    ) / 2**20
 
 
 def image_bytes(of: Architecture, cfg: Training) -> int:
@@ -294,7 +367,11 @@ def image_bytes(of: Architecture, cfg: Training) -> int:
     size = 2 if cfg.precision == "bfloat16" else 4
     token = of.width * size
     block = (8 + 2 * of.mlp_ratio) * token + 4 * of.width * (4 - size) // 2
-    kept = ((of.depth + 1) * 2 * token + block) if cfg.checkpointing else (of.depth + 1) * block + of.depth // 2 * 2 * token
+    kept = (
+        ((of.depth + 1) * 2 * token + block)
+        if cfg.checkpointing
+        else (of.depth + 1) * block + of.depth // 2 * 2 * token
+    )
     return of.tokens * kept
 
 
@@ -332,7 +409,8 @@ def _parallel(model: UViT) -> nn.Module:
 # --- kept in runs/ -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Trained:
-    """A training on disk: `uvit.safetensors`, `settings.json`, `health.json` (looks and loss curve), `step<n>.safetensors`."""
+    """A training on disk: `uvit.safetensors`, `settings.json`, `health.json` (looks and loss curve),
+    `step<n>.safetensors`."""
 
     folder: Path
 
@@ -365,12 +443,17 @@ class Trained:
 def place(real: ImageSet, cfg: Training, seed: int) -> Trained:
     """Where the training of these settings lies, whether or not it was run."""
     start = hashlib.sha256(find(cfg.start).read_bytes()).hexdigest() if cfg.start else None
-    key = json.dumps({"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION}, sort_keys=True)
+    key = json.dumps(
+        {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION},
+        sort_keys=True,
+    )
     name = f"uvit-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"))
 
 
-def trained(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None) -> Trained:
+def trained(
+    real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
+) -> Trained:
     """The training of these settings: from `runs/generators` where it is, else run and put there.
 
     A second program that asks for the same training waits for the first one's. Weights are kept at every look.
@@ -392,7 +475,10 @@ def trained(real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = No
 
 def _train(found: Trained, real: ImageSet, cfg: Training, seed: int, loop: Loop, monitor: Monitor | None) -> None:
     of, world = cfg.architecture(real), _processes()[1]
-    print(f"U-ViT: {parameters(of):,} parameters, {of.tokens} tokens, batches of {cfg.batch}: about {memory_mb(of, cfg, world):,.0f} MB", file=sys.stderr)
+    print(
+        f"U-ViT: {parameters(of):,} parameters, {of.tokens} tokens, batches of {cfg.batch}: about {memory_mb(of, cfg, world):,.0f} MB",
+        file=sys.stderr,
+    )
 
     def look(step: int, model: UViT) -> dict[str, float]:
         save(model, found.folder / f"step{step}.safetensors")
@@ -400,9 +486,15 @@ def _train(found: Trained, real: ImageSet, cfg: Training, seed: int, loop: Loop,
 
     made = fit(real, cfg, seed, loop, look)
     about = {
-        "family": "uvit", "architecture": as_dict(of), "settings": as_dict(cfg), "dataset": real.facts.name, "data_sha256": real.sha256(),
-        "seed": seed, "processes": world, "seconds": round(made.seconds, 1),
-    }  # fmt: skip
+        "family": "uvit",
+        "architecture": as_dict(of),
+        "settings": as_dict(cfg),
+        "dataset": real.facts.name,
+        "data_sha256": real.sha256(),
+        "seed": seed,
+        "processes": world,
+        "seconds": round(made.seconds, 1),
+    }
     for file, body in (("settings.json", about), ("health.json", {"looks": made.looks, "curve": made.curve})):
         atomically(found.folder / file, lambda part, body=body: part.write_text(json.dumps(body, indent=1) + "\n"))
     save(made.model, found.file)

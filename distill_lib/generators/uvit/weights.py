@@ -34,11 +34,18 @@ def read(file: str | Path) -> tuple[dict[str, Tensor], Architecture]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:
-        if not isinstance(err, (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError)) and type(err).__name__ != "UnpicklingError":
+        if (
+            not isinstance(err, (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError))
+            and type(err).__name__ != "UnpicklingError"
+        ):
             raise
-        raise UserError(f"{file}: cannot be read as weights ({str(err).splitlines()[0]}); a .safetensors or .pth file of tensors works") from None
+        raise UserError(
+            f"{file}: cannot be read as weights ({str(err).splitlines()[0]}); a .safetensors or .pth file of tensors works"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file}: not a plain dictionary of tensors; give the averaged weights of a U-ViT, such as nnet_ema.pth")
+        raise UserError(
+            f"{file}: not a plain dictionary of tensors; give the averaged weights of a U-ViT, such as nnet_ema.pth"
+        )
     return state, build(Architecture, json.loads(said)) if said else architecture_of(state, str(file))
 
 
@@ -49,15 +56,20 @@ def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architec
         _, channels, patch, _ = state["patch_embed.proj.weight"].shape
         mlp = state["mid_block.mlp.fc1.weight"].shape[0] // width
     except (KeyError, ValueError):
-        raise UserError(f"{name}: not a U-ViT: pos_embed, patch_embed.proj.weight or mid_block.mlp.fc1.weight is missing") from None
+        raise UserError(
+            f"{name}: not a U-ViT: pos_embed, patch_embed.proj.weight or mid_block.mlp.fc1.weight is missing"
+        ) from None
     blocks = len({k.split(".")[1] for k in state if k.startswith("in_blocks.")})
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     side = math.isqrt(tokens - (2 if classes else 1))
     return Architecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes).check()
 
 
-def surgery(state: dict[str, Tensor], labels: int, rng: torch.Generator, rows: dict[int, int] | None = None) -> dict[str, Tensor]:
-    """Weights for other classes: a new label embedding; unconditional weights also get a position for it, before all others.
+def surgery(
+    state: dict[str, Tensor], labels: int, rng: torch.Generator, rows: dict[int, int] | None = None
+) -> dict[str, Tensor]:
+    """Weights for other classes: a new label embedding; unconditional weights also get a position for it, before all
+    others.
 
     Args:
         labels: rows of the new embedding.
@@ -82,9 +94,17 @@ def from_state(state: dict[str, Tensor], of: Architecture, checkpointing: bool =
     model = UViT(of, checkpointing=checkpointing)
     own = model.state_dict()
     problems = [f"{k} is missing" for k in own if k not in state] + [f"{k} is unknown" for k in state if k not in own]
-    problems += [f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape]
+    problems += [
+        f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
     if problems:
-        raise UserError("weights do not fit this U-ViT: " + "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else ""))
+        raise UserError(
+            "weights do not fit this U-ViT: "
+            + "; ".join(problems[:4])
+            + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        )
     model.load_state_dict(state)
     return model
 
@@ -104,7 +124,8 @@ def save(model: UViT, file: Path) -> Path:
 
 
 def find(start: str) -> Path:
-    """A file of weights: in a folder of weights, or at a path of its own. Raises: UserError: saying where it could lie."""
+    """A file of weights: in a folder of weights, or at a path of its own. Raises: UserError: saying where it could
+    lie."""
     for place in [Path(start), *(folder / start for folder in paths.weight_folders())]:
         if place.is_file():
             return place

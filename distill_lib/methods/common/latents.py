@@ -5,9 +5,9 @@
     latents.pull(gradient)                           # writes the gradients of w and f, from the gradient of the images
     latents.optimizer.step()
 
-The chain rule is split at the images: the matching loss sees images without a graph, and its derivative by them goes back
-through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives the same,
-to rounding.
+The chain rule is split at the images: the matching loss sees images without a graph, and its derivative by them goes
+back through the generator in pieces, so the memory does not grow with the number of images. Autograd of the whole gives
+the same, to rounding.
 
 Source: Cazenavette et al. 2023 (GLaD) and its code, commit fe62863.
 """
@@ -35,12 +35,15 @@ from ...networks import memory
 PUBLISHED = {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}
 CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer of the 32-pixel generator
 
-# --- of the small budget, ours -----------------------------------------------------------------------------------------
+# --- of the small budget, ours
+# -----------------------------------------------------------------------------------------
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
 _JUDGE = replace(GAN().small().judge, epochs=4, per_class=500)
 # 2,000 steps
-SMALL_GAN = replace(GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE)
+SMALL_GAN = replace(
+    GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE
+)
 
 
 @settings
@@ -52,17 +55,23 @@ class Space:
     lr_img: float = 1.0  # SGD step size of f
     lr_w: float = 0.001  # of the codes
     momentum: float = 0.5
-    start: Literal["drawn", "mean"] = "drawn"  # of the codes: of one draw per image, or the mean of 1000 draws per class
-    features: Literal["generator", "noise"] = "generator"  # at the start: the generator's, or noise of their mean and deviation
-    norm: Literal["fixed", "official"] = "fixed"  # of rendered images: the set's, or with the mean that GLaD's code takes by mistake
+    start: Literal["drawn", "mean"] = (
+        "drawn"  # of the codes: of one draw per image, or the mean of 1000 draws per class
+    )
+    features: Literal["generator", "noise"] = (
+        "generator"  # at the start: the generator's, or noise of their mean and deviation
+    )
+    norm: Literal["fixed", "official"] = (
+        "fixed"  # of rendered images: the set's, or with the mean that GLaD's code takes by mistake
+    )
     pieces: Count = 10  # images at once on the way back through the generator
 
     @staticmethod
     def published(dataset: str, match: str) -> Space:
         """GLaD's own for a matching method.
 
-        On the ImageNet subsets, CIFAR10 and PathMNIST with official ImageNet weights of StyleGAN-XL; on any other set, for which
-        neither paper has a generator, with a conditional GAN trained on it.
+        On the ImageNet subsets, CIFAR10 and PathMNIST with official ImageNet weights of StyleGAN-XL; on any other set,
+        for which neither paper has a generator, with a conditional GAN trained on it.
         """
         layer, lr_img, lr_w = PUBLISHED[match]
         known = like(dataset)
@@ -74,7 +83,8 @@ class Space:
         return Space(Prior(), lr_w=lr_w).small(match)
 
     def held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and momenta."""
+        """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and
+        momenta."""
         pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
         weights, image, numbers = prior.counted(replace(self.prior, weights="random"), size, self.layer)
         return weights + pieces * image + 3 * 4.0 * images * numbers
@@ -83,7 +93,9 @@ class Space:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
         layer, lr_img = SMALL_SPACE[match]
-        return replace(self, prior=Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), layer=layer, lr_img=lr_img)
+        return replace(
+            self, prior=Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), layer=layer, lr_img=lr_img
+        )
 
     def smoke(self) -> Space:
         """A narrow generator with random weights, and step sizes that move it."""
@@ -91,7 +103,8 @@ class Space:
 
 
 class Latents:
-    """The codes w (N, num_ws, w_dim) and features f (N, *shape; None where there are none) of K x ipc images, class after class.
+    """The codes w (N, num_ws, w_dim) and features f (N, *shape; None where there are none) of K x ipc images, class
+    after class.
 
     Raises: UserError: a layer the generator does not have, or a normalisation that is not the set's.
     """
@@ -172,6 +185,8 @@ def _units(real: ImageSet, norm: str) -> ImageSet:
     if norm == "fixed":
         return real
     if (tuple(real.facts.mean), tuple(real.facts.std)) != NORMALISATIONS["ImageNet"]:
-        raise UserError(f"{real.facts.name}: GLaD's wrong mean is one of ImageNet images; norm='fixed' is what there is for this set")
+        raise UserError(
+            f"{real.facts.name}: GLaD's wrong mean is one of ImageNet images; norm='fixed' is what there is for this set"
+        )
     mean, std = NORMALISATIONS["GLaD-renders"]
     return ImageSet(real.images[:0], real.labels[:0], dataclasses.replace(real.facts, mean=mean, std=std))

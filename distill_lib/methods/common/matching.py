@@ -1,7 +1,7 @@
 """What matching methods share: distances of gradients (DC, DSA, GLaD, SLFD) and of mean embeddings (DM, GLaD, SLFD).
 
-Gradient matching: the images of a class shall give a network the same loss gradient as real images of that class, weight
-row by weight row. Distribution matching: the same mean embedding.
+Gradient matching: the images of a class shall give a network the same loss gradient as real images of that class,
+weight row by weight row. Distribution matching: the same mean embedding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 
 
 def loops(ipc: int) -> tuple[int, int]:
-    """Image updates per network and epochs between them: the published pair, or that of the next smaller published ipc."""
+    """Image updates per network and epochs between them: the published pair, or that of the next smaller published
+    ipc."""
     return LOOPS[max(known for known in LOOPS if known <= max(ipc, 1))]
 
 
@@ -38,7 +39,9 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     for a, b in zip(ours, theirs, strict=True):
         if a.ndim > 2:
             a, b = a.flatten(2) if a.ndim > 3 else a, b.flatten(2) if b.ndim > 3 else b  # (K, rows, entries)
-            cosine = (a * b).sum(-1) / (torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + 1e-6)
+            cosine = (a * b).sum(-1) / (
+                torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + 1e-6
+            )
             total = total + (1 - cosine).sum(-1)
     return total
 
@@ -53,9 +56,14 @@ def glad_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
 
 
 def match(
-    derivatives: Derivatives, parameters: list[Tensor], real: Tensor, synthetic: Tensor,
-    between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance, loss: Loss | None = None, extra: Tensor | None = None,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    derivatives: Derivatives,
+    parameters: list[Tensor],
+    real: Tensor,
+    synthetic: Tensor,
+    between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance,
+    loss: Loss | None = None,
+    extra: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """Distance of every class's gradients, and its derivative by the synthetic images.
 
     Real gradients need no graph. All classes go together: they share no image, so the sum of their distances has the
@@ -71,7 +79,9 @@ def match(
     """
     classes = torch.arange(len(real), device=real.device)[:, None]
     _, target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
-    gradient, pull = derivatives.gradient_and_pull(parameters, synthetic, classes.expand(synthetic.shape[:2]), loss, extra)
+    gradient, pull = derivatives.gradient_and_pull(
+        parameters, synthetic, classes.expand(synthetic.shape[:2]), loss, extra
+    )
     leaves = [g.detach().requires_grad_() for g in gradient]
     with torch.enable_grad():
         distance = between(leaves, target)
@@ -130,9 +140,16 @@ def freeze_batch_norm(network: nn.Module, real: ImageSet, rng: torch.Generator, 
 
 
 def train(
-    derivatives: Derivatives, parameters: list[Tensor], images: Tensor, labels: Tensor, rng: torch.Generator,
-    epochs: int, batch: int, lr: float, augmentation: Augmentation,
-) -> None:  # fmt: skip
+    derivatives: Derivatives,
+    parameters: list[Tensor],
+    images: Tensor,
+    labels: Tensor,
+    rng: torch.Generator,
+    epochs: int,
+    batch: int,
+    lr: float,
+    augmentation: Augmentation,
+) -> None:
     """Plain SGD on the synthetic set, in place on `parameters`: shuffled batches, the last one kept if smaller.
 
     Args:

@@ -19,7 +19,7 @@ from ...core.batches import Batches
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...core.store import digest, forget, plain_name, thinned
 from ...data import ImageSet
@@ -35,7 +35,8 @@ from ...networks import memory
 
 @settings
 class Tuning:
-    """Stage 2: fine-tuning with Minimax's losses. The defaults are those of its code; both lambdas at 0 are plain fine-tuning."""
+    """Stage 2: fine-tuning with Minimax's losses. The defaults are those of its code; both lambdas at 0 are plain
+    fine-tuning."""
 
     steps: Count = 12_000  # the checkpoint its code samples from; 8 epochs of a ten-class subset are about 13,000 steps
     batch: Count = 8
@@ -44,7 +45,9 @@ class Tuning:
     lambda_r: float = 0.002  # representativeness: the least similar remembered real latent
     lambda_d: float = 0.008  # diversity: the most similar remembered prediction
     memory: Count = 64  # latents of each kind and class, first in, first out
-    up_to: Count | None = None  # largest timestep whose prediction enters the two losses; None for all, as the code (limits are ours)
+    up_to: Count | None = (
+        None  # largest timestep whose prediction enters the two losses; None for all, as the code (limits are ours)
+    )
     ema: float = 0.9999  # of the weights that draw, from the first step on
     drop: float = 0.1
     seed: int = 0
@@ -58,7 +61,8 @@ class Tuning:
 
     @property
     def passes(self) -> float:
-        """Forward passes that training on an image counts as; frozen matrices need no weight gradient, so a backward pass counts as one."""
+        """Forward passes that training on an image counts as; frozen matrices need no weight gradient, so a backward
+        pass counts as one."""
         return 2.0 if self.parameters == "difffit" else 3.0
 
     def work(self, num_classes: int, images: int) -> float:
@@ -100,8 +104,11 @@ class Memory:
         return {"vectors": self.vectors, "count": self.count}
 
 
-def minimax_loss(predicted: Tensor, labels: Tensor, real: Memory, generated: Memory, lambda_r: float, lambda_d: float) -> Tensor:
-    """Mean over the batch's classes of lambda_r (1 - least cosine to a real latent) + lambda_d (greatest cosine to a generated one).
+def minimax_loss(
+    predicted: Tensor, labels: Tensor, real: Memory, generated: Memory, lambda_r: float, lambda_d: float
+) -> Tensor:
+    """Mean over the batch's classes of lambda_r (1 - least cosine to a real latent) + lambda_d (greatest cosine to a
+    generated one).
 
     A class whose memories are empty contributes zero.
 
@@ -121,7 +128,8 @@ def minimax_loss(predicted: Tensor, labels: Tensor, real: Memory, generated: Mem
 
 
 def tuned(real: ImageSet, of: Base, tuning: Tuning, loop: Loop | None = None) -> Model:
-    """The model of stage 2: the running average of the tuned weights, from `runs/generators` where it is, else tuned and put there.
+    """The model of stage 2: the running average of the tuned weights, from `runs/generators` where it is, else tuned
+    and put there.
 
     Raises: see `base`.
     """
@@ -170,9 +178,15 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
     memories = [Memory(real.num_classes, tuning.memory, math.prod(start.latent), real.device) for _ in range(2)]
     batches, clock, every = Batches(len(real), tuning.batch, last="drop"), {"seconds": 0.0}, real.hard_labels.cpu()
     live = {
-        "network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order, "clock": clock,
-        "real": memories[0].live(), "generated": memories[1].live(),
-    }  # fmt: skip
+        "network": network,
+        "average": average,
+        "optimizer": optimizer,
+        "rng": rng,
+        "order": batches.order,
+        "clock": clock,
+        "real": memories[0].live(),
+        "generated": memories[1].live(),
+    }
     for step in loop.steps("minimax", tuning.steps, live):
         began = time.perf_counter()
         index = batches.index(step, rng)
@@ -194,17 +208,31 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
         clock["seconds"] += time.perf_counter() - began
     names = {k for k, p in network.named_parameters() if p.requires_grad}
     about = {
-        "dataset": real.facts.name, "data_sha256": real.sha256(), "base": as_dict(of), "settings": as_dict(tuning),
-        "seconds": round(clock["seconds"], 1), "parameters": sum(p.numel() for p in weights), "looks": thinned(loop.history),
-    }  # fmt: skip
+        "dataset": real.facts.name,
+        "data_sha256": real.sha256(),
+        "base": as_dict(of),
+        "settings": as_dict(tuning),
+        "seconds": round(clock["seconds"], 1),
+        "parameters": sum(p.numel() for p in weights),
+        "looks": thinned(loop.history),
+    }
     atomically(file.parent / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
-    atomically(file, lambda part: save_file({k: v.cpu().contiguous() for k, v in average.state_dict().items() if k in names}, part))
+    atomically(
+        file,
+        lambda part: save_file({k: v.cpu().contiguous() for k, v in average.state_dict().items() if k in names}, part),
+    )
     forget(loop, "minimax", "encode")
 
 
 # --- pools -------------------------------------------------------------------------------------------------------------
 def pool(
-    real: ImageSet, of: Base, tuning: Tuning | None, sampling: Sampling, per_class: int, seed: int, loop: Loop | None = None
+    real: ImageSet,
+    of: Base,
+    tuning: Tuning | None,
+    sampling: Sampling,
+    per_class: int,
+    seed: int,
+    loop: Loop | None = None,
 ) -> ImageSet:
     """Images drawn from stage 1, or from what was tuned from it: see `drawn_pool`.
 
@@ -213,4 +241,12 @@ def pool(
     Raises: see `base`.
     """
     made_by = {"base": as_dict(of), "tuning": None if tuning is None else as_dict(tuning)}
-    return drawn_pool(real, lambda: base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop), made_by, sampling, per_class, seed, loop)
+    return drawn_pool(
+        real,
+        lambda: base(real, of, loop) if tuning is None else tuned(real, of, tuning, loop),
+        made_by,
+        sampling,
+        per_class,
+        seed,
+        loop,
+    )

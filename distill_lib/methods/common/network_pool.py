@@ -1,10 +1,11 @@
 """Matching with a pool of networks: the second stage of DiM and SKD.
 
-The generator of stage 1 goes on against its discriminator, while its images shall have the same effect on a classifier as real
-images of the same class. The classifier is drawn from a pool at the start of every epoch, with new weights, and trained on real
-images on the way. What "the same effect" means is each method's own; nothing here depends on it.
+The generator of stage 1 goes on against its discriminator, while its images shall have the same effect on a classifier
+as real images of the same class. The classifier is drawn from a pool at the start of every epoch, with new weights, and
+trained on real images on the way. What "the same effect" means is each method's own; nothing here depends on it.
 
-The GAN's random numbers and the pool's come from separate streams: a run with weight 0 is the plain GAN run, bit for bit.
+The GAN's random numbers and the pool's come from separate streams: a run with weight 0 is the plain GAN run, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ... import networks
 from ...core.device import send
 from ...core.errors import UserError
 from ...core.loop import Loop
-from ...core.rng import generator as stream
+from ...core.rng import stream
 from ...core.settings import replace, settings
 from ...data import ImageSet, augment, like
 from ...generators import cgan
@@ -38,26 +39,47 @@ class Matching:
     batch: int = 64  # real images, generated images, and images of a pool step
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     lr: float = 5e-6  # Adam, generator and discriminator, whose states go on from stage 1
-    pool: tuple[str, ...] = THIN  # SKD names ConvNet3, ResNet10, ResNet18; DiM adds two that 28 pixels are too small for
+    pool: tuple[str, ...] = (
+        THIN  # SKD names ConvNet3, ResNet10, ResNet18; DiM adds two that 28 pixels are too small for
+    )
     pool_steps: int = 16  # SGD steps of the network on real images before every match
-    warm_up: int = 0  # further steps before the first match of an epoch; 0 as DiM, whose early targets are those of random weights
+    warm_up: int = (
+        0  # further steps before the first match of an epoch; 0 as DiM, whose early targets are those of random weights
+    )
     lr_pool: float = 0.01
     momentum_pool: float = 0.9
     weight_decay_pool: float = 5e-4
     dsa_pool: str = "color_crop"  # of pool steps, parameters per image
     dsa: str = "color_crop_cutout"  # of matching, one draw for all real and generated images of a step
-    pairing: Literal["sample", "class_mean"] = "sample"  # i-th real and i-th generated image, of equal class, as DiM; or class means
+    pairing: Literal["sample", "class_mean"] = (
+        "sample"  # i-th real and i-th generated image, of equal class, as DiM; or class means
+    )
     official_norm: bool = False  # normalise pixels in [-1, 1] by statistics of [0, 1], as DiM's code does by mistake
 
     def smoke(self) -> Matching:
-        return replace(self, epochs=2, batch=32, per_epoch=96, lr=1e-4, pool=("ConvNetW32",), pool_steps=2, warm_up=min(self.warm_up, 2))
+        return replace(
+            self,
+            epochs=2,
+            batch=32,
+            per_epoch=96,
+            lr=1e-4,
+            pool=("ConvNetW32",),
+            pool_steps=2,
+            warm_up=min(self.warm_up, 2),
+        )
 
     def small(self) -> Matching:
         """Minutes on one CPU core: fewer steps at a higher rate, a narrower pool that sees fewer real images."""
         return replace(
-            self, epochs=10, batch=32, per_epoch=640, lr=1e-4, pool=("ConvNetW64", "IDC-ThinResNet10BN"), pool_steps=2,
+            self,
+            epochs=10,
+            batch=32,
+            per_epoch=640,
+            lr=1e-4,
+            pool=("ConvNetW64", "IDC-ThinResNet10BN"),
+            pool_steps=2,
             warm_up=min(self.warm_up, 20),
-        )  # fmt: skip
+        )
 
     def work(self, gan: cgan.GAN, images: int, matched: bool = True) -> float:
         """Images through the networks; a backward pass counts as two forward ones."""
@@ -66,25 +88,32 @@ class Matching:
         return self.batch * (steps * gan.work_per_image() + pool)
 
     def held(self, gan: cgan.GAN, size: memory.Size, matched: bool = True) -> float:
-        """Bytes a step keeps alive: GAN and network of the pool, and the larger of a step of the network and a matching step of the GAN."""
+        """Bytes a step keeps alive: GAN and network of the pool, and the larger of a step of the network and a matching
+        step of the GAN."""
         if not matched:
             return gan.held(size, self.batch)
         matching = [gan.held(size, self.batch) + memory.pulled(network, size, self.batch) for network in self.pool]
         training = [memory.trained(network, size, self.batch) for network in self.pool]
-        return max(max(m, t) + 2 * memory.weights(network, size) for m, t, network in zip(matching, training, self.pool, strict=True))
-
+        return max(
+            max(m, t) + 2 * memory.weights(network, size)
+            for m, t, network in zip(matching, training, self.pool, strict=True)
+        )
 
 
 def pool_for(dataset: str) -> tuple[str, ...]:
-    """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, on other sets those with ImageNet's stem."""
+    """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, on other sets those with ImageNet's
+    stem."""
     return THIN if like(dataset).family == "cifar" else LARGE
 
 
-# what a method compares: (network, real images, generated images, labels) -> weighted loss; images normalised and augmented
+# what a method compares: (network, real images, generated images, labels) -> weighted loss; images normalised and
+# augmented
 Between = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
-def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: int, loop: Loop | None = None) -> cgan.Generator:
+def match(
+    trained: cgan.Trained, of: Matching, between: Between | None, seed: int, loop: Loop | None = None
+) -> cgan.Generator:
     """Stage 2: go on training a GAN, with a matching loss beside its own.
 
     Args:
@@ -95,7 +124,9 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
     """
     loop, real = loop or Loop(), trained.real
     if not of.pool or of.pool_steps < 0 or of.warm_up < 0:
-        raise UserError(f"matching: a pool of {len(of.pool)} networks, {of.pool_steps} pool steps, {of.warm_up} to warm up; at least one network, no negative number")
+        raise UserError(
+            f"matching: a pool of {len(of.pool)} networks, {of.pool_steps} pool steps, {of.warm_up} to warm up; at least one network, no negative number"
+        )
     batches = cgan.batches_of(real, of.batch, of.epochs, of.per_epoch)
     pair = trained.pair()
     pair.set_lr(of.lr)
@@ -108,7 +139,9 @@ def match(trained: cgan.Trained, of: Matching, between: Between | None, seed: in
         theirs = dsa.apply(pool.units(real.signed(index)), shared)
         return between(pool.frozen(), theirs, dsa.apply(pool.units(fake), shared), labels)
 
-    for step in loop.steps("match", of.epochs * batches.steps_per_epoch, pair.live() | {"rng": rng, "order": batches.order, "pool": pool}):
+    for step in loop.steps(
+        "match", of.epochs * batches.steps_per_epoch, pair.live() | {"rng": rng, "order": batches.order, "pool": pool}
+    ):
         index = send(batches.index(step, rng), real.device)
         labels = real.hard_labels[index]
         if between is not None:
@@ -134,7 +167,10 @@ class Pool:
         name = self.of.pool[int(torch.randint(len(self.of.pool), (), generator=self.rng))]
         self.network = networks.fresh(name, self.real, self.rng).to(self.real.device).train()
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=self.of.lr_pool, momentum=self.of.momentum_pool, weight_decay=self.of.weight_decay_pool
+            self.network.parameters(),
+            lr=self.of.lr_pool,
+            momentum=self.of.momentum_pool,
+            weight_decay=self.of.weight_decay_pool,
         )
 
     def prepare(self, epoch: int) -> None:
@@ -152,7 +188,8 @@ class Pool:
             self.optimizer.step()
 
     def frozen(self) -> nn.Module:
-        """The network without gradients of its weights; in train mode, as in DiM, so batch norm sees each batch alone."""
+        """The network without gradients of its weights; in train mode, as in DiM, so batch norm sees each batch
+        alone."""
         return self.network.requires_grad_(False)
 
     def units(self, images: Tensor) -> Tensor:
@@ -165,8 +202,11 @@ class Pool:
         if self.epoch < 0:
             return {"epoch": -1}
         return {
-            "epoch": self.epoch, "rng": self.rng.get_state(), "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-        }  # fmt: skip
+            "epoch": self.epoch,
+            "rng": self.rng.get_state(),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["epoch"] < 0:
@@ -179,7 +219,8 @@ class Pool:
 
 
 def paired(answers: Tensor, labels: Tensor, of: Matching, num_classes: int) -> Tensor:
-    """(B, D) answers as they are compared: each on its own, or the mean (P, D) of every class present in `labels` (B,)."""
+    """(B, D) answers as they are compared: each on its own, or the mean (P, D) of every class present in `labels`
+    (B,)."""
     if of.pairing == "sample":
         return answers
     members = F.one_hot(labels, num_classes).to(answers.dtype)  # (B, K)
@@ -188,7 +229,8 @@ def paired(answers: Tensor, labels: Tensor, of: Matching, num_classes: int) -> T
 
 
 def answers(network: nn.Module, real: Tensor, fake: Tensor, embedding: bool = False) -> tuple[Tensor, Tensor]:
-    """Class logits (B, K), or embeddings (B, D), of real images (no gradient) and of generated ones, each in a pass of its own."""
+    """Class logits (B, K), or embeddings (B, D), of real images (no gradient) and of generated ones, each in a pass of
+    its own."""
     answer = fast.embed if embedding else networks.logits
     with torch.no_grad():
         target = answer(network, real)

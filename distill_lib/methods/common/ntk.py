@@ -4,10 +4,10 @@
     alpha = ntk.solve(kernel.matrix(support, support), labels)      # (n, K) float64
     predictions = kernel.matrix(support, images).T @ alpha           # (m, K)
 
-A network of infinite width predicts, after training to convergence with squared loss, as kernel regression with its neural
-tangent kernel does. Every network here has ReLU, weights of variance 2 / fan-in and biases of variance 0.01, in the
-parameterisation where both are factors of the layers. NNGP is the covariance of the outputs of such networks at random
-weights, NTK the scalar product of their gradients by all parameters.
+A network of infinite width predicts, after training to convergence with squared loss, as kernel regression with its
+neural tangent kernel does. Every network here has ReLU, weights of variance 2 / fan-in and biases of variance 0.01, in
+the parameterisation where both are factors of the layers. NNGP is the covariance of the outputs of such networks at
+random weights, NTK the scalar product of their gradients by all parameters.
 
 `matrix` and `pull` work in tiles: neither holds more than a tile of the pairs of images and what belongs to it, and
 tiles become smaller where memory runs out.
@@ -35,10 +35,11 @@ NAMES = ("FC1", "FC2", "FC3", "KIPConv", "KIPConv3", "KIPConv3GAP")
 
 # --- ReLU --------------------------------------------------------------------------------------------------------------
 class _ReLU(torch.autograd.Function):
-    """Covariance c of two pre-activations and s, the root of the product of their variances, to E[relu relu] and E[step step].
+    """Covariance c of two pre-activations and s, the root of the product of their variances, to E[relu relu] and E[step
+    step].
 
-    Where the two pre-activations are one up to rounding (an image with itself, two black patches), the second has a kink; its
-    slope there is taken to be zero, which is exact for an image with itself.
+    Where the two pre-activations are one up to rounding (an image with itself, two black patches), the second has a
+    kink; its slope there is taken to be zero, which is exact for an image with itself.
     """
 
     @staticmethod
@@ -60,7 +61,8 @@ class _ReLU(torch.autograd.Function):
 
 
 def relu(c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """E[relu(u) relu(v)] and E[1(u > 0) 1(v > 0)] for centred normal u, v of covariance c and root product of variances s > 0."""
+    """E[relu(u) relu(v)] and E[1(u > 0) 1(v > 0)] for centred normal u, v of covariance c and root product of variances
+    s > 0."""
     return _ReLU.apply(c, s)
 
 
@@ -84,7 +86,8 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def between(self, x: Tensor, y: Tensor, of_x: list[Tensor], of_y: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """NNGP and NTK (n, m) of x (n, C, H, W) and y (m, C, H, W) with their variances; differentiable, all pairs at once."""
+        """NNGP and NTK (n, m) of x (n, C, H, W) and y (m, C, H, W) with their variances; differentiable, all pairs at
+        once."""
 
     @abc.abstractmethod
     def pair_bytes(self, shape: tuple[int, int, int]) -> int:
@@ -160,7 +163,8 @@ class Kernel(abc.ABC):
 
 
 def _columns(m: int, rows: slice, tiles: Pieces, tile: Callable[[slice], Any]) -> list[Any]:
-    """`tile` over slices of the m columns, as many at once as `tiles` allows for these rows; `tiles` learns what did not fit."""
+    """`tile` over slices of the m columns, as many at once as `tiles` allows for these rows; `tiles` learns what did
+    not fit."""
     height = rows.stop - rows.start
     columns = Pieces(max(1, tiles.size // height))
     try:
@@ -198,12 +202,13 @@ class FullyConnected(Kernel):
 
 
 class Convolutional(Kernel):
-    """[3x3 convolution - ReLU] then `blocks` x [3x3 convolution - ReLU - 2x2 average pooling], flatten or global average, linear.
+    """[3x3 convolution - ReLU] then `blocks` x [3x3 convolution - ReLU - 2x2 average pooling], flatten or global
+    average, linear.
 
-    A pair of images has an entry for every pair of pixels: position p in the one, p + offset in the other. Convolutions and
-    ReLU keep the offset, a pooling joins offsets 2d - 1, 2d and 2d + 1 into d. A flat last map needs offset 0 only, so
-    with three poolings offsets up to 7, 3 and 1 pixels are enough before them: 225 in place of 32 x 32 on 32 pixels, and
-    exact. Global average pooling needs them all.
+    A pair of images has an entry for every pair of pixels: position p in the one, p + offset in the other. Convolutions
+    and ReLU keep the offset, a pooling joins offsets 2d - 1, 2d and 2d + 1 into d. A flat last map needs offset 0 only,
+    so with three poolings offsets up to 7, 3 and 1 pixels are enough before them: 225 in place of 32 x 32 on 32 pixels,
+    and exact. Global average pooling needs them all.
 
     Entries are (n, m, offsets down, offsets right, H, W), zero where p + offset lies outside.
 
@@ -214,7 +219,9 @@ class Convolutional(Kernel):
 
     rows = 16
 
-    def __init__(self, blocks: int = 3, prepended: bool = False, average: bool = False, dtype: torch.dtype = torch.float64):
+    def __init__(
+        self, blocks: int = 3, prepended: bool = False, average: bool = False, dtype: torch.dtype = torch.float64
+    ):
         super().__init__(dtype)
         self.blocks, self.prepended, self.average = blocks, prepended, average
         self.name = "KIPConv" + ("" if prepended else str(blocks)) + ("GAP" if average else "")
@@ -243,7 +250,9 @@ class Convolutional(Kernel):
         return (2 * down + 1) * (2 * right + 1) * shape[1] * shape[2]
 
     def pair_bytes(self, shape: tuple[int, int, int]) -> int:
-        return (28 + 12 * self.prepended) * self.entries(shape) * self.dtype.itemsize  # tensors of the first layers that the graph keeps
+        return (
+            (28 + 12 * self.prepended) * self.entries(shape) * self.dtype.itemsize
+        )  # tensors of the first layers that the graph keeps
 
     def variances(self, x: Tensor) -> list[Tensor]:
         """Needs every image's covariances with itself, because pooling mixes them."""
@@ -316,7 +325,8 @@ def _average3(k: Tensor) -> Tensor:
 
 
 def _pool(k: Tensor, down: int, right: int) -> Tensor:
-    """2x2 average pooling in both images, keeping offsets up to `down` and `right`; an odd last row or column is left out."""
+    """2x2 average pooling in both images, keeping offsets up to `down` and `right`; an odd last row or column is left
+    out."""
     return _pool_axis(_pool_axis(k, 2, 4, down), 3, 5, right)
 
 
@@ -334,8 +344,9 @@ def _pool_axis(k: Tensor, offsets: int, places: int, reach: int) -> Tensor:
 
 
 def named(name: str, dtype: torch.dtype = torch.float64) -> Kernel:
-    """The kernel of a name: FC1, FC2, ... with so many hidden layers; KIPConv3 (three blocks), KIPConv (and a convolution in front),
-    either with GAP for global average pooling. KIPConv and KIPConv3 are the infinitely wide networks of these names.
+    """The kernel of a name: FC1, FC2, ... with so many hidden layers; KIPConv3 (three blocks), KIPConv (and a
+    convolution in front), either with GAP for global average pooling. KIPConv and KIPConv3 are the infinitely wide
+    networks of these names.
 
     Raises: UserError: another name.
     """

@@ -1,8 +1,9 @@
 """Expert trajectories: the weights of networks along their training on the real set, kept in `runs/` and shared.
 
-What MTT matches, and the matching itself (`matched`). An expert depends on the settings here, the data and its number, not on what is distilled from it, so one
-set of experts serves every ipc and seed. They are large: (epochs + 1) x parameters x 4 bytes each, 65 MB for a ConvNet on
-28 or 32 pixels and 50 epochs, 6.5 GB for the paper's hundred. `settings.json` beside them says what they are.
+What MTT matches, and the matching itself (`matched`). An expert depends on the settings here, the data and its number,
+not on what is distilled from it, so one set of experts serves every ipc and seed. They are large: (epochs + 1) x
+parameters x 4 bytes each, 65 MB for a ConvNet on 28 or 32 pixels and 50 epochs, 6.5 GB for the paper's hundred.
+`settings.json` beside them says what they are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ...core.batches import Batches
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
-from ...core.rng import generator
+from ...core.rng import stream
 from ...core.settings import as_dict, settings
 from ...data import ImageSet, Whitening, augment
 from ...networks.gradients import Derivatives
@@ -32,7 +33,8 @@ VERSION = 1  # of what an expert is: part of the key
 
 @settings
 class Experts:
-    """How experts are trained: plain SGD with augmentation, without momentum, weight decay or decay of the step size."""
+    """How experts are trained: plain SGD with augmentation, without momentum, weight decay or decay of the step
+    size."""
 
     count: int = 100
     epochs: int = 50  # one snapshot after each, and one before
@@ -40,7 +42,9 @@ class Experts:
     lr: float = 0.01
     batch: int = 256
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # parameters per image; also of the student
-    zca: bool = False  # whiten the images, with eps 0.1, in place of normalising the channels; experts and student alike
+    zca: bool = (
+        False  # whiten the images, with eps 0.1, in place of normalising the channels; experts and student alike
+    )
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     seed: int = 0
 
@@ -82,10 +86,14 @@ class Trajectories:
             with safe_open(self.file(number), "pt") as f:
                 part = f.get_slice("snapshots")
                 if part.get_shape() != [self.experts.epochs + 1, self.parameters]:
-                    raise UserError(f"{self.file(number)}: snapshots of shape {part.get_shape()}; delete it to train this expert again")
+                    raise UserError(
+                        f"{self.file(number)}: snapshots of shape {part.get_shape()}; delete it to train this expert again"
+                    )
                 return [part[epoch].to(self.real.device) for epoch in epochs]
         except (SafetensorError, OSError) as err:
-            raise UserError(f"{self.file(number)}: cannot be read ({err}); delete it to train this expert again") from None
+            raise UserError(
+                f"{self.file(number)}: cannot be read ({err}); delete it to train this expert again"
+            ) from None
 
 
 def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Trajectories:
@@ -100,11 +108,21 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
     """
     loop = loop or Loop()
     if experts.count < 1 or experts.epochs < 1 or (experts.per_epoch is not None and experts.per_epoch < 1):
-        raise UserError(f"experts: {experts.count} of {experts.epochs} epochs of {experts.per_epoch} images; at least one of each")
-    key = json.dumps({"experts": as_dict(experts) | {"count": None}, "data": real.sha256(), "facts": _units(real), "version": VERSION}, sort_keys=True)
+        raise UserError(
+            f"experts: {experts.count} of {experts.epochs} epochs of {experts.per_epoch} images; at least one of each"
+        )
+    key = json.dumps(
+        {
+            "experts": as_dict(experts) | {"count": None},
+            "data": real.sha256(),
+            "facts": _units(real),
+            "version": VERSION,
+        },
+        sort_keys=True,
+    )
     name = f"{experts.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = paths.runs() / "expert_trajectories" / name.replace("/", "_").replace(":", "_")
-    network = networks.fresh(experts.network, real, generator(experts.seed, "expert", 0))
+    network = networks.fresh(experts.network, real, stream(experts.seed, "expert", 0))
     parameters = sum(p.numel() for p in network.parameters())
     folder.mkdir(parents=True, exist_ok=True)
     if experts.zca:
@@ -113,8 +131,15 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
     missing = [i for i in range(experts.count) if not found.file(i).exists()]
     if missing:
         _check_room(found, len(missing))
-        about = {"settings": as_dict(experts) | {"count": None}, "dataset": real.facts.name, "data_sha256": real.sha256()}
-        sizes = {"parameters": {n: list(p.shape) for n, p in network.named_parameters()}, "bytes_per_expert": found.expert_bytes}
+        about = {
+            "settings": as_dict(experts) | {"count": None},
+            "dataset": real.facts.name,
+            "data_sha256": real.sha256(),
+        }
+        sizes = {
+            "parameters": {n: list(p.shape) for n, p in network.named_parameters()},
+            "bytes_per_expert": found.expert_bytes,
+        }
         atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about | sizes, indent=1)))
     for patience in (0.0, None):  # first what nobody works at, then wait for what others do
         for number in range(experts.count):
@@ -132,7 +157,7 @@ def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
     from safetensors.torch import save_file
 
     experts, real = trajectories.experts, trajectories.real
-    rng = generator(experts.seed, "expert", number)
+    rng = stream(experts.seed, "expert", number)
     network = networks.fresh(experts.network, real, rng).to(real.device).requires_grad_(False).train()
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     dsa = augment.dsa(experts.dsa)
@@ -167,13 +192,21 @@ def unflat(numbers: Tensor, network: nn.Module) -> list[Tensor]:
 
 
 def matched(
-    derivatives: Derivatives, start: Tensor, target: Tensor, synthetic: Tensor, labels: Tensor, step_size: Tensor,
-    batches: list[Tensor], draws: list[augment.Params], augmentation: augment.Augmentation, between_steps: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    derivatives: Derivatives,
+    start: Tensor,
+    target: Tensor,
+    synthetic: Tensor,
+    labels: Tensor,
+    step_size: Tensor,
+    batches: list[Tensor],
+    draws: list[augment.Params],
+    augmentation: augment.Augmentation,
+    between_steps: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
     """How far a student ends from the expert, as a share of the way, and the derivatives by images and step size.
 
-    With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n and
-    L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
+    With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n
+    and L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
     dL/da -= <l_{n+1}, g_n>, dL/dimages -= a d<g_n, l_{n+1}>/dimages and l_n = l_{n+1} - a d<g_n, l_{n+1}>/dtheta_n.
     Without `between_steps` the weights before a step count as fixed, so l_n = l_{n+1} = l_N.
 
@@ -201,7 +234,11 @@ def matched(
             x = augmentation.apply(seen, draws[n])
         direction = [v[None] for v in unflat(by_weights, network)]
         along, by_x, by_theta = derivatives.second(
-            unflat(weights.pop(), network), x.detach()[None], labels[batches[n]][None], direction, by_parameter=between_steps and n > 0
+            unflat(weights.pop(), network),
+            x.detach()[None],
+            labels[batches[n]][None],
+            direction,
+            by_parameter=between_steps and n > 0,
         )
         by_step_size -= along
         by_images.index_add_(0, batches[n], -a * torch.autograd.grad(x, seen, by_x[0])[0])
@@ -211,7 +248,8 @@ def matched(
 
 
 def draw_batches(count: int, batch: int | None, steps: int, rng: torch.Generator) -> list[Tensor]:
-    """Indices of the images of every step: a shuffled pass over all of them in parts of `batch`, last part first, then another."""
+    """Indices of the images of every step: a shuffled pass over all of them in parts of `batch`, last part first, then
+    another."""
     batches: list[Tensor] = []
     parts: list[Tensor] = []
     while len(batches) < steps:
@@ -233,7 +271,9 @@ def _whitening(folder: Path, real: ImageSet) -> Whitening:
     file = folder / "whitening.safetensors"
     if not file.exists():
         fitted = Whitening.fit(real, eps=0.1)
-        atomically(file, lambda part: save_file({"mean": fitted.mean.cpu(), "matrix": fitted.matrix.cpu().contiguous()}, part))
+        atomically(
+            file, lambda part: save_file({"mean": fitted.mean.cpu(), "matrix": fitted.matrix.cpu().contiguous()}, part)
+        )
     try:
         return Whitening(**load_file(file)).to(real.device)
     except (SafetensorError, OSError, TypeError) as err:
