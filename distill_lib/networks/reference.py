@@ -26,7 +26,7 @@ from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
 from ..data import ImageSet, augment, like
-from . import fast, memory, names
+from . import fast, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
 
@@ -55,14 +55,6 @@ class Training:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes kept alive by a training step, or by the features of one class's images."""
-        images = min(size.images, size.num_classes * self.per_class) if self.per_class else size.images
-        dimensions = names.blank(self.network, size.shape, size.num_classes).embed_dim
-        chosen = 3 * 4.0 * images / size.num_classes * dimensions + memory.passed(self.network, size, 256)
-        step = memory.trained(self.network, size, min(self.batch, images)) + memory.COPIES * size.floats(self.batch)
-        return max(step, chosen)
 
 
 def for_selection(dataset: str) -> Training:

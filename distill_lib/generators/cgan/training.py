@@ -14,7 +14,6 @@ penalty.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
@@ -36,7 +35,7 @@ from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
-from ...networks import fast, memory, reference
+from ...networks import fast, reference
 from ...networks.reference import Training
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
 from .network import Architecture, Discriminator, Generator, normalised, redraw
@@ -112,13 +111,7 @@ class GAN:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
-    def held(self, size: memory.Size, batch: int | None = None) -> float:
-        """Bytes kept alive by a step of both networks; without another batch than stage 1's also by the judge's
-        training."""
-        step = _step_held(replace(self, epochs=1, seed=0), size, batch or self.batch)
-        return step if batch else max(step, self.judge.held(size))
-
-    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
+    def architecture(self, real: ImageSet) -> Architecture:
         return Architecture(real.shape, real.num_classes, self.width, self.noise, self.label, self.label_scale).check()
 
 
@@ -129,7 +122,7 @@ class Pair:
         steps: how many were taken, as a list of one number.
     """
 
-    def __init__(self, of: GAN, real: ImageSet | memory.Size, rng: torch.Generator | None = None):
+    def __init__(self, of: GAN, real: ImageSet, rng: torch.Generator | None = None):
         """Args: rng: draws the initial weights; None leaves PyTorch's, for weights that are read afterwards."""
         self.settings, shapes = of, of.architecture(real)
         with torch.random.fork_rng(devices=[]):  # building layers draws from the global generator
@@ -232,28 +225,6 @@ class Pair:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.steps[:] = tensors["steps"].tolist()
         return self
-
-
-@functools.lru_cache(maxsize=64)
-def _step_held(of: GAN, size: memory.Size, batch: int) -> float:
-    """Bytes of a step with the gradient penalty: weights, gradients and two moments, and activations, which grow evenly
-    with the width."""
-    with torch.device("meta"):
-        shapes = of.architecture(size)
-        weights = memory.numbers(Generator(shapes), Discriminator(shapes))
-    narrow = replace(of, width=max(8, of.width // 8))
-    pair, rng = Pair(narrow, size, stream(0, "memory")), stream(0, "memory")
-
-    def run(n: int) -> None:
-        pair.steps[0] = 0
-        pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng)
-
-    run(2)  # makes the optimisers' states
-    return (
-        4 * 4.0 * weights
-        + size.slack * batch * memory.growth(run).each * of.width / narrow.width
-        + memory.COPIES * size.floats(batch)
-    )
 
 
 def batches_of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Batches:

@@ -24,13 +24,12 @@ from .network import (
     parameters,
     positions,
 )
-from .settings import LATENTS, Base, Precision, Sampling, has_published, held
+from .settings import Base, Precision, Sampling, has_published, peak_bytes
 from .training import Model, Taken, architecture, base, trained_file
 from .weights import from_config, from_diffusers, infer, read, tensors
 
 __all__ = [
     "FREQUENCIES",
-    "LATENTS",
     "MLP",
     "TRAINED",
     "Architecture",
@@ -63,12 +62,12 @@ __all__ = [
     "from_minimax",
     "guided",
     "has_published",
-    "held",
     "image_bytes",
     "infer",
     "latents",
     "outlook",
     "parameters",
+    "peak_bytes",
     "positions",
     "read",
     "resized",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .network import DiT
-from .settings import held
+from .settings import peak_bytes
 
 
 # --- cost --------------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def outlook(what: str, network: DiT, passes: float, steps: int, batch: int) -> O
         batch,
         passes * of.flops() * steps * batch,
         _rate(device),
-        held(of, batch, device.type == "cuda", share) / 2**30,
+        peak_bytes(of, batch, device.type == "cuda", share) / 2**30,
     )
 
 

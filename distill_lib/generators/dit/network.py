@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import UserError
+from ...core.memory import bytes_per_image
 from ...core.settings import Count, replace, settings
-from ...networks import memory
 
 FREQUENCIES = 256  # numbers a timestep is embedded in
 Numerics = Literal["official", "diffusers"]
@@ -233,7 +233,7 @@ def image_bytes(of: Architecture) -> float:
                 network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights
             )
 
-        return memory.growth(run).each
+        return bytes_per_image(run)
 
     one, two = counted(1), counted(2)
     return one + (of.depth - 1) * (two - one)

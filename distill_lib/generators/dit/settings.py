@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from ...core.settings import Count, replace, settings
-from ...networks import memory
 from ..diffusion import discrete
 from . import network as dit_network
 from .network import Architecture
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
-# channels of the latents (None: those of the images), pixels per latent, channels of the widest maps in the decoder
-LATENTS = {"identity": (None, 1, 0), "taef2": (32, 8, 64), "KL": (4, 8, 256)}
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------
@@ -82,33 +79,6 @@ class Base:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
-    def latent(self, size: memory.Size) -> tuple[int, int, int]:
-        """Channels and side of the latents, and pixels of a side of the images."""
-        side = self.side or size.shape[1]
-        channels, factor = LATENTS.get(self.autoencoder, LATENTS["KL"])[:2]
-        return channels or size.shape[0], side // factor, side
-
-    def sizes(self, size: memory.Size) -> Architecture:
-        """Of the network, published or trained here."""
-        channels, side, _ = self.latent(size)
-        return (
-            Architecture(side=side, channels=channels)
-            if self.weights
-            else _sizes(self, side, channels, size.num_classes)
-        )
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes a training step keeps alive; encoding the images where that takes an encoder."""
-        if self.weights:
-            return self.autoencoding(size)
-        step = held(self.sizes(size), self.batch, size.gpu, trained=1.0) + memory.COPIES * size.floats(self.batch)
-        return max(step, self.autoencoding(size))
-
-    def autoencoding(self, size: memory.Size) -> float:
-        """Bytes of 25 images on their way through the autoencoder, at its widest maps."""
-        widest = LATENTS.get(self.autoencoder, LATENTS["KL"])[2]
-        return 25 * 3 * 4.0 * widest * self.latent(size)[2] ** 2
-
 
 @settings
 class Sampling:
@@ -134,12 +104,6 @@ class Sampling:
     def work(self, images: int) -> float:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
 
-    def held(self, of: Base, size: memory.Size) -> float:
-        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the
-        decoder."""
-        drawn = min(self.batch, max(1, self.batch // size.num_classes) * size.num_classes)
-        return max(held(of.sizes(size), drawn * (1 if self.guidance == 1 else 2), size.gpu), of.autoencoding(size))
-
 
 def has_published(dataset: str) -> bool:
     """Whether published weights know the classes of a data set: subsets of ImageNet."""
@@ -154,7 +118,7 @@ def _sizes(of: Base, side: int, channels: int, num_classes: int) -> Architecture
     return Architecture(side, channels, patch, of.width, of.depth, of.heads, num_classes=num_classes).check()
 
 
-def held(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
+def peak_bytes(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
     """Bytes a step keeps alive: weights, and of the trained share of them average, gradients and moments; activations
     of every block, or of one.
 

@@ -320,16 +320,6 @@ def _winograd_pays(channels: int, inputs: int, kernel: int, gpu: bool) -> bool:
     return kernel == 3 and min(channels, inputs) >= 64 and not gpu
 
 
-def numbers(layer: Layer, gpu: bool) -> int:
-    """What a layer keeps in use, with fixed weights: those of its style and its convolution, and the forms of
-    `_Weights`."""
-    pairs, style = layer.inputs * layer.channels, 513 * layer.inputs
-    return (
-        style
-        + (2 * layer.kernel**2 + 1 + 2 * 36 * _winograd_pays(layer.channels, layer.inputs, layer.kernel, gpu)) * pairs
-    )
-
-
 class _Weights:
     """The normalised weights of a convolution in the forms its products want, made again when the weights change."""
 

@@ -34,7 +34,6 @@ from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
-from ...networks import memory
 from ..diffusion.continuous import VP
 from .network import Architecture, UViT, parameters, sinusoids
 from .weights import find, from_state, load, read, save, surgery
@@ -120,7 +119,7 @@ class Training:
             label_drop=0.1,
         )
 
-    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
+    def architecture(self, real: ImageSet) -> Architecture:
         """Raises: UserError: images this network does not fit."""
         channels, height, side = real.shape
         if height != side:
@@ -133,17 +132,6 @@ class Training:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes a training step keeps alive on one process."""
-        of = self.architecture(size)
-        return 2**20 * memory_mb(of, self, images=at_once(of, self)) + 6 * size.floats(self.batch)
-
-    def sampling_held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the images of a call of the network, and of its weights."""
-        of = self.architecture(size)
-        skipped = of.depth // 2 * of.width
-        return 4.0 * (parameters(of) + images * of.tokens * (skipped + (8 + 2 * of.mlp_ratio) * of.width))
 
 
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name

@@ -28,9 +28,8 @@ from ...generators.dit import DiT
 from ...generators.dit.drawing import drawn_pool
 from ...generators.dit.encoded import latents
 from ...generators.dit.forecast import outlook, say
-from ...generators.dit.settings import VERSION, Base, Sampling, held
+from ...generators.dit.settings import VERSION, Base, Sampling
 from ...generators.dit.training import Model, Steps, base, follow
-from ...networks import memory
 
 
 @settings
@@ -68,12 +67,6 @@ class Tuning:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network."""
         return self.steps * self.batch * self.passes
-
-    def held(self, of: Base, size: memory.Size) -> float:
-        """Bytes a step keeps alive, both memories of latents included."""
-        sizes = of.sizes(size)
-        latents = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
-        return held(sizes, self.batch, size.gpu, trained=0.01 if self.parameters == "difffit" else 1.0) + latents
 
 
 # --- stage 2 -----------------------------------------------------------------------------------------------------------
