@@ -25,9 +25,13 @@ import pydantic
 
 from .. import records
 from ..core.errors import UserError, unknown
+from ..core.loop import Loop
+from ..core.settings import settings
+from ..data import ImageSet
 from ..evaluation import effects
 from ..evaluation.effects import Effect, Word
-from ..methods import METHODS
+from ..generators import cgan
+from ..methods import METHODS, optional
 from ..records import Cell, Record
 from .definition import Experiment, Parameters, Skip, Task, names_of
 
@@ -173,6 +177,25 @@ def against(ours: Arm, theirs: Arm) -> tuple[tuple[Arm, float], ...]:
     return ((ours, 1.0), (theirs, -1.0))
 
 
+@settings
+class Watched:
+    """A record holds how the GAN was trained that its sets start from."""
+
+    version: int = 1
+
+
+def _gans(config: Any, method: str) -> list[cgan.GAN]:
+    return [of for of in optional(METHODS[method], "stage1")(config).values() if isinstance(of, cgan.GAN)]
+
+
+def watched(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+    """Of every look at the GAN in training: its step, the share of its samples that a classifier of real images
+    recognises, and their Fréchet distance."""
+    names = ("step", "class_accuracy_pct", "frechet_distance")
+    looks = [cgan.train(real, of, loop).health for of in _gans(task.config, task.maker)]
+    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]}
+
+
 class Repeats(Task):
     """A task whose record may grow beyond the number of sets it was planned with: that number is not in its key."""
 
@@ -206,6 +229,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
 
     def task(cell: Cell, params: Parameters) -> Task | Skip:
         arm, scale = arms[cell][0], arms[cell][1].scale
+        scores = Watched() if _gans(arm.config, arm.method) else None
         if params.profile == "full":
             return Skip("claims are decided at small; the paper's own scale is that of its tables")
         if params.profile == SCALE:
@@ -219,18 +243,28 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
                 params.seed,
                 networks=scale.networks,
                 tested=scale.tested,
+                scores=scores,
             )
         if cell not in in_smoke:
             return Skip("smoke computes a claim or two of every paper")
         brief = scale.protocol.partition("@")[0] + "@2ep"
         return Repeats(
-            cell, arm.config.smoke(), scale.stand_in, brief, 1, SMOKE_REPEATS, params.seed, "ConvNetW32", tested=10
+            cell,
+            arm.config.smoke(),
+            scale.stand_in,
+            brief,
+            1,
+            SMOKE_REPEATS,
+            params.seed,
+            "ConvNetW32",
+            tested=10,
+            scores=scores,
         )
 
     model = pydantic.create_model(
         "ClaimParameters", __base__=Parameters, claims=(names_of("claim", lambda: names), names)
     )
-    return Experiment(name, title, model, cells, task, lambda cell: False, claims=claims)
+    return Experiment(name, title, model, cells, task, lambda cell: False, watched, claims=claims)
 
 
 # --- what was found ----------------------------------------------------------------------------------------------------
