@@ -155,7 +155,8 @@ def gradient(*args, **size) -> suite.Call:
 
 @suite.benchmark(
     "augment-dsa-each",
-    "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, "
+    "{channels} x {pixels} x {pixels}",
     "the official code's operations, network by network",
     size={"groups": 5, "images": 100, "channels": 3, "pixels": 32, "draws": 12},
     quick=QUICK,

@@ -37,13 +37,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from distill_lib.core.device import describe, pick
-from distill_lib.core.measure import _forget_peak, _peak_mb
+from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
 LEAST = 3  # repeats before a budget may end a benchmark
-SETTLE = 0.2  # seconds before a turn: threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds after their last operation
+SETTLE = (
+    0.2  # seconds before a turn: idle threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds
+)
 
 Call = Callable[[], Tensor | dict[str, float] | None]
 
@@ -122,8 +124,7 @@ def apart(ours: np.ndarray, plain: np.ndarray) -> float:
     return float(np.linalg.norm((ours - plain).ravel()) / max(np.linalg.norm(plain.ravel()), 1e-300))
 
 
-# --- one side, in its own process
-# --------------------------------------------------------------------------------------
+# --- one side, in its own process ------------------------------------------------------------------------------------
 class Counter(TorchDispatchMode):
     """Operations of convolutions and products in the block, and bytes of all tensors that operations read and write."""
 
@@ -150,12 +151,12 @@ def _held_mb(device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
-    _forget_peak()
-    return _peak_mb()
+    forget_peak()
+    return peak_mb()
 
 
 def _highest_mb(device: str) -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _peak_mb()
+    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_mb()
 
 
 def _first(call: Call, side: str, device: str) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def peaks(device: str, threads: int, pipe: Connection) -> None:
     pipe.send((flops, 12 * length / best(lambda: torch.add(x, y, out=z), 10)))
 
 
-# --- both sides --------------------------------------------------------------------------------------------------------
+# --- both sides ------------------------------------------------------------------------------------------------------
 def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -370,7 +371,7 @@ def made_by(device: str, threads: int) -> dict[str, Any]:
     return {k: v for k, v in provenance(device).items() if k != "python"} | {"threads": threads}
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 def chosen(names: list[str]) -> list[Benchmark]:
     """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists
     them."""
@@ -426,7 +427,8 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         machine = side.answer()
         side.end()
         print(
-            f"{describe(device)}, torch {torch.__version__}: {machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s",
+            f"{describe(device)}, torch {torch.__version__}: "
+            f"{machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s",
             flush=True,
         )
     jobs = [(b, b.quick if args.quick else b.size, {}) for b in todo]

@@ -247,7 +247,7 @@ def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):
     assert seconds(of) > 0 and estimate._sizes("ImageNette@64px")[2] == 13_000 and estimate._sizes("digits")
 
 
-# --- selections --------------------------------------------------------------------------------------------------------
+# --- selections ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def cells():
     return experiments.experiment(NAME).cells(experiments.check_parameters(NAME, {}))

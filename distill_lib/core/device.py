@@ -27,9 +27,7 @@ def pick(name: str | None = None) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}: use cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch"
-        )
+        raise UserError(f"device {name!r}, but torch sees no GPU: use cpu, or install a CUDA build of torch")
     if device.type == "cpu":
         keep_memory()
     else:
@@ -38,12 +36,13 @@ def pick(name: str | None = None) -> torch.device:
 
 
 def set_rounding() -> bool:
-    """Let convolutions on a GPU round their float32 inputs to TF32 (10 bits after the point), matrix products not;
-    whether they do.
+    """Let convolutions on a GPU, but not matrix products, round their float32 inputs to TF32 (10 bits after the point).
 
     This is PyTorch's own default, with which the papers' codes ran; it is set here so that no other code decides it,
     and every record says which it was. Kernel regressions solve in matrix products and need all bits. `DISTILL_TF32=0`
     keeps float32 everywhere.
+
+    Returns: whether convolutions round.
     """
     wanted = os.environ.get("DISTILL_TF32", "1") != "0"
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted, False
@@ -52,12 +51,13 @@ def set_rounding() -> bool:
 
 @functools.cache
 def keep_memory() -> bool:
-    """Let the C library keep the memory of freed tensors instead of returning it to the system; whether it took the
-    wish.
+    """Let the C library keep the memory of freed tensors instead of returning it to the system.
 
     On Linux, tensors above a size come from fresh pages, and zeroing those takes longer than an elementwise operation
     on them: a ConvNet step on 64 images is 1.4 times as fast with this, at up to 1.5 times the memory.
     `DISTILL_KEEP_MEMORY=0` turns it off.
+
+    Returns: whether the C library does.
     """
     if sys.platform != "linux" or os.environ.get("DISTILL_KEEP_MEMORY", "1") == "0":
         return False
@@ -140,10 +140,8 @@ class Pieces:
                 if not out_of_memory(err) or stop - start == 1:
                     raise
                 self.size = (stop - start) // 2
-                warnings.warn(
-                    f"out of memory: going on with {self.size} at a time (same result to rounding, slower)",
-                    stacklevel=2,
-                )
+                said = f"out of memory: going on with {self.size} at a time (same result to rounding, slower)"
+                warnings.warn(said, stacklevel=2)
             else:
                 start = stop
                 continue

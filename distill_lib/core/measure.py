@@ -64,7 +64,7 @@ def give_back(device: torch.device | str) -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes
     back first."""
     give_back("cpu")
@@ -72,14 +72,14 @@ def _forget_peak() -> None:
         f.write("5")
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as f:
         return int(next(line for line in f if line.startswith("VmHWM:")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _peak_on(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _peak_mb()
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mb()
 
 
 _open: list[tuple[torch.device, Cost]] = []  # blocks that are measured now, one inside the other
@@ -96,7 +96,7 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _forget_peak()
+        forget_peak()
     _open.append((device, cost))
     drawn, cpu, start = joules(device), time.process_time(), time.perf_counter()
     try:

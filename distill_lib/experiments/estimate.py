@@ -88,25 +88,25 @@ def _sizes(dataset: str) -> tuple[Shape, int, int, int] | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _operations(of: Workload) -> tuple[float | None, float] | None:
+def _operations(work: Workload) -> tuple[float | None, float] | None:
     """Operations of making one set, stages apart, and of evaluating it; None for a data set of unknown size.
 
     Those of making it are None for a method without an entry in `WORK`.
     """
-    if (sizes := _sizes(of.dataset)) is None:
+    if (sizes := _sizes(work.dataset)) is None:
         return None
     shape, classes, images, tested = sizes
     distill = None
-    if of.method in WORK:
-        once = per_image(getattr(of.config, "network", "ConvNet"), shape, classes)
-        distill = WORK[of.method](of.config, classes, images) * once
-    trained, evaluate = images if of.ipc is None else classes * of.ipc, 0.0
-    per_class = of.ipc or max(1, images // classes)
-    for network in of.networks:
-        rule = _rule(of.protocol).settled(sized(of.dataset)[0], network, per_class, classes)
+    if work.method in WORK:
+        once = per_image(getattr(work.config, "network", "ConvNet"), shape, classes)
+        distill = WORK[work.method](work.config, classes, images) * once
+    trained, evaluate = images if work.ipc is None else classes * work.ipc, 0.0
+    per_class = work.ipc or max(1, images // classes)
+    for network in work.networks:
+        rule = _rule(work.protocol).settled(sized(work.dataset)[0], network, per_class, classes)
         epochs = rule.num_epochs(per_class, trained)
         passes = 3 * epochs * trained + (1 + min(epochs, rule.num_checks(per_class, trained))) * tested
-        evaluate += of.num_eval * max(1, len(rule.lr_grid)) * passes * per_image(network, shape, classes)
+        evaluate += work.num_eval * max(1, len(rule.lr_grid)) * passes * per_image(network, shape, classes)
     return distill, evaluate
 
 
@@ -206,54 +206,54 @@ class Rates:
                     return operations * rate / threads, f"{len(found)} records on {on}"
         return None, f"no record of {'any evaluation' if kind == 'evaluate' else name} to go by"
 
-    def memory(self, of: Workload) -> tuple[float | None, str]:
+    def memory(self, work: Workload) -> tuple[float | None, str]:
         """The peak, in MB, of the nearest record with the method, network and image size, and which record that is.
 
         The lowest of those that are equally near, because the others' processes held more from earlier cells.
         """
-        shape, classes, images, _ = _sizes(of.dataset)
-        trained = images if of.ipc is None else classes * of.ipc
+        shape, classes, images, _ = _sizes(work.dataset)
+        trained = images if work.ipc is None else classes * work.ipc
         for device in self.devices:
-            if found := self.peaks.get((device, of.method, of.networks[0], shape)):
+            if found := self.peaks.get((device, work.method, work.networks[0], shape)):
                 _, memory_mb, what = min(found, key=lambda peak: (abs(math.log(peak[0] / trained)), peak[1]))
                 return memory_mb, f"measured for {what}"
-        return None, f"no record of {of.method} with {of.networks[0]} on images of this size"
+        return None, f"no record of {work.method} with {work.networks[0]} on images of this size"
 
     def add(self, record: Record) -> None:
         """Learn from a record; nothing from one whose settings or data set are not known."""
-        of, device = _of_record(record), _kind(str(record.made_by.get("device", "")))
-        if of is None or (operations := _operations(of)) is None:
+        work, device = _of_record(record), _kind(str(record.made_by.get("device", "")))
+        if work is None or (operations := _operations(work)) is None:
             return
         gpu, done = not _processor(device), len(record.done)
-        stages = _stages(of)
+        stages = _stages(work)
 
-        def learn(kind: str, name: str, seconds: float, of_so_many: float) -> None:
-            rate = Rate(gpu or bool(record.cpu_seconds), str(record.made_by.get("at", "")), seconds, of_so_many)
+        def learn(kind: str, name: str, seconds: float, count: float) -> None:
+            rate = Rate(gpu or bool(record.cpu_seconds), str(record.made_by.get("at", "")), seconds, count)
             key = (device, kind, name)
             self.rates[key] = heapq.nlargest(ENOUGH, [*self.rates[key], rate])
 
         distill, evaluate = (done * (o or 0.0) for o in operations)
         if distill:
             kind = "distill" if record.shared or not stages else "with stage"
-            learn(kind, of.method, _spent(record, "distill"), distill)
+            learn(kind, work.method, _spent(record, "distill"), distill)
         if evaluate:
             for name in (record.key["network"], ""):
                 learn("evaluate", name, _spent(record, "evaluate"), evaluate)
         for what, settings in stages.items():
-            once = _stage_operations(settings, of.config, of.dataset)
+            once = _stage_operations(settings, work.config, work.dataset)
             costs = [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]
             if costs and once is not None:
                 made = len(costs) if isinstance(settings, Training) else 1
                 learn("stage", what, sum(v["seconds" if gpu else "cpu_seconds"] for v in costs), made * once)
         if record.memory_mb:
-            shape, classes, images, _ = _sizes(of.dataset)
-            peak = (classes * of.ipc if of.ipc else images, record.memory_mb, str(record.cell))
-            self.peaks[device, of.method, of.networks[0], shape].append(peak)
+            shape, classes, images, _ = _sizes(work.dataset)
+            peak = (classes * work.ipc if work.ipc else images, record.memory_mb, str(record.cell))
+            self.peaks[device, work.method, work.networks[0], shape].append(peak)
 
 
-def _stages(of: Workload) -> dict[str, Any]:
+def _stages(work: Workload) -> dict[str, Any]:
     """What has to be made before a method's sets, with its settings."""
-    return optional(METHODS[of.method], "stage1")(of.config)
+    return optional(METHODS[work.method], "stage1")(work.config)
 
 
 def _processor(device: str) -> bool:
@@ -319,10 +319,10 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
     Args:
         made: keys of parts that are there already.
     """
-    work = _operations(_of_task(task))
-    if work is None:
+    operations = _operations(_of_task(task))
+    if operations is None:
         return None
-    distill, evaluate = work
+    distill, evaluate = operations
     judging = known.seconds("evaluate", task.key["network"], evaluate)
     out: dict[str, Share] = {}
     for index in sets:
@@ -330,8 +330,8 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
             if part.key in out or part.key in made:
                 continue
             if part.stage:
-                operations = _stage_operations(part.settings, task.config, task.dataset)
-                out[part.key] = Share(part.key, *known.seconds("stage", part.what, operations))
+                count = _stage_operations(part.settings, task.config, task.dataset)
+                out[part.key] = Share(part.key, *known.seconds("stage", part.what, count))
             else:
                 out[part.key] = Share(part.key, *known.seconds("distill", task.maker, distill))
         key = f"{task.cell.experiment}/{task.cell.stem}/{index}"

@@ -1,11 +1,10 @@
 """Embeddings of plain ConvNets on a CPU, several times sooner than layer by layer: same function, float32, first
 derivatives.
 
-`fast.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in the cache
-folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on float32 images
-on the CPU. Everything else, and every machine without a compiler, takes the network's own layers: `embed` decides.
-Derivatives of the second order are right as well, through `layers` and as slow as they are; for these `products` is the
-faster way.
+`core/native/convnet.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in
+the cache folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on
+float32 images on the CPU. Everything else, and every machine without a compiler, takes the network's own layers:
+`embed` decides. Second derivatives go through the layers and are as slow as they are; `winograd` has a faster way.
 
 Results do not depend on the batch an image comes in. Gradients of weights depend, to rounding, on the number of
 threads.
@@ -19,9 +18,8 @@ from ..core.native import convnet as _convnet
 from ..core.native.convnet import Plan
 from .convnet import ConvNet, FRePoConv
 
-FILTERS_MB = (
-    64  # transformed filters of a network, of which each thread keeps a gradient: wider networks take their layers
-)
+# of a network's transformed filters, of which each thread keeps a gradient: wider networks take their layers
+FILTERS_MB = 64
 
 
 def plan(network: nn.Module) -> Plan | None:
@@ -48,15 +46,8 @@ def plan(network: nn.Module) -> Plan | None:
     ]
     conv, norm = layers[0]
     widths = tuple(conv.out_channels for conv, _ in layers)
-    return Plan(
-        network.shape,
-        conv.padding[0],
-        norm is not None,
-        norm.eps if norm else 0.0,
-        widths,
-        network.embed_dim,
-        tuple(names),
-    )
+    eps = norm.eps if norm else 0.0
+    return Plan(network.shape, conv.padding[0], norm is not None, eps, widths, network.embed_dim, tuple(names))
 
 
 def embed(network: nn.Module, x: Tensor) -> Tensor:

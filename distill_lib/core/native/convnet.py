@@ -33,9 +33,9 @@ class Plan:
     embed_dim: int
     names: tuple[str | None, ...]
 
-    def parameters(self, of: Mapping[str, Tensor]) -> list[Tensor | None]:
+    def parameters(self, named: Mapping[str, Tensor]) -> list[Tensor | None]:
         """Weight, bias, scale and shift of every block, from a network's named parameters."""
-        return [None if name is None else of[name] for name in self.names]
+        return [None if name is None else named[name] for name in self.names]
 
 
 def usable(plan: Plan | None, x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
@@ -52,9 +52,7 @@ def usable(plan: Plan | None, x: Tensor, parameters: Sequence[Tensor | None]) ->
 
 def run(plan: Plan, x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
     """(N, C, H, W) -> (N, D) by the kernel, with the plan's parameters; differentiable with respect to both."""
-    if (
-        not torch.is_grad_enabled()
-    ):  # inside the function this is not known, and what a backward pass needs would be kept
+    if not torch.is_grad_enabled():  # not known inside the function, which would keep what a backward pass needs
         x, parameters = x.detach(), [None if p is None else p.detach() for p in parameters]
     return _Embed.apply(plan, x.contiguous(), *(None if p is None else p.contiguous() for p in parameters))
 
@@ -77,9 +75,8 @@ class _Embed(torch.autograd.Function):
         out = x.new_empty(len(x), plan.embed_dim)
         saved = x.new_empty(len(x) * kernel().saved_floats(*_sizes(plan))) if any(ctx.needs_input_grad) else None
         if len(x):
-            kernel().embed_forward(
-                *_call(plan, parameters), len(x), _at(x), _at(out), _at(saved), torch.get_num_threads()
-            )
+            tensors = map(_at, (x, out, saved))
+            kernel().embed_forward(*_call(plan, parameters), len(x), *tensors, torch.get_num_threads())
         ctx.save_for_backward(x, saved, *parameters)
         return out
 
@@ -92,9 +89,9 @@ class _Embed(torch.autograd.Function):
             found = iter(torch.autograd.grad(layers(plan, x, parameters), wanted, grad, create_graph=True))
             return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
         dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
-        gradients = (
-            [None if p is None else torch.zeros_like(p) for p in parameters] if any(ctx.needs_input_grad[2:]) else None
-        )
+        gradients = None
+        if any(ctx.needs_input_grad[2:]):
+            gradients = [None if p is None else torch.zeros_like(p) for p in parameters]
         if len(x):
             grad, to = grad.contiguous(), gradients and _pointers(gradients)
             tensors = map(_at, (x, saved, grad, dx))
@@ -102,7 +99,7 @@ class _Embed(torch.autograd.Function):
         return None, dx, *(gradients or [None] * len(parameters))
 
 
-# --- calling C ---------------------------------------------------------------------------------------------------------
+# --- calling C -------------------------------------------------------------------------------------------------------
 def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -130,24 +127,11 @@ def load(library: Path) -> ctypes.CDLL:
     """The functions of the shared library, with their argument types."""
     lib = ctypes.CDLL(str(library))
     pointer, ints = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
-    network = [
-        ints,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_float,
-        ctypes.c_int,
-        ints,
-        pointer,
-    ]  # shape .. parameters, as in fast.cpp
-    lib.saved_floats.argtypes, lib.saved_floats.restype = [ints, ctypes.c_int, ctypes.c_int, ints], ctypes.c_long
-    lib.embed_forward.argtypes, lib.embed_forward.restype = (
-        [*network, ctypes.c_long, *[pointer] * 3, ctypes.c_int],
-        None,
-    )
-    lib.embed_backward.argtypes, lib.embed_backward.restype = (
-        [*network, ctypes.c_long, *[pointer] * 5, ctypes.c_int],
-        None,
-    )
+    whole, real = ctypes.c_int, ctypes.c_float
+    network = [ints, whole, whole, real, whole, ints, pointer]  # shape .. parameters, as in convnet.cpp
+    lib.saved_floats.argtypes, lib.saved_floats.restype = [ints, whole, whole, ints], ctypes.c_long
+    lib.embed_forward.argtypes, lib.embed_forward.restype = [*network, ctypes.c_long, *[pointer] * 3, whole], None
+    lib.embed_backward.argtypes, lib.embed_backward.restype = [*network, ctypes.c_long, *[pointer] * 5, whole], None
     return lib
 
 
