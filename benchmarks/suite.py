@@ -1,11 +1,10 @@
 """The benchmarks' common part: what a benchmark is, how it is measured, what is written.
 
 A benchmark is a function that prepares one side and returns the call that is measured; the call returns what both sides
-must
-agree on, or None where there is nothing to compare:
+must agree on, or None if there is nothing to compare:
 
-    @benchmark("dm", "a DM step of {classes} classes", "a loop over classes", size={"classes": 10}, quick={"classes":
-    2}, tolerance=1e-4) def dm(side: str, device: str, classes: int) -> Call: ...
+    @benchmark("dm", "a DM step", "a loop over classes", size={"classes": 10}, quick={"classes": 2}, tolerance=1e-4)
+    def dm(side: str, device: str, classes: int) -> Call: ...
 
 Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat:
 they take turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at
@@ -60,10 +59,10 @@ class Benchmark:
 
     Attributes:
         what:      in words, with the size's names in braces.
-        compared:  the plain reference in words; "" where there is none and only ours runs.
+        compared:  the plain reference in words; "" if only ours runs.
         build:     (side, device, **size) -> the call; side is "plain" or "ours".
         size, quick: the size that is reported, and one that runs in seconds.
-        tolerance: largest allowed difference of both results; None where they return nothing to compare.
+        tolerance: largest allowed difference of both results; None if they return nothing to compare.
         distance:  (ours, plain) -> that difference, and `difference_is` its unit; by default `apart`.
         target:    see `distill_lib.speed`.
         growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
@@ -282,8 +281,10 @@ def measured(
     until: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early. Raises:
-    Failed."""
+    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early.
+
+    Raises: Failed.
+    """
     began, load_before = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     module, names = of.build.__module__, ("plain", "ours") if of.compared else ("ours",)
     sides: dict[str, Side] = {}
@@ -373,8 +374,10 @@ def made_by(device: str, threads: int) -> dict[str, Any]:
 
 # --- the command -----------------------------------------------------------------------------------------------------
 def chosen(names: list[str]) -> list[Benchmark]:
-    """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists
-    them."""
+    """The benchmarks of these names; "fid" is also every "fid-...".
+
+    Raises: SystemExit: no benchmark has one of the names; lists those there are.
+    """
     known = load()
     out = []
     for name in names:
@@ -386,7 +389,11 @@ def chosen(names: list[str]) -> list[Benchmark]:
 
 
 def main(argv: list[str] | None = None, only: str | None = None) -> None:
-    """Measure and show. Args: only: the file whose benchmarks are meant where none is named."""
+    """Measure and show.
+
+    Args:
+        only: the file whose benchmarks run if none is named.
+    """
     options = argparse.ArgumentParser(
         prog="benchmarks", description="Speed and memory against plain references of the same mathematics."
     )

@@ -34,7 +34,7 @@ Cells = Annotated[
 ]
 Sets = Annotated[
     int | None,
-    typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number."),
+    typer.Option(min=1, help="Distilled sets of each cell, from the first on; by default the profile's number."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")]
 TimeLimit = Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h. Without, run to the end.")]
@@ -392,9 +392,7 @@ def evaluate(
     ] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
-    ceiling_epochs: Annotated[
-        int | None, typer.Option(help="Train on all real images too, for so many epochs.")
-    ] = None,
+    ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
@@ -454,14 +452,14 @@ def uvit_train(
 
 @uvit.command("generate")
 def uvit_generate(
-    folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
+    folder: Annotated[Path, typer.Option(help="Where the images go; what it holds already is kept and continued.")],
     dataset: Annotated[
         str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
     profile: Profile = "full",
-    seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,
-    images: Annotated[int | None, typer.Option(help="Or so many images.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="How long to generate.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or how many images.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""

@@ -1,4 +1,4 @@
-"""Which device to use, what a run cost on it, and compiling where a compiler is there."""
+"""Which device to use, how to describe it, compiling for it, and going on when its memory runs out."""
 
 from __future__ import annotations
 
@@ -96,8 +96,7 @@ def describe(device: torch.device | str) -> str:
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether torch.compile has what it needs; says once, in one line, when it has not. `DISTILL_COMPILE=0` turns it
-    off."""
+    """Whether torch.compile finds a C++ compiler; warns once if not. `DISTILL_COMPILE=0` turns compiling off."""
     if os.environ.get("DISTILL_COMPILE", "1") == "0":
         return False
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
@@ -107,7 +106,7 @@ def can_compile() -> bool:
 
 
 def compiled(fn: Callable, **options) -> Callable:
-    """`torch.compile(fn, **options)` where a compiler is there, else `fn` itself."""
+    """`torch.compile(fn, **options)` if there is a compiler, else `fn` itself."""
     return torch.compile(fn, **options) if can_compile() else fn
 
 

@@ -12,6 +12,7 @@ training enlarges.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import sys
@@ -44,7 +45,7 @@ class Loop:
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
         bar:      show a progress bar; by default only on a terminal.
         watch:    called as watch(name, step, live) before every step and once after the last: for film strips.
-        tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
+        tell:     called as tell(name, done, total, values) about once a second: for whoever watches.
         title:    what the progress bar says before the phase's name.
     """
 
@@ -181,22 +182,21 @@ def _put_back(value: Any, saved: Any) -> None:
         raise TypeError(f"cannot restore a {type(value).__name__} in place; put numbers into a list or dict")
 
 
-class _interrupts:
-    """Turn Ctrl-C into a flag for the duration of a loop (main thread only), so that it stops between two steps."""
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a flag during a loop (in the main thread only), so that the loop stops between two steps."""
+    hits: list[int] = []
+    old = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
 
-    def __enter__(self) -> Callable[[], bool]:
-        self.hit = False
-        self.old = None
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._on)
-        return lambda: self.hit
+    def note(signum: int, frame: Any) -> None:
+        if hits and callable(old):  # a second Ctrl-C does not wait for the step to end
+            old(signum, frame)
+        hits.append(signum)
 
-    def _on(self, signum: int, frame: Any) -> None:
-        if self.hit and callable(self.old):  # a second Ctrl-C does not wait for the step to end
-            self.old(signum, frame)
-        self.hit = True
-
-    def __exit__(self, *exc: Any) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGINT, self.old)
+    if old is not None:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(hits)
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGINT, old)

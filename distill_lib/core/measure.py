@@ -20,7 +20,7 @@ class Cost:
     """Wall seconds, seconds of processor time (all threads of the process), energy and peak memory of a block.
 
     Processor time well below wall seconds times threads, on a CPU, says that the machine was busy with something else.
-    Energy is the whole GPU's, whoever used it; None where the device reports none.
+    Energy is the whole GPU's, whoever used it; None if the device does not report it.
     Memory on a GPU is what torch allocated; on a CPU it is the process's resident peak in the block on Linux, elsewhere
     since the process began.
     """
@@ -32,7 +32,7 @@ class Cost:
 
 
 def driver() -> str | None:
-    """Version of NVIDIA's driver, such as 580.65.06; None where there is none."""
+    """Version of NVIDIA's driver, such as 580.65.06; None without a driver."""
     try:
         pynvml.nvmlInit()  # as often as you like: the library counts
         return pynvml.nvmlSystemGetDriverVersion()
@@ -41,8 +41,10 @@ def driver() -> str | None:
 
 
 def joules(device: torch.device | str) -> float | None:
-    """Energy a whole GPU has drawn since its driver was loaded; None on a CPU, a part of a GPU, and GPUs before
-    Volta."""
+    """Energy a whole GPU has drawn since its driver was loaded.
+
+    None on a CPU, on a part of a GPU, and on GPUs before Volta.
+    """
     if torch.device(device).type != "cuda":
         return None
     try:
@@ -65,8 +67,8 @@ def give_back(device: torch.device | str) -> None:
 
 
 def forget_peak() -> None:
-    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes
-    back first."""
+    """Start the process's peak memory again from what it holds now, if the system can; what the C library kept is
+    returned first."""
     give_back("cpu")
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")

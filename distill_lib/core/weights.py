@@ -32,7 +32,10 @@ def find_folder(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path:
-    """As `find_folder`. Raises: UserError: it is nowhere; says where it may lie and how to get it."""
+    """As `find_folder`.
+
+    Raises: UserError: it is not found; says where it may lie and how to get it.
+    """
     if (found := find_folder(name)) is None:
         raise UserError(f"{said_missing(name)} is not here: {where_to_put(name)}")
     return found
@@ -114,7 +117,10 @@ def find(name: str) -> Path | None:
 
 
 def need(name: str) -> Path:
-    """As `find`. Raises: UserError: they are nowhere; says where they may lie."""
+    """As `find`.
+
+    Raises: UserError: they are not found; says where they may lie.
+    """
     if (found := find(name)) is None:
         what = f"the weights of {name} ({FILES[name].names[0]}: {FILES[name].about}) are not here"
         where = "a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"

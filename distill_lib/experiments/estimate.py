@@ -77,7 +77,7 @@ def _of_record(record: Record) -> Workload | None:
 
 @functools.lru_cache(maxsize=512)
 def _sizes(dataset: str) -> tuple[Shape, int, int, int] | None:
-    """Shape, classes, training images and test images of a data set; None where they are not documented."""
+    """Shape, classes, training images and test images of a data set; None if they are not documented."""
     name, px, _ = sized(dataset)
     facts = DATASETS.get(name)
     if facts is None:
@@ -112,7 +112,7 @@ def _operations(work: Workload) -> tuple[float | None, float] | None:
 
 @functools.lru_cache(maxsize=512)
 def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
-    """Operations of making a stage once, on a data set of known size; None where its settings have no `work`."""
+    """Operations of making a stage once, on a data set of known size; None if its settings have no `work`."""
     if not hasattr(settings, "work"):
         return None
     shape, classes, images, _ = _sizes(dataset)
@@ -129,10 +129,11 @@ def _rule(name: str) -> Protocol:
 def per_image(network: str, shape: Shape, num_classes: int) -> float:
     """Floating-point operations of the convolutions and linear layers for one image, forwards.
 
-    0 for a network that does not take such images. By hooks, because the imports of PyTorch's counter take a second.
+    0 for a network that does not take such images. By hooks on a processor, because PyTorch's counter and its device
+    "meta" import symbolic algebra, which takes a second of every plan.
     """
     try:
-        model = networks.blank(network, shape, num_classes).to("meta").eval()  # shapes without numbers
+        model = networks.blank(network, shape, num_classes).eval()
     except UserError:
         return 0.0
     found = []
@@ -144,14 +145,14 @@ def per_image(network: str, shape: Shape, num_classes: int) -> float:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        model(torch.zeros(1, *shape, device="meta"))
+        model(torch.zeros(1, *shape))
     return sum(found)
 
 
 # --- what records say ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, order=True)
 class Rate:
-    """What one record says: seconds for so many operations.
+    """What one record says: the seconds that a number of operations took.
 
     `counted` says that they are processor seconds, or a GPU's: wall seconds also say how busy the machine was.
     """

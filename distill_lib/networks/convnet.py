@@ -65,8 +65,7 @@ class ConvNet(Network):
         return x.flatten(1)
 
     def taps(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of every block after its activation and before its pooling, then the last block's after pooling
-        (CAFE)."""
+        """CAFE's feature maps: of every block between activation and pooling, then the last block's after pooling."""
         maps = []
         for conv, norm_, act, pool in self.blocks:
             maps.append(act(norm_(conv(x))))
@@ -75,9 +74,9 @@ class ConvNet(Network):
 
 
 class FRePoConv(Network):
-    """FRePo's network: convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels; batch norm, where
-    used, comes
-    *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
+    """FRePo's network: three blocks of convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels.
+
+    Batch norm, if used, comes *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
 
     Args:
         width: channels of the first block, doubled in each of the next two.

@@ -1,5 +1,4 @@
-"""Embeddings of plain ConvNets on a CPU, several times sooner than layer by layer: same function, float32, first
-derivatives.
+"""Embeddings of plain ConvNets on a CPU and their first derivatives, several times faster than layer by layer.
 
 `core/native/convnet.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in
 the cache folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on
@@ -23,7 +22,7 @@ FILTERS_MB = 64
 
 
 def plan(network: nn.Module) -> Plan | None:
-    """How the kernel would compute this network's embedding, or None where it cannot."""
+    """How the kernel would compute this network's embedding, or None if it cannot."""
     if isinstance(network, ConvNet) and (network.act, network.pool) == ("AR", "AP") and network.norm in ("IN", "NN"):
         layers = [(block[0], block[1] if network.norm == "IN" else None) for block in network.blocks]
     elif isinstance(network, FRePoConv) and not any(isinstance(m, nn.BatchNorm2d) for m in network.body):

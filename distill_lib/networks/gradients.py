@@ -232,7 +232,7 @@ def _pixels(images: Tensor) -> int:
 
 
 def _leaves(form: Form, parameters: list[Tensor]) -> Callable[[slice], list[Tensor]]:
-    """The weights for a piece of so many groups, as leaves; made once per number of groups."""
+    """A function from the groups of a piece to their weights, as leaves; made once per number of groups."""
     shared = form.weights([p.detach()[None] for p in parameters])
     made: dict[int, list[Tensor]] = {}
 

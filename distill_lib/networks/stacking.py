@@ -38,7 +38,8 @@ class Stack:
         first = networks[0]
         for other in networks[1:]:
             if (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
-                raise UserError(f"stack: {other.name} for {other.shape} is not {first.name} for {first.shape}")
+                both = f"{first.name} for {first.shape} and {other.name} for {other.shape}"
+                raise UserError(f"stack: {both} are two architectures; give networks of one")
         self.n = len(networks)
         self.params, self.buffers = stack_module_state(list(networks))
         self.plan = fast.plan(first)

@@ -1,4 +1,4 @@
-"""The papers' ConvNet as matrix products: the same function, sooner, and cheap to differentiate twice.
+"""The papers' ConvNet as matrix products: the same function, faster, and cheap to differentiate twice.
 
 A `ConvNet` with instance norm, ReLU and average pooling spends its time in few places, and each has a shorter way:
 

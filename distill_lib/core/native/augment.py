@@ -1,4 +1,4 @@
-"""The operations of DSA's, IDC's and FRePo's augmentations on a CPU, several times sooner than by PyTorch's functions.
+"""The operations of DSA's, IDC's and FRePo's augmentations on a CPU, several times faster than PyTorch's functions.
 
 One call serves all groups of images, whatever operation each has drawn: every image is written once, where it belongs,
 and images that share positions compute them once. `augment.cpp` holds the mathematics; every machine without a

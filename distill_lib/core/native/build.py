@@ -44,8 +44,10 @@ def build(source: Path, name: str) -> Path:
 def kernel(
     build: Callable[[], Path], load: Callable[[Path], ctypes.CDLL], what: str
 ) -> Callable[[], ctypes.CDLL | None]:
-    """A function that gives the loaded library; None, with one notice, where there is none to be had.
-    `DISTILL_COMPILE=0` turns it off."""
+    """A function that gives the loaded library, or warns once and gives None if it cannot be compiled.
+
+    `DISTILL_COMPILE=0` turns it off.
+    """
 
     @functools.cache
     def get() -> ctypes.CDLL | None:
