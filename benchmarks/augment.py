@@ -4,7 +4,7 @@ DSA's: a loop over the groups, every operation on the whole batch with parameter
 matrices from nested lists and positions from `affine_grid`, shifts and holes by fancy indexing. DC's: image after image
 in numpy and scipy.
 
-One call goes through enough random draws for every operation to have its share; both sides apply the same ones and return
+One call goes through enough random draws for every operation to have its share; both sides apply the same and return
 the images of the last, or the gradient by them.
 """
 

@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Reproduce, read and extend four papers on generative dataset distillation.",
 )
 STOPPED = "stopped; what was computed is saved"
-KINDS = ["methods", "datasets", "networks", "protocols", "experiments"]
+LISTED = ["methods", "datasets", "networks", "protocols", "experiments"]
 Parameter = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")
 ]
@@ -108,13 +108,13 @@ def _experiments(brief: bool) -> list[dict[str, object]]:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}; all by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(LISTED)}; all by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the names that exist."""
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
-    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
+    if kind is not None and kind not in LISTED:
+        raise unknown("kind", kind, LISTED)
+    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else LISTED)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return

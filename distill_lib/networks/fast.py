@@ -14,14 +14,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..core.native import convnet as _convnet
-from ..core.native.convnet import Plan
+from ..core.native.convnet import Blocks
 from .convnet import ConvNet, FRePoConv
 
 # of a network's transformed filters, of which each thread keeps a gradient: wider networks take their layers
 FILTERS_MB = 64
 
 
-def plan(network: nn.Module) -> Plan | None:
+def blocks_of(network: nn.Module) -> Blocks | None:
     """How the kernel would compute this network's embedding, or None if it cannot."""
     if isinstance(network, ConvNet) and (network.act, network.pool) == ("AR", "AP") and network.norm in ("IN", "NN"):
         layers = [(block[0], block[1] if network.norm == "IN" else None) for block in network.blocks]
@@ -46,7 +46,7 @@ def plan(network: nn.Module) -> Plan | None:
     conv, norm = layers[0]
     widths = tuple(conv.out_channels for conv, _ in layers)
     eps = norm.eps if norm else 0.0
-    return Plan(network.shape, conv.padding[0], norm is not None, eps, widths, network.embed_dim, tuple(names))
+    return Blocks(network.shape, conv.padding[0], norm is not None, eps, widths, network.embed_dim, tuple(names))
 
 
 def embed(network: nn.Module, x: Tensor) -> Tensor:
@@ -55,6 +55,6 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
     Relative error of the kernel against float64, measured: 1e-6 (layer by layer: 8e-7); of the gradients 1e-6 to 5e-6
     (5e-7), more where a rounding moves a pre-activation across zero, as it does between any two float32 computations.
     """
-    how = plan(network)
+    how = blocks_of(network)
     parameters = how.parameters(dict(network.named_parameters())) if how else []
     return _convnet.run(how, x, parameters) if _convnet.usable(how, x, parameters) else network.embed(x)

@@ -28,7 +28,7 @@ from .base import Seeded, lifted
 from .winograd import Products
 
 Pull = Callable[[list[Tensor]], Any]  # direction -> derivative by the images; with `extra`, by the images and by it
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N, K), labels (N,), extra (N, ...) -> (N,)
+ImageLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N, K), labels (N,), extra (N, ...) -> (N,)
 Form: TypeAlias = "Products | _Layers"  # the network as a function of weights
 
 
@@ -58,13 +58,13 @@ class Derivatives:
             )
         self.network, self.piece = network, piece
         self.layers = _Layers(network)
-        self.plan = None if plain else fast.plan(network)
-        self.kernel = _Kernel(network, self.plan) if self.plan else None
+        self.blocks = None if plain else fast.blocks_of(network)
+        self.kernel = _Kernel(network, self.blocks) if self.blocks else None
         self.products = Products(network) if not plain and Products.fits(network) else None
 
     def _once(self, images: Tensor) -> Form:
         """The form to differentiate once."""
-        return self.kernel if self.kernel and convnet.usable(self.plan, images[0], []) else self._twice(images)
+        return self.kernel if self.kernel and convnet.usable(self.blocks, images[0], []) else self._twice(images)
 
     def _twice(self, images: Tensor) -> Form:
         """The form to differentiate twice. `Products` has four times the weights: on a CPU a group of few small images
@@ -83,7 +83,7 @@ class Derivatives:
         parameters: list[Tensor],
         images: Tensor,
         labels: Tensor,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Every group's loss (G,), and its gradient, one (G, *shape) tensor per parameter; without a graph."""
@@ -112,7 +112,7 @@ class Derivatives:
         labels: Tensor,
         direction: list[Tensor],
         by_parameter: bool = True,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The number sum_g <gradient of group g, direction of group g>, and its derivatives.
@@ -156,7 +156,7 @@ class Derivatives:
         parameters: list[Tensor],
         images: Tensor,
         labels: Tensor,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[list[Tensor], Pull]:
         """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by
@@ -254,7 +254,7 @@ def _gradient(
     labels: Tensor,
     n: int,
     create_graph: bool = False,
-    loss: Loss | None = None,
+    loss: ImageLoss | None = None,
     extra: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Every group's summed cross-entropy, or other `loss`, over n, and the gradient of their sum by the weights."""
@@ -292,14 +292,14 @@ class _Layers:
 class _Kernel(_Layers):
     """The same with the compiled kernel for everything before the classifier."""
 
-    def __init__(self, network: nn.Module, plan: convnet.Plan):
+    def __init__(self, network: nn.Module, blocks: convnet.Blocks):
         super().__init__(network)
-        self.plan = plan
+        self.blocks = blocks
 
     def logits(self, weights: list[Tensor], images: Tensor) -> Tensor:
         rows = []
         for x, *row in zip(images.unflatten(0, (len(weights[0]), -1)), *(w.unbind() for w in weights), strict=True):
             named = dict(zip(self.names, row, strict=True))
-            features = convnet.run(self.plan, x, self.plan.parameters(named))
+            features = convnet.run(self.blocks, x, self.blocks.parameters(named))
             rows.append(F.linear(features, named["classifier.weight"], named["classifier.bias"]))
         return torch.cat(rows)

@@ -37,7 +37,7 @@ from .resnet import ResNet
 from .vit import ViT
 
 Build = Callable[[Shape, int], Network]  # (C, H, W), K -> network
-THIN = (32, 64, 128, 256)
+THIN_PLANES = (32, 64, 128, 256)
 
 
 _TABLE: dict[str, tuple[str, Build]] = {  # names with a fixed meaning outside the ConvNet family
@@ -75,12 +75,12 @@ def _resnets(suffix: str, norm: str, words: str) -> dict[str, tuple[str, Build]]
             name, end = f"IDC's ResNet{ap}-{depth}", f"ResNet{ap}{depth}{suffix}"
             add(f"IDC-{end}", f"{name}, stem by resolution", depth, stem=None, **idc)
             thin = f"{name} in its CIFAR form, 32-64-128-256 channels"
-            add(f"IDC-Thin{end}", thin, depth, planes=THIN, blocks=((depth - 2) // 6,) * 4, **idc)
+            add(f"IDC-Thin{end}", thin, depth, planes=THIN_PLANES, blocks=((depth - 2) // 6,) * 4, **idc)
             if depth < 50:
                 large = f"{name} with its ImageNet stem at any resolution"
                 add(f"IDC-Large{end}", large, depth, stem="imagenet", **idc)
                 half = f"{large} and half as many channels (ours)"
-                add(f"IDC-LargeThin{end}", half, depth, planes=THIN, stem="imagenet", **idc)
+                add(f"IDC-LargeThin{end}", half, depth, planes=THIN_PLANES, stem="imagenet", **idc)
     return found
 
 
@@ -159,7 +159,7 @@ def _blank(spelled: str, build: Build, shape: Shape, num_classes: int) -> Networ
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, K): `network(x)` by the fastest way this machine has."""
-    return network.classifier(embed(network, x)) if fast.plan(network) else network(x)
+    return network.classifier(embed(network, x)) if fast.blocks_of(network) else network(x)
 
 
 def _resolve(name: str) -> tuple[str, Build]:

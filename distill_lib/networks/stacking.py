@@ -42,7 +42,7 @@ class Stack:
                 raise UserError(f"stack: {both} are two architectures; give networks of one")
         self.n = len(networks)
         self.params, self.buffers = stack_module_state(list(networks))
-        self.plan = fast.plan(first)
+        self.blocks = fast.blocks_of(first)
         self.skeleton = copy.deepcopy(first).to("meta")  # the layers without their numbers
 
     def __len__(self) -> int:
@@ -79,9 +79,9 @@ class Stack:
         return alone
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        parameters = self.plan.parameters(params) if self.plan else []
-        if convnet.usable(self.plan, x, parameters):
-            features = convnet.run(self.plan, x, parameters)
+        parameters = self.blocks.parameters(params) if self.blocks else []
+        if convnet.usable(self.blocks, x, parameters):
+            features = convnet.run(self.blocks, x, parameters)
             return F.linear(features, params["classifier.weight"], params["classifier.bias"])
         return functional_call(self.skeleton, (params, buffers), (x,))
 
