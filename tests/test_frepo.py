@@ -204,7 +204,7 @@ def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_m
     cfg = replace(TINY, pool=3, max_updates=6)
     rng = stream(0, "pool")
     pool, images, labels = (
-        frepo.Pool(cfg, digits[0], rng),
+        frepo.NetworkPool(cfg, digits[0], rng),
         torch.randn(10, 1, 8, 8, generator=rng),
         ntk.centred(torch.arange(10), 10).float(),
     )
@@ -219,12 +219,12 @@ def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_m
                 replaced[i].append(turn)
     assert replaced == {0: [7, 15], 1: [5, 13], 2: [3, 11]}  # a full life: 7 steps, then replaced
     assert all(not p.requires_grad for n in pool.networks for p in n.parameters())
-    assert frepo.Pool(frepo.Config(), digits[0], rng).counters == list(range(0, 100, 10))
+    assert frepo.NetworkPool(frepo.Config(), digits[0], rng).counters == list(range(0, 100, 10))
 
 
 def test_a_fresh_network_does_not_normalise_and_a_trained_one_does(digits):
     rng = stream(0, "pool")
-    pool, x = frepo.Pool(replace(TINY, pool=1), digits[0], rng), digits[0].take(torch.arange(20))[0]
+    pool, x = frepo.NetworkPool(replace(TINY, pool=1), digits[0], rng), digits[0].take(torch.arange(20))[0]
     with torch.no_grad():
         assert torch.allclose(pool.embedding(0)(x), bare(pool.networks[0], digits[0]).embed(x), rtol=1e-3, atol=1e-4)
     pool.advance(0, x[:10], ntk.centred(torch.arange(10), 10).float(), rng)
@@ -255,7 +255,7 @@ def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
     network, (x, y, _, _) = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0)), problem()
     x, y = x.float(), y.float()
     other = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0))
-    frepo.step(network, torch.optim.Adam(network.parameters(), lr=1e-3), x, y)
+    frepo.train_step(network, torch.optim.Adam(network.parameters(), lr=1e-3), x, y)
     optimizer = torch.optim.Adam(other.train().parameters(), lr=1e-3)
     (0.5 * ((other(x) - y) ** 2).sum() / len(x)).backward()
     optimizer.step()
@@ -301,11 +301,11 @@ def test_labels_are_learned_or_stay_classes(digits):
 
 def test_a_resumed_pool_is_the_same_pool(digits):
     rng = stream(0, "pool")
-    pool, images = frepo.Pool(TINY, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng)
+    pool, images = frepo.NetworkPool(TINY, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng)
     labels = ntk.centred(torch.arange(10), 10).float()
     for _ in range(3):
         pool.advance(0, images, labels, rng)
-    other = frepo.Pool(TINY, digits[0], stream(5, "pool"))
+    other = frepo.NetworkPool(TINY, digits[0], stream(5, "pool"))
     other.load_state_dict(torch.load(_saved(pool.state_dict()), weights_only=True))
     for p in (pool, other):
         p.advance(0, images, labels, stream(1))

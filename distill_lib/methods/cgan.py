@@ -13,8 +13,7 @@ from ..data import ImageSet
 from ..generators import cgan
 from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
 from ..generators.generated import GeneratedSet
-from .common import network_pool
-from .common.network_pool import Matching
+from .common.network_pool import Matching, second_stage
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -50,5 +49,5 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     loop = loop or Loop()
     trained = cgan.train(real, cfg.gan, loop)
-    generator = trained.generator if cfg.longer is None else network_pool.match(trained, cfg.longer, None, seed, loop)
+    generator = second_stage(trained, cfg.longer, None, seed, loop) if cfg.longer else trained.generator
     return GeneratedSet.made("CGAN", real, generator, cfg.ipc, seed)
