@@ -167,11 +167,13 @@ TINY = cafe.Config(
 )
 def test_both_loops_end_by_rule_or_by_cap(real, monkeypatch, settled, moved, updates, epochs):
     calls = {"updates": 0, "epochs": 0}
-    image_gradient, train = cafe.image_gradient, cafe.matching.train
+    image_gradient, train = cafe.image_gradient, cafe.matching.train_epoch
     monkeypatch.setattr(
         cafe, "image_gradient", lambda *a, **k: (calls.update(updates=calls["updates"] + 1), image_gradient(*a, **k))[1]
     )
-    monkeypatch.setattr(cafe.matching, "train", lambda *a: (calls.update(epochs=calls["epochs"] + 1), train(*a))[1])
+    monkeypatch.setattr(
+        cafe.matching, "train_epoch", lambda *a: (calls.update(epochs=calls["epochs"] + 1), train(*a))[1]
+    )
     cafe.distill(real, replace(TINY, settled=settled, moved=moved), seed=0)
     assert calls == {
         "updates": updates,

@@ -64,7 +64,7 @@ def match(network, real, synthetic, **options):
     return matching.match(Derivatives(network, **options), parameters, real, synthetic)
 
 
-# --- the distance --------------------------------------------------------------------------------------------------------
+# --- the distance -----------------------------------------------------------------------------------------------------
 def test_row_distance_has_the_values_computed_by_hand():
     g = torch.arange(1.0, 25.0).reshape(2, 3, 2, 2)
     for other, value in ((g, 0.0), (-g, 4.0), (0 * g, 2.0), (g.flip(0), 0.0915445), (g**2, 0.0449169)):
@@ -110,7 +110,7 @@ def test_a_convnet_has_fourteen_parameters_four_of_them_matched():
     assert sum(s[0] for s in shapes if len(s) > 1) == 394
 
 
-# --- matching ------------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["ConvNetW8", "ConvNetLN", "LeNet", "MLP"])
 def test_distance_and_image_gradient_equal_a_slow_loop(name):
     network, real, synthetic = batches(name=name if name != "ConvNetLN" else "ConvNetD2W4LN")
@@ -179,8 +179,7 @@ def test_training_the_network_equals_a_plain_optimiser(name, digits):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-# --- siamese augmentation
-# ------------------------------------------------------------------------------------------------
+# --- siamese augmentation ---------------------------------------------------------------------------------------------
 def aimed(strategy, seed=0):
     aug = augment.dsa(strategy)
     return aug, aug.draw(stream(seed, strategy), groups=K)
@@ -226,7 +225,7 @@ def test_pixels_that_the_network_does_not_see_have_no_gradient(strategy):
     ).float().mean() > 0.9
 
 
-# --- the methods ---------------------------------------------------------------------------------------------------------
+# --- the methods ------------------------------------------------------------------------------------------------------
 DSA = METHODS["DSA"]
 
 

@@ -42,7 +42,7 @@ def config(match, **changes):
     return replace(cfg, **({"iterations": 3, "batch_real": 8} | changes))
 
 
-# --- latents -----------------------------------------------------------------------------------------------------------
+# --- latents ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pieces", [1, 3, 10])
 @pytest.mark.parametrize("layer", [None, 1, 3])
 def test_the_split_chain_rule_equals_autograd_of_the_whole(real, pieces, layer):
@@ -116,7 +116,7 @@ def test_a_layer_the_generator_does_not_have_is_refused(real, layer):
         of(real, replace(SMALL, layer=layer))
 
 
-# --- the method --------------------------------------------------------------------------------------------------------
+# --- the method -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("match", ["DC", "DM", "MTT"])
 def test_the_loss_falls_and_the_latents_move(real, match, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))

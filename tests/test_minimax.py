@@ -45,7 +45,7 @@ def memory(vectors, classes=1, size=64):
     return found
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 PREDICTED = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 REAL, MADE = [[1.0, 1.0], [0.0, 1.0], [3.0, 4.0]], [[1.0, 0.0], [-1.0, 1.0]]
 
@@ -113,7 +113,7 @@ def test_the_first_appearance_of_a_class_adds_nothing():
     assert loss.item() == 0 and not loss.requires_grad
 
 
-# --- DiffFit -----------------------------------------------------------------------------------------------------------
+# --- DiffFit ----------------------------------------------------------------------------------------------------------
 def test_difffit_trains_biases_labels_and_scales_alone():
     network = dit.difffit(dit.build(dit.Architecture(side=8, channels=4, width=16, depth=4, heads=2, num_classes=3)))
     trained = {k for k, p in network.named_parameters() if p.requires_grad}
@@ -186,7 +186,7 @@ def test_all_parameters_may_be_tuned_and_early_timesteps_alone_enter(real, runs)
     assert not all(torch.equal(a, b) for a, b in zip(none.parameters(), all_.parameters(), strict=True))
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 def test_rows_share_their_stages_and_their_pool(real, runs):
     ipc = 2
     rows = [replace(m.paper_config("digits", ipc).smoke(), base=BASE) for m in (dit_row, minimax, dgs)]
@@ -197,7 +197,7 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     ]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
-    pool = minimax.pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
+    pool = minimax.draw_pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
     wanted = pool.pixels()[pool.class_index[3]][torch.tensor(report[3]["places"])]
     assert torch.allclose(made[2].pixels()[2 * 3 : 2 * 3 + 2], wanted, atol=1e-5)
     assert torch.allclose(made[1].pixels()[:2], pool.pixels()[:2], atol=1e-5)  # Minimax takes the first ones
@@ -230,7 +230,7 @@ def test_settings_of_the_published_rows():
     assert minimax.paper_config("digits", 10).base.autoencoder == "identity"
 
 
-# --- experiments -------------------------------------------------------------------------------------------------------
+# --- experiments ------------------------------------------------------------------------------------------------------
 TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4]
 
 

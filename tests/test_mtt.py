@@ -82,7 +82,7 @@ def steps_of(count, batch, steps, strategy, seed=0):
     return batches, [aug.draw(rng, images=len(index)) for index in batches], aug
 
 
-# --- the loss --------------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["ConvNetW4", "MLP"])
 @pytest.mark.parametrize("batch", [None, 4])
 @pytest.mark.parametrize("piece", [None, 2])
@@ -213,7 +213,7 @@ def test_batches_pass_over_all_images_last_part_first():
     assert [sorted(b.tolist()) for b in trajectories.draw_batches(3, None, 2, stream(0))] == [[0, 1, 2]] * 2
 
 
-# --- experts ---------------------------------------------------------------------------------------------------------------
+# --- experts ----------------------------------------------------------------------------------------------------------
 def few(**changes):
     return replace(
         Experts(count=2, epochs=2, network="ConvNetD2W8", batch=16, per_epoch=40, dsa="color_crop"), **changes
@@ -297,7 +297,7 @@ def test_bad_experts_are_clear_errors(digits, monkeypatch):
         trajectories.train_experts(digits, few(lr=0.5))
 
 
-# --- the method ------------------------------------------------------------------------------------------------------------
+# --- the method -------------------------------------------------------------------------------------------------------
 def tiny(**changes):
     settings = {
         "ipc": 1,

@@ -34,7 +34,7 @@ def column(*values):
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-# --- choosing ----------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 def test_herding_by_hand():
     assert column(0, 1, 2, 3, 10)[selection.herding(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
 
@@ -98,7 +98,7 @@ def test_with_one_image_herding_and_k_center_agree():
     assert selection.herding(features, 1).tolist() == selection.k_center(features, 1).tolist()
 
 
-# --- forgetting --------------------------------------------------------------------------------------------------------
+# --- forgetting -------------------------------------------------------------------------------------------------------
 def test_forgetting_events_by_hand():
     histories = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)
     was_right, learned, forgotten = (
@@ -124,7 +124,7 @@ def test_ties_are_broken_at_random_by_the_seed():
     assert picks[0] == picks[1] != picks[2]
 
 
-# --- the methods -------------------------------------------------------------------------------------------------------
+# --- the methods ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", METHODS)
 def test_the_choice_consists_of_distinct_real_images_of_the_right_class(name, real):
     made = METHODS[name].distill(real, METHODS[name].Config(ipc=4, training=TINY), seed=0)
@@ -161,8 +161,7 @@ def test_the_published_settings():
         assert method.paper_config("MNIST", 1).training.per_class is None  # the whole training set
 
 
-# --- the feature network
-# -----------------------------------------------------------------------------------------------
+# --- the feature network ----------------------------------------------------------------------------------------------
 def test_three_methods_train_one_network(real, monkeypatch):
     trainings, train = [], reference._train
     monkeypatch.setattr(reference, "_train", lambda *args: trainings.append(args[0]) or train(*args))

@@ -50,8 +50,7 @@ def random_logits(*shape, seed=0):
     return torch.randn(*shape, generator=stream(seed, "logits"), dtype=torch.float64)
 
 
-# --- standardised logits
-# -----------------------------------------------------------------------------------------------
+# --- standardised logits ----------------------------------------------------------------------------------------------
 def test_standardised_logits_and_their_softmax_by_hand():
     z = skd.standardised(ONE, SKD)
     assert torch.allclose(z, torch.tensor([[0.580948, 0.193649, -0.193649, -0.580948]]).double(), atol=1e-6)
@@ -124,7 +123,7 @@ def test_the_gradient_neither_shifts_nor_scales_the_logits_and_spares_the_teache
     assert torch.autograd.gradcheck(lambda s: skd.skd_loss(real.detach(), s, cfg), fake.detach().requires_grad_())
 
 
-# --- DiM's losses ------------------------------------------------------------------------------------------------------
+# --- DiM's losses -----------------------------------------------------------------------------------------------------
 class Answering(torch.nn.Module):
     """A network whose logits are its (B, K, 1, 1) images."""
 
@@ -187,8 +186,7 @@ def test_features_and_gradients_match_their_plain_forms(real):
     assert torch.isfinite(s.grad).all() and s.grad.abs().sum() > 0
 
 
-# --- the second stage
-# --------------------------------------------------------------------------------------------------
+# --- the second stage -------------------------------------------------------------------------------------------------
 def test_without_a_weight_the_second_stage_is_the_plain_gan_run_bit_for_bit(real):
     control = weights_of(plain.distill(real, plain.Config(ipc=1, gan=GAN, longer=MATCHING), seed=3))
     assert same(weights_of(skd.distill(real, replace(SKD, weight=0.0), seed=3)), control)
@@ -287,7 +285,7 @@ def test_networks_see_normalised_pixels_or_the_official_mistake(real):
     assert torch.allclose(mistaken, (images - real.facts.mean[0]) / real.facts.std[0])
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 def test_the_papers_settings():
     for name, std in (("SKD", True), ("SKD (no standardisation)", False)):
         made = {d: METHODS[name].paper_config(d, 10) for d in ("MNIST", "FashionMNIST", "CIFAR10")}

@@ -33,7 +33,7 @@ def config(**changes):
     return replace(cfg, module=replace(cfg.module, **module))
 
 
-# --- loss --------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 def test_the_worked_example():
     logits, labels = torch.tensor([[0.5, -0.5, 0.0]]), torch.tensor([0])
     samples = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]])
@@ -79,7 +79,7 @@ def test_more_samples_do_not_raise_the_expected_loss_and_the_mean_of_losses_is_a
     assert float(stochastic_loss(logits, labels, draws[16], StochasticModule(average="loss")).mean()) > losses[-1]
 
 
-# --- distributions -----------------------------------------------------------------------------------------------------
+# --- distributions ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("full", [False, True])
 def test_samples_have_the_mean_and_the_covariance(full):
     rng = stream(2)
@@ -138,7 +138,7 @@ def test_a_module_that_contradicts_itself_is_refused(real, module, problem):
         slfd.distill(real, config(**module), 0)
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("piece", [None, 3])
 @pytest.mark.parametrize("name", ["ConvNetD1W32", "ConvNet"])
 def test_gradients_of_the_stochastic_loss_equal_plain_autograd(name, piece):
@@ -258,8 +258,7 @@ def test_a_set_carries_its_distributions_through_a_file(real, tmp_path):
         slfd.final(real)
 
 
-# --- tables and figures
-# ------------------------------------------------------------------------------------------------
+# --- tables and figures -----------------------------------------------------------------------------------------------
 TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4, pages.TABLE5, pages.TABLE6, pages.TABLE7]
 
 

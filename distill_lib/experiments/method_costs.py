@@ -196,7 +196,7 @@ def kip_memory(cfg: kip.Config, size: Size) -> float:
     n, m, kernel = size.num_classes * cfg.ipc, cfg.batch_target, kip.kernel_of(cfg)
     matrices = 8.0 * (3 * n * n + 3 * n * m)
     images = size.learned(n) + (2 + kernel.dtype.itemsize / 4) * size.floats(m)
-    if isinstance(kernel, ntk.Convolutional):
+    if isinstance(kernel, ntk.ConvolutionalKernel):
         tile = max(kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
     else:
         tile = min(n * m * kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)

@@ -93,8 +93,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc normalised float32 images with hard labels.
     Raises:  UserError: a network whose maps cannot be compared, or rules that cannot take effect.
     Source:  algorithm 1 of the paper, with the losses, weights and rules of the official code.
@@ -110,6 +108,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     weights, dsa = layer_weights(network, cfg), augment.dsa(cfg.dsa)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     images_each, classes_each = Pieces(images_at_once(real.shape[1:], real.device)), Pieces(real.num_classes)
+    how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
     live = {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
     for iteration in loop.steps("distill", cfg.iterations, live):
         network.redraw(rng)
@@ -130,7 +129,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             epochs = Watcher(cfg, real.num_classes)
             while epochs.count < cfg.max_epochs and (epochs.spread is None or epochs.spread <= cfg.moved):
                 images = synthetic.detach().flatten(0, 1)
-                matching.train_epoch(derivatives, parameters, images, labels, rng, cfg.batch_train, cfg.lr_net, dsa)
+                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)
@@ -141,7 +140,7 @@ def step_size(cfg: Config, iteration: int) -> float:
     return cfg.lr_img * 0.5 ** sum(iteration >= m for m in cfg.milestones)
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
     """One weight per feature map of the network and one for its embedding.
 
@@ -286,7 +285,7 @@ def image_gradient(
     return loss, torch.cat([gradient for _, gradient in found])
 
 
-# --- rules of stopping -------------------------------------------------------------------------------------------------
+# --- rules of stopping ------------------------------------------------------------------------------------------------
 class Watcher:
     """The accuracies of the last `window` queries.
 

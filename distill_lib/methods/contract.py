@@ -31,7 +31,12 @@ class Method(Protocol):
 
     @staticmethod
     def distill(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> ImageSet:
-        """The synthetic set. The seed decides every number, and `real` stays as it is."""
+        """The synthetic set. The seed decides every number, and `real` stays as it is.
+
+        Args:
+            real: (N, C, H, W) images of K classes, on the device to compute on.
+            loop: counts the steps, keeps checkpoints, stops at a deadline.
+        """
 
     @staticmethod
     def stage1(cfg: Any) -> dict[str, Any]:

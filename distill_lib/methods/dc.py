@@ -87,8 +87,6 @@ def paper_config(dataset: str, ipc: int, siamese: bool = False) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc normalised float32 images with hard labels, after the last update.
     Source:  algorithm 1 of DC, section 3 of DSA; distances summed over rows, layers and classes, as in the code.
     """
@@ -112,8 +110,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         seen.backward(gradient)
         optimizer.step()
         if (step + 1) % cfg.outer_loop:
+            images, how = synthetic.flatten(0, 1), {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
             for _ in range(cfg.inner_epochs):
-                images = synthetic.flatten(0, 1)
-                matching.train_epoch(derivatives, parameters, images, labels, rng, cfg.batch_train, cfg.lr_net, dsa)
+                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method=method, seed=seed)

@@ -25,7 +25,7 @@ from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
 from ..generators.dit import Base, Sampling
 from ..networks.reference import Training
-from .minimax import Tuning, pool, tuned
+from .minimax import Tuning, draw_pool, tuned
 
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
@@ -68,9 +68,7 @@ class Scoring:
     """What scores the difficulty."""
 
     scorer: difficulty.Name = "resnet50"
-    among: difficulty.Among = (
-        "all"  # a pretrained scorer's probability: over all of ImageNet, or the set's classes (ours)
-    )
+    among: difficulty.Among = "all"  # a pretrained scorer's classes: all of ImageNet's, or the set's (ours)
     training: Training = field(default_factory=Training)  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
 
@@ -109,7 +107,7 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the paper's tables on subsets of ImageNet; else, ours: a DiT in pixels, a scorer trained on the set."""
+    """The setting of the tables on ImageNet subsets; else, ours: a DiT in pixels, a scorer trained on the set."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     sampling, scoring = Sampling(channels="all"), Scoring(scorer="trained")
@@ -132,14 +130,12 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Draw a pool from Minimax, and sample from it by difficulty.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc images, normalised, at the side of `real`; facts.extra["dgs"] has each class's thresholds, counts
              and scores.
     Raises:  UserError: missing weights, or settings that do not fit.
     """
     predefined(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
-    images = pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
+    images = draw_pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
     score = scored(real, cfg.scoring, loop)
     return sampled(images, real, score, cfg.ipc, cfg.sampler, seed, method="DGS")
 
@@ -156,14 +152,15 @@ def scored(real: ImageSet, cfg: Scoring, loop: Loop | None = None) -> Scorer:
     if key not in _SCORERS:
         while len(_SCORERS) > 3:
             _SCORERS.pop(next(iter(_SCORERS)))
-        _SCORERS[key] = difficulty.scorer(cfg.scorer, real, cfg.training, cfg.folds, 0, loop, cfg.among)
+        options = {"folds": cfg.folds, "seed": 0, "loop": loop, "among": cfg.among}
+        _SCORERS[key] = difficulty.scorer(cfg.scorer, real, cfg.training, **options)
     return _SCORERS[key]
 
 
 _SCORERS: dict[tuple, Scorer] = {}
 
 
-# --- choosing ----------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Chosen:
     """What sampling one class did.
@@ -279,7 +276,7 @@ def from_bins(bins: Tensor, wanted: Tensor, ipc: int, rng: torch.Generator) -> T
     return torch.cat([places, rest[torch.randperm(len(rest), generator=rng)[: ipc - len(places)]]])
 
 
-# --- the transform -----------------------------------------------------------------------------------------------------
+# --- the transform ----------------------------------------------------------------------------------------------------
 def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code") -> Tensor:
     """(n,) scores on a clipped logarithmic scale, in [0, 1]; it never changes the order of what it keeps apart.
 
@@ -289,7 +286,7 @@ def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code"
            all, and the logarithms of the least and the greatest become 0 and 1. So images cut off at the top join the
            easiest.
 
-    Returns: NaN where the two ends are the same.
+    Returns: NaN if the two ends are the same.
     """
     scores = scores.double()
     return _log_scale(scores, torch.tensor([bottom]), torch.tensor([top]), variant)[0]
@@ -326,7 +323,7 @@ def thresholds(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> tuple[int,
 def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
     """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN: no scale.
 
-    code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite where a bin of log is empty.
+    code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite if a bin of log is empty.
     paper: weight KL(log || raw) + (1 - weight) KL(log || uniform) of the real images.
     """
     scores = (pool if cfg.variant == "code" else real).double()
@@ -346,6 +343,6 @@ def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """(P,) KL divergence of p (P, bins) from q in bits: infinite where p has something and q nothing."""
+    """(P,) KL divergence of p (P, bins) from q in bits: infinite if p has something in a bin and q nothing."""
     terms = torch.where(p > 0, p * (p / q).log2(), 0.0)
     return terms.sum(1)

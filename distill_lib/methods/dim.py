@@ -52,8 +52,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """Distil `real` into a generator.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: a set that draws cfg.ipc images of every class.
     Raises:  UserError: images no GAN here fits.
     """

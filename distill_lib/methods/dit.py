@@ -12,7 +12,7 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
 from ..generators.dit import Base, Sampling
-from .minimax import pool
+from .minimax import draw_pool
 
 VERSION = 1
 
@@ -52,10 +52,8 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Draw the set.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
+    images = draw_pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
     return dit.as_set(images, real, dit.first(images, cfg.ipc), method="DiT", seed=seed)

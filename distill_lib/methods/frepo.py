@@ -81,8 +81,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc float32 images, whitened if cfg.zca says so, with labels (N, K) whose arg-max was the class at the
              start, or hard labels if they are not learned.
     Raises:  UserError: numbers below one, or a network that cannot take the images.
@@ -97,7 +95,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     classes = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
     scale = math.sqrt(real.num_classes / 10)
-    labels = (ntk.centred(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
+    labels = (ntk.centred_labels(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
     optimizer = LAMB([images, labels] if cfg.learn_labels else [images], lr=cfg.lr_img)
     pool = NetworkPool(cfg, real, rng)
     batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
@@ -107,7 +105,10 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
         index = batches.index(step, rng)
-        targets, wanted = real.take(index)[0], ntk.centred(real.hard_labels[index.to(real.device)], real.num_classes)
+        targets, wanted = (
+            real.take(index)[0],
+            ntk.centred_labels(real.hard_labels[index.to(real.device)], real.num_classes),
+        )
         number = int(torch.randint(cfg.pool, (), generator=rng))
         embed = pool.embedding(number)
         loss, images.grad, by_labels = loss_and_gradients(embed, images, labels, targets, wanted, cfg, *at_once)
@@ -130,7 +131,7 @@ def images_at_once(real: ImageSet, on_cpu: int) -> int:
     return max(1, most * 1024 // max(1024, real.shape[1] * real.shape[2]))
 
 
-# --- loss --------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 def loss_and_gradients(
     embed: Embed,
     images: Tensor,
@@ -211,7 +212,7 @@ def features_and_pull(embed: Embed, images: Tensor, at_once: Pieces) -> tuple[Te
     return features, in_pieces
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 class NetworkPool:
     """Networks of different ages, each with its Adam and the number of its steps.
 
@@ -281,7 +282,7 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Ten
 
 
 class LAMB(torch.optim.Optimizer):
-    """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled if one is zero.
+    """Adam's direction u, scaled for each tensor p to its length: p <- p - lr |p| u / |u|; unscaled if one is zero.
 
     timm.optim.Lamb is the same update, but rounds in another order, and the recorded sets were made with this one.
 
@@ -310,16 +311,16 @@ class LAMB(torch.optim.Optimizer):
                 p.sub_(u * torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0) * group["lr"])
 
 
-# --- measuring ---------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Test accuracy of the regression itself, in percent, on features of one network after `max_updates` steps on the set.
+    """Test accuracy of the regression itself, in percent, on features of a network after `max_updates` steps.
 
     It is another number than the accuracy of networks trained to their end.
     """
     test, rng = test.under(synthetic.whitening), stream(0, "FRePo", "measure")
     pool = NetworkPool(replace(cfg, pool=1), synthetic, rng)
     images, labels = synthetic.all()
-    values = ntk.centred(labels, synthetic.num_classes).float() if labels.ndim == 1 else labels
+    values = ntk.centred_labels(labels, synthetic.num_classes).float() if labels.ndim == 1 else labels
     for _ in range(cfg.max_updates):
         pool.advance(0, images, values, rng)
     embed, at_once, support = pool.embedding(0), Pieces(images_at_once(test, 128)), with_mirrored(images, cfg)

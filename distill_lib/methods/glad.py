@@ -106,8 +106,6 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into the latents of cfg.ipc images per class, and draw those.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc normalised float32 images with hard labels, after the last update; for MTT with the learned step
              size as `facts.extra["lr_net"]`.
     Raises:  UserError: a generator or layer that does not fit the set.
@@ -129,7 +127,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     return latents.distilled("GLaD", seed, match=cfg.match, **matcher.extra)
 
 
-# --- what is matched: images (K, ipc, C, H, W) -> loss, and its gradient by them ---------------------------------------
+# --- what is matched: images (K, ipc, C, H, W) -> loss, and its gradient by them --------------------------------------
 class Matcher:
     """What DC and DM share: a fresh network for every step, and one augmentation per class for real and drawn images.
 

@@ -5,8 +5,8 @@ of a network trained on **real** data, with strong augmentation. The distance (e
 *Multi-formation*, the second row of this page, stores factor x factor small images in each image: `decode`.
 
 As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
-all, so a class drifts on its momentum while others have their turn. Classes do not share images, so `sweep` computes
-all turns at once, each at the point to which its images will have drifted: the same numbers, to rounding.
+all, so a class drifts on its momentum while others have their turn. Classes do not share images, so `sweep_classes`
+computes all turns at once, each at the point to which its images will have drifted: the same numbers, to rounding.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Config:
     base_side: int = 32
     momentum_img: float = 0.5
     batch_real: Count = 64  # real images per class and sweep
-    batch_syn: Count = 128  # at most so many decoded images per class and sweep, at random
+    batch_syn: Count = 128  # decoded images per class and sweep, at most, at random
     decoding: Literal["bound"] | None = None  # while matching: all parts; "bound": at most batch_syn, see `formations`
     augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
     lr_net: float = 0.01
@@ -119,8 +119,6 @@ def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc stored images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc x factor² decoded, normalised float32 images with hard labels: what networks are trained on. With a
              factor above 1 they can be stored in 1 / factor² of the pixels.
     Raises:  UserError: a class has too few images to start from, or they have fewer pixels a side than parts.
@@ -154,7 +152,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             loop.log(loss=loss.sum())
             return torch.autograd.grad(seen, point, by_seen)[0]
 
-        sweep(images, velocity, gradient_at, lr=lr, momentum=cfg.momentum_img)
+        sweep_classes(images, velocity, gradient_at, lr=lr, momentum=cfg.momentum_img)
         train_network(network, optimizer, real, cfg, rng, cfg.images_net)
     decoded = real.facts.normalise(decode(images, cfg.factor))
     return ImageSet.from_classes(decoded, like=real, method="IDC-1" if cfg.factor == 1 else "IDC", seed=seed)
@@ -165,7 +163,7 @@ def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
 
 
-# --- images ------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     """(K, ipc, C, H, W) pixels in [0, 1]: ipc real images per class, or ipc x factor² small ones, tiled.
 
@@ -250,7 +248,7 @@ def decode_to_match(images: Tensor, cfg: Config) -> Tensor:
 
 
 def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tensor | None:
-    """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None where all do."""
+    """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None if all do."""
     decoded = decoded_images(cfg)
     if decoded <= cfg.batch_syn:
         return None
@@ -258,13 +256,13 @@ def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tenso
 
 
 def take(images: Tensor, subset: Tensor | None) -> Tensor:
-    """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them where it is None."""
+    """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them if it is None."""
     if subset is None:
         return images
     return images[torch.arange(len(images), device=images.device)[:, None], send(subset, images.device)]
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
     """(K,) squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions.
 
@@ -275,12 +273,12 @@ def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(
+def sweep_classes(
     images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tensor], lr: float, momentum: float
 ) -> None:
     """One turn of every class, in place: a step of SGD with momentum per class, without gradient of all others.
 
-    In the c-th step class c meets its gradient where c steps of momentum alone have carried it; K - 1 - c more follow.
+    Class c meets its gradient after c steps of momentum alone have moved it; K - 1 - c such steps follow.
 
     Args:
         images, velocity: (K, ...).
@@ -301,7 +299,7 @@ def sweep(
     velocity.mul_(momentum**after)
 
 
-# --- the network -------------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 def train_network(
     network: nn.Module, optimizer: torch.optim.Optimizer, real: ImageSet, cfg: Config, rng: torch.Generator, images: int
 ) -> None:

@@ -32,7 +32,7 @@ VERSION = 1
 class Config:
     ipc: int = 10  # images per class
     iterations: int = 50_000  # updates of the images
-    kernel: str = "KIPConv"  # see `ntk.named`
+    kernel: str = "KIPConv"  # see `ntk.kernel_named`
     ridge: float = 1e-6  # share of the kernel's mean diagonal
     lr: float = 0.04  # Adam, of images and labels
     learn_labels: bool = True
@@ -74,8 +74,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc float32 images, whitened if cfg.zca says so, with labels (N, K) that are one-hot less 1/K at the
              start, or hard labels if they are not learned.
     Raises:  UserError: an unknown kernel, images too small for it, a target batch smaller than the number of classes.
@@ -92,12 +90,12 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     classes = torch.arange(real.num_classes, device=real.device)
     own = classes.repeat_interleave(cfg.ipc)  # (n,)
     images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
-    labels = ntk.centred(own, real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
-    wanted = ntk.centred(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
+    labels = ntk.centred_labels(own, real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
+    wanted = ntk.centred_labels(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
     optimizer = torch.optim.Adam([images, labels] if cfg.learn_labels else [images], lr=cfg.lr)
     tiles = kernel.tiles(images, cfg.tile_mb)
-    if isinstance(kernel, ntk.Convolutional):
-        print(forecast(kernel, real, len(images), len(wanted), cfg.iterations, tiles), flush=True)
+    if isinstance(kernel, ntk.ConvolutionalKernel):
+        print(forecast(kernel, real, tiles, n=len(images), m=len(wanted), iterations=cfg.iterations), flush=True)
     live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "rng": rng}
     for _ in loop.steps("distill", cfg.iterations, live):
         targets = real.draw_classes(per_class, rng).flatten(0, 1)  # (m, C, H, W)
@@ -110,7 +108,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 def kernel_of(cfg: Config) -> ntk.Kernel:
     """The kernel a configuration names."""
-    return ntk.named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
+    return ntk.kernel_named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
 
 
 def loss_and_gradients(
@@ -146,8 +144,8 @@ def loss_and_gradients(
     return loss.detach(), by_images.to(dtype), by_labels.to(labels.dtype)
 
 
-def forecast(kernel: ntk.Convolutional, real: ImageSet, n: int, m: int, iterations: int, tiles: Pieces) -> str:
-    """What a run will take, from the time of two pairs of images: one line to print before it starts."""
+def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: int, m: int, iterations: int) -> str:
+    """One line: what a run takes, with n synthetic and m real images a step, from the time of two pairs of images."""
     x = torch.zeros(2, *real.shape, device=real.device)
     x[1] = 1  # any two images: the time does not depend on what they show
     for _ in range(2):  # the first pass warms up
@@ -169,13 +167,13 @@ def predict(synthetic: ImageSet, images: Tensor, cfg: Config) -> Tensor:
     """(N, K) predictions of the kernel regression on the synthetic set, for images (N, C, H, W) in its units."""
     kernel, (support, labels) = kernel_of(cfg), synthetic.all()
     tiles = kernel.tiles(support, cfg.tile_mb)
-    values = ntk.centred(labels, synthetic.num_classes) if labels.ndim == 1 else labels
+    values = ntk.centred_labels(labels, synthetic.num_classes) if labels.ndim == 1 else labels
     weights = ntk.solve(kernel.matrix(support, support, tiles), values, cfg.ridge)  # (n, K)
     return kernel.matrix(support, images, tiles).double().T @ weights
 
 
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Test accuracy of the kernel regression itself, in percent: another number than that of networks trained on the set."""
+    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
     test = test.under(synthetic.whitening)
     parts = torch.arange(len(test), device=test.device).split(2_000)
     answers = torch.cat([predict(synthetic, test.take(part)[0], cfg).argmax(1) for part in parts])

@@ -45,7 +45,7 @@ VERSION = 1
 
 @settings
 class Tuning:
-    """Stage 2, fine-tuning with Minimax's losses; the defaults are those of its code, both lambdas at 0 leave them out."""
+    """Stage 2, fine-tuning with Minimax's losses; defaults as in its code. Both lambdas at 0 are plain fine-tuning."""
 
     steps: Count = 12_000  # the checkpoint its code samples from; 8 epochs of a ten-class subset are about 13,000 steps
     batch: Count = 8
@@ -68,7 +68,7 @@ class Tuning:
 
     @property
     def passes(self) -> float:
-        """Forward passes an image counts as; frozen matrices need no weight gradient, so a backward pass counts as one."""
+        """Forward passes an image counts as: a backward pass is two, or one if the matrices are frozen."""
         return 2.0 if self.parameters == "difffit" else 3.0
 
     def work(self, num_classes: int, images: int) -> float:
@@ -118,16 +118,14 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Fine-tune, and draw the set.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
+    images = draw_pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
     return dit.as_set(images, real, dit.first(images, cfg.ipc), method="Minimax", seed=seed)
 
 
-def pool(
+def draw_pool(
     real: ImageSet,
     start: Base,
     tuning: Tuning | None,
@@ -147,7 +145,7 @@ def pool(
     return drawn_pool(real, model, made_by, sampling, per_class, seed, loop)
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 class LatentMemory:
     """For every class the last `size` latents, as unit vectors: similarities are cosines, which no scale changes.
 
@@ -178,7 +176,7 @@ class LatentMemory:
 def minimax_loss(
     predicted: Tensor, labels: Tensor, real: LatentMemory, generated: LatentMemory, lambda_r: float, lambda_d: float
 ) -> Tensor:
-    """Mean over the batch's classes k of lambda_r (1 - least cosine to a real latent) + lambda_d (greatest to a generated).
+    """Mean over the batch's classes of lambda_r (1 - least cosine to real) + lambda_d (greatest cosine to generated).
 
     A class whose memories are empty contributes zero.
 
@@ -197,7 +195,7 @@ def minimax_loss(
     return total / len(present)
 
 
-# --- stage 2 -----------------------------------------------------------------------------------------------------------
+# --- stage 2 ----------------------------------------------------------------------------------------------------------
 def tuned(real: ImageSet, start: Base, tuning: Tuning, loop: Loop | None = None) -> Model:
     """The model of stage 2, the running average of the tuned weights; tuned unless `runs/generators` already has it.
 
@@ -256,7 +254,8 @@ def tune(file: Path, model: Model, real: ImageSet, start: Base, tuning: Tuning, 
         chosen = torch.nonzero(taken.t <= (len(model.schedule) if tuning.up_to is None else tuning.up_to)).flatten()
         near = taken.predicted[chosen.to(taken.predicted.device)]
         if (tuning.lambda_r or tuning.lambda_d) and len(chosen):
-            log["minimax"] = minimax_loss(near, classes[chosen], seen, made, tuning.lambda_r, tuning.lambda_d)
+            lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
+            log["minimax"] = minimax_loss(near, classes[chosen], real=seen, generated=made, **lambdas)
             loss = loss + log["minimax"]
         optimizer.zero_grad()
         loss.backward()

@@ -116,8 +116,6 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class and a step size.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc float32 images with hard labels, after the last update, normalised or whitened as the experts'
              images were, with the learned step size as `facts.extra["lr_net"]`.
     Raises:  UserError: settings that ask for epochs the experts do not have.

@@ -25,7 +25,7 @@ K_CENTER = """K-Center: cover every class in feature space (Sener & Savarese 201
 The farthest image comes next. The first centre is the image nearest to the class mean, so at one image per class
 K-Center and Herding choose the same. Later centres are outliers, and accuracy may fall with more of them.
 """
-FORGETTING = """Forgetting: what a network forgets most while it learns (Toneva et al. 2019). Book page: book/selection.md
+FORGETTING = """Forgetting: what a network forgets most in training (Toneva et al. 2019). Book page: book/selection.md
 
 Forgotten means classified right at one visit in training and wrong at the next, counted during one training run. The
 chosen images are hard ones, so a few of them train worse than random images do.
@@ -81,8 +81,6 @@ def distill(
 ) -> ImageSet:
     """Choose cfg.ipc images of every class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc of them, normalised and unmodified, class after class in the order they were chosen.
     Raises:  UserError: a class has fewer than ipc images.
     """
@@ -106,12 +104,12 @@ def distill(
     return ImageSet.from_classes(images, like=real, indices=chosen, method=rule, seed=seed)
 
 
-# --- the rules ---------------------------------------------------------------------------------------------------------
+# --- the rules --------------------------------------------------------------------------------------------------------
 def herding(features: Tensor, n: int) -> Tensor:
-    """Places (n,) of the chosen features, in order: the next one brings the mean of the chosen nearest to the mean of all.
+    """Places (n,) of the chosen features, in order: each brings the mean of the chosen nearest to the mean of all.
 
-    With features centred on their mean, the next one has the smallest norm of (sum of the chosen) + (candidate). None is
-    chosen twice; the first is the one nearest to the mean.
+    With features centred on their mean, the next one has the smallest norm of (sum of the chosen) + (candidate). None
+    is chosen twice; the first is the one nearest to the mean.
 
     Args:
         features: (N, D), n <= N.

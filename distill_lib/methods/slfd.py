@@ -36,7 +36,7 @@ VERSION = 1
 
 @settings
 class StochasticModule:
-    """The module. "Paper" is stated in words there, "SSN" is Monteiro et al. 2020, its model, "ours" a reconstruction."""
+    """(paper): stated in words there. (SSN): as in its model, Monteiro et al. 2020. (ours): a reconstruction."""
 
     rank: Count | None = 10  # of the covariance's factor (paper); None: full covariance by its Cholesky factor (paper)
     samples: Count = 20  # Monte-Carlo samples; the paper's number is lost (SSN's)
@@ -109,8 +109,6 @@ def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into the latents of cfg.ipc images per class, and draw those.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc normalised float32 images with hard labels, after the last update; `facts.extra["module"]` says how
              the module changed on the way.
     Raises:  UserError: a generator or layer that does not fit the set; settings of the module that contradict one
@@ -152,7 +150,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     return latents.distilled("SLFD", seed, match=cfg.match, module=history, normal=last.numbers())
 
 
-# --- the module --------------------------------------------------------------------------------------------------------
+# --- the module -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Normal:
     """Normal distributions N(mean, F F' + diag d); `full`: N(mean, L L') with L = F + diag(sqrt d), F strictly lower
@@ -254,7 +252,7 @@ class Heads(nn.Module):
         return Normal(self.mean(h), d, factor.tril(-1) if full else factor, full)
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 def stochastic_loss(
     logits: Tensor, labels: Tensor, samples: Tensor, module: StochasticModule = StochasticModule()
 ) -> Tensor:

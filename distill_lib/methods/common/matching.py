@@ -1,4 +1,4 @@
-"""What matching methods share: the gradient distance of DC, DSA, GLaD and SLFD, and the embeddings of DM, GLaD and SLFD.
+"""What matching methods share: the gradient distance of DC and DSA, and the embeddings of DM; GLaD and SLFD use both.
 
     distance, gradient = match(Derivatives(network), parameters, real, synthetic)
 

@@ -180,7 +180,7 @@ def _whitening(folder: Path, real: ImageSet) -> Whitening:
         raise UserError(f"{file}: cannot be read ({err}); delete it to fit it again") from None
 
 
-# --- students ----------------------------------------------------------------------------------------------------------
+# --- students ---------------------------------------------------------------------------------------------------------
 def check_students(cfg: Any) -> None:
     """Raises: UserError: students (MTT's settings, or GLaD's `Students`) of epochs that the experts do not have."""
     most = cfg.experts.epochs
