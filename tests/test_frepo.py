@@ -265,7 +265,7 @@ def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
 def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        frepo, "step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels)))
+        frepo, "train_step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels)))
     )
     frepo.distill(digits[0], replace(TINY, ipc=2, batch_net=7), seed=0)
     assert sizes and set(sizes) == {(7, 7)}

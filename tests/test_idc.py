@@ -292,11 +292,11 @@ TINY = idc.Config(ipc=2, iterations=2, inner=3, network="ConvNetW32", batch_real
 def test_pixels_are_clamped_once_per_network(real, monkeypatch):
     seen, sweep = [], idc.sweep_classes
 
-    def watch(images, *args):
+    def watch(images, *args, **options):
         seen.append((float(images.min()), float(images.max())))
-        sweep(images, *args)
+        sweep(images, *args, **options)
 
-    monkeypatch.setattr(idc, "sweep", watch)
+    monkeypatch.setattr(idc, "sweep_classes", watch)
     idc.distill(real, replace(TINY, lr_img=50.0), seed=0)
     assert len(seen) == 6 and all(low >= 0 and high <= 1 for low, high in (seen[0], seen[3]))
     assert any(low < 0 or high > 1 for low, high in (seen[1], seen[2]))  # in between they may leave the range

@@ -105,10 +105,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
         index = batches.index(step, rng)
-        targets, wanted = (
-            real.take(index)[0],
-            ntk.centred_labels(real.hard_labels[index.to(real.device)], real.num_classes),
-        )
+        targets, classes_seen = real.take(index)[0], real.hard_labels[index.to(real.device)]
+        wanted = ntk.centred_labels(classes_seen, real.num_classes)
         number = int(torch.randint(cfg.pool, (), generator=rng))
         embed = pool.embedding(number)
         loss, images.grad, by_labels = loss_and_gradients(embed, images, labels, targets, wanted, cfg, *at_once)

@@ -96,19 +96,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     images = cfg.images if cfg.ipc is None else cfg.ipc * real.num_classes
     with tempfile.TemporaryDirectory() as beside:
         folder = loop.folder / "generated" if loop.folder else Path(beside)
+        how = {k: getattr(cfg, k) for k in ("steps", "sampler", "batch", "precision", "guidance")}
         made = uvit.generate_for(
-            model,
-            cfg.seconds,
-            real.num_classes,
-            seed,
-            folder,
-            cfg.steps,
-            cfg.sampler,
-            cfg.batch,
-            cfg.precision,
-            images,
-            loop,
-            cfg.guidance,
+            model, cfg.seconds, real.num_classes, seed=seed, folder=folder, images=images, loop=loop, **how
         )
         return made.load(real, method="U-ViT", seed=seed)
 
