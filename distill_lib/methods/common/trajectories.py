@@ -228,18 +228,8 @@ class Student:
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
         indices = [send(i, images.device) for i in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
         draws = [self.dsa.draw(rng, images=len(i)) for i in indices]
-        loss, by_images, self.step_size.grad = student_loss(
-            self.derivatives,
-            start,
-            target,
-            images.flatten(0, 1),
-            labels,
-            self.step_size,
-            indices,
-            draws,
-            self.dsa,
-            between_steps=between_steps,
-        )
+        given = start, target, images.flatten(0, 1), labels, self.step_size, indices, draws, self.dsa
+        loss, by_images, self.step_size.grad = student_loss(self.derivatives, *given, between_steps=between_steps)
         return loss, by_images.view_as(images)
 
 
