@@ -17,13 +17,14 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
+from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
 from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
+prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the official code, whatever its option says
 
 

@@ -28,16 +28,15 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
+from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
 from .common.network_pool import Matching
 
 VERSION = 1
-NO_STANDARDISATION = (
-    """The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md"""
-)
+NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
 EVERY_IPC = True  # one generator serves every ipc
+prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 
 
 @settings
