@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib.core.rng import stream
-from distill_lib.generators.stylegan_xl.network import StyleGANXL, Synthesis, plan
+from distill_lib.generators.stylegan_xl import StyleGANXL, Synthesis, plan
 
 
 def fir(x: Tensor, f: Tensor) -> Tensor:

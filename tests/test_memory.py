@@ -20,7 +20,8 @@ from distill_lib.generators import cgan, dit, prior, uvit
 from distill_lib.generators import dit as generators_dit
 from distill_lib.generators.cgan import network as cgan_network
 from distill_lib.generators.prior import Prior
-from distill_lib.generators.stylegan_xl import network as stylegan_xl_network
+from distill_lib.generators.stylegan_xl import Synthesis, plan
+from distill_lib.generators.stylegan_xl.convolution import kept_numbers
 from distill_lib.methods import METHODS
 from distill_lib.methods.common.latents import Latents, Space
 from distill_lib.networks import fast as networks_fast
@@ -120,9 +121,9 @@ def test_what_is_kept_of_freed_tensors_can_be_given_back():
 
 def test_weights_of_a_dit_are_counted_as_they_are():
     of = dit.Architecture(side=8, channels=3, patch=2, width=64, depth=3, heads=2, num_classes=7)
-    assert dit.parameters(of) == memory.numbers(dit.build(of))
-    base = generators_dit.Base().in_pixels()
-    assert base.sizes(CIFAR10).tokens == 64 and generators_dit.Base().sizes(CIFAR10) == dit.Architecture()
+    assert dit.parameter_count(of) == memory.parameter_count(dit.build(of))
+    base = generators_dit.Pretraining().in_pixels()
+    assert base.sizes(CIFAR10).tokens == 64 and generators_dit.Pretraining().sizes(CIFAR10) == dit.Architecture()
 
 
 # --- methods -----------------------------------------------------------------------------------------------------------
@@ -144,19 +145,13 @@ def test_the_largest_generator_goes_in_smaller_pieces():
 
 @pytest.mark.parametrize("width", [16, 64])  # Winograd's products pay from 64 channels on
 def test_a_layer_of_the_largest_generator_keeps_the_numbers_that_are_counted(width):
-    layer = next(
-        of for of in stylegan_xl_network.plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3
-    )
-    made = stylegan_xl_network.Synthesis(layer).requires_grad_(False)
+    layer = next(of for of in plan(32, channel_base=64 * width, channel_max=width)[0] if of.kernel == 3)
+    made = Synthesis(layer).requires_grad_(False)
     made(torch.zeros(1, width, layer.in_size, layer.in_size), torch.zeros(1, 512))
     normalised, squares, forms = made._weights.value
     kept = [made.weight, made.affine.weight, made.affine.bias, normalised, squares, *(forms or ())]
-    assert stylegan_xl_network.numbers(layer, gpu=False) == sum(t.numel() for t in kept)
-    assert (
-        (stylegan_xl_network.numbers(layer, gpu=False) > stylegan_xl_network.numbers(layer, gpu=True))
-        == (forms is not None)
-        == (width == 64)
-    )
+    assert kept_numbers(layer, gpu=False) == sum(t.numel() for t in kept)
+    assert (kept_numbers(layer, gpu=False) > kept_numbers(layer, gpu=True)) == (forms is not None) == (width == 64)
 
 
 def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
@@ -222,7 +217,7 @@ def test_a_wide_gan_draws_the_same_images_in_pieces(monkeypatch):
     for size_mb in (32, 0.5):
         monkeypatch.setattr(cgan_network, "DRAWN_MB", size_mb)
         found.append(drawn.draw(labels, torch.Generator().manual_seed(0)))
-    assert drawn.of.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
+    assert drawn.arch.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
     kept = max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
     monkeypatch.setattr(cgan_network, "DRAWN_MB", 32)
     assert kept < 0.5 * max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))

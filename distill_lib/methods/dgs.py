@@ -23,7 +23,7 @@ from ..data import ImageSet
 from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
-from ..generators.dit import Base, Sampling
+from ..generators.dit import Pretraining, Sampling
 from ..networks.reference import Training
 from .common import minimax_tuning
 from .common.minimax_tuning import Tuning
@@ -82,7 +82,7 @@ class Scoring:
 class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images drawn for each one kept
-    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and Minimax
+    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and Minimax
     tuning: Tuning | None = field(default_factory=Tuning)  # stage 2, shared with Minimax; None: a pool of plain DiT
     sampling: Sampling = field(default_factory=Sampling)
     sampler: Sampler = field(default_factory=Sampler)
@@ -126,11 +126,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(
-        ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained")
+        ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained")
     )
 
 
-def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
     """What cells share before their sets differ."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 

@@ -14,7 +14,7 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import Base, Sampling
+from ..generators.dit import Pretraining, Sampling
 from .common import minimax_tuning
 from .common.minimax_tuning import Tuning
 
@@ -24,7 +24,7 @@ VERSION = 1
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and DGS
+    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and DGS
     tuning: Tuning = field(default_factory=Tuning)  # stage 2, shared with DGS
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -42,10 +42,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
     ours."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
+    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"))
 
 
-def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
     """What cells share before their sets differ."""
     return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
 

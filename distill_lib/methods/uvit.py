@@ -108,7 +108,7 @@ def stage1(cfg: Config) -> dict[str, Training]:
     return {"U-ViT": cfg.training}
 
 
-def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.Trained:
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.TrainedUViT:
     """Make stage 1, if it is not there."""
     return uvit.trained(real, cfg.training, cfg.training_seed, loop)
 

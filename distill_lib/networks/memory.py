@@ -136,7 +136,7 @@ def growth(run: Callable[[int], Any], few: int = 2) -> Growth:
     return Growth(few, first, second) if len(first) == len(second) else Growth(few, [max(first)], [max(second)])
 
 
-def numbers(*modules: nn.Module) -> int:
+def parameter_count(*modules: nn.Module) -> int:
     """How many numbers the weights of modules are."""
     return sum(p.numel() for module in modules for p in module.parameters())
 

@@ -28,7 +28,7 @@ from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
-from ...generators.prior import Generator, Prior
+from ...generators.prior import LayeredGenerator, Prior
 from ...networks import memory
 
 # matching: layer n of StyleGAN-XL at 128 pixels, step sizes of features and codes; official README and defaults of GLaD
@@ -109,7 +109,7 @@ class Latents:
     Raises: UserError: a layer the generator does not have, or a normalisation that is not the set's.
     """
 
-    def __init__(self, generator: Generator, real: ImageSet, space: Space, ipc: int, rng: torch.Generator):
+    def __init__(self, generator: LayeredGenerator, real: ImageSet, space: Space, ipc: int, rng: torch.Generator):
         self.generator, self.real, self.space, self.ipc, n = generator, real, space, ipc, space.layer
         if n is not None and not 0 < n < len(generator.layer_names):
             raise UserError(

@@ -28,8 +28,9 @@ from ...generators.dit import DiT
 from ...generators.dit.drawing import drawn_pool
 from ...generators.dit.encoded import latents
 from ...generators.dit.forecast import outlook, say
-from ...generators.dit.settings import VERSION, Base, Sampling, held
-from ...generators.dit.training import Model, Steps, base, follow
+from ...generators.dit.settings import VERSION, Pretraining, Sampling, held
+from ...generators.dit.training import Model, Steps, base
+from ...generators.training import follow
 from ...networks import memory
 
 
@@ -69,7 +70,7 @@ class Tuning:
         """Images through the network."""
         return self.steps * self.batch * self.passes
 
-    def held(self, of: Base, size: memory.Size) -> float:
+    def held(self, of: Pretraining, size: memory.Size) -> float:
         """Bytes a step keeps alive, both memories of latents included."""
         sizes = of.sizes(size)
         latents = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
@@ -127,7 +128,7 @@ def minimax_loss(
     return total / len(present)
 
 
-def tuned(real: ImageSet, of: Base, tuning: Tuning, loop: Loop | None = None) -> Model:
+def tuned(real: ImageSet, of: Pretraining, tuning: Tuning, loop: Loop | None = None) -> Model:
     """The model of stage 2: the running average of the tuned weights, from `runs/generators` where it is, else tuned
     and put there.
 
@@ -151,7 +152,7 @@ def tuned(real: ImageSet, of: Base, tuning: Tuning, loop: Loop | None = None) ->
     return dataclasses.replace(start, network=network.eval().requires_grad_(False))
 
 
-def tuned_file(real: ImageSet, of: Base, tuning: Tuning) -> Path:
+def tuned_file(real: ImageSet, of: Pretraining, tuning: Tuning) -> Path:
     """Where the parameters tuned by these settings lie."""
     key = {"base": as_dict(of), "tuning": as_dict(tuning), "data": real.sha256(), "version": VERSION}
     return paths.runs() / "generators" / f"minimax-{plain_name(real.facts.name)}-{digest(key)}" / "tuned.safetensors"
@@ -165,7 +166,7 @@ def _tunable(network: DiT, of: Tuning) -> DiT:
     return network
 
 
-def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, loop: Loop) -> None:
+def _tune(file: Path, start: Model, real: ImageSet, of: Pretraining, tuning: Tuning, loop: Loop) -> None:
     from safetensors.torch import save_file
 
     data, rng = latents(real, of, loop), stream(tuning.seed, "Minimax")
@@ -227,7 +228,7 @@ def _tune(file: Path, start: Model, real: ImageSet, of: Base, tuning: Tuning, lo
 # --- pools -------------------------------------------------------------------------------------------------------------
 def pool(
     real: ImageSet,
-    of: Base,
+    of: Pretraining,
     tuning: Tuning | None,
     sampling: Sampling,
     per_class: int,

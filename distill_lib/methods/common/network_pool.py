@@ -112,7 +112,7 @@ Between = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 def match(
-    trained: cgan.Trained, of: Matching, between: Between | None, seed: int, loop: Loop | None = None
+    trained: cgan.TrainedGAN, of: Matching, between: Between | None, seed: int, loop: Loop | None = None
 ) -> cgan.Generator:
     """Stage 2: go on training a GAN, with a matching loss beside its own.
 
