@@ -203,9 +203,8 @@ def image_bytes(arch: Architecture) -> float:
         weights = [p for p in network.parameters() if p.requires_grad]
 
         def run(n: int) -> tuple[Tensor, ...]:
-            latents = torch.zeros(n, arch.channels, arch.side, arch.side)
-            out = network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64))
-            return torch.autograd.grad(out.sum(), weights)
+            latents, labels = torch.zeros(n, arch.channels, arch.side, arch.side), torch.zeros(n, dtype=torch.int64)
+            return torch.autograd.grad(network(latents, torch.zeros(n), labels).sum(), weights)
 
         return memory.growth(run).each
 

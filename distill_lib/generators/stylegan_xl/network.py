@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layered import LayeredGenerator
 from .convolution import CLAMP, SLOPE, Resampling, Weights, convolve
 from .layers import BANDWIDTH, GRID_RATE, MARGIN, Layer, design
 
@@ -129,7 +130,7 @@ class Synthesis(nn.Module):
         return self.resampling(x, self.bias)  # (B, channels, size, size)
 
 
-class StyleGANXL(nn.Module):
+class StyleGANXL(LayeredGenerator):
     """The generator: `mapping`, `input`, and a list of layers. n counts the layers of the list, not the numbers in
     their names.
 
@@ -156,22 +157,14 @@ class StyleGANXL(nn.Module):
     def image_shape(self) -> tuple[int, int, int]:
         return 3, self.plan[-1].size, self.plan[-1].size
 
-    def to_f(self, w: Tensor, n: int) -> Tensor:
-        """Features after the first n layers; codes w[:, : n + 1] are used. n = 0: the Fourier features."""
-        x = self.input(w[:, 0])
-        for i, layer in enumerate(self.layers[:n]):
-            x = layer(x, w[:, 1 + i])
-        return x if n < len(self.layers) else x * 0.25
+    def start(self, w: Tensor) -> Tensor:
+        """The Fourier features (B, channels, 36, 36)."""
+        return self.input(w[:, 0])
 
-    def from_f(self, f: Tensor, w: Tensor, n: int) -> Tensor:
-        """Images from features after n layers; codes w[:, n + 1 :] are used."""
-        for i, layer in enumerate(self.layers[n:], n):
-            f = layer(f, w[:, 1 + i])
-        return f if n == len(self.layers) else f * 0.25
-
-    def forward(self, w: Tensor) -> Tensor:
-        """(B, num_ws, w_dim) to (B, 3, H, W), about -1 to 1, not clamped."""
-        return self.from_f(self.to_f(w, 0), w, 0)
+    def run(self, x: Tensor, w: Tensor, first: int, last: int) -> Tensor:
+        for i in range(first, last):
+            x = self.layers[i](x, w[:, 1 + i])  # (B, channels, size, size)
+        return x * 0.25 if first < last == len(self.layers) else x
 
     @torch.no_grad()
     def redraw(self, rng: torch.Generator) -> Self:

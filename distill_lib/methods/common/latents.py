@@ -28,7 +28,8 @@ from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
-from ...generators.prior import LayeredGenerator, Prior
+from ...generators.layered import LayeredGenerator
+from ...generators.prior import Prior
 from ...networks import memory
 
 # matching: layer n of StyleGAN-XL at 128 pixels, step sizes of features and codes; official README and defaults of GLaD
