@@ -145,8 +145,8 @@ def minimax_forward(state, depth, heads, network, z, t, labels):
     `network`'s, and DiT's own."""
     x, c = network.x_embedder(z) + network.pos_embed, network.t_embedder(t) + network.y_embedder(labels)
     for i in range(depth):
-        at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # noqa: E731  no scale where there is none
-        linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")  # noqa: E731
+        at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # no scale where there is none
+        linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = linear("adaLN_modulation.1", nn.functional.silu(c))[
             :, None
         ].chunk(6, 2)
@@ -231,8 +231,8 @@ def test_guidance_of_one_is_conditional_and_of_zero_unconditional(channels, inpu
     network, (z, t, _) = awake(dit.build(TINY)), inputs
     labels, none = torch.tensor([1, 2, 3]), torch.full((3,), 7)
     given, without = network(z, t, labels), network(z, t, none)
-    run = lambda scale: dit.guided(network, labels, 7, scale, channels)(z, t)  # noqa: E731
-    close = lambda a, b: torch.allclose(a, b, atol=1e-4, rtol=1e-4)  # noqa: E731
+    run = lambda scale: dit.guided(network, labels, 7, scale, channels)(z, t)
+    close = lambda a, b: torch.allclose(a, b, atol=1e-4, rtol=1e-4)
     assert torch.equal(run(1), given)
     assert close(run(1.0 + 1e-9), given)  # the two-fold pass agrees with the short cut
     c = 3 if channels == "official" else 4
@@ -272,7 +272,7 @@ def test_respaced_steps_are_those_of_the_official_running_sum():
 
 def test_the_cosine_schedule_follows_its_cosine():
     schedule = Schedule.cosine(100)
-    level = lambda t: math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    level = lambda t: math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2
     assert schedule.alpha_bar[49].item() == pytest.approx(level(50) / level(0)) and schedule.betas.max() == 0.999
     with pytest.raises(UserError, match="between 0 and 1"):
         Schedule(torch.tensor([0.1, 1.0]))

@@ -165,7 +165,7 @@ def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
     found = []
     for piece in (10, 4):
         model = uvit.UViT(of, torch.Generator().manual_seed(1))
-        loss = uvit.backward(model, images, t, noise, torch.arange(10), cfg, piece)
+        loss = uvit.backward(model, uvit.Drawn(images, t, noise, torch.arange(10)), cfg, piece)
         found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
     (one, whole), (two, parts) = found
     assert torch.isclose(one, two, rtol=1e-6) and (whole - parts).norm() < 1e-5 * whole.norm()

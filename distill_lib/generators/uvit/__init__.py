@@ -4,6 +4,7 @@ from .network import ARCHITECTURES, Architecture, UViT, parameter_count
 from .sample import Generated, generate, generate_for, to_uint8
 from .training import (
     PIECE_MB,
+    Drawn,
     Fit,
     Monitor,
     StepInputs,
@@ -17,7 +18,6 @@ from .training import (
     memory_mb,
     noise_loss,
     place,
-    train,
     trained,
 )
 from .weights import architecture_of, find, from_state, load, read, save, surgery

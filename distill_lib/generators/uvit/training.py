@@ -1,6 +1,6 @@
 """The U-ViT's training, which is run once for every data set and settings; the result is kept in `runs/`.
 
-    model = uvit.train(real, Training(), seed=0, loop=loop)        # weights averaged over training
+    model = uvit.trained(real, Training(), seed=0).model()         # weights averaged over training
     images = uvit.generate(model, labels, seed=0)                  # (N, C, H, W) uint8
     made = uvit.generate_for(model, 600, num_classes=100, seed=0, folder=folder)     # what ten minutes allow, on disk
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -115,6 +115,15 @@ class Training:
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
 
 
+class Drawn(NamedTuple):
+    """What one step sees: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
+
+    images: Tensor
+    t: Tensor
+    noise: Tensor
+    labels: Tensor | None
+
+
 def noise_loss(
     network: Callable[..., Tensor],
     images: Tensor,
@@ -123,14 +132,13 @@ def noise_loss(
     labels: Tensor | None,
     output: Literal["noise", "v"] = "noise",
 ) -> Tensor:
-    """Mean squared error of the predicted noise at times t in [0, 1]; images (B, C, H, W), t (B,), noise like images,
-    labels (B,).
+    """Mean squared error of the predicted noise; see `Drawn` for the inputs. It is about 1, the noise's variance, for a
+    network that has learned nothing.
 
-    With output "v" the error of v, which is that of the noise divided by alpha: errors where there is much noise count
-    more.
+    With output "v" it is the error of v, which is that of the noise divided by alpha, so errors in very noisy images
+    count more.
 
-    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance. v: Salimans
-    and Ho 2022.
+    Source: Bao et al. 2023; Salimans and Ho 2022 for v.
     """
     alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (VP.alpha, VP.sigma))
     error = network(alpha * images + sigma * noise, 999 * t, labels).float() - noise
@@ -158,7 +166,7 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
 
 @dataclass
 class StepInputs:
-    """What every step sees: images of shuffled epochs, mirrored at random, times and noise.
+    """Images of shuffled epochs, mirrored at random, with times and noise.
 
     All processes draw the same numbers and take their share. So a step does not depend on their number, except for
     rounding.
@@ -175,8 +183,8 @@ class StepInputs:
             raise UserError(f"U-ViT: {given}; at most as many as there are, and a multiple of the processes")
         self.batches = Batches(len(self.real), self.cfg.batch, last="drop")
 
-    def take(self, step: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images (b, C, H, W) in [-1, 1], times (b,), noise and labels of this process's share."""
+    def take(self, step: int, rng: torch.Generator) -> Drawn:
+        """This process's share of a step's batch."""
         batch, device = self.cfg.batch, self.real.device
         index = self.batches.index(step, rng)
         mirrored = torch.rand(batch, generator=rng) < 0.5
@@ -189,7 +197,7 @@ class StepInputs:
         images = self.real.signed(index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes)
+        return Drawn(images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes))
 
 
 @dataclass
@@ -242,10 +250,10 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     look_at, every = look_steps(cfg.steps, cfg.looks), max(1, cfg.steps // 200)
     for step in loop.steps("uvit", cfg.steps, live):
         start = time.perf_counter()
-        images, t, noise, labels = inputs.take(step, rng)
+        drawn = inputs.take(step, rng)
         set_lr(optimizer, cfg.lr * rate(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         optimizer.zero_grad()
-        loss = backward(network, images, t, noise, labels, cfg, piece)
+        loss = backward(network, drawn, cfg, piece)
         optimizer.step()
         follow(ema, model, cfg.ema)
         total += loss.detach()
@@ -263,32 +271,24 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     return Fit(ema.eval(), looks, curve, clock["seconds"])
 
 
-def backward(
-    network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor, cfg: Training, piece: int
-) -> Tensor:
+def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: Training, piece: int) -> Tensor:
     """Add the gradients of `noise_loss` to those of the weights, one piece of the batch after the other; returns the
     batch's loss.
 
     An image's loss does not depend on the others, so the pieces' gradients, weighted by their images, add up to those
     of the batch.
     """
-    total = images.new_zeros(())
-    for i in range(0, len(images), piece):
-        i = slice(i, i + piece)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-            loss = noise_loss(network, images[i], t[i], noise[i], labels[i], cfg.output)
-        if piece < len(images):
-            loss = loss * (len(images[i]) / len(images))
+    count, device = len(drawn.images), drawn.images.device
+    total = drawn.images.new_zeros(())
+    for start in range(0, count, piece):
+        some = [values[start : start + piece] for values in drawn]
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+            loss = noise_loss(network, *some, cfg.output)
+        if piece < count:
+            loss = loss * (len(some[0]) / count)
         loss.backward()
         total = total + loss.detach()
     return total
-
-
-def train(
-    real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
-) -> UViT:
-    """The averaged weights of a training, which is run whether or not `runs/` holds it: see `trained` for that."""
-    return fit(real, cfg, seed, loop, monitor).model
 
 
 def memory_mb(arch: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
