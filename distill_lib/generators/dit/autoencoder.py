@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -26,21 +26,21 @@ from ...core.errors import UserError
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says of images: a mean (B, C, h, w), and a log-variance where it is a distribution."""
+    """An encoder's answer to images: a mean (B, C, h, w), and a log-variance if it is a distribution."""
 
     mean: Tensor
     log_variance: Tensor | None = None
 
     def sample(self, rng: torch.Generator) -> Tensor:
-        """A draw; the mean itself where there is no variance."""
+        """A draw; the mean itself if there is no variance."""
         if self.log_variance is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=rng, device=rng.device).to(self.mean.device)
         return self.mean + torch.exp(0.5 * self.log_variance.clamp(-30, 20)) * noise
 
 
-class Autoencoder(Protocol):
-    """What a generator of latents needs to know of pixels.
+class Autoencoder(nn.Module):
+    """Between pixels and latents.
 
     Attributes:
         name:     what it was loaded by.
@@ -56,14 +56,14 @@ class Autoencoder(Protocol):
     images: int | None
     scale: float | None
 
-    def encode(self, pixels: Tensor) -> Encoded: ...
+    def encode(self, pixels: Tensor) -> Encoded:
+        raise NotImplementedError
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
 
-    def to(self, device: torch.device | str) -> Autoencoder: ...
 
-
-class Identity:
+class Identity(Autoencoder):
     """Pixel space: latents are pixels in [-1, 1]."""
 
     name, factor, channels, images, scale = "identity", 1, None, None, 1.0
@@ -73,9 +73,6 @@ class Identity:
 
     def decode(self, latents: Tensor) -> Tensor:
         return ((latents + 1) / 2).clamp(0, 1)
-
-    def to(self, device: torch.device | str) -> Identity:
-        return self
 
 
 # --- TAEF2 ---
@@ -106,7 +103,7 @@ def _conv(inputs: int, outputs: int, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
-class TAEF2(nn.Module):
+class TAEF2(Autoencoder):
     """The tiny autoencoder of FLUX.2's latent space: 3 x H x W to 32 x H/8 x W/8, deterministic, 1.34 million numbers
     each way.
 
@@ -149,12 +146,13 @@ def _taef2() -> TAEF2:
 
 
 # --- AutoencoderKL ---
-class KL:
+class KL(Autoencoder):
     """diffusers' AutoencoderKL. Its pixels are in [-1, 1]."""
 
     images = 3
 
     def __init__(self, vae: Any, name: str):
+        super().__init__()
         self.vae, self.name = vae.eval().requires_grad_(False), name
         self.channels, self.factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
@@ -165,10 +163,6 @@ class KL:
 
     def decode(self, latents: Tensor) -> Tensor:
         return ((self.vae.decode(latents).sample + 1) / 2).clamp(0, 1)
-
-    def to(self, device: torch.device | str) -> KL:
-        self.vae.to(device)
-        return self
 
 
 def _kl(name: str) -> KL:
