@@ -165,8 +165,7 @@ for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {}))
     )(drawing)
 
 
-# --- fewer evaluations for the same FID
-# ------------------------------------------------------------------------------------
+# --- fewer evaluations for the same FID ------------------------------------------------------------------------------
 def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.Trained]:
     real, cfg = data.load(dataset)[0].to(device), paper_config(dataset).small()
     return real, cfg, uvit.place(real, cfg.training, cfg.training_seed)
@@ -183,7 +182,8 @@ def untrained() -> str | None:
 
 @suite.benchmark(
     "uvit-solver",
-    "{images} images of FashionMNIST by the small budget's U-ViT and their FID: 20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
+    "{images} images of FashionMNIST by the small budget's U-ViT and their FID: "
+    "20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
     "the paper's solver around attention written out",
     size={"images": 200},
     quick={"images": 20},

@@ -86,13 +86,11 @@ def undamaged(path: Path | str, remedy: str) -> Iterator[None]:
 
 
 def full(err: Exception, path: Path) -> bool:
-    """Whether an error says that the disk of `path` is full; torch and safetensors have errors of their own for
-    that."""
+    """Whether an error says that the disk of `path` is full; torch and safetensors have their own errors for it."""
     if isinstance(err, OSError):
         return err.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "No space left" in str(err) or (
-        isinstance(err, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20
-    )
+    silent = isinstance(err, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20
+    return silent or "No space left" in str(err)
 
 
 def sweep(folder: Path, seconds: float = 3600.0) -> None:

@@ -18,18 +18,14 @@ from .errors import UserError, unknown
 from .files import read_tensors
 
 FOLDERS = {  # name on the hub: what it is, and a file that must be in it
-    "facebook/DiT-XL-2-256": (
-        "DiT-XL/2 at 256 pixels, 675 million parameters (CC BY-NC 4.0)",
-        "transformer/config.json",
-    ),
+    "facebook/DiT-XL-2-256": ("DiT-XL/2 at 256 pixels, 675M parameters (CC BY-NC 4.0)", "transformer/config.json"),
     "stabilityai/sd-vae-ft-ema": ("the autoencoder that encodes (MIT)", "config.json"),
     "stabilityai/sd-vae-ft-mse": ("the autoencoder that decodes (MIT)", "config.json"),
 }
 
 
 def find_folder(name: str) -> Path | None:
-    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache; None
-    where it does not."""
+    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache."""
     if (path := Path(name).expanduser()).is_dir():
         return path
     for parent in paths.weight_folders():
@@ -42,7 +38,10 @@ def find_folder(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path:
-    """As `find_folder`. Raises: UserError: it is nowhere; says where it may lie and how to get it."""
+    """As `find_folder`.
+
+    Raises: UserError: it is not found; says where it may lie and how to get it.
+    """
     if (found := find_folder(name)) is None:
         raise UserError(f"{said_missing(name)} is not here: {where_to_put(name)}")
     return found
@@ -82,7 +81,7 @@ FILES = {
         "73e01676011c14ce404ecdee11e01f072a6a6b0d0eae5fab6163c4481dbdc33d",
     ),
     "Inception": File(
-        "Inception-v3 of 2015-12-05 with which FID is defined, converted from TensorFlow (as pytorch-fid and torch-fidelity distribute it)",
+        "Inception-v3 of 2015-12-05 with which FID is defined, converted from TensorFlow, as pytorch-fid has it",
         ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
         "6726825d",
     ),
@@ -110,8 +109,7 @@ FILES = {
 
 
 def find(name: str) -> Path | None:
-    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or a folder `weights` inside a data folder; None
-    where they do not.
+    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or in `weights` inside a data folder.
 
     Raises: UserError: an unknown name; a file of the right name with other contents.
     """
@@ -125,7 +123,10 @@ def find(name: str) -> Path | None:
 
 
 def need(name: str) -> Path:
-    """As `find`. Raises: UserError: they are nowhere; says where they may lie."""
+    """As `find`.
+
+    Raises: UserError: they are not found; says where they may lie.
+    """
     if (found := find(name)) is None:
         raise not_here(f"{name} ({FILES[name].names[0]}: {FILES[name].about})")
     return found

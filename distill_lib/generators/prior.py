@@ -19,17 +19,17 @@ from torch import Tensor
 from ..core import weights
 from ..core.errors import UserError
 from ..core.loop import Loop
+from ..core.memory import bytes_per_image
 from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet
-from ..networks import memory
 from . import cgan, stylegan_xl, uvit
 from .cgan import GAN
 from .layered import LayeredGenerator
 from .prior_networks import Conditional, Denoiser, Small
-from .stylegan_xl.convolution import kept_numbers
 
 PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,400
+SLACK = 1.3  # on a CPU, bytes for a byte of the maps: freed memory that is kept, and what convolutions copy
 
 
 @settings
@@ -97,11 +97,6 @@ def _plan(side: int, width: int | None) -> tuple[list[stylegan_xl.Layer], int]:
     return stylegan_xl.plan(side, channel_base=64 * width, channel_max=width)
 
 
-def held(prior: Prior, size: memory.Size) -> float:
-    """Bytes that making the generator keeps alive: training it if it is trained, else its weights."""
-    return prior.gan.held(size) if stage1(prior) else sum(counted(prior, size, None)[:2])
-
-
 def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int:
     """Images on their way through the generator at once: `pieces`, or fewer if those would take more than `PIECE_MB`.
 
@@ -109,24 +104,15 @@ def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int
     """
     if prior.family != "StyleGAN-XL":
         return pieces
-    size = memory.Size(real.shape, real.num_classes, len(real))
-    return max(1, min(pieces, int(PIECE_MB * 2**20 / counted(replace(prior, weights="random"), size, layer)[1])))
+    return max(1, min(pieces, int(PIECE_MB * 2**20 / _image_bytes(real.shape[2], prior.width, layer))))
 
 
 @functools.lru_cache(maxsize=64)
-def counted(prior: Prior, size: memory.Size, layer: int | None) -> tuple[float, float, int]:
-    """Bytes of the weights and of an image there and back, and the numbers of an image's latents."""
-    wider, kept = 1.0, None
-    if prior.family == "cGAN":
-        with torch.random.fork_rng(devices=[]):
-            made = Conditional(cgan.Generator(prior.gan.architecture(size)))
-    else:
-        if prior.family == "StyleGAN-XL":  # its maps grow evenly with the width, its weights with the square
-            width = prior.width or 1024
-            kept = sum(kept_numbers(layer, size.gpu) for layer in _plan(size.shape[2], width)[0])
-            wider, prior = max(1.0, width / 16), replace(prior, width=min(width, 16))
-        made = _made(size, replace(prior, weights="random"), None)
-    made = made.eval().requires_grad_(False)
+def _image_bytes(side: int, width: int | None, layer: int | None) -> float:
+    """Bytes of an image there and back, counted at a small width: the maps grow in proportion to it."""
+    width = width or 1024
+    narrow = min(width, 16)
+    made = stylegan_xl.StyleGANXL(*_plan(side, narrow)).redraw(stream(0, "memory")).eval().requires_grad_(False)
 
     def run(n: int) -> None:
         w = torch.zeros(n, made.num_ws, made.w_dim, requires_grad=True)
@@ -134,11 +120,7 @@ def counted(prior: Prior, size: memory.Size, layer: int | None) -> tuple[float, 
         images = made(w) if f is None else made.from_f(f, w, layer)
         torch.autograd.grad(images.sum(), [w] if f is None else [w, f], allow_unused=True)
 
-    numbers = made.num_ws * made.w_dim
-    if layer is not None:
-        with torch.no_grad():
-            numbers += round(wider * made.to_f(torch.zeros(1, made.num_ws, made.w_dim), layer).numel())
-    return 4.0 * (kept or memory.parameter_count(made)), size.slack * wider * memory.growth(run, 1).each, numbers
+    return SLACK * width / narrow * bytes_per_image(run, few=1)
 
 
 def _file(name: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:

@@ -35,7 +35,7 @@ from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
-from ...networks import fast, memory, reference
+from ...networks import fast, reference
 from ...networks.reference import Training
 from ..training import kept_in, look_steps, rate, set_lr
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
@@ -88,13 +88,7 @@ class GAN:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         return steps * self.batch * self.work_per_image() + self.judge.work(num_classes, images)
 
-    def held(self, size: memory.Size, batch: int | None = None) -> float:
-        """Bytes that a step of both networks keeps alive. Without `batch`, which stands for the settings' own, the
-        judge's training counts too."""
-        step = _step_held(replace(self, epochs=1, seed=0), size, batch or self.batch)
-        return step if batch else max(step, self.judge.held(size))
-
-    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
+    def architecture(self, real: ImageSet) -> Architecture:
         return Architecture(real.shape, real.num_classes, self.width, self.noise, self.label, self.label_scale).check()
 
 
@@ -105,7 +99,7 @@ class Pair:
         steps: how many were taken, as a list of one number.
     """
 
-    def __init__(self, cfg: GAN, real: ImageSet | memory.Size, rng: torch.Generator | None = None):
+    def __init__(self, cfg: GAN, real: ImageSet, rng: torch.Generator | None = None):
         """Args: rng: draws the initial weights; None leaves PyTorch's, for weights that are read afterwards."""
         self.settings, arch = cfg, cfg.architecture(real)
         with torch.random.fork_rng(devices=[]):  # building layers draws from the global generator
@@ -203,25 +197,6 @@ class Pair:
 
     def _roles(self) -> Iterator[tuple[str, Generator | Discriminator, torch.optim.Adam]]:
         return zip(("generator", "discriminator"), self.modules, self.optimizers, strict=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _step_held(cfg: GAN, size: memory.Size, batch: int) -> float:
-    """Bytes of a step with the gradient penalty: weights, gradients and two moments, and activations, which grow in
-    proportion to the width."""
-    with torch.device("meta"):
-        arch = cfg.architecture(size)
-        weights = memory.parameter_count(Generator(arch), Discriminator(arch))
-    narrow = replace(cfg, width=max(8, cfg.width // 8))
-    pair, rng = Pair(narrow, size, stream(0, "memory")), stream(0, "memory")
-
-    def run(n: int) -> None:
-        pair.steps[0] = 0
-        pair.step(torch.zeros(n, *size.shape), torch.zeros(n, dtype=torch.int64), rng)
-
-    run(2)  # makes the optimisers' states
-    activations = size.slack * batch * memory.growth(run).each * cfg.width / narrow.width
-    return 4 * 4.0 * weights + activations + memory.COPIES * size.floats(batch)
 
 
 def batches_of(real: ImageSet, batch: int, epochs: int, per_epoch: int | None) -> Batches:

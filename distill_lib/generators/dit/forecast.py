@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ...networks import memory
+from ...core.memory import parameter_count
 from .network import DiT
-from .settings import held
+from .settings import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def outlook(what: str, network: DiT, passes: float, steps: int, batch: int) -> O
     """
     arch, device = network.arch, network.pos_embed.device
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    peak = held(arch, batch, device.type == "cuda", trained / memory.parameter_count(network))
+    peak = peak_bytes(arch, batch, device.type == "cuda", trained / parameter_count(network))
     return Outlook(what, steps, batch, passes * arch.flops() * steps * batch, _rate(device), peak / 2**30)
 
 

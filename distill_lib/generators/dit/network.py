@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core import memory
 from ...core.errors import UserError
 from ...core.settings import Count, replace, settings
-from ...networks import memory
 from ..transformer import Attention, Mlp, PatchEmbed, sinusoids, unpatchify
 
 FREQUENCIES = 256  # numbers a timestep is embedded in
@@ -206,7 +206,7 @@ def image_bytes(arch: Architecture) -> float:
             latents, labels = torch.zeros(n, arch.channels, arch.side, arch.side), torch.zeros(n, dtype=torch.int64)
             return torch.autograd.grad(network(latents, torch.zeros(n), labels).sum(), weights)
 
-        return memory.growth(run).each
+        return memory.bytes_per_image(run)
 
     one, two = counted(1), counted(2)
     return one + (arch.depth - 1) * (two - one)

@@ -6,14 +6,11 @@ from typing import Literal
 
 from ...core.settings import Count, replace, settings
 from ...data import DATASETS, sized
-from ...networks import memory
 from ..diffusion import discrete
 from .network import Architecture, Numerics, image_bytes, parameter_count
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
-# channels of the latents (None: those of the images), pixels per latent, channels of the widest maps in the decoder
-LATENTS = {"identity": (None, 1, 0), "taef2": (32, 8, 64), "KL": (4, 8, 256)}
 
 
 @settings
@@ -64,36 +61,11 @@ class Pretraining:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
-    def latent(self, size: memory.Size) -> tuple[int, int, int]:
-        """Channels and side of the latents, and pixels of a side of the images."""
-        side = self.side or size.shape[1]
-        channels, factor = LATENTS.get(self.autoencoder, LATENTS["KL"])[:2]
-        return channels or size.shape[0], side // factor, side
-
     def trained_here(self, channels: int, side: int, num_classes: int) -> Architecture:
         """The network that is trained here on latents (channels, side, side)."""
         patch = self.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
         sizes = (side, channels, patch, self.width, self.depth, self.heads)
         return Architecture(*sizes, num_classes=num_classes).check()
-
-    def sizes(self, size: memory.Size) -> Architecture:
-        """Of the network, published or trained here."""
-        channels, side, _ = self.latent(size)
-        if self.weights:
-            return Architecture(side=side, channels=channels)
-        return self.trained_here(channels, side, size.num_classes)
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes that a training step keeps alive, or encoding the images if that takes an encoder and is more."""
-        if self.weights:
-            return self.autoencoding(size)
-        step = held(self.sizes(size), self.batch, size.gpu, trained=1.0) + memory.COPIES * size.floats(self.batch)
-        return max(step, self.autoencoding(size))
-
-    def autoencoding(self, size: memory.Size) -> float:
-        """Bytes of 25 images on their way through the autoencoder, at its widest maps."""
-        widest = LATENTS.get(self.autoencoder, LATENTS["KL"])[2]
-        return 25 * 3 * 4.0 * widest * self.latent(size)[2] ** 2
 
 
 @settings
@@ -120,13 +92,6 @@ class Sampling:
     def work(self, images: int) -> float:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
 
-    def held(self, base: Pretraining, size: memory.Size) -> float:
-        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the
-        decoder."""
-        drawn = min(self.batch, max(1, self.batch // size.num_classes) * size.num_classes)
-        passed = drawn * (1 if self.guidance == 1 else 2)
-        return max(held(base.sizes(size), passed, size.gpu), base.autoencoding(size))
-
 
 def has_published(dataset: str) -> bool:
     """Whether published weights know the classes of a data set: subsets of ImageNet."""
@@ -134,7 +99,7 @@ def has_published(dataset: str) -> bool:
     return found is not None and bool(found.imagenet_indices)
 
 
-def held(arch: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
+def peak_bytes(arch: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
     """Bytes a step keeps alive: the weights; average, gradients and moments of the trained ones; and activations, of
     every block if it trains, of one if it draws.
 

@@ -111,18 +111,6 @@ def _products(x: Tensor, weight: Tensor, pad: int) -> Tensor:
     return found[:, :, : h + 2 * pad - 2, : w + 2 * pad - 2]
 
 
-def _winograd_pays(channels: int, inputs: int, kernel: int, gpu: bool) -> bool:
-    return kernel == 3 and min(channels, inputs) >= 64 and not gpu
-
-
-def kept_numbers(layer: Layer, gpu: bool) -> int:
-    """How many numbers a layer with fixed weights keeps: those of its style and convolution, and the forms of
-    `Weights`."""
-    pairs, style = layer.inputs * layer.channels, 513 * layer.inputs
-    forms = 2 * 36 * _winograd_pays(layer.channels, layer.inputs, layer.kernel, gpu)
-    return style + (2 * layer.kernel**2 + 1 + forms) * pairs
-
-
 class Weights:
     """The normalised weights of a convolution in the forms that its products need, made anew when weights change."""
 
@@ -144,7 +132,8 @@ class Weights:
         if demodulated:
             weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         forms = None
-        if _winograd_pays(*weight.shape[:3], weight.device.type != "cpu") and not weight.requires_grad:
+        fixed = not weight.requires_grad and weight.device.type == "cpu"
+        if fixed and weight.shape[2] == 3 and min(weight.shape[:2]) >= 64:  # then Winograd's products pay
             change = _winograd(weight.device)[2]
             turned = weight.flip(2, 3).transpose(0, 1)  # of the derivative by the input
             flat = ((w.flatten(2).permute(2, 0, 1).reshape(9, -1), w.shape[:2]) for w in (weight, turned))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...core import memory
 from ...core.errors import UserError
 from ...core.settings import Count, replace, settings
-from ...networks import memory
 from ..diffusion.continuous import VP
 from ..transformer import Attention, Mlp, PatchEmbed, unpatchify
 

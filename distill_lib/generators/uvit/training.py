@@ -35,7 +35,6 @@ from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
-from ...networks import memory
 from ..diffusion.continuous import VP
 from ..training import follow, kept_in, look_steps, rate, set_lr
 from ..transformer import sinusoids
@@ -86,7 +85,7 @@ class Training:
         course = dict(steps=8000, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5, ema=0.998, looks=8)
         return replace(self, **network, **ours, **course)
 
-    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
+    def architecture(self, real: ImageSet) -> Architecture:
         """Raises: UserError: images this network does not fit."""
         channels, height, side = real.shape
         if height != side:
@@ -99,17 +98,6 @@ class Training:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes a training step keeps alive on one process."""
-        arch = self.architecture(size)
-        return 2**20 * memory_mb(arch, self, images=at_once(arch, self)) + 6 * size.floats(self.batch)
-
-    def sampling_held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the images of a call of the network, and of its weights."""
-        arch = self.architecture(size)
-        token = (arch.depth // 2 + 8 + 2 * arch.mlp_ratio) * arch.width
-        return 4.0 * (parameter_count(arch) + images * arch.tokens * token)
 
 
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name

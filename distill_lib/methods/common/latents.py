@@ -30,7 +30,6 @@ from ...generators import cgan, prior
 from ...generators.cgan import GAN
 from ...generators.layered import LayeredGenerator
 from ...generators.prior import Prior
-from ...networks import memory
 
 # matching: layer n of StyleGAN-XL at 128 pixels, step sizes of features and codes; official README and defaults of GLaD
 PUBLISHED = {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}
@@ -82,13 +81,6 @@ class Space:
         if known.is_imagenet_subset:
             return Space(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
         return Space(Prior(), lr_w=lr_w).small(match)
-
-    def held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and
-        momenta."""
-        pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
-        weights, image, numbers = prior.counted(replace(self.prior, weights="random"), size, self.layer)
-        return weights + pieces * image + 3 * 4.0 * images * numbers
 
     def small(self, match: str) -> Space:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""

@@ -15,7 +15,7 @@ from ...core.device import send
 from ...data import ImageSet
 from ...data.augment import Augmentation
 from ...networks import fast
-from ...networks.gradients import Derivatives, Loss
+from ...networks.gradients import Derivatives, ImageLoss
 
 # images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -61,7 +61,7 @@ def match(
     real: Tensor,
     synthetic: Tensor,
     between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance,
-    loss: Loss | None = None,
+    loss: ImageLoss | None = None,
     extra: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Distance of every class's gradients, and its derivative by the synthetic images.

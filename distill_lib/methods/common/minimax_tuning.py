@@ -28,10 +28,9 @@ from ...generators.dit import DiT
 from ...generators.dit.drawing import drawn_pool
 from ...generators.dit.encoded import latents
 from ...generators.dit.forecast import outlook, say
-from ...generators.dit.settings import VERSION, Pretraining, Sampling, held
+from ...generators.dit.settings import VERSION, Pretraining, Sampling
 from ...generators.dit.training import Model, Steps, base
 from ...generators.training import follow
-from ...networks import memory
 
 
 @settings
@@ -69,12 +68,6 @@ class Tuning:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network."""
         return self.steps * self.batch * self.passes
-
-    def held(self, of: Pretraining, size: memory.Size) -> float:
-        """Bytes a step keeps alive, both memories of latents included."""
-        sizes = of.sizes(size)
-        latents = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
-        return held(sizes, self.batch, size.gpu, trained=0.01 if self.parameters == "difffit" else 1.0) + latents
 
 
 # --- stage 2 -----------------------------------------------------------------------------------------------------------

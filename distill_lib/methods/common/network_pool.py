@@ -25,7 +25,7 @@ from ...core.rng import stream
 from ...core.settings import replace, settings
 from ...data import ImageSet, augment, like
 from ...generators import cgan
-from ...networks import fast, memory
+from ...networks import fast
 
 THIN = ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
 LARGE = ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
@@ -86,18 +86,6 @@ class Matching:
         steps = self.epochs * (min(self.per_epoch or images, images) // self.batch)
         pool = (4 + 3 * self.pool_steps) * steps + 3 * self.warm_up * self.epochs if matched else 0
         return self.batch * (steps * gan.work_per_image() + pool)
-
-    def held(self, gan: cgan.GAN, size: memory.Size, matched: bool = True) -> float:
-        """Bytes a step keeps alive: GAN and network of the pool, and the larger of a step of the network and a matching
-        step of the GAN."""
-        if not matched:
-            return gan.held(size, self.batch)
-        matching = [gan.held(size, self.batch) + memory.pulled(network, size, self.batch) for network in self.pool]
-        training = [memory.trained(network, size, self.batch) for network in self.pool]
-        return max(
-            max(m, t) + 2 * memory.weights(network, size)
-            for m, t, network in zip(matching, training, self.pool, strict=True)
-        )
 
 
 def pool_for(dataset: str) -> tuple[str, ...]:
