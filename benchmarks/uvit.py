@@ -19,7 +19,7 @@ from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.generators import dit, uvit
 from distill_lib.generators.diffusion.continuous import sample
 from distill_lib.generators.diffusion.discrete import Schedule
-from distill_lib.generators.training import rate
+from distill_lib.generators.training import lr_share
 from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
 from distill_lib.methods.uvit import Config, paper_config
 
@@ -57,7 +57,7 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
     rng, inputs = stream(0, "U-ViT", "batches"), uvit.StepInputs(real, cfg)
     for step in range(cfg.steps):
         images, t, noise, labels = inputs.take(step, rng)
-        optimizer.param_groups[0]["lr"] = cfg.lr * rate(step, cfg.steps, cfg.warm_up, cfg.lr_decay)
+        optimizer.param_groups[0]["lr"] = cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay)
         abar = torch.exp(-0.1 * t - 9.95 * t**2).view(-1, 1, 1, 1)
         predicted = model(abar.sqrt() * images + (1 - abar).sqrt() * noise, 999 * t, labels)
         loss = ((predicted - noise) ** 2).mean()

@@ -19,7 +19,7 @@ from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
 from distill_lib.generators import cgan, prior, stylegan_xl
 from distill_lib.generators.prior import Prior
-from distill_lib.generators.stylegan_xl import StyleGANXL, design, plan, unpickle
+from distill_lib.generators.stylegan_xl import StyleGANXL, design, published_layers, unpickle
 
 STEM = [f"L{i}_36_1024" for i in range(8)]
 TO_32 = [*STEM, "L9_36_1024", *(f"L{i}_52_1024" for i in range(10, 15))]
@@ -47,7 +47,7 @@ NAMES = {
 def narrow(stem_kernel=3, side=32, width=64):
     """The published layers with few channels and random weights, not all equal in magnitude."""
     made = (
-        StyleGANXL(*plan(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5))
+        StyleGANXL(*published_layers(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5))
         .redraw(stream(0))
         .requires_grad_(False)
     )
@@ -65,7 +65,7 @@ def codes(made, count=2):
 # --- the layers ---
 @pytest.mark.parametrize("side", NAMES)
 def test_layers_have_the_published_names_and_sizes(side):
-    layers, _ = plan(side)
+    layers, _ = published_layers(side)
     assert [layer.name for layer in layers] == NAMES[side]
     assert len(layers) + 1 == {16: 12, 32: 17, 64: 22, 128: 27, 256: 32}[side]
     doubled = {layer.name.split("_")[0] for layer in layers if layer.up == 4}
@@ -79,14 +79,14 @@ def test_layers_have_the_published_names_and_sizes(side):
 )
 def test_parameter_counts(side, stem, count):
     with torch.device("meta"):
-        made = StyleGANXL(*plan(side, stem))
+        made = StyleGANXL(*published_layers(side, stem))
     assert sum(p.numel() for p in made.parameters()) == count
     assert sum(p.numel() for p in made.mapping.parameters()) == 669_248
 
 
 def test_padding_and_filters():
-    by_name = {layer.name: layer for layer in plan(128, 3)[0]}
-    assert by_name["L0_36_1024"].padding == (9, 8) and plan(128, 1)[0][0].padding == (11, 10)
+    by_name = {layer.name: layer for layer in published_layers(128, 3)[0]}
+    assert by_name["L0_36_1024"].padding == (9, 8) and published_layers(128, 1)[0][0].padding == (11, 10)
     assert (
         by_name["L10_52_1024"].padding == (-6, -9)
         and by_name["L25_128_512"].padding == (-11, -12)
@@ -108,7 +108,7 @@ def test_padding_and_filters():
 
 def test_sides_and_widths_that_do_not_exist_are_refused():
     with pytest.raises(UserError, match="48 pixels.*16, 32, 64"):
-        plan(48)
+        published_layers(48)
 
 
 # --- the literal layer ---
@@ -386,7 +386,7 @@ def test_random_weights_come_with_the_official_filters(kernel, radial):
 
 def test_radial_filters_stay_in_the_stem_when_heads_follow():
     """The first head cuts off the stem's critically sampled layers."""
-    assert [layer.name for layer in plan(32, 1)[0] if layer.radial] == STEM
+    assert [layer.name for layer in published_layers(32, 1)[0] if layer.radial] == STEM
 
 
 @pytest.mark.parametrize("stem", [1, 3])

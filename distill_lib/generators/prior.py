@@ -88,13 +88,13 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> LayeredGenerator:
             raise UserError(f"small generator with weights {prior.weights!r}: random is what there is")
         return Small(real.shape, real.num_classes, prior.width or 256).redraw(rng)
     if prior.weights == "random":
-        return stylegan_xl.StyleGANXL(*_plan(real.shape[2], prior.width)).redraw(rng)
+        return stylegan_xl.StyleGANXL(*_layers(real.shape[2], prior.width)).redraw(rng)
     return stylegan_xl.read(_file(prior.weights, real.shape[2]))
 
 
-def _plan(side: int, width: int | None) -> tuple[list[stylegan_xl.Layer], int]:
+def _layers(side: int, width: int | None) -> tuple[list[stylegan_xl.Layer], int]:
     width = width or 1024
-    return stylegan_xl.plan(side, channel_base=64 * width, channel_max=width)
+    return stylegan_xl.published_layers(side, channel_base=64 * width, channel_max=width)
 
 
 def at_once(prior: Prior, real: ImageSet, layer: int | None, pieces: int) -> int:
@@ -112,7 +112,7 @@ def _image_bytes(side: int, width: int | None, layer: int | None) -> float:
     """Bytes of an image there and back, counted at a small width: the maps grow in proportion to it."""
     width = width or 1024
     narrow = min(width, 16)
-    made = stylegan_xl.StyleGANXL(*_plan(side, narrow)).redraw(stream(0, "memory")).eval().requires_grad_(False)
+    made = stylegan_xl.StyleGANXL(*_layers(side, narrow)).redraw(stream(0, "memory")).eval().requires_grad_(False)
 
     def run(n: int) -> None:
         w = torch.zeros(n, made.num_ws, made.w_dim, requires_grad=True)

@@ -11,7 +11,7 @@ from torch import nn
 from ..core import paths, store
 
 
-def rate(step: int, steps: int, warm_up: int = 0, lr_decay: float = 0.0) -> float:
+def lr_share(step: int, steps: int, warm_up: int = 0, lr_decay: float = 0.0) -> float:
     """The learning rate of a step as a share of the highest one.
 
     Args:

@@ -37,7 +37,7 @@ from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
 from ...networks import fast, reference
 from ...networks.reference import Training
-from ..training import kept_in, look_steps, rate, set_lr
+from ..training import kept_in, look_steps, lr_share, set_lr
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
 from .network import Architecture, Discriminator, Generator, normalised, redraw
 
@@ -276,7 +276,7 @@ def _train(found: TrainedGAN, batches: Batches, loop: Loop) -> None:
     for step in loop.steps("conditional_gan", steps, live):
         start = time.perf_counter()
         index = send(batches.index(step, rng), real.device)
-        pair.set_lr(cfg.lr * rate(step, steps, lr_decay=cfg.lr_decay))
+        pair.set_lr(cfg.lr * lr_share(step, steps, lr_decay=cfg.lr_decay))
         log = pair.step(real.signed(index), real.hard_labels[index], rng)
         if step in at:
             looks.append({"step": step + 1, **{k: float(v) for k, v in log.items()}, **judge(pair.generator)})

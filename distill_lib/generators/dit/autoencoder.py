@@ -90,8 +90,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
-            x = x + self.pool(x)
-        return F.relu(x + self.conv(x))
+            x = x + self.pool(x)  # (B, 64, H, W)
+        return F.relu(x + self.conv(x))  # (B, 64, H, W)
 
 
 class _Clamp(nn.Module):

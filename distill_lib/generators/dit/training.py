@@ -32,7 +32,7 @@ from ...core.settings import as_dict
 from ...core.settings import build as build_settings
 from ...data import ImageSet
 from ..diffusion.discrete import Schedule
-from ..training import follow, rate, set_lr
+from ..training import follow, lr_share, set_lr
 from . import autoencoder
 from . import weights as dit_weights
 from .encoded import EncodedSet, LatentSpace, encoder_of, latents
@@ -140,7 +140,7 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     live |= {"order": batches.order, "clock": clock}
     for step in loop.steps("dit", cfg.steps, live):
         start = time.perf_counter()
-        set_lr(optimizer, cfg.lr * rate(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
+        set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
         taken = steps.take(data, index, real.hard_labels.cpu()[index])
         optimizer.zero_grad()

@@ -53,10 +53,10 @@ class Layer:
         return low, total - low
 
 
-def plan(
+def published_layers(
     side: int, stem_kernel: int = 1, channel_base: int = 65536, channel_max: int = 1024, classes: int = 1000
 ) -> tuple[list[Layer], int]:
-    """The layers of the published generators, and the number of classes: `StyleGANXL(*plan(128))`.
+    """The layers of the published generators, and the number of classes: `StyleGANXL(*published_layers(128))`.
 
     A 16-pixel stem of 11 layers; every doubling drops the last three and adds eight.
 

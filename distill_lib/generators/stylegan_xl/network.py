@@ -1,7 +1,7 @@
 """StyleGAN-XL's generator (the StyleGAN3 family), built from the shapes of a checkpoint, in plain PyTorch.
 
     g = read("imagenet128.safetensors")              # official weights after `unpickle.convert`
-    g = StyleGANXL(*plan(64)).redraw(rng)            # the same architecture with random weights
+    g = StyleGANXL(*published_layers(64)).redraw(rng)       # the same architecture with random weights
     w = g.mapping(z, classes)                        # (B, num_ws, 512)
     f = g.to_f(w, n)                                 # features after the n-th layer of `g.layers`
     images = g.from_f(f, w, n)                       # (B, 3, H, W), about -1 to 1

@@ -15,7 +15,7 @@ from .layers import GRID_RATE, MARGIN, Layer
 from .network import StyleGANXL
 
 
-def read_plan(tensors: dict[str, Tensor]) -> list[Layer]:
+def read_layers(tensors: dict[str, Tensor]) -> list[Layer]:
     """The layers that a checkpoint's names and shapes describe: kernels from weights, rates from the lengths of
     filters.
 
@@ -44,7 +44,7 @@ def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
 
     Raises: UserError: tensors missing, left over or of other shapes.
     """
-    layers, w_avg = read_plan(tensors), tensors["mapping.w_avg"]
+    layers, w_avg = read_layers(tensors), tensors["mapping.w_avg"]
     with torch.device("meta"):
         made = StyleGANXL(layers, len(w_avg), tensors["mapping.embed_proj.weight"].shape[0], w_avg.shape[1])
     made = made.to_empty(device="cpu")

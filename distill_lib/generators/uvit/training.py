@@ -36,7 +36,7 @@ from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
 from ..diffusion.continuous import VP
-from ..training import follow, kept_in, look_steps, rate, set_lr
+from ..training import follow, kept_in, look_steps, lr_share, set_lr
 from ..transformer import sinusoids
 from .network import Architecture, UViT, parameter_count
 from .weights import find, from_state, load, read, save, surgery
@@ -239,7 +239,7 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     for step in loop.steps("uvit", cfg.steps, live):
         start = time.perf_counter()
         drawn = inputs.take(step, rng)
-        set_lr(optimizer, cfg.lr * rate(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
+        set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         optimizer.zero_grad()
         loss = backward(network, drawn, cfg, piece)
         optimizer.step()
