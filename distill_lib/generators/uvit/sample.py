@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...core.errors import TimeUp, UserError, unknown
+from ...core.errors import TimeUp, UserError
 from ...core.files import atomically, undamaged
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...data import ImageSet
-from ..diffusion.continuous import SAMPLERS, sample
+from ..diffusion.continuous import sample
 from .network import UViT
 from .training import fast
 
@@ -52,7 +52,7 @@ def generate(
     Args:
         labels:    (N,) classes; None for an unconditional network, with `count` = N.
         steps:     network evaluations per image.
-        sampler:   one of `SAMPLERS`.
+        sampler:   one of `generators.diffusion.continuous.SAMPLERS`.
         precision: of the network's multiplications, "float32" or "bfloat16"; the solver works in float32.
         guidance:  how far to go from the noise predicted without a label towards that with the label (Ho and Salimans
                    2022). 1 is the label's own; other values need a network trained with `label_drop`, and a second
@@ -93,8 +93,6 @@ def _guided(model: UViT, precision: str, guidance: float) -> Callable[[Tensor, T
 
 def _drawing(model: UViT, network: Callable[..., Tensor], steps: int, sampler: str) -> Draw:
     """A function that draws images (n, C, H, W) uint8 from the noise that `network` predicts."""
-    if sampler not in SAMPLERS:
-        raise unknown("sampler", sampler, SAMPLERS)
 
     @torch.no_grad()
     def draw(labels: Tensor | None, n: int, seed: int, first: int) -> Tensor:
