@@ -17,6 +17,7 @@ import numpy as np
 import suite
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import rotate
 from torch import Tensor
 
 from distill_lib.core.rng import stream
@@ -195,8 +196,6 @@ def dc(side: str, device: str, images: int, channels: int, pixels: int) -> suite
 
 def plain_dc(names: tuple[str, ...], x: Tensor, u: Tensor) -> Tensor:
     """(N, C, H, W) with numbers (N, 7): one image, one operation at a time."""
-    from scipy.ndimage import rotate
-
     pixels, out = x.cpu().numpy(), []
     (h, w), mean = x.shape[-2:], pixels.mean((0, 2, 3)).reshape(-1, 1, 1)
     for image, row in zip(pixels, u):

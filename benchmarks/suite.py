@@ -37,7 +37,7 @@ from torch.utils.flop_counter import flop_registry
 
 from distill_lib.core.device import describe, pick
 from distill_lib.core.measure import forget_peak, peak_mb
-from distill_lib.records import benchmarks
+from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
@@ -367,8 +367,6 @@ def entry(
 
 
 def made_by(device: str, threads: int) -> dict[str, Any]:
-    from distill_lib.records import provenance
-
     return {k: v for k, v in provenance(device).items() if k != "python"} | {"threads": threads}
 
 

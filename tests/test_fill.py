@@ -72,7 +72,7 @@ def order(jobs):
 def learned(monkeypatch, seconds_per_operation=1e-9):
     """Rates as if a record had told them."""
     known = estimate.Rates(["a machine, any threads"])
-    known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(True, "", seconds_per_operation, 1.0)]
+    known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(True, seconds_per_operation, 1.0)]
     monkeypatch.setattr(estimate, "rates", lambda profile: known)
 
 
@@ -91,7 +91,7 @@ def test_what_jobs_share_is_divided_among_them(table, monkeypatch):
     learned(monkeypatch)
     monkeypatch.setattr(Slow, "stage1", lambda self, cfg: {"stage": Stage()}, raising=False)
     known = estimate.rates("full")
-    known.rates["a machine, any threads", "stage", "stage"] = [estimate.Rate(True, "", 900.0, 1.0)]
+    known.rates["a machine, any threads", "stage", "stage"] = [estimate.Rate(True, 900.0, 1.0)]
     monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
     with_stage = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
     monkeypatch.delattr(Slow, "stage1")

@@ -16,7 +16,7 @@ from distill_lib.generators import cgan, prior, uvit
 from distill_lib.generators.cgan import network as cgan_network
 from distill_lib.generators.prior import Prior
 from distill_lib.methods import METHODS
-from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.methods.common.latents import CodeSpace, Latents
 from distill_lib.networks import fast
 
 CIFAR10 = SimpleNamespace(shape=(3, 32, 32), num_classes=10, device="cpu")  # what a generator asks of a set
@@ -113,7 +113,7 @@ def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
 
 def test_latents_in_smaller_pieces_draw_and_pull_the_same(monkeypatch):
     real = data.load("digits")[0]
-    space = Space().smoke()
+    space = CodeSpace().smoke()
     made = prior.prepare(real, space.prior)
     found = []
     for pieces in (10, 3):

@@ -42,7 +42,8 @@ from .method_costs import WORK
 from .state import TO_COMPUTE, Status
 
 IMAGENET_CLASS = 1_300  # training images of most classes of ILSVRC-2012; the fewest are 732
-ENOUGH = 8  # records of a method and network to go by
+ENOUGH = 8  # records of a method and network that are read
+NEAREST = 3  # of them to go by
 
 
 # --- counting operations ---------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def per_image(network: str, shape: Shape, num_classes: int) -> float:
 
 
 # --- what records say ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Rate:
     """What one record says: the seconds that a number of operations took.
 
@@ -158,7 +159,6 @@ class Rate:
     """
 
     counted: bool
-    at: str
     seconds: float
     operations: float
 
@@ -171,7 +171,7 @@ class Rates:
         devices: whose records are asked, in this order: the one at hand, then those with most records. A processor is
                  the same with any number of threads.
         threads: of the process that asks, by which processor seconds are divided.
-        rates:   (device, kind, name) -> the newest `ENOUGH` rates. The kinds are "distill" of a method, "with stage"
+        rates:   (device, kind, name) -> rates. The kinds are "distill" of a method, "with stage"
                  of a method whose record may include its stage, "stage" such as "conditional GAN", and "evaluate" of a
                  network, or of "" for any.
         peaks:   (device, method, network, shape) -> (images that were trained on, MB of the process, record) of each.
@@ -187,8 +187,8 @@ class Rates:
     def seconds(self, kind: str, name: str, operations: float | None) -> tuple[float | None, str]:
         """Predicted seconds and what they are based on; None if no record tells, or the operations are not known.
 
-        Records are taken together, because what small ones take is mostly not operations; those with processor
-        seconds alone, where there are some.
+        Those records count whose numbers of operations are nearest, because small computations take more time per
+        operation than large ones; only those with processor seconds, where there are some.
         """
         if operations is None:
             return None, f"what {name} computes is not counted"
@@ -198,9 +198,10 @@ class Rates:
         for which, what in [(kind, name), other]:
             for device in self.devices:
                 if found := self.rates.get((device, which, what)):
-                    found = [r for r in found if r.counted == found[0].counted]
+                    found = [r for r in found if r.counted] or found
                     if which == "with stage":  # the record that is least likely to include a stage
                         found = [min(found, key=lambda r: r.seconds / r.operations)]
+                    found = heapq.nsmallest(NEAREST, found, key=lambda r: abs(math.log(r.operations / operations)))
                     rate = sum(r.seconds for r in found) / sum(r.operations for r in found)
                     threads = self.threads if _processor(device) else 1
                     on = device.replace("any threads", f"{threads} threads")
@@ -229,23 +230,21 @@ class Rates:
         stages = _stages(work)
 
         def learn(kind: str, name: str, seconds: float, count: float) -> None:
-            rate = Rate(gpu or bool(record.cpu_seconds), str(record.made_by.get("at", "")), seconds, count)
-            key = (device, kind, name)
-            self.rates[key] = heapq.nlargest(ENOUGH, [*self.rates[key], rate])
+            self.rates[device, kind, name].append(Rate(gpu or bool(record.cpu_seconds), seconds, count))
 
-        distill, evaluate = (done * (o or 0.0) for o in operations)
+        distill, evaluate = operations
         if distill:
             kind = "distill" if record.shared or not stages else "with stage"
-            learn(kind, work.method, _spent(record, "distill"), distill)
+            learn(kind, work.method, _spent(record, "distill") / done, distill)
         if evaluate:
             for name in (record.key["network"], ""):
-                learn("evaluate", name, _spent(record, "evaluate"), evaluate)
+                learn("evaluate", name, _spent(record, "evaluate") / done, evaluate)
         for what, settings in stages.items():
             once = _stage_operations(settings, work.config, work.dataset)
             costs = [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]
             if costs and once is not None:
                 made = len(costs) if isinstance(settings, Training) else 1
-                learn("stage", what, sum(v["seconds" if gpu else "cpu_seconds"] for v in costs), made * once)
+                learn("stage", what, sum(v["seconds" if gpu else "cpu_seconds"] for v in costs) / made, once)
         if record.memory_mb:
             shape, classes, images, _ = _sizes(work.dataset)
             peak = (classes * work.ipc if work.ipc else images, record.memory_mb, str(record.cell))

@@ -7,9 +7,7 @@ it learned are kept in `runs/`, under a hash of the settings, the data and the s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +23,7 @@ from ..core.files import atomically
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
-from ..data import ImageSet, augment, like
+from ..data import ImageSet, augment
 from . import fast, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
@@ -59,18 +57,6 @@ class Training:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
-
-
-def for_selection(dataset: str) -> Training:
-    """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet
-    subsets.
-
-    SLFD's unions of subsets, for which no selection is published, have the ConvNet.
-
-    Source: Zhao et al. 2021 for the former, Kim et al. 2022 (official code) for the latter.
-    """
-    known = like(dataset)
-    return Training(network="ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,55 +174,3 @@ def features(network: nn.Module, real: ImageSet, index: Tensor, batch: int = 256
         return fast.embed(network, real.take(part)[0]).float()
 
     return chunked(embed, index.to(real.device), size=batch)
-
-
-def select(
-    real: ImageSet,
-    ipc: int,
-    cfg: Training,
-    seed: int,
-    method: str,
-    choose: Callable[[Tensor, int], Tensor],
-    loop: Loop | None = None,
-) -> ImageSet:
-    """Choose `ipc` images of every class by their features.
-
-    Args:
-        choose: features (N, D) of one class, ipc -> places (ipc,) of the chosen ones, in order.
-    Raises: UserError: a class has fewer than ipc images.
-    """
-    loop = loop or Loop()
-    trained = on_real(real, cfg, seed, loop)
-    classes = trained.classes(real)
-    enough(classes, ipc, real)
-    chosen: list[list[int]] = []
-    for k in loop.steps("choose", real.num_classes, {"chosen": chosen}):
-        candidates_k = trained.index[classes[k]]
-        chosen.append(candidates_k[choose(features(trained.network, real, candidates_k), ipc).cpu()].tolist())
-    return selected(real, torch.tensor(chosen), method=method, seed=seed)
-
-
-def enough(classes: list[Tensor], ipc: int, real: ImageSet) -> None:
-    """Raises: UserError: a class has fewer than `ipc` images to choose from."""
-    for k, places in enumerate(classes):
-        if len(places) < ipc:
-            name, of_class = real.facts.name, real.facts.class_names[k]
-            raise UserError(f"ipc {ipc}: {name} has only {len(places)} images of class {of_class!r} to choose from")
-
-
-def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
-    """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k,
-    unmodified."""
-    images = real.take(index.flatten())[0].unflatten(0, index.shape)
-    return ImageSet.from_classes(images, like=real, indices=index.tolist(), **extra)
-
-
-# --- of a method whose settings hold a `training` --------------------------------------------------------------------
-def stage1(cfg: Any) -> dict[str, Training]:
-    """What cells share before their sets differ."""
-    return {"feature network": cfg.training}
-
-
-def prepare(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    on_real(real, cfg.training, seed, loop)

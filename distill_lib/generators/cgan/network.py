@@ -53,7 +53,31 @@ class Architecture:
         return round(math.log2(self.shape[1] / 4) + 0.2)  # 28 counts as 32
 
 
-class Generator(nn.Module):
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over channels and pixels that keeps images in channels-last order if they are in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape and order."""
+        if x.is_contiguous():
+            return super().forward(x)
+        weight, bias = (p.permute(1, 2, 0).contiguous() for p in (self.weight, self.bias))  # (H, W, C)
+        return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps).permute(0, 3, 1, 2)
+
+
+class Network(nn.Module):
+    """A network whose multiplications may be in bfloat16; weights, inputs and outputs are float32."""
+
+    precision = "float32"
+
+    def products(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def ordered(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) in the order of memory that convolutions are fastest with."""
+        return maps.contiguous(memory_format=torch.channels_last) if self.precision == "bfloat16" else maps
+
+
+class Generator(Network):
     """Noise and labels -> images.
 
     A linear layer to 4 x 4, then transposed convolutions that double the side, three 3x3 convolutions after the first
@@ -86,9 +110,11 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """(B, noise) standard normal numbers and (B,) classes to (B, C, H, W) in (-1, 1)."""
-        x = self.first(self.labelled(noise, labels)).view(len(noise), self.arch.width, 4, 4)
-        x = self.body(x)  # (B, width, H, W)
-        return self.last(x).tanh()  # (B, C, H, W)
+        x = self.labelled(noise, labels)  # (B, inputs)
+        with self.products(noise.device):
+            x = self.first(x).view(len(noise), self.arch.width, 4, 4)
+            x = self.body(self.ordered(x))  # (B, width, H, W)
+            return self.last(x).float().tanh()  # (B, C, H, W)
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, noise) standard normal numbers, on the generator's device."""
@@ -105,7 +131,7 @@ class Generator(nn.Module):
         return images
 
 
-class Discriminator(nn.Module):
+class Discriminator(Network):
     """Images -> a score and class logits: eight 3x3 convolutions, each with layer norm over all channels and pixels and
     LeakyReLU (0.01), then 4x4 max pooling and two linear heads. At 28 and 32 pixels the strides are 1, 2, 1, 2, 1, 1,
     1, 2."""
@@ -119,15 +145,17 @@ class Discriminator(nn.Module):
         for i in range(8):
             stride = 2 if i in halving else 1
             side = -(-side // stride)
-            layers += [nn.Conv2d(channels, w, 3, stride, 1), nn.LayerNorm([w, side, side]), nn.LeakyReLU(0.01)]
+            layers += [nn.Conv2d(channels, w, 3, stride, 1), LayerNorm([w, side, side]), nn.LeakyReLU(0.01)]
             channels = w
         self.body = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten())
         self.score, self.classes = nn.Linear(w, 1), nn.Linear(w, arch.num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) in [-1, 1] to scores (B,) and class logits (B, K)."""
-        x = self.body(x)  # (B, width)
-        return self.score(x).squeeze(1), self.classes(x)
+        with self.products(x.device):
+            x = self.ordered(self.body[0](x))  # (B, width, H, W)
+            x = self.body[1:](x)  # (B, width)
+            return self.score(x).squeeze(1).float(), self.classes(x).float()
 
 
 @torch.no_grad()

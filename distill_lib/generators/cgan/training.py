@@ -32,7 +32,7 @@ from ...core.errors import UserError
 from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import Count, as_dict, replace, settings
+from ...core.settings import Count, added, as_dict, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
 from ...networks import fast, reference
@@ -67,6 +67,7 @@ class GAN:
     judge: Training = field(default_factory=lambda: Training(network="ConvNetW32", epochs=20))
     samples: Count = 1000  # per look
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = added("float32")  # of multiplications in both networks
 
     def smoke(self) -> GAN:
         judge = replace(self.judge, epochs=1, batch=64, per_class=60)
@@ -107,7 +108,7 @@ class Pair:
         for module in self.modules:
             if rng is not None:
                 redraw(module, rng)
-            module.to(real.device)
+            module.to(real.device).precision = cfg.precision
         adam = functools.partial(torch.optim.Adam, lr=cfg.lr, betas=cfg.betas, fused=True)
         self.optimizers = [adam(module.parameters()) for module in self.modules]
         self.steps = [0]

@@ -4,7 +4,7 @@
     taken = Steps(network, model.space, ...).take(data, index, labels)     # the losses of one batch
 
 Every stage keeps what it made in `runs/`, under a hash of all it depends on; a second process that asks for the same
-waits. Stage 2, DiffFit with the two losses of Minimax, is in `methods.common.minimax_tuning`.
+waits. Stage 2, DiffFit with the two losses of Minimax, is in `methods.minimax`.
 
 Source: Peebles and Xie 2023 (DiT) and its code; Gu et al. 2024 (Minimax) and its code.
 """
