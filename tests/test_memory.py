@@ -97,7 +97,7 @@ def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
     found = []
     for piece in (10, 4):
         model = uvit.UViT(of, torch.Generator().manual_seed(1))
-        loss = uvit.backward(model, images, t, noise, torch.arange(10), cfg, piece)
+        loss = uvit.backward(model, uvit.Drawn(images, t, noise, torch.arange(10)), cfg, piece)
         found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
     (one, whole), (two, parts) = found
     assert torch.isclose(one, two, rtol=1e-6) and (whole - parts).norm() < 1e-5 * whole.norm()
@@ -135,7 +135,7 @@ def test_a_wide_gan_draws_the_same_images_in_pieces(monkeypatch):
     for size_mb in (32, 0.5):
         monkeypatch.setattr(cgan_network, "DRAWN_MB", size_mb)
         found.append(drawn.draw(labels, torch.Generator().manual_seed(0)))
-    assert drawn.of.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
+    assert drawn.arch.drawn_at_once(gpu=False) == 8 and torch.allclose(*found, atol=1e-5)
     kept = max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))
     monkeypatch.setattr(cgan_network, "DRAWN_MB", 32)
     assert kept < 0.5 * max(memory.course(lambda: drawn.draw(labels, torch.Generator().manual_seed(0))))

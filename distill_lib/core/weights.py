@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from . import paths
 from .errors import UserError, unknown
+from .files import read_tensors
 
 FOLDERS = {  # name on the hub: what it is, and a file that must be in it
     "facebook/DiT-XL-2-256": ("DiT-XL/2 at 256 pixels, 675M parameters (CC BY-NC 4.0)", "transformer/config.json"),
@@ -122,10 +128,44 @@ def need(name: str) -> Path:
     Raises: UserError: they are not found; says where they may lie.
     """
     if (found := find(name)) is None:
-        what = f"the weights of {name} ({FILES[name].names[0]}: {FILES[name].about}) are not here"
-        where = "a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"
-        raise UserError(f"{what}: put the file into {where}")
+        raise not_here(f"{name} ({FILES[name].names[0]}: {FILES[name].about})")
     return found
+
+
+def not_here(what: str, first: str = "", instead: str = "") -> UserError:
+    """The error for a file of weights that is nowhere.
+
+    Args:
+        first:   what to do before the file can be put into its folder.
+        instead: what would work without it.
+    """
+    where = "put the file into a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"
+    return UserError(f"the weights of {what} are not here: {first}{where}{instead}")
+
+
+def find_file(name: str) -> Path | None:
+    """A file of weights by a path of its own, from here or from the project's folder, or by its name in a folder of
+    weights; None where it is in none of these."""
+    places = (folder / name for folder in (Path(), paths.ROOT, *paths.weight_folders()))
+    return next((place for place in places if place.is_file()), None)
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a `.safetensors` file holds, or one that torch wrote (.pth, .pt, .bin), and its metadata.
+
+    Nothing is unpickled but tensors, plain containers, and the settings that some trainings store beside their weights.
+
+    Raises: UserError: a file that is missing or damaged, or that holds more.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return read_tensors(file)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True), {}
+    except Exception as err:  # a damaged file can fail in any way
+        more = isinstance(err, pickle.UnpicklingError)  # whose text advises to run what the file asks for
+        why = "damaged, or it holds more than tensors" if more else (str(err) or type(err).__name__).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as weights ({why}); a file of tensors alone works") from None
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from .base import lifted
 from .convnet import ConvNet
 
 # 1-D algorithms F(m, 3): input (m + 2, m + 2), output (m, m + 2) and weight (m + 2, 3) transforms
-_WINOGRAD = {
+WINOGRAD = {
     4: (
         [
             [4, 0, -5, 0, 1, 0],
@@ -58,7 +58,7 @@ _WINOGRAD = {
 @functools.lru_cache(maxsize=16)
 def _transforms(m: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The 2-D transforms of F(m x m, 3x3), t = (m + 2)^2: input (t, t), output (m^2, t), weight (t, 9)."""
-    one_d = (torch.tensor(matrix, dtype=torch.float64) for matrix in _WINOGRAD[m])
+    one_d = (torch.tensor(matrix, dtype=torch.float64) for matrix in WINOGRAD[m])
     return tuple(torch.kron(a, a).to(device, dtype) for a in one_d)
 
 

@@ -28,7 +28,8 @@ from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
-from ...generators.prior import Generator, Prior
+from ...generators.layered import LayeredGenerator
+from ...generators.prior import Prior
 
 # matching: layer n of StyleGAN-XL at 128 pixels, step sizes of features and codes; official README and defaults of GLaD
 PUBLISHED = {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}
@@ -97,7 +98,7 @@ class Latents:
     Raises: UserError: a layer the generator does not have, or a normalisation that is not the set's.
     """
 
-    def __init__(self, generator: Generator, real: ImageSet, space: CodeSpace, ipc: int, rng: torch.Generator):
+    def __init__(self, generator: LayeredGenerator, real: ImageSet, space: CodeSpace, ipc: int, rng: torch.Generator):
         self.generator, self.real, self.space, self.ipc, n = generator, real, space, ipc, space.layer
         layers = generator.layer_names
         if n is not None and not 0 < n < len(layers):

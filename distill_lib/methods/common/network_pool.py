@@ -77,7 +77,7 @@ PoolLoss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 def second_stage(
-    trained: cgan.Trained, cfg: Matching, loss: PoolLoss | None, seed: int, loop: Loop | None = None
+    trained: cgan.TrainedGAN, cfg: Matching, loss: PoolLoss | None, seed: int, loop: Loop | None = None
 ) -> cgan.Generator:
     """Go on training a GAN, with a matching loss beside its own.
 
