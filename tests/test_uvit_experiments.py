@@ -210,7 +210,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(scored, digits, tmp_pat
 
 
 def test_a_cell_with_scores_records_them_beside_its_accuracy(scored, digits, results, monkeypatch):
-    record = compute.compute(scored[0], "smoke")
+    record = compute.compute(scored[0], compute.Run("smoke"))
     assert record.metrics["curve"] == scored[2]["curve"] and len(record.test_accuracy_pct) == 1
     assert set(record.seconds) == {"distill", "evaluate", "measure"} and record.key["scores"]["looks"] == 40
     assert record.metrics["images"] == [60]

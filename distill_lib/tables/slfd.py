@@ -14,7 +14,7 @@ from ..core.device import pick
 from ..core.rng import stream
 from ..data import DATASETS, ImageSet, sized
 from ..experiments import Parameters, Task, paper_data
-from ..experiments.compute import distilled
+from ..experiments.compute import Run, distilled
 from ..experiments.papers.slfd import (
     ABLATIONS,
     FIGURE1,
@@ -90,7 +90,7 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
                     continue
                 made = ImageSet.load(file)
             else:
-                made, _ = distilled(task, 0, profile, data.load(task.dataset)[0].to(pick()))
+                made, _ = distilled(task, 0, Run(profile), data.load(task.dataset)[0].to(pick()))
                 made.to("cpu").save(file)
             shown[title(made, task.cell, profile)] = made
         if shown:
