@@ -290,8 +290,7 @@ def test_lists_given_as_text_are_read_as_lists():
     )  # the paper's rows, full data, IDC-1
 
 
-# --- a notebook's parameters
-# -------------------------------------------------------------------------------------------
+# --- a notebook's parameters ----------------------------------------------------------------------
 PARAMETERS = 'profile: str = "smoke"  # recorded | smoke\nipcs: list = [1, 10]\nseed: int = 0\n'
 CALL = f'params = experiment.parameters("{NAME}", globals())'
 LATER = "ipc, points = 3, [1, 2]\nfor method in ['DM']:\n    text = method"

@@ -10,6 +10,7 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
+RESULT_PROFILES = ("full", "small")  # those whose records are results, the best first
 IMAGENET_FOLDERS = (
     "imagenet",
     "ImageNet",

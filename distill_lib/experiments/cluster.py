@@ -206,7 +206,7 @@ def _shared(client: Client, task: Task, todo: list[int], order: Order, shared: d
     return sets
 
 
-# --- what workers do ---------------------------------------------------------------------------------------------------
+# --- what workers do ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Order:
     """What a worker is told of a `Run`: clocks and devices are its own.
@@ -273,7 +273,7 @@ def _place(device: str | None) -> str:
     return str(pick(device))
 
 
-# --- what the client does ----------------------------------------------------------------------------------------------
+# --- what the client does -------------------------------------------------------------------------
 def _result(cell: Cell, future: Future, params: Parameters, sets: int | None) -> Status:
     error = future.exception()
     if error is not None:

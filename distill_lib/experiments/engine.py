@@ -22,7 +22,7 @@ from . import compute
 from .compute import Run
 from .definition import Parameters
 from .registry import experiment
-from .state import Outcome, Status, _recorded, status
+from .state import Outcome, Status, recorded, status
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     this = experiment(name)
     cells = this.cells(params) if cells is None else cells
     if params.profile == "recorded":
-        return Outcome(params, [_recorded(cell) for cell in cells], printed=this.printed)
+        return Outcome(params, [recorded(cell) for cell in cells], printed=this.printed)
     tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
     records.code_state()  # remembered: the checkout may change while cells are computed

@@ -38,7 +38,7 @@ def experiment(name: str) -> Experiment:
     return experiments()[name]
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters -----------------------------------------------------------------------------------
 def check_parameters(name: str, values: dict[str, Any]) -> Parameters:
     """The experiment's parameters, checked.
 
@@ -170,10 +170,6 @@ def find(text: str) -> Cell:
             f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found)
         )
     return found[0]
-
-
-def _definition(cell: Cell) -> Experiment:
-    return experiment(cell.experiment)
 
 
 def paper_data(cell: Cell) -> str:

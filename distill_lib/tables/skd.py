@@ -12,8 +12,7 @@ from ..core.device import pick
 from ..data import ImageSet
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.skd import ROWS, TABLE1, table1_task
-from ..experiments.papers.skd_generators import FIGURE2, Figure2Parameters
+from ..experiments.papers.skd import FIGURE2, ROWS, TABLE1, Figure2Parameters, table1_task
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from ..records import Cell

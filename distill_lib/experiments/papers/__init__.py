@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import dgs, skd, skd_generators, slfd, uvit
+from . import dgs, skd, slfd, uvit
 
-EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]
+EXPERIMENTS = [*skd.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]
