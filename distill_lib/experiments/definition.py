@@ -143,6 +143,7 @@ class Experiment:
                     `scores`.
         counted:    a printed row -> our value, if it follows from the code without a measurement, such as a number of
                     parameters.
+        claims:     of which its cells are the arms, if they are: see `claims`.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Experiment:
     printed: Callable[[Cell], bool] = lambda cell: True
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
     counted: Callable[[dict[str, Any]], float | None] = lambda row: None
+    claims: tuple[Any, ...] = ()
 
 
 def page(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters, **more: Any) -> Experiment:

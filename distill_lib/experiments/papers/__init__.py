@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from . import dgs, skd, slfd, uvit
+from . import claims_skd, claims_slfd, dgs, skd, slfd, uvit
 
-EXPERIMENTS = [*skd.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]
+EXPERIMENTS = [
+    *skd.EXPERIMENTS,
+    *claims_skd.EXPERIMENTS,
+    *uvit.EXPERIMENTS,
+    *slfd.EXPERIMENTS,
+    *claims_slfd.EXPERIMENTS,
+    *dgs.EXPERIMENTS,
+]
