@@ -91,7 +91,8 @@ def run(
             )
             futures[future] = cell
         say(
-            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts on {len(client.scheduler_info()['workers'])} workers"
+            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts "
+            f"on {len(client.nthreads())} workers"
         )
         stopped = False
         for future in as_completed(futures):
@@ -106,7 +107,8 @@ def run(
     outcome.seconds = time.monotonic() - start
     if stopped:
         raise TimeUp(
-            f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, the state of the others is saved"
+            f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, "
+            "the state of the others is saved"
         )
     return engine.ended(outcome, name, params, cells, strict, say)
 
@@ -122,7 +124,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
         from distributed import Client, LocalCluster
     except ImportError:
         raise UserError(
-            "--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]"
+            "--engine dask needs the packages of the cluster extra: "
+            "pip install 'distill_lib[cluster]', or dask[distributed]"
         ) from None
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: at least 1")
@@ -150,7 +153,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 cluster = SLURMCluster(worker_extra_args=extra)
             except (ValueError, TypeError) as err:
                 raise UserError(
-                    f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
+                    f"dask-jobqueue: {err}. "
+                    "Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
                 ) from None
             cluster.scale(jobs=workers or 1)
         elif scheduler:
@@ -159,7 +163,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 client = Client(scheduler, timeout=20)
             except (OSError, ValueError, TimeoutError) as err:
                 raise UserError(
-                    f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with {start}"
+                    f"no dask scheduler answers at {scheduler} ({err}); "
+                    f"start one with `dask scheduler` and workers with {start}"
                 ) from None
             with client:
                 try:
@@ -264,7 +269,7 @@ def _cell(cell: Cell, params: Parameters, order: Order, sets: int | None, waited
 
 
 def _place(device: str | None) -> str:
-    """The device of this worker: its own GPU where there are several."""
+    """The device of this worker: its own GPU if there are several."""
     from distributed import get_worker  # optional
 
     name = str(get_worker().name)
@@ -306,7 +311,8 @@ def _same_folders(client: Client) -> None:
         token.unlink()
     if blind:
         raise UserError(
-            f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: runs and results must lie on a file system that all share"
+            f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: "
+            "runs and results must lie on a file system that all share"
         )
 
 

@@ -32,15 +32,13 @@ from .state import missing_sets
 
 
 def stage1(task: Task) -> dict[str, Any]:
-    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN":
-    ...}."""
+    """What is made before the task's sets and shared with other cells, with its settings: {"conditional GAN": ...}."""
     return optional(METHODS[task.maker], "stage1")(task.config)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share
-    it."""
+    """Work that several cells share under one `key`: a stage before the sets, or a distilled set."""
 
     key: str
     what: str
@@ -52,9 +50,8 @@ def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
     parts = []
     for what, settings in stage1(task).items():
-        seed = (
-            task.seed + index if isinstance(settings, Training) else None
-        )  # the other stages have their seed among their settings
+        # the stages other than a training have their seed among their settings
+        seed = task.seed + index if isinstance(settings, Training) else None
         digest = records.digest([task.dataset, what, as_dict(settings), seed])
         parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
@@ -201,7 +198,7 @@ def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) ->
 
 
 def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
-    """Seconds or joules of every phase; nothing where a phase has none."""
+    """Seconds or joules of every phase; nothing if a phase has none."""
     return {k: round(v, 2) for k, v in values.items()} if values.keys() == spent.seconds.keys() else {}
 
 

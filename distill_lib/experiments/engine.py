@@ -45,10 +45,11 @@ def run(
     Args:
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
-        say:        where a line per cell goes before it is computed, and the summary; by default only the summary is
-        printed. strict:     raise where cells failed; without, the outcome's statuses say so.
-        sets:       compute the first so many distilled sets of each cell; by default all that the profile has.
-        wait:       for cells that another process computes; without, the outcome leaves them out.
+        say:        is given a line before each cell is computed, and the summary; by default only the summary is
+                    printed.
+        strict:     raise if cells failed; otherwise the outcome's statuses say so.
+        sets:       distilled sets to compute of each cell, from the first on; by default all that the profile has.
+        wait:       for cells that another process computes; otherwise the outcome leaves them out.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
     start = time.monotonic()
@@ -90,15 +91,14 @@ def run(
 def ended(
     outcome: Outcome, name: str, params: Parameters, cells: list[Cell], strict: bool, say: Callable[[str], Any]
 ) -> Outcome:
-    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, if cells failed;
-    names each."""
+    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, naming each cell
+    that failed."""
     order = {cell: i for i, cell in enumerate(cells)}
     outcome.statuses.sort(key=lambda s: order[s.cell])
     say(f"{name} [{params.profile}]: {outcome.summary}")
     if strict and (failed := outcome.of("failed")):
-        raise UserError(
-            f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed)
-        )
+        each = "; ".join(f"{s.cell}: {s.why}" for s in failed)
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed: {each}")
     return outcome
 
 
@@ -135,7 +135,7 @@ def _one(cell: Cell, params: Parameters, how: Run, say: Callable[[str], None], n
 
 
 def _data_change(now: Status) -> str:
-    """Whether the data set at hand is another one than the record's; '' where it is the same or not at hand."""
+    """How the data set at hand differs from the record's; "" if it is the same or not at hand."""
     stored = now.record.key.get("data_sha256")
     try:
         real, test = compute.load_on(now.task.dataset, "cpu")
@@ -148,12 +148,8 @@ def _data_change(now: Status) -> str:
 def _note(result: Status) -> None:
     """Tell the process that runs the notebooks what happened to a cell (a JSON line in the file `DISTILL_SUMMARY`)."""
     if file := os.environ.get("DISTILL_SUMMARY"):
-        seconds = sum(result.record.seconds.values()) if result.state == "computed" else 0.0
-        line = {
-            "experiment": result.cell.experiment,
-            "cell": result.cell.stem,
-            "state": result.state,
-            "seconds": seconds,
-        }
+        cell, state = result.cell, result.state
+        seconds = sum(result.record.seconds.values()) if state == "computed" else 0.0
+        line = {"experiment": cell.experiment, "cell": cell.stem, "state": state, "seconds": seconds}
         with open(file, "a") as f:
             f.write(json.dumps(line) + "\n")

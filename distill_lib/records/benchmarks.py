@@ -7,7 +7,7 @@ name, group, what, compared
     benchmark, `base`, with `axis` at `at`.
 ours, plain
     `seconds` of every repeat, `median`, `q1`, `q3`, `processor_median`, and `memory_mb` above what was held before.
-    `plain` is None where there is no reference.
+    `plain` is None without a reference.
 ratio, ratio_low, ratio_high
     Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is
     that of seconds of processor time.
@@ -124,8 +124,7 @@ def _short(value: float) -> float:
 
 
 def agrees(entry: dict[str, Any]) -> bool:
-    """Whether both sides found the same, to the tolerance; true where there is nothing to compare. A NaN agrees with
-    nothing."""
+    """Whether both sides found the same, to the tolerance; true without one. A NaN agrees with nothing."""
     return entry["tolerance"] is None or entry["difference"] <= entry["tolerance"]
 
 

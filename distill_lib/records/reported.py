@@ -28,12 +28,12 @@ COLUMNS = (
     "experiment",  # skd/table1_accuracy
     "method",
     "dataset",
-    "ipc",  # images per class; empty where the paper names none (full data, generators)
+    "ipc",  # images per class; empty if the paper names none (full data, generators)
     "network",  # evaluation network
     "variant",  # further axes of the table: "distribution=Cliff", "match=DC, space=pixel"
     "quantity",  # test_accuracy_pct, fid, parameters, ...
     "unit",
-    "value",  # as printed, decimals included; empty where the source lost it
+    "value",  # as printed, decimals included; empty if the source lost it
     "std",
     "trials",
     "source",  # table and row in the paper
@@ -95,7 +95,7 @@ def load(paper: str, folder: Path | None = None) -> pd.DataFrame:
     Args:
         paper:  slfd, uvit, skd or dgs.
         folder: where the CSVs lie; by default the ones of the project.
-    Returns: `COLUMNS` with value and std as numbers (NaN where there is none), ipc and trials as integers, and `text`,
+    Returns: `COLUMNS` with value and std as numbers (NaN without one), ipc and trials as integers, and `text`,
         the cell as printed: '48.9 ± 0.6', or 'not in the source'.
     Raises: UserError: unknown paper, or a damaged file: file, line and what is wrong.
     """

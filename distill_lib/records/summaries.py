@@ -84,7 +84,7 @@ def summaries(profile: str) -> tuple[dict[str, RecordSummary], dict[str, str]]:
 
 
 def _stored(store: Path) -> dict[str, RecordSummary]:
-    """The summaries kept last time; none where there are none, or of another version."""
+    """The summaries kept last time; none if there are none, or of another version."""
     try:
         body = from_json(store.read_bytes())
         return {k: RecordSummary(*v) for k, v in body["records"].items()} if body["format"] == FORMAT else {}

@@ -210,82 +210,32 @@ def resnet50() -> nn.Module:
     return _Pretrained(network, 256, IMAGENET_MEAN, IMAGENET_STD)
 
 
-# --- MobileNetV2 with folded batch norm -----------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def mobilenet_v2() -> nn.Module:
     """Google's quantised MobileNetV2 1.0/224, in float: 1001 outputs, the first is "background". Raises: UserError: no
     weights."""
-    return _Pretrained(MobileNetV2().read(weights.need("MobileNetV2")), 224, (128 / 255,) * 3, (128 / 255,) * 3)
+    network = mobilenet_of(load_file(weights.need("MobileNetV2")))
+    return _Pretrained(network, 224, (128 / 255,) * 3, (128 / 255,) * 3)
 
 
-class MobileNetV2(nn.Module):
-    """(B, 3, 224, 224) -> (B, 1001). Layers are named as in torchvision; batch norm is folded into the convolutions.
+def mobilenet_of(state: dict[str, Tensor]) -> nn.Module:
+    """torchvision's MobileNetV2, (B, 3, 224, 224) -> (B, 1001), with TensorFlow's padding: a strided convolution pads
+    right and below alone.
 
-    TensorFlow's padding: a strided convolution pads right and below alone.
+    Args:
+        state: of every layer `<name>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`; the batch norms are
+               folded into the convolutions.
     """
+    from torchvision.models import MobileNetV2  # here: every `distill plan` would wait a second
 
-    SETTINGS = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: dict[str, nn.Module] = {"0_0": _conv(3, 32, 3, 2)}
-        self.blocks: list[tuple[str, bool]] = []  # name, whether its input is added to its output
-        channels, number = 32, 0
-        for expand, out, repeats, stride in self.SETTINGS:
-            for repeat in range(repeats):
-                number, step, wide = number + 1, stride if repeat == 0 else 1, channels * expand
-                inner = [_conv(channels, wide, 1)] if expand > 1 else []
-                inner += [_conv(wide, wide, 3, step, wide), _conv(wide, out, 1)]
-                layers[f"{number}"] = nn.ModuleList(inner)
-                self.blocks.append((f"{number}", step == 1 and channels == out))
-                channels = out
-        layers["18_0"] = _conv(channels, 1280, 1)
-        with torch.random.fork_rng(devices=[]):
-            self.layers, self.classifier = nn.ModuleDict(layers), nn.Linear(1280, 1001)
-
-    def read(self, file: object) -> MobileNetV2:
-        """The weights of a file with `<layer>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`."""
-        state = load_file(file)
-        names = {
-            "features.0.0": self.layers["0_0"],
-            "features.18.0": self.layers["18_0"],
-            "classifier.1": self.classifier,
-        }
-        for name, _ in self.blocks:
-            inner = self.layers[name]
-            for i, layer in enumerate(inner):
-                names[f"features.{name}.conv.{i}" + ("" if i == len(inner) - 1 else ".0")] = layer
-        with torch.no_grad():
-            for name, layer in names.items():
-                value = (state[f"{name}.weight"].float() - state[f"{name}.weight_zero"].float()) * state[
-                    f"{name}.weight_scale"
-                ]
-                layer.weight.copy_(value.view_as(layer.weight))
-                layer.bias.copy_(state[f"{name}.bias"])
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(_apply(self.layers["0_0"], x))
-        for name, add in self.blocks:
-            start, inner = x, self.layers[name]
-            for layer in inner[:-1]:
-                x = F.relu6(_apply(layer, x))
-            x = inner[-1](x)
-            x = x + start if add else x
-        return self.classifier(F.relu6(self.layers["18_0"](x)).mean((2, 3)))
-
-
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, 1 if kernel == 3 and stride == 1 else 0, groups=groups)
-
-
-def _apply(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return layer(F.pad(x, (0, 1, 0, 1)) if layer.stride[0] == 2 else x)
+    with torch.device("meta"):
+        network = MobileNetV2(num_classes=1001, norm_layer=nn.Identity)
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight, zero, scale = (state[f"{name}.weight{part}"].float() for part in ("", "_zero", "_scale"))
+            layer.weight = nn.Parameter(((weight - zero) * scale).view(layer.weight.shape))
+            layer.bias = nn.Parameter(state[f"{name}.bias"].float())
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            layer.padding = (0, 0)
+            layer.register_forward_pre_hook(lambda layer, inputs: F.pad(inputs[0], (0, 1, 0, 1)))
+    return network

@@ -81,7 +81,7 @@ class Judge:
         return self._distances(self._some(images, self.cfg.samples))[0]
 
     def __call__(self, images: ImageSet) -> dict[str, float]:
-        """All scores of a set's first images, by name; fractions, distances, and percentages where the name says so."""
+        """All scores of a set's first images, by name; fractions, distances, and percentages if the name says so."""
         out, x = self._distances(self._some(images, self.cfg.samples))
         support = min(self.cfg.support, len(x), len(self.reference.features))
         if support > self.cfg.neighbours:

@@ -148,7 +148,7 @@ def figure4_task(cell: Cell, params: Parameters) -> Task | Skip:
 # --- Figures 5 to 7 -------------------------------------------------------------------------------
 class SamplesParameters(_Rows):
     datasets: names_of("dataset", lambda: DATASETS) = DATASETS  # grids
-    per_class: int = 4  # images of every class; one where there are a hundred classes or more, as in the paper
+    per_class: int = 4  # images of every class; one of a hundred classes or more, as in the paper
 
 
 # --- Table 1 --------------------------------------------------------------------------------------
