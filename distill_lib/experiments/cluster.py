@@ -49,14 +49,14 @@ def run(
     strict: bool = True,
     sets: int | None = None,
 ) -> Outcome:
-    """`experiment.run` on a dask cluster.
+    """`experiments.run` on a dask cluster.
 
     Args:
         workers:   processes; by default one per GPU, without a GPU one. With `scheduler="slurm"` the number of jobs.
         scheduler: the address of a running scheduler (tcp://host:8786), "slurm" for jobs as dask's own configuration of
                    jobqueue describes them, None for processes on this machine.
         device:    what every worker computes on; by default its own GPU.
-        The others as in `experiment.run`.
+        The others as in `experiments.run`.
     Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.
     TimeUp.
     """

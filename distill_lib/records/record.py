@@ -126,9 +126,8 @@ class Record:
         `earlier`, those of this record's sets if they differ."""
         ours, theirs = self.made_by, other.made_by
         seeds, earlier = ours.get("seeds", {}), ours.get("earlier", [])
-        made_by = {**theirs, "seeds": {k: seeds.get(k, []) + v for k, v in theirs["seeds"].items()}}
-        here = {k: v for k, v in ours.items() if k not in ("seeds", "earlier")}
-        there = {k: v for k, v in theirs.items() if k not in ("seeds", "earlier")}
+        here, there = ({k: v for k, v in by.items() if k not in ("seeds", "earlier")} for by in (ours, theirs))
+        made_by = {**there, "seeds": {k: seeds.get(k, []) + v for k, v in theirs["seeds"].items()}}
         if {**here, "at": None, "sets": None} != {**there, "at": None, "sets": None}:
             told = {i for part in earlier for i in part["sets"]}
             earlier = [*earlier, {"sets": [i for i in self.done if i not in told], **here}]
