@@ -23,34 +23,18 @@ from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS
 
 # fields that make one step of a run; dotted names are of settings within
-ONE_STEP: dict[str, int] = {
-    "iterations": 1,
-    "outer_loop": 1,
-    "inner_epochs": 1,
-    "max_updates": 1,
-    "max_epochs": 1,
-    "window": 1,
-    "inner": 1,
+ONES = """
+    iterations outer_loop inner_epochs max_updates max_epochs window inner experts.count max_start_epoch
+    expert_epochs training.epochs gan.epochs gan.looks gan.judge.epochs matching.epochs matching.pool_steps
+    base.steps tuning.steps sampling.steps training.steps scoring.training.epochs
+"""
+ONE_STEP: dict[str, int] = dict.fromkeys(ONES.split(), 1) | {
     "images_net": 64,
-    "experts.count": 1,
     "experts.epochs": 2,
     "experts.per_epoch": 256,
-    "max_start_epoch": 1,
-    "expert_epochs": 1,
-    "training.epochs": 1,
-    "gan.epochs": 1,
-    "gan.looks": 1,
     "gan.samples": 50,
-    "gan.judge.epochs": 1,
     "gan.judge.per_class": 50,
-    "matching.epochs": 1,
-    "matching.pool_steps": 1,
-    "base.steps": 1,
-    "tuning.steps": 1,
-    "sampling.steps": 1,
-    "training.steps": 1,
     "steps": 3,
-    "scoring.training.epochs": 1,
 }
 REDUCED: dict[str, dict[str, Any]] = {  # what a processor would take hours for; the peak is that of fewer images
     "Herding": {"training.per_class": 500},
