@@ -227,9 +227,12 @@ def seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:
-        return float(number) * units[unit]
+        found = float(number) * units[unit]
     except ValueError:
-        raise UserError(f"time limit {text!r}: write it as 90s, 9m or 2h") from None
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise UserError(f"time limit {text!r}: write it as 90s, 9m or 2h")
+    return found
 
 
 @app.command()
@@ -506,6 +509,7 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
+    paths.needs_checkout("distill reproduce")
     from .publish import build as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
@@ -514,6 +518,7 @@ def reproduce(
 @app.command()
 def book() -> None:
     """Build the book from the recorded results."""
+    paths.needs_checkout("distill book")
     from .publish import build as book_
 
     print(book_.build())
