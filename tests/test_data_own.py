@@ -261,7 +261,9 @@ def test_a_broken_hugging_face_folder_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow: truncated or damaged"):
         data.load(tmp_path / "cut")
     save_to_disk(tmp_path / "columns", [table(4, {"image": {"_type": "Image"}}, label="species")])
-    with pytest.raises(UserError, match="has the columns image .*, species .*; needed one image column and a column `label`"):
+    with pytest.raises(
+        UserError, match="has the columns image .*, species .*; needed one image column and a column `label`"
+    ):
         data.load(tmp_path / "columns")
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "state.json").write_text("{}")
