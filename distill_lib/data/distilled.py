@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import UserError
-from . import catalogue, imageset, prepare
-from . import read as files
+from . import catalogue, folders, imageset, prepare
 from .imageset import ImageSet
 
 Values = Literal["normalised", "pixels"]
@@ -230,7 +229,7 @@ def _folder(root: Path, like: ImageSet, values: Values | None) -> ImageSet:
     known = catalogue.DATASETS.get(like.facts.name)
     names = [p.name for p in root.iterdir() if p.is_dir()]
     wnids = known.wnids if known and set(known.wnids) & set(names) else ()
-    part = files.folder_part(files.class_folders(root, like.facts.class_names, wnids))
+    part = folders.folder_part(folders.class_folders(root, like.facts.class_names, wnids))
     c, h, w = like.shape
     if h != w:
         raise UserError(f"{root}: image files are read for square images only; {like.facts.name} has {h}x{w}")

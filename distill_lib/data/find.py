@@ -22,7 +22,7 @@ import torch
 
 from ..core import paths, rng
 from ..core.errors import UserError
-from . import prepare, read
+from . import folders, prepare, read
 from .catalogue import Dataset
 from .read import Part, Source
 
@@ -158,18 +158,18 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
     if dataset.family == "imagenet":
         for sub in paths.IMAGENET_FOLDERS:
             if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
-                if source := read.image_folder(folder / sub, dataset.class_names, dataset.wnids):
+                if source := folders.image_folder(folder / sub, dataset.class_names, dataset.wnids):
                     return source
     for file in _npz_names(dataset, size):
         if (folder / file).is_file():
             return _npz(dataset, folder / file, size)
     if dataset.family == "tiny":
         for sub in ("tiny-imagenet-200", "tinyimagenet", *here):
-            if source := read.tiny_imagenet(folder / sub):
+            if source := folders.tiny_imagenet(folder / sub):
                 return source
     for sub in (name, name.lower(), *FOLDERS.get(name, ()), *here):
         names = () if dataset.family == "tiny" else dataset.class_names
-        if source := read.image_folder(folder / sub, names, dataset.wnids):
+        if source := folders.image_folder(folder / sub, names, dataset.wnids):
             return source
     for archive in ARCHIVES.get(name, {}):
         if (folder / archive).is_file():

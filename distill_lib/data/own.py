@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
-from . import prepare, read
+from . import folders, prepare, read
 from .catalogue import DATASETS, MEASURED, Dataset
 from .find import hold_out
 from .read import Part, Source
@@ -39,7 +39,7 @@ def source(path: Path) -> Source:
     elif any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or parquet_files(path):
         found = hugging_face(path)
     else:
-        found = read.image_folder(path) or one_folder(path)
+        found = folders.image_folder(path) or one_folder(path)
     if not found.class_names:
         found.class_names = tuple(
             map(str, range(1 + max(int(found.read(s).labels.max(initial=0)) for s in found.splits)))
@@ -104,10 +104,10 @@ def one_folder(root: Path) -> Source:
         raise UserError(
             f"{root}: needs train/<class>/ and test/<class>/, or a folder for each of at least two classes; found {len(dirs)} folders in it"
         )
-    images = {d: read.image_files(d) for d in dirs}
+    images = {d: folders.image_files(d) for d in dirs}
     files = [f for mine in images.values() for f in mine]
     return Source(
-        "image folder", root, files, ("all",), lambda _: read.folder_part(dirs, images), tuple(d.name for d in dirs)
+        "image folder", root, files, ("all",), lambda _: folders.folder_part(dirs, images), tuple(d.name for d in dirs)
     )
 
 
