@@ -229,14 +229,16 @@ def _folder(root: Path, like: ImageSet, values: Values | None) -> ImageSet:
     known = catalogue.DATASETS.get(like.facts.name)
     names = [p.name for p in root.iterdir() if p.is_dir()]
     wnids = known.wnids if known and set(known.wnids) & set(names) else ()
-    part = folders.folder_part(folders.class_folders(root, like.facts.class_names, wnids))
+    dirs = folders.class_folders(root, like.facts.class_names, wnids)
+    part = folders.folder_part(folders.Tree(d).top.everything for d in dirs)
     c, h, w = like.shape
     if h != w:
         raise UserError(f"{root}: image files are read for square images only; {like.facts.name} has {h}x{w}")
     out = np.empty((len(part.images), c, h, w), np.uint8)
-    sizes = prepare.fill(out, part, h, "bilinear", root.name)
-    other = sorted(s for s in sizes if s != (w, h))
+    seen = prepare.fill(out, part, h, "bilinear", root.name)
+    other = sorted(s for s in seen.sizes if s != (w, h))
     notes = [f"resized from {', '.join(f'{a}x{b}' for a, b in other[:3])} pixels"] if other else []
+    notes += seen.notes(as_shown=True)
     return ImageSet(torch.from_numpy(out), torch.from_numpy(part.labels), _facts(like, root, notes))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import numpy as np
 from ..core.errors import UserError
 from . import folders, prepare, read
 from .catalogue import DATASETS, MEASURED, Dataset
-from .find import hold_out
+from .find import hold_out, unpacked
 from .read import Part, Source
 
 TEST_SHARE = 0.2  # of every class, where the data come without a test part
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is never above it
 
 
@@ -25,21 +28,27 @@ def is_path(name: str) -> bool:
     return os.sep in name or "/" in name or name.endswith(".npz") or name.startswith(("~", "."))
 
 
-def source(path: Path) -> Source:
+def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:
     """Your data as training and test part; without a test part, 20 % of every class is held out (seed 0).
 
+    Args:
+        split, classes: of a tree of images, see `folders.image_folder`.
     Raises: UserError: nothing there, or in no form that can be read.
     """
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        path = unpacked(path)
+    tree = path.is_dir() and not _is_hugging_face(path)
+    if not tree and (split is not None or classes is not None):
+        raise UserError(f"{path}: split= and classes= are for a folder of images")
     if path.is_file() and path.suffix == ".npz":
         found = read.npz(path)
     elif not path.is_dir():
-        raise UserError(
-            f"{path}: {'not an .npz file' if path.exists() else 'no such file or folder'}; give an .npz file or a folder"
-        )
-    elif any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or parquet_files(path):
+        what = "not an .npz file or an archive" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {what}; give an .npz file, a folder, or a .zip or .tar of one")
+    elif not tree:
         found = hugging_face(path)
     else:
-        found = folders.image_folder(path) or one_folder(path)
+        found = folders.image_folder(path, split, classes)
     if not found.class_names:
         found.class_names = tuple(
             map(str, range(1 + max(int(found.read(s).labels.max(initial=0)) for s in found.splits)))
@@ -71,44 +80,27 @@ def shape(part: Part, where: object, resolution: int | None, channels: int | Non
     Raises: UserError: grey and colour mixed, or transparency or 16 bits, and `channels` does not say what to make of
     them.
     """
-    sizes, modes = prepare.survey(part)
-    deep = [m for m in modes if m.startswith(("I", "F"))]
-    if deep:
-        raise UserError(
-            f"{where}: {modes[deep[0]]} images have more than 8 bits per channel ({deep[0]}); convert them to 8 bits first"
-        )
+    seen = prepare.survey(part)
     if channels is None:
-        grey, colour = sum(modes.get(m, 0) for m in prepare.GREY), sum(modes.get(m, 0) for m in prepare.COLOUR)
-        other = {m: n for m, n in modes.items() if m not in prepare.GREY + prepare.COLOUR}
-        if other:
-            mode, n = next(iter(other.items()))
+        grey, colour = (sum(seen.modes[m] for m in modes) for modes in (prepare.GREY, prepare.COLOUR))
+        other = {m: n for m, n in seen.modes.items() if m not in prepare.GREY + prepare.COLOUR}
+        mode = next(iter(other), "transparent in places" if seen.odd["clear"] else "")
+        if mode:
             raise UserError(
-                f"{where}: {n} images are {mode}; pass channels=1 or channels=3 to convert all (transparency is dropped)"
+                f"{where}: {other.get(mode, seen.odd['clear'])} images are {mode}; "
+                "pass channels=1 or channels=3 to convert all (what is transparent becomes white)"
             )
         if grey and colour:
             raise UserError(
-                f"{where}: mixed channels: {grey} grey and {colour} colour images; pass channels=1 or channels=3 to convert all"
+                f"{where}: mixed channels: {grey} grey and {colour} colour images; "
+                "pass channels=1 or channels=3 to convert all"
             )
         channels = 1 if grey else 3
     if resolution is None:
-        shorter = min(min(s) for s in sizes)
-        same_square = len(sizes) == 1 and min(sizes)[0] == min(sizes)[1]
+        shorter = min(min(s) for s in seen.sizes)
+        same_square = len(seen.sizes) == 1 and len(set(*seen.sizes)) == 1
         resolution = shorter if same_square else min(shorter, LARGEST_AUTO)
     return channels, resolution
-
-
-def one_folder(root: Path) -> Source:
-    """A folder with one folder per class and no split."""
-    dirs = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(dirs) < 2:
-        raise UserError(
-            f"{root}: needs train/<class>/ and test/<class>/, or a folder for each of at least two classes; found {len(dirs)} folders in it"
-        )
-    images = {d: folders.image_files(d) for d in dirs}
-    files = [f for mine in images.values() for f in mine]
-    return Source(
-        "image folder", root, files, ("all",), lambda _: folders.folder_part(dirs, images), tuple(d.name for d in dirs)
-    )
 
 
 def _with_test(found: Source) -> Source:
@@ -126,19 +118,21 @@ def _with_test(found: Source) -> Source:
     def whole() -> tuple[Part, np.ndarray, np.ndarray]:
         part = found.read(only)
         prepare.check_labels(part.labels, found.class_names, found.where)
-        return part, *hold_out(part.labels, TEST_SHARE, 0)
+        return part, *hold_out(part.labels, TEST_SHARE, 0, found.class_names)
 
     def read_split(split: str) -> Part:
         part, rest, held = whole()
         return part.take(rest if split == "train" else held)
 
     note = f"no test part in your data: {TEST_SHARE:.0%} of every class is held out as test set, seed 0"
-    return Source(
-        found.form, found.where, found.files, ("train", "test"), read_split, found.class_names, (*found.notes, note)
-    )
+    return dataclasses.replace(found, splits=("train", "test"), read=read_split, notes=(*found.notes, note))
 
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
+def _is_hugging_face(path: Path) -> bool:
+    return any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or bool(parquet_files(path))
+
+
 def parquet_files(root: Path) -> list[Path]:
     """Parquet files of a copied hub repository: in the folder or its `data` folder."""
     return sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])

@@ -50,6 +50,7 @@ class Source:
     """Where a set was found and how to read its splits.
 
     files: everything the pixels depend on; a prepared copy is made again when one of them changes.
+    key: what else they depend on: which files are which part and class.
     """
 
     form: str
@@ -59,13 +60,14 @@ class Source:
     read: Callable[[str], Part]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    key: str = ""
 
     def fingerprint(self) -> str:
         """Hash of the path, size and time of every file."""
-        h = hashlib.sha256()
+        h = hashlib.sha256(self.key.encode())
         for f in self.files:
             s = os.stat(f)
-            h.update(f"{os.path.abspath(f)}\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
+            h.update(os.fsencode(os.path.abspath(f)) + f"\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
         return h.hexdigest()[:16]
 
 
@@ -99,10 +101,13 @@ def idx_folder(folder: Path) -> Source | None:
     found = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         for kind in ("images-idx3", "labels-idx1"):
-            files = [f for f in (folder / f"{stem}-{kind}-ubyte", folder / f"{stem}-{kind}-ubyte.gz") if f.is_file()]
-            if not files:
-                return None
-            found[split, kind] = files[0]
+            files = [folder / f"{stem}-{kind}-ubyte", folder / f"{stem}-{kind}-ubyte.gz"]
+            found[split, kind] = next((f for f in files if f.is_file()), None)
+    missing = [f"{kind} of the {split} part" for (split, kind), file in found.items() if file is None]
+    if len(missing) == len(found):
+        return None
+    if missing:
+        raise UserError(f"{folder}: {', '.join(missing)} missing; fetch the set again")
 
     def read(split: str) -> Part:
         images, labels = idx(found[split, "images-idx3"]), idx(found[split, "labels-idx1"])
