@@ -320,6 +320,8 @@ def folder(root, names, mode="RGB", size=8):
         (root / name).mkdir(parents=True)
         image = Image.fromarray(np.full((size, size, 3), i, np.uint8))
         image = Image.fromarray(np.full((size, size), i, np.uint16)) if mode == "I;16" else image.convert(mode)
+        if mode == "RGBA":
+            image.putalpha(100)
         image.save(root / name / "class000_id000.png")
     return root
 
@@ -346,14 +348,18 @@ def test_folders_are_named_after_classes_or_their_numbers(names, note, tmp_path)
 @pytest.mark.parametrize(
     "names, mode, says",
     [
-        (["cat", "dog", "fish"], "RGB", "no folder for 1 of 3 classes: owl; fish is no class; name the folders after"),
-        (["1", "01", "2"], "RGB", "01 and 1 are both class 1 .dog.; rename or join them"),
+        (
+            ["cat", "dog", "fish"],
+            "RGB",
+            "no folder for 1 of 3 classes: owl; fish is no class of toy; name the folders after",
+        ),
+        (["1", "01", "2"], "RGB", "01, 1, 2: two folders have the same number; rename or join them"),
         (["5", "6", "7"], "RGB", "no folder for 3 of 3 classes"),
         (["a0", "b1", "c2"], "RGB", "or class000"),
         (["cat", "dog", "owl", "extra"], "RGB", "extra is no class"),
         (["outer/cat", "outer/dog", "outer/owl"], "RGB", "perhaps you mean .*outer"),
-        (["cat", "dog", "owl"], "RGBA", "3 images are RGBA: with transparency"),
-        (["cat", "dog", "owl"], "I;16", "images are I;16: with transparency or more than 8 bits"),
+        (["cat", "dog", "owl"], "RGBA", "3 images have transparent parts; save them without"),
+        (["cat", "dog", "owl"], "I;16", "class000_id000.png: more than 8 bits per channel .I;16."),
     ],
 )
 def test_a_folder_that_cannot_be_understood(names, mode, says, tmp_path):

@@ -17,7 +17,7 @@ import psutil
 from numpy.lib import format as npy
 
 from ..core.errors import UserError
-from .read import SPLIT_FOLDERS, Part, Source, md5, unreadable
+from .read import SPLITS, Part, Source, md5, unreadable
 
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 DAMAGED = (
@@ -117,7 +117,7 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join
     """
     shapes = headers(path)
     pairs = {}
-    for split in SPLIT_FOLDERS:
+    for split in SPLITS:
         for pair in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
             if set(pair) <= set(shapes):
                 pairs.setdefault(split, pair)

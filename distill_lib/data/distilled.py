@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core.errors import UserError, unknown
 from ..core.paths import expanded
-from . import arrays, catalogue, prepare
+from . import arrays, catalogue, folders, prepare
 from . import read as files
 from .imageset import ImageSet
 
@@ -52,7 +52,7 @@ class _Reading:
     def number(self, name: Any) -> int | None:
         """The class of that name, whatever its case and punctuation; None where there is none, or more than one."""
         names = self.like.facts.class_names
-        for form in (str, str.lower, files.slug):
+        for form in (str, str.casefold, folders._plain):
             found = [i for i, known in enumerate(names) if form(known) == form(str(name)) != ""]
             if len(found) == 1:
                 return found[0]
@@ -496,71 +496,57 @@ def _folder(of: _Reading, values: Values | None) -> tuple[Tensor, Tensor]:
     c, h, w = of.like.shape
     if h != w:
         raise of.fail(f"image files are read for square images only; {of.like.facts.name} has {h}x{w}")
-    places = _class_folders(of)
-    found = [files.image_files(folder) for folder in places]
-    if empty := [folder for folder, mine in zip(places, found) if not mine]:
-        raise of.fail(f"{empty[0].name}: class without images")
-    labels = torch.repeat_interleave(torch.arange(len(found)), torch.tensor([len(mine) for mine in found]))
-    part = files.Part([f for mine in found for f in mine], labels.numpy())
-    sizes, modes = prepare.survey(part)
-    if odd := {m: n for m, n in modes.items() if m not in prepare.GREY + prepare.COLOUR}:
-        mode, n = next(iter(odd.items()))
-        raise of.fail(
-            f"{n} images are {mode}: with transparency or more than 8 bits; convert them to plain 8-bit images"
-        )
-    if c == 1 and any(m not in prepare.GREY for m in modes):
+    tree = folders.Tree(of.path)
+    images = [folders.Tree(folder).top.everything for folder in _class_folders(of, tree.top)]
+    part = folders.folder_part(images)
+    if empty := [name for name, mine in zip(of.like.facts.class_names, images) if not mine]:
+        raise of.fail(f"no images of class {empty[0]}")
+    if c == 1 and set(prepare.survey(part).modes) - set(prepare.GREY):
         of.notes.append("colour images turned grey")
     out = np.empty((len(part.images), c, h, w), np.uint8)
-    prepare.fill(out, part, h, "bilinear", of.path.name)
-    if other := sorted(s for s in sizes if s != (w, h)):
+    seen = prepare.fill(out, part, h, "bilinear", of.path.name)
+    if seen.odd["clear"]:
+        raise of.fail(f"{seen.odd['clear']} images have transparent parts; save them without")
+    if other := sorted(s for s in seen.sizes if s != (w, h)):
         of.notes.append(f"resized from {', '.join(f'{a}x{b}' for a, b in other[:3])} pixels")
-    return torch.from_numpy(out), labels
+    of.notes += [*seen.notes(as_shown=True), *tree.notes(set(part.images))]
+    return torch.from_numpy(out), torch.from_numpy(part.labels)
 
 
-def _class_folders(of: _Reading) -> list[Path]:
+def _class_folders(of: _Reading, top: folders.Folder) -> list[Path]:
     """The folder of every class: named by its wnid, its name, or its number behind the same letters in all.
 
     Raises: UserError: a class has no folder or two, or folders are named otherwise.
     """
-    root, names = of.path, of.like.facts.class_names
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
-    known = catalogue.DATASETS.get(of.like.facts.name)
-    wnids = {w: i for i, w in enumerate(known.wnids)} if known else {}
-    numbered = [re.fullmatch(r"([^\d]*)(\d+)", p.name) for p in folders]
-    labels: list[int | None] = [wnids.get(p.name, of.number(p.name)) for p in folders]
-    if folders and not any(i is not None and not n for i, n in zip(labels, numbered)):
-        if (
-            all(numbered)
-            and len({m[1].lower() for m in numbered}) == 1
-            and not wnids.keys() & {p.name for p in folders}
-        ):
-            labels = [int(m[2]) for m in numbered]
-            if min(labels) == 1 and max(labels) == len(names) and len(labels) == len(names):
-                labels = [i - 1 for i in labels]
-                of.notes.append(f"folders count from 1: {folders[0].name} is class 0, {names[0]}")
-            if max(labels) < len(names) and (places := _places(of)) is not None:
-                labels = [int(places[i]) for i in labels]
-    at: dict[int, Path] = {}
-    for i, folder in zip(labels, folders):
-        if i is None or i >= len(names):
-            continue
-        if i in at:
-            raise of.fail(f"{at[i].name} and {folder.name} are both class {i} ({names[i]}); rename or join them")
-        at[i] = folder
-    missing = [name for i, name in enumerate(names) if i not in at]
-    odd = [p.name for i, p in zip(labels, folders) if i is None or i >= len(names)]
-    if missing or odd:
-        inside = next(
-            (p.name for p in sorted(root.iterdir()) if p.suffix.lower() in (".pt", ".pth", ".npz", ".npy")), ""
-        )
-        wrap = f"; perhaps you mean {root / odd[0]}" if len(folders) == 1 and odd else ""
-        raise of.fail(
-            f"no folder for {len(missing)} of {len(names)} classes: {', '.join(missing[:5])}"
-            + (f"; {', '.join(odd[:5])} is no class" if odd else "")
-            + f"; name the folders after the classes, or 0 to {len(names) - 1}, or class000"
-            + (f"; or give the file {inside} in it" if inside else wrap)
-        )
-    return [at[i] for i in range(len(names))]
+    names, known = of.like.facts.class_names, catalogue.DATASETS.get(of.like.facts.name)
+    there = list(top.folders)
+    wnids = known.wnids if known and set(known.wnids) & set(there) else ()
+    matched = [re.fullmatch(r"(\D*)(\d+)", name) for name in there]
+    numbered = all(matched) and len({m[1].casefold() for m in matched}) == 1 and not wnids
+    if numbered and not all(of.number(name) is not None for name in there):
+        labels = [int(m[2]) for m in matched]
+        if sorted(labels) == list(range(1, len(names) + 1)):
+            labels = [k - 1 for k in labels]
+            of.notes.append(f"folders count from 1: {there[labels.index(0)]} is class 0, {names[0]}")
+        if len(set(labels)) < len(labels):
+            raise of.fail(f"{', '.join(there[:5])}: two folders have the same number; rename or join them")
+        if sorted(labels) == list(range(len(names))):
+            places = _places(of)
+            at = {k if places is None else int(places[k]): name for k, name in zip(labels, there)}
+            return [of.path / at[k] for k in range(len(names))]
+    odd = [name for name in there if name not in wnids and of.number(name) is None]
+    wrong = [f"{', '.join(odd[:5])} is no class of {of.like.facts.name}"] if odd else []
+    try:
+        found = folders.class_folders(of.path, names, wnids)
+        if not odd:
+            return found
+    except UserError as err:
+        wrong.insert(0, str(err).removeprefix(f"{of.path}: "))
+    files_in = [p.name for p in sorted(of.path.iterdir()) if p.suffix.lower() in (".pt", ".pth", ".npz", ".npy")]
+    wrong += [f"name the folders after the classes, or 0 to {len(names) - 1}, or class000"]
+    wrong += [f"or give the file {files_in[0]} in it"] if files_in else []
+    wrong += [f"perhaps you mean {of.path / there[0]}"] if len(there) == 1 and odd else []
+    raise of.fail("; ".join(wrong))
 
 
 def _fitting(own: ImageSet, of: _Reading) -> ImageSet:

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..core import paths
 from ..core.errors import UserError, unknown
 from . import find, own, prepare
 from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset, sized
+from .folders import Split
 from .imageset import Facts, ImageSet
 from .prepare import RESIZE
 from .read import Part, Source
@@ -37,6 +39,8 @@ def load(
     normalisation: str | None = None,
     channels: int | None = None,
     download: bool | None = None,
+    split: Split | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """The training and the test set of a named data set, or of your own data.
 
@@ -56,11 +60,15 @@ def load(
         normalisation: name of the mean and std, one of `NORMALISATIONS` or "measured"; by default the set's own.
         channels:      1 or 3, for your own data: convert every image to grey or colour.
         download:      may the set be fetched; by default yes, unless the environment has `DISTILL_OFFLINE`.
+        split, classes: of your own folder, where its names do not say it: which folders hold which part, such as
+                       {"train": ["a", "b"], "test": "c"}, and which class folders to read, in label order.
     Returns: training and test set, uint8; `.facts` names classes, licence, source and every deviation from the official
     set. Raises:  UserError: unknown name, set not found, damaged file, label out of range, class without images, mixed
     channels.
     """
-    parts = _load(name, ("train", "test"), resolution, folder, resize, normalisation, channels, download)
+    parts = _load(
+        name, ("train", "test"), resolution, folder, resize, normalisation, channels, download, split, classes
+    )
     return parts["train"], parts["test"]
 
 
@@ -89,7 +97,7 @@ def load_with_validation(
     Returns: training, validation and test set.
     """
     wanted = ("train", "val", "test")
-    keys = ("folder", "resize", "normalisation", "channels", "download")
+    keys = ("folder", "resize", "normalisation", "channels", "download", "split", "classes")
     if bad := set(options) - set(keys):
         raise unknown("option", sorted(bad)[0], keys)
     parts = _load(name, wanted, resolution, *(options.get(k) for k in keys))
@@ -163,6 +171,8 @@ def _load(
     normalisation: str | None,
     channels: int | None,
     download: bool | None,
+    parts: Split | None,
+    classes: Sequence[str] | None,
 ) -> dict[str, ImageSet]:
     if not isinstance(name, Path):
         name, *said = sized(name)
@@ -187,6 +197,8 @@ def _load(
             resize or "bilinear",
             normalisation or MEASURED,
             channels,
+            parts,
+            classes,
         )
     if name not in DATASETS:
         raise UserError(f"{unknown('dataset', name, DATASETS)}; or the path of your own data, with a slash: ./{name}")
@@ -195,6 +207,8 @@ def _load(
         raise UserError(
             f"channels={channels}: {name} has {dataset.channels} channels; only your own data are converted"
         )
+    if parts is not None or classes is not None:
+        raise UserError(f"split= and classes= are for your own folder of images; {name} has its parts and classes")
     resolution = resolution or dataset.resolution
     size = resolution if resize is None and resolution in dataset.sizes else 28
     allowed = not paths.switch("DISTILL_OFFLINE", False) if download is None else download
@@ -208,11 +222,18 @@ def _load(
 
 
 def _load_own(
-    path: Path, wanted: tuple[str, ...], resolution: int | None, rule: str, normalisation: str, channels: int | None
-):
+    path: Path,
+    wanted: tuple[str, ...],
+    resolution: int | None,
+    rule: str,
+    normalisation: str,
+    channels: int | None,
+    split: Split | None,
+    classes: Sequence[str] | None,
+) -> dict[str, ImageSet]:
     if channels not in (None, 1, 3):
         raise UserError(f"channels={channels!r}: give 1 (grey) or 3 (colour)")
-    source = own.source(path)
+    source = own.source(path, split, classes)
     dataset, parts = own.describe(path, source), _parts(source)
     built = {"train": _prepared(dataset, source, parts["train"], "train", resolution, rule, channels)}
     _, found, resolution, _ = built["train"][0].shape
@@ -263,17 +284,19 @@ def _prepared(
         return part, (len(part.labels), has, size, size)
 
     def fill_in(out: np.ndarray, part: Part) -> dict[str, Any]:
-        sizes = prepare.fill(out, part, out.shape[-1], rule, f"{dataset.name} {split}")
+        as_shown = dataset.family == "own"
+        seen = prepare.fill(out, part, out.shape[-1], rule, f"{dataset.name} {split}", as_shown)
         mean, std = prepare.moments(out)
         sha256 = _sha256(out, part.labels)
-        notes = _deviations(dataset, source, part, split, sizes, out.shape[-1], rule)
+        notes = seen.notes(as_shown) + _deviations(dataset, source, part, split, seen.sizes, out.shape[-1], rule)
         return {"sha256": sha256, "mean": mean, "std": std, "notes": notes}
 
     if dataset.family in ("bundled", "digits"):
         part, shape = read()
         return prepare.in_memory(part.labels, shape, lambda out: fill_in(out, part))
     place = hashlib.sha256(
-        f"{os.path.abspath(source.where)}{dataset.class_names}{dataset.wnids}{channels}".encode()
+        os.fsencode(os.path.abspath(source.where))
+        + f"{dataset.class_names}{dataset.wnids}{channels}{' as shown' * (dataset.family == 'own')}".encode()
     ).hexdigest()[:8]
     px = f"{resolution}px" if resolution else "auto"
     path = paths.cache() / "prepared" / f"{dataset.name}-{split}-{px}-{rule}-{place}-{source.fingerprint()}.safetensors"

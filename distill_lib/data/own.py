@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import UserError
-from . import arrays, prepare, read, tables
+from . import arrays, folders, prepare, tables
 from .catalogue import DATASETS, MEASURED, Dataset
-from .find import hold_out
+from .find import hold_out, unpacked
 from .read import Part, Source
 
 TEST_SHARE = 0.2  # of every class, where the data come without a test part
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is never above it
 
 
@@ -23,20 +26,28 @@ def is_path(name: str) -> bool:
     return os.sep in name or "/" in name or name.endswith(".npz") or name.startswith(("~", "."))
 
 
-def source(path: Path) -> Source:
+def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:
     """Your data as training and test part; without a test part, 20 % of every class is held out (seed 0).
 
+    Args:
+        split, classes: of a tree of images, see `folders.image_folder`.
     Raises: UserError: nothing there, or in no form that can be read.
     """
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        path = unpacked(path)
+    table = tables.found(path)
+    tree = path.is_dir() and not table
+    if not tree and (split is not None or classes is not None):
+        raise UserError(f"{path}: split= and classes= are for a folder of images")
     if path.is_file() and path.suffix == ".npz":
         found = arrays.npz(path)
-    elif tables.found(path):
+    elif table:
         found = tables.read(path)
     elif not path.is_dir():
-        what = "not an .npz or .parquet file" if path.exists() else "no such file or folder"
-        raise UserError(f"{path}: {what}; give an .npz or .parquet file, or a folder")
+        what = "not an .npz or .parquet file or an archive" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {what}; give an .npz or .parquet file, a folder, or a .zip or .tar of one")
     else:
-        found = read.image_folder(path) or one_folder(path)
+        found = folders.image_folder(path, split, classes)
     if not found.class_names:
         found.class_names = _numbered(found)
     return _with_test(found)
@@ -83,44 +94,27 @@ def shape(part: Part, where: object, resolution: int | None, channels: int | Non
     Raises: UserError: grey and colour mixed, or transparency or 16 bits, and `channels` does not say what to make of
     them.
     """
-    sizes, modes = prepare.survey(part)
-    deep = [m for m in modes if m.startswith(("I", "F"))]
-    if deep:
-        raise UserError(
-            f"{where}: {modes[deep[0]]} images have more than 8 bits per channel ({deep[0]}); convert them to 8 bits first"
-        )
+    seen = prepare.survey(part)
     if channels is None:
-        grey, colour = sum(modes.get(m, 0) for m in prepare.GREY), sum(modes.get(m, 0) for m in prepare.COLOUR)
-        other = {m: n for m, n in modes.items() if m not in prepare.GREY + prepare.COLOUR}
-        if other:
-            mode, n = next(iter(other.items()))
+        grey, colour = (sum(seen.modes[m] for m in modes) for modes in (prepare.GREY, prepare.COLOUR))
+        other = {m: n for m, n in seen.modes.items() if m not in prepare.GREY + prepare.COLOUR}
+        mode = next(iter(other), "transparent in places" if seen.odd["clear"] else "")
+        if mode:
             raise UserError(
-                f"{where}: {n} images are {mode}; pass channels=1 or channels=3 to convert all (transparency is dropped)"
+                f"{where}: {other.get(mode, seen.odd['clear'])} images are {mode}; "
+                "pass channels=1 or channels=3 to convert all (what is transparent becomes white)"
             )
         if grey and colour:
             raise UserError(
-                f"{where}: mixed channels: {grey} grey and {colour} colour images; pass channels=1 or channels=3 to convert all"
+                f"{where}: mixed channels: {grey} grey and {colour} colour images; "
+                "pass channels=1 or channels=3 to convert all"
             )
         channels = 1 if grey else 3
     if resolution is None:
-        shorter = min(min(s) for s in sizes)
-        same_square = len(sizes) == 1 and min(sizes)[0] == min(sizes)[1]
+        shorter = min(min(s) for s in seen.sizes)
+        same_square = len(seen.sizes) == 1 and len(set(*seen.sizes)) == 1
         resolution = shorter if same_square else min(shorter, LARGEST_AUTO)
     return channels, resolution
-
-
-def one_folder(root: Path) -> Source:
-    """A folder with one folder per class and no split."""
-    dirs = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(dirs) < 2:
-        raise UserError(
-            f"{root}: needs train/<class>/ and test/<class>/, or a folder for each of at least two classes; found {len(dirs)} folders in it"
-        )
-    images = {d: read.image_files(d) for d in dirs}
-    files = [f for mine in images.values() for f in mine]
-    return Source(
-        "image folder", root, files, ("all",), lambda _: read.folder_part(dirs, images), tuple(d.name for d in dirs)
-    )
 
 
 def _with_test(found: Source) -> Source:
@@ -138,13 +132,11 @@ def _with_test(found: Source) -> Source:
     def whole() -> tuple[Part, np.ndarray, np.ndarray]:
         part = found.read(only)
         prepare.check_labels(part.labels, found.class_names, found.where)
-        return part, *hold_out(part.labels, TEST_SHARE, 0)
+        return part, *hold_out(part.labels, TEST_SHARE, 0, found.class_names)
 
     def read_split(split: str) -> Part:
         part, rest, held = whole()
         return part.take(rest if split == "train" else held)
 
     note = f"no test part in your data: {TEST_SHARE:.0%} of every class is held out as test set, seed 0"
-    return Source(
-        found.form, found.where, found.files, ("train", "test"), read_split, found.class_names, (*found.notes, note)
-    )
+    return dataclasses.replace(found, splits=("train", "test"), read=read_split, notes=(*found.notes, note))

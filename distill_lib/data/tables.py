@@ -13,7 +13,8 @@ import numpy as np
 
 from ..core.errors import UserError
 from .arrays import whole_numbers
-from .read import SPLIT_FOLDERS, Part, Source, unreadable
+from .folders import split_of
+from .read import SPLITS, Part, Source, unreadable
 
 IMAGES = ("image", "img", "images", "picture", "photo", "pixels", "x")
 LABELS = ("label", "labels", "fine_label", "target", "targets", "class", "class_id", "class_label", "category", "y")
@@ -83,8 +84,8 @@ def _files(path: Path) -> dict[str, list[Path]]:
             splits = {name: _saved(path / name) for name in json.loads(_text(path / "dataset_dict.json"))["splits"]}
         except (ValueError, KeyError, TypeError) as err:
             raise _incomplete(path, err) from None
-        named = [(split_of(name) or name, name) for name in splits]
-        if len({split for split, _ in named}) < len(named) or not {s for s, _ in named} <= set(SPLIT_FOLDERS):
+        named = [(split_of(name)[0], name) for name in splits]
+        if len({split for split, _ in named}) < len(named) or not {s for s, _ in named} <= set(SPLITS):
             raise UserError(f"{path}: has the parts {', '.join(splits)}; needed train, and test or validation")
         return {split: splits[name] for split, name in named}
     if (path / "state.json").is_file():
@@ -115,41 +116,28 @@ def _incomplete(folder: Path, err: Exception) -> UserError:
     return UserError(f"{folder}: not a complete Hugging Face data set folder ({type(err).__name__}: {err})")
 
 
-def split_of(name: str) -> str | None:
-    """The split that one of the words of a name stands for; None where there is none, or several."""
-    words = re.findall("[a-z]+", name.lower())
-    said = {**SPLIT_FOLDERS, "val": (*SPLIT_FOLDERS["val"], "dev", "eval"), "test": (*SPLIT_FOLDERS["test"], "holdout")}
-    splits = {split for split, names in said.items() for w in words if w in names}
-    return splits.pop() if len(splits) == 1 else None
-
-
 def _by_name(root: Path, files: list[Path]) -> dict[str, list[Path]]:
     """The files of every split, by the words in their names, else in those of their folders.
 
     Raises: UserError: several sets lie side by side, or files beside named splits name none.
     """
     parts: dict[str, list[Path]] = {}
-    sets: dict[str, Path] = {}  # what tells sets apart: the folder without the split's, and what precedes the split
+    sets: dict[str, Path] = {}  # the first file of each set, by what the names say besides the split
     for f in files:
-        *folders, name = f.relative_to(root).with_suffix("").parts
-        split = split_of(name)
-        before = ""
-        if split:
-            words = re.split(r"[^a-z0-9]+", name.lower())
-            before = "-".join(words[: next((i for i, w in enumerate(words) if split_of(w)), 0)])
-        else:
-            split = next((s for folder in reversed(folders) if (s := split_of(folder))), None)
-        place = "/".join(p for p in folders if split_of(p) is None and p != "data")
-        sets.setdefault("/".join(filter(None, (place, before))), f)
-        parts.setdefault(split or "all", []).append(f)
+        *above, name = f.relative_to(root).with_suffix("").parts
+        split, rest = split_of(re.split(r"-\d{5}-of-|\.", name)[0])
+        said = [split_of(folder) for folder in above]
+        split = split or next((s for s, _ in reversed(said) if s), "all")
+        besides = [other for s, other in said if other and not s] + ([rest] if rest and rest != name else [])
+        sets.setdefault("/".join(w for w in besides if w != "data"), f)
+        parts.setdefault(split, []).append(f)
     if len(sets) > 1:
         shown = ", ".join(str(f.relative_to(root)) for f in list(sets.values())[:4])
         raise UserError(f"{root}: {len(sets)} data sets side by side ({shown}); give the folder or the file of one")
     if "all" in parts and len(parts) > 1:
-        odd = parts["all"][0].relative_to(root)
+        odd, named = parts["all"][0].relative_to(root), ", ".join(s for s in parts if s != "all")
         raise UserError(
-            f"{root}: {odd} names no split beside {', '.join(s for s in parts if s != 'all')}; rename it to "
-            "train-..., validation-... or test-..."
+            f"{root}: {odd} names no split beside {named}; rename it to train-..., validation-... or test-..."
         )
     return parts
 
