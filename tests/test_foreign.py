@@ -314,7 +314,7 @@ def test_numbers_of_imagenet_classes_count_in_one_of_two_orders(tmp_path):
         assert not any("--numbers" in n for n in got.facts.notes)
 
 
-# --- folders -----------------------------------------------------------------------------------------------------------
+# --- folders ---------------------------------------------------------------------------------------------------------
 def folder(root, names, mode="RGB", size=8):
     for i, name in enumerate(names):
         (root / name).mkdir(parents=True)
@@ -373,7 +373,7 @@ def test_a_folder_around_a_file_names_it(tmp_path):
         read(tmp_path, LIKE)
 
 
-# --- what is not the file it should be ---------------------------------------------------------------------------------
+# --- what is not the file it should be -------------------------------------------------------------------------------
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".npz", ".npy", ".safetensors", ".csv"])
 @pytest.mark.parametrize("what", ["pointer", "page", "empty", "pickle", "hdf"])
 def test_mishaps_are_called_by_their_name(ending, what, tmp_path):

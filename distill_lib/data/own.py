@@ -23,7 +23,7 @@ LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is neve
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is meant as a path."""
-    return os.sep in name or "/" in name or name.endswith(".npz") or name.startswith(("~", "."))
+    return os.sep in name or "/" in name or name.endswith((".npz", ".parquet")) or name.startswith(("~", "."))
 
 
 def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SETTINGS = ("DISTILL_RUNS", "DISTILL_RESULTS", "DISTILL_DATA", "DISTILL_CACHE", "DISTILL_COMPILE", "DISTILL_COMMIT")
 TRIES = 3  # workers that may die over one task before it counts as failed
 ANSWER = 45  # seconds for `sbatch`
+PATIENCE = 10.0  # seconds without a worker until it is said
 GRACE = 45  # seconds after a time limit in which workers end their step and save their state
 
 
@@ -231,7 +232,7 @@ def _slurm(refused: list[str]) -> Any:
 
 def _first_worker(client: Client, ends: float | None, say: Callable[[str], None], refused: list[str]) -> None:
     """Wait for it, and say so every minute."""
-    start, told = time.monotonic(), 10.0
+    start, told = time.monotonic(), PATIENCE
     while not client.nthreads():
         if refused:
             raise UserError(f"sbatch refused a job: {refused[0]}")

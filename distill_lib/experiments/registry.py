@@ -83,7 +83,8 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
     fields, plain = experiment(name).parameters.model_fields, (str, int, float, bool, list, tuple, dict, type(None))
     assigned = _parameter_cells(namespace.get("In", []))
     if assigned is None:
-        assigned = namespace.setdefault("_names_at_first", namespace.keys() - {"In", "Out"})
+        whose, names = namespace.setdefault("_at_first", (id(namespace), namespace.keys() - {"In", "Out"}))
+        assigned = names if whose == id(namespace) else namespace.keys() - {"In", "Out"}
     others = {k for k in assigned if not k.lower().startswith(("_", "papermill_")) and k not in ("upstream", "product")}
     return check_parameters(
         name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))}
