@@ -160,8 +160,8 @@ STATIC = torch.zeros(1).expand(K * IPC, *SHAPE)
         ([(PIXELS * 255).int(), LABELS], "pixels", "expected uint8 pixels or floats"),
         ([PIXELS > 0.5, LABELS], "pixels", "torch.bool; expected uint8 pixels or floats"),
         ([PIXELS.to(torch.complex64), LABELS], "pixels", "complex64; expected uint8 pixels or floats"),
-        ([PIXELS.to_sparse(), LABELS], "pixels", "images is sparse or repeats its own memory"),
-        ([STATIC, LABELS], "pixels", "images is sparse or repeats its own memory"),
+        ([PIXELS.to_sparse(), LABELS], "pixels", "is sparse or repeats its own memory"),
+        ([STATIC, LABELS], "pixels", "is sparse or repeats its own memory"),
         # labels
         ([PIXELS, LABELS + 1], "pixels", "labels 1..3, but toy has classes 0..2; subtract 1"),
         ([PIXELS, LABELS * 10**11], "pixels", "classes 0..2"),
