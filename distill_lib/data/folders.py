@@ -407,7 +407,7 @@ def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
                 split_of(name)[0]: [f"{n}/{name}" for n, has in zip(names, inner) if name in has] for name in shared
             }
             readings.append(("one set in several folders", f"split={joined}"))
-        elif not inside and not images:
+        elif not inside and not images and all(inner):
             train = names[:-1] if len(names) > 2 else names[0]
             readings.append(("one set in several folders", f"split={{'all': {names}}}"))
             readings.append(("the last one tests", f"split={{'train': {train!r}, 'test': {names[-1]!r}}}"))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
     Raises: UserError: nothing there, or in no form that can be read.
     """
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        path = unpacked(path)
+        folder = unpacked(path)
+        try:
+            return source(folder, split, classes)
+        except UserError as err:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(str(err).replace(str(folder), str(path))) from None
     tree = path.is_dir() and not _is_hugging_face(path)
     if not tree and (split is not None or classes is not None):
         raise UserError(f"{path}: split= and classes= are for a folder of images")
@@ -58,7 +64,8 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
 
 def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
-    name = path.name if path.is_dir() else path.stem
+    ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
+    name = path.name if path.is_dir() else path.name[: -len(ending)]
     return Dataset(
         name=f"{name}-own" if name in DATASETS else name,
         family="own",
