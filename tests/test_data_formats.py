@@ -384,7 +384,7 @@ def test_a_damaged_idx_file_is_named_and_the_cache_untouched(place, suffix, how)
 def test_a_damaged_npz_is_named_and_the_cache_untouched(place, how):
     write_npz(place / "bloodmnist.npz", classes=8)
     damaged(place / "bloodmnist.npz", how)
-    with pytest.raises(UserError, match=r"bloodmnist\.npz: cannot be read as an npz file"):
+    with pytest.raises(UserError, match=r"bloodmnist\.npz: cannot be read as plain arrays"):
         data.load("BloodMNIST")
     assert prepared() == []
 

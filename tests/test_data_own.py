@@ -165,7 +165,7 @@ def test_wrong_folders_are_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="needs train/<class>/ and test/<class>/"):
         data.load(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="not an .npz file"):
+    with pytest.raises(UserError, match="not an .npz or .parquet file"):
         data.load(tmp_path / "notes.txt")
     root = write(tmp_path / "photos" / "train").parent
     write(root / "test", classes=("ant", "bee", "dog"))
@@ -261,7 +261,9 @@ def test_a_broken_hugging_face_folder_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow: truncated or damaged"):
         data.load(tmp_path / "cut")
     save_to_disk(tmp_path / "columns", [table(4, {"image": {"_type": "Image"}}, label="species")])
-    with pytest.raises(UserError, match="has the columns image, species; needed one image column and a column `label`"):
+    with pytest.raises(
+        UserError, match="has the columns image .*, species .*; needed one image column and a column `label`"
+    ):
         data.load(tmp_path / "columns")
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "state.json").write_text("{}")

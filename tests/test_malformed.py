@@ -1,5 +1,5 @@
-"""Malformed parameters, records, settings, data files, folders, images and archives: each is one clear error, and
-nothing is written."""
+"""Malformed parameters, records, settings, data files, folders, images, archives, environments and commands: each is
+one clear error, and nothing is written."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import torch as safetensors_torch
 from test_records import CELL, record
 
 from distill_lib import __main__ as cli
 from distill_lib import data, experiments, records
+from distill_lib.core import device
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import as_dict, build
 from distill_lib.methods import METHODS
@@ -69,7 +71,7 @@ def refused(*words):
     return said
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 KNOWN = {"profile", "seed", "methods", "datasets", "ipcs"}
 names = st.text(min_size=1, max_size=12).filter(lambda t: "=" not in t and t not in KNOWN)
 values = {
@@ -93,7 +95,7 @@ def test_malformed_parameters(place, bad):
     assert not list(place.rglob("*"))
 
 
-# --- records -----------------------------------------------------------------------------------------------------------
+# --- records ---------------------------------------------------------------------------------------------------------
 FIELDS = [
     "cell",
     "test_accuracy_pct",
@@ -182,7 +184,7 @@ def test_malformed_records(place, damage):
     assert file.read_bytes() == before and [f for f in (place / "results").rglob("*") if f.is_file()] == [file]
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
+# --- settings --------------------------------------------------------------------------------------------------------
 @fifty
 @given(data_=st.data())
 def test_malformed_settings(data_):
@@ -198,7 +200,7 @@ def test_malformed_settings(data_):
     assert all(known in str(error.value) for known in list(good)[:1])
 
 
-# --- data files --------------------------------------------------------------------------------------------------------
+# --- data files ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A good file of every kind."""
@@ -476,3 +478,193 @@ def test_malformed_folders_images_and_archives(form, place, monkeypatch):
     assert says in said and (str(given) in said or says.startswith("needs"))
     left = [f for f in sorted(place.rglob("*")) if f not in before and f.suffix != ".lock" and not f.is_dir()]
     assert left == [], left
+
+
+# --- distilled sets, your own data, the environment and the command line ---------------------------------------------
+def on_disk(folder):
+    return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and not f.name.endswith(".lock")}
+
+
+X, Y = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
+PAGE, PICKLE = b"<!DOCTYPE html><html><title>404</title></html>", b"\x80\x04\x95\x00"
+SETS = {  # content -> a word of the line that refuses it as a distilled set
+    "labels one short": ({"images": X, "labels": Y[1:]}, "labels (19,)"),
+    "labels out of range": ({"images": X, "labels": Y + 1}, "classes 0..9; subtract 1"),
+    "labels absurd": ({"images": X, "labels": Y * 10**15}, "classes 0..9"),
+    "labels negative": ({"images": X, "labels": Y - 1}, "labels -1..8"),
+    "labels broken": ({"images": X, "labels": Y + 0.5}, "expected (20,) classes"),
+    "labels that are no number": ({"images": X, "labels": Y * float("nan")}, "expected (20,) classes"),
+    "labels with too many classes": ({"images": X, "labels": torch.rand(20, 11)}, "(20, 10) soft labels"),
+    "soft labels infinite": ({"images": X, "soft_labels": torch.rand(20, 10) / 0}, "NaN or infinite"),
+    "labels twice": ({"images": X, "one": Y, "two": Y}, "one (20,), two (20,)"),
+    "no labels but something": ({"images": X, "momentum": torch.rand(3)}, "momentum (3,)"),
+    "images twice": ({"first": X, "second": X, "labels": Y}, "several could be the images"),
+    "images of no class": ({"images": X[:19]}, "19 images without labels"),
+    "images too small": ({"images": X[..., :4], "labels": Y}, "has (N, 1, 8, 8)"),
+    "images in colour": ({"images": X.expand(20, 3, 8, 8).clone(), "labels": Y}, "has (N, 1, 8, 8)"),
+    "images without pixels": ({"images": X[:, :, :0], "labels": Y}, "has (N, 1, 8, 8)"),
+    "images that are none": ({"images": Y, "labels": Y}, "has (N, 1, 8, 8)"),
+    "no images": ({"labels": Y}, "expected images under one of"),
+    "nothing": ({"nothing": torch.zeros(0)}, "expected images under one of"),
+    "images yes or no": ({"images": X > 0.5, "labels": Y}, "torch.bool"),
+    "images above 255": ({"images": (X * 900).int(), "labels": Y}, "expected uint8 pixels or floats"),
+    "images of -1 to 1": ({"images": X * 2 - 1, "labels": Y}, "--signed"),
+    "images of 0 to 255": ({"images": X * 255, "labels": Y}, "--bytes"),
+    "images of no scale": ({"images": X * 900 - 450, "labels": Y}, "may be none of"),
+    "images not a number": ({"images": X / 0, "labels": Y}, "NaN or infinite"),
+    "four classes of ten": ({"images": X[:20].view(4, 5, 1, 8, 8)}, "10 classes need (10, ipc)"),
+}
+TORCH_SETS = {
+    "a text": ("text", "holds a str"),
+    "a list of text": (["a", "b"], "expected images"),
+    "three tensors of images": ([X, X, X], "a list of 3 tensors"),
+    "a tensor of nothing": (torch.zeros(0), "images are (0,)"),
+    "sparse images": ({"images": X.to_sparse(), "labels": Y}, "sparse or repeats its own memory"),
+    "one image a million times": ({"images": X[:1].expand(10**6, 1, 8, 8), "labels": Y}, "repeats its own memory"),
+    "complex images": ({"images": X + 1j, "labels": Y}, "complex64"),
+    "complex labels": ({"images": X, "labels": Y + 1j}, "expected (20,) classes"),
+    "a module": (torch.nn.Linear(2, 2), "files that hold code are never run"),
+    "numpy's arrays": ({"images": X.numpy(), "labels": Y.numpy()}, "files that hold code are never run"),
+    "labels in words that are no class": ([X, ["zero"] * 20], "labels -1..-1"),
+    "classes that do not exist": ({10: X, 11: X}, "labels 10..11"),
+}
+RAW = {
+    "a pointer": (LFS, "git lfs pull"),
+    "a page": (PAGE, "a web page"),
+    "empty": (b"", "empty"),
+    "a pickle": (PICKLE, ""),
+}
+CASES = [
+    *((ending, name, *SETS[name]) for ending in (".npz", ".safetensors") for name in SETS),
+    *((".pt", name, *case) for name, case in {**SETS, **TORCH_SETS}.items()),
+    *((ending, name, *case) for ending in (".npz", ".npy", ".pt", ".safetensors") for name, case in RAW.items()),
+]
+
+
+@pytest.mark.parametrize("ending, name, content, says", CASES, ids=[f"{c[0]} {c[1]}" for c in CASES])
+def test_malformed_distilled_sets(place, ending, name, content, says):
+    file = place / f"set{ending}"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif ending == ".npz":
+        np.savez(file, **{k: v.numpy() for k, v in content.items()})
+    elif ending == ".pt":
+        torch.save(content, file)
+    else:
+        safetensors_torch.save_file({k: v.contiguous() for k, v in content.items()}, file)
+    before = on_disk(place)
+    said = refused("evaluate", str(file), "--dataset", "digits", "--pixels", "--protocol", "vico_noaug@1ep")
+    assert file.name in said and says in said and on_disk(place) == before
+    assert not any(word in said for word in ("allow_pickle", "weights_only", "load it unsafely"))
+
+
+PIXELS, LABELS = (X * 255).to(torch.uint8)[:, 0].numpy(), (Y % 2).numpy()
+OWN = {  # arguments of numpy.savez, or bytes -> a word of the line
+    "keys": ({"pictures": PIXELS, "labels": LABELS}, "has the keys labels, pictures"),
+    "only a test part": ({"test_images": PIXELS, "test_labels": LABELS}, "a train part is needed"),
+    "floats": ({"images": PIXELS / 255, "labels": LABELS}, "save them as uint8"),
+    "no pixels": ({"images": PIXELS[:, :0], "labels": LABELS}, "needed (N, H, W)"),
+    "channels": ({"images": np.stack([PIXELS] * 2, -1), "labels": LABELS}, "1 or 3 channels"),
+    "short": ({"images": PIXELS, "labels": LABELS[1:]}, "one whole number for each of 20 images"),
+    "broken": ({"images": PIXELS, "labels": LABELS + 0.5}, "one whole number for each"),
+    "text": ({"images": PIXELS, "labels": LABELS.astype(str)}, "one whole number for each"),
+    "objects": ({"images": PIXELS, "labels": LABELS.astype(object)}, "labels holds Python objects"),
+    "negative": ({"images": PIXELS, "labels": LABELS - 1}, "labels run from -1 to 0"),
+    "absurd": ({"images": PIXELS, "labels": LABELS * 10**12}, "labels run from 0 to 1000000000000"),
+    "large": ({"images": PIXELS, "labels": LABELS * 10**8}, "needed 0, 1, 2, ... without gaps"),
+    "from one": ({"images": PIXELS, "labels": LABELS + 1}, "subtract 1"),
+    "one name": ({"images": PIXELS, "labels": LABELS, "classes": np.array("ant")}, "classes has shape ()"),
+    "few names": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["ant"])}, "the set has 1 classes"),
+    "names twice": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["a", "a"])}, "names 'a' twice"),
+    "pointer": (LFS, "git lfs pull"),
+    "page": (PAGE, "a web page"),
+    "empty": (b"", "empty"),
+    "cut": (b"PK\x03\x04", "cut short"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_malformed_arrays_of_your_own(place, whole, name, monkeypatch):
+    monkeypatch.setenv("DISTILL_CACHE", str(place / "cache"))
+    content, says = OWN[name]
+    own, judged = place / "own.npz", place / "set.npz"
+    own.write_bytes(content) if isinstance(content, bytes) else np.savez(own, **content)
+    judged.write_bytes(whole[".npz"])
+    before = on_disk(place)
+    said = refused("evaluate", str(judged), "--dataset", str(own), "--pixels")
+    assert own.name in said and says in said and on_disk(place) == before
+
+
+WRONG = {  # a variable of the environment, and a value that is refused -> a word of the line
+    ("DISTILL_DEVICE", "tpu"): "unknown device 'tpu'",
+    ("DISTILL_DEVICE", "meta"): "unknown device 'meta'",
+    ("DISTILL_DEVICE", "xpu"): "unknown device 'xpu'",
+    ("DISTILL_DEVICE", "cuda:99"): "device 'cuda:99'",
+    ("DISTILL_DEVICE", "mps:7"): "device 'mps:7'",
+    ("DISTILL_RUNS", "~nobody_of_this_name/runs"): "write the whole path",
+    ("DISTILL_CACHE", "~nobody_of_this_name/cache"): "write the whole path",
+    ("DISTILL_DATA", "~nobody_of_this_name/data"): "write the whole path",
+    ("DISTILL_OFFLINE", "perhaps"): "DISTILL_OFFLINE=perhaps: write 1 or 0",
+    ("DISTILL_KEEP_MEMORY", "2"): "DISTILL_KEEP_MEMORY=2: write 1 or 0",
+    ("DISTILL_RUNS", "/proc/none"): "set DISTILL_RUNS to a folder that can be written to",
+    ("HOME", ""): "set DISTILL_CACHE to a folder that can be written to",
+}
+
+
+@pytest.mark.parametrize("variable, value", WRONG)
+def test_malformed_environments(place, variable, value, monkeypatch):
+    device.keep_memory.cache_clear()
+    monkeypatch.setenv(variable, value)
+    words = ["run", NAME, "--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"]
+    if variable in ("DISTILL_DATA", "DISTILL_CACHE", "DISTILL_OFFLINE", "HOME"):
+        words = ["evaluate", str(place / "none.pt"), "--dataset", "CIFAR10"]
+        if variable == "HOME":
+            monkeypatch.delenv("DISTILL_CACHE")
+    assert WRONG[variable, value] in refused(*words)
+    assert not list(place.rglob("*")) or variable == "DISTILL_DEVICE"
+
+
+EVALUATE = ("evaluate", "none.pt", "--dataset", "digits")
+COMMANDS = {
+    ("run", NAME, "-p", "ipcs="): "ipcs: an empty list",
+    ("run", NAME, "-p", "ipcs=[]"): "ipcs: an empty list",
+    ("run", NAME, "-p", "methods="): "methods: an empty list",
+    ("run", NAME, "-p", "methods= , "): "methods: an empty list",
+    ("run", NAME, "-p", "ipcs=1;10"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs=ten"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs=1.5"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs=true"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs={}"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs=1e99"): "ipcs.0",
+    ("run", NAME, "-p", "ipcs=[[1]]"): "ipcs.0",
+    ("run", NAME, "-p", "methods=DM;DC"): "unknown method",
+    ("run", NAME, "-p", "methods=1"): "unknown method '1'",
+    ("run", NAME, "-p", "seed=1,2"): "seed",
+    ("run", NAME, "-p", "upstream=1"): "unknown parameter 'upstream'",
+    ("run", NAME, "--time-limit", "nan"): "time limit 'nan'",
+    ("run", NAME, "--time-limit", "-5s"): "time limit '-5s'",
+    ("run", NAME, "--time-limit", "inf"): "time limit 'inf'",
+    ("run", NAME, "--time-limit", "1h30m"): "time limit '1h30m'",
+    ("run", NAME, "--time-limit", "s"): "time limit 's'",
+    ("run", NAME, "--device", "mps:0.5"): "unknown device",
+    ("run", NAME, "--device", "vulkan"): "unknown device",
+    ("run", NAME, "--device", "cuda:-1"): "device",
+    ("run", NAME, "--sets", "0"): "sets",
+    (*EVALUATE, "--pixels", "--normalised"): "exclude each other",
+    (*EVALUATE, "--signed", "--bytes"): "--signed and --bytes exclude each other",
+    (*EVALUATE, "--factor", "0"): "factor 0: at least 1",
+    (*EVALUATE, "--order", "any"): "unknown order 'any'",
+    (*EVALUATE, "--numbers", "any"): "unknown numbers 'any'",
+    (*EVALUATE, "--channels", "3"): "only your own data",
+    (*EVALUATE, "--resolution", "0"): "resolution 0",
+    (*EVALUATE, "--protocol", ","): "protocol",
+    (*EVALUATE, "--networks", "ConvNot"): "none.pt: no such file",
+    EVALUATE: "none.pt: no such file; a distilled set is",
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_malformed_commands(place, words):
+    assert COMMANDS[words] in refused(*words)
+    assert not list(place.rglob("*"))

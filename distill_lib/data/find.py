@@ -24,7 +24,7 @@ import torch
 
 from ..core import paths, rng
 from ..core.errors import UserError
-from . import folders, prepare, read
+from . import arrays, folders, prepare, read
 from .catalogue import Dataset
 from .read import Part, Source
 
@@ -69,7 +69,7 @@ def bundled(dataset: Dataset) -> Source:
             f"{path}: damaged: its sha256 is {found}, not {BUNDLED_SHA256[dataset.name]}; "
             "restore it (git checkout, or install distill_lib again)"
         )
-    return read.npz(path)
+    return arrays.npz(path)
 
 
 def digits() -> Source:
@@ -205,7 +205,7 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
 
         return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
 
-    source = read.npz(path, published, join_marks=dataset.name == "ChestMNIST")
+    source = arrays.npz(path, published, join_marks=dataset.name == "ChestMNIST")
     if "train" not in source.splits or not {"test", "val"} & set(source.splits):
         need = "train_images, train_labels, test_images, test_labels"
         raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs {need}")

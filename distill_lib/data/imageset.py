@@ -200,6 +200,14 @@ class ImageSet:
         order = torch.argsort(labels, stable=True)
         return list(torch.split(order, torch.bincount(labels, minlength=self.num_classes).tolist()))
 
+    def enough(self, ipc: int, classes: list[Tensor] | None = None) -> None:
+        """Raises: UserError: a class has fewer than `ipc` images, or fewer of those at the positions `classes`."""
+        for name, places in zip(self.facts.class_names, classes or self.class_index):
+            if len(places) < ipc:
+                raise UserError(
+                    f"ipc {ipc}: {self.facts.name} has only {len(places)} images of class {name!r} to choose from"
+                )
+
     def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
         """(K, n) positions: n images of every class, without replacement within a class (with, where a class has
         fewer)."""
@@ -235,6 +243,7 @@ class ImageSet:
         """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised
         units."""
         if init == "real":
+            self.enough(ipc)
             return self.draw_classes(ipc, rng)
         return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 

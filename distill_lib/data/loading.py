@@ -211,7 +211,7 @@ def _load(
         raise UserError(f"split= and classes= are for your own folder of images; {name} has its parts and classes")
     resolution = resolution or dataset.resolution
     size = resolution if resize is None and resolution in dataset.sizes else 28
-    allowed = not os.environ.get("DISTILL_OFFLINE") if download is None else download
+    allowed = not paths.switch("DISTILL_OFFLINE", False) if download is None else download
     source = find.locate(dataset, size, Path(folder).expanduser() if folder else None, allowed)
     if dataset.family == "tiny" and source.class_names:  # the source's files hold the names
         dataset = dataclasses.replace(dataset, class_names=source.class_names)

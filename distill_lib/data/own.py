@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..core.errors import UserError
-from . import folders, prepare, read
+from . import arrays, folders, prepare, tables
 from .catalogue import DATASETS, MEASURED, Dataset
 from .find import hold_out, unpacked
 from .read import Part, Source
@@ -26,7 +24,7 @@ LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is neve
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is meant as a path."""
-    return os.sep in name or "/" in name or name.endswith(".npz") or name.startswith(("~", "."))
+    return os.sep in name or "/" in name or name.endswith((".npz", ".parquet")) or name.startswith(("~", "."))
 
 
 def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:
@@ -43,23 +41,39 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
         except UserError as err:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(str(err).replace(str(folder), str(path))) from None
-    tree = path.is_dir() and not _is_hugging_face(path)
+    table = tables.found(path)
+    tree = path.is_dir() and not table
     if not tree and (split is not None or classes is not None):
         raise UserError(f"{path}: split= and classes= are for a folder of images")
     if path.is_file() and path.suffix == ".npz":
-        found = read.npz(path)
+        found = arrays.npz(path)
+    elif table:
+        found = tables.read(path)
     elif not path.is_dir():
-        what = "not an .npz file or an archive" if path.exists() else "no such file or folder"
-        raise UserError(f"{path}: {what}; give an .npz file, a folder, or a .zip or .tar of one")
-    elif not tree:
-        found = hugging_face(path)
+        what = "not an .npz or .parquet file or an archive" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {what}; give an .npz or .parquet file, a folder, or a .zip or .tar of one")
     else:
         found = folders.image_folder(path, split, classes)
     if not found.class_names:
-        found.class_names = tuple(
-            map(str, range(1 + max(int(found.read(s).labels.max(initial=0)) for s in found.splits)))
-        )
+        found.class_names = _numbered(found)
     return _with_test(found)
+
+
+def _numbered(found: Source) -> tuple[str, ...]:
+    """Names for classes that have numbers alone.
+
+    Raises: UserError: no number of a class, 0, 1, 2, ..., may be left out; said before anything is made of its size.
+    """
+    labels = [found.read(split).labels for split in found.splits]
+    low, high = min(int(x.min(initial=0)) for x in labels), max(int(x.max(initial=0)) for x in labels)
+    if low < 0 or high >= max(map(len, labels), default=0):
+        n = sum(map(len, labels))
+        raise UserError(
+            f"{found.where}: labels run from {low} to {high} in {n} images; needed 0, 1, 2, ... without gaps"
+        )
+    if all(x.min(initial=1) == 1 for x in labels):
+        raise UserError(f"{found.where}: labels run from 1 to {high}; numbers of classes begin at 0: subtract 1")
+    return tuple(map(str, range(high + 1)))
 
 
 def describe(path: Path, found: Source) -> Dataset:
@@ -133,88 +147,3 @@ def _with_test(found: Source) -> Source:
 
     note = f"no test part in your data: {TEST_SHARE:.0%} of every class is held out as test set, seed 0"
     return dataclasses.replace(found, splits=("train", "test"), read=read_split, notes=(*found.notes, note))
-
-
-# --- Hugging Face ----------------------------------------------------------------------------------------------------
-def _is_hugging_face(path: Path) -> bool:
-    return any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or bool(parquet_files(path))
-
-
-def parquet_files(root: Path) -> list[Path]:
-    """Parquet files of a copied hub repository: in the folder or its `data` folder."""
-    return sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
-
-
-def hugging_face(root: Path) -> Source:
-    """A folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or a copy of a hub repository's parquet
-    files.
-
-    Raises: UserError: pyarrow is missing, damaged files, no image or label column.
-    """
-    try:
-        import pyarrow as pa  # optional
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError(f"{root}: reading Hugging Face folders needs pyarrow: pip install pyarrow") from None
-
-    def table(files: list[Path]) -> Any:
-        tables = []
-        for f in files:
-            try:
-                if f.suffix == ".parquet":
-                    tables.append(pq.read_table(f))
-                else:
-                    with pa.memory_map(str(f)) as m:
-                        tables.append(pa.ipc.open_stream(m).read_all())
-            except (pa.ArrowException, OSError, ValueError) as err:
-                raise UserError(f"{f}: truncated or damaged ({err})") from None
-        return pa.concat_tables(tables)
-
-    def saved(folder: Path) -> list[Path]:
-        try:
-            return [folder / f["filename"] for f in json.loads((folder / "state.json").read_text())["_data_files"]]
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise UserError(f"{folder}: not a complete Hugging Face data set folder ({err})") from None
-
-    parts: dict[str, list[Path]] = {}
-    if parquet_files(root):
-        for f in parquet_files(root):
-            parts.setdefault(_split_name(f.name.split("-")[0].removesuffix(".parquet")), []).append(f)
-    elif (root / "dataset_dict.json").is_file():
-        for name in json.loads((root / "dataset_dict.json").read_text())["splits"]:
-            parts[_split_name(name)] = saved(root / name)
-    else:
-        parts["all"] = saved(root)
-    if not parts or not all(parts.values()):
-        raise UserError(f"{root}: no data files in it")
-    schema = table(next(iter(parts.values()))[:1]).schema
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    image, label, names = _columns(root, schema.names, features)
-
-    def read_split(split: str) -> Part:
-        t = table(parts[split])
-        labels = np.asarray(t[label].to_numpy(zero_copy_only=False))
-        if labels.dtype.kind not in "iu":
-            raise UserError(f"{root}: column {label} holds {labels.dtype}; needed whole numbers without gaps")
-        images = [row["bytes"] if row["bytes"] is not None else Path(row["path"]) for row in t[image].to_pylist()]
-        return Part(images, labels.astype(np.int64))
-
-    return Source(
-        "Hugging Face folder", root, [f for fs in parts.values() for f in fs], tuple(parts), read_split, names
-    )
-
-
-def _split_name(name: str) -> str:
-    return next((s for s, names in read.SPLIT_FOLDERS.items() if name.lower() in names), "all")
-
-
-def _columns(root: Path, columns: list[str], features: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
-    """The image column, the label column and the class names."""
-    images = [c for c in columns if features.get(c, {}).get("_type") == "Image"] or [
-        c for c in columns if c in ("image", "img")
-    ]
-    classes = {c: tuple(features[c]["names"]) for c in columns if features.get(c, {}).get("_type") == "ClassLabel"}
-    labels = [c for c in ("label", "labels", "fine_label") if c in columns] or list(classes)
-    if len(images) != 1 or not labels:
-        raise UserError(f"{root}: has the columns {', '.join(columns)}; needed one image column and a column `label`")
-    return images[0], labels[0], classes.get(labels[0], ())

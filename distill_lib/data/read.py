@@ -3,7 +3,6 @@ it."""
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import os
@@ -18,7 +17,7 @@ import numpy as np
 
 from ..core.errors import UserError
 
-SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -146,64 +145,6 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
     return Source("torchvision", folder, files, ("train", "test"), read)
 
 
-# --- npz -------------------------------------------------------------------------------------------------------------
-def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join_marks: bool = False) -> Source:
-    """A file with MedMNIST's keys (`train_images`, `train_labels`, ...), or just `images` and `labels`.
-
-    Optional key: `class_names` or `classes`.
-
-    Args:
-        join_marks: labels of several 0/1 marks per image become 0 (no mark) and 1 (any mark).
-    Raises: UserError: not an npz file, keys missing, pickled objects inside.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            keys = set(z.files)
-            names = next((tuple(map(str, z[k])) for k in ("class_names", "classes") if k in keys), ())
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, AttributeError) as err:
-        raise UserError(f"{path}: cannot be read as an npz file ({err})") from None
-    splits = tuple(s for s in SPLIT_FOLDERS if {f"{s}_images", f"{s}_labels"} <= keys)
-    if not splits and {"images", "labels"} <= keys:
-        splits = ("all",)
-    if not splits:
-        raise UserError(
-            f"{path}: has the keys {', '.join(sorted(keys)) or '(none)'}; needs train_images, train_labels, test_images, test_labels, "
-            "or images and labels"
-        )
-
-    @functools.cache
-    def verified() -> bool:
-        want = published_md5()
-        return want is not None and md5(path) == want
-
-    def read(split: str) -> Part:
-        prefix = "" if split == "all" else f"{split}_"
-        try:
-            with np.load(path, allow_pickle=False) as z:
-                images, labels = z[f"{prefix}images"], z[f"{prefix}labels"]
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as err:
-            raise UserError(f"{path}: truncated or damaged ({err})") from None
-        if images.dtype != np.uint8:
-            raise UserError(f"{path}: {prefix}images are {images.dtype}; save them as uint8 pixels, 0 to 255")
-        if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
-            images = images.transpose(0, 2, 3, 1)
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-            raise UserError(
-                f"{path}: {prefix}images have shape {images.shape}; needed (N, H, W) or (N, H, W, C) with 1 or 3 channels"
-            )
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if join_marks and labels.ndim == 2:
-            labels = labels.any(1)
-        if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) != len(images):
-            raise UserError(
-                f"{path}: {prefix}labels are {labels.dtype} {labels.shape}; needed one whole number for each of {len(images)} images"
-            )
-        return Part(images, labels.astype(np.int64), verified())
-
-    return Source("npz", path, [path], splits, read, names)
-
-
 def instead(head: bytes) -> str:
     """What a file holds instead of data, from its first bytes: "" where it is none of the usual mishaps."""
     start = head[:512].lstrip().lower()
@@ -214,3 +155,31 @@ def instead(head: bytes) -> str:
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page, not the file itself; fetch it again"
     return ""
+
+
+def unreadable(path: Path, err: BaseException, what: str) -> UserError:
+    """The error for a file that a reader refused: what lies there instead, or what the reader said, in one line.
+
+    Nothing is passed on that advises to unpickle.
+    """
+    try:
+        with open(path, "rb") as f:
+            head = f.read(512)
+    except OSError as no:
+        return UserError(f"{path}: cannot be read: {no.strerror or no}")
+    kinds = {
+        b"\x93NUMPY": "a single array (.npy)",
+        b"PK": "" if zipfile.is_zipfile(path) else "a zip archive, cut short",
+        b"\x80": "a Python pickle, which may hold code and is never run",
+        b"\x89HDF": "an HDF5 file",
+        b"PAR1": "a parquet file",
+        b"ARROW1": "an Arrow file",
+        b"\x1f\x8b": "a gzip archive",
+        b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image",
+    }
+    said = " ".join(str(err).split())[:200] or type(err).__name__
+    if any(word in said for word in ("pickle", "weights_only", "torch.load")):
+        said = "it holds more than plain data"
+    kind = next((kind for start, kind in kinds.items() if head.startswith(start)), "")
+    return UserError(f"{path}: {what} ({instead(head) or (f'it is {kind}: {said}' if kind else said)})")

@@ -58,7 +58,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """
     trained = reference.on_real(real, cfg.training, seed, loop)
     rng, chosen = stream(seed, "Forgetting"), []
-    reference.enough(trained.classes(real), cfg.ipc, real)
+    real.enough(cfg.ipc, trained.classes(real))
     for places in trained.classes(real):
         top = most_forgotten(trained.forgotten[places], trained.learned[places], cfg.ipc, rng, cfg.never_learned)
         chosen.append(trained.index[places[top]])

@@ -231,21 +231,12 @@ def select(
     loop = loop or Loop()
     trained = on_real(real, cfg, seed, loop)
     classes = trained.classes(real)
-    enough(classes, ipc, real)
+    real.enough(ipc, classes)
     chosen: list[list[int]] = []
     for k in loop.steps("choose", real.num_classes, {"chosen": chosen}):
         candidates_k = trained.index[classes[k]]
         chosen.append(candidates_k[choose(features(trained.network, real, candidates_k), ipc).cpu()].tolist())
     return selected(real, torch.tensor(chosen), method=method, seed=seed)
-
-
-def enough(classes: list[Tensor], ipc: int, real: ImageSet) -> None:
-    """Raises: UserError: a class has fewer than `ipc` images to choose from."""
-    for k, places in enumerate(classes):
-        if len(places) < ipc:
-            raise UserError(
-                f"ipc {ipc}: {real.facts.name} has only {len(places)} images of class {real.facts.class_names[k]!r} to choose from"
-            )
 
 
 def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
