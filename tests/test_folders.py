@@ -167,6 +167,7 @@ def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
         ),
         (["40X/train/<class>", "40X/test/<class>", "100X/train/<class>", "100X/test/<class>"], "the path .*/100X"),
         (["day/<class>", "night/<class>"], r"split=\{'train': 'day', 'test': 'night'\}"),
+        (["a/day/<class>", "b/night/<class>"], r"'test': 'b/night'"),
         (["<class>/images", "<class>/masks"], r"split=\{'all': '\*/images'\}"),
         (["fold1/<class>", "fold2/<class>", "fold3/<class>"], r"'train': \['fold1', 'fold2'\], 'test': 'fold3'"),
         (["train/fold1/<class>", "train/fold2/<class>", "test/<class>"], "train/fold1, train/fold2 hold folders"),
@@ -361,6 +362,17 @@ def test_a_pipe_is_no_image_and_names_of_other_encodings_are_named(tmp_path):
     with pytest.raises(UserError, match="not UTF-8; rename the folder") as err:
         read(tmp_path / "s")
     assert r"caf\udce9" in str(err.value)
+
+
+def test_long_notes_are_cut_and_deep_trees_refused(tmp_path):
+    tree(tmp_path / "s", "train/<class>", "test/<class>", *(f"x{i}" for i in range(9)))
+    tree(tmp_path / "s", *(f"train/ant/._{i}.png" for i in range(30)), *(f"test/ant/a.{i:03d}" for i in range(20)))
+    _, notes = read(tmp_path / "s")
+    assert notes[0].startswith("left out: 18 images, 2 images in x0") and notes[0].endswith("and 3 more")
+    assert "20 files that are not read" in notes[1] and notes[2] == "left out, no data: 30 files in ._* (30)"
+    (tmp_path / "deep" / "/".join("a" * 70)).mkdir(parents=True)
+    with pytest.raises(UserError, match="more than 64 folders deep"):
+        read(tmp_path / "deep")
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

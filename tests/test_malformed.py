@@ -342,11 +342,11 @@ def patched(at, value):
     return change
 
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
 PAGE = b"<!DOCTYPE html><html><title>503</title></html>"
 NOT_IMAGES = {
     "empty": b"",
-    "pointer": LFS,
+    "pointer": POINTER,
     "page": PAGE,
     "xml": b"<?xml version='1.0'?><Error/>",
     "text": b"hello",
@@ -429,7 +429,7 @@ FORMS = {
         "are one file",
     ),
     "zip: empty file": (packed(lambda raw: b""), "the file is empty"),
-    "zip: pointer": (packed(lambda raw: LFS), "git lfs pull"),
+    "zip: pointer": (packed(lambda raw: POINTER), "git lfs pull"),
     "zip: page": (packed(lambda raw: PAGE), "a web page"),
     "zip: text": (packed(lambda raw: b"hello"), "truncated or damaged"),
     **{
@@ -450,7 +450,7 @@ FORMS = {
     "tar: flat": (tarred("tar"), "needs train/<class>/"),
     "tar: cut": (tarred("tar", lambda raw: raw[:1500]), "truncated or damaged"),
     "tar: text": (tarred("tar", lambda raw: b"hello"), "truncated or damaged"),
-    "tar: pointer": (tarred("tar", lambda raw: LFS), "git lfs pull"),
+    "tar: pointer": (tarred("tar", lambda raw: POINTER), "git lfs pull"),
     "tar: page": (tarred("tar", lambda raw: PAGE), "a web page"),
     "tar: empty": (tarred("tar", lambda raw: b""), "the file is empty"),
     "tar: outside": (tarred("tar", name="../a.png"), "would write outside its folder"),

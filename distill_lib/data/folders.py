@@ -102,6 +102,12 @@ class Folder:
             yield f
             yield from f.below()
 
+    @property
+    def opened(self) -> Folder:
+        """The first folder, from this one down, that has images or several folders."""
+        only = self.full[0] if len(self.full) == 1 and not self.images else self
+        return only.opened if only.full and only is not self else self
+
     def inner(self) -> Folder:
         """Where its classes lie: a part may be wrapped once more, as in `seg_train/seg_train/<class>`."""
         only = self.full[0] if len(self.full) == 1 and not self.images else self
@@ -126,6 +132,8 @@ class Tree:
     def _list(self, path: Path, at: str, above: tuple[tuple[int, int], ...]) -> Folder:
         folder = Folder(path, at)
         try:
+            if len(above) > 64:
+                raise OSError(0, "more than 64 folders deep")
             here = os.stat(path)
             entries = sorted(os.listdir(path))
         except OSError as err:
@@ -134,7 +142,9 @@ class Tree:
         for name in entries:
             file, ending = path / name, os.path.splitext(name)[1].lower()
             if NOT_DATA.fullmatch(name):
-                self.no_data[name] += sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
+                self.no_data["._*" if name.startswith("._") else name] += (
+                    sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
+                )
                 continue
             try:
                 about = os.stat(file)
@@ -162,17 +172,18 @@ class Tree:
         """What is in the tree and is not read: every file is counted in one of them."""
         notes = []
         if left := _unused(self.top, used):
-            notes.append("left out: " + ", ".join(f"{_count(n)} {where}" for where, n in left))
+            total = f"{_count(sum(n for _, n in left))}, " if len(left) > 6 else ""
+            notes.append(f"left out: {total}{_some(f'{_count(n)} {where}' for where, n in left)}")
         if self.endings:
-            kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(self.endings.items()))
+            kinds = _some(f"{n} {ending}" for ending, n in sorted(self.endings.items()))
             notes.append(
                 f"left out: {_count(self.endings.total(), 'file')} that {_are(self.endings)} not read: {kinds}"
             )
         if self.no_data:
-            names = ", ".join(f"{name} ({n})" for name, n in sorted(self.no_data.items()))
+            names = _some(f"{name} ({n})" for name, n in sorted(self.no_data.items()))
             notes.append(f"left out, no data: {_count(self.no_data.total(), 'file')} in {names}")
         if self.loops:
-            notes.append(f"left out, links to a folder above them: {', '.join(self.loops)}")
+            notes.append(f"left out, links to a folder above them: {_some(self.loops)}")
         return [printable(note) for note in notes]
 
 
@@ -235,7 +246,7 @@ def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] 
         notes.append(f"{_count(len(twins))} reached by links too: read once")
     plain = Counter(map(_plain, names))
     if alike := [name for name in names if plain[_plain(name)] > 1]:
-        notes.append(f"classes of their own, though their names are alike: {', '.join(alike)}")
+        notes.append(f"classes of their own, though their names are alike: {_some(alike)}")
     return Source(
         form="image folder",
         where=root,
@@ -387,7 +398,7 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
 def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
     """Every folder in `top` is a class, unless the folders in them say otherwise."""
     full, at = top.full, f"{top.at}/".lstrip("/")
-    inner = [{g.name for g in f.full} for f in full]
+    inner = [{g.name for g in f.opened.full} for f in full]
     if not inside and all(inner) and all(_splits_of_class(f) for f in full):
         return _by_part((part, f.name, [g]) for f in full for part, g in _splits_of_class(f).items())
     shared = [name for name, n in Counter(name for names in inner for name in names).items() if n > 1]
@@ -399,15 +410,15 @@ def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
         names, readings = [f.at for f in full], []
         images = next((name for name in shared if name.casefold() in FILLERS), "")
         if images:
-            readings.append((f"classes, with the images in {images}", f"split={{'all': {f'{at}*/{images}'!r}}}"))
+            readings.append((f"classes, images in {images}", f"split={{'all': {f'{at}*/{images}'!r}}}"))
         else:
             readings.append(("one of them", f"the path {tree.path / names[0]}"))
         if not inside and any(split_of(name)[0] for name in shared):
-            joined = {
-                split_of(name)[0]: [f"{n}/{name}" for n, has in zip(names, inner) if name in has] for name in shared
-            }
+            of = {part: [g.at for f in full for g in f.opened.full if split_of(g.name)[0] == part] for part in WORDS}
+            joined = {part: at for part, at in of.items() if at}
             readings.append(("one set in several folders", f"split={joined}"))
         elif not inside and not images and all(inner):
+            names = [f.opened.at for f in full]
             train = names[:-1] if len(names) > 2 else names[0]
             readings.append(("one set in several folders", f"split={{'all': {names}}}"))
             readings.append(("the last one tests", f"split={{'train': {train!r}, 'test': {names[-1]!r}}}"))
