@@ -411,7 +411,7 @@ def test_any_tree_is_read_whole_or_refused(files, crossed, names, tmp_path_facto
     if crossed:  # the same class folders under several names, as real sets have them
         files = [*files, *(([a, b], ".png") for a in names for b in ("ant", "bee"))]
     for i, (at, ending) in enumerate(files):
-        file = root.joinpath(*at, f"{i}{ending}")
+        file = root.joinpath(*at, f"file{i}{ending}")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(str(i).encode())
     try:

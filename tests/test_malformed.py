@@ -296,7 +296,7 @@ def with_cut(ending, share):
 
 
 def with_folders(*folders):
-    return lambda root: good(root, *folders)
+    return lambda root: good(root, *folders) if folders else None
 
 
 def packed(change=lambda raw: raw, folders=("train/ant", "train/bee"), names=None):
@@ -308,7 +308,8 @@ def packed(change=lambda raw: raw, folders=("train/ant", "train/bee"), names=Non
         with zipfile.ZipFile(root.with_suffix(".zip"), "w") as z, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that come twice
             for i, file in enumerate(files):
-                z.write(file, names[i % len(names)] if names else file.relative_to(root.with_name("in")))
+                name = names[i % len(names)] if names else str(file.relative_to(root.with_name("in")))
+                z.writestr(zipfile.ZipInfo(name), file.read_bytes())
         shutil.rmtree(root.with_name("in"))
         root.with_suffix(".zip").write_bytes(change(root.with_suffix(".zip").read_bytes()))
 
@@ -386,7 +387,7 @@ TREES = {
     "masks": (["a/images", "a/masks", "b/images", "b/masks"], "Say which it is"),
     "folds": (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "Say which it is"),
     "folds alone": (["fold1", "fold2", "fold3"], "numbered like folds"),
-    "folds in train": (["train/f1/a", "train/f2/a", "test/a"], "Say which it is"),
+    "folds in train": (["train/f1/a", "train/f1/b", "train/f2/a", "train/f2/b", "test/a", "test/b"], "Say which it is"),
     "test beside classes": (["ant", "bee", "test"], "Say which it is"),
     "val beside classes": (["ant", "bee", "validation"], "Say which it is"),
     "train beside classes": (["ant", "bee", "train/x", "train/y"], "Say which it is"),

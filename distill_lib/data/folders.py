@@ -459,7 +459,7 @@ def _check_classes(root: Path, parts: Parts, names: Sequence[str], first: str, c
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{root}: the folder name {printable(name)!r} is not UTF-8; rename the folder") from None
+            raise UserError(f"{root}: the name of the folder {name} is not UTF-8; rename the folder") from None
 
 
 def _plain(name: str) -> str:
@@ -523,8 +523,6 @@ def _no_classes(tree: Tree, folder: Folder) -> str:
 def _hint(tree: Tree) -> str:
     if any(ending in ARCHIVES for ending in tree.endings):
         return "; give the path of the archive itself, or unpack it"
-    if tree.endings.keys() & {".parquet", ".arrow"}:
-        return "; give the path of the folder that holds one configuration's files"
     if any(ending in TABLES for ending in tree.endings):
         return "; labels in a table are not read: move the images into class folders"
     return ""
