@@ -191,17 +191,14 @@ def sbatch(folders, monkeypatch):
     """A function that puts a program in the place of `sbatch`, and describes a job."""
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     monkeypatch.setenv("PATH", str(folders / "bin"))
-    monkeypatch.setattr(dask.config, "config", dask.config.merge(dask.config.config, SLURM))
 
     def put(script):
         (folders / "bin").mkdir(exist_ok=True)
         (folders / "bin" / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
         (folders / "bin" / "sbatch").chmod(0o755)
 
-    return put
-
-
-SLURM = {"jobqueue": {"slurm": {"cores": 1, "memory": "2GB"}}}
+    with dask.config.set({"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "2GB"}):
+        yield put
 
 
 @pytest.mark.parametrize(

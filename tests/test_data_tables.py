@@ -151,7 +151,11 @@ GOOD, LABELS = {"bytes": png(0), "path": None}, [0, 1, 0]
             r"row 1: names .*set/no/0\.png, and no such file is there",
         ),
         (
-            {"t": pa.table({"image": structs(GOOD, {"bytes": b"text", "path": None}, GOOD), "label": LABELS})},
+            {
+                "t": pa.table(
+                    {"image": structs(GOOD, {"bytes": b"text", "path": None}, GOOD, GOOD), "label": [0, 1] * 2}
+                )
+            },
             "row 1: cannot be read as an image",
         ),
         ({"t": table(3, labels=[0, None, 1])}, "row 1: no label .column label is null"),
@@ -171,7 +175,7 @@ GOOD, LABELS = {"bytes": png(0), "path": None}, [0, 1, 0]
             r"has the columns image .*, species .*; needed one image column and a column",
         ),
         ({"t": table(4, image="a").append_column("b", [[b"x"] * 4])}, "needed one image column"),
-        ({"t": pa.table({"image": [[1, 2], [3, 4]], "label": [0, 1]})}, "row 0: cannot be read as an image"),
+        ({"t": pa.table({"image": [[1, 2], [3, 4]] * 2, "label": [0, 0, 1, 1]})}, "row .: cannot be read as an image"),
         ({"t": pa.table({"image": [[[300, 2]]] * 2, "label": [0, 1]})}, "row 0, column image: a list that is no"),
         ({"t": pa.table({"image": [1, 2], "label": [0, 1]})}, "row 0: column image holds int64; needed encoded images"),
         ({"t": pa.table({"image": [[[1]], [[1, 2]]], "label": [0, 1]})}, "pixel lists of several sizes"),

@@ -23,7 +23,7 @@ from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet, arrays, catalogue
 from distill_lib.data.distilled import read
 from distill_lib.evaluation.files import evaluate_file, rows
-from distill_lib.methods import idc
+from distill_lib.methods import METHODS, idc
 
 K, IPC = 3, 2
 SHAPE = (3, 8, 8)
@@ -160,8 +160,8 @@ STATIC = torch.zeros(1).expand(K * IPC, *SHAPE)
         ([(PIXELS * 255).int(), LABELS], "pixels", "expected uint8 pixels or floats"),
         ([PIXELS > 0.5, LABELS], "pixels", "torch.bool; expected uint8 pixels or floats"),
         ([PIXELS.to(torch.complex64), LABELS], "pixels", "complex64; expected uint8 pixels or floats"),
-        ([PIXELS.to_sparse(), LABELS], "pixels", "images is sparse or repeats its own memory"),
-        ([STATIC, LABELS], "pixels", "images is sparse or repeats its own memory"),
+        ([PIXELS.to_sparse(), LABELS], "pixels", "is sparse or repeats its own memory"),
+        ([STATIC, LABELS], "pixels", "is sparse or repeats its own memory"),
         # labels
         ([PIXELS, LABELS + 1], "pixels", "labels 1..3, but toy has classes 0..2; subtract 1"),
         ([PIXELS, LABELS * 10**11], "pixels", "classes 0..2"),
@@ -488,3 +488,25 @@ def test_protocols_side_by_side_and_the_full_data_ceiling(tmp_path):
         evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], values="normalised", ceiling_epochs=0)
     with pytest.raises(UserError, match="protocol"):
         evaluate_file(tmp_path / "set.pt", "digits", [], ["MLP"], values="normalised")
+
+
+FROM_REAL = ["Random", "Herding", "K-Center", "Forgetting", "DC", "DSA", "DM", "CAFE", "KIP", "FRePo"]
+
+
+@pytest.mark.parametrize("name", [*FROM_REAL, "baseline"])
+def test_a_class_with_fewer_images_than_ipc_is_refused_by_whoever_starts_from_real_images(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    whole, _ = data.load("digits")
+    few = [i[: 4 if k == 3 else 12] for k, i in enumerate(whole.class_index)]
+    real, says = whole.subset(torch.cat(few)), "ipc 10: digits has only 4 images of class '3' to choose from"
+    if name == "baseline":
+        torch.save(
+            [real.draw_classes(10, stream(3)).flatten(0, 1), torch.arange(10).repeat_interleave(10)], tmp_path / "s.pt"
+        )
+        monkeypatch.setattr(data, "load", lambda *args, **options: (real, real))
+        with pytest.raises(UserError, match=says):
+            evaluate_file(tmp_path / "s.pt", "digits", "vico_dsa@1ep", ["MLP"], values="normalised", baseline=True)
+        return
+    config = METHODS[name].paper_config("digits", 10).smoke()
+    with pytest.raises(UserError, match=says):
+        METHODS[name].distill(real, config, seed=0)

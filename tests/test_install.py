@@ -99,7 +99,7 @@ def test_an_installed_package_computes_and_writes_nothing_into_itself(installed,
     assert len([f for f in before if f.parent.name == "printed"]) == 4
     cell = ["--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "-p", "datasets=FashionMNIST"]
     done = plain(installed, tmp_path, "run", "skd/table1_accuracy", *cell)
-    assert done.returncode == 0 and "1 computed" in done.stdout and "51.4" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 computed" in done.stdout, done.stderr
     assert list(tmp_path.glob(".local/share/distill_lib/runs/smoke/records/*/*/*.json"))
     done = plain(installed, tmp_path, "plan", "skd/table1_accuracy", "--profile", "smoke", *cell)
     assert done.returncode == 0 and done.stdout.startswith("recorded")

@@ -42,7 +42,10 @@ def _place(variable: str, name: str = "", kind: str = "data") -> Path:
     if CHECKOUT and kind == "data":
         return ROOT / name
     of_user = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_data_dir
-    folder = Path(of_user("distill_lib"))
+    try:
+        folder = Path(of_user("distill_lib"))
+    except RuntimeError:  # of newer platformdirs; older ones return ~ as it is
+        folder = Path("~")
     if os.environ.get("HOME") == "" or not folder.is_absolute():
         raise UserError(f"this user has no home folder (HOME): set {variable} to a folder that can be written to")
     return folder / name

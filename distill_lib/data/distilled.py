@@ -3,6 +3,7 @@ silence."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -49,13 +50,28 @@ class _Reading:
     numbers: Numbers | None
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def places(self) -> Tensor | None:
+        """The class of each number, where numbers count sorted wnids and the classes stand in another order."""
+        known = catalogue.DATASETS.get(self.like.facts.name)
+        if not known or self.numbers == "paper" or list(known.wnids) == sorted(known.wnids):
+            return None
+        if self.numbers is None:
+            self.notes.append(
+                "class numbers taken in the order of the papers' tables; where they count sorted wnids, as "
+                "torchvision's ImageFolder does, say --numbers sorted"
+            )
+            self.numbers = "paper"
+            return None
+        return torch.tensor([known.wnids.index(w) for w in sorted(known.wnids)])
+
     def number(self, name: Any) -> int | None:
-        """The class of that name, whatever its case and punctuation; None where there is none, or more than one."""
-        names = self.like.facts.class_names
+        """The number of the class of that name, whatever its case and punctuation; None where there is not one."""
+        names, places = self.like.facts.class_names, self.places if self.numbers else None
         for form in (str, str.casefold, folders._plain):
             found = [i for i, known in enumerate(names) if form(known) == form(str(name)) != ""]
             if len(found) == 1:
-                return found[0]
+                return found[0] if places is None else int(places.argsort()[found[0]])
         return None
 
     def fail(self, what: str) -> UserError:
@@ -208,70 +224,60 @@ def _leaves(content: Any, of: _Reading, name: str = "") -> dict[str, Tensor]:
     """Every tensor in dictionaries and lists, and every list of numbers or of classes' names, by its own name, such as
     "best.labels"."""
     if isinstance(content, Tensor):
-        unsigned = content.dtype in (torch.uint16, torch.uint32, torch.uint64)  # in which torch computes nothing
-        return {name: content.detach().long() if unsigned else content.detach()}
+        x = content.detach()
+        if x.layout != torch.strided or x.is_meta or x.untyped_storage().nbytes() < x.numel() * x.element_size():
+            raise of.fail(f"{name or 'the tensor'} is sparse or repeats its own memory; save a plain copy of it")
+        unsigned = x.dtype in (torch.uint16, torch.uint32, torch.uint64)  # in which torch computes nothing
+        return {name: x.long() if unsigned else x}
+    if isinstance(content, list | tuple) and content:
+        if all(isinstance(x, str) for x in content):
+            return {name: torch.tensor([-1 if (k := of.number(x)) is None else k for x in content])}
+        if not any(isinstance(x, Tensor | dict | str) for x in content):
+            with contextlib.suppress(ValueError, TypeError, RuntimeError, OverflowError):
+                return {name: torch.tensor(content)}
     if not isinstance(content, dict | list | tuple):
         return {}
-    if content and isinstance(content, list | tuple) and all(isinstance(x, str) for x in content):
-        return {name: torch.tensor([-1 if (k := of.number(x)) is None else k for x in content])}
-    if content and isinstance(content, list | tuple) and not any(isinstance(x, Tensor | dict | str) for x in content):
-        try:
-            return {name: torch.tensor(content)}
-        except (ValueError, TypeError, RuntimeError, OverflowError):
-            pass
     inside = content.items() if isinstance(content, dict) else enumerate(content)
     return {k: v for key, x in inside for k, v in _leaves(x, of, f"{name}.{key}" if name else str(key)).items()}
 
 
 def _images_and_labels(content: Any, of: _Reading) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) as they are stored, and labels, out of whatever a file held."""
-    if isinstance(content, dict) and isinstance(content.get("data"), list | tuple):
-        content = content["data"]  # VICO: one pair per experiment
-    if isinstance(content, list | tuple) and content and isinstance(content[0], list | tuple):
-        if len(content) > 1:
-            of.notes.append(f"the first of {len(content)} sets in the file")
-        content = content[0]
-    alone = isinstance(content, Tensor)
-    if alone or (isinstance(content, list | tuple) and 0 < len(content) < 3 and not _per_class(content, of)):
-        content = dict(zip(("images", "labels"), [content] if alone else content))
+    inside = content.get("data") if isinstance(content, dict) else content  # VICO: a list of pairs under "data"
+    if isinstance(inside, list | tuple) and inside and isinstance(inside[0], list | tuple):
+        if len(inside) > 1:
+            of.notes.append(f"the first of {len(inside)} sets in the file")
+        content = inside[0]
     leaves = _leaves(content, of)
-    for name, x in leaves.items():
-        if x.layout != torch.strided or x.is_meta or x.untyped_storage().nbytes() < x.numel() * x.element_size():
-            raise of.fail(f"{name} is sparse or repeats its own memory; save a plain copy of it")
     fitting = {name: y for name, x in leaves.items() if (y := _channels_first(x, of.like)) is not None}
-    if len(fitting) > 1 and _per_class(content, of):
+    if len(fitting) == len(leaves) > 1 and (numbers := _classes(content, list(leaves), of)):
         images = [x if x.ndim == 4 else x[None] for x in fitting.values()]
-        numbers = _class_numbers(list(fitting), content, of)
         labels = torch.repeat_interleave(torch.tensor(numbers), torch.tensor([len(x) for x in images]))
         return torch.cat(images), _labels(labels, "labels", of, len(labels))
+    if not isinstance(content, dict):  # images alone, or a pair
+        names = {"": "images", "0": "images", "1": "labels"}
+        leaves, fitting = ({names.get(k, k): x for k, x in found.items()} for found in (leaves, fitting))
     key = _images_key(leaves, fitting, content, of)
-    images = fitting[key]
+    images = fitting.pop(key)
     lead = images.shape[:-3]
     images = images.reshape(-1, *images.shape[-3:])
-    others = {k: v for k, v in leaves.items() if k != key}
-    given = _given_labels(others, lead, of) or _labels_beside(lead, of) or ("labels", _in_order(lead, of))
-    return images, _labels(given[1], given[0], of, len(images))
+    others = {k: x for k, x in leaves.items() if k != key}
+    called, labels = _given_labels(others, lead, of) or _labels_beside(lead, of) or ("labels", _in_order(lead, of))
+    return images, _labels(labels, called, of, len(images))
 
 
-def _per_class(content: Any, of: _Reading) -> bool:
-    """Whether this is a list or dictionary of nothing but image tensors, one for each of several classes."""
-    inside = list(content.values()) if isinstance(content, dict) else content
-    shaped = [
-        x for x in inside if isinstance(x, Tensor) and 3 <= x.ndim <= 4 and _channels_first(x, of.like) is not None
-    ]
-    if len(shaped) != len(inside) or len(inside) < 2:
-        return False
-    return not isinstance(content, dict) or all(of.number(k) is not None or str(k).isdecimal() for k in content)
-
-
-def _class_numbers(keys: list[str], content: Any, of: _Reading) -> list[int]:
-    k = of.like.num_classes
+def _classes(content: Any, names: list[str], of: _Reading) -> list[int] | None:
+    """The class of each tensor, where a list or dictionary holds one tensor of images for each; None where not."""
     if isinstance(content, dict):
-        return [int(key) if (found := of.number(key)) is None else found for key in keys]
-    if len(keys) != k:
-        raise of.fail(f"a list of {len(keys)} tensors of images; needed one of images, or one for each of {k} classes")
-    of.notes.append(f"a list of {k} tensors: one per class, in the order of the classes")
-    return list(range(k))
+        found = [int(n) if (k := of.number(n)) is None and n.isdecimal() else k for n in names]
+        return None if None in found else found
+    if len(names) != of.like.num_classes:
+        raise of.fail(
+            f"a list of {len(names)} tensors of images; needed one of images, or one for each of "
+            f"{of.like.num_classes} classes"
+        )
+    of.notes.append(f"a list of {len(names)} tensors: one per class, in the order of the classes")
+    return list(range(len(names)))
 
 
 def _channels_first(images: Tensor, like: ImageSet) -> Tensor | None:
@@ -283,7 +289,7 @@ def _channels_first(images: Tensor, like: ImageSet) -> Tensor | None:
         return images
     if images.ndim > 2 and images.shape[-3:] == (h, w, c):
         return images.movedim(-1, -3)
-    if c == 1 and images.ndim in (3, 4) and images.shape[-2:] == (h, w):
+    if c == 1 and images.ndim == 3 and images.shape[-2:] == (h, w):
         return images.unsqueeze(-3)
     return None
 
@@ -405,7 +411,7 @@ def _in_order(lead: Sequence[int], of: _Reading) -> Tensor:
 
 def _labels(labels: Tensor, called: str, of: _Reading, n: int) -> Tensor:
     """(N,) int64 classes or (N, K) float32 soft labels, numbered as `like` is."""
-    k, places = of.like.num_classes, _places(of)
+    k, places = of.like.num_classes, of.places
     if labels.ndim > 1 and labels.numel() == n * k and labels.shape[-1] == k and not labels.is_complex():
         soft = labels.reshape(n, k).float()
         if not bool(torch.isfinite(soft).all()):
@@ -424,19 +430,6 @@ def _labels(labels: Tensor, called: str, of: _Reading, n: int) -> Tensor:
     if absent := [c for i, c in enumerate(of.like.facts.class_names) if not bool((labels == i).any())]:
         of.notes.append(f"no images of {len(absent)} of {k} classes: {', '.join(absent[:5])}")
     return labels
-
-
-def _places(of: _Reading) -> Tensor | None:
-    """The class that each number stands for, where the numbers count sorted wnids and the classes do not."""
-    known = catalogue.DATASETS.get(of.like.facts.name)
-    if not known or list(known.wnids) == sorted(known.wnids):
-        return None
-    if of.numbers is None:
-        of.notes.append(
-            "class numbers taken in the order of the papers' tables; where they count sorted wnids, as torchvision's "
-            "ImageFolder does, say --numbers sorted"
-        )
-    return torch.tensor([known.wnids.index(w) for w in sorted(known.wnids)]) if of.numbers == "sorted" else None
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -531,7 +524,7 @@ def _class_folders(of: _Reading, top: folders.Folder) -> list[Path]:
         if len(set(labels)) < len(labels):
             raise of.fail(f"{', '.join(there[:5])}: two folders have the same number; rename or join them")
         if sorted(labels) == list(range(len(names))):
-            places = _places(of)
+            places = of.places
             at = {k if places is None else int(places[k]): name for k, name in zip(labels, there)}
             return [of.path / at[k] for k in range(len(names))]
     odd = [name for name in there if name not in wnids and of.number(name) is None]

@@ -126,11 +126,9 @@ def _by_name(root: Path, files: list[Path]) -> dict[str, list[Path]]:
     for f in files:
         *above, name = f.relative_to(root).with_suffix("").parts
         split, rest = split_of(re.split(r"-\d{5}-of-|\.", name)[0])
-        said = [split_of(folder) for folder in above]
-        split = split or next((s for s, _ in reversed(said) if s), "all")
-        besides = [other for s, other in said if other and not s] + ([rest] if rest and rest != name else [])
-        sets.setdefault("/".join(w for w in besides if w != "data"), f)
-        parts.setdefault(split, []).append(f)
+        said = [split_of(folder) for folder in above] + ([(split, rest)] if split else [])
+        parts.setdefault(next((s for s, _ in reversed(said) if s), "all"), []).append(f)
+        sets.setdefault("/".join(other for _, other in said if other not in ("", "data")), f)
     if len(sets) > 1:
         shown = ", ".join(str(f.relative_to(root)) for f in list(sets.values())[:4])
         raise UserError(f"{root}: {len(sets)} data sets side by side ({shown}); give the folder or the file of one")

@@ -26,7 +26,7 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str):
         parts = (part.strip(" '\"") for part in value.strip(" ()[]").split(","))
         return [part for part in parts if part]
-    return list(value) if isinstance(value, tuple) else value if isinstance(value, list | None) else [value]
+    return list(value) if isinstance(value, tuple) else [value] if isinstance(value, int | float) else value
 
 
 def _as_names(value: Any) -> Any:

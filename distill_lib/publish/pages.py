@@ -294,7 +294,7 @@ def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     lock = paths.ROOT / "requirements.lock"
     common.update(lock.read_bytes() if lock.exists() else b"")
     shown = (paths.results(kept) for kept in ("small", "full", "benchmarks"))
-    for folder in (paths.ROOT / "distill_lib", paths.reported(), *shown):
+    for folder in (paths.ROOT / "distill_lib", *shown):
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 common.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
