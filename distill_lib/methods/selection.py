@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import replace, settings
