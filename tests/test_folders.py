@@ -3,7 +3,10 @@
 import ast
 import os
 import re
+import shutil
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -473,9 +476,6 @@ def deep(path, mode):
     elif mode == "float":
         Image.fromarray(grey.astype(np.float32)).save(path)
     else:  # Pillow writes no 16-bit colour: by hand
-        import struct
-        import zlib
-
         kind, channels = {"colour": (2, 3), "grey alpha": (4, 2), "colour alpha": (6, 4)}[mode]
         raw = b"".join(b"\0" + grey[:1].repeat(channels, 1).astype(">u2").tobytes() for _ in range(8))
         body = b"\x89PNG\r\n\x1a\n"
@@ -593,8 +593,6 @@ def test_rarer_endings_are_read(ending, kind, tmp_path):
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "xztar"])
 @pytest.mark.parametrize("wrap", ["", "set", "a/set"])
 def test_an_archive_of_a_folder_is_read(kind, wrap, tmp_path):
-    import shutil
-
     images(tmp_path / "in" / wrap / "train")
     images(tmp_path / "in" / wrap / "test", n=2)
     (tmp_path / "in" / "__MACOSX").mkdir()

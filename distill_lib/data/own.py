@@ -24,7 +24,8 @@ LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is neve
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is meant as a path."""
-    return os.sep in name or "/" in name or name.endswith((".npz", ".parquet")) or name.startswith(("~", "."))
+    ending = name.lower().endswith((".npz", ".parquet", *ARCHIVES))
+    return os.sep in name or "/" in name or ending or name.startswith(("~", "."))
 
 
 def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:
