@@ -315,7 +315,7 @@ def test_a_tiny_imagenet_that_contradicts_itself_is_refused(place):
     with pytest.raises(UserError, match="names val_3.JPEG, which is not under val"):
         data.load("TinyImageNet", 8)
     (root / "val" / "val_annotations.txt").unlink()
-    with pytest.raises(UserError, match=f"class without images in the test part: {wnids[3]}"):
+    with pytest.raises(UserError, match=f"class {wnids[3]} has no images in the test part"):
         data.load("TinyImageNet", 8)
 
 
@@ -534,7 +534,7 @@ def test_a_wrong_image_folder_is_one_clear_error(place, what):
     elif what == "empty class":
         shutil.rmtree(root / "train" / "lymphocyte")
         (root / "train" / "lymphocyte").mkdir()
-        message = "lymphocyte: class without images"
+        message = "class lymphocyte has no images in the train part"
     else:
         message = "bloodcells: has a train folder but neither val nor test"
     with pytest.raises(UserError, match=message):

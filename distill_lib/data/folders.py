@@ -241,22 +241,30 @@ def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] 
     _check_classes(root, parts, names, first, chosen=classes is not None)
     parts = {part: {name: by[name] for name in names} for part, by in parts.items()}
     files, twins = _files(tree, parts)
-    listed = [f for by in files.values() for mine in by.values() for f in mine]
     if twins:
         notes.append(f"{_count(len(twins))} reached by links too: read once")
     plain = Counter(map(_plain, names))
     if alike := [name for name in names if plain[_plain(name)] > 1]:
         notes.append(f"classes of their own, though their names are alike: {_some(alike)}")
-    return Source(
-        form="image folder",
-        where=root,
-        files=listed,
-        splits=tuple(files),
-        read=lambda part: folder_part(files[part].values()),
-        class_names=names,
-        notes=(*notes, *tree.notes({*listed, *twins})),
-        key=str([(part, [len(mine) for mine in by.values()]) for part, by in files.items()]),
-    )
+    found = _source("image folder", root, files, names)
+    found.notes = (*notes, *tree.notes({*found.files, *twins}))
+    found.key = str([(part, [len(mine) for mine in classes]) for part, classes in files.items()])
+    return found
+
+
+def _source(form: str, root: Path, files: Mapping[str, Sequence[Sequence[Path]]], names: Sequence[str]) -> Source:
+    """The source of the images of every part and class.
+
+    Raises: UserError: a class without images.
+    """
+    for part, classes in files.items():
+        if empty := [name for name, mine in zip(names, classes) if not mine]:
+            where = "" if part == "all" else f" in the {part} part"
+            raise UserError(
+                f"{root}: class {_some(empty)} has no images{where} (looked for {', '.join(IMAGE_SUFFIXES)})"
+            )
+    listed = [f for classes in files.values() for mine in classes for f in mine]
+    return Source(form, root, listed, tuple(files), lambda part: folder_part(files[part]), tuple(names))
 
 
 def _ambiguous(root: Path, why: str, readings: Sequence[tuple[str, str]]) -> NoReturn:
@@ -277,7 +285,9 @@ def _said(tree: Tree, split: Split) -> Parts:
                 raise UserError(f"split: {pattern!r} has more than one *; the one * stands for the class")
             found = _match(tree.top, steps if any("*" in step for step in steps) else [*steps, "*"])
             if not found:
-                raise UserError(f"split: no class folders in {tree.path} are at {pattern!r}; found {_names(tree.top)}")
+                raise UserError(
+                    f"split: no class folders in {tree.path} are at {pattern!r}; found {_some(tree.top.folders)}"
+                )
             for name, folder in found:
                 by.setdefault(name, []).append(folder)
     if "train" not in parts and set(parts) != {"all"}:
@@ -329,7 +339,10 @@ def _parts(tree: Tree, top: Folder, notes: list[str]) -> Parts:
         which = ", ".join(f.name for fs in group.values() for f in fs)
         if "train" not in group:
             raise UserError(f"{tree.path}: has {which}, but no train folder; name it with split={{'train': ...}}")
-        raise UserError(f"{train[0].path}: {_no_classes(tree, train[0])}")
+        images = _count(len(train[0].everything))
+        raise UserError(
+            f"{train[0].path}: no class folders in it ({images}); put those of each class into a folder{_hint(tree)}"
+        )
     doubtful = [f.name for part, fs in group.items() for f in fs if part != "train" or not f.flat]
     if doubtful or any(not f.flat for f in rest if group):
         every = [f.name for f in top.full]
@@ -468,35 +481,27 @@ def _plain(name: str) -> str:
     return "_".join(token.lstrip("0") or "0" for token in re.findall(r"[^\W_]+", text)) or text
 
 
-def _files(tree: Tree, parts: Parts) -> tuple[dict[str, dict[str, list[Path]]], set[Path]]:
+def _files(tree: Tree, parts: Parts) -> tuple[dict[str, list[list[Path]]], set[Path]]:
     """The images of every part and class, and the further names of files that have several.
 
-    Raises: UserError: a class without images, or a file under two classes or in two parts.
+    Raises: UserError: a file under two classes or in two parts.
     """
-    owner: dict[object, tuple[Path, str, str]] = {}
-    files: dict[str, dict[str, list[Path]]] = {}
+    owner: dict[object, tuple[Path, str]] = {}
+    files: dict[str, list[list[Path]]] = {}
     twins: set[Path] = set()
     for part, by in parts.items():
         for name, folders in by.items():
-            mine = files.setdefault(part, {}).setdefault(name, [])
+            place, mine = f"{name}, {part}", []
             for image in (image for folder in folders for image in folder.everything):
-                if tree.ids[image] not in owner:
-                    owner[tree.ids[image]] = (image, part, name)
+                other, owned = owner.setdefault(tree.ids[image], (image, place))
+                if owned != place:
+                    both = f"{other} ({owned}) and {image} ({place})"
+                    raise UserError(f"{both} are one file: it can have one class in one part; remove the link")
+                if other == image and image not in twins:
                     mine.append(image)
-                    continue
-                other, *place = owner[tree.ids[image]]
-                if place != [part, name]:
-                    where = f"{other} ({place[1]}, {place[0]}) and {image} ({name}, {part})"
-                    raise UserError(f"{where} are one file: it can have one class in one part; remove the link")
-                twins |= {image} - {other}
-            if not mine:
-                where, looked = folders[0].path, ", ".join(IMAGE_SUFFIXES)
-                raise UserError(f"{where}: class without images (looked for {looked})")
-    return files, twins
-
-
-def _names(folder: Folder) -> str:
-    return _some(folder.folders) or "no folders"
+                twins.add(image)
+            files.setdefault(part, []).append(mine)
+    return files, twins - {image for image, _ in owner.values()}
 
 
 def _some(names: Iterable[str]) -> str:
@@ -506,18 +511,11 @@ def _some(names: Iterable[str]) -> str:
 
 def _needed(tree: Tree, top: Folder) -> str:
     """What an image folder needs, and what was found in its place."""
-    found = [_names(top)]
-    if top.images:
-        found.append(f"{_count(len(top.images))} in no folder")
-    found += [f"{n} {ending}" for ending, n in sorted(tree.endings.items())]
+    beside = [f"{_count(len(top.images))} in no folder"] if top.images else []
+    endings = [f"{n} {ending}" for ending, n in sorted(tree.endings.items())]
+    found = ", ".join([_some(top.folders) or "no folders", *beside, *endings[:6]])
     text = "needs train/<class>/ and test/<class>/, or a folder for each of at least two classes"
-    return f"{text}; found {', '.join(found)}{_hint(tree)}"
-
-
-def _no_classes(tree: Tree, folder: Folder) -> str:
-    return (
-        f"no class folders in it ({_count(len(folder.everything))}); put those of each class into a folder{_hint(tree)}"
-    )
+    return f"{text}; found {found}{_hint(tree)}"
 
 
 def _hint(tree: Tree) -> str:
@@ -586,19 +584,14 @@ def named_folder(root: Path, class_names: Sequence[str], wnids: Sequence[str] = 
     for part, (path,) in group.items():
         folders = class_folders(path, class_names, wnids)
         trees = {p: Tree(p) for p in dict.fromkeys(folders)}
-        for p, tree in trees.items():
-            if not tree.top.everything:
-                raise UserError(f"{p}: class without images (looked for {', '.join(IMAGE_SUFFIXES)})")
         files[part] = [trees[p].top.everything for p in folders]
         counts = [sum((getattr(tree, kind) for tree in trees.values()), Counter()) for kind in ("endings", "no_data")]
         notes += [f"left out of {part}: {n} {what}" for count in counts for what, n in sorted(count.items())]
         others = [p.name for p in path.iterdir() if p.is_dir() and p not in trees] if not wnids else []
         notes += [printable(f"left out of {part}, no class of the set: {_some(sorted(others))}")] if others else []
-    listed = [f for classes in files.values() for mine in classes for f in mine]
-    names = tuple(class_names)
-    return Source(
-        "image folder", root, listed, tuple(files), lambda part: folder_part(files[part]), names, tuple(notes)
-    )
+    found = _source("image folder", root, files, class_names)
+    found.notes = tuple(notes)
+    return found
 
 
 def tiny_imagenet(root: Path) -> Source | None:
@@ -617,7 +610,8 @@ def tiny_imagenet(root: Path) -> Source | None:
         raise UserError(f"{root / 'train'}: {len(wnids)} class folders instead of 200; fetch the set again")
     if table.is_file():
         place = {image.name: image for image in val.everything}
-        rows = [line.split("\t")[:2] for line in table.read_text().splitlines() if line]
+        lines = table.read_text(errors="replace").splitlines()
+        rows = [(*line.split("\t"), "")[:2] for line in lines if line]
         for name, wnid in rows:
             if wnid not in train.folders:
                 raise UserError(f"{table}: names {wnid}, which has no folder under train")
@@ -629,16 +623,9 @@ def tiny_imagenet(root: Path) -> Source | None:
     else:
         by = {p.name: val.folders[p.name].everything for p in class_folders(root / "val", wnids)}
     files = {"train": [train.folders[w].everything for w in wnids], "test": [by[w] for w in wnids]}
-    for part, classes in files.items():
-        if empty := [w for w, mine in zip(wnids, classes) if not mine]:
-            raise UserError(f"{root}: class without images in the {part} part: {_some(empty)}")
     words = root / "words.txt"
-    lines = words.read_text().splitlines() if words.is_file() else []
+    lines = words.read_text(errors="replace").splitlines() if words.is_file() else []
     names = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    listed = [f for classes in files.values() for mine in classes for f in mine]
-    if table.is_file():
-        listed.append(table)
-    class_names = tuple(names.get(w, w).split(",")[0] for w in wnids)
-    return Source(
-        "Stanford's folder", root, listed, ("train", "test"), lambda part: folder_part(files[part]), class_names
-    )
+    found = _source("Stanford's folder", root, files, [names.get(w, w).split(",")[0] for w in wnids])
+    found.files = [*found.files, *([table] if table.is_file() else [])]
+    return found
