@@ -147,6 +147,28 @@ def test_parts_wrapped_once_more_and_a_part_that_is_none(tmp_path):
     assert parts["train"] == {"ant": 2, "bee": 2} and notes[-1] == "read from the folder x/y"
 
 
+@pytest.mark.parametrize(
+    ("patterns", "parts"),
+    [
+        (["Images/<class>", "Annotation/ant/1", "lists/file.mat"], {"all"}),  # Stanford Dogs
+        (["Train/<class>", "Test", "Meta", "Test.csv"], {"train"}),  # GTSRB
+        (["set/trainA", "set/trainB", "set/testA", "set/testB"], {"train", "test"}),  # CycleGAN's
+        (["train_test_split/train/<class>", "train_test_split/test/<class>"], {"train", "test"}),
+        (["x/images/<class>", "x/labels/a.txt"], {"all"}),
+        (["data/TRAINING_SET/<class>", "data/TEST_SET/<class>", "LICENSE.txt"], {"train", "test"}),
+        (["train/<class>", "test/<class>", "unlabelled"], {"train", "test"}),
+        (["train/<class>", "val"], {"train"}),  # ILSVRC before its script
+    ],
+)
+def test_trees_as_published_sets_have_them(patterns, parts, tmp_path):
+    root = tree(tmp_path / "s", *(p for p in patterns if not p.startswith("Annotation")))
+    if "Annotation/ant/1" in patterns:
+        (root / "Annotation" / "ant").mkdir(parents=True)
+        (root / "Annotation" / "ant" / "n1").write_text("x")
+    found, _ = read(root)
+    assert set(found) == parts and all(len(by) == 2 for by in found.values())
+
+
 def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
     parts, notes = read(tree(tmp_path / "s", "train/<class>", "test", "val/images"))
     assert parts == {"train": {"ant": 2, "bee": 2}}
@@ -170,6 +192,12 @@ def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
         ),
         (["40X/train/<class>", "40X/test/<class>", "100X/train/<class>", "100X/test/<class>"], "the path .*/100X"),
         (["day/<class>", "night/<class>"], r"split=\{'train': 'day', 'test': 'night'\}"),
+        (
+            ["<class>", "cells/<class>"],
+            r"cells holds folders named like those beside it \(ant, bee\).*classes=\['ant', 'bee'\]",
+        ),
+        (["train/<class>", "train/train/<class>", "test/<class>"], "train/train holds folders named like those"),
+        (["batch_1", "batch_2"], "numbered like folds"),
         (["a/day/<class>", "b/night/<class>"], r"'test': 'b/night'"),
         (["<class>/images", "<class>/masks"], r"split=\{'all': '\*/images'\}"),
         (["fold1/<class>", "fold2/<class>", "fold3/<class>"], r"'train': \['fold1', 'fold2'\], 'test': 'fold3'"),
@@ -185,7 +213,7 @@ def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
 def test_several_readings_are_listed_with_the_argument_that_chooses(patterns, says, tmp_path):
     with pytest.raises(UserError, match=says) as err:
         read(tree(tmp_path / "s", *patterns))
-    if patterns[-1] == "fold_2":  # without classes inside, a fold can only be a class
+    if patterns[-1] in ("fold_2", "batch_2"):  # without classes inside, a fold can only be a class
         return
     for argument in re.findall(r"(split=\{.*?\}|classes=\[.*?\])", str(err.value)):  # and each of them works
         name, _, value = argument.partition("=")

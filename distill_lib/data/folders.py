@@ -32,7 +32,7 @@ WORDS = {  # of a folder's name -> the part it holds
     "test": ("test", "testing", "tests", "tst", "holdout", "heldout", "te"),
 }
 FILLERS = "set sets data dataset image images img imgs pic pics photos split part subset files folder samples x".split()
-FOLD = re.compile(r"(k?fold|cv|split|part|round)[ _-]*(\d+|[a-z])|\d+[ _-]*fold|k\d+", re.I)
+FOLD = re.compile(r"(k?fold|cv|split|part|round|batch|chunk|shard|subset)[ _-]*(\d+|[a-z])|\d+[ _-]*fold|k\d+", re.I)
 NOT_DATA = re.compile(  # left by cameras, file servers, archives and notebooks
     r"\..*|~.*|__macosx|__pycache__|@ea.*|[#@]recycle|[#@]snapshot|@recently-snapshot|\$recycle\.bin|recycler|"
     r"recycle\.bin|system volume information|lost\+found|(ipynb_)?checkpoints|_?thumbnails|thumbs\.db|ehthumbs.*\.db|"
@@ -126,6 +126,7 @@ class Tree:
         self.no_data: Counter[str] = Counter()  # files by the name that says they are no data
         self.endings: Counter[str] = Counter()  # files by an ending that is not read
         self.loops: list[str] = []
+        self.chosen: tuple[str, ...] = ()  # the classes that the user names
         self.ids: dict[Path, object] = {}  # of every image: equal for two names of one file
         self.top = self._list(root, "", ())
 
@@ -229,6 +230,7 @@ def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] 
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
         raise UserError(f"classes={classes!r}: give a list of folder names")
     tree = Tree(root)
+    tree.chosen = tuple(classes or ())
     notes: list[str] = []
     if split is not None:
         parts = _said(tree, split)
@@ -410,7 +412,13 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
 
 def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
     """Every folder in `top` is a class, unless the folders in them say otherwise."""
-    full, at = top.full, f"{top.at}/".lstrip("/")
+    full, at = [f for f in top.full if not tree.chosen or f.name in tree.chosen], f"{top.at}/".lstrip("/")
+    beside = {f.name for f in full}
+    for f in full:
+        if copy := sorted({g.name for g in f.opened.full} & (beside - {f.name})):
+            every = {"all": f"{at}*"}
+            readings = [("a copy, left out", f"classes={sorted(beside - {f.name})}"), ("a class", f"split={every}")]
+            _ambiguous(tree.path, f"{f.at} holds folders named like those beside it ({_some(copy)})", readings)
     inner = [{g.name for g in f.opened.full} for f in full]
     if not inside and all(inner) and all(_splits_of_class(f) for f in full):
         return _by_part((part, f.name, [g]) for f in full for part, g in _splits_of_class(f).items())
