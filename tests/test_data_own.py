@@ -176,7 +176,7 @@ def test_wrong_folders_are_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"004\.png: cannot be read as an image"):
         data.load(bad)
     (bad / "dog").mkdir()
-    with pytest.raises(UserError, match="dog: class without images"):
+    with pytest.raises(UserError, match="class dog has no images"):
         data.load(bad)
     assert prepared() == []
 

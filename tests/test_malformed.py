@@ -1,11 +1,15 @@
-"""Malformed parameters, records, settings, data files, environments and commands: each one clear error, and nothing
-written."""
+"""Malformed parameters, records, settings, data files, folders, images, archives, environments and commands: each is
+one clear error, and nothing is written."""
 
 import contextlib
 import dataclasses
 import io
 import json
+import shutil
 import sys
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import torch as safetensors_torch
 from test_records import CELL, record
 
@@ -250,6 +255,230 @@ def test_malformed_data_files(place, whole, data_):
     assert file.name in said
     file.unlink()
     assert not list(place.rglob("*"))
+
+
+# --- folders, images, archives ---------------------------------------------------------------------------------------
+def picture(file, seed=0, **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, **options)
+    return file
+
+
+def good(root, *folders):
+    for i, at in enumerate(folders or ("train/ant", "train/bee", "test/ant", "test/bee")):
+        for k in range(2):
+            picture(root / at / f"{k}.png", seed=2 * i + k)
+    return root
+
+
+def with_file(name, content):
+    def make(root):
+        (good(root) / name).write_bytes(content)
+
+    return make
+
+
+def with_link(name, target):
+    return lambda root: (good(root) / name).symlink_to(target)
+
+
+def with_image(name, image, **options):
+    return lambda root: image.save(good(root) / name, **options)
+
+
+def with_cut(ending, share):
+    def make(root):
+        file = picture(good(root) / "train" / "ant" / f"9.{ending}")
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+    return make
+
+
+def with_folders(*folders):
+    return lambda root: good(root, *folders) if folders else None
+
+
+def packed(change=lambda raw: raw, folders=("train/ant", "train/bee"), names=None):
+    """A zip archive, its bytes changed; `names` are what its files are called instead."""
+
+    def make(root):
+        good(root.with_name("in"), *folders)
+        files = sorted(f for f in root.with_name("in").rglob("*") if f.is_file())
+        with zipfile.ZipFile(root.with_suffix(".zip"), "w") as z, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that come twice
+            for i, file in enumerate(files):
+                name = names[i % len(names)] if names else str(file.relative_to(root.with_name("in")))
+                z.writestr(zipfile.ZipInfo(name), file.read_bytes())
+        shutil.rmtree(root.with_name("in"))
+        root.with_suffix(".zip").write_bytes(change(root.with_suffix(".zip").read_bytes()))
+
+    return make
+
+
+def tarred(ending, change=lambda raw: raw, name="a.png", kind=tarfile.REGTYPE):
+    def make(root):
+        file = root.with_name(f"set.{ending}")
+        with tarfile.open(file, f"w:{'gz' if ending == 'tgz' else ''}") as tar:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, "/etc/hosts", 3000 if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(3000)))
+        file.write_bytes(change(file.read_bytes()))
+
+    return make
+
+
+def patched(at, value):
+    """Two bytes of every local and central header of a zip changed: its flags (6, 8) or its method (8, 10)."""
+
+    def change(raw):
+        raw = bytearray(raw)
+        for start, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+            found = raw.find(start)
+            while found >= 0:
+                raw[found + offset : found + offset + 2] = value.to_bytes(2, "little")
+                found = raw.find(start, found + 4)
+        return bytes(raw)
+
+    return change
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
+PAGE = b"<!DOCTYPE html><html><title>503</title></html>"
+NOT_IMAGES = {
+    "empty": b"",
+    "pointer": POINTER,
+    "page": PAGE,
+    "xml": b"<?xml version='1.0'?><Error/>",
+    "text": b"hello",
+    "zeros": bytes(500),
+    "pickle": b"\x80\x04N.",
+    "npz": b"PK\3\4",
+    "png head": b"\x89PNG\r\n\x1a\n",
+    "jpeg head": b"\xff\xd8\xff\xe0",
+    "gif head": b"GIF89a",
+    "webp head": b"RIFF\0\0\0\0WEBP",
+    "bmp head": b"BM",
+    "tiff head": b"II*\0",
+    "ppm head": b"P6 24 24 255\n",
+    "heic": b"\0\0\0 ftypheic\0\0\0\0mif1heic",
+    "json": b'{"error": 404}',
+}
+TREES = {
+    "nothing": ([], "needs train/<class>/"),
+    "one class": (["ant"], "at least two classes; found ant"),
+    "one class in parts": (["train/ant", "test/ant"], "at least two classes"),
+    "flat": (["train", "test"], "no class folders in it"),
+    "flat in images": (["train/images", "test/images"], "no class folders in it"),
+    "train flat": (["train", "test/ant", "test/bee"], "train: no class folders in it"),
+    "no train": (["test/ant", "test/bee"], "no train folder"),
+    "only val and test": (["val/ant", "test/ant"], "no train folder"),
+    "class without a test folder": (["train/1", "train/2", "test/1"], "no folder for class 2"),
+    "class without a train folder": (["train/1", "train/2", "test/1", "test/2", "test/3"], "no folder for class 3"),
+    "class without a val folder": (["train/1", "train/2", "test/1", "test/2", "val/2"], "no folder for class 1"),
+    "other case": (["train/A", "train/b", "test/a", "test/b"], "differs in case"),
+    "zeros": (["train/1", "train/2", "test/01", "test/02"], "zeros"),
+    "accents": (["train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b"], "accents' form"),
+    "two trains": (["train/a", "train/b", "Training/a", "Training/b"], "Say which it is"),
+    "two tests": (["train/a", "train/b", "test/a", "test/b", "testing/a", "testing/b"], "Say which it is"),
+    "two vals": (["train/a", "train/b", "val/a", "val/b", "dev/a", "dev/b"], "Say which it is"),
+    "sets side by side": (["day/a", "day/b", "night/a", "night/b"], "Say which it is"),
+    "sets with parts": (["x/train/a", "x/test/a", "y/train/a", "y/test/a"], "Say which it is"),
+    "masks": (["a/images", "a/masks", "b/images", "b/masks"], "Say which it is"),
+    "folds": (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "Say which it is"),
+    "folds alone": (["fold1", "fold2", "fold3"], "numbered like folds"),
+    "folds in train": (["train/f1/a", "train/f1/b", "train/f2/a", "train/f2/b", "test/a", "test/b"], "Say which it is"),
+    "test beside classes": (["ant", "bee", "test"], "Say which it is"),
+    "val beside classes": (["ant", "bee", "validation"], "Say which it is"),
+    "train beside classes": (["ant", "bee", "train/x", "train/y"], "Say which it is"),
+    "part in one class": (["ant/train", "ant/test", "bee"], "Say which it is"),
+    "part deep in a class": (["ant/x/train", "bee/y"], "Say which it is"),
+    "part lacking in a class": (["ant/train", "ant/test", "bee/train"], "no folder for class bee"),
+    "nested classes": (["ant/2019", "bee/2019", "ant/2020", "bee/2020"], "Say which it is"),
+}
+FORMS = {
+    **{f"image: {kind}": (with_file("train/ant/1.png", raw), "1.png: ") for kind, raw in NOT_IMAGES.items()},
+    **{
+        f"cut {ending} at {share}": (with_cut(ending, share), f"9.{ending}: cannot be read as an image")
+        for ending in ("png", "jpg", "bmp", "tif", "webp", "ppm")
+        for share in (0.05, 0.5, 0.9)
+    },
+    **{f"tree: {kind}": (with_folders(*folders), says) for kind, (folders, says) in TREES.items()},
+    "empty class": (lambda root: (good(root) / "train" / "cat").mkdir(), "cat"),
+    "grey 16 bit png": (with_image("train/ant/9.png", Image.new("I;16", (8, 8))), "more than 8 bits"),
+    "grey 16 bit tif": (with_image("train/ant/9.tif", Image.new("I;16", (8, 8))), "more than 8 bits"),
+    "float tif": (with_image("train/ant/9.tif", Image.new("F", (8, 8))), "more than 8 bits"),
+    "32 bit tif": (with_image("train/ant/9.tif", Image.new("I", (8, 8))), "more than 8 bits"),
+    "16 bit pgm": (with_file("train/ant/9.pgm", b"P5 2 2 65535\n" + bytes(8)), "more than 8 bits"),
+    "RGBA": (with_image("train/ant/9.png", Image.new("RGBA", (8, 8))), "pass channels="),
+    "grey and alpha": (with_image("train/ant/9.png", Image.new("LA", (8, 8))), "pass channels="),
+    "clear gif": (with_image("train/ant/9.gif", Image.new("P", (8, 8)), transparency=0), "pass channels="),
+    "clear png": (with_image("train/ant/9.png", Image.new("RGB", (8, 8)), transparency=(0, 0, 0)), "pass channels="),
+    "grey among colour": (with_image("train/ant/9.png", Image.new("L", (8, 8))), "mixed channels"),
+    "colour test, grey train": (
+        lambda root: [Image.new("L", (8, 8)).save(f) for f in (good(root) / "train").rglob("*.png")],
+        "images have 3 channels",
+    ),
+    "dead link": (with_link("train/ant/9.png", "/nowhere/9.png"), "a link to /nowhere/9.png, which is not there"),
+    "dead link to a folder": (with_link("train/cat", "/nowhere"), "a link to /nowhere"),
+    "link to itself": (with_link("train/ant/9.png", "9.png"), "cannot be followed"),
+    "link between classes": (with_link("train/ant/9.png", "../bee/0.png"), "are one file"),
+    "link from test to train": (with_link("test/ant/9.png", "../../train/ant/0.png"), "are one file"),
+    "class linked twice": (with_link("train/bee/more", "../ant"), "are one file"),
+    "test linked to train": (
+        lambda root: [shutil.rmtree(good(root) / "test"), (root / "test").symlink_to("train")],
+        "are one file",
+    ),
+    "zip: empty file": (packed(lambda raw: b""), "the file is empty"),
+    "zip: pointer": (packed(lambda raw: POINTER), "git lfs pull"),
+    "zip: page": (packed(lambda raw: PAGE), "a web page"),
+    "zip: text": (packed(lambda raw: b"hello"), "truncated or damaged"),
+    **{
+        f"zip: cut at {share}": (packed(lambda raw, s=share: raw[: int(s * len(raw))]), "truncated or damaged")
+        for share in (0.01, 0.3, 0.6, 0.9, 0.99)
+    },
+    "zip: flipped": (packed(lambda raw: raw[:700] + bytes([raw[700] ^ 255]) + raw[701:]), "truncated or damaged"),
+    "zip: password": (packed(patched(6, 1)), "protected by a password"),
+    "zip: Deflate64": (packed(patched(8, 9)), "packed with Deflate64"),
+    "zip: method 99": (packed(patched(8, 99)), "packed with method 99"),
+    "zip: outside": (packed(names=["../a.png"]), "would write outside its folder"),
+    "zip: absolute": (packed(names=["/etc/a.png"]), "would write outside its folder"),
+    "zip: backslashes outside": (packed(names=["..\\..\\a.png"]), "would write outside its folder"),
+    "zip: twice": (packed(names=["ant/0.png"]), "holds ant/0.png twice"),
+    "zip: flat": (packed(names=["0.png", "1.png", "2.png", "3.png"]), "needs train/<class>/"),
+    "zip: one class": (packed(folders=["ant"]), "at least two classes"),
+    "zip: side by side": (packed(folders=["day/a", "day/b", "night/a", "night/b"]), "Say which it is"),
+    "tar: flat": (tarred("tar"), "needs train/<class>/"),
+    "tar: cut": (tarred("tar", lambda raw: raw[:1500]), "truncated or damaged"),
+    "tar: text": (tarred("tar", lambda raw: b"hello"), "truncated or damaged"),
+    "tar: pointer": (tarred("tar", lambda raw: POINTER), "git lfs pull"),
+    "tar: page": (tarred("tar", lambda raw: PAGE), "a web page"),
+    "tar: empty": (tarred("tar", lambda raw: b""), "the file is empty"),
+    "tar: outside": (tarred("tar", name="../a.png"), "would write outside its folder"),
+    "tar: link outside": (tarred("tar", kind=tarfile.SYMTYPE), "would write outside its folder"),
+    "tar: device": (tarred("tar", kind=tarfile.CHRTYPE), "would write outside its folder"),
+    "tgz: cut": (tarred("tgz", lambda raw: raw[:900]), "truncated or damaged"),
+    "tgz: head": (tarred("tgz", lambda raw: raw[:20]), "truncated or damaged"),
+    "tgz: page": (tarred("tgz", lambda raw: PAGE), "a web page"),
+}
+
+
+def test_there_are_enough_malformed_folders_images_and_archives():
+    assert len(FORMS) >= 100
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_malformed_folders_images_and_archives(form, place, monkeypatch):
+    monkeypatch.setenv("DISTILL_CACHE", str(place / "cache"))
+    make, says = FORMS[form]
+    (place / "set").mkdir()
+    make(place / "set")
+    given = next((f for f in sorted(place.iterdir()) if f.is_file()), place / "set")
+    before = sorted(f for f in place.rglob("*"))
+    said = refused("evaluate", "any.pt", "--dataset", str(given), "--pixels")
+    assert says in said and (str(given) in said or says.startswith("needs"))
+    left = [f for f in sorted(place.rglob("*")) if f not in before and f.suffix != ".lock" and not f.is_dir()]
+    assert left == [], left
 
 
 # --- distilled sets, your own data, the environment and the command line ---------------------------------------------

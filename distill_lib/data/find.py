@@ -268,7 +268,8 @@ def unpacked(archive: Path) -> Path:
             except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as err:
                 if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
                     raise prepare.unwritable(target.parent, err) from None
-                raise UserError(f"{archive}: truncated or damaged archive ({err}); fetch it again") from None
+                why = str(err).partition("\n")[0]
+                raise UserError(f"{archive}: truncated or damaged archive ({why}); fetch it again") from None
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return target

@@ -32,7 +32,7 @@ WORDS = {  # of a folder's name -> the part it holds
     "test": ("test", "testing", "tests", "tst", "holdout", "heldout", "te"),
 }
 FILLERS = "set sets data dataset image images img imgs pic pics photos split part subset files folder samples x".split()
-FOLD = re.compile(r"(k?fold|cv|split|part|round)[ _-]*(\d+|[a-z])|\d+[ _-]*fold|k\d+", re.I)
+FOLD = re.compile(r"(k?fold|cv|split|part|round|batch|chunk|shard|subset)[ _-]*(\d+|[a-z])|\d+[ _-]*fold|k\d+", re.I)
 NOT_DATA = re.compile(  # left by cameras, file servers, archives and notebooks
     r"\..*|~.*|__macosx|__pycache__|@ea.*|[#@]recycle|[#@]snapshot|@recently-snapshot|\$recycle\.bin|recycler|"
     r"recycle\.bin|system volume information|lost\+found|(ipynb_)?checkpoints|_?thumbnails|thumbs\.db|ehthumbs.*\.db|"
@@ -102,6 +102,12 @@ class Folder:
             yield f
             yield from f.below()
 
+    @property
+    def opened(self) -> Folder:
+        """The first folder, from this one down, that has images or several folders."""
+        only = self.full[0] if len(self.full) == 1 and not self.images else self
+        return only.opened if only.full and only is not self else self
+
     def inner(self) -> Folder:
         """Where its classes lie: a part may be wrapped once more, as in `seg_train/seg_train/<class>`."""
         only = self.full[0] if len(self.full) == 1 and not self.images else self
@@ -120,12 +126,15 @@ class Tree:
         self.no_data: Counter[str] = Counter()  # files by the name that says they are no data
         self.endings: Counter[str] = Counter()  # files by an ending that is not read
         self.loops: list[str] = []
+        self.chosen: tuple[str, ...] = ()  # the classes that the user names
         self.ids: dict[Path, object] = {}  # of every image: equal for two names of one file
         self.top = self._list(root, "", ())
 
     def _list(self, path: Path, at: str, above: tuple[tuple[int, int], ...]) -> Folder:
         folder = Folder(path, at)
         try:
+            if len(above) > 64:
+                raise OSError(0, "more than 64 folders deep")
             here = os.stat(path)
             entries = sorted(os.listdir(path))
         except OSError as err:
@@ -134,7 +143,9 @@ class Tree:
         for name in entries:
             file, ending = path / name, os.path.splitext(name)[1].lower()
             if NOT_DATA.fullmatch(name):
-                self.no_data[name] += sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
+                self.no_data["._*" if name.startswith("._") else name] += (
+                    sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
+                )
                 continue
             try:
                 about = os.stat(file)
@@ -162,17 +173,18 @@ class Tree:
         """What is in the tree and is not read: every file is counted in one of them."""
         notes = []
         if left := _unused(self.top, used):
-            notes.append("left out: " + ", ".join(f"{_count(n)} {where}" for where, n in left))
+            total = f"{_count(sum(n for _, n in left))}, " if len(left) > 6 else ""
+            notes.append(f"left out: {total}{_some(f'{_count(n)} {where}' for where, n in left)}")
         if self.endings:
-            kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(self.endings.items()))
+            kinds = _some(f"{n} {ending}" for ending, n in sorted(self.endings.items()))
             notes.append(
                 f"left out: {_count(self.endings.total(), 'file')} that {_are(self.endings)} not read: {kinds}"
             )
         if self.no_data:
-            names = ", ".join(f"{name} ({n})" for name, n in sorted(self.no_data.items()))
+            names = _some(f"{name} ({n})" for name, n in sorted(self.no_data.items()))
             notes.append(f"left out, no data: {_count(self.no_data.total(), 'file')} in {names}")
         if self.loops:
-            notes.append(f"left out, links to a folder above them: {', '.join(self.loops)}")
+            notes.append(f"left out, links to a folder above them: {_some(self.loops)}")
         return [printable(note) for note in notes]
 
 
@@ -218,6 +230,7 @@ def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] 
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
         raise UserError(f"classes={classes!r}: give a list of folder names")
     tree = Tree(root)
+    tree.chosen = tuple(classes or ())
     notes: list[str] = []
     if split is not None:
         parts = _said(tree, split)
@@ -230,22 +243,30 @@ def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] 
     _check_classes(root, parts, names, first, chosen=classes is not None)
     parts = {part: {name: by[name] for name in names} for part, by in parts.items()}
     files, twins = _files(tree, parts)
-    listed = [f for by in files.values() for mine in by.values() for f in mine]
     if twins:
         notes.append(f"{_count(len(twins))} reached by links too: read once")
     plain = Counter(map(_plain, names))
     if alike := [name for name in names if plain[_plain(name)] > 1]:
-        notes.append(f"classes of their own, though their names are alike: {', '.join(alike)}")
-    return Source(
-        form="image folder",
-        where=root,
-        files=listed,
-        splits=tuple(files),
-        read=lambda part: folder_part(files[part].values()),
-        class_names=names,
-        notes=(*notes, *tree.notes({*listed, *twins})),
-        key=str([(part, [len(mine) for mine in by.values()]) for part, by in files.items()]),
-    )
+        notes.append(f"classes of their own, though their names are alike: {_some(alike)}")
+    found = _source("image folder", root, files, names)
+    found.notes = (*notes, *tree.notes({*found.files, *twins}))
+    found.key = str([(part, [len(mine) for mine in classes]) for part, classes in files.items()])
+    return found
+
+
+def _source(form: str, root: Path, files: Mapping[str, Sequence[Sequence[Path]]], names: Sequence[str]) -> Source:
+    """The source of the images of every part and class.
+
+    Raises: UserError: a class without images.
+    """
+    for part, classes in files.items():
+        if empty := [name for name, mine in zip(names, classes) if not mine]:
+            where = "" if part == "all" else f" in the {part} part"
+            raise UserError(
+                f"{root}: class {_some(empty)} has no images{where} (looked for {', '.join(IMAGE_SUFFIXES)})"
+            )
+    listed = [f for classes in files.values() for mine in classes for f in mine]
+    return Source(form, root, listed, tuple(files), lambda part: folder_part(files[part]), tuple(names))
 
 
 def _ambiguous(root: Path, why: str, readings: Sequence[tuple[str, str]]) -> NoReturn:
@@ -266,7 +287,9 @@ def _said(tree: Tree, split: Split) -> Parts:
                 raise UserError(f"split: {pattern!r} has more than one *; the one * stands for the class")
             found = _match(tree.top, steps if any("*" in step for step in steps) else [*steps, "*"])
             if not found:
-                raise UserError(f"split: no class folders in {tree.path} are at {pattern!r}; found {_names(tree.top)}")
+                raise UserError(
+                    f"split: no class folders in {tree.path} are at {pattern!r}; found {_some(tree.top.folders)}"
+                )
             for name, folder in found:
                 by.setdefault(name, []).append(folder)
     if "train" not in parts and set(parts) != {"all"}:
@@ -318,7 +341,10 @@ def _parts(tree: Tree, top: Folder, notes: list[str]) -> Parts:
         which = ", ".join(f.name for fs in group.values() for f in fs)
         if "train" not in group:
             raise UserError(f"{tree.path}: has {which}, but no train folder; name it with split={{'train': ...}}")
-        raise UserError(f"{train[0].path}: {_no_classes(tree, train[0])}")
+        images = _count(len(train[0].everything))
+        raise UserError(
+            f"{train[0].path}: no class folders in it ({images}); put those of each class into a folder{_hint(tree)}"
+        )
     doubtful = [f.name for part, fs in group.items() for f in fs if part != "train" or not f.flat]
     if doubtful or any(not f.flat for f in rest if group):
         every = [f.name for f in top.full]
@@ -386,8 +412,14 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
 
 def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
     """Every folder in `top` is a class, unless the folders in them say otherwise."""
-    full, at = top.full, f"{top.at}/".lstrip("/")
-    inner = [{g.name for g in f.full} for f in full]
+    full, at = [f for f in top.full if not tree.chosen or f.name in tree.chosen], f"{top.at}/".lstrip("/")
+    beside = {f.name for f in full}
+    for f in full:
+        if copy := sorted({g.name for g in f.opened.full} & (beside - {f.name})):
+            every = {"all": f"{at}*"}
+            readings = [("a copy, left out", f"classes={sorted(beside - {f.name})}"), ("a class", f"split={every}")]
+            _ambiguous(tree.path, f"{f.at} holds folders named like those beside it ({_some(copy)})", readings)
+    inner = [{g.name for g in f.opened.full} for f in full]
     if not inside and all(inner) and all(_splits_of_class(f) for f in full):
         return _by_part((part, f.name, [g]) for f in full for part, g in _splits_of_class(f).items())
     shared = [name for name, n in Counter(name for names in inner for name in names).items() if n > 1]
@@ -399,15 +431,15 @@ def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
         names, readings = [f.at for f in full], []
         images = next((name for name in shared if name.casefold() in FILLERS), "")
         if images:
-            readings.append((f"classes, with the images in {images}", f"split={{'all': {f'{at}*/{images}'!r}}}"))
+            readings.append((f"classes, images in {images}", f"split={{'all': {f'{at}*/{images}'!r}}}"))
         else:
             readings.append(("one of them", f"the path {tree.path / names[0]}"))
         if not inside and any(split_of(name)[0] for name in shared):
-            joined = {
-                split_of(name)[0]: [f"{n}/{name}" for n, has in zip(names, inner) if name in has] for name in shared
-            }
+            of = {part: [g.at for f in full for g in f.opened.full if split_of(g.name)[0] == part] for part in WORDS}
+            joined = {part: at for part, at in of.items() if at}
             readings.append(("one set in several folders", f"split={joined}"))
-        elif not inside and not images:
+        elif not inside and not images and all(inner):
+            names = [f.opened.at for f in full]
             train = names[:-1] if len(names) > 2 else names[0]
             readings.append(("one set in several folders", f"split={{'all': {names}}}"))
             readings.append(("the last one tests", f"split={{'train': {train!r}, 'test': {names[-1]!r}}}"))
@@ -448,7 +480,7 @@ def _check_classes(root: Path, parts: Parts, names: Sequence[str], first: str, c
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{root}: the folder name {printable(name)!r} is not UTF-8; rename the folder") from None
+            raise UserError(f"{root}: the name of the folder {name} is not UTF-8; rename the folder") from None
 
 
 def _plain(name: str) -> str:
@@ -457,35 +489,27 @@ def _plain(name: str) -> str:
     return "_".join(token.lstrip("0") or "0" for token in re.findall(r"[^\W_]+", text)) or text
 
 
-def _files(tree: Tree, parts: Parts) -> tuple[dict[str, dict[str, list[Path]]], set[Path]]:
+def _files(tree: Tree, parts: Parts) -> tuple[dict[str, list[list[Path]]], set[Path]]:
     """The images of every part and class, and the further names of files that have several.
 
-    Raises: UserError: a class without images, or a file under two classes or in two parts.
+    Raises: UserError: a file under two classes or in two parts.
     """
-    owner: dict[object, tuple[Path, str, str]] = {}
-    files: dict[str, dict[str, list[Path]]] = {}
+    owner: dict[object, tuple[Path, str]] = {}
+    files: dict[str, list[list[Path]]] = {}
     twins: set[Path] = set()
     for part, by in parts.items():
         for name, folders in by.items():
-            mine = files.setdefault(part, {}).setdefault(name, [])
+            place, mine = f"{name}, {part}", []
             for image in (image for folder in folders for image in folder.everything):
-                if tree.ids[image] not in owner:
-                    owner[tree.ids[image]] = (image, part, name)
+                other, owned = owner.setdefault(tree.ids[image], (image, place))
+                if owned != place:
+                    both = f"{other} ({owned}) and {image} ({place})"
+                    raise UserError(f"{both} are one file: it can have one class in one part; remove the link")
+                if other == image and image not in twins:
                     mine.append(image)
-                    continue
-                other, *place = owner[tree.ids[image]]
-                if place != [part, name]:
-                    where = f"{other} ({place[1]}, {place[0]}) and {image} ({name}, {part})"
-                    raise UserError(f"{where} are one file: it can have one class in one part; remove the link")
-                twins |= {image} - {other}
-            if not mine:
-                where, looked = folders[0].path, ", ".join(IMAGE_SUFFIXES)
-                raise UserError(f"{where}: class without images (looked for {looked})")
-    return files, twins
-
-
-def _names(folder: Folder) -> str:
-    return _some(folder.folders) or "no folders"
+                twins.add(image)
+            files.setdefault(part, []).append(mine)
+    return files, twins - {image for image, _ in owner.values()}
 
 
 def _some(names: Iterable[str]) -> str:
@@ -495,25 +519,16 @@ def _some(names: Iterable[str]) -> str:
 
 def _needed(tree: Tree, top: Folder) -> str:
     """What an image folder needs, and what was found in its place."""
-    found = [_names(top)]
-    if top.images:
-        found.append(f"{_count(len(top.images))} in no folder")
-    found += [f"{n} {ending}" for ending, n in sorted(tree.endings.items())]
+    beside = [f"{_count(len(top.images))} in no folder"] if top.images else []
+    endings = [f"{n} {ending}" for ending, n in sorted(tree.endings.items())]
+    found = ", ".join([_some(top.folders) or "no folders", *beside, *endings[:6]])
     text = "needs train/<class>/ and test/<class>/, or a folder for each of at least two classes"
-    return f"{text}; found {', '.join(found)}{_hint(tree)}"
-
-
-def _no_classes(tree: Tree, folder: Folder) -> str:
-    return (
-        f"no class folders in it ({_count(len(folder.everything))}); put those of each class into a folder{_hint(tree)}"
-    )
+    return f"{text}; found {found}{_hint(tree)}"
 
 
 def _hint(tree: Tree) -> str:
     if any(ending in ARCHIVES for ending in tree.endings):
         return "; give the path of the archive itself, or unpack it"
-    if tree.endings.keys() & {".parquet", ".arrow"}:
-        return "; give the path of the folder that holds one configuration's files"
     if any(ending in TABLES for ending in tree.endings):
         return "; labels in a table are not read: move the images into class folders"
     return ""
@@ -577,19 +592,14 @@ def named_folder(root: Path, class_names: Sequence[str], wnids: Sequence[str] = 
     for part, (path,) in group.items():
         folders = class_folders(path, class_names, wnids)
         trees = {p: Tree(p) for p in dict.fromkeys(folders)}
-        for p, tree in trees.items():
-            if not tree.top.everything:
-                raise UserError(f"{p}: class without images (looked for {', '.join(IMAGE_SUFFIXES)})")
         files[part] = [trees[p].top.everything for p in folders]
         counts = [sum((getattr(tree, kind) for tree in trees.values()), Counter()) for kind in ("endings", "no_data")]
         notes += [f"left out of {part}: {n} {what}" for count in counts for what, n in sorted(count.items())]
         others = [p.name for p in path.iterdir() if p.is_dir() and p not in trees] if not wnids else []
         notes += [printable(f"left out of {part}, no class of the set: {_some(sorted(others))}")] if others else []
-    listed = [f for classes in files.values() for mine in classes for f in mine]
-    names = tuple(class_names)
-    return Source(
-        "image folder", root, listed, tuple(files), lambda part: folder_part(files[part]), names, tuple(notes)
-    )
+    found = _source("image folder", root, files, class_names)
+    found.notes = tuple(notes)
+    return found
 
 
 def tiny_imagenet(root: Path) -> Source | None:
@@ -608,7 +618,8 @@ def tiny_imagenet(root: Path) -> Source | None:
         raise UserError(f"{root / 'train'}: {len(wnids)} class folders instead of 200; fetch the set again")
     if table.is_file():
         place = {image.name: image for image in val.everything}
-        rows = [line.split("\t")[:2] for line in table.read_text().splitlines() if line]
+        lines = table.read_text(errors="replace").splitlines()
+        rows = [(*line.split("\t"), "")[:2] for line in lines if line]
         for name, wnid in rows:
             if wnid not in train.folders:
                 raise UserError(f"{table}: names {wnid}, which has no folder under train")
@@ -620,16 +631,9 @@ def tiny_imagenet(root: Path) -> Source | None:
     else:
         by = {p.name: val.folders[p.name].everything for p in class_folders(root / "val", wnids)}
     files = {"train": [train.folders[w].everything for w in wnids], "test": [by[w] for w in wnids]}
-    for part, classes in files.items():
-        if empty := [w for w, mine in zip(wnids, classes) if not mine]:
-            raise UserError(f"{root}: class without images in the {part} part: {_some(empty)}")
     words = root / "words.txt"
-    lines = words.read_text().splitlines() if words.is_file() else []
+    lines = words.read_text(errors="replace").splitlines() if words.is_file() else []
     names = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    listed = [f for classes in files.values() for mine in classes for f in mine]
-    if table.is_file():
-        listed.append(table)
-    class_names = tuple(names.get(w, w).split(",")[0] for w in wnids)
-    return Source(
-        "Stanford's folder", root, listed, ("train", "test"), lambda part: folder_part(files[part]), class_names
-    )
+    found = _source("Stanford's folder", root, files, [names.get(w, w).split(",")[0] for w in wnids])
+    found.files = [*found.files, *([table] if table.is_file() else [])]
+    return found

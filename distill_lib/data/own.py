@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ LARGEST_AUTO = 128  # px; the resolution chosen for images of mixed size is neve
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is meant as a path."""
-    return os.sep in name or "/" in name or name.endswith((".npz", ".parquet")) or name.startswith(("~", "."))
+    ending = name.lower().endswith((".npz", ".parquet", *ARCHIVES))
+    return os.sep in name or "/" in name or ending or name.startswith(("~", "."))
 
 
 def source(path: Path, split: folders.Split | None = None, classes: Sequence[str] | None = None) -> Source:
@@ -34,7 +36,12 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
     Raises: UserError: nothing there, or in no form that can be read.
     """
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        path = unpacked(path)
+        folder = unpacked(path)
+        try:
+            return source(folder, split, classes)
+        except UserError as err:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(str(err).replace(str(folder), str(path))) from None
     table = tables.found(path)
     tree = path.is_dir() and not table
     if not tree and (split is not None or classes is not None):
@@ -72,7 +79,8 @@ def _numbered(found: Source) -> tuple[str, ...]:
 
 def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
-    name = path.name if path.is_dir() else path.stem
+    ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
+    name = path.name if path.is_dir() else path.name[: -len(ending)]
     return Dataset(
         name=f"{name}-own" if name in DATASETS else name,
         family="own",
