@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,9 +168,12 @@ def unreadable(path: Path, err: BaseException, what: str) -> UserError:
             head = f.read(512)
     except OSError as no:
         return UserError(f"{path}: cannot be read: {no.strerror or no}")
+    whole = False
+    with suppress(zipfile.BadZipFile):  # raised for some archives that are none
+        whole = zipfile.is_zipfile(path)
     kinds = {
         b"\x93NUMPY": "a single array (.npy)",
-        b"PK": "" if zipfile.is_zipfile(path) else "a zip archive, cut short",
+        b"PK": "" if whole else "a zip archive, cut short",
         b"\x80": "a Python pickle, which may hold code and is never run",
         b"\x89HDF": "an HDF5 file",
         b"PAR1": "a parquet file",
