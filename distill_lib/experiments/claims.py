@@ -18,7 +18,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pydantic
@@ -112,6 +112,7 @@ QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "spread over networks": _spread,
     "spread over architectures": _spread_of_architectures,
 }
+UNITS: dict[str, str] = {}  # of quantities that are not in points
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ class Claim:
             raise wrong("the spread of one network is not known; train at least two on each set")
         if self.quantity == "spread over architectures" and len(self.scale.networks) < 2:
             raise wrong("the spread over architectures needs at least two of them")
+
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.quantity, "points")
 
     def cells(self, experiment: str) -> dict[Cell, float]:
         """The cells of its arms, each with its weight."""
@@ -278,6 +283,7 @@ class Finding:
         word:        the verdict.
         provisional: repeats are missing.
         why:         a reason why there is no verdict although there are repeats; "" else.
+        arms:        the record of every arm that has one.
     """
 
     claim: Claim
@@ -286,6 +292,7 @@ class Finding:
     word: Word
     provisional: bool
     why: str = ""
+    arms: dict[Arm, Record] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -327,7 +334,8 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
             low = [records.underfit(found[cell]) for cell in claim.cells(of.name)]
             if why := next(filter(None, low), ""):
                 word, why = "undecided", f"networks are not trained: {why}"
-        out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why))
+        arms = {arm: found[cell] for arm, _ in claim.arms if (cell := arm.cell(of.name, claim.scale)) in found}
+        out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why, arms))
     return out
 
 
