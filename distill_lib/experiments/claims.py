@@ -30,6 +30,7 @@ from ..core.settings import settings
 from ..data import ImageSet
 from ..evaluation import effects
 from ..evaluation.effects import Effect, Word
+from ..evaluation.metrics.generative import Judge, Scores
 from ..generators import cgan
 from ..methods import METHODS, optional
 from ..records import Cell, Record
@@ -50,6 +51,7 @@ class Scale:
         num_eval: networks trained on each set; a repeat is their mean.
         network:  trained on the sets; `networks`, where given, takes its place: each architecture `num_eval` times.
         tested:   test images of every class; None for all.
+        scores:   settings of what is measured of each set besides accuracy: `Watched` or `Scores`.
         stand_in: what smoke computes on: real data inside the package.
     """
 
@@ -60,6 +62,7 @@ class Scale:
     networks: tuple[str, ...] = ()
     tested: int | None = None
     stand_in: str = "FashionMNIST-mini"
+    scores: Any = None
 
     def __str__(self) -> str:
         trained = " and ".join(self.networks) if self.networks else self.network
@@ -106,13 +109,28 @@ def _spread_of_architectures(record: Record) -> dict[int, float]:
     return {i: statistics.stdev([statistics.fmean(of[i]) for of in each]) for i in record.done}
 
 
+def _metric(start: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
+    """The one metric of every set whose name starts so."""
+
+    def of(record: Record) -> dict[int, float]:
+        (name,) = [k for k in record.metrics if k.startswith(start)]
+        return {i: change(v) for i, (v,) in _by_set(record, record.metrics[name]).items()}
+
+    return of
+
+
 # what of a set is compared: (record) -> a number for each of its sets
 QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "accuracy": _accuracy,
     "spread over networks": _spread,
     "spread over architectures": _spread_of_architectures,
+    "difficulty of the pool": _metric("pool_difficulty_pct"),
+    "FID": _metric("FID-"),
+    "seconds": _metric("distill_seconds"),
+    "doublings of seconds": _metric("distill_seconds", math.log2),
 }
-UNITS: dict[str, str] = {}  # of quantities that are not in points
+UNITS = {"FID": "of FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
+OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
 
 
 @dataclass(frozen=True)
@@ -123,7 +141,8 @@ class Claim:
         name:     short, without commas: how it is selected.
         sentence: what is claimed, so that "holds" means that it is true here.
         source:   where the paper says it; `printed`: what it printed.
-        arms:     each with its weight in the difference. The weights above zero sum to 1, those below to -1.
+        arms:     each with its weight in the difference. The weights above zero sum to 1, those below to -1; to 2
+                  and -2 in a difference of differences.
         n:        repeats that are planned; `delta`: the smallest difference that matters, in the quantity's unit.
         quantity: of QUANTITIES, what of a set is compared.
         smoke:    whether the smoke budget computes it.
@@ -153,8 +172,9 @@ class Claim:
             raise wrong("it needs a sentence, its source, and what was printed")
         if len({arm for arm, _ in self.arms}) != len(self.arms) or len(self.arms) < 2:
             raise wrong("at least two arms, all different")
-        if not all(math.isclose(sum(w for w in weights if w * sign > 0), sign, abs_tol=1e-9) for sign in (1, -1)):
-            raise wrong(f"weights above zero sum to 1, those below to -1; got {weights}")
+        above, below = (sum(abs(w) for w in weights if w * sign > 0) for sign in (1, -1))
+        if not (math.isclose(above, below) and any(math.isclose(above, total) for total in (1, 2))):
+            raise wrong(f"weights above zero sum to 1, those below to -1, or to 2 and -2; got {weights}")
         if any(arm.method not in METHODS for arm, _ in self.arms):
             raise unknown("method", next(arm.method for arm, _ in self.arms if arm.method not in METHODS), METHODS)
         if self.n < 3:
@@ -182,9 +202,14 @@ def against(ours: Arm, theirs: Arm) -> tuple[tuple[Arm, float], ...]:
     return ((ours, 1.0), (theirs, -1.0))
 
 
+def more_than(ours: tuple[Arm, Arm], theirs: tuple[Arm, Arm]) -> tuple[tuple[Arm, float], ...]:
+    """The arms of a difference of differences: how much more the first pair differs than the second."""
+    return (*against(*ours), *against(*reversed(theirs)))
+
+
 @settings
 class Watched:
-    """A record holds how the GAN was trained that its sets start from."""
+    """A record holds the seconds of each set, and how the GAN was trained that its sets start from, if any."""
 
     version: int = 1
 
@@ -193,12 +218,15 @@ def _gans(config: Any, method: str) -> list[cgan.GAN]:
     return [of for of in optional(METHODS[method], "stage1")(config).values() if isinstance(of, cgan.GAN)]
 
 
-def watched(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
-    """Of every look at the GAN in training: its step, the share of its samples that a classifier of real images
-    recognises, and their Fréchet distance."""
+def measured(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+    """What the task's `scores` ask for: distances of the set to real images, or of every look at the GAN in training
+    its step, the share of its samples that a classifier of real images recognises, and their Fréchet distance."""
+    if isinstance(task.scores, Scores):
+        judge = Judge(real, None, task.scores, task.seed, loop)
+        return {name: [value] for name, value in judge.distances(synthetic).items()}
     names = ("step", "class_accuracy_pct", "frechet_distance")
     looks = [cgan.train(real, of, loop).health for of in _gans(task.config, task.maker)]
-    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]}
+    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]} if looks else {}
 
 
 class Repeats(Task):
@@ -234,7 +262,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
 
     def task(cell: Cell, params: Parameters) -> Task | Skip:
         arm, scale = arms[cell][0], arms[cell][1].scale
-        scores = Watched() if _gans(arm.config, arm.method) else None
+        scores = scale.scores or (Watched() if _gans(arm.config, arm.method) else None)
         if params.profile == "full":
             return Skip("claims are decided at small; the paper's own scale is that of its tables")
         if params.profile == SCALE:
@@ -263,13 +291,13 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
             params.seed,
             "ConvNetW32",
             tested=10,
-            scores=scores,
+            scores=scores.smoke() if isinstance(scores, Scores) else scores,
         )
 
     model = pydantic.create_model(
         "ClaimParameters", __base__=Parameters, claims=(names_of("claim", lambda: names), names)
     )
-    return Experiment(name, title, model, cells, task, lambda cell: False, watched, claims=claims)
+    return Experiment(name, title, model, cells, task, lambda cell: False, measured, claims=claims)
 
 
 # --- what was found ----------------------------------------------------------------------------------------------------
@@ -330,7 +358,7 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
     out = []
     for claim, effect, p_value in zip(of.claims, each, adjusted, strict=True):
         word, why = effects.verdict(effect, p_value), ""
-        if effect.n and profile != "smoke":
+        if effect.n and profile != "smoke" and claim.quantity in OF_NETWORKS:
             low = [records.underfit(found[cell]) for cell in claim.cells(of.name)]
             if why := next(filter(None, low), ""):
                 word, why = "undecided", f"networks are not trained: {why}"

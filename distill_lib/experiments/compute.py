@@ -169,6 +169,7 @@ def _set(
             scores = _definition(task.cell).measure(
                 task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline)
             )
+        scores["distill_seconds"] = [spent.seconds["distill"]]
     return Record(
         cell=task.cell,
         test_accuracy_pct=[float(v) for v in judged.test_accuracy_pct],

@@ -39,6 +39,7 @@ from ..methods import (
     kip,
     minimax,
     mtt,
+    pool,
     random_real,
     skd,
     slfd,
@@ -333,6 +334,17 @@ def dgs_memory(cfg: dgs.Config, size: Size) -> float:
     return max(cfg.base.held(size), cfg.tuning.held(cfg.base, size) if cfg.tuning else 0.0, drawing, scorer)
 
 
+def pool_work(cfg: pool.Config, num_classes: int, images: int) -> float:
+    """The whole pool, drawn and scored, and its scorer's training."""
+    return num_classes * cfg.ipc * cfg.pool + cfg.scoring.training.work(num_classes, images)
+
+
+def pool_memory(cfg: pool.Config, size: Size) -> float:
+    """A step of the GAN or of the scorer, and the pool."""
+    images = 2 * size.floats(size.num_classes * cfg.ipc * cfg.pool)
+    return max(cfg.gan.held(size), cfg.scoring.training.held(size)) + images
+
+
 # --- evaluation --------------------------------------------------------------------------------------------------------
 def evaluating(protocol: Protocol, network: str, size: Size, images: int, num_eval: int, drawn: bool = True) -> float:
     """Bytes that evaluating keeps alive: networks in training at once, on a GPU all of them, or their answers to a part
@@ -376,5 +388,6 @@ COSTS = {
     "DiT": Cost(dit_work, dit_memory),
     "Minimax": Cost(dit_work, minimax_memory),
     "DGS": Cost(dgs_work, dgs_memory),
+    "Pool": Cost(pool_work, pool_memory),
     "Full data": Cost(no_work, full_data_memory),
 }

@@ -21,6 +21,7 @@ from . import (
     kip,
     minimax,
     mtt,
+    pool,
     random_real,
     skd,
     slfd,
@@ -67,5 +68,6 @@ METHODS: dict[str, Method] = {
     "DiT": dit,
     "Minimax": minimax,
     "DGS": dgs,
+    "Pool": pool,
     "Full data": full_data,
 }

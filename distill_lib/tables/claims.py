@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from .. import experiments
+from ..core import paths
 from ..evaluation.effects import WORDS
 from ..experiments.claims import Finding, findings
 from ..experiments.definition import Parameters
@@ -140,6 +141,11 @@ def overall() -> Findings:
         if some := [f.claim.name for f in decided if f.word == word]:
             out.append(f"*{word}*: {'; '.join(some)}.")
     return Findings(out)
+
+
+def pilots() -> pd.DataFrame:
+    """Short runs that scales and numbers of repeats were chosen by."""
+    return pd.read_csv(paths.reported().parent / "pilots.csv", keep_default_na=False)
 
 
 # --- how well networks and generators were trained ---------------------------------------------------------------------
