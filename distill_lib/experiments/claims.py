@@ -129,7 +129,7 @@ QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "seconds": _metric("distill_seconds"),
     "doublings of seconds": _metric("distill_seconds", math.log2),
 }
-UNITS = {"FID": "of FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
+UNITS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
 OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
 
 

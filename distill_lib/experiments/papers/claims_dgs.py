@@ -12,8 +12,10 @@ from ..claims import Arm, Claim, Scale, against, experiment, more_than
 from .claims_skd import WIDE
 
 DATASET = "FashionMNIST"
-SCALE = Scale(DATASET, "vico_dsa@100ep", num_eval=3, network="ConvNetW32")
-REPEATS = {10: 30, 50: 15}  # by images per class; `results/pilots.csv` has the spread between paired sets
+# Sets differ by far more than networks trained on one set, see `results/pilots.csv`: so one network a set, and many sets.
+SCALE = Scale(DATASET, "vico_dsa@300ep", num_eval=1, network="ConvNetW32")
+REPEATS = {10: 60, 50: 20}  # by images per class
+DELTA = 1.0  # points; the paper prints 0.6 to 2.7 for DGS over Minimax
 # A narrow ConvNet on all real images, as the paper's scorer has seen those it scores; or one for each of three folds.
 SCORER = Training(network="ConvNetW32", epochs=6, batch=64)
 SCORING = {"trained": Scoring(scorer="trained", training=SCORER)}
@@ -39,7 +41,7 @@ def _target(name: str, ipc: int) -> Arm:
 def _claim(
     name: str, sentence: str, source: str, printed: str, arms: tuple[tuple[Arm, float], ...], ipc: int = 10, **more: Any
 ) -> Claim:
-    return Claim(f"{name}: IPC {ipc}", sentence, source, printed, SCALE, arms, REPEATS[ipc], **more)
+    return Claim(f"{name}: IPC {ipc}", sentence, source, printed, SCALE, arms, REPEATS[ipc], delta=DELTA, **more)
 
 
 def _claims() -> list[Claim]:
@@ -128,7 +130,8 @@ def _claims() -> list[Claim]:
             "37.4 ± 0.6 against 35.8 ± 0.2 at IPC 10, 56.6 ± 0.8 against 56.9 ± 0.5 at IPC 50 (ImageWoof)",
             SCALE,
             more_than((_target("cliff", 10), _target("hill", 10)), (_target("cliff", 50), _target("hill", 50))),
-            REPEATS[50],
+            2 * REPEATS[50],
+            delta=DELTA,
         )
     ]
     out += [
