@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -24,7 +26,7 @@ def forest(points: pd.DataFrame) -> Figure:
     palette = sns.color_palette("colorblind", 10)
     colours = dict(zip(SHAPES, (palette[2], palette[3], palette[0], "0.35", "0.6")))
     panels = list(points.groupby("panel", sort=False))
-    heights = [len(part) + 1.6 for _, part in panels]
+    heights = [len(part) + 2.2 for _, part in panels]
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(8.4, 0.3 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
     )
@@ -47,9 +49,10 @@ def forest(points: pd.DataFrame) -> Figure:
         axis.set_xscale("symlog", linthresh=1, linscale=1)
         axis.set_xticks(every := [*(-t for t in reversed(ticks)), 0, *ticks], [f"{t:+g}" if t else "0" for t in every])
         axis.minorticks_off()
-        axis.set(xlim=(-edge, edge), ylim=(len(part) - 0.5, -0.5), xlabel=part["unit"].iloc[0])
+        axis.set(xlim=(-edge, edge), ylim=(len(part) - 0.5, -0.5))
+        axis.set_xlabel(part["unit"].iloc[0], fontsize=9)
         axis.set_yticks(range(len(part)), part["name"], fontsize=8)
-        axis.set_title(panel, fontsize=9, loc="left")
+        axis.set_title(textwrap.fill(panel, 72), fontsize=9, loc="left")
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="y", visible=False)
     return figure

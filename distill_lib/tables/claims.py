@@ -101,8 +101,7 @@ def sentences(found: list[Finding]) -> Findings:
         if f.effect.n:
             why = f" Reason: {f.why}." if f.why else ""
             out.append(
-                f"{f.claim.sentence} {f.claim.name}: {difference(f)} after {f.effect.n} of {f.claim.n} repeats: "
-                f"{f.verdict}.{why}"
+                f"{f.claim.sentence} *{f.verdict}*: {difference(f)} after {f.effect.n} of {f.claim.n} repeats.{why}"
             )
     if left := sum(not f.effect.n for f in found):
         out.append(f"No repeat of {left} of {len(found)} claims has been computed.")
@@ -135,7 +134,7 @@ def overall() -> Findings:
     done = [f for f in every if not f.provisional]
     decided = [f for f in done if f.word not in ("undecided", "not run")]
     out = [
-        f"{len(every)} claims are planned. {len(done)} have all their repeats, and {len(decided)} of these are decided."
+        f"Of {len(every)} planned claims {len(done)} have all their repeats, and {len(decided)} of these are decided."
     ]
     for word in ("holds", "reversed", "no effect larger than δ"):
         if some := [f.claim.name for f in decided if f.word == word]:
