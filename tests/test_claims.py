@@ -123,6 +123,30 @@ def test_known_effects_get_the_right_verdict_through_the_whole_chain(monkeypatch
     assert all(count >= 0.93 * draws for count in right.values()), right
 
 
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({}, ""),
+        ({"train_loss": [2.3, 2.3]}, "networks are not trained: MLP at a training loss of 2.30"),
+        ({"stage 1": [[{"class_accuracy_pct": 11.2}]]}, "the generator is not trained: .* recognises 11.2 %"),
+        ({"stage 1": [[{"class_accuracy_pct": 80.0}]]}, ""),
+    ],
+)
+def test_without_trained_networks_and_generators_there_is_no_verdict(metrics, says, monkeypatch):
+    c = claim(n=3)
+    of = claims.experiment("toy/claims", "Toy", [c])
+    values = {2: [70.0, 70.1, 70.2], 1: [60.0, 60.2, 60.1]}
+    kept = {"train_loss": [0.01] * 3, "per_class_accuracy_pct": [[60.0] * 10] * 3} | metrics
+
+    def load(cell, profile):
+        return Record(cell, values[cell.ipc], [0, 1, 2], {"network": "MLP", "protocol": {"loss": "ce"}}, kept)
+
+    monkeypatch.setattr(records, "load", load)
+    (found,) = claims.findings(of, "small")
+    assert re.match(says, found.why) if says else found.why == ""
+    assert found.word == ("undecided" if says else "holds")
+
+
 # --- definitions -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "says"),

@@ -333,6 +333,17 @@ class Finding:
         return f"provisional: {said}" if self.provisional else said
 
 
+def _untrained(record: Record) -> str:
+    """Why a record says nothing about an idea: its networks have not learned the set, or its generator no classes."""
+    if low := records.underfit(record):
+        return f"networks are not trained: {low}"
+    looks = record.metrics.get("stage 1", [[]])[0]
+    shares = record.metrics.get("per_class_accuracy_pct", [[]])[0]
+    if looks and shares and (share := looks[-1]["class_accuracy_pct"]) < records.ABOVE_CHANCE * 100 / len(shares):
+        return f"the generator is not trained: a classifier of real images recognises {share:.1f} % of its samples"
+    return ""
+
+
 def differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
     """One difference for each repeat that all arms have, in order, at most as many as are planned."""
     arms = claim.cells(experiment)
@@ -359,9 +370,9 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
     for claim, effect, p_value in zip(of.claims, each, adjusted, strict=True):
         word, why = effects.verdict(effect, p_value), ""
         if effect.n and profile != "smoke" and claim.quantity in OF_NETWORKS:
-            low = [records.underfit(found[cell]) for cell in claim.cells(of.name)]
-            if why := next(filter(None, low), ""):
-                word, why = "undecided", f"networks are not trained: {why}"
+            each_arm = [found[cell] for cell in claim.cells(of.name)]
+            if why := next(filter(None, map(_untrained, each_arm)), ""):
+                word = "undecided"
         arms = {arm: found[cell] for arm, _ in claim.arms if (cell := arm.cell(of.name, claim.scale)) in found}
         out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why, arms))
     return out
