@@ -39,7 +39,7 @@ def claim(name="more images", ours=2, theirs=1, n=4, **changes):
     return Claim(**given | changes)
 
 
-# --- the numbers -------------------------------------------------------------------------------------------------------
+# --- the numbers ------------------------------------------------------------------------------------------------------
 def test_the_interval_and_p_value_are_those_of_a_paired_t_test():
     scipy_stats = pytest.importorskip("scipy.stats")
     differences = [0.8, 1.1, 0.4, 0.9, -0.2]
@@ -147,7 +147,7 @@ def test_without_trained_networks_and_generators_there_is_no_verdict(metrics, sa
     assert found.word == ("undecided" if says else "holds")
 
 
-# --- definitions -------------------------------------------------------------------------------------------------------
+# --- definitions ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -211,7 +211,7 @@ def test_arms_of_a_claim_differ_in_the_idea_alone(paper):
         assert len({(c.method, c.ipc, c.variant) for c in cells}) == len(cells)
 
 
-# --- computing them ----------------------------------------------------------------------------------------------------
+# --- computing them ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """Three claims on the digits, of which two share an arm."""

@@ -41,7 +41,7 @@ UNSEEN = "unseen networks"  # in a cell: the mean over the architectures that it
 SMOKE_REPEATS = 2
 
 
-# --- what is claimed ---------------------------------------------------------------------------------------------------
+# --- what is claimed --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scale:
     """What all arms of a claim share.
@@ -300,7 +300,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
     return Experiment(name, title, model, cells, task, lambda cell: False, measured, claims=claims)
 
 
-# --- what was found ----------------------------------------------------------------------------------------------------
+# --- what was found ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Finding:
     """Where a claim stands.

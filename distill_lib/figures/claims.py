@@ -19,8 +19,8 @@ def forest(points: pd.DataFrame) -> Figure:
 
     Args:
         points: columns panel, name, mean, low, high (NaN without an interval), delta, word, provisional, repeats, unit.
-    Returns: hollow marks while a verdict is provisional; the grey band reaches from -delta to +delta. The axis is linear
-             from -1 to 1 and logarithmic beyond.
+    Returns: hollow marks while a verdict is provisional; the grey band reaches from -delta to +delta. The axis is
+             linear from -1 to 1 and logarithmic beyond.
     """
     style(fitted=True)
     palette = sns.color_palette("colorblind", 10)

@@ -147,7 +147,7 @@ def pilots() -> pd.DataFrame:
     return pd.read_csv(paths.reported().parent / "pilots.csv", keep_default_na=False)
 
 
-# --- how well networks and generators were trained ---------------------------------------------------------------------
+# --- how well networks and generators were trained --------------------------------------------------------------------
 def arms(found: list[Finding]) -> pd.DataFrame:
     """A row per arm with a record: its accuracy, the training loss its networks end at, how far the generator had come
     in the last fifth of its training, and the seconds of a repeat."""
