@@ -150,7 +150,7 @@ def provenance() -> dict:
     return records.provenance("cpu")
 
 
-# --- start -------------------------------------------------------------------------------------------------------------
+# --- start -----------------------------------------------------------------------------------------------------------
 def python(*words: str) -> suite.Call:
     environment = {
         k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"

@@ -12,8 +12,10 @@ from __future__ import annotations
 import numpy as np
 import suite
 import torch
+from scipy import linalg
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import Inception3
 
 from distill_lib import networks
 from distill_lib.core.rng import stream
@@ -142,8 +144,6 @@ def distance(side: str, device: str, images: int, real: int, batch: int) -> suit
     kept = run(pixels[images:]) if side == "ours" else None
 
     def plain() -> Tensor:
-        from scipy import linalg
-
         (m1, c1), (m2, c2) = run(pixels[images:]), run(pixels[:images])
         return torch.tensor(
             [((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)]
@@ -171,8 +171,6 @@ def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):
             for v in (pretrained.CIFARResNet.MEAN, pretrained.CIFARResNet.STD)
         )
         return lambda x: plain((x - mean) / std), features.of_resnet(name, pretrained.CIFARResNet.load(state), device)
-    from torchvision.models import Inception3
-
     with torch.device("meta"):
         shapes = Inception3(1008, aux_logits=False, init_weights=False).state_dict()
     state = redrawn(shapes, rng)

@@ -1,8 +1,8 @@
 """MTT's inner loop, there and back, against the loop a reader would write from the paper: the network's own layers,
 every step's graph kept, one backward pass through all of them. The reference's memory grows with the steps.
 
-A loop is so many steps of a student on all synthetic images of ten classes, with augmentation, then the distance to the
-expert and its derivative by the images, which both sides return.
+A loop is a number of steps of a student on all synthetic images of ten classes, with augmentation, then the distance to
+the expert and its derivative by the images, which both sides return.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distill_lib import networks
 from distill_lib.core.rng import stream
 from distill_lib.data import augment
-from distill_lib.methods import mtt
+from distill_lib.methods.common import trajectories
 from distill_lib.methods.common.trajectories import flat, unflat
 from distill_lib.networks.gradients import Derivatives
 
@@ -59,7 +59,9 @@ def loop(side: str, device: str, ipc: int, steps: int, channels: int, pixels: in
 
     def ours() -> Tensor:
         batches = [torch.arange(K * ipc, device=device)] * steps
-        return mtt.matched(Derivatives(network), start, target, images, labels, step_size, batches, draws, aug)[1]
+        return trajectories.student_loss(
+            Derivatives(network), start, target, images, labels, step_size, batches, draws, aug
+        )[1]
 
     return plain if side == "plain" else ours
 

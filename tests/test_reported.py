@@ -446,7 +446,12 @@ def test_the_page_of_a_paper_shows_all_its_tables(paper):
 
 @pytest.mark.parametrize(
     "paper, module",
-    [("skd", "methods/skd.py"), ("dgs", "methods/dgs.py"), ("uvit", "generators/uvit.py"), ("slfd", "methods/slfd.py")],
+    [
+        ("skd", "methods/skd.py"),
+        ("dgs", "methods/dgs.py"),
+        ("uvit", "generators/uvit/network.py"),
+        ("slfd", "methods/slfd.py"),
+    ],
 )
 def test_a_page_does_not_call_missing_what_exists(paper, module):
     exists = (paths.ROOT / "distill_lib" / module).exists()

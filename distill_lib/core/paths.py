@@ -10,14 +10,8 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
-IMAGENET_FOLDERS = (
-    "imagenet",
-    "ImageNet",
-    "ILSVRC2012",
-    "imagenet-1k",
-    "ILSVRC/Data/CLS-LOC",
-    ".",
-)  # below a data folder; train/<wnid> in it
+# below a data folder; train/<wnid> in it
+IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 
 
 def results(profile: str) -> Path:

@@ -7,13 +7,11 @@ it learned are kept in `runs/`, under a hash of the settings, the data and the s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,8 +23,8 @@ from ..core.files import atomically
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
-from ..data import ImageSet, augment, like
-from . import fast, memory, names
+from ..data import ImageSet, augment
+from . import fast, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
 
@@ -47,42 +45,22 @@ class Training:
     per_class: int | None = None  # real images per class trained on and chosen from; None for all of them
 
     def smoke(self, ipc: int) -> Training:
-        return replace(self, epochs=min(self.epochs, 4), batch=64, per_class=_fewer(self.per_class, max(60, ipc)))
+        return self._shorter(epochs=4, per_class=max(60, ipc))
 
     def small(self, ipc: int) -> Training:
-        return replace(self, epochs=min(self.epochs, 8), batch=64, per_class=_fewer(self.per_class, max(300, ipc)))
+        return self._shorter(epochs=8, per_class=max(300, ipc))
+
+    def _shorter(self, epochs: int, per_class: int) -> Training:
+        fewer = min(self.per_class or per_class, per_class)
+        return replace(self, epochs=min(self.epochs, epochs), batch=64, per_class=fewer)
 
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
 
-    def held(self, size: memory.Size) -> float:
-        """Bytes kept alive by a training step, or by the features of one class's images."""
-        images = min(size.images, size.num_classes * self.per_class) if self.per_class else size.images
-        dimensions = names.blank(self.network, size.shape, size.num_classes).embed_dim
-        chosen = 3 * 4.0 * images / size.num_classes * dimensions + memory.passed(self.network, size, 256)
-        step = memory.trained(self.network, size, min(self.batch, images)) + memory.COPIES * size.floats(self.batch)
-        return max(step, chosen)
-
-
-def for_selection(dataset: str) -> Training:
-    """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet
-    subsets.
-
-    SLFD's unions of subsets, for which no selection is published, have the ConvNet.
-
-    Source: Zhao et al. 2021 for the former, Kim et al. 2022 (official code) for the latter.
-    """
-    known = like(dataset)
-    return Training(network="ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet")
-
-
-def _fewer(given: int | None, limit: int) -> int:
-    return limit if given is None else min(given, limit)
-
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class ReferenceNetwork:
     """A network after training, with what happened to each image on the way.
 
     Attributes:
@@ -103,7 +81,7 @@ class Trained:
         return [torch.nonzero(labels == k).flatten() for k in range(real.num_classes)]
 
 
-def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) -> Trained:
+def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) -> ReferenceNetwork:
     """The network of these settings trained on `real`: from `runs/feature_networks` where it is, else trained and put
     there.
 
@@ -117,19 +95,12 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 
 def artefact(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
-    key = json.dumps(
-        {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}, sort_keys=True
-    )
-    return (
-        paths.runs()
-        / "feature_networks"
-        / f"{cfg.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    )
+    key = {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}
+    name = f"{cfg.network}-{real.facts.name}-{store.digest(key)}.safetensors"
+    return paths.runs() / "feature_networks" / name
 
 
-def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> Trained:
-    from safetensors.torch import save_file
-
+def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> ReferenceNetwork:
     index = candidates(real, cfg.per_class, seed)
     place, n = index.to(real.device), len(index)
     rng = stream(seed, "feature network")
@@ -139,15 +110,8 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     batches = Batches(n, cfg.batch)
     was_right, learned = torch.zeros(2, n, dtype=torch.bool, device=real.device)
     forgotten = torch.zeros(n, dtype=torch.int64, device=real.device)
-    live = {
-        "network": network,
-        "optimizer": optimizer,
-        "rng": rng,
-        "order": batches.order,
-        "was_right": was_right,
-        "learned": learned,
-        "forgotten": forgotten,
-    }
+    live = {"network": network, "optimizer": optimizer, "rng": rng, "order": batches.order}
+    live |= {"was_right": was_right, "learned": learned, "forgotten": forgotten}
     total = cfg.epochs * batches.steps_per_epoch
     for step in loop.steps("feature_network", total, live):
         here = send(batches.index(step, rng), real.device)
@@ -167,18 +131,17 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     tensors = {f"network.{k}": v.cpu().contiguous() for k, v in network.state_dict().items()}
     tensors |= {"index": index, "forgotten": forgotten.cpu(), "learned": learned.cpu()}
     atomically(file, lambda part: save_file(tensors, part))
-    return Trained(network.eval().requires_grad_(False), index, forgotten.cpu(), learned.cpu())
+    return ReferenceNetwork(network.eval().requires_grad_(False), index, forgotten.cpu(), learned.cpu())
 
 
-def _read(file: Path, real: ImageSet, cfg: Training) -> Trained:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _read(file: Path, real: ImageSet, cfg: Training) -> ReferenceNetwork:
     try:
         saved = load_file(file)
         network = names.fresh(cfg.network, real, stream(0, "overwritten")).to(real.device)
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
-        return Trained(network.eval().requires_grad_(False), saved["index"], saved["forgotten"], saved["learned"])
+        return ReferenceNetwork(
+            network.eval().requires_grad_(False), saved["index"], saved["forgotten"], saved["learned"]
+        )
     except (SafetensorError, OSError, KeyError, RuntimeError) as err:
         raise UserError(f"{file}: damaged feature network ({err}); delete it to train it again") from None
 
@@ -211,57 +174,3 @@ def features(network: nn.Module, real: ImageSet, index: Tensor, batch: int = 256
         return fast.embed(network, real.take(part)[0]).float()
 
     return chunked(embed, index.to(real.device), size=batch)
-
-
-def select(
-    real: ImageSet,
-    ipc: int,
-    cfg: Training,
-    seed: int,
-    method: str,
-    choose: Callable[[Tensor, int], Tensor],
-    loop: Loop | None = None,
-) -> ImageSet:
-    """Choose `ipc` images of every class by their features.
-
-    Args:
-        choose: features (N, D) of one class, ipc -> places (ipc,) of the chosen ones, in order.
-    Raises: UserError: a class has fewer than ipc images.
-    """
-    loop = loop or Loop()
-    trained = on_real(real, cfg, seed, loop)
-    classes = trained.classes(real)
-    enough(classes, ipc, real)
-    chosen: list[list[int]] = []
-    for k in loop.steps("choose", real.num_classes, {"chosen": chosen}):
-        candidates_k = trained.index[classes[k]]
-        chosen.append(candidates_k[choose(features(trained.network, real, candidates_k), ipc).cpu()].tolist())
-    return selected(real, torch.tensor(chosen), method=method, seed=seed)
-
-
-def enough(classes: list[Tensor], ipc: int, real: ImageSet) -> None:
-    """Raises: UserError: a class has fewer than `ipc` images to choose from."""
-    for k, places in enumerate(classes):
-        if len(places) < ipc:
-            raise UserError(
-                f"ipc {ipc}: {real.facts.name} has only {len(places)} images of class {real.facts.class_names[k]!r} to choose from"
-            )
-
-
-def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
-    """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k,
-    unmodified."""
-    images = real.take(index.flatten())[0].unflatten(0, index.shape)
-    return ImageSet.from_classes(images, like=real, indices=index.tolist(), **extra)
-
-
-# --- of a method whose settings hold a `training`
-# ------------------------------------------------------------------------
-def stage1(cfg: Any) -> dict[str, Training]:
-    """What cells share before their sets differ."""
-    return {"feature network": cfg.training}
-
-
-def prepare(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    on_real(real, cfg.training, seed, loop)

@@ -20,8 +20,7 @@ operations, bytes
 peak_flops, peak_bytes
     Of the machine, a second, in the same run.
 target
-    What is to be reached: {"ratio": at least}, {"seconds": at most}, {"added_seconds": at most} or {"off_pct": at
-    most}.
+    What is to be reached: {"ratio": at least}, {"seconds": at most} or {"added_seconds": at most}.
 facts, size, seconds, made_by
     Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
     machine before.
@@ -43,7 +42,7 @@ from ..core.errors import UserError
 from ..core.files import atomically
 
 FORMAT = "distill_lib.speed/1"
-WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more", "off_pct": "≤ {} %"}
+WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more"}
 
 
 def folder() -> Path:
@@ -194,24 +193,15 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def of_memory(entry: dict[str, Any]) -> bool:
-    """Whether an entry holds a measured peak against an estimate, and its seconds say nothing."""
-    return "estimated_mb" in entry["facts"]
+    """Whether an entry holds a measured peak, and its seconds say nothing."""
+    return "measured_mb" in entry["facts"]
 
 
 def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the
-    difference, the target."""
-    rows = [
-        {
-            "what": e["what"].removesuffix(": peak memory"),
-            "measured MB": e["facts"]["measured_mb"],
-            "estimated MB": e["facts"]["estimated_mb"],
-            "off": f"{e['facts']['off_pct']} %",
-            "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
-        }
-        for e in sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
-    ]
-    return pd.DataFrame(rows, columns=["what", "measured MB", "estimated MB", "off", "target"])
+    """One line per entry of memory, the largest peak first: what was run, and its megabytes."""
+    found = sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
+    rows = [(e["what"].removesuffix(": peak memory"), e["facts"]["measured_mb"]) for e in found]
+    return pd.DataFrame(rows, columns=["what", "measured MB"])
 
 
 def _spread(side: dict[str, Any] | None) -> str:

@@ -34,7 +34,7 @@ from ..experiments.papers.uvit import (
     loaded,
     table2_task,
 )
-from ..generators.uvit import ARCHITECTURES, UViT
+from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
 from ..records import Cell, Record, reported
 from .numbers import NOT_RUN, measured, spread
 
@@ -315,7 +315,7 @@ def configurations() -> pd.DataFrame:
     ]
     out = []
     for name, row, of in variants:
-        model = UViT(of)
+        model = UViT(of, device="meta")
         out.append(
             {
                 "model": name,
@@ -324,7 +324,7 @@ def configurations() -> pd.DataFrame:
                 "MLP": of.mlp_ratio * of.width,
                 "heads": of.heads,
                 "tokens": of.tokens,
-                "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+                "parameters": f"{parameter_count(of):,}",
                 "tensors": len(model.state_dict()),
                 "paper: layers, hidden, MLP, heads, parameters": ", ".join(said[row].values()) if row else "",
             }

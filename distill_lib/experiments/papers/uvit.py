@@ -16,7 +16,7 @@ from ...core.settings import Count, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.generative import Judge, Scores
 from ...generators import uvit
-from ...generators.uvit import ARCHITECTURES, parameters
+from ...generators.uvit import ARCHITECTURES, parameter_count
 from ...methods import METHODS
 from ...records import Cell
 from ..definition import Experiment, Numbers, Parameters, Skip, Task, names_of
@@ -223,7 +223,7 @@ def counted(row: dict[str, Any]) -> float | None:
         "hidden_size": of.width,
         "mlp_size": of.mlp_ratio * of.width,
         "heads": of.heads,
-        "parameters": parameters(of) / 1e6,
+        "parameters": parameter_count(of) / 1e6,
     }
     return sizes[row["quantity"]]
 
