@@ -10,6 +10,7 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
+RESULT_PROFILES = ("full", "small")  # those whose records are results, the best first
 # below a data folder; train/<wnid> in it
 IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 
