@@ -18,7 +18,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pydantic
@@ -30,6 +30,7 @@ from ..core.settings import settings
 from ..data import ImageSet
 from ..evaluation import effects
 from ..evaluation.effects import Effect, Word
+from ..evaluation.metrics.generative import Judge, Scores
 from ..generators import cgan
 from ..methods import METHODS, optional
 from ..records import Cell, Record
@@ -50,6 +51,7 @@ class Scale:
         num_eval: networks trained on each set; a repeat is their mean.
         network:  trained on the sets; `networks`, where given, takes its place: each architecture `num_eval` times.
         tested:   test images of every class; None for all.
+        scores:   settings of what is measured of each set besides accuracy: `Watched` or `Scores`.
         stand_in: what smoke computes on: real data inside the package.
     """
 
@@ -60,6 +62,7 @@ class Scale:
     networks: tuple[str, ...] = ()
     tested: int | None = None
     stand_in: str = "FashionMNIST-mini"
+    scores: Any = None
 
     def __str__(self) -> str:
         trained = " and ".join(self.networks) if self.networks else self.network
@@ -106,12 +109,28 @@ def _spread_of_architectures(record: Record) -> dict[int, float]:
     return {i: statistics.stdev([statistics.fmean(of[i]) for of in each]) for i in record.done}
 
 
+def _metric(start: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
+    """The one metric of every set whose name starts so."""
+
+    def of(record: Record) -> dict[int, float]:
+        (name,) = [k for k in record.metrics if k.startswith(start)]
+        return {i: change(v) for i, (v,) in _by_set(record, record.metrics[name]).items()}
+
+    return of
+
+
 # what of a set is compared: (record) -> a number for each of its sets
 QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "accuracy": _accuracy,
     "spread over networks": _spread,
     "spread over architectures": _spread_of_architectures,
+    "difficulty of the pool": _metric("pool_difficulty_pct"),
+    "FID": _metric("FID-"),
+    "seconds": _metric("distill_seconds"),
+    "doublings of seconds": _metric("distill_seconds", math.log2),
 }
+UNITS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
+OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,8 @@ class Claim:
         name:     short, without commas: how it is selected.
         sentence: what is claimed, so that "holds" means that it is true here.
         source:   where the paper says it; `printed`: what it printed.
-        arms:     each with its weight in the difference. The weights above zero sum to 1, those below to -1.
+        arms:     each with its weight in the difference. The weights above zero sum to 1, those below to -1; to 2
+                  and -2 in a difference of differences.
         n:        repeats that are planned; `delta`: the smallest difference that matters, in the quantity's unit.
         quantity: of QUANTITIES, what of a set is compared.
         smoke:    whether the smoke budget computes it.
@@ -152,8 +172,9 @@ class Claim:
             raise wrong("it needs a sentence, its source, and what was printed")
         if len({arm for arm, _ in self.arms}) != len(self.arms) or len(self.arms) < 2:
             raise wrong("at least two arms, all different")
-        if not all(math.isclose(sum(w for w in weights if w * sign > 0), sign, abs_tol=1e-9) for sign in (1, -1)):
-            raise wrong(f"weights above zero sum to 1, those below to -1; got {weights}")
+        above, below = (sum(abs(w) for w in weights if w * sign > 0) for sign in (1, -1))
+        if not (math.isclose(above, below) and any(math.isclose(above, total) for total in (1, 2))):
+            raise wrong(f"weights above zero sum to 1, those below to -1, or to 2 and -2; got {weights}")
         if any(arm.method not in METHODS for arm, _ in self.arms):
             raise unknown("method", next(arm.method for arm, _ in self.arms if arm.method not in METHODS), METHODS)
         if self.n < 3:
@@ -167,6 +188,10 @@ class Claim:
         if self.quantity == "spread over architectures" and len(self.scale.networks) < 2:
             raise wrong("the spread over architectures needs at least two of them")
 
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.quantity, "points")
+
     def cells(self, experiment: str) -> dict[Cell, float]:
         """The cells of its arms, each with its weight."""
         return {arm.cell(experiment, self.scale): weight for arm, weight in self.arms}
@@ -177,9 +202,14 @@ def against(ours: Arm, theirs: Arm) -> tuple[tuple[Arm, float], ...]:
     return ((ours, 1.0), (theirs, -1.0))
 
 
+def more_than(ours: tuple[Arm, Arm], theirs: tuple[Arm, Arm]) -> tuple[tuple[Arm, float], ...]:
+    """The arms of a difference of differences: how much more the first pair differs than the second."""
+    return (*against(*ours), *against(*reversed(theirs)))
+
+
 @settings
 class Watched:
-    """A record holds how the GAN was trained that its sets start from."""
+    """A record holds the seconds of each set, and how the GAN was trained that its sets start from, if any."""
 
     version: int = 1
 
@@ -188,12 +218,15 @@ def _gans(config: Any, method: str) -> list[cgan.GAN]:
     return [of for of in optional(METHODS[method], "stage1")(config).values() if isinstance(of, cgan.GAN)]
 
 
-def watched(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
-    """Of every look at the GAN in training: its step, the share of its samples that a classifier of real images
-    recognises, and their Fréchet distance."""
+def measured(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+    """What the task's `scores` ask for: distances of the set to real images, or of every look at the GAN in training
+    its step, the share of its samples that a classifier of real images recognises, and their Fréchet distance."""
+    if isinstance(task.scores, Scores):
+        judge = Judge(real, None, task.scores, task.seed, loop)
+        return {name: [value] for name, value in judge.distances(synthetic).items()}
     names = ("step", "class_accuracy_pct", "frechet_distance")
     looks = [cgan.train(real, of, loop).health for of in _gans(task.config, task.maker)]
-    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]}
+    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]} if looks else {}
 
 
 class Repeats(Task):
@@ -229,7 +262,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
 
     def task(cell: Cell, params: Parameters) -> Task | Skip:
         arm, scale = arms[cell][0], arms[cell][1].scale
-        scores = Watched() if _gans(arm.config, arm.method) else None
+        scores = scale.scores or (Watched() if _gans(arm.config, arm.method) else None)
         if params.profile == "full":
             return Skip("claims are decided at small; the paper's own scale is that of its tables")
         if params.profile == SCALE:
@@ -258,13 +291,13 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
             seed=params.seed,
             network="ConvNetW32",
             tested=10,
-            scores=scores,
+            scores=scores.smoke() if isinstance(scores, Scores) else scores,
         )
 
     model = pydantic.create_model(
         "ClaimParameters", __base__=Parameters, claims=(names_of("claim", lambda: names), names)
     )
-    return Experiment(name, title, model, cells, task, lambda cell: False, watched, claims=claims)
+    return Experiment(name, title, model, cells, task, lambda cell: False, measured, claims=claims)
 
 
 # --- what was found -------------------------------------------------------------------------------
@@ -278,6 +311,7 @@ class Finding:
         word:        the verdict.
         provisional: repeats are missing.
         why:         a reason why there is no verdict although there are repeats; "" else.
+        arms:        the record of every arm that has one.
     """
 
     claim: Claim
@@ -286,6 +320,7 @@ class Finding:
     word: Word
     provisional: bool
     why: str = ""
+    arms: dict[Arm, Record] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -296,6 +331,17 @@ class Finding:
         wanted = f" (about {more} repeats would decide)" if more else f" (more than {effects.MOST} repeats)"
         said = self.word + (wanted if self.word == "undecided" and self.effect.n > 1 and not self.why else "")
         return f"provisional: {said}" if self.provisional else said
+
+
+def _untrained(record: Record) -> str:
+    """Why a record says nothing about an idea: its networks have not learned the set, or its generator no classes."""
+    if low := records.underfit(record):
+        return f"networks are not trained: {low}"
+    looks = record.metrics.get("stage 1", [[]])[0]
+    shares = record.metrics.get("per_class_accuracy_pct", [[]])[0]
+    if looks and shares and (share := looks[-1]["class_accuracy_pct"]) < records.ABOVE_CHANCE * 100 / len(shares):
+        return f"the generator is not trained: a classifier of real images recognises {share:.1f} % of its samples"
+    return ""
 
 
 def differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
@@ -323,11 +369,12 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
     out = []
     for claim, effect, p_value in zip(of.claims, each, adjusted, strict=True):
         word, why = effects.verdict(effect, p_value), ""
-        if effect.n and profile != "smoke":
-            low = [records.underfit(found[cell]) for cell in claim.cells(of.name)]
-            if why := next(filter(None, low), ""):
-                word, why = "undecided", f"networks are not trained: {why}"
-        out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why))
+        if effect.n and profile != "smoke" and claim.quantity in OF_NETWORKS:
+            each_arm = [found[cell] for cell in claim.cells(of.name)]
+            if why := next(filter(None, map(_untrained, each_arm)), ""):
+                word = "undecided"
+        arms = {arm: found[cell] for arm, _ in claim.arms if (cell := arm.cell(of.name, claim.scale)) in found}
+        out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why, arms))
     return out
 
 

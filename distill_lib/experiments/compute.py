@@ -177,6 +177,7 @@ def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) ->
         with spent.phase("measure", place):
             measure = experiment(task.cell.experiment).measure
             metrics |= measure(task, synthetic, real, test, run.loop(folder / "scores", digest))
+        metrics["distill_seconds"] = [spent.seconds["distill"]]
     return Record(
         cell=task.cell,
         test_accuracy_pct=[float(v) for v in evaluation.test_accuracy_pct],

@@ -102,6 +102,11 @@ def scored_samples_work(cfg: Any, num_classes: int, images: int) -> float:
     return cfg.sampling.work(num_classes * cfg.ipc * cfg.pool) + images
 
 
+def chosen_from_pool_work(cfg: Any, num_classes: int, images: int) -> float:
+    """The whole pool, drawn and scored, and its scorer's training."""
+    return num_classes * cfg.ipc * cfg.pool + cfg.scoring.training.work(num_classes, images)
+
+
 WORK: dict[str, Callable[[Any, int, int], float]] = {
     "Random": no_work,
     "Herding": features_work,
@@ -126,5 +131,6 @@ WORK: dict[str, Callable[[Any, int, int], float]] = {
     "DiT": dit_samples_work,
     "Minimax": dit_samples_work,
     "DGS": scored_samples_work,
+    "Pool": chosen_from_pool_work,
     "Full data": no_work,
 }

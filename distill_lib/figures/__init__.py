@@ -1,6 +1,7 @@
 """Figures: they draw what they are handed."""
 
 from .accuracy import accuracy_over_budget, accuracy_over_seconds, heat_map, leaderboard, paper_and_ours
+from .claims import forest
 from .distributions import correlations, difficulty_histograms, objective_map, refined_bars, target_counts, two_pixels
 from .images import examples_by_difficulty, film_strip, image_grid, samples_and_nearest
 from .look import colour, marker, ranking, style
@@ -16,6 +17,7 @@ __all__ = [
     "examples_by_difficulty",
     "fid_curves",
     "film_strip",
+    "forest",
     "gan_health",
     "heat_map",
     "image_grid",

@@ -19,6 +19,7 @@ from . import (
     kip,
     minimax,
     mtt,
+    pool,
     random_real,
     selection,
     skd,
@@ -58,5 +59,6 @@ METHODS: dict[str, Method] = {
     "DiT": dit,
     "Minimax": minimax,
     "DGS": dgs,
+    "Pool": pool,
     "Full data": full_data,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from . import claims_skd, claims_slfd, dgs, skd, slfd, uvit
+from . import claims_dgs, claims_skd, claims_slfd, claims_uvit, dgs, skd, slfd, uvit
 
 EXPERIMENTS = [
     *skd.EXPERIMENTS,
     *claims_skd.EXPERIMENTS,
     *uvit.EXPERIMENTS,
+    *claims_uvit.EXPERIMENTS,
     *slfd.EXPERIMENTS,
     *claims_slfd.EXPERIMENTS,
     *dgs.EXPERIMENTS,
+    *claims_dgs.EXPERIMENTS,
 ]

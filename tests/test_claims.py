@@ -1,0 +1,326 @@
+"""Claims: paired repeats, an interval, a verdict that follows from it; killed and resumed, the same numbers."""
+
+import re
+import statistics
+
+import numpy as np
+import pytest
+
+from distill_lib import experiments, figures, records
+from distill_lib.core.errors import UserError
+from distill_lib.core.settings import replace
+from distill_lib.evaluation import effects
+from distill_lib.experiments import claims, engine, fill, registry
+from distill_lib.experiments.claims import Arm, Claim, Scale, against, more_than
+from distill_lib.experiments.papers import claims_dgs, claims_skd, claims_slfd, claims_uvit
+from distill_lib.methods import random_real
+from distill_lib.records import Record, reported
+from distill_lib.tables import claims as tables
+
+SCALE = Scale("digits", "vico_noaug@2ep", num_eval=2, network="MLP", stand_in="digits")
+PAPERS = {"skd": claims_skd, "slfd": claims_slfd, "dgs": claims_dgs, "uvit": claims_uvit}
+EVERY = [pytest.param(p, c, id=f"{p} {c.name}") for p, module in PAPERS.items() for c in module.CLAIMS]
+
+
+def arm(ipc, name=""):
+    return Arm("Random", random_real.Config(ipc=ipc), name)
+
+
+def claim(name="more images", ours=2, theirs=1, n=4, **changes):
+    given = {
+        "name": name,
+        "sentence": "More images are better.",
+        "source": "nowhere",
+        "printed": "nothing",
+        "scale": SCALE,
+        "arms": against(arm(ours), arm(theirs)),
+        "n": n,
+    }
+    return Claim(**given | changes)
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+def test_the_interval_and_p_value_are_those_of_a_paired_t_test():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    differences = [0.8, 1.1, 0.4, 0.9, -0.2]
+    effect = effects.paired(differences, delta=0.5)
+    test = scipy_stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(0.95)
+    assert (effect.mean, effect.low, effect.high) == pytest.approx((0.6, low, high))
+    assert effect.p_value == pytest.approx(test.pvalue)
+
+
+def test_holm_s_correction_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04; times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and the last is raised to 0.06
+    assert effects.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert effects.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "adjusted", "word"),
+    [
+        ([0.8, 1.0, 1.2], 0.01, "holds"),
+        ([-0.8, -1.0, -1.2], 0.01, "reversed"),
+        ([0.8, 1.0, 1.2], 0.2, "undecided"),  # the interval is above zero, but not after the correction
+        ([0.1, 0.2, 0.3], 0.2, "no effect larger than δ"),
+        ([-0.1, 0.0, 0.1], 1.0, "no effect larger than δ"),
+        ([-3.0, 0.0, 3.0], 1.0, "undecided"),
+        ([1.0], 1.0, "undecided"),
+        ([], 1.0, "not run"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(differences, adjusted, word):
+    assert effects.verdict(effects.paired(differences, delta=0.5), adjusted) == word
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(1.0, 1.0), (0.2, 0.6), (0.0, 2.0)])
+def test_the_repeats_that_would_decide_are_the_fewest(centre, spread):
+    n = effects.needed(centre, spread, delta=0.5)
+
+    def decides(count):
+        half = effects._half(spread, count)
+        return abs(centre) > half or abs(centre) + half < 0.5
+
+    assert decides(n) and (n == 2 or not decides(n - 1))
+
+
+def spreads():
+    """Deviations between paired sets, in points, of the claims about accuracy that have at least ten repeats."""
+    found = [f for p in PAPERS for f in claims.findings(experiments.experiment(f"{p}/claims"), "small")]
+    return {f.claim.name: (f.effect.std, f.claim.n) for f in found if f.effect.n >= 10 and f.claim.unit == "points"}
+
+
+def measured_spread():
+    """The median of `spreads`, or what the first pilot gave, and the repeats that SLFD's claims plan."""
+    return statistics.median([s for s, _ in spreads().values()] or [0.6]), claims_slfd.REPEATS
+
+
+def test_known_effects_get_the_right_verdict_through_the_whole_chain(monkeypatch):
+    """Records with effects of 0, +1 and -1 points between sets that spread as measured, 500 draws."""
+    spread, n = measured_spread()
+    want = {0: "no effect larger than δ", 1: "holds", -1: "reversed"}
+    three = [claim(f"effect {e:+d}", ours=10 + e, theirs=20 + e, n=n) for e in want]
+    of = claims.experiment("toy/claims", "Toy", three)
+    rng, right, draws = np.random.default_rng(0), dict.fromkeys(want, 0), 500
+
+    def record(cell, sets):
+        values = np.clip(sets[:, None] + rng.normal(0, 0.4, (n, 2)), 0, 100)  # two networks a set
+        key = {"network": "MLP", "dataset": "digits", "protocol": {"loss": "ce"}}
+        metrics = {"train_loss": [0.01] * (2 * n)}
+        return Record(cell, values.flatten().tolist(), np.repeat(np.arange(n), 2).tolist(), key, metrics)
+
+    per_set = np.sqrt(max(spread**2 - 0.4**2, 0.01) / 2)  # of an arm: two arms and their networks make the spread
+    for _ in range(draws):
+        found = {}
+        for effect, c in zip(want, three, strict=True):
+            shared = 60 + rng.normal(0, 1.0, n)  # of the seed, which both arms have
+            for cell, weight in c.cells(of.name).items():
+                found[cell] = record(cell, shared + rng.normal(0, per_set, n) + effect * (weight > 0))
+        monkeypatch.setattr(records, "load", lambda cell, profile, found=found: found.get(cell))
+        for f, effect in zip(claims.findings(of, "small"), want, strict=True):
+            assert not f.provisional and f.effect.n == n
+            right[effect] += f.word == want[effect]
+    assert all(count >= 0.93 * draws for count in right.values()), right
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({}, ""),
+        ({"train_loss": [2.3, 2.3]}, "networks are not trained: MLP at a training loss of 2.30"),
+        ({"stage 1": [[{"class_accuracy_pct": 11.2}]]}, "the generator is not trained: .* recognises 11.2 %"),
+        ({"stage 1": [[{"class_accuracy_pct": 80.0}]]}, ""),
+    ],
+)
+def test_without_trained_networks_and_generators_there_is_no_verdict(metrics, says, monkeypatch):
+    c = claim(n=3)
+    of = claims.experiment("toy/claims", "Toy", [c])
+    values = {2: [70.0, 70.1, 70.2], 1: [60.0, 60.2, 60.1]}
+    kept = {"train_loss": [0.01] * 3, "per_class_accuracy_pct": [[60.0] * 10] * 3} | metrics
+
+    def load(cell, profile):
+        return Record(cell, values[cell.ipc], [0, 1, 2], {"network": "MLP", "protocol": {"loss": "ce"}}, kept)
+
+    monkeypatch.setattr(records, "load", load)
+    (found,) = claims.findings(of, "small")
+    assert re.match(says, found.why) if says else found.why == ""
+    assert found.word == ("undecided" if says else "holds")
+
+
+# --- definitions ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "a, b"}, "a name without commas"),
+        ({"source": ""}, "needs a sentence, its source"),
+        ({"arms": against(arm(1), arm(1))}, "at least two arms, all different"),
+        ({"arms": ((arm(1), 1.0), (arm(2), -0.5))}, r"got \[1.0, -0.5\]"),
+        ({"arms": ((arm(1), 1.0), (arm(2), 1.0))}, "below to -1"),
+        ({"arms": against(Arm("DMM", random_real.Config()), arm(1))}, "unknown method 'DMM'"),
+        ({"n": 2}, "at least 3"),
+        ({"delta": 0.0}, "delta 0.0: above zero"),
+        ({"quantity": "beauty"}, "unknown quantity 'beauty'"),
+        ({"quantity": "spread over networks", "scale": replace(SCALE, num_eval=1)}, "at least two on each set"),
+        ({"quantity": "spread over architectures"}, "at least two of them"),
+    ],
+)
+def test_a_definition_that_makes_no_comparison_is_refused(changes, says):
+    with pytest.raises(UserError, match=says):
+        claim(**changes)
+
+
+def test_two_claims_of_one_name_or_two_arms_of_one_cell_are_refused():
+    with pytest.raises(UserError, match="one name twice: more images"):
+        claims.experiment("toy/claims", "Toy", [claim(), claim()])
+    other = replace(SCALE, num_eval=3)
+    with pytest.raises(UserError, match="name them apart"):
+        claims.experiment("toy/claims", "Toy", [claim("a"), claim("b", scale=other)])
+
+
+def test_a_difference_of_differences_by_hand(monkeypatch):
+    four = [arm(i) for i in (1, 2, 3, 4)]
+    c = claim(arms=more_than((four[3], four[0]), (four[2], four[1])), n=3)
+    values = {1: [10.0, 11.0], 2: [20.0, 20.0], 3: [25.0, 26.0], 4: [30.0, 32.0]}
+    found = {cell: Record(cell, values[cell.ipc], [0, 1], {}) for cell in c.cells("toy/claims")}
+    assert claims.differences(c, found, "toy/claims") == [(30 - 10) - (25 - 20), (32 - 11) - (26 - 20)]
+
+
+def test_repeats_are_paired_by_their_number_and_networks_are_averaged_within_a_set():
+    c = claim(n=3)
+    ours, theirs = c.cells("toy/claims")
+    found = {
+        ours: Record(ours, [70.0, 72.0, 60.0, 62.0], [0, 0, 2, 2], {}),
+        theirs: Record(theirs, [50.0, 52.0, 40.0, 40.0], [2, 2, 1, 1], {}),
+    }
+    assert claims.differences(c, found, "toy/claims") == [61.0 - 51.0]  # set 2 alone is in both
+
+
+@pytest.mark.parametrize(("paper", "of"), EVERY)
+def test_what_a_claim_says_was_printed_is_in_the_reported_numbers(paper, of):
+    table = reported.load(paper)
+    known = {f"{row.value} ± {row.std}" for row in table.itertuples()}
+    assert set(re.findall(r"[\d.]+ ± [\d.]+", of.printed)) <= known
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_arms_of_a_claim_differ_in_the_idea_alone(paper):
+    """The same data, protocol and networks: what differs is method, settings or images per class."""
+    for of in PAPERS[paper].CLAIMS:
+        cells = list(of.cells(f"{paper}/claims"))
+        assert len({(c.dataset, c.network, c.protocol) for c in cells}) == 1
+        assert len({(c.method, c.ipc, c.variant) for c in cells}) == len(cells)
+
+
+# --- computing them ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Three claims on the digits, of which two share an arm."""
+    for name in ("RESULTS", "RUNS", "CACHE"):
+        monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
+    three = [claim("two over one", 2, 1, n=3), claim("four over one", 4, 1, n=4), claim("eight over two", 8, 2, n=3)]
+    of = claims.experiment("toy/claims", "Toy", three)
+    monkeypatch.setattr(registry, "experiments", lambda: {"toy/claims": of})
+    return of
+
+
+def numbers(of):
+    cells = {cell for c in of.claims for cell in c.cells(of.name)}
+    return {cell.stem: (r.sets, r.test_accuracy_pct) for cell in cells if (r := records.load(cell, "small"))}
+
+
+def fill_all():
+    return fill.run(fill.plan("small")[0], say=lambda line: None)
+
+
+def test_killed_at_any_repeat_and_started_again_it_gives_the_numbers_of_an_unbroken_run(toy, tmp_path, monkeypatch):
+    fill_all()
+    unbroken, verdicts = numbers(toy), [f.word for f in claims.findings(toy, "small")]
+    assert {len(set(sets)) for sets, _ in unbroken.values()} == {3, 4}
+    jobs, run = sum(len(set(sets)) for sets, _ in unbroken.values()), engine.run
+    for stop in range(1, jobs):
+        monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / f"results{stop}"))
+        left = iter(range(stop))
+
+        def killed(*args, left=left, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return run(*args, **options)
+
+        monkeypatch.setattr(engine, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fill_all()
+        assert sum(len(set(sets)) for sets, _ in numbers(toy).values()) == stop
+        monkeypatch.setattr(engine, "run", run)
+        fill_all()
+        assert numbers(toy) == unbroken
+        assert [f.word for f in claims.findings(toy, "small")] == verdicts
+
+
+def test_more_planned_repeats_keep_those_that_are_done(toy, monkeypatch):
+    fill_all()
+    before = numbers(toy)
+    more = claims.experiment("toy/claims", "Toy", [replace(c, n=c.n + 1) for c in toy.claims])
+    monkeypatch.setattr(registry, "experiments", lambda: {"toy/claims": more})
+    assert all(f.provisional for f in claims.findings(more, "small"))
+    assert len(fill.plan("small")[0]) == 4  # one further set for each of four arms
+    fill_all()
+    after = numbers(more)
+    assert all(after[stem][1][: len(values)] == values for stem, (_, values) in before.items())
+
+
+def test_the_claim_with_the_least_left_to_compute_comes_first_and_shared_work_counts_once(toy):
+    cells = {cell.ipc: cell for c in toy.claims for cell in c.cells(toy.name)}
+    seconds = {(cells[ipc], n): {1: 1.0, 2: 1.0, 4: 9.0, 8: 2.0}[ipc] for ipc in cells for n in (1, 2, 3)}
+    ranks = claims.order(toy, "small", seconds)
+    jobs = sorted(ranks, key=ranks.get)
+    assert [(cell.ipc, n) for cell, n in jobs[:6]] in (  # 6 seconds for two over one, repeat by repeat
+        [(2, 1), (1, 1), (2, 2), (1, 2), (2, 3), (1, 3)],
+        [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3)],
+    )
+    assert [cell.ipc for cell, _ in jobs[6:]] == [8] * 3 + [4] * 3  # 6 seconds are left of one, 27 of the other
+
+
+def test_a_claim_that_is_clear_comes_after_one_that_is_undecided(toy, monkeypatch):
+    words = {"two over one": "holds", "four over one": "undecided", "eight over two": "not run"}
+
+    def found(of, profile):
+        empty = effects.paired([], 0.5)
+        return [claims.Finding(c, empty, 1.0, words[c.name], True) for c in of.claims]
+
+    monkeypatch.setattr(claims, "findings", found)
+    cells = {cell.ipc: cell for c in toy.claims for cell in c.cells(toy.name)}
+    seconds = {(cells[ipc], 1): 1.0 for ipc in cells} | {(cells[8], 2): 5.0}
+    ranks = claims.order(toy, "small", seconds)
+    assert {cell.ipc for cell, _ in sorted(ranks, key=ranks.get)[:2]} == {1, 4}
+    assert set(ranks) == set(seconds)
+
+
+@pytest.mark.parametrize("profile, folder", [("recorded", "small"), ("smoke", "smoke")])
+def test_pages_show_what_is_recorded_and_what_is_missing(toy, profile, folder):
+    assert {f.verdict for f in claims.findings(toy, profile)} == {"not run"}
+    if folder == "small":
+        fill.run([job for job in fill.plan("small")[0] if job.sets < 3], say=lambda line: None)
+        found = claims.findings(toy, profile)
+        assert all(f.provisional and f.verdict.startswith("provisional") for f in found)
+        table = tables.table(found)
+        assert list(table["repeats"]) == ["2 of 3", "2 of 4", "2 of 3"]
+        assert len(tables.sentences(found)) == 3 and all("2 of" in s for s in tables.sentences(found))
+        (axis,) = figures.forest(tables.points(found)).axes
+        assert sum(text.get_text().startswith("provisional: ") for text in axis.texts) == 3
+
+
+def test_workers_of_a_cluster_compute_the_same_repeats(tmp_path, monkeypatch):
+    pytest.importorskip("distributed", reason="needs dask.distributed")
+    from distill_lib.experiments import cluster
+
+    name = "slfd/claims"
+    params = experiments.check_parameters(name, {"profile": "smoke"})
+    of = experiments.experiment(name)
+    cells = [c for c in of.cells(params) if not isinstance(of.task(c, params), experiments.Skip)]
+    assert len(cells) == 2
+    found = []
+    for i, run in enumerate((cluster.run, engine.run)):
+        monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / f"runs{i}"))
+        run(name, params, cells, say=lambda line: None, **({"workers": 2} if run is cluster.run else {}))
+        found.append({c: records.load(c, "smoke").test_accuracy_pct for c in cells})
+    assert found[0] == found[1] and all(len(values) == 2 for values in found[0].values())
