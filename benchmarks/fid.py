@@ -20,9 +20,9 @@ from torchvision.models import Inception3
 from distill_lib import networks
 from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
-from distill_lib.evaluation.metrics import features, pretrained
+from distill_lib.evaluation.metrics import features, frechet, pretrained
 from distill_lib.evaluation.metrics.features import Extractor
-from distill_lib.evaluation.metrics.frechet import Moments, frechet_distance
+from distill_lib.evaluation.metrics.frechet import frechet_distance
 from distill_lib.networks import fast as networks_fast
 
 
@@ -86,8 +86,7 @@ def prepared(side: str, device: str, network: str, images: int, real: int, batch
         return x.mean(0), np.cov(x, rowvar=False)
 
     def library(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = Moments(ours.features(images).split(4096))
-        return found.mean, found.covariance
+        return frechet.moments(ours.features(images))
 
     return pixels, reader if side == "plain" else library
 

@@ -295,8 +295,8 @@ def test_explain_names_the_setting_that_differs(results, monkeypatch, capsys):
 
 def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
     cell = Cell(NAME, "DM", "FashionMNIST", 1, "ConvNet", "vico_dsa")
-    activity = progress.Activity("small", 3)
-    with activity.cell(cell, 2):
+    activity = progress.Activity(cells=3)
+    with activity.cell(cell, "small", 2):
         activity.tell("distill", 5, 40, {"loss": 0.25})
         activity._written = 0.0
         activity.tell("distill", 40, 40, {"loss": 0.125})

@@ -56,9 +56,8 @@ def table(tmp_path, monkeypatch):
     def task(cell, params):
         if cell.ipc == 9:
             return Skip("too many")
-        return Task(
-            cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed
-        )
+        config, protocol = random_real.Config(ipc=cell.ipc), f"{PROTOCOL}@{2 * cell.ipc}ep"
+        return Task(cell, config, cell.dataset, protocol, num_eval=2, num_sets=3, seed=params.seed)
 
     toy = Experiment("toy/table", "Toy", Parameters, cells, task, printed=lambda cell: cell.ipc != 2)
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})

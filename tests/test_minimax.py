@@ -259,9 +259,7 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
-        assert task.dataset == {"smoke": pages.STAND_IN}.get(
-            profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px"
-        )
+        assert task.dataset == {"smoke": pages.COLOUR}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
         shape = (3, {"smoke": 32, "small": 64, "full": 224}[profile], {"smoke": 32, "small": 64, "full": 224}[profile])
         with torch.device("meta"):
             names._resolve(task.network)[1](shape, 10)  # the network takes images of this size

@@ -13,6 +13,7 @@ from .errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else the package was installed by itself
 PROFILES = ("recorded", "smoke", "small", "full")
+RESULT_PROFILES = ("full", "small")  # those whose records are results, the best first
 # below a data folder; train/<wnid> in it
 IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 

@@ -39,7 +39,7 @@ def code_state() -> dict[str, Any]:
     """Commit of the checkout and whether its code was changed since; empty outside a git checkout, also where an
     installed package lies inside another project's.
 
-    Where there is no git, `DISTILL_COMMIT` may name the commit the copy was taken from.
+    Without git, `DISTILL_COMMIT` may name the commit the copy was taken from.
     """
     try:
         if not paths.CHECKOUT:
@@ -54,8 +54,7 @@ def code_state() -> dict[str, Any]:
 
 @functools.cache
 def lock_state() -> dict[str, Any]:
-    """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another
-    version."""
+    """Hash of requirements.lock, "none" outside a checkout; and which installed packages have another version."""
     file = paths.ROOT / "requirements.lock"
     if not file.exists():
         return {"lock_sha256": "none"}

@@ -15,7 +15,7 @@ from ..data import ImageSet
 from ..evaluation.metrics import features
 from ..evaluation.metrics.generative import Scores, neighbours_of
 from ..experiments import Outcome, Skip, Task
-from ..experiments.compute import distilled
+from ..experiments.compute import Run, distilled
 from ..experiments.papers.uvit import (
     BUDGET,
     CLASSES,
@@ -257,7 +257,7 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
         return False
     task = Task(task.cell, replace(task.config, ipc=each), task.dataset, task.protocol, seed=params.seed)
     real, test = (part.to(pick()) for part in data.load(task.dataset))
-    made, _ = distilled(task, 0, params.profile, real)
+    made, _ = distilled(task, 0, Run(params.profile), real)
     made = made.subset(made.hard_labels.argsort(stable=True))  # class by class
     scores = Scores() if params.profile == "full" else getattr(Scores(), params.profile)()
     by = features.recogniser(real, scores.trained)
