@@ -71,9 +71,8 @@ def run(
     this = registry.experiment(name)
     cells = this.cells(params) if cells is None else cells
     outcome = Outcome(params, printed=this.printed)
-    ends = None if time_limit is None else time.time() + time_limit
-    order = Order(params.profile, ends, device)
-    with connected(workers, scheduler, ends, say) as client:
+    order = Order(params.profile, None if time_limit is None else time.time() + time_limit, device)
+    with connected(workers, scheduler, order.ends, say) as client:
         _same_folders(client)
         futures, shared = {}, {}
         for cell in cells:
@@ -101,7 +100,7 @@ def run(
             f"on {len(client.nthreads())} workers"
         )
         stopped = False
-        for future in _finished(client, futures, ends, say):
+        for future in _finished(client, futures, order.ends, say):
             result = _result(futures[future], future, params, sets)
             stopped |= result.state == "stopped"
             if result.state != "stopped":
