@@ -6,8 +6,7 @@ are paired. What is compared, how often (`n`), at which scale and against which 
 (`delta`) stands in the definition, before anything is run.
 
     skd_claims = experiment("skd/claims", "SKD: claims", [Claim(...), ...])   # cells that `plan`, `run` and `fill` take
-    for found in findings(skd_claims, "small"):
-        print(found.claim.name, found.effect, found.word)
+    [f.verdict for f in findings(skd_claims, "small")]                  # in words, claim by claim
 
 A claim has its verdict at the planned n; before that it is provisional.
 """
