@@ -52,7 +52,7 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
     columns = per_class * first.num_classes
     figure, axes = plt.subplots(len(frames), 1, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
     for (label, frame), axis in zip(frames.items(), axes[:, 0]):
-        pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
+        pixels = (stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
         centre = _sheet(axis, pixels, [[i for members in frame.class_index for i in members[:per_class].tolist()]])[0]
         axis.text(-0.2 * pixels.shape[2], centre, label, ha="right", va="center", fontsize=9)
     axes[0, 0].set_title(title, fontsize=10)
@@ -123,7 +123,7 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
     return figure
 
 
-def _stretched(images: ImageSet) -> Tensor:
+def stretched(images: ImageSet) -> Tensor:
     """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the
     range."""
     x = images.all()[0]

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from ..experiments import Outcome
 from ..records import Cell, Record
-from .compare import Axis, _along
+from .compare import Axis, along
 from .numbers import NOT_RUN, measured
 
 
@@ -90,7 +90,7 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
                     here[c] |= {"first": first, "last": last}
                 for c in [*order, *(c for c in cells if c not in here)]:
                     line = {"profile": profile, "data": data, "IPC": ipc, "budget": budget}
-                    out.append({**line, "method": c.method, "labels": _along(c, labels), **here.get(c, {})})
+                    out.append({**line, "method": c.method, "labels": along(c, labels), **here.get(c, {})})
     return pd.DataFrame(out, columns=RANKING)
 
 

@@ -8,7 +8,7 @@ from ...core.settings import replace
 from ...methods import METHODS
 from ...records import Cell
 from ..definition import Experiment, Parameters, Skip, Task, names_of
-from .skd import DATASETS, ROWS, STAND_INS
+from .skd import BESIDE, DATASETS, ROWS, STAND_INS, Numbers
 
 TABLE2, FIGURE1, FIGURE2, ABLATIONS = (
     "skd/table2_cross_architecture",
@@ -16,6 +16,7 @@ TABLE2, FIGURE1, FIGURE2, ABLATIONS = (
     "skd/figure2_images",
     "skd/ablations",
 )
+GALLERY, TIMELAPSE = "skd/gallery", "skd/timelapse"
 GENERATORS = ["CGAN", "DiM", "SKD (no standardisation)", "SKD"]
 
 # --- Table 2 -----------------------------------------------------------------------------------------------------------
@@ -124,6 +125,23 @@ class Figure2Parameters(Parameters):
     per_class: int = 10  # images of every class
 
 
+# --- sets to look at ---------------------------------------------------------------------------------------------------
+IN_GALLERY = [m for m in [*ROWS, *BESIDE] if m != "Full data"]
+FILMED = ["DM", "DC", "MTT", "CAFE"]
+
+
+class GalleryParameters(Parameters):
+    methods: names_of("method", lambda: IN_GALLERY) = IN_GALLERY  # rows
+    datasets: names_of("dataset", lambda: DATASETS) = DATASETS
+    ipcs: Numbers = [1, 10]  # images per class
+
+
+class TimelapseParameters(Parameters):
+    methods: names_of("method", lambda: FILMED) = FILMED
+    datasets: names_of("dataset", lambda: DATASETS) = ["FashionMNIST"]
+    moments: int = 16  # at which the set is kept and trained on
+
+
 EXPERIMENTS = [
     Experiment(TABLE2, "SKD, Table 2: other networks", Table2Parameters, table2_cells, table2_task),
     Experiment(
@@ -135,6 +153,20 @@ EXPERIMENTS = [
         Figure2Parameters,
         lambda params: [],
         lambda cell, params: Skip("drawn from Table 1's generators"),
+    ),
+    Experiment(
+        GALLERY,
+        "Gallery of distilled sets",
+        GalleryParameters,
+        lambda params: [],
+        lambda cell, params: Skip("shows the sets of Table 1"),
+    ),
+    Experiment(
+        TIMELAPSE,
+        "Sets while they are distilled",
+        TimelapseParameters,
+        lambda params: [],
+        lambda cell, params: Skip("repeats sets of Table 1"),
     ),
     Experiment(ABLATIONS, "SKD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
 ]
