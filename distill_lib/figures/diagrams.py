@@ -43,7 +43,7 @@ class Canvas:
         self.axis.text(x, y, text, **{"ha": "center", "fontsize": TEXT, **look})
 
     def join(self, *pairs: str) -> None:
-        """Arrows between boxes, each pair as "from > to": between their sides, or up and down where they are stacked."""
+        """Arrows between boxes, each pair as "from > to": side to side, or up and down where they are stacked."""
         for pair in pairs:
             (x0, y0, w0, h0), (x1, y1, w1, h1) = (self.boxes[name] for name in pair.split(" > "))
             right, up = (1 if x1 > x0 else -1), (1 if y1 > y0 else -1)
@@ -127,7 +127,7 @@ def uvit_architecture(blocks: int = 6) -> Figure:
 
 
 def dgs_workflow() -> Figure:
-    """DGS's Figure 1: a pool from Minimax, then sampling by difficulty, and which term of the bottleneck each serves."""
+    """DGS's Figure 1: a pool from Minimax, then sampling by difficulty; which term of the bottleneck each serves."""
     c = Canvas(11.2, 4.4)
     for x, width, fill, title in (
         (2.8, 5.4, "#eef5fb", "pool: similar to the real images, I(X; T)"),
