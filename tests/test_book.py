@@ -112,8 +112,7 @@ def visits(html, browser):
     return seen
 
 
-# --- the recorded book
-# -------------------------------------------------------------------------------------------------
+# --- the recorded book ------------------------------------------------------------------------------------------------
 def test_every_page_of_the_contents_is_there_without_problems(html):
     assert check.check_html(html, PAGES) == []
     assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
@@ -297,8 +296,7 @@ def test_a_table_sorts_by_the_heading_clicked(html, browser):
     page.close()
 
 
-# --- books with problems, and the book of a run
-# ------------------------------------------------------------------------
+# --- books with problems, and the book of a run -----------------------------------------------------------------------
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A book of one page in the real book's dress."""

@@ -29,8 +29,7 @@ def woof(method, ipc, *values, network="ConvNet-6"):
     return {cell: made(cell, *values)}
 
 
-# --- one record, two records
-# -------------------------------------------------------------------------------------------
+# --- one record, two records ------------------------------------------------------------------------------------------
 def test_a_difference_is_judged_by_the_deviation_over_networks():
     cells = [Cell(T1, name, "FashionMNIST", 10, "ConvNet", DIM) for name in ("SKD", "CGAN")]
     wide, narrow = made(cells[0], 68.0, 72.0), made(cells[1], 71.9, 72.1)  # deviations 2.0 and 0.1
@@ -67,7 +66,7 @@ def test_steps_are_those_of_the_protocol_with_and_without_its_budget(cell, train
     assert findings.steps(record, budget=False) == whole[1]
 
 
-# --- SKD ---------------------------------------------------------------------------------------------------------------
+# --- SKD --------------------------------------------------------------------------------------------------------------
 def test_an_order_that_is_turned_round_is_said_to_be():
     said = "\n".join(findings.skd(skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0), {}, {}))
     assert "CGAN above DiM above SKD, is the reverse of the printed one, SKD above DiM above CGAN." in said
@@ -110,7 +109,7 @@ def test_another_reading_of_a_row_is_not_taken_for_the_row():
     )
 
 
-# --- DGS, U-ViT --------------------------------------------------------------------------------------------------------
+# --- DGS, U-ViT -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("ceiling, limits", [(17.0, True), (60.0, False)])
 def test_rows_below_what_few_random_images_reach_in_print_have_no_order(ceiling, limits):
     table = woof("Random", 10, 12.0, 13.0) | woof("DGS", 10, 12.5, 12.0) | woof("Full data", None, ceiling)
@@ -133,7 +132,7 @@ def test_what_the_generator_loses_is_told_only_beside_real_images():
     )
 
 
-# --- pages -------------------------------------------------------------------------------------------------------------
+# --- pages ------------------------------------------------------------------------------------------------------------
 def test_cells_without_a_record_are_named_and_others_counted():
     cells = [Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", DIM), Cell(T1, "CGAN", "CIFAR10", 1, "ConvNet", "dim_fixed")]
     said = findings.not_measured(cells)

@@ -80,7 +80,7 @@ PAGES = sorted(
 )
 
 
-# --- reading pages -----------------------------------------------------------------------------------------------------
+# --- reading pages ----------------------------------------------------------------------------------------------------
 def text(name):
     """A page's text: of a notebook its text cells."""
     read = (paths.ROOT / name).read_text()
@@ -114,8 +114,7 @@ def typed(page):
     return found
 
 
-# --- what the printed tables say
-# ---------------------------------------------------------------------------------------
+# --- what the printed tables say --------------------------------------------------------------------------------------
 def gains(name):
     """Printed gains of DGS over Minimax, each with the larger of the two deviations."""
     cells = {(r["dataset"], r["ipc"], r["network"], r["method"]): r for r in reported.cells_of(name)}
@@ -161,7 +160,7 @@ def three_above():
     return [round(v - rows["SKD"], 3) for v in rows.values() if v > rows["SKD"]] == [0.1] * 3
 
 
-# --- the pages ---------------------------------------------------------------------------------------------------------
+# --- the pages --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PAGES)
 def test_no_result_of_ours_is_typed_into_prose(name):
     excused = [words for page, words in [*ALLOWED, *PRINTED] if fnmatch.fnmatch(name, page)]
@@ -191,8 +190,7 @@ def test_a_paper_s_page_says_what_the_small_budget_says_from_the_records(paper):
     assert f'findings.of("{paper}")\n```' in section
 
 
-# --- the test itself
-# ---------------------------------------------------------------------------------------------------
+# --- the test itself --------------------------------------------------------------------------------------------------
 STALE = [  # sentences that stood on pages, and were wrong or had no record
     "Estimated from all others, 43 of the 94 records of the small budget lie below one and a half times their estimate.",
     "On ImageNette and ImageIDC the gain over Minimax is 0.1 to 1.7 points, within one printed deviation in four of the six settings.",

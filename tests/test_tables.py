@@ -99,8 +99,7 @@ def test_details_say_how_many_of_the_sets_were_measured(outcome):
     assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
-# --- numbers for figures
-# -----------------------------------------------------------------------------------------------
+# --- numbers for figures ----------------------------------------------------------------------------------------------
 def panels(frame):
     """Panel -> who, on which data, at which values."""
     rows = frame.assign(value=frame["value"].round(6)).groupby("panel", sort=False)
@@ -177,8 +176,7 @@ def test_a_damaged_record_is_not_shown(outcome):
         tables.grid(outcome)
 
 
-# --- ranks under one protocol
-# ------------------------------------------------------------------------------------------
+# --- ranks under one protocol -----------------------------------------------------------------------------------------
 def test_an_interval_is_of_sets_where_there_are_several_else_of_networks():
     three_sets = [
         50.0,

@@ -561,8 +561,8 @@ def uvit(table2: Found, budget: Found) -> list[str]:
 def uvit_first(table2: Found, budget: Found) -> str:
     """How good samples are, and what a ConvNet trained on them reaches."""
     parts = [
-        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches {mean(r):.1f} %, and "
-        f"a classifier of real images recognises {r.metrics['recognised_pct'][0]:.0f} % of them"
+        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches {mean(r):.1f} %, "
+        f"and a classifier of real images recognises {r.metrics['recognised_pct'][0]:.0f} % of them"
         for cell, r in table2.items()
     ]
     known = {cell.dataset for cell in table2} & {"CIFAR100", "TinyImageNet"}

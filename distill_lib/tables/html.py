@@ -45,7 +45,8 @@ class Shown:
         if len(rest):
             what = "Columns of the paper in which nothing was measured here"
             folded = f"<details><summary>{what}</summary>{self._box(rest, f'{name}: not measured')}</details>"
-        return f'<div class="distill-shown">{self._box(main, name)}{folded}<p class="distill-tools">{" ".join(tools)}</p></div>'
+        below = f'<p class="distill-tools">{" ".join(tools)}</p>'
+        return f'<div class="distill-shown">{self._box(main, name)}{folded}{below}</div>'
 
     def _with_and_without_ours(self) -> tuple[list[int], list[int]]:
         """Places of the columns to show, and of those to fold."""
@@ -116,7 +117,8 @@ class Shown:
 def _address(cite: str, record: str) -> str:
     """A button that copies what a row says, with its address; and a link to its record."""
     label, copied = "Copy this number and its address", html.escape(cite, quote=True)
-    text = f' <button type="button" class="distill-copy" data-copy="{copied}" aria-label="{label}" title="{label}">⧉</button>'
+    what = f'data-copy="{copied}" aria-label="{label}" title="{label}"'
+    text = f' <button type="button" class="distill-copy" {what}>⧉</button>'
     return text + f' <a class="distill-record" href="{BOOK}records/{record}.html">record</a>' * bool(record)
 
 

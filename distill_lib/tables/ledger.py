@@ -216,7 +216,7 @@ def _free(dataset: str) -> bool:
     return known is None or known.family != "imagenet" or dataset in FREE
 
 
-# --- counting ----------------------------------------------------------------------------------------------------------
+# --- counting ---------------------------------------------------------------------------------------------------------
 def counts(paper: str | None = None) -> dict[str, Counter[str]]:
     """`counts_of` every table and figure, in the papers' order."""
     return {name: counts_of(name) for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)}
@@ -290,7 +290,7 @@ def summary(paper: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-# --- differences -------------------------------------------------------------------------------------------------------
+# --- differences ------------------------------------------------------------------------------------------------------
 def differences(name: str, profile: str) -> pd.DataFrame:
     """Ours minus the paper's in the paper's layout, in percentage points; NaN where one of the two is missing.
 
