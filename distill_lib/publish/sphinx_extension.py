@@ -264,4 +264,8 @@ class _Problems(logging.Handler):
         self.texts: dict[str, None] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts[record.getMessage().replace(self.root, "").replace("WARNING: ", "")] = None
+        try:
+            text = record.getMessage()
+        except TypeError:  # some of Sphinx's own messages have more places than values
+            text = f"{record.msg} {record.args}"
+        self.texts[text.replace(self.root, "").replace("WARNING: ", "")] = None

@@ -99,6 +99,11 @@ def bars() -> Html:
     return Html(markup, "\n".join(texts))
 
 
+def claims() -> Html:
+    """The papers' claims with their verdicts, where any is decided or under way."""
+    return Html("<p>No claim has been decided yet.</p>", "No claim has been decided yet.")
+
+
 # --- gallery and time-lapse -------------------------------------------------------------------------------------------
 def gallery(shelves: dict[tuple[str, int], Shelf]) -> Html:
     """Sets side by side: a method per row, a class per column, the best on top; a click shows the whole set.
