@@ -187,7 +187,8 @@ def test_a_folder_selects_its_notebooks(tmp_path):
 def test_a_failed_cell_stops_the_run_and_keeps_the_copy_of_the_last_good_one(tmp_path, runs):
     wait = "import os, time\nwhile not os.path.exists('started'):\n    time.sleep(0.05)"
     bad = write(tmp_path, "demo/bad", wait, "print('before')\nundefined_name + 1", "print('after')")
-    save = "import time\nopen('started', 'w').close()\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    open('saved', 'w').close()\n    raise"
+    wait_on = "try:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    open('saved', 'w').close()\n    raise"
+    save = f"import time\nopen('started', 'w').close()\n{wait_on}"
     slow = write(tmp_path, "demo/slow", save)
     bad.executed("smoke").parent.mkdir(parents=True)
     bad.executed("smoke").write_text("the last good copy")
