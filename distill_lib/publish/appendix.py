@@ -50,9 +50,10 @@ def record_pages(out: Path) -> Iterator[str]:
                 continue
             cell, text = record.cell, json.dumps(json.loads(file.read_text()), indent=1)
             title = known[cell.experiment].title if cell.experiment in known else cell.experiment
-            back = f'<a href="{{root}}notebooks/{cell.experiment}.html#{cell.stem}-{profile}">{html.escape(title)}</a>'
-            if not (out / "notebooks" / f"{cell.experiment}.html").exists():
-                back = '<a href="{root}index.html">the book</a>'
+            page, row = out / "notebooks" / f"{cell.experiment}.html", f"{cell.stem}-{profile}"
+            shown = page.exists() and f'id="{row}"' in page.read_text()
+            place = f"notebooks/{cell.experiment}.html{f'#{row}' * shown}" if page.exists() else "index.html"
+            back = f'<a href="{{root}}{place}">{html.escape(title)}</a>'
             said = f"<p>{html.escape(quoted(record, profile))}.</p><pre tabindex='0'>{html.escape(text)}</pre>"
             yield _write(out, f"records/{profile}/{cell.experiment}/{cell.stem}", str(cell), back, said)
 

@@ -25,9 +25,9 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-LOADED = (
+LOADED = (  # not distill_lib.figures, which ties itself to the shell that imports it
     "torch torch._dynamo pandas seaborn matplotlib.pyplot matplotlib.backends.backend_svg IPython.core.completer "
-    "scipy.stats sklearn.cluster distill_lib.experiments distill_lib.evaluation distill_lib.tables distill_lib.figures"
+    "scipy.stats sklearn.cluster distill_lib.experiments distill_lib.evaluation distill_lib.tables"
 ).split()
 
 

@@ -23,7 +23,11 @@ OPTIONS = {  # what a plane needs: a network without convolutions, no augmentati
     "init": "real",
     "batch_real": 64,
 }
-STEPS = {"DC": {"iterations": 20, "outer_loop": 5}, "MTT": {"iterations": 100, "lr_img": 1.0}, "KIP": {"iterations": 100}}
+STEPS = {
+    "DC": {"iterations": 20, "outer_loop": 5},
+    "MTT": {"iterations": 100, "lr_img": 1.0},
+    "KIP": {"iterations": 100},
+}
 
 
 def points(n: int = 300, seed: int = 0) -> ImageSet:
