@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+from distill_lib import records, tables
 from distill_lib.core import paths
-from distill_lib.records import reported
+from distill_lib.records import Cell, reported
 
 WORD = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half an?|a few|several)"
 NUMBER = rf"(?:\d[\d.,]*|{WORD})"
@@ -57,6 +58,7 @@ ALLOWED = {  # pages and words -> why they may stand there
     ("book/differences.md", "gains several points under DSA"): "DC-BENCH's number, as the sentence says",
     ("book/differences.md", "two points are noise"): "from the three numbers of users in the same row",
     ("book/differences.md", "30 % are still the initial ones"): "arithmetic: the decay to the power of the steps",
+    ("book/intro.md", "half an hour"): "how long a reader may take",
     ("book/protocols.md", "several points apart"): "the live table on the page shows the pairs",
     ("book/scale_out.md", "at most half a minute and a step"): "a setting, `every` of `Loop`",
     ("book/scale_out.md", "after 20 seconds"): "a time limit in the code",
@@ -94,6 +96,7 @@ def text(name):
 
 def sentences(page):
     """Its sentences, without code and formulas; a row of a table is one."""
+    page = re.sub(r"^````.*$", "", page, flags=re.M)  # what a fold holds is text like any other
     page = re.sub(r"\A---\n.*?\n---\n|^```.*?^```\s*$|\$\$.*?\$\$", "", page, flags=re.S | re.M)
     for line in page.splitlines():
         line = re.sub(r"`[^`]*`", "` `", re.sub(r"\$[^$]*\$", "$", line.strip()))
@@ -188,9 +191,19 @@ def test_what_pages_count_in_printed_tables_follows_from_the_printed_numbers(pag
 
 
 @pytest.mark.parametrize("paper", ["skd", "uvit", "dgs", "slfd"])
-def test_a_paper_s_page_says_what_the_small_budget_says_from_the_records(paper):
-    section = text(f"book/{paper}.md").partition("## What the small budget says\n")[2].partition("\n## ")[0]
+def test_a_paper_s_page_says_what_was_found_from_the_records(paper):
+    section = text(f"book/{paper}.md").partition("## What we found\n")[2].partition("\n## ")[0]
     assert f'findings.of("{paper}")\n```' in section
+
+
+def test_the_result_in_the_readme_is_the_record_s():
+    said = (paths.ROOT / "README.md").read_text()
+    for method, pattern in (
+        ("DM", r"\*\*(\d+\.\d ± \d\.\d) %\*\*"),
+        ("Random", r"random real images to (\d+\.\d ± \d\.\d) %"),
+    ):
+        record = records.load(Cell("skd/table1_accuracy", method, "FashionMNIST", 1, "ConvNet", "vico_dsa"), "small")
+        assert re.search(pattern, said)[1] == tables.spread(record.test_accuracy_pct)
 
 
 # --- the test itself --------------------------------------------------------------------------------------------------

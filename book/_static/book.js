@@ -98,7 +98,7 @@ function edges(box) {
     box.classList.toggle("more-left", more > 1 && box.scrollLeft > 1);
   };
   const cell = box.closest("div.cell");
-  if (cell && box.scrollWidth > box.clientWidth + 1) cell.classList.add("full-width");
+  if (cell && box.scrollWidth > box.clientWidth + 1) cell.classList.add("tag_full-width");
   box.addEventListener("scroll", look, { passive: true });
   new ResizeObserver(look).observe(box);
   look();

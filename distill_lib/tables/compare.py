@@ -38,10 +38,11 @@ def grid(outcome: Outcome) -> pd.DataFrame:
         row, found = published(cell, outcome), measured(cell, outcome)
         for group in groups:
             columns[group]["paper"][_row(cell, outcome)] = row["text"] if row else ""
-            for profile, record in found.items():
-                who = heading(profile, record, cell)
-                if cell.ipc is not None or who in columns[group] or group == groups[0]:
-                    columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
+        for profile, record in found.items():
+            who = heading(profile, record, cell)
+            with_ours = [g for g in groups if cell.ipc is not None or who in columns[g]]
+            for group in with_ours or groups[:1]:
+                columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
     flat = {
         (*group, who): text
         for group, parts in sorted(columns.items(), key=lambda item: len(item[1]) == 1)

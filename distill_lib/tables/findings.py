@@ -31,9 +31,11 @@ SPREAD = (
 
 
 class Findings(list[str]):
-    """Sentences: a bullet list on a page, lines of text elsewhere."""
+    """Sentences: a bullet list on a page, a paragraph where there is one alone, lines of text elsewhere."""
 
     def _repr_markdown_(self) -> str:
+        if len(self) == 1:
+            return self[0]
         return "\n".join(f"- {sentence}" for sentence in self)
 
     def __repr__(self) -> str:

@@ -78,7 +78,7 @@ class Shown:
         about = zip(*(self.frame[k] if k in self.frame else none for k in HIDDEN))
         rows = zip(frame.index, frame.itertuples(index=False, name=None), about)
         for label, values, (address, cite, record, page) in rows:
-            cells = [_cell("th", part, ["row"], 'scope="row"') for part in _parts(label)] if index else []
+            cells = [_cell("th", part, [], 'scope="row"') for part in _parts(label)] if index else []
             cells += [_cell("td", v, [*of, *(["not-run"] if v in NO_NUMBER else [])]) for v, of in zip(values, classes)]
             if page:
                 text = html.escape(str(label if index else values[0]))

@@ -108,11 +108,13 @@ def claims() -> Html:
 def gallery(shelves: dict[tuple[str, int], Shelf]) -> Html:
     """Sets side by side: a method per row, a class per column, the best on top; a click shows the whole set.
 
+    The setting with the most methods comes first.
+
     Args:
         shelves: of `gallery.shelves`.
     """
     parts, texts = [], []
-    for (dataset, ipc), shelf in shelves.items():
+    for (dataset, ipc), shelf in sorted(shelves.items(), key=lambda item: -len(item[1])):
         order = sorted(shelf, key=lambda name: -_leading(shelf[name][1]))
         names = next(iter(shelf.values()))[0].facts.class_names
         heads = "".join(f"<span>{html.escape(name)}</span>" for name in names)
