@@ -28,7 +28,7 @@ WHAT = "{steps} steps of {batch} images of {pixels} pixels, width {width}"
 
 
 def prepared(
-    device: str, width: int, batch: int, steps: int, pixels: int
+    device: str, width: int, batch: int, steps: int, pixels: int, precision: str = "float32"
 ) -> tuple[data.ImageSet, cgan.GAN, list[tuple[Tensor, Tensor]]]:
     """Real images, the GAN's settings, and the batches of every step."""
     channels = 3 if pixels == 32 else 1
@@ -36,7 +36,7 @@ def prepared(
     values = torch.randint(256, (batch * steps, channels, pixels, pixels), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(values, torch.arange(len(values)) % K, facts).to(device)
     batches = [(real.signed(i), real.labels[i]) for i in torch.arange(len(real), device=device).split(batch)]
-    return real, replace(cgan.GAN(), width=width, batch=batch), batches
+    return real, replace(cgan.GAN(), width=width, batch=batch, precision=precision), batches
 
 
 def matching(real: data.ImageSet, device: str, plain: bool):
@@ -65,7 +65,8 @@ def training(matched: bool, side: str, device: str, **size: int) -> suite.Call:
         return pair.generator.first[0].weight.detach()
 
     def plain() -> Tensor:
-        pair, rng, match = cgan.Pair(of, real, stream(1)), stream(2), matching(real, device, plain=True)
+        plainly = replace(of, precision="float32")
+        pair, rng, match = cgan.Pair(plainly, real, stream(1)), stream(2), matching(real, device, plain=True)
         g, d = pair.modules
         by_g, by_d = (torch.optim.Adam(m.parameters(), lr=of.lr, betas=of.betas) for m in (g, d))
         for x, y in batches:
@@ -103,6 +104,18 @@ COMPARED = "a pass for real and one for generated images, gradients nobody needs
 @suite.benchmark("cgan-train", f"conditional GAN trained: {WHAT}", COMPARED, size=SIZE, quick=QUICK, tolerance=1e-2)
 def train(*args, **size) -> suite.Call:
     return training(False, *args, **size)
+
+
+def in_bfloat16(name: str, width: int, batch: int) -> None:
+    """The same with multiplications in bfloat16; a step moves a weight by about the rate, so rounding may turn it."""
+    size = SIZE | {"width": width, "batch": batch, "steps": 3, "precision": "bfloat16"}
+    quick = QUICK | {"precision": "bfloat16"}
+    title = f"conditional GAN trained in bfloat16: {WHAT}"
+    suite.benchmark(name, title, COMPARED + ", in float32", size=size, quick=quick, tolerance=1e-2)(train)
+
+
+in_bfloat16("cgan-train-bfloat16", width=64, batch=64)
+in_bfloat16("cgan-train-bfloat16-wide", width=196, batch=32)
 
 
 @suite.benchmark("skd", f"stage 2 of SKD: {WHAT}", COMPARED, size=SIZE, quick=QUICK, tolerance=1e-2)

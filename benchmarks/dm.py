@@ -45,7 +45,7 @@ def step(side: str, device: str, ipc: int, classes: int, real: int, pixels: int,
 
     def ours() -> torch.Tensor:
         synthetic = start.clone().requires_grad_()
-        dm.matching_loss(network, dsa.apply(theirs, omega), dsa.apply(synthetic, omega)).backward()
+        dm.dm_loss(network, dsa.apply(theirs, omega), dsa.apply(synthetic, omega)).backward()
         return synthetic.grad
 
     return plain if side == "plain" else ours

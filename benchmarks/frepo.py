@@ -31,8 +31,8 @@ def step(side: str, device: str, ipc: int, real: int, network: str) -> suite.Cal
     rng = stream(0, "benchmark")
     net = networks.fresh(network, (SHAPE, K), rng).to(device).eval().requires_grad_(False)
     synthetic, targets = (torch.randn(n, *SHAPE, generator=rng).to(device) for n in (K * ipc, real))
-    labels = ntk.centred(torch.arange(K).repeat_interleave(ipc), K).float().to(device)
-    wanted = ntk.centred(torch.randint(K, (real,), generator=rng), K).to(device)
+    labels = ntk.centred_labels(torch.arange(K).repeat_interleave(ipc), K).float().to(device)
+    wanted = ntk.centred_labels(torch.randint(K, (real,), generator=rng), K).to(device)
     cfg = frepo.Config(ipc=ipc)
 
     def plain() -> Tensor:

@@ -96,7 +96,7 @@ def ours(
         )
         return torch.autograd.grad(seen, point, by_seen)[0]
 
-    idc.sweep(moved, torch.zeros_like(moved), gradient_at, lr=1.0, momentum=cfg.momentum_img)
+    idc.sweep_classes(moved, torch.zeros_like(moved), gradient_at, lr=1.0, momentum=cfg.momentum_img)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=cfg.lr_net, momentum=cfg.momentum_net, weight_decay=cfg.weight_decay_net
     )

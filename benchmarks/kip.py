@@ -18,7 +18,7 @@ SHAPE = (1, 28, 28)
 
 
 def entries(kernel: str, side: str, device: str, images: int, targets: int) -> suite.Call:
-    rng, of = stream(0, "benchmark"), ntk.named(kernel, torch.float64)
+    rng, of = stream(0, "benchmark"), ntk.kernel_named(kernel, torch.float64)
     x, y = (torch.randn(n, *SHAPE, generator=rng).to(device) for n in (images, targets))
     direction = torch.randn(images, targets, generator=rng).to(device)
 

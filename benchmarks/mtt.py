@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distill_lib import networks
 from distill_lib.core.rng import stream
 from distill_lib.data import augment
-from distill_lib.methods import mtt
+from distill_lib.methods.common import trajectories
 from distill_lib.methods.common.trajectories import flat, unflat
 from distill_lib.networks.gradients import Derivatives
 
@@ -59,7 +59,9 @@ def loop(side: str, device: str, ipc: int, steps: int, channels: int, pixels: in
 
     def ours() -> Tensor:
         batches = [torch.arange(K * ipc, device=device)] * steps
-        return mtt.matched(Derivatives(network), start, target, images, labels, step_size, batches, draws, aug)[1]
+        return trajectories.student_loss(
+            Derivatives(network), start, target, images, labels, step_size, batches, draws, aug
+        )[1]
 
     return plain if side == "plain" else ours
 

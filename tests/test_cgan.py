@@ -13,7 +13,7 @@ from distill_lib import data
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import replace
+from distill_lib.core.settings import as_dict, replace
 from distill_lib.data import Whitening
 from distill_lib.evaluation import evaluate
 from distill_lib.evaluation.metrics.frechet import frechet_distance, moments
@@ -40,7 +40,7 @@ def narrow(shape=(1, 28, 28), **changes):
     return cgan.redraw(Generator(replace(Architecture(shape, 10, width=8), **changes)), stream(0, "weights"))
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "of, generator, discriminator", [(RGB32, 3_559_363, 3_137_971), (GREY28, 3_286_921, 2_969_803)]
 )
@@ -122,7 +122,7 @@ def test_images_map_to_the_units_of_the_set_and_back(real):
     assert torch.allclose(ends, torch.tensor([-real.facts.mean[0], 1 - real.facts.mean[0]]) / real.facts.std[0])
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 SCORES, CLASSES, LABELS = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
 CE = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log(torch.tensor(2.0))) / 2
 
@@ -217,7 +217,50 @@ def test_a_step_equals_the_plain_one(real, loss):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-# --- training once -----------------------------------------------------------------------------------------------------
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding():
+    """Also the penalty's, which is a derivative of a derivative. Where the score's gradient has a norm near one, the
+    penalty is near zero and its rounding errors are large beside it; here it is 1.13."""
+    of = replace(RGB32, width=32)
+    g, d = cgan.redraw(Generator(of), stream(0)), cgan.redraw(Discriminator(of), stream(0))
+    x, fake = (2 * torch.rand(16, 3, 32, 32, generator=stream(i)) - 1 for i in (1, 2))
+    y, noise, alpha = torch.arange(16) % 10, g.noise(16, stream(3)), torch.rand(16, generator=stream(4))
+    found = []
+    for g.precision in ("float32", "bfloat16"):
+        d.precision = g.precision
+        images = g(noise, y)
+        assert images.dtype == d(images)[0].dtype == torch.float32
+        loss = cgan.generator_loss("acwgan_gp", *d(images), y)
+        penalty = cgan.gradient_penalty(d, x, fake, alpha)
+        by_penalty = torch.autograd.grad(penalty, [p for p in d.body.parameters() if p.dim() > 1])
+        found.append((flat(torch.autograd.grad(loss, list(g.parameters()))), flat(by_penalty)))
+    # an untrained generator's maps hardly differ, and batch norm enlarges what they differ by, rounding included
+    for exact, rounded, least in zip(*found, (0.9, 0.98), strict=True):
+        assert not torch.equal(exact, rounded)
+        assert torch.cosine_similarity(exact, rounded, dim=0) > least
+        assert 0.95 < rounded.norm() / exact.norm() < 1.05
+
+
+def test_layer_norm_in_channels_last_order_is_the_same_layer_norm():
+    norm, x = cgan.network.LayerNorm([3, 4, 5]), torch.randn(2, 3, 4, 5, generator=stream(0))
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(3, 4, 5, generator=stream(1)))
+        norm.bias.copy_(torch.randn(3, 4, 5, generator=stream(2)))
+    last = norm(x.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last) and not last.is_contiguous()
+    assert torch.allclose(norm(x), last, atol=1e-6)
+
+
+def test_settings_at_their_first_default_keep_the_key_of_earlier_gans():
+    assert (
+        "precision" not in as_dict(GAN()) and as_dict(replace(GAN(), precision="bfloat16"))["precision"] == "bfloat16"
+    )
+
+
+# --- training once ----------------------------------------------------------------------------------------------------
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -249,11 +292,13 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
     assert not list((tmp_path / "ckpt").glob("conditional_gan*"))
 
 
-def test_a_pair_read_back_goes_on_as_the_one_that_was_written(real):
-    pair = Pair(TINY, real, stream(0))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_pair_read_back_goes_on_as_the_one_that_was_written(real, precision):
+    of = replace(TINY, precision=precision)
+    pair = Pair(of, real, stream(0))
     x, y = real.signed(torch.arange(8)), real.hard_labels[:8]
     pair.step(x, y, stream(1))
-    back = Pair(TINY, real).read(pair.tensors())
+    back = Pair(of, real).read(pair.tensors())
     for p in (pair, back):
         p.step(x, y, stream(2))
     assert same(pair.tensors(), back.tensors()) and back.steps == [2]
@@ -276,8 +321,7 @@ def test_settings_and_sets_no_gan_fits_are_one_clear_error(real):
         cgan.train(real.under(whitening), TINY)
 
 
-# --- a set that draws
-# --------------------------------------------------------------------------------------------------
+# --- a set that draws -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def drawn(real):
     return GeneratedSet.made("CGAN", real, narrow((1, 8, 8)), ipc=3, seed=5)
@@ -333,8 +377,7 @@ def test_sets_that_make_no_sense_are_one_clear_error(real):
         GeneratedSet.made("CGAN", real, Generator(Architecture((1, 8, 8), 7, width=8)), ipc=1, seed=0)
 
 
-# --- Fréchet distance
-# --------------------------------------------------------------------------------------------------
+# --- Fréchet distance -------------------------------------------------------------------------------------------------
 def test_the_frechet_distance_of_normal_distributions_by_hand():
     mean, eye = torch.zeros(3).double(), torch.eye(3).double()
     assert abs(frechet_distance((mean, eye), (mean, eye))) < 1e-9

@@ -13,7 +13,7 @@ from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
-from distill_lib.methods import dc, dsa
+from distill_lib.methods import METHODS, dc
 from distill_lib.methods.common import matching
 from distill_lib.networks.gradients import Derivatives
 
@@ -64,7 +64,7 @@ def match(network, real, synthetic, **options):
     return matching.match(Derivatives(network, **options), parameters, real, synthetic)
 
 
-# --- the distance --------------------------------------------------------------------------------------------------------
+# --- the distance -----------------------------------------------------------------------------------------------------
 def test_row_distance_has_the_values_computed_by_hand():
     g = torch.arange(1.0, 25.0).reshape(2, 3, 2, 2)
     for other, value in ((g, 0.0), (-g, 4.0), (0 * g, 2.0), (g.flip(0), 0.0915445), (g**2, 0.0449169)):
@@ -110,7 +110,7 @@ def test_a_convnet_has_fourteen_parameters_four_of_them_matched():
     assert sum(s[0] for s in shapes if len(s) > 1) == 394
 
 
-# --- matching ------------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["ConvNetW8", "ConvNetLN", "LeNet", "MLP"])
 def test_distance_and_image_gradient_equal_a_slow_loop(name):
     network, real, synthetic = batches(name=name if name != "ConvNetLN" else "ConvNetD2W4LN")
@@ -158,9 +158,11 @@ def test_training_the_network_equals_a_plain_optimiser(name, digits):
     images, labels = digits.take(torch.arange(20))
     parameters = [p.detach() for p in network.parameters()]
     aug = augment.dsa("color_crop_flip")
-    matching.train(
-        Derivatives(network), parameters, images, labels, stream(1), epochs=2, batch=8, lr=0.1, augmentation=aug
-    )
+    train_rng = stream(1)
+    for _ in range(2):
+        matching.train_epoch(
+            Derivatives(network), parameters, images, labels, train_rng, batch=8, lr=0.1, augmentation=aug
+        )
 
     rng, optimizer, sizes = stream(1), torch.optim.SGD(other.parameters(), lr=0.1), []
     for _ in range(2):
@@ -177,8 +179,7 @@ def test_training_the_network_equals_a_plain_optimiser(name, digits):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-# --- siamese augmentation
-# ------------------------------------------------------------------------------------------------
+# --- siamese augmentation ---------------------------------------------------------------------------------------------
 def aimed(strategy, seed=0):
     aug = augment.dsa(strategy)
     return aug, aug.draw(stream(seed, strategy), groups=K)
@@ -224,10 +225,13 @@ def test_pixels_that_the_network_does_not_see_have_no_gradient(strategy):
     ).float().mean() > 0.9
 
 
-# --- the methods ---------------------------------------------------------------------------------------------------------
+# --- the methods ------------------------------------------------------------------------------------------------------
+DSA = METHODS["DSA"]
+
+
 def tiny(method, **changes):
     return replace(
-        method.Config(ipc=1),
+        method.paper_config("digits", 1),
         **{"iterations": 2, "outer_loop": 2, "inner_epochs": 1, "batch_real": 8, "network": "ConvNetD2W8", **changes},
     )
 
@@ -256,8 +260,7 @@ def test_one_step_of_dc_is_the_algorithm_of_the_paper(digits):
 
 def test_without_augmentation_dsa_is_dc(digits, monkeypatch):
     monkeypatch.setattr(dc, "stream", lambda seed, name: stream(seed))
-    monkeypatch.setattr(dsa, "stream", lambda seed, name: stream(seed))
-    ours = dsa.distill(digits, tiny(dsa, dsa="none", init="noise"), seed=0)
+    ours = DSA.distill(digits, tiny(DSA, dsa="none", init="noise"), seed=0)
     torch.testing.assert_close(ours.images, dc.distill(digits, tiny(dc), seed=0).images)
 
 
@@ -283,20 +286,20 @@ def test_networks_are_trained_between_updates_only(digits):
 def test_images_move_and_start_where_the_settings_say(digits):
     noise = digits.initial_images(3, dc.Config().init, stream(0))
     assert noise.shape == (10, 3, *digits.shape) and abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-    start = digits.initial_images(3, dsa.Config().init, stream(0))
+    start = digits.initial_images(3, DSA.paper_config("digits", 1).init, stream(0))
     whole = digits.all()[0]
     for k in range(10):
         members = whole[digits.labels == k]
         assert all(
             (members - image).abs().flatten(1).amax(1).min() < 1e-6 for image in start[k]
         )  # normalised in another batch
-    made = dsa.distill(digits, tiny(dsa), seed=0)
+    made = DSA.distill(digits, tiny(DSA), seed=0)
     assert (
-        made.images - digits.initial_images(tiny(dsa).ipc, "real", stream(0, "DSA")).flatten(0, 1)
+        made.images - digits.initial_images(tiny(DSA).ipc, "real", stream(0, "DSA")).flatten(0, 1)
     ).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [dc, dsa])
+@pytest.mark.parametrize("method", [dc, DSA])
 def test_killing_between_any_two_updates_changes_nothing(method, digits, tmp_path):
     whole = method.distill(digits, tiny(method), seed=0)
     stops = 0
@@ -314,7 +317,7 @@ def test_killing_between_any_two_updates_changes_nothing(method, digits, tmp_pat
     [(1, (1, 1)), (2, (1, 1)), (10, (10, 50)), (20, (20, 25)), (30, (30, 20)), (40, (40, 15)), (50, (50, 10))],
 )
 def test_published_settings(ipc, loops):
-    for method, init in ((dc, "noise"), (dsa, "real")):
+    for method, init in ((dc, "noise"), (DSA, "real")):
         cfg = method.paper_config("CIFAR10", ipc)
         assert (cfg.outer_loop, cfg.inner_epochs) == loops
         assert (cfg.iterations, cfg.lr_img, cfg.momentum_img, cfg.lr_net, cfg.batch_real, cfg.batch_train) == (
@@ -326,7 +329,7 @@ def test_published_settings(ipc, loops):
             256,
         )
         assert cfg.init == init and cfg.network == "ConvNet"
-    assert dsa.paper_config("FashionMNIST", ipc).dsa == "color_crop_cutout_flip_scale_rotate"
-    assert dsa.paper_config("MNIST", ipc).dsa == "color_crop_cutout_scale_rotate"
-    large = dsa.paper_config("CIFAR10", 100)
+    assert DSA.paper_config("FashionMNIST", ipc).dsa == "color_crop_cutout_flip_scale_rotate"
+    assert DSA.paper_config("MNIST", ipc).dsa == "color_crop_cutout_scale_rotate"
+    large = DSA.paper_config("CIFAR10", 100)
     assert (large.outer_loop, large.inner_epochs) == (100, 2)

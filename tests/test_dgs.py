@@ -33,7 +33,7 @@ def beta(a, b, n, seed):
     return torch.from_numpy(np.random.default_rng(seed).beta(a, b, n)).round(decimals=4)
 
 
-# --- difficulty --------------------------------------------------------------------------------------------------------
+# --- difficulty -------------------------------------------------------------------------------------------------------
 def test_difficulty_is_one_minus_the_probability_to_four_decimals():
     log_p = torch.tensor([0.75, 1.0, 0.123456, 1e-12], dtype=torch.float64).log()
     assert difficulty.difficulty(log_p).tolist() == [0.25, 0.0, 0.8765, 1.0]
@@ -118,7 +118,7 @@ def test_mobilenet_recognises_real_images():
     assert bool((among.real <= score.real + 1e-4).all()) and (among.real < 0.5).sum() >= 16
 
 
-# --- transform ---------------------------------------------------------------------------------------------------------
+# --- transform --------------------------------------------------------------------------------------------------------
 def test_the_transform_of_ten_scores_by_hand():
     x = transformed(TEN, 1, 1)
     wanted = [1e-4, 1e-4, 0.237336, 0.416874, 0.596412, 0.775950, 0.955488, 0.985996, 1, 1]
@@ -180,7 +180,7 @@ def test_a_score_on_an_edge_goes_where_numpy_puts_it(bins):
         ).tolist() == [0, 1, 2, 2, 5, 5, 6, 9, 9]
 
 
-# --- thresholds --------------------------------------------------------------------------------------------------------
+# --- thresholds -------------------------------------------------------------------------------------------------------
 def plain_objective(scores, ipc, weight, variant):
     """Equation 9 in plain loops over numpy's histograms, nothing else."""
     n, most, out = len(scores), ipc // 2, {}
@@ -238,8 +238,7 @@ def test_a_cut_without_scale_is_never_chosen():
     assert bool(objective(scores, scores, 4, Sampler())[1].isnan().all())
 
 
-# --- targets and sampling
-# ----------------------------------------------------------------------------------------------
+# --- targets and sampling ---------------------------------------------------------------------------------------------
 def test_largest_remainders_by_hand():
     assert scaled(torch.tensor([5, 3, 0, 0, 0, 0, 0, 0, 0, 2]), 4).tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 1]
 

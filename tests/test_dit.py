@@ -20,7 +20,7 @@ from distill_lib.generators import dit as generators_dit
 from distill_lib.generators.diffusion import discrete
 from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.generators.dit import Architecture, DiT, autoencoder
-from distill_lib.methods.common import minimax_tuning
+from distill_lib.methods import minimax
 
 TINY = Architecture(side=8, channels=4, patch=2, width=48, depth=2, heads=4, num_classes=7)
 
@@ -467,13 +467,13 @@ def test_stage_1_resumes_bit_for_bit(real, runs, monkeypatch, tmp_path):
 
 
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(real, runs, monkeypatch, tmp_path):
-    small = minimax_tuning.pool(real, QUICK, None, DRAW, 3, seed=0)
-    large = minimax_tuning.pool(real, QUICK, None, DRAW, 7, seed=0)
+    small = minimax.draw_pool(real, QUICK, None, DRAW, 3, seed=0)
+    large = minimax.draw_pool(real, QUICK, None, DRAW, 7, seed=0)
     assert len(large) == 70 and large.images.dtype == torch.uint8 and large.facts.split == "pool"
     assert torch.equal(large.images.view(10, 7, 1, 8, 8)[:, :3].flatten(0, 1), small.images)
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
-    assert torch.equal(minimax_tuning.pool(real, QUICK, None, DRAW, 7, seed=0).images, large.images)  # in one go
-    assert not torch.equal(minimax_tuning.pool(real, QUICK, None, DRAW, 3, seed=1).images, small.images)
+    assert torch.equal(minimax.draw_pool(real, QUICK, None, DRAW, 7, seed=0).images, large.images)  # in one go
+    assert not torch.equal(minimax.draw_pool(real, QUICK, None, DRAW, 3, seed=1).images, small.images)
     made = generators_dit.as_set(small, real, generators_dit.first(small, 2), method="DiT")
     assert made.shape == real.shape and torch.allclose(made.pixels()[:2], small.pixels()[:2], atol=1e-5)
 
@@ -484,7 +484,7 @@ def test_drawn_images_are_of_the_class_asked_for(runs):
     levels = torch.tensor([50, 200]).repeat(32).view(-1, 1, 1, 1) + torch.randint(-20, 20, (64, 1, 8, 8), generator=g)
     two = data.ImageSet(levels.byte(), torch.tensor([0, 1] * 32), data.Facts("two", ("dark", "bright"), (0.5,), (0.5,)))
     of = replace(QUICK, steps=150, batch=32, width=32, patch=4, lr=5e-3, ema=0.95)
-    images = minimax_tuning.pool(two, of, None, replace(DRAW, steps=20, guidance=2.0), 8, seed=0)
+    images = minimax.draw_pool(two, of, None, replace(DRAW, steps=20, guidance=2.0), 8, seed=0)
     dark, bright = images.pixels().view(2, 8, -1).mean(2)
     assert dark.median() < 0.4 and bright.median() > 0.6 and (dark < 0.5).sum() >= 6 <= (bright > 0.5).sum()
 
@@ -587,7 +587,7 @@ def test_published_weights_are_found_by_name_and_conditioned_on_imagenet_s_numbe
         and model.network.of.num_classes == 1000
     )
     assert model.space.std.flatten().tolist() == pytest.approx([1 / 0.18215] * 3)
-    images = minimax_tuning.pool(real, of, None, replace(DRAW, channels="official"), 2, seed=0)
+    images = minimax.draw_pool(real, of, None, replace(DRAW, channels="official"), 2, seed=0)
     assert images.shape == (3, 8, 8) and images.labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match="makes 3 x 8 x 8 of 16 pixels"):
         generators_dit.base(real, replace(of, side=16))

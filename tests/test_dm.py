@@ -41,7 +41,7 @@ def loop_reference(net, real, synthetic):
 def test_the_batched_loss_and_its_image_gradient_equal_the_per_class_loop():
     net, (real, synthetic) = network(), batches()
     fast = synthetic.clone().requires_grad_()
-    loss = dm.matching_loss(net, real, fast)
+    loss = dm.dm_loss(net, real, fast)
     loss.backward()
     slow = synthetic.clone().requires_grad_()
     reference = loop_reference(net, real, slow)
@@ -55,7 +55,7 @@ def test_in_float64_the_loss_is_the_official_one_to_rounding(name):
     """Class by class; with batch norm all classes in one pass, real and synthetic images apart."""
     net, (real, synthetic) = network(width=name).double(), (x.double() for x in batches())
     found, slow = synthetic.clone().requires_grad_(), synthetic.clone().requires_grad_()
-    loss = dm.matching_loss(net, real, found)
+    loss = dm.dm_loss(net, real, found)
     target, mean = (net.embed(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1) for x in (real, slow))
     joint, apart = (target - mean).square().sum(), loop_reference(net, real, slow)
     reference = joint if "BN" in name else apart
@@ -75,7 +75,7 @@ def test_memory_counts_the_one_pass_of_batch_norm():
 def test_equal_batches_have_zero_loss_and_gradient():
     net, (real, _) = network(), batches()
     synthetic = real.clone().requires_grad_()
-    loss = dm.matching_loss(net, real, synthetic)
+    loss = dm.dm_loss(net, real, synthetic)
     loss.backward()
     assert loss.item() < 1e-8 and synthetic.grad.abs().max() < 1e-5
 
@@ -83,19 +83,19 @@ def test_equal_batches_have_zero_loss_and_gradient():
 def test_the_loss_adds_over_classes():
     net, (real, synthetic) = network(), batches()
     both = synthetic.clone().requires_grad_()
-    dm.matching_loss(net, real, both).backward()
+    dm.dm_loss(net, real, both).backward()
     changed = real.clone()
     changed[1:] += 1
     alone = synthetic.clone().requires_grad_()
-    dm.matching_loss(net, changed, alone).backward()
+    dm.dm_loss(net, changed, alone).backward()
     assert torch.allclose(both.grad[0], alone.grad[0], rtol=1e-4, atol=1e-6)
     assert not torch.allclose(both.grad[1], alone.grad[1], rtol=1e-4, atol=1e-6)
 
 
 def test_duplicating_every_synthetic_image_leaves_the_loss_unchanged():
     net, (real, synthetic) = network(), batches()
-    once = dm.matching_loss(net, real, synthetic)
-    twice = dm.matching_loss(net, real, synthetic.repeat(1, 2, 1, 1, 1))
+    once = dm.dm_loss(net, real, synthetic)
+    twice = dm.dm_loss(net, real, synthetic.repeat(1, 2, 1, 1, 1))
     assert torch.allclose(once, twice, rtol=1e-4)
 
 
@@ -111,14 +111,14 @@ def test_shifting_linear_features_adds_the_squared_shift_per_class():
     net, (real, _) = Linear(), batches()
     synthetic = real.clone() + 0
     synthetic.flatten(2)[..., :4] += torch.tensor([1.0, 2.0, 0.0, 0.0])
-    loss = dm.matching_loss(net, real, synthetic)
+    loss = dm.dm_loss(net, real, synthetic)
     assert torch.allclose(loss, torch.tensor(K * 5.0), rtol=1e-5)
 
 
 def test_every_image_gets_a_gradient_and_the_network_none():
     net, (real, synthetic) = network(), batches()
     synthetic.requires_grad_()
-    dm.matching_loss(net, real, synthetic).backward()
+    dm.dm_loss(net, real, synthetic).backward()
     assert (synthetic.grad.flatten(2).norm(dim=2) > 0).all()
     assert all(p.grad is None for p in net.parameters())
 
@@ -137,7 +137,7 @@ def test_distilling_lowers_the_loss_it_minimises():
     target = real.draw_classes(100, stream(8))
     start = real.initial_images(cfg.ipc, cfg.init, stream(0, "DM"))
     end = dm.distill(real, cfg, seed=0).images.unflatten(0, (real.num_classes, cfg.ipc))
-    assert dm.matching_loss(net, target, end) < 0.7 * dm.matching_loss(net, target, start)
+    assert dm.dm_loss(net, target, end) < 0.7 * dm.dm_loss(net, target, start)
 
 
 def test_siamese_augmentation_treats_both_branches_alike():

@@ -57,7 +57,7 @@ def plain(embed, x, y, t, yt, cfg):
     return error, sum(gaps) / len(gaps)
 
 
-# --- loss --------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("use_flip", [False, True])
 @pytest.mark.parametrize("size", [100, 3, 1])
 def test_loss_and_gradients_against_autograd_of_the_formula_in_pieces_of_any_size(use_flip, size):
@@ -111,7 +111,7 @@ def test_running_out_of_memory_gives_the_same_gradient():
 
 
 def test_the_loss_of_a_perfect_prediction_is_minus_a_tenth_for_ten_classes():
-    labels = ntk.centred(torch.arange(10), 10)
+    labels = ntk.centred_labels(torch.arange(10), 10)
     embed = lambda x: x.flatten(1)  # noqa: E731
     x = torch.eye(10, dtype=torch.float64).view(10, 1, 2, 5)
     loss, _, by_labels = frepo.loss_and_gradients(embed, x, labels, x, labels, replace(TINY, ridge=1e-12))
@@ -140,7 +140,7 @@ def test_margin_by_hand():
     assert frepo.margin(labels).item() == pytest.approx((0.2 + 1 / 3 + 0) / 3)
 
 
-# --- optimiser ---------------------------------------------------------------------------------------------------------
+# --- optimiser --------------------------------------------------------------------------------------------------------
 def test_lamb_moves_a_tensor_by_a_share_of_its_length():
     p = torch.nn.Parameter(torch.randn(5, 7, generator=stream(0)))
     optimizer = frepo.LAMB([p], lr=0.01)
@@ -198,15 +198,14 @@ def test_step_sizes_fall_to_a_tenth():
     assert [frepo.step_size(cfg, s) for s in (0, 50, 100)] == pytest.approx([3e-4, 1.65e-4, 3e-5])
 
 
-# --- pool and stream
-# ---------------------------------------------------------------------------------------------------
+# --- pool and stream --------------------------------------------------------------------------------------------------
 def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_most(digits):
     cfg = replace(TINY, pool=3, max_updates=6)
     rng = stream(0, "pool")
     pool, images, labels = (
-        frepo.Pool(cfg, digits[0], rng),
+        frepo.NetworkPool(cfg, digits[0], rng),
         torch.randn(10, 1, 8, 8, generator=rng),
-        ntk.centred(torch.arange(10), 10).float(),
+        ntk.centred_labels(torch.arange(10), 10).float(),
     )
     assert pool.counters == [0, 2, 4]
     replaced = {i: [] for i in range(3)}
@@ -219,15 +218,15 @@ def test_networks_are_replaced_at_different_times_after_one_step_more_than_the_m
                 replaced[i].append(turn)
     assert replaced == {0: [7, 15], 1: [5, 13], 2: [3, 11]}  # a full life: 7 steps, then replaced
     assert all(not p.requires_grad for n in pool.networks for p in n.parameters())
-    assert frepo.Pool(frepo.Config(), digits[0], rng).counters == list(range(0, 100, 10))
+    assert frepo.NetworkPool(frepo.Config(), digits[0], rng).counters == list(range(0, 100, 10))
 
 
 def test_a_fresh_network_does_not_normalise_and_a_trained_one_does(digits):
     rng = stream(0, "pool")
-    pool, x = frepo.Pool(replace(TINY, pool=1), digits[0], rng), digits[0].take(torch.arange(20))[0]
+    pool, x = frepo.NetworkPool(replace(TINY, pool=1), digits[0], rng), digits[0].take(torch.arange(20))[0]
     with torch.no_grad():
         assert torch.allclose(pool.embedding(0)(x), bare(pool.networks[0], digits[0]).embed(x), rtol=1e-3, atol=1e-4)
-    pool.advance(0, x[:10], ntk.centred(torch.arange(10), 10).float(), rng)
+    pool.advance(0, x[:10], ntk.centred_labels(torch.arange(10), 10).float(), rng)
     with torch.no_grad():
         assert not torch.allclose(pool.embedding(0)(x), bare(pool.networks[0], digits[0]).embed(x), rtol=0.1)
     norm = next(m for m in pool.networks[0].modules() if isinstance(m, torch.nn.BatchNorm2d))
@@ -255,7 +254,7 @@ def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
     network, (x, y, _, _) = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0)), problem()
     x, y = x.float(), y.float()
     other = networks.fresh("FRePoConvW32BN", ((1, 8, 8), K), stream(0))
-    frepo.step(network, torch.optim.Adam(network.parameters(), lr=1e-3), x, y)
+    frepo.train_step(network, torch.optim.Adam(network.parameters(), lr=1e-3), x, y)
     optimizer = torch.optim.Adam(other.train().parameters(), lr=1e-3)
     (0.5 * ((other(x) - y) ** 2).sum() / len(x)).backward()
     optimizer.step()
@@ -266,20 +265,19 @@ def test_a_step_of_a_network_is_adam_on_half_the_summed_squared_error():
 def test_more_synthetic_images_than_a_step_takes_are_drawn_from(digits, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        frepo, "step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels)))
+        frepo, "train_step", lambda network, optimizer, images, labels: sizes.append((len(images), len(labels)))
     )
     frepo.distill(digits[0], replace(TINY, ipc=2, batch_net=7), seed=0)
     assert sizes and set(sizes) == {(7, 7)}
 
 
-# --- the whole method
-# --------------------------------------------------------------------------------------------------
+# --- the whole method -------------------------------------------------------------------------------------------------
 def test_distilling_beats_the_images_it_starts_from(digits):
     real, test = digits
     cfg = replace(TINY, iterations=60, lr_img=0.02, lr_net=1e-3, batch_target=128, max_updates=10)
     start = data.ImageSet(
         real.initial_images(cfg.ipc, cfg.init, stream(0, "FRePo")).flatten(0, 1),
-        ntk.centred(torch.arange(10), 10).float(),
+        ntk.centred_labels(torch.arange(10), 10).float(),
         real.facts,
     )
     loop = Loop(check=1)
@@ -296,16 +294,16 @@ def test_labels_are_learned_or_stay_classes(digits):
         frepo.distill(digits[0], replace(TINY, learn_labels=False), seed=0),
     )
     assert learned.labels.shape == (10, 10) and fixed.labels.tolist() == list(range(10))
-    assert not torch.allclose(learned.labels, ntk.centred(torch.arange(10), 10).float(), atol=1e-5)
+    assert not torch.allclose(learned.labels, ntk.centred_labels(torch.arange(10), 10).float(), atol=1e-5)
 
 
 def test_a_resumed_pool_is_the_same_pool(digits):
     rng = stream(0, "pool")
-    pool, images = frepo.Pool(TINY, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng)
-    labels = ntk.centred(torch.arange(10), 10).float()
+    pool, images = frepo.NetworkPool(TINY, digits[0], rng), torch.randn(10, 1, 8, 8, generator=rng)
+    labels = ntk.centred_labels(torch.arange(10), 10).float()
     for _ in range(3):
         pool.advance(0, images, labels, rng)
-    other = frepo.Pool(TINY, digits[0], stream(5, "pool"))
+    other = frepo.NetworkPool(TINY, digits[0], stream(5, "pool"))
     other.load_state_dict(torch.load(_saved(pool.state_dict()), weights_only=True))
     for p in (pool, other):
         p.advance(0, images, labels, stream(1))

@@ -17,10 +17,10 @@ from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
 from distill_lib.methods import glad
 from distill_lib.methods.common import latents, trajectories
-from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.methods.common.latents import CodeSpace, Latents
 from distill_lib.networks import memory
 
-SMALL = Space(Prior("small", "random", width=16), layer=3)
+SMALL = CodeSpace(Prior("small", "random", width=16), layer=3)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def config(match, **changes):
     return replace(cfg, **({"iterations": 3, "batch_real": 8} | changes))
 
 
-# --- latents -----------------------------------------------------------------------------------------------------------
+# --- latents ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pieces", [1, 3, 10])
 @pytest.mark.parametrize("layer", [None, 1, 3])
 def test_the_split_chain_rule_equals_autograd_of_the_whole(real, pieces, layer):
@@ -116,7 +116,7 @@ def test_a_layer_the_generator_does_not_have_is_refused(real, layer):
         of(real, replace(SMALL, layer=layer))
 
 
-# --- the method --------------------------------------------------------------------------------------------------------
+# --- the method -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("match", ["DC", "DM", "MTT"])
 def test_the_loss_falls_and_the_latents_move(real, match, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
@@ -139,7 +139,7 @@ def test_gradients_are_matched_without_layer_norms_parameters(real):
     """Against plain differentiation in float64, class by class, row by row of convolutions and linear layers."""
     cfg = config("DC", network="ConvNetD1W8LN", dsa="none")
     images = real.draw_classes(2, stream(1))
-    loss, gradient = glad.Gradients(real, cfg, stream(2), Loop())(images.clone())
+    loss, gradient = glad.GradientMatcher(real, cfg, stream(2))(images.clone())
     rng = stream(2)
     network = networks.fresh(cfg.network, real, rng).double()
     batch, leaf, total = real.draw_classes(8, rng).double(), images.double().requires_grad_(), 0.0
@@ -162,24 +162,24 @@ def test_the_published_setting_drops_the_students_terms_between_steps(real, exac
     cfg = config("MTT")
     if exact:
         cfg = replace(cfg, students=replace(cfg.students, second_order=None))
-    matched, seen = trajectories.matched, {}
+    loss_of, seen = trajectories.student_loss, {}
 
     def both(*given, **options):
-        seen.update({between: matched(*given, between_steps=between) for between in (False, True)})
-        return matched(*given, **options)
+        seen.update({between: loss_of(*given, between_steps=between) for between in (False, True)})
+        return loss_of(*given, **options)
 
-    monkeypatch.setattr(trajectories, "matched", both)
-    matcher = glad.Trajectories(real, cfg, stream(0), Loop())
+    monkeypatch.setattr(trajectories, "student_loss", both)
+    matcher = glad.TrajectoryMatcher(real, cfg, stream(0), Loop())
     loss, gradient = matcher(of(real, cfg.space, 1).images())
     assert torch.equal(gradient.flatten(0, 1), seen[exact][1]) and not torch.equal(seen[False][1], seen[True][1])
-    assert torch.equal(matcher.step_size.grad, seen[exact][2]) and torch.equal(loss, seen[not exact][0])
+    assert torch.equal(matcher.student.step_size.grad, seen[exact][2]) and torch.equal(loss, seen[not exact][0])
     size = memory.Size(real.shape, 10, len(real))
     assert method_costs.glad_memory(config("MTT"), size) <= method_costs.glad_memory(cfg, size)
 
 
 def test_identical_sets_have_distance_and_gradient_zero(real, monkeypatch):
     cfg = config("DM")
-    matcher = glad.Distributions(real, cfg, stream(0), Loop())
+    matcher = glad.DistributionMatcher(real, cfg, stream(0))
     images = real.draw_classes(4, stream(1))
     monkeypatch.setattr(data.ImageSet, "draw_classes", lambda self, n, rng: images.clone())
     loss, gradient = matcher(images.clone())
@@ -191,7 +191,7 @@ def test_a_step_is_one_of_sgd_on_the_pulled_gradient(real):
     rng = stream(3, "latents")
     it = Latents(prior.prepare(real, cfg.space.prior), real, cfg.space, 1, rng)
     w, f = it.w.detach().clone(), it.f.detach().clone()
-    _, gradient = glad.Distributions(real, cfg, rng, Loop())(it.images())
+    _, gradient = glad.DistributionMatcher(real, cfg, rng)(it.images())
     it.pull(gradient)
     w, f = w - cfg.space.lr_w * it.w.grad, f - cfg.space.lr_img * it.f.grad
     with torch.no_grad():
@@ -245,7 +245,7 @@ def test_the_trained_gan_is_made_once_and_is_the_prior(real, tmp_path, monkeypat
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     gan = replace(cgan.GAN().smoke(), per_epoch=64)
     cfg = config(
-        "DM", iterations=1, space=replace(latents.Space.published("digits", "DM"), prior=Prior(gan=gan), layer=2)
+        "DM", iterations=1, space=replace(latents.CodeSpace.published("digits", "DM"), prior=Prior(gan=gan), layer=2)
     )
     glad.prepare(real, cfg, 0)
     (file,) = (tmp_path / "generators").glob("*/gan.safetensors")

@@ -32,8 +32,7 @@ def real():
     return data.load("digits")[0]
 
 
-# --- multi-formation
-# ---------------------------------------------------------------------------------------------------
+# --- multi-formation --------------------------------------------------------------------------------------------------
 def test_factor_one_decodes_to_the_images_themselves():
     images = torch.rand(K, M, 3, 8, 8)
     assert idc.decode(images, 1) is images
@@ -157,7 +156,7 @@ def test_bounded_images_are_decoded_factor_by_factor():
     assert torch.equal(idc.decode_to_match(images, whole), idc.decode(images, 3))
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 def slow_loss(net, real, images, cfg, omega, like):
     """Class by class, one pass per class and branch, in float64: the definition."""
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -231,7 +230,7 @@ def test_only_convolutions_count_and_entries_are_summed():
     )
 
 
-# --- turns -------------------------------------------------------------------------------------------------------------
+# --- turns ------------------------------------------------------------------------------------------------------------
 def test_a_sweep_equals_one_sgd_step_per_class_with_a_shared_momentum_buffer():
     classes, lr, momentum, rng = 4, 0.3, 0.5, stream(0)
     target = torch.randn(classes, 6, generator=rng)
@@ -253,7 +252,7 @@ def test_a_sweep_equals_one_sgd_step_per_class_with_a_shared_momentum_buffer():
             optimizer.zero_grad()
             loss(slow)[k].backward()
             optimizer.step()
-        idc.sweep(fast, velocity, gradient_at, lr, momentum)
+        idc.sweep_classes(fast, velocity, gradient_at, lr, momentum)
         assert torch.allclose(fast, slow.detach(), atol=1e-5)
         assert torch.allclose(velocity, optimizer.state[slow]["momentum_buffer"], atol=1e-5)
 
@@ -286,18 +285,18 @@ def test_the_published_settings():
     )
 
 
-# --- the whole ---------------------------------------------------------------------------------------------------------
+# --- the whole --------------------------------------------------------------------------------------------------------
 TINY = idc.Config(ipc=2, iterations=2, inner=3, network="ConvNetW32", batch_real=8, batch_net=16, images_net=20)
 
 
 def test_pixels_are_clamped_once_per_network(real, monkeypatch):
-    seen, sweep = [], idc.sweep
+    seen, sweep = [], idc.sweep_classes
 
-    def watch(images, *args):
+    def watch(images, *args, **options):
         seen.append((float(images.min()), float(images.max())))
-        sweep(images, *args)
+        sweep(images, *args, **options)
 
-    monkeypatch.setattr(idc, "sweep", watch)
+    monkeypatch.setattr(idc, "sweep_classes", watch)
     idc.distill(real, replace(TINY, lr_img=50.0), seed=0)
     assert len(seen) == 6 and all(low >= 0 and high <= 1 for low, high in (seen[0], seen[3]))
     assert any(low < 0 or high > 1 for low, high in (seen[1], seen[2]))  # in between they may leave the range

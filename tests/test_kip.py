@@ -44,7 +44,7 @@ def plain_loss(kernel, x, y, t, yt, ridge):
 @pytest.mark.parametrize("name", ["FC1", "FC2", "KIPConv3"])
 @pytest.mark.parametrize("size", [10**6, 5])
 def test_loss_and_gradients_against_finite_differences_of_the_formula(name, size):
-    kernel, (x, y, t, yt), rng, e, ridge = ntk.named(name), problem(), stream(1), 1e-5, 0.05
+    kernel, (x, y, t, yt), rng, e, ridge = ntk.kernel_named(name), problem(), stream(1), 1e-5, 0.05
     loss, by_images, by_labels = kip.loss_and_gradients(kernel, x, y, t, yt, ridge, Pieces(size))
     assert loss.item() == pytest.approx(plain_loss(kernel, x, y, t, yt, ridge), rel=1e-10)
     dx, dy = (torch.randn(v.shape, generator=rng, dtype=torch.float64) for v in (x, y))
@@ -84,7 +84,7 @@ def test_learned_labels_move_and_fixed_ones_stay_classes(digits):
     learned = kip.distill(digits[0], TINY, seed=0)
     fixed = kip.distill(digits[0], replace(TINY, learn_labels=False), seed=0)
     assert learned.labels.shape == (10, 10) and not torch.allclose(
-        learned.labels.double(), ntk.centred(torch.arange(10), 10), atol=1e-3
+        learned.labels.double(), ntk.centred_labels(torch.arange(10), 10), atol=1e-3
     )
     assert fixed.labels.tolist() == list(range(10))
     assert not torch.equal(learned.images, fixed.images)
@@ -105,7 +105,7 @@ def test_kernel_accuracy_by_hand(digits):
     real, test = digits
     test = test.subset(torch.arange(70))
     made = kip.distill(real, TINY, seed=0)
-    kernel, x = ntk.named("FC1"), test.all()[0]
+    kernel, x = ntk.kernel_named("FC1"), test.all()[0]
     own, cross = kernel.matrix(made.images, made.images), kernel.matrix(x, made.images)
     answers = (cross @ torch.linalg.solve(own + 1e-6 * own.trace() / 10 * torch.eye(10), made.labels.double())).argmax(
         1

@@ -22,7 +22,7 @@ from distill_lib.generators.cgan import network as cgan_network
 from distill_lib.generators.prior import Prior
 from distill_lib.generators.stylegan_xl import network as stylegan_xl_network
 from distill_lib.methods import METHODS
-from distill_lib.methods.common.latents import Latents, Space
+from distill_lib.methods.common.latents import CodeSpace, Latents
 from distill_lib.networks import fast as networks_fast
 from distill_lib.networks import memory
 from distill_lib.records import record as records_record
@@ -198,7 +198,7 @@ def test_latents_in_smaller_pieces_draw_and_pull_the_same(monkeypatch):
     from distill_lib import data
 
     real = data.load("digits")[0]
-    space = Space().smoke()
+    space = CodeSpace().smoke()
     made = prior.prepare(real, space.prior)
     found = []
     for pieces in (10, 3):

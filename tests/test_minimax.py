@@ -20,8 +20,7 @@ from distill_lib.generators import dit as generators_dit
 from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.methods import METHODS, dgs, minimax
 from distill_lib.methods import dit as dit_row
-from distill_lib.methods.common import minimax_tuning
-from distill_lib.methods.common.minimax_tuning import Memory, Tuning, minimax_loss
+from distill_lib.methods.minimax import LatentMemory, Tuning, minimax_loss
 from distill_lib.records import reported
 from distill_lib.tables import dgs as tables_dgs
 
@@ -41,12 +40,12 @@ def runs(tmp_path, monkeypatch):
 
 
 def memory(vectors, classes=1, size=64):
-    found = Memory(classes, size, 2, "cpu")
+    found = LatentMemory(classes, size, 2, "cpu")
     found.add(torch.tensor(vectors), torch.zeros(len(vectors), dtype=torch.int64))
     return found
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 PREDICTED = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 REAL, MADE = [[1.0, 1.0], [0.0, 1.0], [3.0, 4.0]], [[1.0, 0.0], [-1.0, 1.0]]
 
@@ -72,7 +71,7 @@ def test_the_loss_equals_plain_loops_over_classes_and_pairs():
     of = torch.randint(0, 4, (40,), generator=g)  # class 4 has no memory
     memories = []
     for x in stores:
-        memories.append(Memory(5, 8, 6, "cpu"))
+        memories.append(LatentMemory(5, 8, 6, "cpu"))
         memories[-1].add(x, of)
     total = 0.0
     for k in (0, 1, 2, 4):
@@ -98,7 +97,7 @@ def test_representativeness_pulls_and_diversity_pushes():
 
 
 def test_memories_keep_the_last_of_every_class():
-    store = Memory(2, 3, 2, "cpu")
+    store = LatentMemory(2, 3, 2, "cpu")
     for i in range(5):
         store.add(torch.tensor([[1.0, float(i)], [float(i), -1.0]]), torch.tensor([0, 1]))
     wanted = F.normalize(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 4.0]]), dim=1)
@@ -108,13 +107,13 @@ def test_memories_keep_the_last_of_every_class():
 
 
 def test_the_first_appearance_of_a_class_adds_nothing():
-    empty = Memory(3, 4, 2, "cpu")
+    empty = LatentMemory(3, 4, 2, "cpu")
     z = PREDICTED.clone().requires_grad_()
     loss = minimax_loss(z, torch.tensor([0, 2]), empty, empty, 0.5, 0.5)
     assert loss.item() == 0 and not loss.requires_grad
 
 
-# --- DiffFit -----------------------------------------------------------------------------------------------------------
+# --- DiffFit ----------------------------------------------------------------------------------------------------------
 def test_difffit_trains_biases_labels_and_scales_alone():
     network = dit.difffit(dit.build(dit.Architecture(side=8, channels=4, width=16, depth=4, heads=2, num_classes=3)))
     trained = {k for k, p in network.named_parameters() if p.requires_grad}
@@ -129,7 +128,7 @@ def test_difffit_trains_biases_labels_and_scales_alone():
 
 def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     of = replace(QUICK, lambda_r=0.0, lambda_d=0.0)
-    tuned = minimax_tuning.tuned(real, BASE, of).network
+    tuned = minimax.tuned(real, BASE, of).network
     start = generators_dit.base(real, BASE)
     network = dit.difffit(start.network).train()
     trained = {k: p for k, p in network.named_parameters() if p.requires_grad}
@@ -155,18 +154,18 @@ def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     assert all(torch.equal(found[k], average[k]) for k in trained)
     frozen = dict(start.network.named_parameters())
     assert all(torch.equal(found[k], frozen[k]) for k in frozen if k not in trained)
-    other = dict(minimax_tuning.tuned(real, BASE, QUICK).network.named_parameters())
+    other = dict(minimax.tuned(real, BASE, QUICK).network.named_parameters())
     assert not all(torch.equal(found[k], other[k]) for k in trained)  # with them it is another run
 
 
 def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
-    whole = minimax_tuning.tuned(real, BASE, QUICK).network
-    kept = minimax_tuning.tuned_file(real, BASE, QUICK)
+    whole = minimax.tuned(real, BASE, QUICK).network
+    kept = minimax.tuned_file(real, BASE, QUICK)
     monkeypatch.setenv("DISTILL_RUNS", str(runs / "other"))
     stops = 0
     while True:
         try:
-            resumed = minimax_tuning.tuned(real, BASE, QUICK, Loop(runs / "ckpt", deadline=time.monotonic())).network
+            resumed = minimax.tuned(real, BASE, QUICK, Loop(runs / "ckpt", deadline=time.monotonic())).network
             break
         except TimeUp:
             stops += 1
@@ -176,18 +175,18 @@ def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
 
 
 def test_all_parameters_may_be_tuned_and_early_timesteps_alone_enter(real, runs):
-    full = minimax_tuning.tuned(real, BASE, replace(QUICK, parameters="all")).network
+    full = minimax.tuned(real, BASE, replace(QUICK, parameters="all")).network
     assert full.of.scaled == 0
     start = generators_dit.base(real, BASE).network
     changed = [
         k for (k, a), b in zip(full.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)
     ]
     assert "blocks.0.mlp.fc1.weight" in changed and "pos_embed" not in changed
-    none, all_ = (minimax_tuning.tuned(real, BASE, replace(QUICK, up_to=t)).network for t in (1, None))
+    none, all_ = (minimax.tuned(real, BASE, replace(QUICK, up_to=t)).network for t in (1, None))
     assert not all(torch.equal(a, b) for a, b in zip(none.parameters(), all_.parameters(), strict=True))
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 def test_rows_share_their_stages_and_their_pool(real, runs):
     ipc = 2
     rows = [replace(m.paper_config("digits", ipc).smoke(), base=BASE) for m in (dit_row, minimax, dgs)]
@@ -198,7 +197,7 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     ]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
-    pool = minimax_tuning.pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
+    pool = minimax.draw_pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
     wanted = pool.pixels()[pool.class_index[3]][torch.tensor(report[3]["places"])]
     assert torch.allclose(made[2].pixels()[2 * 3 : 2 * 3 + 2], wanted, atol=1e-5)
     assert torch.allclose(made[1].pixels()[:2], pool.pixels()[:2], atol=1e-5)  # Minimax takes the first ones
@@ -231,7 +230,7 @@ def test_settings_of_the_published_rows():
     assert minimax.paper_config("digits", 10).base.autoencoder == "identity"
 
 
-# --- experiments -------------------------------------------------------------------------------------------------------
+# --- experiments ------------------------------------------------------------------------------------------------------
 TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4]
 
 
@@ -349,6 +348,6 @@ def test_a_copy_of_a_model_is_left_alone(real, runs):
     """Fine-tuning never writes to the model it starts from."""
     start = generators_dit.base(real, BASE).network
     before = copy.deepcopy(start.state_dict())
-    minimax_tuning.tuned(real, BASE, QUICK)
+    minimax.tuned(real, BASE, QUICK)
     after = generators_dit.base(real, BASE).network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)

@@ -78,11 +78,11 @@ def step_by_step(network, start, target, synthetic, labels, step_size, batches, 
 def steps_of(count, batch, steps, strategy, seed=0):
     rng = stream(seed, "steps")
     aug = augment.dsa(strategy)
-    batches = mtt.draw_batches(count, batch, steps, rng)
+    batches = trajectories.draw_batches(count, batch, steps, rng)
     return batches, [aug.draw(rng, images=len(index)) for index in batches], aug
 
 
-# --- the loss --------------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["ConvNetW4", "MLP"])
 @pytest.mark.parametrize("batch", [None, 4])
 @pytest.mark.parametrize("piece", [None, 2])
@@ -91,7 +91,9 @@ def test_loss_and_derivatives_equal_plain_unrolling(name, batch, piece):
     step_size = torch.tensor(0.1, dtype=torch.float64)
     batches, draws, aug = steps_of(len(synthetic), batch, 4, "color_crop_flip_scale_rotate")
     wanted = unrolled(network, start, target, synthetic, labels, step_size, batches, draws, aug)
-    found = mtt.matched(Derivatives(network, piece), start, target, synthetic, labels, step_size, batches, draws, aug)
+    found = trajectories.student_loss(
+        Derivatives(network, piece), start, target, synthetic, labels, step_size, batches, draws, aug
+    )
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
     assert wanted[1].abs().max() > 0 and wanted[2].abs() > 0
@@ -104,7 +106,7 @@ def test_without_terms_between_steps_the_weights_before_a_step_are_fixed(name, b
     batches, draws, aug = steps_of(len(synthetic), batch, 4, "color_crop_flip_scale_rotate")
     given = start, target, synthetic, labels, torch.tensor(0.1, dtype=torch.float64), batches, draws, aug
     wanted, exact = step_by_step(network, *given), unrolled(network, *given)
-    for a, b in zip(trajectories.matched(Derivatives(network), *given, between_steps=False), wanted, strict=True):
+    for a, b in zip(trajectories.student_loss(Derivatives(network), *given, between_steps=False), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(wanted[0], exact[0])
     assert all(
@@ -115,10 +117,14 @@ def test_without_terms_between_steps_the_weights_before_a_step_are_fixed(name, b
 def test_a_student_that_stays_where_it_is_loses_exactly_one():
     network, start, target, synthetic, labels = problem()
     d, zero = Derivatives(network), torch.tensor(0.0, dtype=torch.float64)
-    loss, by_images, by_step_size = mtt.matched(d, start, target, synthetic, labels, zero, [], [], augment.none())
+    loss, by_images, by_step_size = trajectories.student_loss(
+        d, start, target, synthetic, labels, zero, [], [], augment.none()
+    )
     assert loss.item() == pytest.approx(1, abs=1e-14) and not by_images.any() and by_step_size == 0
     batches, draws, aug = steps_of(len(synthetic), None, 2, "none")
-    loss, by_images, by_step_size = mtt.matched(d, start, target, synthetic, labels, zero, batches, draws, aug)
+    loss, by_images, by_step_size = trajectories.student_loss(
+        d, start, target, synthetic, labels, zero, batches, draws, aug
+    )
     assert loss.item() == pytest.approx(1, abs=1e-14) and not by_images.any() and by_step_size != 0
 
 
@@ -126,7 +132,7 @@ def test_a_student_on_the_experts_own_batches_arrives():
     """The same images, order and step size as the expert's, without augmentation: nothing is left of the way."""
     network, start, _, images, labels = problem(images=12)
     parameters, lr = [p.clone() for p in unflat(start, network)], 0.05
-    batches = mtt.draw_batches(12, 4, 6, stream(1))
+    batches = trajectories.draw_batches(12, 4, 6, stream(1))
     for index in batches:
         leaves = [p.clone().requires_grad_() for p in parameters]
         names = [name for name, _ in network.named_parameters()]
@@ -136,7 +142,7 @@ def test_a_student_on_the_experts_own_batches_arrives():
         parameters = [p - lr * g for p, g in zip(parameters, torch.autograd.grad(loss, leaves), strict=True)]
     none = augment.none()
     draws = [none.draw(stream(0), images=len(index)) for index in batches]
-    loss, _, _ = mtt.matched(
+    loss, _, _ = trajectories.student_loss(
         Derivatives(network),
         start,
         flat(parameters),
@@ -159,7 +165,7 @@ def test_the_step_sizes_derivative_is_the_slope_of_the_loss():
     batches, draws, aug = steps_of(5, 3, 6, "none")
 
     def at(a):
-        return mtt.matched(
+        return trajectories.student_loss(
             Derivatives(network),
             start,
             target,
@@ -194,18 +200,20 @@ def test_memory_does_not_grow_with_the_steps_but_for_the_weights():
 
     d._twice(synthetic[None]).logits = counted
     batches, draws, aug = steps_of(len(synthetic), None, 6, "none")
-    mtt.matched(d, start, target, synthetic, labels, torch.tensor(0.1, dtype=torch.float64), batches, draws, aug)
+    trajectories.student_loss(
+        d, start, target, synthetic, labels, torch.tensor(0.1, dtype=torch.float64), batches, draws, aug
+    )
     assert len(alive) == 12 and max(most) <= 1  # 6 forwards, 6 again on the way back
 
 
 def test_batches_pass_over_all_images_last_part_first():
-    batches = mtt.draw_batches(10, 4, 5, stream(0))
+    batches = trajectories.draw_batches(10, 4, 5, stream(0))
     assert [len(b) for b in batches] == [2, 4, 4, 2, 4]
     assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10))
-    assert [sorted(b.tolist()) for b in mtt.draw_batches(3, None, 2, stream(0))] == [[0, 1, 2]] * 2
+    assert [sorted(b.tolist()) for b in trajectories.draw_batches(3, None, 2, stream(0))] == [[0, 1, 2]] * 2
 
 
-# --- experts ---------------------------------------------------------------------------------------------------------------
+# --- experts ----------------------------------------------------------------------------------------------------------
 def few(**changes):
     return replace(
         Experts(count=2, epochs=2, network="ConvNetD2W8", batch=16, per_epoch=40, dsa="color_crop"), **changes
@@ -222,7 +230,7 @@ def test_the_papers_networks_have_their_sizes():
 
 def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
     experts = few()
-    found = trajectories.train(digits, experts)
+    found = trajectories.train_experts(digits, experts)
     shots = load_file(found.file(1))["snapshots"]
     rng = stream(0, "expert", 1)
     network = networks.fresh("ConvNetD2W8", digits, rng)
@@ -243,13 +251,13 @@ def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
 
 
 def test_experts_are_shared_and_more_of_them_are_added(digits, runs):
-    found = trajectories.train(digits, few())
+    found = trajectories.train_experts(digits, few())
     times = {f: f.stat().st_mtime_ns for f in found.folder.glob("*.safetensors")}
     assert len(times) == 2
-    more = trajectories.train(digits, few(count=3))
+    more = trajectories.train_experts(digits, few(count=3))
     assert more.folder == found.folder and len(list(found.folder.glob("*.safetensors"))) == 3
     assert all(f.stat().st_mtime_ns == t for f, t in times.items())
-    assert trajectories.train(digits, few(lr=0.02)).folder != found.folder
+    assert trajectories.train_experts(digits, few(lr=0.02)).folder != found.folder
     about = json.loads((found.folder / "settings.json").read_text())
     assert about["bytes_per_expert"] == found.expert_bytes == 3 * 4 * found.parameters
     assert about["settings"]["epochs"] == 2 and about["data_sha256"] == digits.sha256()
@@ -257,12 +265,12 @@ def test_experts_are_shared_and_more_of_them_are_added(digits, runs):
 
 
 def test_a_broken_off_expert_goes_on_where_it_was(digits, tmp_path, monkeypatch):
-    whole = load_file(trajectories.train(digits, few(count=1)).file(0))["snapshots"]
+    whole = load_file(trajectories.train_experts(digits, few(count=1)).file(0))["snapshots"]
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
     stops = 0
     while True:
         try:
-            found = trajectories.train(digits, few(count=1), Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+            found = trajectories.train_experts(digits, few(count=1), Loop(tmp_path / "ckpt", deadline=time.monotonic()))
             break
         except TimeUp:
             stops += 1
@@ -271,25 +279,25 @@ def test_a_broken_off_expert_goes_on_where_it_was(digits, tmp_path, monkeypatch)
 
 
 def test_whitened_experts_see_whitened_images(digits):
-    found = trajectories.train(digits, few(zca=True))
-    assert found.real.whitening is not None and found.folder != trajectories.train(digits, few()).folder
-    again = trajectories.train(digits, few(zca=True))
+    found = trajectories.train_experts(digits, few(zca=True))
+    assert found.real.whitening is not None and found.folder != trajectories.train_experts(digits, few()).folder
+    again = trajectories.train_experts(digits, few(zca=True))
     assert again.real.whitening.equals(found.real.whitening)
 
 
 def test_bad_experts_are_clear_errors(digits, monkeypatch):
     with pytest.raises(UserError, match="at least one of each"):
-        trajectories.train(digits, few(count=0))
-    found = trajectories.train(digits, few(count=1))
+        trajectories.train_experts(digits, few(count=0))
+    found = trajectories.train_experts(digits, few(count=1))
     found.file(0).write_bytes(b"not it")
     with pytest.raises(UserError, match="expert_000.safetensors: cannot be read.*delete it"):
         found.snapshots(0, 0)
     monkeypatch.setattr(trajectories.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(UserError, match="2 experts of 0 MB take 0.0 GB.*DISTILL_RUNS"):
-        trajectories.train(digits, few(lr=0.5))
+        trajectories.train_experts(digits, few(lr=0.5))
 
 
-# --- the method ------------------------------------------------------------------------------------------------------------
+# --- the method -------------------------------------------------------------------------------------------------------
 def tiny(**changes):
     settings = {
         "ipc": 1,
@@ -314,13 +322,13 @@ def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
 def test_one_update_is_the_algorithm_of_the_paper(digits):
     cfg = tiny(iterations=1)
     made = mtt.distill(digits, cfg, seed=0)
-    found, rng = trajectories.train(digits, cfg.experts), stream(0, "MTT")
+    found, rng = trajectories.train_experts(digits, cfg.experts), stream(0, "MTT")
     synthetic = digits.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
     network = networks.fresh("ConvNetD2W8", digits, rng).double()
     expert = torch.randperm(2, generator=rng)[-1].item()
     epoch = torch.randint(2, (), generator=rng).item()
     start, target = (x.double() for x in found.snapshots(expert, epoch, epoch + 1))
-    batches = mtt.draw_batches(10, 6, 2, rng)
+    batches = trajectories.draw_batches(10, 6, 2, rng)
     aug = augment.dsa("color_crop")
     draws = [aug.draw(rng, images=len(index)) for index in batches]
     step_size = torch.tensor(0.001, dtype=torch.float64)

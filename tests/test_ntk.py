@@ -17,13 +17,13 @@ def images(n, side=8, channels=2, seed=0):
     return torch.randn(n, channels, side, side, generator=stream(seed, "ntk test"), dtype=torch.float64)
 
 
-# --- known values ------------------------------------------------------------------------------------------------------
+# --- known values -----------------------------------------------------------------------------------------------------
 def test_three_points_of_fc1():
     x = torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=torch.float64)[:, :, None, None]
     expected = torch.tensor(
         [[2.0300, 0.3415, 1.8465], [0.3415, 2.0300, 1.8465], [1.8465, 1.8465, 4.0300]], dtype=torch.float64
     )
-    assert (ntk.named("FC1").matrix(x, x) - expected).abs().max() < 5e-5
+    assert (ntk.kernel_named("FC1").matrix(x, x) - expected).abs().max() < 5e-5
 
 
 def test_relu_moments_by_hand():
@@ -44,8 +44,7 @@ def test_relu_moments_by_sampling():
     assert abs((u.relu() * v.relu()).mean() - both) < 0.003 and abs(((u > 0) & (v > 0)).double().mean() - step) < 0.003
 
 
-# --- finite networks
-# ---------------------------------------------------------------------------------------------------
+# --- finite networks --------------------------------------------------------------------------------------------------
 def finite(x, layers, width, seed, gradients=True):
     """Outputs and, if asked for, NTK of one wide network in the kernel's parameterisation: both variances are factors
     of the layers."""
@@ -96,7 +95,7 @@ BLOCK = ["conv", "relu", "pool"]
 def test_the_kernel_is_the_limit_of_wide_networks(name, layers, side, width, draws):
     x = images(3, side)
     x[2] = x[0] + 0.3 * x[1]
-    kernel = ntk.named(name)
+    kernel = ntk.kernel_named(name)
     exact, nngp = kernel.matrix(x, x), kernel.matrix(x, x, nngp=True)
     estimate = torch.stack([finite(x.float(), layers, width, seed) for seed in range(draws)]).double()
     error, spread = (estimate.mean(0) - exact).abs(), estimate.std(0) / math.sqrt(draws)
@@ -106,8 +105,7 @@ def test_the_kernel_is_the_limit_of_wide_networks(name, layers, side, width, dra
     assert ((covariance - nngp).abs() < 0.25 * nngp.max()).all()  # five standard errors of 400 draws
 
 
-# --- plain reference
-# ---------------------------------------------------------------------------------------------------
+# --- plain reference --------------------------------------------------------------------------------------------------
 def plain(x, y, blocks, prepended, average):
     """NNGP and NTK of one pair of images from full (pixel, pixel) matrices, every layer as matrix algebra."""
 
@@ -157,7 +155,7 @@ def plain(x, y, blocks, prepended, average):
 def test_banded_offsets_are_exact(blocks, prepended, average, shape):
     rng = stream(1, shape)
     x, y = (torch.randn(n, *shape, generator=rng, dtype=torch.float64) for n in (2, 3))
-    kernel = ntk.Convolutional(blocks, prepended, average)
+    kernel = ntk.ConvolutionalKernel(blocks, prepended, average)
     expected = torch.tensor([[plain(a, b, blocks, prepended, average) for b in y] for a in x], dtype=torch.float64)
     assert torch.allclose(kernel.matrix(x, y, nngp=True), expected[..., 0], rtol=1e-12)
     assert torch.allclose(kernel.matrix(x, y), expected[..., 1], rtol=1e-12)
@@ -166,18 +164,23 @@ def test_banded_offsets_are_exact(blocks, prepended, average, shape):
 
 
 def test_offsets_that_survive_the_poolings():
-    assert ntk.named("KIPConv3").reach(32) == [7, 3, 1, 0] and ntk.named("KIPConv3").reach(28) == [7, 3, 1, 0]
-    assert ntk.named("KIPConv3").entries((3, 32, 32)) == 225 * 1024
-    assert ntk.named("KIPConv3GAP").reach(32) == [31, 15, 7, 3]
+    assert ntk.kernel_named("KIPConv3").reach(32) == [7, 3, 1, 0] and ntk.kernel_named("KIPConv3").reach(28) == [
+        7,
+        3,
+        1,
+        0,
+    ]
+    assert ntk.kernel_named("KIPConv3").entries((3, 32, 32)) == 225 * 1024
+    assert ntk.kernel_named("KIPConv3GAP").reach(32) == [31, 15, 7, 3]
 
 
-# --- derivatives -------------------------------------------------------------------------------------------------------
+# --- derivatives ------------------------------------------------------------------------------------------------------
 EVERY = ["FC1", "FC3", "KIPConv2", "KIPConv", "KIPConv3GAP"]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_pull_against_finite_differences(name):
-    kernel, x, y, rng = ntk.named(name), images(3), images(4, seed=1), stream(2)
+    kernel, x, y, rng = ntk.kernel_named(name), images(3), images(4, seed=1), stream(2)
     towards = torch.randn(x.shape, generator=rng, dtype=torch.float64)
     g, own = (torch.randn(3, m, generator=rng, dtype=torch.float64) for m in (4, 3))
     e = 1e-5
@@ -196,17 +199,17 @@ def test_black_borders_and_equal_images_give_finite_derivatives(name):
     x = images(3)
     x[:, :, :3] = -0.4  # the same constant patch in every image
     x[1] = x[0]
-    kernel = ntk.named(name)
+    kernel = ntk.kernel_named(name)
     matrix = kernel.matrix(x, x)
     assert torch.allclose(matrix[0], matrix[1]) and torch.allclose(matrix, matrix.T)
     assert torch.isfinite(kernel.pull(x, x, torch.ones(3, 3, dtype=torch.float64))).all()
 
 
-# --- tiles -------------------------------------------------------------------------------------------------------------
+# --- tiles ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_tiled_equals_untiled(name, size):
-    kernel, x, y = ntk.named(name), images(3), images(4, seed=1)
+    kernel, x, y = ntk.kernel_named(name), images(3), images(4, seed=1)
     g = torch.randn(3, 4, generator=stream(3), dtype=torch.float64)
     whole, parts = Pieces(10**6), Pieces(size)
     assert torch.allclose(kernel.matrix(x, y, parts), kernel.matrix(x, y, whole), rtol=1e-13)
@@ -214,7 +217,7 @@ def test_tiled_equals_untiled(name, size):
 
 
 def test_running_out_of_memory_gives_the_same_numbers_and_smaller_tiles(monkeypatch):
-    kernel, x, y = ntk.named("KIPConv2"), images(3), images(6, seed=1)
+    kernel, x, y = ntk.kernel_named("KIPConv2"), images(3), images(6, seed=1)
     g = torch.ones(3, 6, dtype=torch.float64)
     whole, derivative, between = kernel.matrix(x, y), kernel.pull(x, y, g), kernel.between
 
@@ -235,15 +238,15 @@ def test_running_out_of_memory_gives_the_same_numbers_and_smaller_tiles(monkeypa
 def test_single_precision_stays_within_rounding():
     x, y = images(3), images(4, seed=1)
     for name in ("FC2", "KIPConv3"):
-        exact = ntk.named(name).matrix(x, y)
-        coarse = ntk.named(name, torch.float32)
+        exact = ntk.kernel_named(name).matrix(x, y)
+        coarse = ntk.kernel_named(name, torch.float32)
         assert (coarse.matrix(x, y) - exact).abs().max() < 1e-5 * exact.max()
         g = torch.ones(3, 4, dtype=torch.float64)
-        fine = ntk.named(name).pull(x, y, g)
+        fine = ntk.kernel_named(name).pull(x, y, g)
         assert (coarse.pull(x, y, g) - fine).norm() < 1e-4 * fine.norm()
 
 
-# --- regression --------------------------------------------------------------------------------------------------------
+# --- regression -------------------------------------------------------------------------------------------------------
 def test_two_points_by_hand():
     x = torch.eye(2, dtype=torch.float64)
     targets, labels = (
@@ -256,14 +259,14 @@ def test_two_points_by_hand():
 
 def test_regression_on_its_own_points_returns_their_labels_up_to_the_ridge():
     x, labels = images(6), torch.randn(6, 3, generator=stream(4), dtype=torch.float64)
-    kernel = ntk.named("FC1").matrix(x, x)
+    kernel = ntk.kernel_named("FC1").matrix(x, x)
     assert (ntk.regress(kernel, kernel, labels) - labels).abs().max() < 1e-4
     assert (ntk.regress(kernel, kernel, labels, ridge=1.0) - labels).abs().max() > 0.1
 
 
 def test_the_ridge_follows_the_scale_of_the_kernel():
     x, y, labels = images(6), images(5, seed=1), torch.randn(6, 3, generator=stream(4), dtype=torch.float64)
-    own, cross = ntk.named("FC1").matrix(x, x), ntk.named("FC1").matrix(y, x)
+    own, cross = ntk.kernel_named("FC1").matrix(x, x), ntk.kernel_named("FC1").matrix(y, x)
     assert torch.allclose(
         ntk.regress(own, cross, labels, 0.1), ntk.regress(1e4 * own, 1e4 * cross, labels, 0.1), rtol=1e-10
     )
@@ -275,7 +278,7 @@ def test_brighter_images_on_both_sides_hardly_change_the_prediction():
         3 * images(50, seed=1),
         torch.randn(10, 3, generator=stream(4), dtype=torch.float64),
     )
-    kernel = ntk.named("FC1")
+    kernel = ntk.kernel_named("FC1")
     answers = [
         ntk.regress(kernel.matrix(s * x, s * x), kernel.matrix(s * y, s * x), labels).argmax(1) for s in (1.0, 4.0)
     ]
@@ -284,7 +287,7 @@ def test_brighter_images_on_both_sides_hardly_change_the_prediction():
 
 def test_equal_images_without_a_ridge_are_an_error_that_says_so():
     x = images(2)[[0, 0, 1]]
-    kernel = ntk.named("FC1").matrix(x, x)
+    kernel = ntk.kernel_named("FC1").matrix(x, x)
     with pytest.raises(UserError, match="not positive definite: equal images"):
         ntk.solve(kernel, torch.ones(3, 1), ridge=-1e-6)
     assert torch.isfinite(ntk.solve(kernel, torch.ones(3, 1), ridge=1e-4)).all()
@@ -293,13 +296,13 @@ def test_equal_images_without_a_ridge_are_an_error_that_says_so():
 @pytest.mark.parametrize("name", ["FC0", "FC", "ConvNet", "kipconv3", "KIPConv9", ""])
 def test_an_unknown_kernel_names_those_there_are(name):
     with pytest.raises(UserError, match="unknown kernel .*KIPConv3GAP"):
-        ntk.named(name)
+        ntk.kernel_named(name)
 
 
 def test_images_too_small_for_the_poolings_are_named():
     with pytest.raises(UserError, match="KIPConv3 cannot take 7x8 images: .*at least 8"):
-        ntk.named("KIPConv3").matrix(torch.zeros(1, 1, 7, 8), torch.zeros(1, 1, 7, 8))
+        ntk.kernel_named("KIPConv3").matrix(torch.zeros(1, 1, 7, 8), torch.zeros(1, 1, 7, 8))
 
 
 def test_centred_labels():
-    assert ntk.centred(torch.tensor([0, 9]), 10)[0].tolist() == pytest.approx([0.9] + [-0.1] * 9)
+    assert ntk.centred_labels(torch.tensor([0, 9]), 10)[0].tolist() == pytest.approx([0.9] + [-0.1] * 9)

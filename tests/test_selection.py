@@ -11,12 +11,13 @@ from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
-from distill_lib.methods import forgetting, herding, kcenter
+from distill_lib.methods import METHODS as ROWS
+from distill_lib.methods import selection
 from distill_lib.networks import reference
 
 TINY = reference.Training(network="ConvNetW32", epochs=2, batch=32, per_class=20)
-METHODS = {"Herding": herding, "K-Center": kcenter, "Forgetting": forgetting}
-CHOOSE = {"Herding": herding.herding, "K-Center": kcenter.k_center}
+METHODS = {name: ROWS[name] for name in ("Herding", "K-Center", "Forgetting")}
+CHOOSE = {"Herding": selection.herding, "K-Center": selection.k_center}
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +34,13 @@ def column(*values):
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-# --- choosing ----------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 def test_herding_by_hand():
-    assert column(0, 1, 2, 3, 10)[herding.herding(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
+    assert column(0, 1, 2, 3, 10)[selection.herding(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
 
 
 def test_k_center_by_hand():
-    assert column(0, 1, 2, 3, 10)[kcenter.k_center(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 10, 0]
+    assert column(0, 1, 2, 3, 10)[selection.k_center(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 10, 0]
 
 
 def slow_herding(features, n):
@@ -67,7 +68,7 @@ def slow_k_center(features, n):
     return chosen
 
 
-@pytest.mark.parametrize(("fast", "slow"), [(herding.herding, slow_herding), (kcenter.k_center, slow_k_center)])
+@pytest.mark.parametrize(("fast", "slow"), [(selection.herding, slow_herding), (selection.k_center, slow_k_center)])
 def test_the_fast_form_chooses_what_the_definition_chooses(fast, slow):
     features = (
         torch.randn(60, 8, generator=stream(0, "features")) + 100
@@ -94,10 +95,10 @@ def test_permuting_the_data_permutes_the_choice(choose):
 
 def test_with_one_image_herding_and_k_center_agree():
     features = torch.randn(50, 5, generator=stream(4))
-    assert herding.herding(features, 1).tolist() == kcenter.k_center(features, 1).tolist()
+    assert selection.herding(features, 1).tolist() == selection.k_center(features, 1).tolist()
 
 
-# --- forgetting --------------------------------------------------------------------------------------------------------
+# --- forgetting -------------------------------------------------------------------------------------------------------
 def test_forgetting_events_by_hand():
     histories = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)
     was_right, learned, forgotten = (
@@ -113,17 +114,17 @@ def test_forgetting_events_by_hand():
 
 def test_the_most_forgotten_come_first_and_the_never_learned_last_or_before_them():
     forgotten, learned = torch.tensor([1, 4, 0, 2]), torch.tensor([True, True, False, True])
-    assert forgetting.most_forgotten(forgotten, learned, 4, stream(0)).tolist() == [1, 3, 0, 2]
-    assert forgetting.most_forgotten(forgotten, learned, 4, stream(0), never_learned="most").tolist() == [2, 1, 3, 0]
+    assert selection.most_forgotten(forgotten, learned, 4, stream(0)).tolist() == [1, 3, 0, 2]
+    assert selection.most_forgotten(forgotten, learned, 4, stream(0), never_learned="most").tolist() == [2, 1, 3, 0]
 
 
 def test_ties_are_broken_at_random_by_the_seed():
     forgotten, learned = torch.zeros(50, dtype=torch.int64), torch.ones(50, dtype=torch.bool)
-    picks = [forgetting.most_forgotten(forgotten, learned, 5, stream(seed)).tolist() for seed in (0, 0, 1)]
+    picks = [selection.most_forgotten(forgotten, learned, 5, stream(seed)).tolist() for seed in (0, 0, 1)]
     assert picks[0] == picks[1] != picks[2]
 
 
-# --- the methods -------------------------------------------------------------------------------------------------------
+# --- the methods ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", METHODS)
 def test_the_choice_consists_of_distinct_real_images_of_the_right_class(name, real):
     made = METHODS[name].distill(real, METHODS[name].Config(ipc=4, training=TINY), seed=0)
@@ -134,15 +135,15 @@ def test_the_choice_consists_of_distinct_real_images_of_the_right_class(name, re
 
 
 def test_the_choice_is_by_features_of_the_trained_network_class_by_class(real):
-    made = herding.distill(real, herding.Config(ipc=3, training=TINY), seed=0)
+    made = selection.distill(real, selection.Config(ipc=3, training=TINY), seed=0)
     trained = reference.on_real(real, TINY, seed=0)
     members = trained.index[real.labels[trained.index] == 7]
-    chosen = members[herding.herding(trained.network.embed(real.take(members)[0]), 3)]
+    chosen = members[selection.herding(trained.network.embed(real.take(members)[0]), 3)]
     assert made.facts.extra["indices"][7] == chosen.tolist()
 
 
 def test_at_one_image_per_class_herding_and_k_center_choose_alike(real):
-    sets = [m.distill(real, m.Config(ipc=1, training=TINY), seed=0) for m in (herding, kcenter)]
+    sets = [m.distill(real, m.Config(ipc=1, training=TINY), seed=0) for m in (METHODS["Herding"], METHODS["K-Center"])]
     assert torch.equal(sets[0].images, sets[1].images)
 
 
@@ -154,22 +155,21 @@ def test_more_images_than_a_class_has_is_a_clear_error(name, real):
 
 def test_the_published_settings():
     for method in METHODS.values():
-        assert method.paper_config("CIFAR10", 10) == method.Config(ipc=10)
+        assert method.paper_config("CIFAR10", 10).training == reference.Training()
         assert method.paper_config("CIFAR10", 10).training.network == "ConvNet"
         assert method.paper_config("ImageWoof", 20).training.network == "ResNetAP-10"
         assert method.paper_config("MNIST", 1).training.per_class is None  # the whole training set
 
 
-# --- the feature network
-# -----------------------------------------------------------------------------------------------
+# --- the feature network ----------------------------------------------------------------------------------------------
 def test_three_methods_train_one_network(real, monkeypatch):
     trainings, train = [], reference._train
     monkeypatch.setattr(reference, "_train", lambda *args: trainings.append(args[0]) or train(*args))
     for method in METHODS.values():
         method.distill(real, method.Config(ipc=2, training=TINY), seed=0)
     assert len(trainings) == 1
-    herding.distill(real, herding.Config(ipc=2, training=replace(TINY, lr=0.02)), seed=0)
-    herding.distill(real, herding.Config(ipc=2, training=TINY), seed=1)
+    selection.distill(real, selection.Config(ipc=2, training=replace(TINY, lr=0.02)), seed=0)
+    selection.distill(real, selection.Config(ipc=2, training=TINY), seed=1)
     assert len(set(trainings)) == 3  # other settings or another seed: another network
 
 

@@ -14,7 +14,7 @@ from distill_lib.generators import cgan
 from distill_lib.methods import METHODS, dim, skd
 from distill_lib.methods import cgan as plain
 from distill_lib.methods.common import network_pool
-from distill_lib.methods.common.network_pool import Matching, Pool
+from distill_lib.methods.common.network_pool import EpochNetwork, Matching
 
 GAN = replace(cgan.GAN().smoke(), width=8, batch=8, per_epoch=48, looks=1, samples=40)
 MATCHING = replace(Matching().smoke(), batch=8, per_epoch=24, pool_steps=1, pool=("ConvNetW32", "IDC-ThinResNet10BN"))
@@ -50,8 +50,7 @@ def random_logits(*shape, seed=0):
     return torch.randn(*shape, generator=stream(seed, "logits"), dtype=torch.float64)
 
 
-# --- standardised logits
-# -----------------------------------------------------------------------------------------------
+# --- standardised logits ----------------------------------------------------------------------------------------------
 def test_standardised_logits_and_their_softmax_by_hand():
     z = skd.standardised(ONE, SKD)
     assert torch.allclose(z, torch.tensor([[0.580948, 0.193649, -0.193649, -0.580948]]).double(), atol=1e-6)
@@ -124,7 +123,7 @@ def test_the_gradient_neither_shifts_nor_scales_the_logits_and_spares_the_teache
     assert torch.autograd.gradcheck(lambda s: skd.skd_loss(real.detach(), s, cfg), fake.detach().requires_grad_())
 
 
-# --- DiM's losses ------------------------------------------------------------------------------------------------------
+# --- DiM's losses -----------------------------------------------------------------------------------------------------
 class Answering(torch.nn.Module):
     """A network whose logits are its (B, K, 1, 1) images."""
 
@@ -137,7 +136,7 @@ class Answering(torch.nn.Module):
 def logit_loss(real, fake, labels=None, **changes):
     labels = torch.zeros(len(real), dtype=torch.int64) if labels is None else labels
     cfg = replace(dim.Config(), matching=replace(Matching(), **changes))
-    return dim.matching_loss(Answering(), real[..., None, None], fake[..., None, None], labels, cfg)
+    return dim.dim_loss(Answering(), real[..., None, None], fake[..., None, None], labels, cfg)
 
 
 def test_dim_compares_log_probabilities():
@@ -174,9 +173,9 @@ def test_features_and_gradients_match_their_plain_forms(real):
     x, s = (real.take(torch.arange(i, i + 6))[0].double() for i in (0, 6))
     labels = real.hard_labels[:6]
     s.requires_grad_()
-    feature = dim.matching_loss(network, x, s, labels, dim.Config(target="feat"))
+    feature = dim.dim_loss(network, x, s, labels, dim.Config(target="feat"))
     assert torch.isclose(feature, (network.embed(x).mean(0) - network.embed(s).mean(0)).square().sum())
-    loss = dim.matching_loss(network, x, s, labels, dim.Config(target="grad"))
+    loss = dim.dim_loss(network, x, s, labels, dim.Config(target="grad"))
     total = 0
     for name, weight in network.named_parameters():
         if weight.ndim == 4:  # convolutions: no biases, norms, linear layer
@@ -187,8 +186,7 @@ def test_features_and_gradients_match_their_plain_forms(real):
     assert torch.isfinite(s.grad).all() and s.grad.abs().sum() > 0
 
 
-# --- the second stage
-# --------------------------------------------------------------------------------------------------
+# --- the second stage -------------------------------------------------------------------------------------------------
 def test_without_a_weight_the_second_stage_is_the_plain_gan_run_bit_for_bit(real):
     control = weights_of(plain.distill(real, plain.Config(ipc=1, gan=GAN, longer=MATCHING), seed=3))
     assert same(weights_of(skd.distill(real, replace(SKD, weight=0.0), seed=3)), control)
@@ -235,7 +233,7 @@ def test_matching_pulls_generated_answers_towards_real_ones(real):
 
 def test_the_pool_draws_a_new_network_every_epoch_and_trains_it_on_real_images(real):
     of = replace(MATCHING, pool=("ConvNetW32", "ConvNetW64"), batch=32, pool_steps=10, warm_up=50, lr_pool=0.02)
-    a, b = Pool(real, of, seed=0), Pool(real, of, seed=0)
+    a, b = EpochNetwork(real, of, seed=0), EpochNetwork(real, of, seed=0)
     names = {}
     for epoch in range(6):
         a._fresh(epoch)
@@ -252,7 +250,7 @@ def test_the_pool_draws_a_new_network_every_epoch_and_trains_it_on_real_images(r
 
 
 def test_warm_up_adds_steps_before_the_first_match_only(real, monkeypatch):
-    counted = Pool(real, replace(MATCHING, pool_steps=2, warm_up=3), seed=0)
+    counted = EpochNetwork(real, replace(MATCHING, pool_steps=2, warm_up=3), seed=0)
     steps = []
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1))
     for epoch, total in ((0, 5), (0, 7), (1, 12)):
@@ -274,7 +272,7 @@ def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypat
         seen.append((theirs, fake.detach()))
         return 0 * fake.sum()
 
-    network_pool.match(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
+    network_pool.second_stage(cgan.train(real, GAN), replace(MATCHING, epochs=1), between, seed=0)
     assert len(seen) == 3 and all(torch.allclose(a, b, atol=1e-6) for a, b in seen)
     assert not torch.allclose(seen[0][0], seen[1][0], atol=1e-3)  # drawn anew every step
     assert not torch.allclose(seen[0][0], real.take(order)[0], atol=1e-3)
@@ -282,12 +280,12 @@ def test_one_augmentation_is_shared_by_real_and_generated_images(real, monkeypat
 
 def test_networks_see_normalised_pixels_or_the_official_mistake(real):
     images = real.signed(torch.arange(4))
-    assert torch.allclose(Pool(real, MATCHING, 0).units(images), real.take(torch.arange(4))[0], atol=1e-6)
-    mistaken = Pool(real, replace(MATCHING, official_norm=True), 0).units(images)
+    assert torch.allclose(EpochNetwork(real, MATCHING, 0).units(images), real.take(torch.arange(4))[0], atol=1e-6)
+    mistaken = EpochNetwork(real, replace(MATCHING, official_norm=True), 0).units(images)
     assert torch.allclose(mistaken, (images - real.facts.mean[0]) / real.facts.std[0])
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 def test_the_papers_settings():
     for name, std in (("SKD", True), ("SKD (no standardisation)", False)):
         made = {d: METHODS[name].paper_config(d, 10) for d in ("MNIST", "FashionMNIST", "CIFAR10")}

@@ -14,9 +14,9 @@ from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Skip, Task, engine
 from distill_lib.experiments.papers import slfd as pages
-from distill_lib.methods import glad, slfd
+from distill_lib.methods import dm, glad, slfd
 from distill_lib.methods.common import matching
-from distill_lib.methods.slfd import Heads, Module, Normal, stochastic_loss
+from distill_lib.methods.slfd import Heads, Normal, StochasticModule, stochastic_loss
 from distill_lib.networks.gradients import Derivatives
 from distill_lib.records import Cell, Record, reported
 from distill_lib.tables import slfd as tables_slfd
@@ -28,23 +28,23 @@ def real():
 
 
 def config(**changes):
-    module = {k: changes.pop(k) for k in list(changes) if k in Module.__dataclass_fields__}
+    module = {k: changes.pop(k) for k in list(changes) if k in StochasticModule.__dataclass_fields__}
     cfg = replace(slfd.paper_config("digits", 1).smoke(), **({"iterations": 3, "batch_real": 8} | changes))
     return replace(cfg, module=replace(cfg.module, **module))
 
 
-# --- loss --------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 def test_the_worked_example():
     logits, labels = torch.tensor([[0.5, -0.5, 0.0]]), torch.tensor([0])
     samples = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]])
     assert float(stochastic_loss(logits, labels, samples)) == pytest.approx(0.58001811, abs=1e-7)
-    assert float(stochastic_loss(logits, labels, samples, Module(average="loss"))) == pytest.approx(
+    assert float(stochastic_loss(logits, labels, samples, StochasticModule(average="loss"))) == pytest.approx(
         0.63218790, abs=1e-7
     )
     # probabilities in place of logits, by hand
     p = torch.tensor([0.5, -0.5, 0.0]).softmax(0)
     by_hand = -torch.stack([(p + s).softmax(0)[0] for s in samples[0]]).mean().log()
-    assert float(stochastic_loss(logits, labels, samples, Module(refine="probabilities"))) == pytest.approx(
+    assert float(stochastic_loss(logits, labels, samples, StochasticModule(refine="probabilities"))) == pytest.approx(
         float(by_hand), abs=1e-6
     )
 
@@ -71,20 +71,22 @@ def test_the_gradient_is_the_weighted_mean_of_softmax_minus_label():
 def test_more_samples_do_not_raise_the_expected_loss_and_the_mean_of_losses_is_above():
     normal = Normal(torch.zeros(4000, 3), torch.ones(4000, 3), torch.zeros(4000, 3, 1))
     logits, labels = torch.zeros(4000, 3), torch.zeros(4000, dtype=torch.int64)
-    draws = {m: normal.sample(Module(samples=m, antithetic=False), stream(0)).transpose(0, 1) for m in (1, 4, 16)}
+    draws = {
+        m: normal.sample(StochasticModule(samples=m, antithetic=False), stream(0)).transpose(0, 1) for m in (1, 4, 16)
+    }
     losses = [float(stochastic_loss(logits, labels, s).mean()) for s in draws.values()]
     assert losses == sorted(losses, reverse=True) and losses[0] - losses[-1] > 0.05
-    assert float(stochastic_loss(logits, labels, draws[16], Module(average="loss")).mean()) > losses[-1]
+    assert float(stochastic_loss(logits, labels, draws[16], StochasticModule(average="loss")).mean()) > losses[-1]
 
 
-# --- distributions -----------------------------------------------------------------------------------------------------
+# --- distributions ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("full", [False, True])
 def test_samples_have_the_mean_and_the_covariance(full):
     rng = stream(2)
     mean, d = torch.randn(1, 4, generator=rng), 0.05 + 0.1 * torch.rand(1, 4, generator=rng)
     factor = 0.3 * torch.randn(1, 4, 4 if full else 2, generator=rng)
     normal = Normal(mean, d, factor.tril(-1) if full else factor, full)
-    samples = normal.sample(Module(samples=40_000, rank=None if full else 2), stream(3))[:, 0]
+    samples = normal.sample(StochasticModule(samples=40_000, rank=None if full else 2), stream(3))[:, 0]
     assert samples.shape == (40_000, 4) and torch.allclose(
         samples.mean(0), mean[0], atol=1e-4
     )  # antithetic: exact but for rounding
@@ -99,23 +101,33 @@ def test_samples_have_the_mean_and_the_covariance(full):
 
 def test_images_share_noise_only_in_a_joint_event():
     normal = Normal(torch.zeros(2, 3), torch.full((2, 3), 1e-8), torch.ones(2, 3, 1))
-    apart, joint = (normal.sample(Module(rank=1, event=e, samples=100), stream(0)) for e in ("logits", "joint"))
+    apart, joint = (
+        normal.sample(StochasticModule(rank=1, event=e, samples=100), stream(0)) for e in ("logits", "joint")
+    )
     assert torch.allclose(joint[:, 0], joint[:, 1], atol=1e-3) and not torch.allclose(
         apart[:, 0], apart[:, 1], atol=1e-1
     )
 
 
 def test_the_layers_start_small_and_have_the_documented_sizes():
-    heads = Heads(Module(), (27, 512), 10, stream(0))
+    heads = Heads(StochasticModule(), (27, 512), 10, stream(0))
     assert sum(p.numel() for p in heads.parameters()) == 1_659_000
-    assert sum(p.numel() for p in Heads(Module(event="codes"), (27, 512), 10, stream(0)).parameters()) == 61_560
+    assert (
+        sum(p.numel() for p in Heads(StochasticModule(event="codes"), (27, 512), 10, stream(0)).parameters()) == 61_560
+    )
     normal = heads(torch.randn(3, 27, 512, generator=stream(1)))
     assert normal.mean.shape == (3, 10) and normal.factor.shape == (3, 10, 10)
     assert float(normal.mean.detach().abs().max()) < 0.01 and torch.allclose(
         normal.d.detach(), torch.tensor(math.exp(-4) + 1e-5), rtol=0.02
     )
-    per_code = Heads(Module(event="codes"), (27, 512), 10, stream(0))(torch.randn(3, 27, 512, generator=stream(1)))
-    assert per_code.mean.shape == (3, 27, 10) and per_code.sample(Module(event="codes"), stream(2)).shape == (20, 3, 10)
+    per_code = Heads(StochasticModule(event="codes"), (27, 512), 10, stream(0))(
+        torch.randn(3, 27, 512, generator=stream(1))
+    )
+    assert per_code.mean.shape == (3, 27, 10) and per_code.sample(StochasticModule(event="codes"), stream(2)).shape == (
+        20,
+        3,
+        10,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_a_module_that_contradicts_itself_is_refused(real, module, problem):
         slfd.distill(real, config(**module), 0)
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("piece", [None, 3])
 @pytest.mark.parametrize("name", ["ConvNetD1W32", "ConvNet"])
 def test_gradients_of_the_stochastic_loss_equal_plain_autograd(name, piece):
@@ -178,9 +190,9 @@ def test_the_readings_with_dm_are_what_they_say(real, name):
     rng = stream(5)
     network = networks.fresh(name, real, rng)
     x, s = real.draw_classes(4, rng), real.draw_classes(2, rng)
-    plain = matching.embedding_distance(network, x, s)
+    plain = dm.dm_loss(network, x, s)
     for reading in ("logits", "embedding", "loss"):
-        matcher = slfd.Distributions(real, config(match="DM", reading=reading, network=name), rng)
+        matcher = slfd.StochasticDistributions(real, config(match="DM", reading=reading, network=name), rng)
         samples = 0.3 * torch.randn(10, 2, 4, matcher.event, generator=rng)
         with torch.no_grad():
             found = matcher.loss(network, x, s, samples)
@@ -246,8 +258,7 @@ def test_a_set_carries_its_distributions_through_a_file(real, tmp_path):
         slfd.final(real)
 
 
-# --- tables and figures
-# ------------------------------------------------------------------------------------------------
+# --- tables and figures -----------------------------------------------------------------------------------------------
 TABLES = [pages.TABLE1, pages.TABLE2, pages.TABLE3, pages.TABLE4, pages.TABLE5, pages.TABLE6, pages.TABLE7]
 
 

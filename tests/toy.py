@@ -22,7 +22,7 @@ from distill_lib import __main__ as cli
 from distill_lib.core.loop import Loop
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Experiment, Parameters, Task, registry
-from distill_lib.methods import dm, herding, random_real
+from distill_lib.methods import dm, random_real, selection
 from distill_lib.networks.reference import Training
 from distill_lib.records import Cell
 
@@ -45,7 +45,7 @@ def cells(params: Axes) -> list[Cell]:
 
 def task(cell: Cell, params: Axes) -> Task:
     config = {
-        "Herding": herding.Config(ipc=1, training=Training(network="ConvNetD1W8", epochs=2, batch=64, per_class=30)),
+        "Herding": selection.Config(ipc=1, training=Training(network="ConvNetD1W8", epochs=2, batch=64, per_class=30)),
         "DM": replace(dm.paper_config("digits", 1), network="ConvNetD1W8", iterations=15, batch_real=8),
         "Random": random_real.Config(ipc=1),
     }[cell.method]

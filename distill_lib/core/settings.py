@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as _dataclass
 
 from .errors import UserError
 
-__all__ = ["Count", "as_dict", "build", "replace", "settings"]
+__all__ = ["Count", "added", "as_dict", "build", "replace", "settings"]
 
 Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 
@@ -34,6 +34,11 @@ def settings(cls: type) -> type:
 
     made.__init__ = checked
     return made
+
+
+def added(default: Any) -> Any:
+    """A setting that came later: keys and records leave it out at its default, so that earlier ones stay valid."""
+    return pydantic.Field(default=default, exclude_if=lambda value: value == default)
 
 
 @functools.cache

@@ -134,6 +134,7 @@ class Experiment:
         example. measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the
         task has `scores`. counted:    a printed row -> our value where it follows from the code without a measurement,
         such as a number of parameters.
+        claims:     where its cells are arms of claims: the claims; see `claims`.
     """
 
     name: str
@@ -144,3 +145,4 @@ class Experiment:
     printed: Callable[[Cell], bool] = lambda cell: True
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
     counted: Callable[[dict[str, Any]], float | None] = lambda row: None
+    claims: tuple[Any, ...] = ()

@@ -382,7 +382,7 @@ def _plan_of(record: Record) -> Plan | None:
             networks,
             key["protocol"]["name"],
             key["num_eval"],
-            key["num_sets"],
+            key.get("num_sets", len(record.done)),
         )
     except (KeyError, UserError):  # of another version
         return None

@@ -5,11 +5,13 @@
 
 A job is one distilled set of one cell with its networks. Stages and sets that several jobs share are made once; what a
 job costs counts its share of them. The n-th set of a cell counts n times: the first set gives a number, the others
-narrow its interval.
+narrow its interval. Of claims, whose sets are paired repeats, the one with the least left to compute comes first: its
+verdict counts, not its first number.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from typing import Any
 from .. import data
 from ..core.errors import TimeUp, UserError
 from ..records import Cell
-from . import compute, engine, estimate, prerequisites, registry, state
+from . import claims, compute, engine, estimate, prerequisites, registry, state
 from .definition import Parameters
 from .state import TO_COMPUTE, Status
 
@@ -113,7 +115,12 @@ def _ordered(statuses: list[tuple[Status, Parameters]], profile: str, sets: int 
         seconds = None if unknown else sum(p.seconds / users[p.key] for p in parts)
         printed = registry.experiment(status.cell.experiment).printed(status.cell)
         jobs.append(Job(status.cell, params, n, status.task.num_sets, seconds, printed))
-    return sorted(jobs, key=lambda j: (j.seconds is None, (j.seconds or 0.0) * j.sets, not j.printed))
+    seconds = {(j.cell, j.sets): math.inf if j.seconds is None else j.seconds for j in jobs}
+    ranks = {job: (cost * job[1], 0) for job, cost in seconds.items()}
+    for name in {j.cell.experiment for j in jobs}:
+        if (of := registry.experiment(name)).claims:
+            ranks |= claims.order(of, profile, {job: s for job, s in seconds.items() if job[0].experiment == name})
+    return sorted(jobs, key=lambda j: (ranks[j.cell, j.sets], not j.printed))
 
 
 def run(

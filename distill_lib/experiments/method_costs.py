@@ -28,18 +28,15 @@ from ..methods import (
     dim,
     dit,
     dm,
-    dsa,
-    forgetting,
     frepo,
     full_data,
     glad,
-    herding,
     idc,
-    kcenter,
     kip,
     minimax,
     mtt,
     random_real,
+    selection,
     skd,
     slfd,
     uvit,
@@ -79,24 +76,24 @@ def full_data_memory(cfg: full_data.Config, size: Size) -> float:
     return 0.0
 
 
-def features_work(cfg: herding.Config | kcenter.Config, num_classes: int, images: int) -> float:
+def features_work(cfg: selection.Config, num_classes: int, images: int) -> float:
     """Every candidate once, for its features."""
     return float(min(images, num_classes * (cfg.training.per_class or images)))
 
 
-def selection_memory(cfg: herding.Config | kcenter.Config | forgetting.Config, size: Size) -> float:
+def selection_memory(cfg: selection.Config, size: Size) -> float:
     """A training step of the feature network, or the features of a class."""
     return cfg.training.held(size)
 
 
 # --- matching ----------------------------------------------------------------------------------------------------------
-def dc_work(cfg: dc.Config | dsa.Config, num_classes: int, images: int) -> float:
+def dc_work(cfg: dc.Config, num_classes: int, images: int) -> float:
     """Gradients of real and synthetic images, and training the network on the set between two updates."""
     updates = cfg.iterations * cfg.outer_loop
     return updates * num_classes * (3 * cfg.batch_real + 9 * cfg.ipc + 3 * cfg.inner_epochs * cfg.ipc)
 
 
-def dc_memory(cfg: dc.Config | dsa.Config, size: Size) -> float:
+def dc_memory(cfg: dc.Config, size: Size) -> float:
     """All real batches, the learned images, and gradients matched or the network trained."""
     images = COPIES * size.floats(size.num_classes * cfg.batch_real) + size.learned(size.num_classes * cfg.ipc)
     training = memory.trained(cfg.network, size, min(cfg.batch_train, size.num_classes * cfg.ipc), states=0)
@@ -117,7 +114,7 @@ def dm_memory(cfg: dm.Config, size: Size) -> float:
 
 
 def joint_pass(network: str, size: Size, per_class: int) -> float:
-    """Bytes that `matching.real_means` keeps alive beyond a pass of one class's images: none without batch norm."""
+    """Bytes that `matching.mean_embeddings` keeps alive beyond a pass of one class's images: none without batch norm."""
     if not matching.batch_norms(networks.blank(network, size.shape, size.num_classes)):
         return 0.0
     return memory.passed(network, size, size.num_classes * per_class) - memory.passed(network, size, per_class)
@@ -199,7 +196,7 @@ def kip_memory(cfg: kip.Config, size: Size) -> float:
     n, m, kernel = size.num_classes * cfg.ipc, cfg.batch_target, kip.kernel_of(cfg)
     matrices = 8.0 * (3 * n * n + 3 * n * m)
     images = size.learned(n) + (2 + kernel.dtype.itemsize / 4) * size.floats(m)
-    if isinstance(kernel, ntk.Convolutional):
+    if isinstance(kernel, ntk.ConvolutionalKernel):
         tile = max(kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)
     else:
         tile = min(n * m * kernel.pair_bytes(size.shape), (cfg.tile_mb or (4096 if size.gpu else 256)) * 2**20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from . import (
     cafe,
     cgan,
@@ -10,18 +12,15 @@ from . import (
     dim,
     dit,
     dm,
-    dsa,
-    forgetting,
     frepo,
     full_data,
     glad,
-    herding,
     idc,
-    kcenter,
     kip,
     minimax,
     mtt,
     random_real,
+    selection,
     skd,
     slfd,
     uvit,
@@ -30,36 +29,28 @@ from .contract import Method, optional, variant
 
 __all__ = ["METHODS", "Method", "optional", "variant"]
 
-multi_formation = variant(
-    idc,
-    "IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md",
-    version=2,  # other parts at the start, and a bound on decoded images; with factor 1 nothing changed
-    factor=None,  # the papers'
-)
-no_standardisation = variant(
-    skd,
-    'The row "No Stand.": SKD with softmax(x / tau) in place of equations 3 to 5 (Li et al., ICASSP 2025). '
-    "Book page: book/skd.md",
-    standardise=False,
-)
-
 METHODS: dict[str, Method] = {
     "Random": random_real,
-    "Herding": herding,
-    "K-Center": kcenter,
-    "Forgetting": forgetting,
+    "Herding": selection,
+    "K-Center": variant(selection, selection.K_CENTER, {"distill": partial(selection.distill, rule="K-Center")}),
+    "Forgetting": variant(
+        selection,
+        selection.FORGETTING,
+        {"distill": partial(selection.distill, rule="Forgetting"), "VERSION": 2},
+        never_learned="none",
+    ),
     "DC": dc,
-    "DSA": dsa,
+    "DSA": variant(dc, dc.DSA, siamese=True),
     "DM": dm,
     "CAFE": cafe,
     "IDC-1": idc,
-    "IDC": multi_formation,
+    "IDC": variant(idc, idc.MULTI_FORMATION, {"VERSION": 2}, factor=None),
     "KIP": kip,
     "MTT": mtt,
     "FRePo": frepo,
     "CGAN": cgan,
     "DiM": dim,
-    "SKD (no standardisation)": no_standardisation,
+    "SKD (no standardisation)": variant(skd, skd.NO_STANDARDISATION, standardise=False),
     "SKD": skd,
     "GLaD": glad,
     "SLFD": slfd,

@@ -1,13 +1,13 @@
 """CAFE: learning to condense a dataset by aligning features (Wang et al., CVPR 2022). Book page: book/cafe.md
 
 Pull the mean feature maps of each class's synthetic images onto those of its real images, in every block of a network
-(not only in the embedding as DM does); and make the synthetic class centres classify real embeddings. The network is
-trained on the synthetic set between the image updates, and accuracies on real images decide when to stop either.
+(equation 2, `feature_loss`), and make the synthetic class centres classify real embeddings (equation 4,
+`discrimination_loss`). The network is trained on the synthetic set between image updates; accuracies on real images
+decide when either stops.
 
 The official code and the paper's text leave three things open; each is an option here:
 
-* The code forgets to reset a running sum, so every accuracy it watches holds a tenth (for ten classes) of the one
-before.
+* The code does not reset a running sum, so every accuracy it watches holds a tenth (for ten classes) of the one before.
   The published numbers were made so: `watcher="official"`. `"fixed"` watches the accuracies themselves.
 * Neither loop has a cap in the code. `max_updates` and `max_epochs` are ours; they end what the rules would not.
 * `dsa="none"` is plain CAFE, a strategy is CAFE+DSA: siamese when matching, per image when training the network.
@@ -17,9 +17,9 @@ The code's further cross-entropy on real images has no gradient with respect to 
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -64,9 +64,7 @@ class Config:
     max_epochs: Count = 50  # epochs on the synthetic set between two image updates, at most
     dsa: str = "none"
     init: Literal["noise", "real"] = "noise"
-    precision: Literal["float32", "bfloat16"] = (
-        "float32"  # of the feature maps; bfloat16 moves the image gradient by about 5 %
-    )
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the maps; bfloat16 moves the gradient by about 5 %
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -76,25 +74,18 @@ class Config:
         """A budget two CPU cores finish in minutes: few networks, short paths, small real batches and queries."""
         return self._reduced(iterations=5, batch_real=32, batch_query=8, max_updates=10, max_epochs=3, window=3)
 
-    def _reduced(self, iterations: int, batch_real: int, **changes: int) -> Config:
+    def _reduced(self, **changes: int) -> Config:
         """Smaller numbers; the discrimination loss keeps its share although it sums over fewer images."""
-        batch = min(self.batch_real, batch_real)
-        return replace(
-            self,
-            iterations=min(self.iterations, iterations),
-            batch_real=batch,
-            discrimination=self.discrimination * self.batch_real / batch,
-            milestones=(),
-            **{k: min(getattr(self, k), v) for k, v in changes.items()},
-        )
+        smaller = {k: min(getattr(self, k), v) for k, v in changes.items()}
+        discrimination = self.discrimination * self.batch_real / smaller["batch_real"]
+        return replace(self, milestones=(), discrimination=discrimination, **smaller)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables: CAFE+DSA, but for MNIST at one image per class plain CAFE.
 
-    Source: the official code's defaults for everything (no setting per data set is published); which of the two
-    variants a cell of the SKD paper's table quotes follows from the numbers of the CAFE paper's. `dsa` switches between
-    the two.
+    Source: the official code's defaults; no setting per data set is published. Which of the two variants a cell of the
+    SKD paper's table quotes follows from the numbers of the CAFE paper's.
     """
     return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
 
@@ -102,31 +93,24 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc normalised float32 images with hard labels.
     Raises:  UserError: a network whose maps cannot be compared, or rules that cannot take effect.
     Source:  algorithm 1 of the paper, with the losses, weights and rules of the official code.
     """
-    loop = loop or Loop()
-    rng = stream(seed, "CAFE")
+    loop, rng = loop or Loop(), stream(seed, "CAFE")
     if cfg.window > min(cfg.max_updates, cfg.max_epochs):
-        raise UserError(
-            f"window {cfg.window}: max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs} must not be below it"
-        )
+        caps = f"max_updates {cfg.max_updates} and max_epochs {cfg.max_epochs}"
+        raise UserError(f"window {cfg.window}: {caps} must not be below it")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
     weights, dsa = layer_weights(network, cfg), augment.dsa(cfg.dsa)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
-    at_once = {
-        "images_at_once": Pieces(images_at_once(real.shape[1:], real.device)),
-        "classes_at_once": Pieces(real.num_classes),
-    }
-    for iteration in loop.steps(
-        "distill", cfg.iterations, {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
-    ):
+    images_each, classes_each = Pieces(images_at_once(real.shape[1:], real.device)), Pieces(real.num_classes)
+    how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
+    live = {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
+    for iteration in loop.steps("distill", cfg.iterations, live):
         network.redraw(rng)
         optimizer.param_groups[0]["lr"] = step_size(cfg, iteration)
         updates = Watcher(cfg, real.num_classes)
@@ -134,7 +118,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             omega = dsa.draw(rng, groups=real.num_classes)  # one operation and one set of parameters per class
             real_batch = dsa.apply(real.draw_classes(cfg.batch_real, rng), omega)  # (K, batch_real, C, H, W)
             seen = dsa.apply(synthetic, omega)
-            loss, gradient = image_gradient(network, real_batch, seen.detach(), weights, cfg, **at_once)
+            views = real_batch, seen.detach()
+            loss, gradient = image_gradient(network, *views, weights, cfg, images_each, classes_each)
             optimizer.zero_grad()
             seen.backward(gradient)
             optimizer.step()
@@ -144,7 +129,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             epochs = Watcher(cfg, real.num_classes)
             while epochs.count < cfg.max_epochs and (epochs.spread is None or epochs.spread <= cfg.moved):
                 images = synthetic.detach().flatten(0, 1)
-                matching.train(derivatives, parameters, images, labels, rng, 1, cfg.batch_train, cfg.lr_net, dsa)
+                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)
@@ -155,7 +140,7 @@ def step_size(cfg: Config, iteration: int) -> float:
     return cfg.lr_img * 0.5 ** sum(iteration >= m for m in cfg.milestones)
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------------
 def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
     """One weight per feature map of the network and one for its embedding.
 
@@ -165,13 +150,11 @@ def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
     Raises: UserError: the network has no blocks to compare.
     """
     if not hasattr(network, "taps"):
-        raise UserError(
-            f"CAFE compares the feature maps of a ConvNet's blocks; {cfg.network} is none: choose a ConvNet such as ConvNetD4W64"
-        )
+        what = "CAFE compares the feature maps of a ConvNet's blocks"
+        raise UserError(f"{what}; {cfg.network} is none: choose a ConvNet such as ConvNetD4W64")
     if network.norm == "BN":
-        raise UserError(
-            f"{cfg.network}: batch norm couples the classes, which CAFE passes one by one; choose another norm, such as IN"
-        )
+        why = "batch norm couples the classes, which CAFE passes one by one"
+        raise UserError(f"{cfg.network}: {why}; choose another norm, such as IN")
     if not cfg.layers:
         raise UserError("CAFE needs at least one weight in `layers`; the published ones are 0.1, 0.1, 1, 1")
     maps, given = network.depth + 1, list(cfg.layers)
@@ -179,14 +162,13 @@ def layer_weights(network: nn.Module, cfg: Config) -> list[float]:
 
 
 def feature_maps(network: nn.Module, cfg: Config) -> Maps:
-    """The function from images to the network's feature maps, as its weights now are: on a CPU by `Products` where it
-    fits."""
+    """The function from images to the network's feature maps, with its present weights; on a CPU by `Products`."""
     if cfg.precision == "bfloat16":
         return torch.autocast(next(network.parameters()).device.type, torch.bfloat16)(network.taps)
     if next(network.parameters()).is_cuda or not Products.fits(network):
         return network.taps
     products = Products(network)
-    return partial(products.taps, products.weights([p.detach()[None] for p in network.parameters()]))
+    return functools.partial(products.taps, products.weights([p.detach()[None] for p in network.parameters()]))
 
 
 def class_means(maps_of: Maps, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -206,8 +188,7 @@ def class_means(maps_of: Maps, images: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C H W), in the order the numbers lie in memory, which is the same for all maps of one
-    function."""
+    """(N, C, H, W) -> (N, C H W), in the order the numbers lie in memory; it is the same for all maps of a function."""
     last = maps.is_contiguous(memory_format=torch.channels_last)
     return (maps.permute(0, 2, 3, 1) if last else maps).flatten(1)
 
@@ -221,8 +202,7 @@ def feature_loss(real: list[Tensor], synthetic: list[Tensor], weights: list[floa
 
 
 def discrimination_loss(embedded: Tensor, centres: Tensor) -> Tensor:
-    """Cross-entropy, summed over all real images, of classifying their embeddings by inner products with the synthetic
-    centres.
+    """Cross-entropy, summed over real images, of classifying their embeddings by inner products with synthetic centres.
 
     Args:
         embedded: (K, n, D) real embeddings, row k of class k.
@@ -234,13 +214,7 @@ def discrimination_loss(embedded: Tensor, centres: Tensor) -> Tensor:
 
 
 def real_means(maps_of: Maps, real: Tensor, at_once: Pieces) -> tuple[list[Tensor], Tensor]:
-    """What the real images leave behind: every class's mean maps and every image's embedding, without a graph.
-
-    Args:
-        real:    (K, n, C, H, W).
-        at_once: images of a class at once.
-    Returns: as `class_means`.
-    """
+    """`class_means` of real images (K, n, C, H, W) without a graph, `at_once` images of a class at a time."""
 
     @torch.no_grad()
     def part(images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -256,7 +230,7 @@ def real_means(maps_of: Maps, real: Tensor, at_once: Pieces) -> tuple[list[Tenso
 
 
 def images_at_once(side: tuple[int, int], device: torch.device) -> int:
-    """So many images at once that the widest maps stay in the cache of a CPU, or use a GPU well."""
+    """As many images as keep the widest maps in the cache of a CPU, or use a GPU well."""
     return max(1, (2**21 if device.type == "cuda" else 2**14) // (side[0] * side[1]))  # 16 or 2048 of 32 x 32
 
 
@@ -271,9 +245,9 @@ def image_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The loss, and its gradient with respect to the synthetic images.
 
-    Where the synthetic images do not fit in memory together, some classes go at a time: the feature loss of a class
-    concerns no other, and the discrimination loss reaches the images through the centres alone, by which it is
-    differentiated first.
+    If the synthetic images do not fit in memory together, some classes go at a time: the feature loss of a class
+    concerns no other, and the discrimination loss reaches the images through the centres alone, so it is differentiated
+    by these first.
 
     Args:
         real:      (K, n, C, H, W) augmented.
@@ -283,17 +257,18 @@ def image_gradient(
         classes.
     Returns: scalar, and (K, m, C, H, W).
     """
-    maps_of = feature_maps(network, cfg)
+    maps_of, num_classes = feature_maps(network, cfg), len(synthetic)
     targets, embedded = real_means(maps_of, real, images_at_once or Pieces(real.shape[1]))
-    classes_at_once = classes_at_once or Pieces(len(synthetic))
-    num_classes, slope = len(synthetic), []
+    classes_at_once = classes_at_once or Pieces(num_classes)
 
-    def by_centres() -> Tensor:  # (K, D) derivative of the discrimination loss, computed once
-        if not slope:
-            with torch.no_grad():
-                centres = torch.cat(classes_at_once(num_classes, lambda k: class_means(maps_of, synthetic[k])[0][-1]))
-            slope.extend([*_value_and_slope(embedded, centres)])
-        return slope[1]
+    @functools.cache
+    def by_centres() -> tuple[Tensor, Tensor]:
+        """The discrimination loss, and its derivative (K, D) by the centres."""
+        with torch.no_grad():
+            parts = classes_at_once(num_classes, lambda k: class_means(maps_of, synthetic[k])[0][-1])
+        centres = torch.cat(parts).requires_grad_()
+        loss = discrimination_loss(embedded, centres)
+        return loss.detach(), torch.autograd.grad(loss, centres)[0]
 
     def part(k: slice) -> tuple[Tensor, Tensor]:
         images = synthetic[k].detach().requires_grad_()
@@ -302,27 +277,20 @@ def image_gradient(
         if len(images) == num_classes:
             loss = loss + cfg.discrimination * discrimination_loss(embedded, means[-1])
             return loss.detach(), torch.autograd.grad(loss, images)[0]
-        pull = cfg.discrimination * (by_centres()[k] * means[-1]).sum()
+        pull = cfg.discrimination * (by_centres()[1][k] * means[-1]).sum()
         return loss.detach(), torch.autograd.grad(loss + pull, images)[0]
 
     found = classes_at_once(num_classes, part)
-    loss = sum(value for value, _ in found) + (cfg.discrimination * slope[0] if slope else 0)
+    loss = sum(value for value, _ in found) + (cfg.discrimination * by_centres()[0] if len(found) > 1 else 0)
     return loss, torch.cat([gradient for _, gradient in found])
 
 
-def _value_and_slope(embedded: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    centres = centres.detach().requires_grad_()
-    loss = discrimination_loss(embedded, centres)
-    return loss.detach(), torch.autograd.grad(loss, centres)[0]
-
-
-# --- rules of stopping
-# -------------------------------------------------------------------------------------------------
+# --- rules of stopping ------------------------------------------------------------------------------------------------
 class Watcher:
     """The accuracies of the last `window` queries.
 
-    The official code does not reset the sum it adds the classes' accuracies up in: to each it adds the one before over
-    the number of classes. A constant accuracy a is watched as a, 1.1 a, 1.11 a, ... for ten classes.
+    The official code does not reset the sum over the classes' accuracies: to each it adds the one before over the
+    number of classes. A constant accuracy a is watched as a, 1.1 a, 1.11 a, ... for ten classes.
 
     Attributes:
         count:    accuracies noted so far.
@@ -348,10 +316,6 @@ class Watcher:
 @torch.no_grad()
 def query(network: nn.Module, real: ImageSet, n: int, rng: torch.Generator) -> float:
     """Accuracy between 0 and 1 on n fresh real images of every class."""
-    index = real.draw_index(n, rng).flatten()
-    right = chunked(
-        lambda part: networks.logits(network, real.take(part)[0]).argmax(1) == real.hard_labels[part],
-        index.to(real.device),
-        size=256,
-    )
-    return right.float().mean().item()
+    index = real.draw_index(n, rng).flatten().to(real.device)
+    answers = chunked(lambda part: networks.logits(network, real.take(part)[0]).argmax(1), index, size=256)
+    return (answers == real.hard_labels[index]).float().mean().item()

@@ -11,13 +11,13 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
+from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
-from .common import network_pool
-from .common.network_pool import Matching
+from .common.network_pool import Matching, second_stage
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
+prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 
 
 @settings
@@ -43,12 +43,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """A generator of `real`'s classes.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: a set that draws cfg.ipc images of every class.
     Raises:  UserError: images no GAN here fits.
     """
     loop = loop or Loop()
     trained = cgan.train(real, cfg.gan, loop)
-    generator = trained.generator if cfg.longer is None else network_pool.match(trained, cfg.longer, None, seed, loop)
+    generator = second_stage(trained, cfg.longer, None, seed, loop) if cfg.longer else trained.generator
     return GeneratedSet.made("CGAN", real, generator, cfg.ipc, seed)

@@ -11,10 +11,10 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -31,7 +31,7 @@ class Trial:
     """A method on a small real set, at a budget of seconds.
 
     Args:
-        real:   (N, C, H, W) images; what they are now is what they must be afterwards.
+        real:   (N, C, H, W) images, which must stay as they are.
         folder: for what the method keeps in `runs/`, and for its checkpoints.
         cfg:    settings; by default the paper's for two images per class, at the smoke budget.
     """
@@ -48,7 +48,7 @@ class Trial:
         self.before = real.images.clone(), real.labels.clone()
 
     def distill(self, seed: int = 0, loop: Loop | None = None, runs: str = "runs") -> ImageSet:
-        with _runs(self.folder / runs):
+        with mock.patch.dict(os.environ, DISTILL_RUNS=str(self.folder / runs)):
             return self.method.distill(self.real, self.cfg, seed=seed, loop=loop)
 
     @functools.cached_property
@@ -57,25 +57,12 @@ class Trial:
         return self.distill()
 
 
-@contextmanager
-def _runs(folder: Path) -> Iterator[None]:
-    before = os.environ.get("DISTILL_RUNS")
-    os.environ["DISTILL_RUNS"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["DISTILL_RUNS"]
-        else:
-            os.environ["DISTILL_RUNS"] = before
-
-
 def _must(kept: bool, otherwise: str) -> None:
     if not kept:
         raise UserError(otherwise)
 
 
-# --- checks ------------------------------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------------------------------
 def version_is_a_number(trial: Trial) -> None:
     """A record keeps it, and is stale once it differs."""
     _must(type(trial.method.VERSION) is int, f"VERSION is {trial.method.VERSION!r}; it must be a whole number")
@@ -157,7 +144,7 @@ def a_resumed_run_equals_an_unbroken_one(trial: Trial) -> None:
         except TimeUp:
             continue
     else:
-        raise UserError(f"a run that is stopped after every step has no end after {TRIES} starts")
+        raise UserError(f"a run that is stopped after every step does not end within {TRIES} starts")
     _must(_same(trial.made, resumed), "a resumed run differs; give all that changes, random streams too, to loop.steps")
 
 
@@ -192,9 +179,9 @@ def contract(method: Method, real: ImageSet, cfg: Any = None, skip: Collection[s
     Args:
         real: a small training set; the method is run five times on it.
         cfg:  settings to run; by default the paper's for two images per class, at the smoke budget.
-        skip: names of checks that shall not be made.
+        skip: names of checks to leave out.
     Returns: the checks that were made, in words.
-    Raises:  UserError: naming the check and what is not kept.
+    Raises:  UserError: naming the check that failed and why.
     """
     done = []
     with tempfile.TemporaryDirectory() as folder:

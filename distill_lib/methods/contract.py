@@ -1,7 +1,7 @@
-"""What a method offers, and what happens where it leaves a part out.
+"""What a method offers, and what applies if it leaves an optional part out.
 
-optional(method, "stage1")(config)     # the method's own, or the default that stands in `Method`
-variant(skd, about, standardise=False) # the same method as another row of a table
+optional(method, "stage1")(config)      # the method's own part, or the default that `Method` gives
+variant(skd, about, standardise=False)  # the same method as another row of a table
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ OPTIONAL = ("EVERY_IPC", "stage1", "prepare", "measure")
 
 
 class Method(Protocol):
-    """A module or an object with these names. What has a value or a body here may be left out: it is the default."""
+    """A module or an object with these names. Names with a value or a body here are optional: this is their default."""
 
-    VERSION: int  # raised when the numbers change: older records become stale
-    Config: type  # of settings, with `smoke()` and `small()`: the same method at a budget of seconds and of minutes
+    VERSION: int  # raise it when the numbers change: older records become stale
+    Config: type  # settings with `smoke()` and `small()`: the same method at a budget of seconds and of minutes
     EVERY_IPC: bool = False  # whether one set, such as a generator, serves every number of images per class
 
     @staticmethod
@@ -31,11 +31,16 @@ class Method(Protocol):
 
     @staticmethod
     def distill(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> ImageSet:
-        """The synthetic set. The seed decides every number, and `real` stays as it is."""
+        """The synthetic set. The seed decides every number, and `real` stays as it is.
+
+        Args:
+            real: (N, C, H, W) images of K classes, on the device to compute on.
+            loop: counts the steps, keeps checkpoints, stops at a deadline.
+        """
 
     @staticmethod
     def stage1(cfg: Any) -> dict[str, Any]:
-        """Settings of what several sets start from, by name, such as a trained generator."""
+        """Settings of what several sets start from, such as a trained generator, by name."""
         return {}
 
     @staticmethod
@@ -53,14 +58,14 @@ def optional(method: Method, name: str) -> Any:
     return getattr(method, name, getattr(Method, name))
 
 
-def variant(method: Method, about: str, version: int | None = None, **settings: Any) -> Method:
-    """A method under other settings, as a row of its own.
+def variant(method: Method, about: str, parts: dict[str, Any] | None = None, **settings: Any) -> Method:
+    """A method as another row of a table.
 
     Args:
-        about:    its docstring; the first line is shown in lists.
-        version:  its own VERSION; by default the method's.
+        about:    docstring of the row; lists show its first line.
+        parts:    parts of the contract that replace the method's own, such as {"VERSION": 2}.
         settings: passed on to the method's `paper_config`.
     """
-    parts = {name: getattr(method, name) for name in (*REQUIRED, *OPTIONAL) if hasattr(method, name)}
-    parts |= {"__doc__": about, "paper_config": functools.partial(method.paper_config, **settings)}
-    return SimpleNamespace(**parts | ({} if version is None else {"VERSION": version}))
+    own = {name: getattr(method, name) for name in (*REQUIRED, *OPTIONAL) if hasattr(method, name)}
+    own |= {"__doc__": about, "paper_config": functools.partial(method.paper_config, **settings)}
+    return SimpleNamespace(**own | (parts or {}))

@@ -1,8 +1,8 @@
 """DGS: difficulty-guided sampling (Li et al., ICCV 2025 workshop). Book page: book/dgs.md
 
 Draw more images than are wanted, score each by 1 - p(true class), and keep those whose histogram of scores follows that
-of the real images. A clipped logarithm comes first, because drawn images crowd at one end. Everything is done class by
-class.
+of the real images, class by class. Drawn images crowd at one end of the scores, so a clipped logarithm comes first:
+`transformed` (equations 7 and 8), with the thresholds that minimise `objective` (equation 9).
 
 The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)` works on images of any generator.
 """
@@ -10,7 +10,7 @@ The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
 from ..generators.dit import Base, Sampling
 from ..networks.reference import Training
-from .common import minimax_tuning
-from .common.minimax_tuning import Tuning
+from .minimax import Tuning, draw_pool, tuned
 
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
@@ -59,9 +58,7 @@ class Sampler:
     target: Target = "scale"  # the real images' histogram, scaled; or one of four pre-defined ones at ipc 10, 20, 50
     transform: Literal["log", "none"] = "log"
     variant: Variant = "code"  # how thresholds are found and applied: as the official code, or as equations 7 to 9 read
-    thresholds: Literal["ranks", "shares"] = (
-        "ranks"  # of pool and real images: the same numbers of images, or the same shares (ours)
-    )
+    thresholds: Literal["ranks", "shares"] = "ranks"  # of pool and real images: equal numbers, or equal shares (ours)
     weight: float = 0.5  # lambda of equation 9
     bins: Count = 10
 
@@ -71,9 +68,7 @@ class Scoring:
     """What scores the difficulty."""
 
     scorer: difficulty.Name = "resnet50"
-    among: difficulty.Among = (
-        "all"  # a pretrained scorer's probability: over all of ImageNet, or the set's classes (ours)
-    )
+    among: difficulty.Among = "all"  # a pretrained scorer's classes: all of ImageNet's, or the set's (ours)
     training: Training = field(default_factory=Training)  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
 
@@ -100,34 +95,23 @@ class Config:
         )
 
     def small(self) -> Config:
-        """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2 among the
-        set's classes.
+        """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2.
 
-        At 64 pixels a probability over all of ImageNet's classes would be near zero for most images, real ones
-        included.
+        The score is among the set's classes. At 64 pixels a probability over all of ImageNet's classes would be near
+        zero for most images, real ones included.
         """
-        scoring = (
-            replace(self.scoring, scorer="mobilenet_v2", among="set")
-            if self.scoring.scorer == "resnet50"
-            else self.scoring
-        )
-        return replace(
-            self,
-            base=self.base.small(),
-            tuning=self.tuning and self.tuning.small(),
-            sampling=self.sampling.small(),
-            scoring=scoring,
-        )
+        scoring, tuning = self.scoring, self.tuning and self.tuning.small()
+        if scoring.scorer == "resnet50":
+            scoring = replace(scoring, scorer="mobilenet_v2", among="set")
+        return replace(self, base=self.base.small(), tuning=tuning, sampling=self.sampling.small(), scoring=scoring)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting behind the paper's tables on subsets of ImageNet; else, ours: a DiT trained in pixels, scored by a
-    trained classifier."""
+    """The setting of the tables on ImageNet subsets; else, ours: a DiT in pixels, a scorer trained on the set."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(
-        ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"), scoring=Scoring(scorer="trained")
-    )
+    sampling, scoring = Sampling(channels="all"), Scoring(scorer="trained")
+    return Config(ipc=ipc, base=Base().in_pixels(), sampling=sampling, scoring=scoring)
 
 
 def stage1(cfg: Config) -> dict[str, Base | Tuning]:
@@ -136,23 +120,22 @@ def stage1(cfg: Config) -> dict[str, Base | Tuning]:
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make the stages, if they are not there."""
+    """Make the stages, unless they are there already."""
     if cfg.tuning is None:
         dit.base(real, cfg.base, loop)
     else:
-        minimax_tuning.tuned(real, cfg.base, cfg.tuning, loop)
+        tuned(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Draw a pool from Minimax, and sample from it by difficulty.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc images, normalised, at the side of `real`; facts.extra["dgs"] has each class's thresholds, counts
-    and scores. Raises:  UserError: missing weights, or settings that do not fit.
+             and scores.
+    Raises:  UserError: missing weights, or settings that do not fit.
     """
-    _wanted(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
-    images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
+    predefined(cfg.sampler, cfg.ipc)  # a pre-defined target at another ipc stops before the pool is drawn
+    images = draw_pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.pool * cfg.ipc, seed, loop)
     score = scored(real, cfg.scoring, loop)
     return sampled(images, real, score, cfg.ipc, cfg.sampler, seed, method="DGS")
 
@@ -169,14 +152,15 @@ def scored(real: ImageSet, cfg: Scoring, loop: Loop | None = None) -> Scorer:
     if key not in _SCORERS:
         while len(_SCORERS) > 3:
             _SCORERS.pop(next(iter(_SCORERS)))
-        _SCORERS[key] = difficulty.scorer(cfg.scorer, real, cfg.training, cfg.folds, 0, loop, cfg.among)
+        options = {"folds": cfg.folds, "seed": 0, "loop": loop, "among": cfg.among}
+        _SCORERS[key] = difficulty.scorer(cfg.scorer, real, cfg.training, **options)
     return _SCORERS[key]
 
 
-_SCORERS: dict[Any, Scorer] = {}
+_SCORERS: dict[tuple, Scorer] = {}
 
 
-# --- choosing ----------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Chosen:
     """What sampling one class did.
@@ -213,18 +197,8 @@ def sampled(
             raise UserError(f"pool: {len(members)} images of class {real.facts.class_names[k]!r}; {ipc} are wanted")
         found = choose(of_pool[members], score.real[originals], ipc, cfg, stream(seed, "DGS", k, ipc))
         index.append(members[found.places])
-        report.append(
-            {
-                "bottom": found.bottom,
-                "top": found.top,
-                "wanted": found.wanted.tolist(),
-                "in_pool": found.in_pool.tolist(),
-                "achieved": found.achieved.tolist(),
-                "total_variation": found.total_variation,
-                "pool_scores": of_pool[members].tolist(),
-                "places": found.places.tolist(),
-            }
-        )
+        kept = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(found).items()}
+        report.append(kept | {"pool_scores": of_pool[members].tolist()})
     return dit.as_set(images, real, torch.stack(index), method=method, seed=seed, scorer=score.name, dgs=report)
 
 
@@ -237,18 +211,14 @@ def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Genera
     """
     if len(pool) < ipc:
         raise UserError(f"a pool of {len(pool)} images; {ipc} are wanted")
-    bottom = top = 0
+    bottom, top, ours, theirs = 0, 0, pool, real
     if cfg.transform == "log":
         bottom, top = thresholds(pool, real, ipc, cfg)
         share = len(real) / len(pool) if cfg.thresholds == "shares" else 1
-        ours = transformed(pool, bottom, top, cfg.variant)
-        theirs = transformed(real, round(share * bottom), round(share * top), cfg.variant)
-    else:
-        ours, theirs = pool, real
-    ours, theirs = (
-        raw if x.isnan().any() else x for x, raw in ((ours, pool), (theirs, real))
-    )  # all scores alike: no scale
-    wanted = _wanted(cfg, ipc)
+        logs = transformed(pool, bottom, top, cfg.variant)
+        real_logs = transformed(real, round(share * bottom), round(share * top), cfg.variant)
+        ours, theirs = (raw if x.isnan().any() else x for x, raw in ((logs, pool), (real_logs, real)))  # NaN: no scale
+    wanted = predefined(cfg, ipc)
     wanted = scaled(histogram(theirs, cfg.bins), ipc) if wanted is None else wanted
     bins = bin_of(ours, cfg.bins)
     places = from_bins(bins, wanted, ipc, rng)
@@ -257,14 +227,16 @@ def choose(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler, rng: torch.Genera
     return Chosen(places, bottom, top, wanted, torch.bincount(bins, minlength=cfg.bins), achieved, difference)
 
 
-def _wanted(cfg: Sampler, ipc: int) -> Tensor | None:
+def predefined(cfg: Sampler, ipc: int) -> Tensor | None:
+    """(bins,) images wanted of each bin by a pre-defined target; None for "scale".
+
+    Raises: UserError: another ipc or number of bins than the target has.
+    """
     if cfg.target == "scale":
         return None
     if ipc not in PREDEFINED[cfg.target] or cfg.bins != 10:
-        given = f"ipc {ipc} with {cfg.bins}"
-        raise UserError(
-            f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins, not for {given}; use scale"
-        )
+        known = f"target {cfg.target!r} is defined for ipc 10, 20 and 50 with 10 bins"
+        raise UserError(f"{known}, not for ipc {ipc} with {cfg.bins}; use scale")
     return torch.tensor(PREDEFINED[cfg.target][ipc])
 
 
@@ -292,54 +264,49 @@ def scaled(counts: Tensor, ipc: int) -> Tensor:
 
 
 def from_bins(bins: Tensor, wanted: Tensor, ipc: int, rng: torch.Generator) -> Tensor:
-    """(ipc,) distinct places: from each bin as many as wanted, uniformly, all where it holds fewer; then others
-    uniformly."""
+    """(ipc,) distinct places: from each bin as many as wanted, or all it holds, at random; then others at random."""
     taken: list[Tensor] = []
     for k, count in enumerate(wanted.tolist()):
         members = torch.nonzero(bins == k).flatten()
         taken.append(members[torch.randperm(len(members), generator=rng)[:count]])
     places = torch.cat(taken)
-    rest = torch.ones(len(bins), dtype=torch.bool)
-    rest[places] = False
-    rest = torch.nonzero(rest).flatten()
+    free = torch.ones(len(bins), dtype=torch.bool)
+    free[places] = False
+    rest = torch.nonzero(free).flatten()
     return torch.cat([places, rest[torch.randperm(len(rest), generator=rng)[: ipc - len(places)]]])
 
 
-# --- the transform -----------------------------------------------------------------------------------------------------
+# --- the transform ----------------------------------------------------------------------------------------------------
 def transformed(scores: Tensor, bottom: int, top: int, variant: Variant = "code") -> Tensor:
     """(n,) scores on a clipped logarithmic scale, in [0, 1]; it never changes the order of what it keeps apart.
 
     code:  scores are clipped to those with ranks `bottom` and n - 1 - `top`, whose logarithms become 0 and 1; never
-    below 1e-4. paper: equations 7 and 8 as they read: the scores with lower and with higher ranks become zero, 1e-4 is
-    added to all, and the
-           logarithms of the least and the greatest become 0 and 1. So images cut off at the top join the easiest.
+           below 1e-4.
+    paper: equations 7 and 8 as they read: the scores with lower and with higher ranks become zero, 1e-4 is added to
+           all, and the logarithms of the least and the greatest become 0 and 1. So images cut off at the top join the
+           easiest.
 
-    Returns: NaN where the two ends are the same.
+    Returns: NaN if the two ends are the same.
     """
     scores = scores.double()
-    low, high, x = _ends(scores.sort().values[None], torch.tensor([bottom]), torch.tensor([top]), scores[None], variant)
-    return _log_scale(low, high, x)[0]
+    return _log_scale(scores, torch.tensor([bottom]), torch.tensor([top]), variant)[0]
 
 
-def _ends(
-    ordered: Tensor, bottom: Tensor, top: Tensor, scores: Tensor, variant: Variant
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ends of the logarithmic scale (P, 1) and scores (P, n) put between them, for P pairs of thresholds."""
-    n = ordered.shape[1]
-    ranks = torch.stack([bottom, n - 1 - top])
-    if int(ranks.min()) < 0 or int(ranks.max()) >= n:
+def _log_scale(scores: Tensor, bottom: Tensor, top: Tensor, variant: Variant) -> Tensor:
+    """(P, n) scores (n,) on the scales of P pairs of thresholds (P,)."""
+    n = len(scores)
+    first, last = bottom[:, None], n - 1 - top[:, None]  # ranks of the ends
+    if int(torch.minimum(first, last).min()) < 0 or int(torch.maximum(first, last).max()) >= n:
         raise UserError(f"thresholds up to {int(bottom.max())} and {int(top.max())} for {n} scores")
-    low, high = ordered[0][ranks[0]][:, None], ordered[0][ranks[1]][:, None]
     if variant == "code":
+        ordered = scores.sort().values
+        low, high = ordered[first], ordered[last]
         low = torch.where(low == 0, EPSILON, low)
-        return low, high, torch.minimum(torch.maximum(scores, low), high.clamp_min(EPSILON))
-    place = torch.argsort(torch.argsort(scores[0], stable=True))  # rank of each score, ties in order
-    kept = (place[None] >= ranks[0][:, None]) & (place[None] <= ranks[1][:, None])
-    x = torch.where(kept, scores, 0.0) + EPSILON
-    return x.amin(1, keepdim=True), x.amax(1, keepdim=True), x
-
-
-def _log_scale(low: Tensor, high: Tensor, x: Tensor) -> Tensor:
+        x = torch.minimum(torch.maximum(scores, low), high.clamp_min(EPSILON))
+    else:
+        rank = torch.argsort(torch.argsort(scores, stable=True))  # ties in order
+        x = torch.where((rank >= first) & (rank <= last), scores, 0.0) + EPSILON
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
     scale = (high / low).log()
     return torch.where(scale > 0, (x / low).log() / scale, torch.nan).clamp(EPSILON, 1)
 
@@ -354,18 +321,15 @@ def thresholds(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> tuple[int,
 
 
 def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
-    """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN where the
-    transform is none.
+    """(G, G) equation 9 over b, t = 0 .. ipc // 2 - 1 (and small enough to leave two images), in bits; NaN: no scale.
 
-    code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite where a bin of log is empty.
+    code:  weight KL(raw || log) + (1 - weight) KL(uniform || log) of the pool: infinite if a bin of log is empty.
     paper: weight KL(log || raw) + (1 - weight) KL(log || uniform) of the real images.
     """
     scores = (pool if cfg.variant == "code" else real).double()
     most = max(1, min(ipc // 2, (len(pool) - 1) // 2, (len(real) - 1) // 2))
     b, t = (x.flatten() for x in torch.meshgrid(torch.arange(most), torch.arange(most), indexing="ij"))
-    low, high, x = _ends(scores.sort().values[None], b, t, scores[None], cfg.variant)
-    log = _log_scale(low, high, x)  # (P, n)
-    none = log.isnan().any(1)
+    log = _log_scale(scores, b, t, cfg.variant)  # (P, n)
     counts = torch.zeros(len(b), cfg.bins, dtype=torch.float64)
     counts.scatter_add_(1, bin_of(log.nan_to_num(0.0), cfg.bins), torch.ones_like(log))
     ours = counts / counts.sum(1, keepdim=True)
@@ -375,10 +339,10 @@ def objective(pool: Tensor, real: Tensor, ipc: int, cfg: Sampler) -> Tensor:
         value = cfg.weight * divergence(raw, ours) + (1 - cfg.weight) * divergence(even, ours)
     else:
         value = cfg.weight * divergence(ours, raw) + (1 - cfg.weight) * divergence(ours, even)
-    return torch.where(none, torch.nan, value).view(most, most)
+    return torch.where(log.isnan().any(1), torch.nan, value).view(most, most)
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """(P,) KL divergence of p (P, bins) from q in bits: infinite where p has something and q nothing."""
+    """(P,) KL divergence of p (P, bins) from q in bits: infinite if p has something in a bin and q nothing."""
     terms = torch.where(p > 0, p * (p / q).log2(), 0.0)
     return terms.sum(1)

@@ -1,7 +1,7 @@
 """DiM: distilling a data set into a generative model (Wang et al. 2023). Book page: book/skd.md
 
-Stage 1 trains a conditional GAN. Stage 2 goes on with it, while images it generates shall give the same
-log-probabilities as real images of their class, on networks of a pool in training.
+Stage 1 trains a conditional GAN. Stage 2 (`common.network_pool.second_stage`) goes on with it, while the images it
+generates should give the same log-probabilities as real images of their class, on networks in training: `dim_loss`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
+from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
 from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
+prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the official code, whatever its option says
 
 
@@ -52,24 +53,20 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """Distil `real` into a generator.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: a set that draws cfg.ipc images of every class.
     Raises:  UserError: images no GAN here fits.
     """
-    loop = loop or Loop()
+    loop, trained = loop or Loop(), cgan.train(real, cfg.gan, loop)
     weight = WEIGHTS[cfg.target] if cfg.weight is None else cfg.weight
 
-    def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        return weight * matching_loss(network, real_images, fake, labels, cfg)
+    def loss(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        return weight * dim_loss(network, real_images, fake, labels, cfg)
 
-    generator = network_pool.match(
-        cgan.train(real, cfg.gan, loop), cfg.matching, between if weight else None, seed, loop
-    )
+    generator = network_pool.second_stage(trained, cfg.matching, loss if weight else None, seed, loop)
     return GeneratedSet.made("DiM", real, generator, cfg.ipc, seed)
 
 
-def matching_loss(network: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, cfg: Config) -> Tensor:
+def dim_loss(network: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, cfg: Config) -> Tensor:
     """How differently a network answers real and generated images of the same labels.
 
     logit: mean over pairs and classes of the squared difference of log-probabilities.

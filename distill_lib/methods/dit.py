@@ -1,7 +1,6 @@
-"""DiT: images of a class-conditional latent diffusion model, as they are (Peebles and Xie, ICCV 2023). Book page:
-book/dgs.md
+"""DiT: images of a class-conditional latent diffusion model, as they are (ICCV 2023). Book page: book/dgs.md
 
-The row below Minimax and DGS in their tables: stage 1 alone, without any fine-tuning.
+The row below Minimax and DGS in their tables (Peebles and Xie): stage 1 alone, without any fine-tuning.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
 from ..generators.dit import Base, Sampling
-from .common import minimax_tuning
+from .minimax import draw_pool
 
 VERSION = 1
 
@@ -34,8 +33,7 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the published rows on subsets of ImageNet; on other sets a DiT is trained in pixels, which is
-    ours."""
+    """The setting of the published rows on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
@@ -47,17 +45,15 @@ def stage1(cfg: Config) -> dict[str, Base]:
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
+    """Make stage 1, unless it is there already."""
     dit.base(real, cfg.base, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Draw the set.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = minimax_tuning.pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
+    images = draw_pool(real, cfg.base, None, cfg.sampling, cfg.ipc, seed, loop)
     return dit.as_set(images, real, dit.first(images, cfg.ipc), method="DiT", seed=seed)

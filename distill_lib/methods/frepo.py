@@ -1,10 +1,9 @@
-"""FRePo: neural feature regression with pooling (Zhou, Nezhadarya & Ba, NeurIPS 2022). Book page:
-book/kernel_regression.md
+"""FRePo: neural feature regression with pooling (Zhou et al., NeurIPS 2022). Book page: book/kernel_regression.md
 
-Only the last layer of a network is trained to its end, by ridge regression in closed form, on the features the other
-layers give at the moment. The squared error of that on real images is differentiated by the synthetic images, through
-one pass for their features, and by their labels. A pool of networks, each trained for a while on the synthetic images
-and then replaced, supplies features of all ages.
+Only the last layer of a network is trained to its end, by ridge regression in closed form, on the features of its other
+layers. The squared error of that on real images (equation 4, `loss_and_gradients`) is differentiated by the synthetic
+images, through one pass for their features, and by their labels. A pool of networks, each trained for a while on the
+synthetic images and then replaced, supplies features of all ages.
 
 The published code keeps the checkpoint that was best on the test set; here the last set counts.
 """
@@ -38,7 +37,7 @@ class Config:
     ipc: int = 10  # images per class
     iterations: int = 500_000  # updates of images and labels
     network: str = "FRePoConvBN"  # batch norm helps here; evaluation is without
-    lr_img: float = 3e-4  # LAMB: the step's length as a share of that of all images, or of all labels; falls to a tenth, as a cosine
+    lr_img: float = 3e-4  # LAMB: step length over that of all images, or of all labels; falls to a tenth, as a cosine
     lr_net: float = 3e-4  # Adam
     batch_target: int = 1_024  # real images per update, of all classes
     batch_net: int = 1_000  # synthetic images per step of a network, at most
@@ -56,8 +55,7 @@ class Config:
         return self._reduced(iterations=30, network="FRePoConvW32BN", batch_target=64, pool=2, max_updates=10)
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a quarter of the width and of the target batch; few, longer
-        steps."""
+        """A budget two CPU cores finish in minutes: a quarter of width and target batch; few, longer steps."""
         return self._reduced(iterations=300, network="FRePoConvW32BN", batch_target=256, pool=5, max_updates=30)
 
     def _reduced(self, network: str, **changes: int) -> Config:
@@ -74,60 +72,44 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """
     name, resized = like(dataset).name, sized(dataset)[1] is not None
     known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet") and not resized
-    by_blocks = name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100")
-    return Config(
-        ipc=ipc,
-        use_flip=known and (name == "CIFAR10" or (name in ("CIFAR100", "TinyImageNet") and ipc == 1)),
-        zca=known and name in ("CIFAR10", "CIFAR100", "TinyImageNet"),
-        source="published" if known else "reconstruction: without whitening" + (" by blocks" if by_blocks else ""),
-    )
+    coloured = known and name not in ("MNIST", "FashionMNIST")
+    by_blocks = " by blocks" if name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100") else ""
+    source = "published" if known else f"reconstruction: without whitening{by_blocks}"
+    return Config(ipc=ipc, use_flip=coloured and (name == "CIFAR10" or ipc == 1), zca=coloured, source=source)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) whose arg-max was the class at
-    the start,
-             or hard labels where they are not learned.
+    Returns: K x ipc float32 images, whitened if cfg.zca says so, with labels (N, K) whose arg-max was the class at the
+             start, or hard labels if they are not learned.
     Raises:  UserError: numbers below one, or a network that cannot take the images.
     Source:  algorithm 1 of the paper; loss, initial labels and the pool's counters as in the published code.
     """
     loop, rng = loop or Loop(), stream(seed, "FRePo")
-    if low := [
-        k for k in ("ipc", "iterations", "batch_target", "batch_net", "pool", "max_updates") if getattr(cfg, k) < 1
-    ]:
-        raise UserError(f"FRePo: {', '.join(f'{k} {getattr(cfg, k)}' for k in low)}: at least 1")
+    counts = ("ipc", "iterations", "batch_target", "batch_net", "pool", "max_updates")
+    if low := [f"{k} {getattr(cfg, k)}" for k in counts if getattr(cfg, k) < 1]:
+        raise UserError(f"FRePo: {', '.join(low)}: at least 1")
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="standardised"))
     classes = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
     images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
     scale = math.sqrt(real.num_classes / 10)
-    labels = (ntk.centred(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
+    labels = (ntk.centred_labels(classes, real.num_classes) / scale).float().requires_grad_(cfg.learn_labels)  # (n, K)
     optimizer = LAMB([images, labels] if cfg.learn_labels else [images], lr=cfg.lr_img)
-    pool = Pool(cfg, real, rng)
+    pool = NetworkPool(cfg, real, rng)
     batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
-    at_once = {
-        "targets_at_once": Pieces(images_at_once(real, 128)),
-        "support_at_once": Pieces(images_at_once(real, 64)),
-    }
-    live = {
-        "synthetic": images,
-        "labels": labels,
-        "optimizer": optimizer,
-        "pool": pool,
-        "order": batches.order,
-        "rng": rng,
-    }
+    at_once = Pieces(images_at_once(real, 128)), Pieces(images_at_once(real, 64))  # of targets and of synthetic images
+    live = {"synthetic": images, "labels": labels, "optimizer": optimizer}
+    live |= {"pool": pool, "order": batches.order, "rng": rng}
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
-        targets, target_classes = real.take(batches.index(step, rng))
+        index = batches.index(step, rng)
+        targets, classes_seen = real.take(index)[0], real.hard_labels[index.to(real.device)]
+        wanted = ntk.centred_labels(classes_seen, real.num_classes)
         number = int(torch.randint(cfg.pool, (), generator=rng))
-        wanted = ntk.centred(target_classes if target_classes.ndim == 1 else target_classes.argmax(1), real.num_classes)
-        loss, images.grad, by_labels = loss_and_gradients(
-            pool.embedding(number), images, labels, targets, wanted, cfg, **at_once
-        )
+        embed = pool.embedding(number)
+        loss, images.grad, by_labels = loss_and_gradients(embed, images, labels, targets, wanted, cfg, *at_once)
         labels.grad = by_labels if cfg.learn_labels else None
         optimizer.step()
         pool.advance(number, images.detach(), labels.detach(), rng)
@@ -142,12 +124,12 @@ def step_size(cfg: Config, step: int) -> float:
 
 
 def images_at_once(real: ImageSet, on_cpu: int) -> int:
-    """Images per pass through a network: so many of 32 x 32 pixels on a CPU, 1024 on a GPU, fewer larger ones."""
+    """Images per pass through a network: `on_cpu` of 32 x 32 pixels on a CPU, 1024 on a GPU, fewer larger ones."""
     most = 1024 if real.device.type == "cuda" else on_cpu
     return max(1, most * 1024 // max(1024, real.shape[1] * real.shape[2]))
 
 
-# --- loss --------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 def loss_and_gradients(
     embed: Embed,
     images: Tensor,
@@ -158,29 +140,25 @@ def loss_and_gradients(
     targets_at_once: Pieces | None = None,
     support_at_once: Pieces | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared error of the regression on a target batch less the label margin, and its derivatives by synthetic images
-    and labels.
+    """Squared error of the regression on a target batch less the label margin, and its derivatives.
 
     Args:
         embed:   features of a network that draws no random numbers.
         images:  (n, C, H, W); labels (n, K).
         targets: (m, C, H, W); target_labels (m, K).
         targets_at_once, support_at_once: images per pass.
-    Returns: scalar, (n, C, H, W), (n, K).
+    Returns: scalar; its derivatives by synthetic images (n, C, H, W) and labels (n, K).
     Source:  equation 4 of the paper; sum over classes, mean over images, as in the published code.
     """
-    seen = images.detach()
-    if cfg.use_flip:
-        seen = torch.cat([seen, seen.flip(-1)])
+    seen = with_mirrored(images.detach(), cfg)
     with torch.no_grad():
-        target_features = torch.cat(
-            (targets_at_once or Pieces(len(targets)))(len(targets), lambda i: embed(targets[i]))
-        )
+        parts = (targets_at_once or Pieces(len(targets)))(len(targets), lambda i: embed(targets[i]))
+    target_features = torch.cat(parts).double()
     features, pull = features_and_pull(embed, seen, support_at_once or Pieces(len(seen)))
     features, values = features.double().requires_grad_(), labels.detach().double().requires_grad_()
     with torch.enable_grad():
         support_labels = torch.cat([values, values]) if cfg.use_flip else values
-        predicted = ntk.regress(features @ features.T, target_features.double() @ features.T, support_labels, cfg.ridge)
+        predicted = ntk.regress(features @ features.T, target_features @ features.T, support_labels, cfg.ridge)
         loss = (predicted - target_labels).square().sum(1).mean() / 2
         if cfg.learn_labels:
             loss = loss - margin(values)
@@ -192,6 +170,11 @@ def loss_and_gradients(
     return loss.detach(), by_images, by_labels.to(labels.dtype)
 
 
+def with_mirrored(images: Tensor, cfg: Config) -> Tensor:
+    """The images (n, C, H, W) that regress: with their mirror images after them if cfg.use_flip says so."""
+    return torch.cat([images, images.flip(-1)]) if cfg.use_flip else images
+
+
 def margin(labels: Tensor) -> Tensor:
     """Mean over labels (n, K) of the gap between largest and second largest value, of which no more than 1/K counts."""
     first, second = labels.topk(2, dim=1).values.unbind(1)
@@ -199,8 +182,7 @@ def margin(labels: Tensor) -> Tensor:
 
 
 def features_and_pull(embed: Embed, images: Tensor, at_once: Pieces) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Features (N, D) without a graph, and the function from their derivative (N, D) to that by the images (N, C, H,
-    W).
+    """Features (N, D) without a graph, and the function from a derivative (N, D) by them to that by the images.
 
     What fits in one piece keeps its graph; what does not is passed through again, piece by piece.
     """
@@ -228,8 +210,8 @@ def features_and_pull(embed: Embed, images: Tensor, at_once: Pieces) -> tuple[Te
     return features, in_pieces
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------
-class Pool:
+# --- networks ---------------------------------------------------------------------------------------------------------
+class NetworkPool:
     """Networks of different ages, each with its Adam and the number of its steps.
 
     At the start all weights are fresh; only the counters are spread over 0 .. max_updates, so that the networks are
@@ -238,9 +220,8 @@ class Pool:
 
     def __init__(self, cfg: Config, real: ImageSet, rng: torch.Generator):
         self.cfg = cfg
-        self.networks = [
-            networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False) for _ in range(cfg.pool)
-        ]
+        fresh = lambda: networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
+        self.networks = [fresh() for _ in range(cfg.pool)]
         self.optimizers = [self._adam(network) for network in self.networks]
         self.counters = [i * cfg.max_updates // cfg.pool for i in range(cfg.pool)]
 
@@ -253,7 +234,7 @@ class Pool:
         return lambda x: fast.embed(network, x)
 
     def advance(self, number: int, images: Tensor, labels: Tensor, rng: torch.Generator) -> None:
-        """One step of a network on the synthetic set, or a new network where it had more than `max_updates`."""
+        """One step of a network on the synthetic set, or a new network if it had more than `max_updates`."""
         if self.counters[number] > self.cfg.max_updates:
             self.networks[number].redraw(rng)
             self.optimizers[number], self.counters[number] = self._adam(self.networks[number]), 0
@@ -261,7 +242,7 @@ class Pool:
         if len(images) > self.cfg.batch_net:
             index = send(torch.randperm(len(images), generator=rng)[: self.cfg.batch_net], images.device)
             images, labels = images[index], labels[index]
-        step(self.networks[number], self.optimizers[number], images, labels)
+        train_step(self.networks[number], self.optimizers[number], images, labels)
         self.counters[number] += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -279,9 +260,8 @@ class Pool:
         self.counters = state["counters"]
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    """One step on half the squared error, summed over classes, mean over images; no augmentation; batch norm in train
-    mode.
+def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """One step on half the squared error, summed over classes, mean over images; batch norm in train mode.
 
     Raises: UserError: the images do not fit in memory together, which batch norm needs.
     """
@@ -293,20 +273,18 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, l
     except (RuntimeError, MemoryError) as err:
         if not out_of_memory(err):
             raise
-        raise UserError(
-            f"out of memory with {len(images)} synthetic images in a step of a network: choose a smaller batch_net"
-        ) from err
+        given = f"out of memory with {len(images)} synthetic images in a step of a network"
+        raise UserError(f"{given}: choose a smaller batch_net") from err
     optimizer.step()
     network.requires_grad_(False)
 
 
 class LAMB(torch.optim.Optimizer):
-    """Adam's direction u, scaled for each tensor p to the length of p: p <- p - lr |p| u / |u|; unscaled where either
-    is zero.
-
-    Source: You et al., ICLR 2020, without weight decay; constants of optax.
+    """Adam's direction u, scaled for each tensor p to its length: p <- p - lr |p| u / |u|; unscaled if one is zero.
 
     timm.optim.Lamb is the same update, but rounds in another order, and the recorded sets were made with this one.
+
+    Source: You et al., ICLR 2020, without weight decay; constants of optax.
     """
 
     def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
@@ -325,31 +303,28 @@ class LAMB(torch.optim.Optimizer):
                 state["step"] += 1
                 mean = state["mean"].lerp_(p.grad, 1 - first)
                 square = state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-                u = (
-                    mean
-                    / (1 - first ** state["step"])
-                    / ((square / (1 - second ** state["step"])).sqrt() + group["eps"])
-                )
+                root = (square / (1 - second ** state["step"])).sqrt() + group["eps"]
+                u = mean / (1 - first ** state["step"]) / root
                 ratio = p.norm() / u.norm()
                 p.sub_(u * torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0) * group["lr"])
 
 
-# --- measuring ---------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Accuracy on the test set, in percent, of the regression itself, on the features of one network trained
-    `max_updates` steps on the synthetic set: another number than that of networks trained to their end."""
+    """Test accuracy of the regression itself, in percent, on features of a network after `max_updates` steps.
+
+    It is another number than the accuracy of networks trained to their end.
+    """
     test, rng = test.under(synthetic.whitening), stream(0, "FRePo", "measure")
-    pool = Pool(replace(cfg, pool=1), synthetic, rng)
+    pool = NetworkPool(replace(cfg, pool=1), synthetic, rng)
     images, labels = synthetic.all()
-    values = ntk.centred(labels, synthetic.num_classes).float() if labels.ndim == 1 else labels
+    values = ntk.centred_labels(labels, synthetic.num_classes).float() if labels.ndim == 1 else labels
     for _ in range(cfg.max_updates):
         pool.advance(0, images, values, rng)
-    embed, at_once = pool.embedding(0), Pieces(images_at_once(test, 128))
-    support, support_labels = (
-        (torch.cat([images, images.flip(-1)]), torch.cat([values, values])) if cfg.use_flip else (images, values)
-    )
+    embed, at_once, support = pool.embedding(0), Pieces(images_at_once(test, 128)), with_mirrored(images, cfg)
     with torch.no_grad():
         features = torch.cat(at_once(len(support), lambda i: embed(support[i]))).double()
-        weights = features.T @ ntk.solve(features @ features.T, support_labels, cfg.ridge)  # (D, K)
+        values = values.repeat(len(support) // len(images), 1)
+        weights = features.T @ ntk.solve(features @ features.T, values, cfg.ridge)  # (D, K)
         answers = at_once(len(test), lambda i: (embed(test.normalise(test.images[i])).double() @ weights).argmax(1))
     return {"kernel_accuracy_pct": [100 * (torch.cat(answers) == test.hard_labels).sum().item() / len(test)]}

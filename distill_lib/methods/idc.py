@@ -1,14 +1,12 @@
-"""IDC: dataset condensation via efficient synthetic-data parameterization (Kim et al., ICML 2022). Book page:
-book/idc.md
+"""IDC-1: dataset condensation via synthetic-data parameterization (Kim et al., ICML 2022). Book page: book/idc.md
 
-Two ideas. *Matching*: the images of a class shall give the convolutions of a network the same loss gradient as real
-images do, along the path of a network trained on **real** data, with an unnormalised distance and strong augmentation.
-*Multi-formation*: every stored image holds factor x factor small ones, which are enlarged to full size for use.
-IDC-1 (IDC-I in the paper) is the first alone, factor 1.
+Learn images that give the convolutions of a network the loss gradient of real images of the same class, along the path
+of a network trained on **real** data, with strong augmentation. The distance (equation 6 of the paper) is `distance`.
+*Multi-formation*, the second row of this page, stores factor x factor small images in each image: `decode`.
 
 As in the official code, classes take turns: one SGD step on the images after each class, with one momentum buffer for
-all, so a class drifts on its momentum while others have their turn. Classes do not share images, so all turns of a
-sweep are computed at once, each at the point to which its images will have drifted: the same numbers, to rounding.
+all, so a class drifts on its momentum while others have their turn. Classes do not share images, so `sweep_classes`
+computes all turns at once, each at the point to which its images will have drifted: the same numbers, to rounding.
 """
 
 from __future__ import annotations
@@ -33,6 +31,10 @@ from ..networks.gradients import Derivatives
 from .common import matching
 
 VERSION = 1
+# VERSION 2 has other parts at the start, and a bound on decoded images; with factor 1 nothing changed
+MULTI_FORMATION = (
+    "IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"
+)
 
 
 @settings
@@ -47,7 +49,7 @@ class Config:
     base_side: int = 32
     momentum_img: float = 0.5
     batch_real: Count = 64  # real images per class and sweep
-    batch_syn: Count = 128  # at most so many decoded images per class and sweep, at random
+    batch_syn: Count = 128  # decoded images per class and sweep, at most, at random
     decoding: Literal["bound"] | None = None  # while matching: all parts; "bound": at most batch_syn, see `formations`
     augment: str = "color_crop_cutout"  # of matching, one draw for a class's real and synthetic images
     lr_net: float = 0.01
@@ -62,26 +64,17 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(
-            self, iterations=1, inner=min(self.inner, 10), batch_real=16, images_net=64, batch_net=32, early_epochs=0
-        )
+        few = {"inner": min(self.inner, 10), "batch_real": 16, "images_net": 64, "batch_net": 32}
+        return replace(self, iterations=1, early_epochs=0, **few)
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: sixty updates, whose step is larger where the published one is for
-        120,000."""
-        return replace(
-            self,
-            iterations=2,
-            inner=min(self.inner, 30),
-            batch_real=32,
-            images_net=128,
-            early_epochs=0,
-            lr_img=max(self.lr_img, 2e-3),
-        )
+        """A budget two CPU cores finish in minutes: sixty updates, with a step size for so few of them."""
+        few = {"inner": min(self.inner, 30), "batch_real": 32, "images_net": 128}
+        return replace(self, iterations=2, early_epochs=0, lr_img=max(self.lr_img, 2e-3), **few)
 
 
-# What the official code sets per data set: metric, lr_img, images_net. Others: the values for CIFAR10.
-_SMALL_SETS = {
+# data set: metric, lr_img, images_net of the official code; others take the values of CIFAR10
+SMALL_SETS = {
     "CIFAR10": ("mse", 5e-3, 2_000),
     "SVHN": ("mse", 5e-3, 500),
     "MNIST": ("l1", 1e-4, 500),
@@ -100,9 +93,8 @@ def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
     pixels. There the decoded images are bounded from factor 3 and 20 images per class on.
     """
     known = like(dataset)
-    if factor is None:
-        factor = 3 if known.is_imagenet_subset else 2
     if known.is_imagenet_subset:
+        factor = factor or 3
         return Config(
             ipc=ipc,
             factor=factor,
@@ -116,39 +108,29 @@ def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
             early_epochs=10,
             decoding="bound" if factor >= 3 and ipc >= 20 else None,
         )
-    metric, lr_img, images_net = _SMALL_SETS.get(known.name, _SMALL_SETS["CIFAR10"])
-    cfg = Config(
-        ipc=ipc,
-        factor=factor,
-        metric=metric,
-        lr_img=lr_img,
-        images_net=images_net,
-        base_side=28 if known.name == "MNIST" else 32,
-    )
-    if known.name == "MNIST" and factor > 1:
-        return replace(cfg, augment="color_crop", cutmix=0.0)
-    return cfg
+    metric, lr_img, images_net = SMALL_SETS.get(known.name, SMALL_SETS["CIFAR10"])
+    cfg = Config(ipc=ipc, factor=factor or 2, metric=metric, lr_img=lr_img, images_net=images_net)
+    if known.name != "MNIST":
+        return cfg
+    cfg = replace(cfg, base_side=28)
+    return replace(cfg, augment="color_crop", cutmix=0.0) if cfg.factor > 1 else cfg
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc stored images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc x factor² decoded, normalised float32 images with hard labels: what networks are trained on. With a
              factor above 1 they can be stored in 1 / factor² of the pixels.
     Raises:  UserError: a class has too few images to start from, or they have fewer pixels a side than parts.
     """
-    loop = loop or Loop()
-    rng = stream(seed, "IDC")
+    loop, rng = loop or Loop(), stream(seed, "IDC")
     images = initial_images(real, cfg, rng)  # (K, ipc, C, H, W) pixels in [0, 1]
     velocity = torch.zeros_like(images)
     network = networks.fresh(cfg.network, real, rng).to(real.device)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=cfg.lr_net, momentum=cfg.momentum_net, weight_decay=cfg.weight_decay_net
-    )
-    matched, lr = partial(distance, metric=cfg.metric), step_size(cfg, real.shape)
+    options = {"lr": cfg.lr_net, "momentum": cfg.momentum_net, "weight_decay": cfg.weight_decay_net}
+    optimizer = torch.optim.SGD(network.parameters(), **options)
+    between, lr = partial(distance, metric=cfg.metric), step_size(cfg, real.shape)
     augmentation = augment.idc(cfg.augment)
     live = {"images": images, "velocity": velocity, "network": network, "optimizer": optimizer, "rng": rng}
     for step in loop.steps("distill", cfg.iterations * cfg.inner, live):
@@ -166,51 +148,45 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             point = point.detach().requires_grad_()
             decoded = take(decode_to_match(point, cfg), subset)  # (K, m, C, H, W)
             seen = augmentation.apply(real.facts.normalise(decoded), omega)
-            loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), matched)
+            loss, by_seen = matching.match(derivatives, parameters, real_batch, seen.detach(), between)
             loop.log(loss=loss.sum())
             return torch.autograd.grad(seen, point, by_seen)[0]
 
-        sweep(images, velocity, gradient_at, lr, cfg.momentum_img)
+        sweep_classes(images, velocity, gradient_at, lr=lr, momentum=cfg.momentum_img)
         train_network(network, optimizer, real, cfg, rng, cfg.images_net)
     decoded = real.facts.normalise(decode(images, cfg.factor))
     return ImageSet.from_classes(decoded, like=real, method="IDC-1" if cfg.factor == 1 else "IDC", seed=seed)
 
 
 def step_size(cfg: Config, shape: tuple[int, int, int]) -> float:
-    """Step size on the pixels: proportional to the images per class and to the number of pixels, as in the official
-    code."""
+    """Step size on the pixels: proportional to the images per class and to the pixels, as in the official code."""
     return cfg.lr_img * cfg.ipc / 10 * (shape[-1] / cfg.base_side) ** 2
 
 
-# --- images ------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
     """(K, ipc, C, H, W) pixels in [0, 1]: ipc real images per class, or ipc x factor² small ones, tiled.
 
-    Part p of stored image m, counted row by row, is image p * ipc + m. Where the factor does not divide a side, its
-    first parts are a pixel larger than the others, although `decode` cuts equal ones; so does the official code.
+    Part p of stored image m, counted row by row, is image p * ipc + m. If the factor does not divide a side, the first
+    parts are a pixel larger than the others, although `decode` cuts equal ones; so does the official code.
 
     Raises: UserError: a class has fewer images than that, or a side fewer pixels than parts.
     """
     need, (_, height, width) = cfg.ipc * cfg.factor**2, real.shape
-    if cfg.factor > min(height, width):
-        raise UserError(
-            f"factor {cfg.factor} for images of {height} x {width} pixels: parts of less than a pixel; "
-            f"the factor must be at most {min(height, width)}"
-        )
-    chosen = []
-    for k, members in enumerate(real.class_index):
-        if len(members) < need:
-            raise UserError(
-                f"{real.facts.name}: class {real.facts.class_names[k]!r} has {len(members)} images; "
-                f"ipc {cfg.ipc} with factor {cfg.factor} starts from {need}"
-            )
-        chosen.append(
-            members[:need] if cfg.init == "first" else members[torch.randperm(len(members), generator=rng)[:need]]
-        )
-    pixels = real.subset(torch.cat(chosen)).pixels()
-    if cfg.factor == 1:
-        return pixels.unflatten(0, (-1, cfg.ipc))
     f = cfg.factor
+    if f > min(height, width):
+        small = f"parts of less than a pixel; the factor must be at most {min(height, width)}"
+        raise UserError(f"factor {f} for images of {height} x {width} pixels: {small}")
+    chosen = []
+    for name, members in zip(real.facts.class_names, real.class_index, strict=True):
+        if len(members) < need:
+            wanted = f"ipc {cfg.ipc} with factor {f} starts from {need}"
+            raise UserError(f"{real.facts.name}: class {name!r} has {len(members)} images; {wanted}")
+        random = cfg.init == "random"
+        chosen.append((members[torch.randperm(len(members), generator=rng)] if random else members)[:need])
+    pixels = real.subset(torch.cat(chosen)).pixels()
+    if f == 1:
+        return pixels.unflatten(0, (-1, cfg.ipc))
     heights, widths = ([side // f + (i < side % f) for i in range(f)] for side in (height, width))
     parts = pixels.unflatten(0, (-1, f, f, cfg.ipc)).permute(1, 2, 0, 3, 4, 5, 6)  # (f, f, K, ipc, C, H, W)
 
@@ -244,7 +220,7 @@ def formations(cfg: Config) -> list[tuple[int, int]]:
     """(factor, number of stored images decoded by it) of a class while matching, in the order of its images.
 
     With `decoding="bound"` as many images as possible are decoded by the largest factor, then by the next smaller one,
-    so that all make at most `batch_syn`. Where there are more stored images than that, each is taken whole.
+    so that all make at most `batch_syn`. If there are more stored images than that, each is taken whole.
 
     Source: the official code, at most `batch_syn` images per class.
     """
@@ -260,7 +236,7 @@ def formations(cfg: Config) -> list[tuple[int, int]]:
 
 
 def decoded_images(cfg: Config) -> int:
-    """Of a class while matching, before a part of them is drawn."""
+    """How many of a class there are while matching, before a part of them is drawn."""
     return sum(n * factor**2 for factor, n in formations(cfg))
 
 
@@ -272,7 +248,7 @@ def decode_to_match(images: Tensor, cfg: Config) -> Tensor:
 
 
 def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tensor | None:
-    """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None where all do."""
+    """(K, batch_syn) decoded images of each class that take part in a sweep, at random; None if all do."""
     decoded = decoded_images(cfg)
     if decoded <= cfg.batch_syn:
         return None
@@ -280,16 +256,15 @@ def decoded_subset(num_classes: int, cfg: Config, rng: torch.Generator) -> Tenso
 
 
 def take(images: Tensor, subset: Tensor | None) -> Tensor:
-    """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them where it is None."""
+    """The images (K, m, C, H, W) of `subset` (K, n), class by class; all of them if it is None."""
     if subset is None:
         return images
     return images[torch.arange(len(images), device=images.device)[:, None], send(subset, images.device)]
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
-    """(K,): squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions; no
-    mean.
+    """(K,) squared or absolute differences of gradients (K, *shape), summed over all entries of all convolutions.
 
     The classifier, biases and norm parameters do not count.
     """
@@ -298,21 +273,19 @@ def distance(ours: list[Tensor], theirs: list[Tensor], metric: str) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(
+def sweep_classes(
     images: Tensor, velocity: Tensor, gradient_at: Callable[[Tensor], Tensor], lr: float, momentum: float
 ) -> None:
-    """One turn of every class, in place: SGD with momentum, one step per class, whose gradient is zero for all other
-    classes.
+    """One turn of every class, in place: a step of SGD with momentum per class, without gradient of all others.
 
-    In the c-th step class c meets its gradient where c steps of momentum alone have carried it; K - 1 - c more follow.
+    Class c meets its gradient after c steps of momentum alone have moved it; K - 1 - c such steps follow.
 
     Args:
         images, velocity: (K, ...).
         gradient_at: (K, ...) -> (K, ...): row k of the result depends on row k of the argument only.
     """
-    turns = torch.arange(len(images), device=images.device, dtype=images.dtype).view(
-        -1, *[1] * (images.ndim - 1)
-    )  # steps before one's own
+    turns = torch.arange(len(images), device=images.device, dtype=images.dtype)  # steps before one's own
+    turns = turns.view(-1, *[1] * (images.ndim - 1))
     after = len(images) - 1 - turns
 
     def coasting(steps: Tensor) -> Tensor:  # momentum + momentum² + ... , `steps` terms
@@ -326,12 +299,11 @@ def sweep(
     velocity.mul_(momentum**after)
 
 
-# --- the network -------------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 def train_network(
     network: nn.Module, optimizer: torch.optim.Optimizer, real: ImageSet, cfg: Config, rng: torch.Generator, images: int
 ) -> None:
-    """Train on `images` random real ones, in whole batches: augmentation per image, then CutMix with its
-    probability."""
+    """Train on `images` random real ones, in whole batches: augmentation per image, then perhaps CutMix."""
     network.train()
     augmentation, cutmix = augment.idc(cfg.augment_net), augment.CutMix(cfg.cutmix)
     order = torch.randperm(len(real), generator=rng)

@@ -1,9 +1,8 @@
-"""KIP: kernel inducing points (Nguyen, Chen & Lee, ICLR 2021; Nguyen et al., NeurIPS 2021). Book page:
-book/kernel_regression.md
+"""KIP: kernel inducing points (Nguyen et al., ICLR and NeurIPS 2021). Book page: book/kernel_regression.md
 
 An infinitely wide network trained on the synthetic set predicts by ridge regression with its neural tangent kernel, in
-closed form. So there is no inner training: the squared error of that prediction on real images is differentiated by the
-synthetic images, and by their labels where these are learned too.
+closed form (`common.ntk`). So there is no inner training: the squared error of that prediction on real images (equation
+7, `loss_and_gradients`) is differentiated by the synthetic images, and by their labels if these are learned too.
 
 Published is the code for fully connected kernels. Of the convolutional ones the paper gives the architecture, and
 neither the code nor the step size; `source` says so. They cost thousands of GPU hours at the paper's size, and what a
@@ -33,7 +32,7 @@ VERSION = 1
 class Config:
     ipc: int = 10  # images per class
     iterations: int = 50_000  # updates of the images
-    kernel: str = "KIPConv"  # see `ntk.named`
+    kernel: str = "KIPConv"  # see `ntk.kernel_named`
     ridge: float = 1e-6  # share of the kernel's mean diagonal
     lr: float = 0.04  # Adam, of images and labels
     learn_labels: bool = True
@@ -41,9 +40,7 @@ class Config:
     zca: bool = False  # whiten images freed of their own mean and norm, in place of normalising the channels
     init: Literal["real", "noise"] = "real"
     precision: Literal["float64", "float32"] = "float64"  # of the kernel's entries; the regression is always in float64
-    tile_mb: int | None = (
-        None  # memory of a tile of the kernel; None for 256 on a CPU, 4096 on a GPU; changes no result
-    )
+    tile_mb: int | None = None  # of a tile of the kernel; None: 256 on a CPU, 4096 on a GPU; changes no result
     source: str = "released code"  # of this setting, or what it was reconstructed from
 
     def smoke(self) -> Config:
@@ -51,8 +48,7 @@ class Config:
         return replace(self, kernel="FC1", iterations=min(self.iterations, 40), batch_target=200, source="reduced")
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: a fully connected kernel in place of the convolutional one, smaller
-        target batches.
+        """A budget two CPU cores finish in minutes: a fully connected kernel, smaller target batches.
 
         Few steps: with this kernel more of them raise the accuracy of the regression and lower that of networks trained
         on the set.
@@ -78,11 +74,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
-    Returns: K x ipc float32 images, whitened where cfg.zca says so, with labels (N, K) that are one-hot less 1/K at the
-    start, or
-             hard labels where they are not learned.
+    Returns: K x ipc float32 images, whitened if cfg.zca says so, with labels (N, K) that are one-hot less 1/K at the
+             start, or hard labels if they are not learned.
     Raises:  UserError: an unknown kernel, images too small for it, a target batch smaller than the number of classes.
     Source:  algorithm 1 and equation 7 of the first paper.
     """
@@ -90,38 +83,32 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     kernel, per_class = kernel_of(cfg), cfg.batch_target // real.num_classes
     kernel.check(real.shape)
     if per_class < 1 or min(cfg.ipc, cfg.iterations) < 1:
-        raise UserError(
-            f"ipc {cfg.ipc}, iterations {cfg.iterations}, batch_target {cfg.batch_target}: at least 1, 1, and one image of each of the "
-            f"{real.num_classes} classes"
-        )
+        given = f"ipc {cfg.ipc}, iterations {cfg.iterations}, batch_target {cfg.batch_target}"
+        raise UserError(f"{given}: at least 1, 1, and one image of each of the {real.num_classes} classes")
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="alone"))
     classes = torch.arange(real.num_classes, device=real.device)
+    own = classes.repeat_interleave(cfg.ipc)  # (n,)
     images = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1).requires_grad_()  # (n, C, H, W), class by class
-    labels = (
-        ntk.centred(classes.repeat_interleave(cfg.ipc), real.num_classes).float().requires_grad_(cfg.learn_labels)
-    )  # (n, K)
-    target_labels = ntk.centred(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
+    labels = ntk.centred_labels(own, real.num_classes).float().requires_grad_(cfg.learn_labels)  # (n, K)
+    wanted = ntk.centred_labels(classes.repeat_interleave(per_class), real.num_classes)  # (m, K)
     optimizer = torch.optim.Adam([images, labels] if cfg.learn_labels else [images], lr=cfg.lr)
     tiles = kernel.tiles(images, cfg.tile_mb)
-    if isinstance(kernel, ntk.Convolutional):
-        print(cost(kernel, real, len(images), len(target_labels), cfg.iterations, tiles), flush=True)
-    for _ in loop.steps(
-        "distill", cfg.iterations, {"synthetic": images, "labels": labels, "optimizer": optimizer, "rng": rng}
-    ):
+    if isinstance(kernel, ntk.ConvolutionalKernel):
+        print(forecast(kernel, real, tiles, n=len(images), m=len(wanted), iterations=cfg.iterations), flush=True)
+    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "rng": rng}
+    for _ in loop.steps("distill", cfg.iterations, live):
         targets = real.draw_classes(per_class, rng).flatten(0, 1)  # (m, C, H, W)
-        loss, images.grad, labels.grad = loss_and_gradients(
-            kernel, images, labels, targets, target_labels, cfg.ridge, tiles
-        )
+        loss, images.grad, labels.grad = loss_and_gradients(kernel, images, labels, targets, wanted, cfg.ridge, tiles)
         optimizer.step()
         loop.log(loss=loss)
-    made = labels.detach() if cfg.learn_labels else classes.repeat_interleave(cfg.ipc)
+    made = labels.detach() if cfg.learn_labels else own
     return ImageSet(images.detach().float(), made, real.synthetic_facts(method="KIP", seed=seed), real.whitening)
 
 
 def kernel_of(cfg: Config) -> ntk.Kernel:
     """The kernel a configuration names."""
-    return ntk.named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
+    return ntk.kernel_named(cfg.kernel, torch.float64 if cfg.precision == "float64" else torch.float32)
 
 
 def loss_and_gradients(
@@ -157,23 +144,21 @@ def loss_and_gradients(
     return loss.detach(), by_images.to(dtype), by_labels.to(labels.dtype)
 
 
-def cost(kernel: ntk.Convolutional, real: ImageSet, n: int, m: int, iterations: int, tiles: Pieces) -> str:
-    """What a run will take, from the time of two pairs of images: one line to print before it starts."""
+def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: int, m: int, iterations: int) -> str:
+    """One line: what a run takes, with n synthetic and m real images a step, from the time of two pairs of images."""
     x = torch.zeros(2, *real.shape, device=real.device)
     x[1] = 1  # any two images: the time does not depend on what they show
-    start = time.perf_counter()
     for _ in range(2):  # the first pass warms up
         start = time.perf_counter()
         kernel.matrix(x[:1], x, tiles)
         kernel.pull(x[:1], x, torch.ones(1, 2, device=real.device), tiles).sum().item()  # waits for the device
-    pairs = n * (n + m)
+    pairs, entries = n * (n + m), kernel.entries(real.shape)
     seconds = (time.perf_counter() - start) / 2 * pairs
     memory_mb = tiles.size * kernel.pair_bytes(real.shape) / 2**20
-    entries = kernel.entries(real.shape)
     return (
-        f"KIP with {kernel.name}: {pairs:,} pairs of images a step, {entries:,} kernel entries each, in tiles of {tiles.size} pairs "
-        f"({memory_mb:,.0f} MB); about {seconds:,.3g} s a step and {seconds * iterations / 3600:,.3g} h "
-        f"for {iterations:,} steps on {describe(real.device)}"
+        f"KIP with {kernel.name}: {pairs:,} pairs of images a step, {entries:,} kernel entries each, in tiles of "
+        f"{tiles.size} pairs ({memory_mb:,.0f} MB); about {seconds:,.3g} s a step and "
+        f"{seconds * iterations / 3600:,.3g} h for {iterations:,} steps on {describe(real.device)}"
     )
 
 
@@ -182,17 +167,14 @@ def predict(synthetic: ImageSet, images: Tensor, cfg: Config) -> Tensor:
     """(N, K) predictions of the kernel regression on the synthetic set, for images (N, C, H, W) in its units."""
     kernel, (support, labels) = kernel_of(cfg), synthetic.all()
     tiles = kernel.tiles(support, cfg.tile_mb)
-    values = ntk.centred(labels, synthetic.num_classes) if labels.ndim == 1 else labels
+    values = ntk.centred_labels(labels, synthetic.num_classes) if labels.ndim == 1 else labels
     weights = ntk.solve(kernel.matrix(support, support, tiles), values, cfg.ridge)  # (n, K)
     return kernel.matrix(support, images, tiles).double().T @ weights
 
 
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Accuracy of the kernel regression itself on the test set, in percent: another number than that of a network
-    trained on the set."""
+    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
     test = test.under(synthetic.whitening)
-    right = [
-        (predict(synthetic, test.take(part)[0], cfg).argmax(1) == test.hard_labels[part]).sum().item()
-        for part in torch.arange(len(test), device=test.device).split(2_000)
-    ]
-    return {"kernel_accuracy_pct": [100 * sum(right) / len(test)]}
+    parts = torch.arange(len(test), device=test.device).split(2_000)
+    answers = torch.cat([predict(synthetic, test.take(part)[0], cfg).argmax(1) for part in parts])
+    return {"kernel_accuracy_pct": [100 * (answers == test.hard_labels).sum().item() / len(test)]}

@@ -1,24 +1,85 @@
-"""Minimax: a latent diffusion model fine-tuned for representativeness and diversity (Gu et al., CVPR 2024). Book page:
-book/dgs.md
+"""Minimax: a DiT tuned for representativeness and diversity (Gu et al., CVPR 2024). Book page: book/dgs.md
 
 DiffFit tunes biases, labels and scales of a DiT on the classes at hand. Beside the diffusion loss, the predicted clean
 latent is pulled to the least similar remembered real latent and pushed from the most similar remembered prediction of
-its class.
+its class: equations 5 to 7, `minimax_loss`. `tune` is the training, whose model DGS shares.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import json
+import math
+import time
 from dataclasses import field
+from pathlib import Path
+from typing import Literal
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core import paths, store
+from ..core.batches import Batches
+from ..core.errors import UserError
+from ..core.files import atomically
 from ..core.loop import Loop
-from ..core.settings import Count, replace, settings
+from ..core.rng import stream
+from ..core.settings import Count, as_dict, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import Base, Sampling
-from .common import minimax_tuning
-from .common.minimax_tuning import Tuning
+from ..generators.dit import Base, DiT, Sampling
+from ..generators.dit.drawing import drawn_pool
+from ..generators.dit.encoded import latents
+from ..generators.dit.forecast import outlook, say
+from ..generators.dit.settings import VERSION as STORE_VERSION
+from ..generators.dit.settings import held
+from ..generators.dit.training import Model, Steps, base, follow
+from ..networks import memory
 
 VERSION = 1
+
+
+@settings
+class Tuning:
+    """Stage 2, fine-tuning with Minimax's losses; defaults as in its code. Both lambdas at 0 are plain fine-tuning."""
+
+    steps: Count = 12_000  # the checkpoint its code samples from; 8 epochs of a ten-class subset are about 13,000 steps
+    batch: Count = 8
+    lr: float = 1e-3  # AdamW, constant, no weight decay
+    parameters: Literal["difffit", "all"] = "difffit"
+    lambda_r: float = 0.002  # representativeness: the least similar remembered real latent
+    lambda_d: float = 0.008  # diversity: the most similar remembered prediction
+    memory: Count = 64  # latents of each kind and class, first in, first out
+    up_to: Count | None = None  # largest timestep whose prediction has the two losses (ours); None: all, as the code
+    ema: float = 0.9999  # of the weights that draw, from the first step on
+    drop: float = 0.1
+    seed: int = 0
+
+    def smoke(self) -> Tuning:
+        return replace(self, steps=4, ema=0.5, memory=4)
+
+    def small(self) -> Tuning:
+        """Five minutes on one CPU core: fewer steps, whose average forgets sooner."""
+        return replace(self, steps=1_500, ema=0.995)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes an image counts as: a backward pass is two, or one if the matrices are frozen."""
+        return 2.0 if self.parameters == "difffit" else 3.0
+
+    def work(self, num_classes: int, images: int) -> float:
+        """Images through the network."""
+        return self.steps * self.batch * self.passes
+
+    def held(self, start: Base, size: memory.Size) -> float:
+        """Bytes a step keeps alive, both memories of latents included."""
+        sizes = start.sizes(size)
+        remembered = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
+        return held(sizes, self.batch, size.gpu, trained=0.01 if self.parameters == "difffit" else 1.0) + remembered
 
 
 @settings
@@ -38,8 +99,7 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the official code on subsets of ImageNet; on other sets a DiT is trained in pixels, which is
-    ours."""
+    """The setting of the official code on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
@@ -51,17 +111,170 @@ def stage1(cfg: Config) -> dict[str, Base | Tuning]:
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make both stages, if they are not there."""
-    minimax_tuning.tuned(real, cfg.base, cfg.tuning, loop)
+    """Make both stages, unless they are there already."""
+    tuned(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Fine-tune, and draw the set.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc drawn images, normalised, at the side of `real`.
     Raises:  UserError: missing weights, or images the model does not fit.
     """
-    images = minimax_tuning.pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
+    images = draw_pool(real, cfg.base, cfg.tuning, cfg.sampling, cfg.ipc, seed, loop)
     return dit.as_set(images, real, dit.first(images, cfg.ipc), method="Minimax", seed=seed)
+
+
+def draw_pool(
+    real: ImageSet,
+    start: Base,
+    tuning: Tuning | None,
+    sampling: Sampling,
+    per_class: int,
+    seed: int,
+    loop: Loop | None = None,
+) -> ImageSet:
+    """`per_class` images of every class drawn from stage 1, or from what was tuned from it: see `drawn_pool`.
+
+    Args:
+        tuning: None draws from stage 1.
+    Raises: see `base`.
+    """
+    made_by = {"base": as_dict(start), "tuning": None if tuning is None else as_dict(tuning)}
+    model = lambda: base(real, start, loop) if tuning is None else tuned(real, start, tuning, loop)
+    return drawn_pool(real, model, made_by, sampling, per_class, seed, loop)
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+class LatentMemory:
+    """For every class the last `size` latents, as unit vectors: similarities are cosines, which no scale changes.
+
+    Attributes:
+        vectors: (K, size, D).
+        count:   (K,) how many were ever added.
+    """
+
+    def __init__(self, num_classes: int, size: int, numbers: int, device: torch.device | str):
+        self.vectors = torch.zeros(num_classes, size, numbers, device=device)
+        self.count = torch.zeros(num_classes, dtype=torch.int64)
+
+    @torch.no_grad()
+    def add(self, latents: Tensor, labels: Tensor) -> None:
+        """Append (B, ...) latents of classes `labels` (B,) (on the CPU), in order; the oldest make room."""
+        for unit, k in zip(F.normalize(latents.flatten(1), dim=1), labels.tolist(), strict=True):
+            self.vectors[k, self.count[k] % self.vectors.shape[1]] = unit
+            self.count[k] += 1
+
+    def of(self, k: int) -> Tensor:
+        """(n, D) the remembered unit vectors of class k."""
+        return self.vectors[k, : int(self.count[k])]
+
+    def live(self) -> dict[str, Tensor]:
+        return {"vectors": self.vectors, "count": self.count}
+
+
+def minimax_loss(
+    predicted: Tensor, labels: Tensor, real: LatentMemory, generated: LatentMemory, lambda_r: float, lambda_d: float
+) -> Tensor:
+    """Mean over the batch's classes of lambda_r (1 - least cosine to real) + lambda_d (greatest cosine to generated).
+
+    A class whose memories are empty contributes zero.
+
+    Args:
+        predicted: (B, ...) clean latents as the network predicts them; labels (B,) on the CPU.
+    Source: Gu et al. 2024, eq. 5 to 7, and its code; DGS, eq. 3 and 4.
+    """
+    unit, total = F.normalize(predicted.flatten(1), dim=1), predicted.new_zeros(())
+    present = sorted(set(labels.tolist()))
+    for k in present:
+        mine = unit[(labels == k).to(unit.device)]
+        if real.count[k]:
+            total = total + lambda_r * (1 - (mine @ real.of(k).T).min())
+        if generated.count[k]:
+            total = total + lambda_d * (mine @ generated.of(k).T).max()
+    return total / len(present)
+
+
+# --- stage 2 ----------------------------------------------------------------------------------------------------------
+def tuned(real: ImageSet, start: Base, tuning: Tuning, loop: Loop | None = None) -> Model:
+    """The model of stage 2, the running average of the tuned weights; tuned unless `runs/generators` already has it.
+
+    Raises: see `base`.
+    """
+    file, model = tuned_file(real, start, tuning), base(real, start, loop)
+    with store.once(file, "Minimax fine-tuning", loop, real.device) as missing:
+        if missing:
+            tune(file, model, real, start, tuning, loop or Loop())
+    network = _tunable(model.network, tuning)
+    try:
+        saved = load_file(file)
+        if extra := set(saved) - {k for k, p in network.named_parameters() if p.requires_grad}:
+            raise KeyError(", ".join(sorted(extra)))
+        network.load_state_dict(saved, strict=False)
+    except (SafetensorError, OSError, KeyError, RuntimeError) as err:
+        raise UserError(f"{file}: damaged ({err}); delete it to tune again") from None
+    return dataclasses.replace(model, network=network.eval().requires_grad_(False))
+
+
+def tuned_file(real: ImageSet, start: Base, tuning: Tuning) -> Path:
+    """Where the parameters tuned by these settings lie."""
+    key = {"base": as_dict(start), "tuning": as_dict(tuning), "data": real.sha256(), "version": STORE_VERSION}
+    name = f"minimax-{store.plain_name(real.facts.name)}-{store.digest(key)}"
+    return paths.runs() / "generators" / name / "tuned.safetensors"
+
+
+def _tunable(network: DiT, tuning: Tuning) -> DiT:
+    if tuning.parameters == "difffit":
+        return dit.difffit(network)
+    network = copy.deepcopy(network).requires_grad_(True)
+    network.pos_embed.requires_grad_(False)
+    return network
+
+
+def tune(file: Path, model: Model, real: ImageSet, start: Base, tuning: Tuning, loop: Loop) -> None:
+    """Fine-tune the model of stage 1 and write the average of the tuned parameters, with settings beside it."""
+    data, rng, labels = latents(real, start, loop), stream(tuning.seed, "Minimax"), real.hard_labels.cpu()
+    network = _tunable(model.network, tuning).train()
+    average = copy.deepcopy(network).requires_grad_(False)
+    weights = {k: p for k, p in network.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=tuning.lr, weight_decay=0.0, fused=True)
+    steps = Steps(network, model.space, model.schedule, model.precision, tuning.drop, model.labels, rng)
+    say(outlook(f"Minimax on {real.facts.name}", network, tuning.passes, tuning.steps, tuning.batch))
+    size = real.num_classes, tuning.memory, math.prod(model.latent)
+    seen, made = LatentMemory(*size, real.device), LatentMemory(*size, real.device)
+    batches, clock = Batches(len(real), tuning.batch, last="drop"), {"seconds": 0.0}
+    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
+    live |= {"clock": clock, "real": seen.live(), "generated": made.live()}
+    for step in loop.steps("minimax", tuning.steps, live):
+        began = time.perf_counter()
+        index = batches.index(step, rng)
+        classes = labels[index]
+        taken = steps.take(data, index, classes)
+        loss, log = taken.error + taken.bound, {"error": taken.error, "bound": taken.bound}
+        chosen = torch.nonzero(taken.t <= (len(model.schedule) if tuning.up_to is None else tuning.up_to)).flatten()
+        near = taken.predicted[chosen.to(taken.predicted.device)]
+        if (tuning.lambda_r or tuning.lambda_d) and len(chosen):
+            lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
+            log["minimax"] = minimax_loss(near, classes[chosen], real=seen, generated=made, **lambdas)
+            loss = loss + log["minimax"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.add(taken.z, classes)
+        made.add(near.detach(), classes[chosen])
+        follow(average, network, tuning.ema)
+        loop.log(**log)
+        clock["seconds"] += time.perf_counter() - began
+    about = {
+        "dataset": real.facts.name,
+        "data_sha256": real.sha256(),
+        "base": as_dict(start),
+        "settings": as_dict(tuning),
+        "seconds": round(clock["seconds"], 1),
+        "parameters": sum(p.numel() for p in weights.values()),
+        "looks": store.thinned(loop.history),
+    }
+    tensors = {k: v.cpu().contiguous() for k, v in average.state_dict().items() if k in weights}
+    atomically(file.parent / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
+    atomically(file, lambda part: save_file(tensors, part))
+    store.forget(loop, "minimax", "encode")

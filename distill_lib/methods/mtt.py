@@ -1,12 +1,11 @@
 """MTT: dataset distillation by matching training trajectories (Cazenavette et al., CVPR 2022). Book page: book/mtt.md
 
-Experts are networks trained on the real set, their weights kept after every epoch. A student starts from an expert's
-weights, takes a few steps on the synthetic images, and shall land where the expert was some epochs later. The
-derivative goes back through all the student's steps, to the images and to their step size.
+Experts are networks trained on the real set, with their weights after every epoch. A student starts from an expert's
+weights, takes a few steps on the synthetic images, and should land where the expert was some epochs later. The loss
+(equation 2) and its derivatives by the images and the step size are `common.trajectories.student_loss`.
 
-Going back, only the weights before every step are kept; each step is computed again when its turn comes. So the memory
-is that of one step on a few images plus one set of weights per step, whatever the number of steps, and nothing is
-neglected.
+On the way back only the weights before every step are kept, and each step is computed again. So the memory is that of
+one step plus one set of weights per step, and no term is neglected.
 
 The paper's numbers are the best of an evaluation every 100 iterations, chosen on test data. Here the last set counts.
 """
@@ -18,16 +17,11 @@ from typing import Literal
 
 import torch
 
-from .. import networks
-from ..core.device import send
-from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
-from ..networks.gradients import Derivatives
-from .common import trajectories
-from .common.trajectories import Experts, draw_batches, matched
+from .common.trajectories import Experts, Student, check_students, train_experts
 
 VERSION = 1
 
@@ -37,7 +31,7 @@ class Config:
     ipc: Count = 10  # images per class
     iterations: int = 5_001  # updates of the images, one student each; the official loop runs 0 to 5,000 inclusive
     syn_steps: int = 30  # steps of a student
-    expert_epochs: int = 2  # epochs of the expert that the student shall make up for
+    expert_epochs: int = 2  # epochs of the expert that the student should make up for
     max_start_epoch: int = 20  # students start after 0 .. max_start_epoch - 1 epochs of an expert
     batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_img: float = 100.0  # SGD step size on the pixels; large, because a pixel's derivative is tiny
@@ -51,77 +45,62 @@ class Config:
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
         experts = replace(self.experts, count=1, epochs=2, batch=32, per_epoch=128)
-        return replace(
-            self,
-            iterations=min(self.iterations, 10),
-            syn_steps=4,
-            expert_epochs=1,
-            max_start_epoch=2,
-            batch_syn=10,
-            lr_teacher=0.01,
-            experts=experts,
-        )
+        return self._reduced(experts, iterations=10, syn_steps=4, max_start_epoch=2, batch_syn=10)
 
     def small(self) -> Config:
-        """A budget two CPU cores finish in minutes: few, short experts on part of the set, and students of few
-        steps."""
-        experts = replace(self.experts, count=2, epochs=6, batch=64, per_epoch=2_048)
-        return replace(
-            self,
-            iterations=min(self.iterations, 100),
-            syn_steps=min(self.syn_steps, 8),
-            expert_epochs=1,
-            max_start_epoch=5,
-            batch_syn=20,
-            lr_teacher=0.01,
-            experts=experts,
-        )
+        """A budget two CPU cores finish in minutes: few, short experts on part of the set; students of few steps."""
+        experts, steps = replace(self.experts, count=2, epochs=6, batch=64, per_epoch=2_048), min(self.syn_steps, 8)
+        return self._reduced(experts, iterations=100, syn_steps=steps, max_start_epoch=5, batch_syn=20)
+
+    def _reduced(self, experts: Experts, iterations: int, **changes: int) -> Config:
+        few = min(self.iterations, iterations)
+        return replace(self, iterations=few, expert_epochs=1, lr_teacher=0.01, experts=experts, **changes)
 
 
-# (data set, ipc): syn_steps, expert_epochs, max_start_epoch, batch_syn, zca, lr_img, lr_lr, lr_teacher
-_PUBLISHED = {
-    ("CIFAR10", 1): (50, 2, 2, None, True, 100.0, 1e-7, 0.01),
-    ("CIFAR10", 10): (30, 2, 20, None, True, 100.0, 1e-5, 0.001),
-    ("CIFAR10", 50): (30, 2, 40, None, False, 1000.0, 1e-5, 0.001),
-    ("CIFAR100", 1): (20, 3, 20, None, True, 1000.0, 1e-5, 0.01),
-    ("CIFAR100", 10): (20, 2, 20, None, False, 1000.0, 1e-5, 0.01),
-    ("CIFAR100", 50): (80, 2, 40, 125, True, 1000.0, 1e-5, 0.01),
-    ("TinyImageNet", 1): (10, 2, 10, None, False, 1e4, 1e-4, 0.01),
-    ("TinyImageNet", 10): (20, 2, 40, 200, False, 1e4, 1e-4, 0.01),
-    ("TinyImageNet", 50): (20, 2, 40, 300, False, 1e4, 1e-4, 0.01),
-    ("ImageNet subsets", 1): (20, 2, 10, None, False, 1000.0, 1e-6, 0.01),  # ten classes, 128 pixels
+ZCA = Experts(zca=True)
+PUBLISHED = {  # data set, images per class
+    "CIFAR10": {
+        1: Config(syn_steps=50, max_start_epoch=2, lr_lr=1e-7, lr_teacher=0.01, experts=ZCA),
+        10: Config(experts=ZCA),
+        50: Config(max_start_epoch=40, lr_img=1000.0),
+    },
+    "CIFAR100": {
+        1: Config(syn_steps=20, expert_epochs=3, lr_img=1000.0, lr_teacher=0.01, experts=ZCA),
+        10: Config(syn_steps=20, lr_img=1000.0, lr_teacher=0.01),
+        50: Config(syn_steps=80, max_start_epoch=40, batch_syn=125, lr_img=1000.0, lr_teacher=0.01, experts=ZCA),
+    },
+    "TinyImageNet": {
+        1: Config(syn_steps=10, max_start_epoch=10, lr_img=1e4, lr_lr=1e-4, lr_teacher=0.01),
+        10: Config(syn_steps=20, max_start_epoch=40, batch_syn=200, lr_img=1e4, lr_lr=1e-4, lr_teacher=0.01),
+        50: Config(syn_steps=20, max_start_epoch=40, batch_syn=300, lr_img=1e4, lr_lr=1e-4, lr_teacher=0.01),
+    },
+    "ImageNet subsets": {  # ten classes, 128 pixels
+        1: Config(syn_steps=20, max_start_epoch=10, lr_img=1000.0, lr_lr=1e-6, lr_teacher=0.01)
+    },
 }
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting behind one cell of the paper's tables; `source` says where it is none.
+    """The setting behind one cell of the paper's table; its `source` says if it is a reconstruction.
 
     Source: the settings shipped as the authors' with DC-BENCH, and the official README for the ImageNet subsets. The
     README's table gives CIFAR10 at 10 images per class other step sizes; its author confirms a typing error.
-    The official code has no MNIST or FashionMNIST, so their setting is a reconstruction: that of CIFAR10 at 10 images
-    per class without whitening, without flips on digits; as is that of any other set. An ipc without published setting
-    takes that of the nearest one of its data set.
+    The official code has no MNIST or FashionMNIST. They and all other sets take the setting of CIFAR10 at 10 images per
+    class, without whitening and without flips on digits. An ipc without published setting takes the nearest one of its
+    data set.
     """
-    known = "ImageNet subsets" if like(dataset).is_imagenet_subset else dataset
-    published = [count for name, count in _PUBLISHED if name == known]
-    row = (known, min(published, key=lambda count: abs(count - ipc))) if published else ("CIFAR10", 10)
-    steps, epochs, start, batch, zca, lr_img, lr_lr, lr_teacher = _PUBLISHED[row]
-    own = row == (known, ipc) and (known == dataset or dataset in ("ImageNette", "ImageWoof"))
-    source = "published" if own else f"reconstruction: {row[0]}, ipc {row[1]}"
-    if not published:
-        zca, source = False, source + ", without whitening"
-    return Config(
-        ipc=ipc,
-        syn_steps=steps,
-        expert_epochs=epochs,
-        max_start_epoch=start,
-        batch_syn=batch,
-        lr_img=lr_img,
-        lr_lr=lr_lr,
-        lr_teacher=lr_teacher,
-        experts=Experts(zca=zca, dsa=augment.strategy_for(dataset)),
-        source=source,
-    )
+    name = "ImageNet subsets" if like(dataset).is_imagenet_subset else dataset
+    rows = PUBLISHED.get(name, {10: PUBLISHED["CIFAR10"][10]})
+    nearest = min(rows, key=lambda count: abs(count - ipc))
+    if name not in PUBLISHED:
+        source = f"reconstruction: CIFAR10, ipc {nearest}, without whitening"
+    elif nearest == ipc and (name == dataset or dataset in ("ImageNette", "ImageWoof")):
+        source = "published"
+    else:
+        source = f"reconstruction: {name}, ipc {nearest}"
+    zca = rows[nearest].experts.zca and name in PUBLISHED
+    experts = Experts(zca=zca, dsa=augment.strategy_for(dataset))
+    return replace(rows[nearest], ipc=ipc, experts=experts, source=source)
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:
@@ -130,56 +109,30 @@ def stage1(cfg: Config) -> dict[str, Experts]:
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    trajectories.train(real, cfg.experts, loop)
+    """Make stage 1, unless it is there already."""
+    train_experts(real, cfg.experts, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Distil `real` into cfg.ipc images per class and a step size.
 
-    Trains the experts first where `runs/` does not have them; see `trajectories`.
-
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc float32 images with hard labels, after the last update, normalised or whitened as the experts'
-    images
-             were, with the learned step size as `facts.extra["lr_net"]`.
+             images were, with the learned step size as `facts.extra["lr_net"]`.
     Raises:  UserError: settings that ask for epochs the experts do not have.
     Source:  algorithm 1 of the paper.
     """
-    loop, experts = loop or Loop(), cfg.experts
-    if (
-        min(cfg.syn_steps, cfg.max_start_epoch, cfg.expert_epochs) < 1
-        or cfg.max_start_epoch - 1 + cfg.expert_epochs > experts.epochs
-    ):
-        raise UserError(
-            f"students of {cfg.syn_steps} steps start before epoch {cfg.max_start_epoch} and aim {cfg.expert_epochs} epochs ahead; "
-            f"experts have {experts.epochs} epochs. Each number must be at least 1, and max_start_epoch - 1 + expert_epochs at most {experts.epochs}"
-        )
-    paths = trajectories.train(real, experts, loop)
-    real = paths.real
-    rng = stream(seed, "MTT")
+    check_students(cfg)
+    loop = loop or Loop()
+    trajectories = train_experts(real, cfg.experts, loop)
+    real, rng = trajectories.real, stream(seed, "MTT")
     synthetic = real.initial_images(cfg.ipc, cfg.init, rng).requires_grad_()  # (K, ipc, C, H, W)
-    labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
-    step_size = torch.tensor(cfg.lr_teacher, device=real.device, requires_grad=True)
-    groups = [{"params": [synthetic], "lr": cfg.lr_img}, {"params": [step_size], "lr": cfg.lr_lr}]
+    student = Student(trajectories, cfg, rng)
+    groups = [{"params": [synthetic], "lr": cfg.lr_img}, {"params": [student.step_size], "lr": cfg.lr_lr}]
     optimizer = torch.optim.SGD(groups, momentum=cfg.momentum_img)
-    derivatives = Derivatives(networks.fresh(experts.network, real, rng).to(real.device).requires_grad_(False).train())
-    dsa = augment.dsa(experts.dsa)
-    queue: list[int] = []  # experts whose turn comes before any has a second one
-    live = {"synthetic": synthetic, "step_size": step_size, "optimizer": optimizer, "rng": rng, "queue": queue}
+    live = student.live | {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
     for _ in loop.steps("distill", cfg.iterations, live):
-        if not queue:
-            queue[:] = torch.randperm(experts.count, generator=rng).tolist()
-        epoch = int(torch.randint(cfg.max_start_epoch, (), generator=rng))
-        start, target = paths.snapshots(queue.pop(), epoch, epoch + cfg.expert_epochs)
-        batches = [send(index, real.device) for index in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
-        draws = [dsa.draw(rng, images=len(index)) for index in batches]
-        images = synthetic.detach().flatten(0, 1)
-        loss, by_images, step_size.grad = matched(
-            derivatives, start, target, images, labels, step_size, batches, draws, dsa
-        )
-        synthetic.grad = by_images.view_as(synthetic)
+        loss, synthetic.grad = student.match(synthetic.detach())
         optimizer.step()
-        loop.log(loss=loss, step_size=step_size.detach())
-    return ImageSet.from_classes(synthetic, like=real, method="MTT", seed=seed, lr_net=step_size.item())
+        loop.log(loss=loss, step_size=student.step_size.detach())
+    lr_net = student.step_size.item()
+    return ImageSet.from_classes(synthetic, like=real, method="MTT", seed=seed, lr_net=lr_net)

@@ -31,8 +31,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Draw the set.
 
-    Args:
-        real: (N, C, H, W) images of K classes.
     Returns: K x ipc of them, normalised, class after class.
     """
     images = real.draw_classes(cfg.ipc, stream(seed, "Random"))

@@ -1,8 +1,14 @@
 """SKD: generative dataset distillation by self-knowledge distillation (Li et al., ICASSP 2025). Book page: book/skd.md
 
-DiM with another second stage: a network of the pool is its own teacher. Real images give the target distribution over
-the classes, generated images of the same class the distribution to be moved; both are the softmax of *standardised*
-logits.
+Stage 1 trains a conditional GAN. Stage 2 goes on with it, as in DiM (`common.network_pool.second_stage`):
+
+    every epoch: draw a network of the pool, with new weights
+    every step:  train that network on real images
+                 generate images of the labels of a batch of real ones, and augment both alike
+                 generator: the GAN's loss + lambda tau² L_SKD (equation 7, in `distill`); discriminator: the GAN's loss
+
+L_SKD (equations 3 to 6, `skd_loss`) compares the network's answers: the softmax of *standardised* logits of real images
+is the target distribution over the classes, that of generated images of the same class the one to be moved.
 
 No code was published. What the paper leaves open is an option here; the comment beside it says which reading is the
 default.
@@ -22,13 +28,15 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN, prepare, stage1  # noqa: F401
+from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
 from .common.network_pool import Matching
 
 VERSION = 1
+NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
 EVERY_IPC = True  # one generator serves every ipc
+prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 
 
 @settings
@@ -41,9 +49,7 @@ class Config:
     standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
     std: Literal["unbiased", "biased"] = "unbiased"  # as in the work whose standardisation is cited (Sun et al. 2024)
     eps: float = 1e-7  # added to the standard deviation, from the same code
-    target: Literal["logits", "embedding"] = (
-        "logits"  # K in equation 6 is the number of classes; one sentence could mean the layer before
-    )
+    target: Literal["logits", "embedding"] = "logits"  # K in equation 6 is the classes; one sentence could say features
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -56,48 +62,40 @@ class Config:
 
 def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
-    weight = 0.001 if dataset == "MNIST" else 0.01
-    return Config(
-        ipc=ipc, weight=weight, standardise=standardise, matching=Matching(pool=network_pool.pool_for(dataset))
-    )
+    weight, matching = 0.001 if dataset == "MNIST" else 0.01, Matching(pool=network_pool.pool_for(dataset))
+    return Config(ipc=ipc, weight=weight, standardise=standardise, matching=matching)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
     """Distil `real` into a generator.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: a set that draws cfg.ipc images of every class.
     Raises:  UserError: images no GAN here fits.
     Source:  equation 7: the GAN's loss + lambda tau² L_SKD.
     """
-    loop = loop or Loop()
+    loop, trained = loop or Loop(), cgan.train(real, cfg.gan, loop)
 
-    def between(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    def loss(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         target, ours = network_pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
         target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
         return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
 
-    generator = network_pool.match(
-        cgan.train(real, cfg.gan, loop), cfg.matching, between if cfg.weight else None, seed, loop
-    )
+    generator = network_pool.second_stage(trained, cfg.matching, loss if cfg.weight else None, seed, loop)
     name = "SKD" if cfg.standardise else "SKD (no standardisation)"
     return GeneratedSet.made(name, real, generator, cfg.ipc, seed)
 
 
 def standardised(logits: Tensor, cfg: Config) -> Tensor:
-    """(..., K) -> (..., K): zero mean and standard deviation 1 / tau over the classes of one image; x / tau without
-    standardisation.
+    """(..., K) -> (..., K): zero mean and standard deviation 1 / tau over the classes of one image.
 
-    Unbiased, every value lies within (K - 1) / (tau sqrt(K)). Equal logits give zeros.
+    Unbiased, every value lies within (K - 1) / (tau sqrt(K)). Equal logits give zeros. Without standardisation x / tau.
     Source: equation 3.
     """
     if not cfg.standardise:
         return logits / cfg.tau
     centred, count = logits - logits.mean(-1, keepdim=True), logits.shape[-1] - (cfg.std == "unbiased")
-    std = (
-        torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / count**0.5
-    )  # its gradient at zero is zero, that of torch.std is NaN
+    # at zero the gradient of this norm is zero, that of torch.std is NaN
+    std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / count**0.5
     return centred / ((std + cfg.eps) * cfg.tau)
 
 

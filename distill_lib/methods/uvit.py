@@ -1,7 +1,7 @@
-"""U-ViT: train a diffusion model once, generate for ten minutes, train on that (Li et al., ECCV 2024 challenge). Book
-page: book/uvit.md
+"""U-ViT: train a diffusion model, generate for ten minutes, train on that (Li et al. 2024). Book page: book/uvit.md
 
-No matching: the distilled set is a large sample of the generator, in equal parts of every class.
+No matching: the distilled set is a large sample of the generator (`generators.uvit`), in equal parts of every class. It
+is the authors' entry in the ECCV 2024 challenge.
 """
 
 from __future__ import annotations
@@ -34,37 +34,20 @@ class Config:
     steps: Count = 50  # network evaluations per image
     batch: Count = 500  # images at a time
     precision: str = "bfloat16"  # of the network's multiplications when sampling
-    guidance: float = (
-        1.0  # towards the label, without a classifier; the paper and its base code have none on these sets
-    )
+    guidance: float = 1.0  # towards the label, classifier-free; 1 is none, as the paper and its base code on these sets
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds; a time becomes a number of images."""
         ipc = self.ipc if self.seconds is None else 10
-        return replace(
-            self,
-            seconds=None,
-            ipc=ipc,
-            training=self.training.smoke(),
-            steps=10,
-            sampler="dpm++2m",
-            batch=100,
-            precision="float32",
-        )
+        return self._reduced(seconds=None, ipc=ipc, training=self.training.smoke(), steps=10)
 
     def small(self) -> Config:
-        """Three quarters of an hour of training on one CPU core, a minute of generation; guidance, because a network
-        trained for as short follows labels weakly."""
-        return replace(
-            self,
-            seconds=self.seconds and min(self.seconds, 60.0),
-            training=self.training.small(),
-            steps=20,
-            sampler="dpm++2m",
-            batch=100,
-            precision="float32",
-            guidance=3.0,
-        )
+        """45 minutes of training on one CPU core, then one of generation. A briefly trained network needs guidance."""
+        seconds = self.seconds and min(self.seconds, 60.0)
+        return self._reduced(seconds=seconds, training=self.training.small(), steps=20, guidance=3.0)
+
+    def _reduced(self, **changes: Any) -> Config:
+        return replace(self, sampler="dpm++2m", batch=100, precision="float32", **changes)
 
 
 def paper_config(dataset: str, ipc: int | None = None) -> Config:
@@ -75,25 +58,13 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
     Args:
         ipc: images per class; None: as many as ten minutes give.
     """
-    training = Training()
+    training = Training(flip=like(dataset).mirrors)
     if dataset == "CIFAR100":
         training = replace(training, start="cifar10_uvit_small.pth")
     elif dataset == "TinyImageNet" or "@64px" in dataset:
-        mid = ARCHITECTURES["Mid"]
-        training = replace(
-            training,
-            patch=mid.patch,
-            width=mid.width,
-            depth=mid.depth,
-            heads=mid.heads,
-            steps=117_000,
-            warm_up=5000,
-            looks=117,
-            checkpointing=True,
-            start="imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None,
-        )
-    if not like(dataset).mirrors:
-        training = replace(training, flip=False)
+        mid = {k: getattr(ARCHITECTURES["Mid"], k) for k in ("patch", "width", "depth", "heads")}
+        start = "imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None
+        training = replace(training, steps=117_000, warm_up=5000, looks=117, checkpointing=True, start=start, **mid)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 
 
@@ -109,15 +80,13 @@ def stage1(cfg: Config) -> dict[str, Training]:
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.Trained:
-    """Make stage 1, if it is not there."""
+    """Make stage 1, unless it is there already."""
     return uvit.trained(real, cfg.training, cfg.training_seed, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
     """Generated images of every class, uint8; how many were generated in how many seconds is in `facts.extra`.
 
-    Args:
-        real: (N, C, H, W) images of K classes, on the device to compute on.
     Raises: UserError: images no U-ViT here fits; not one image of every class in the time.
     """
     if (cfg.seconds is None) + (cfg.images is None) + (cfg.ipc is None) != 2:
@@ -127,19 +96,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     images = cfg.images if cfg.ipc is None else cfg.ipc * real.num_classes
     with tempfile.TemporaryDirectory() as beside:
         folder = loop.folder / "generated" if loop.folder else Path(beside)
+        how = {k: getattr(cfg, k) for k in ("steps", "sampler", "batch", "precision", "guidance")}
         made = uvit.generate_for(
-            model,
-            cfg.seconds,
-            real.num_classes,
-            seed,
-            folder,
-            cfg.steps,
-            cfg.sampler,
-            cfg.batch,
-            cfg.precision,
-            images,
-            loop,
-            cfg.guidance,
+            model, cfg.seconds, real.num_classes, seed=seed, folder=folder, images=images, loop=loop, **how
         )
         return made.load(real, method="U-ViT", seed=seed)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from ..core.files import atomically
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
-from ..data import ImageSet, augment, like
+from ..data import ImageSet, augment
 from . import fast, memory, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
@@ -63,18 +61,6 @@ class Training:
         chosen = 3 * 4.0 * images / size.num_classes * dimensions + memory.passed(self.network, size, 256)
         step = memory.trained(self.network, size, min(self.batch, images)) + memory.COPIES * size.floats(self.batch)
         return max(step, chosen)
-
-
-def for_selection(dataset: str) -> Training:
-    """The feature network of the published selection rows: ConvNet on small images, ResNetAP-10 on the ImageNet
-    subsets.
-
-    SLFD's unions of subsets, for which no selection is published, have the ConvNet.
-
-    Source: Zhao et al. 2021 for the former, Kim et al. 2022 (official code) for the latter.
-    """
-    known = like(dataset)
-    return Training(network="ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet")
 
 
 def _fewer(given: int | None, limit: int) -> int:
@@ -211,57 +197,3 @@ def features(network: nn.Module, real: ImageSet, index: Tensor, batch: int = 256
         return fast.embed(network, real.take(part)[0]).float()
 
     return chunked(embed, index.to(real.device), size=batch)
-
-
-def select(
-    real: ImageSet,
-    ipc: int,
-    cfg: Training,
-    seed: int,
-    method: str,
-    choose: Callable[[Tensor, int], Tensor],
-    loop: Loop | None = None,
-) -> ImageSet:
-    """Choose `ipc` images of every class by their features.
-
-    Args:
-        choose: features (N, D) of one class, ipc -> places (ipc,) of the chosen ones, in order.
-    Raises: UserError: a class has fewer than ipc images.
-    """
-    loop = loop or Loop()
-    trained = on_real(real, cfg, seed, loop)
-    classes = trained.classes(real)
-    enough(classes, ipc, real)
-    chosen: list[list[int]] = []
-    for k in loop.steps("choose", real.num_classes, {"chosen": chosen}):
-        candidates_k = trained.index[classes[k]]
-        chosen.append(candidates_k[choose(features(trained.network, real, candidates_k), ipc).cpu()].tolist())
-    return selected(real, torch.tensor(chosen), method=method, seed=seed)
-
-
-def enough(classes: list[Tensor], ipc: int, real: ImageSet) -> None:
-    """Raises: UserError: a class has fewer than `ipc` images to choose from."""
-    for k, places in enumerate(classes):
-        if len(places) < ipc:
-            raise UserError(
-                f"ipc {ipc}: {real.facts.name} has only {len(places)} images of class {real.facts.class_names[k]!r} to choose from"
-            )
-
-
-def selected(real: ImageSet, index: Tensor, **extra: object) -> ImageSet:
-    """The synthetic set that consists of the real images at positions `index` (K, ipc), class k in row k,
-    unmodified."""
-    images = real.take(index.flatten())[0].unflatten(0, index.shape)
-    return ImageSet.from_classes(images, like=real, indices=index.tolist(), **extra)
-
-
-# --- of a method whose settings hold a `training`
-# ------------------------------------------------------------------------
-def stage1(cfg: Any) -> dict[str, Training]:
-    """What cells share before their sets differ."""
-    return {"feature network": cfg.training}
-
-
-def prepare(real: ImageSet, cfg: Any, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, if it is not there."""
-    on_real(real, cfg.training, seed, loop)

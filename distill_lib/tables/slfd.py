@@ -122,7 +122,7 @@ def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
     network = networks.fresh("ConvNet", shown, rng)
     with torch.no_grad():
         logits = network(shown.all()[0][image : image + 1])
-        samples = normal.sample(slfd.Module(samples=1_000), rng)[:, image]  # (M, K)
+        samples = normal.sample(slfd.StochasticModule(samples=1_000), rng)[:, image]  # (M, K)
         each = (logits + samples).softmax(1)
     low, high = each.quantile(torch.tensor([0.05, 0.95]), 0)
     columns = {"alone": logits[0].softmax(0), "refined": each.mean(0), "low": low, "high": high}

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from . import dgs, skd, skd_generators, slfd, uvit
+from . import claims_skd, claims_slfd, dgs, skd, skd_generators, slfd, uvit
 
-EXPERIMENTS = [*skd.EXPERIMENTS, *skd_generators.EXPERIMENTS, *uvit.EXPERIMENTS, *slfd.EXPERIMENTS, *dgs.EXPERIMENTS]
+EXPERIMENTS = [
+    *skd.EXPERIMENTS,
+    *skd_generators.EXPERIMENTS,
+    *claims_skd.EXPERIMENTS,
+    *uvit.EXPERIMENTS,
+    *slfd.EXPERIMENTS,
+    *claims_slfd.EXPERIMENTS,
+    *dgs.EXPERIMENTS,
+]

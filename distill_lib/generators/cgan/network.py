@@ -61,7 +61,31 @@ class Architecture:
         return round(math.log2(self.shape[1] / 4) + 0.2)  # 28 counts as 32
 
 
-class Generator(nn.Module):
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over channels and pixels that leaves images in channels-last order where they are in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape and order."""
+        if x.is_contiguous():
+            return super().forward(x)
+        weight, bias = (p.permute(1, 2, 0).contiguous() for p in (self.weight, self.bias))  # (H, W, C)
+        return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps).permute(0, 3, 1, 2)
+
+
+class Network(nn.Module):
+    """A network whose multiplications may be in bfloat16; weights, inputs and outputs are float32."""
+
+    precision = "float32"
+
+    def products(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def ordered(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) in the order of memory that convolutions are fastest with."""
+        return maps.contiguous(memory_format=torch.channels_last) if self.precision == "bfloat16" else maps
+
+
+class Generator(Network):
     """Noise and labels -> images.
 
     Linear layer to 4 x 4, then transposed convolutions that double the side, with three 3x3 convolutions after the
@@ -91,8 +115,9 @@ class Generator(nn.Module):
         """(B, noise) standard normal numbers and (B,) classes to (B, C, H, W) in (-1, 1)."""
         onehot = F.one_hot(labels, self.of.num_classes).to(noise.dtype) * self.of.label_scale
         rest = noise[:, self.of.num_classes :] if self.of.label == "overwrite" else noise
-        x = self.first(torch.cat([onehot, rest], 1)).view(len(noise), self.of.width, 4, 4)
-        return self.last(self.body(x)).tanh()
+        with self.products(noise.device):
+            x = self.first(torch.cat([onehot, rest], 1)).view(len(noise), self.of.width, 4, 4)
+            return self.last(self.body(self.ordered(x))).float().tanh()
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, noise) standard normal numbers, on the generator's device."""
@@ -111,7 +136,7 @@ class Generator(nn.Module):
         return images
 
 
-class Discriminator(nn.Module):
+class Discriminator(Network):
     """Images -> a score of each, and class logits: eight 3x3 convolutions with layer norm over all channels and pixels
     and LeakyReLU (0.01), 4x4 max pooling, two linear heads. The strides at 28 and 32 pixels are 1, 2, 1, 2, 1, 1, 1,
     2."""
@@ -125,15 +150,16 @@ class Discriminator(nn.Module):
         for i in range(8):
             stride = 2 if i in halving else 1
             side = -(-side // stride)
-            layers += [nn.Conv2d(channels, w, 3, stride, 1), nn.LayerNorm([w, side, side]), nn.LeakyReLU(0.01)]
+            layers += [nn.Conv2d(channels, w, 3, stride, 1), LayerNorm([w, side, side]), nn.LeakyReLU(0.01)]
             channels = w
         self.body = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten())
         self.score, self.classes = nn.Linear(w, 1), nn.Linear(w, of.num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) in [-1, 1] to scores (B,) and class logits (B, K)."""
-        features = self.body(x)
-        return self.score(features).squeeze(1), self.classes(features)
+        with self.products(x.device):
+            features = self.body[1:](self.ordered(self.body[0](x)))
+            return self.score(features).squeeze(1).float(), self.classes(features).float()
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import Count, as_dict, replace, settings
+from ...core.settings import Count, added, as_dict, replace, settings
 from ...data import ImageSet
 from ...evaluation.metrics.frechet import frechet_distance, moments
 from ...networks import fast, memory, reference
@@ -70,6 +70,7 @@ class GAN:
     )  # classifier of real images that judges
     samples: Count = 1000  # per look
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = added("float32")  # of multiplications in both networks
 
     def smoke(self) -> GAN:
         return replace(
@@ -137,7 +138,8 @@ class Pair:
         if rng is not None:
             redraw(self.generator, rng)
             redraw(self.discriminator, rng)
-        self.generator.to(real.device), self.discriminator.to(real.device)
+        for module in self.modules:
+            module.to(real.device).precision = of.precision
         self.optimizers = [torch.optim.Adam(m.parameters(), lr=of.lr, betas=of.betas, fused=True) for m in self.modules]
         self.steps = [0]
 

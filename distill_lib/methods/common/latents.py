@@ -35,39 +35,38 @@ from ...networks import memory
 PUBLISHED = {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}
 CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer of the 32-pixel generator
 
-# --- of the small budget, ours
-# -----------------------------------------------------------------------------------------
+# the small budget, which is ours
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
-_JUDGE = replace(GAN().small().judge, epochs=4, per_class=500)
-# 2,000 steps
-SMALL_GAN = replace(
-    GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400, judge=_JUDGE
+SMALL_GAN = replace(  # 2,000 steps
+    GAN().small(),
+    width=16,
+    batch=16,
+    epochs=10,
+    per_epoch=3_200,
+    gp_every=8,
+    looks=4,
+    samples=400,
+    judge=replace(GAN().small().judge, epochs=4, per_class=500),
 )
 
 
 @settings
-class Space:
+class CodeSpace:
     """Where the images come from, and the steps in it."""
 
     prior: Prior = field(default_factory=Prior)
-    layer: int | None = 16  # n: f are the features after so many layers; None: codes alone, at the step size lr_img
+    layer: int | None = 16  # n: f are the features after n layers; None: codes alone, at the step size lr_img
     lr_img: float = 1.0  # SGD step size of f
     lr_w: float = 0.001  # of the codes
     momentum: float = 0.5
-    start: Literal["drawn", "mean"] = (
-        "drawn"  # of the codes: of one draw per image, or the mean of 1000 draws per class
-    )
-    features: Literal["generator", "noise"] = (
-        "generator"  # at the start: the generator's, or noise of their mean and deviation
-    )
-    norm: Literal["fixed", "official"] = (
-        "fixed"  # of rendered images: the set's, or with the mean that GLaD's code takes by mistake
-    )
+    start: Literal["drawn", "mean"] = "drawn"  # of the codes: of one draw per image, or the mean of 1000 per class
+    features: Literal["generator", "noise"] = "generator"  # at the start: its own, or noise of their mean and deviation
+    norm: Literal["fixed", "official"] = "fixed"  # of rendered images: the set's, or the wrong mean of GLaD's code
     pieces: Count = 10  # images at once on the way back through the generator
 
     @staticmethod
-    def published(dataset: str, match: str) -> Space:
+    def published(dataset: str, match: str) -> CodeSpace:
         """GLaD's own for a matching method.
 
         On the ImageNet subsets, CIFAR10 and PathMNIST with official ImageNet weights of StyleGAN-XL; on any other set,
@@ -75,47 +74,42 @@ class Space:
         """
         layer, lr_img, lr_w = PUBLISHED[match]
         known = like(dataset)
+        if known.is_imagenet_subset:
+            return CodeSpace(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
         if known.name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
             own = Prior("StyleGAN-XL", "imagenet", classes="random")
-            return Space(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
-        if known.is_imagenet_subset:
-            return Space(Prior("StyleGAN-XL", "imagenet"), layer, lr_img, lr_w)
-        return Space(Prior(), lr_w=lr_w).small(match)
+            return CodeSpace(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
+        return CodeSpace(Prior(), lr_w=lr_w).small(match)
 
     def held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the generator with a piece of images there and back, and of the latents, their gradients and
-        momenta."""
+        """Bytes of the generator with a piece of images there and back, and of the latents, gradients and momenta."""
         pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
         weights, image, numbers = prior.counted(replace(self.prior, weights="random"), size, self.layer)
         return weights + pieces * image + 3 * 4.0 * images * numbers
 
-    def small(self, match: str) -> Space:
+    def small(self, match: str) -> CodeSpace:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
-        layer, lr_img = SMALL_SPACE[match]
-        return replace(
-            self, prior=Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), layer=layer, lr_img=lr_img
-        )
+        own, (layer, lr_img) = Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), SMALL_SPACE[match]
+        return replace(self, prior=own, layer=layer, lr_img=lr_img)
 
-    def smoke(self) -> Space:
+    def smoke(self) -> CodeSpace:
         """A narrow generator with random weights, and step sizes that move it."""
         return replace(self, prior=self.prior.smoke(), layer=1, lr_img=min(self.lr_img, 1.0), lr_w=min(self.lr_w, 0.01))
 
 
 class Latents:
-    """The codes w (N, num_ws, w_dim) and features f (N, *shape; None where there are none) of K x ipc images, class
-    after class.
+    """Codes w (N, num_ws, w_dim) and features f (N, *shape), or None, of N = K x ipc images, class after class.
 
     Raises: UserError: a layer the generator does not have, or a normalisation that is not the set's.
     """
 
-    def __init__(self, generator: Generator, real: ImageSet, space: Space, ipc: int, rng: torch.Generator):
+    def __init__(self, generator: Generator, real: ImageSet, space: CodeSpace, ipc: int, rng: torch.Generator):
         self.generator, self.real, self.space, self.ipc, n = generator, real, space, ipc, space.layer
-        if n is not None and not 0 < n < len(generator.layer_names):
-            raise UserError(
-                f"layer {n}: the generator has {len(generator.layer_names)} layers ({', '.join(generator.layer_names)}); "
-                f"f can be taken after 1 to {len(generator.layer_names) - 1} of them, or None for codes alone"
-            )
+        layers = generator.layer_names
+        if n is not None and not 0 < n < len(layers):
+            has = f"the generator has {len(layers)} layers ({', '.join(layers)})"
+            raise UserError(f"layer {n}: {has}; f can be taken after 1 to {len(layers) - 1} of them; None: codes alone")
         self.units, self.pieces = _units(real, space.norm), prior.at_once(space.prior, real, n, space.pieces)
         labels = prior.classes(generator, real, space.prior).repeat_interleave(ipc)
         with torch.no_grad():
@@ -145,7 +139,7 @@ class Latents:
         """What steps change, for `Loop.steps`."""
         return {"w": self.w, "latents": self.optimizer} | ({} if self.f is None else {"f": self.f})
 
-    def render(self, w: Tensor, f: Tensor | None) -> Tensor:
+    def render(self, w: Tensor, f: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images in the set's units, differentiable."""
         images = self.generator(w) if f is None else self.generator.from_f(f, w, self.space.layer)
         return cgan.normalised(images, self.units)
@@ -153,12 +147,12 @@ class Latents:
     @torch.no_grad()
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
+        leaves = [t for t in (self.w, self.f) if t is not None]
         parts = torch.arange(len(self.w)).split(self.pieces)
-        images = [self.render(self.w[i], None if self.f is None else self.f[i]) for i in parts]
-        return torch.cat(images).unflatten(0, (-1, self.ipc))
+        return torch.cat([self.render(*(t[i] for t in leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
 
     def pull(self, gradient: Tensor) -> None:
-        """Write the gradients of w and f that the gradient (K, ipc, C, H, W) by the images makes."""
+        """Write the gradients of w and f that follow from the gradient (K, ipc, C, H, W) by the images."""
         leaves = [t for t in (self.w, self.f) if t is not None]
         gradient = gradient.flatten(0, 1)
         for leaf in leaves:
@@ -166,7 +160,7 @@ class Latents:
         for i in torch.arange(len(gradient)).split(self.pieces):
             parts = [leaf.detach()[i].requires_grad_() for leaf in leaves]
             with torch.enable_grad():
-                images = self.render(parts[0], parts[1] if len(parts) > 1 else None)
+                images = self.render(*parts)
             found = torch.autograd.grad(images, parts, gradient[i], allow_unused=True, materialize_grads=True)
             for leaf, part in zip(leaves, found, strict=True):
                 leaf.grad[i] = part
@@ -174,19 +168,18 @@ class Latents:
             give_back(gradient.device)
 
     def distilled(self, method: str, seed: int, **extra: Any) -> ImageSet:
-        """The images as a set; the generator is not needed any more."""
+        """The images as a set, which does not need the generator any more."""
         return ImageSet.from_classes(self.images(), like=self.real, method=method, seed=seed, **extra)
 
 
 def _units(real: ImageSet, norm: str) -> ImageSet:
     """The set, or one of no images with the mean of GLaD's code."""
+    name = real.facts.name
     if real.whitening is not None:
-        raise UserError(f"{real.facts.name}: a generator draws pixels; give the set without whitening")
+        raise UserError(f"{name}: a generator draws pixels; give the set without whitening")
     if norm == "fixed":
         return real
     if (tuple(real.facts.mean), tuple(real.facts.std)) != NORMALISATIONS["ImageNet"]:
-        raise UserError(
-            f"{real.facts.name}: GLaD's wrong mean is one of ImageNet images; norm='fixed' is what there is for this set"
-        )
+        raise UserError(f"{name}: norm='official' is a wrong mean of ImageNet images; give norm='fixed' for this set")
     mean, std = NORMALISATIONS["GLaD-renders"]
     return ImageSet(real.images[:0], real.labels[:0], dataclasses.replace(real.facts, mean=mean, std=std))

@@ -1,7 +1,8 @@
-"""What matching methods share: distances of gradients (DC, DSA, GLaD, SLFD) and of mean embeddings (DM, GLaD, SLFD).
+"""What matching methods share: the gradient distance of DC and DSA, and the embeddings of DM; GLaD and SLFD use both.
 
-Gradient matching: the images of a class shall give a network the same loss gradient as real images of that class,
-weight row by weight row. Distribution matching: the same mean embedding.
+    distance, gradient = match(Derivatives(network), parameters, real, synthetic)
+
+Gradient matching asks that a class's synthetic images give a network the loss gradient that its real images give.
 """
 
 from __future__ import annotations
@@ -17,15 +18,6 @@ from ...data.augment import Augmentation
 from ...networks import fast
 from ...networks.gradients import Derivatives, Loss
 
-# images per class: (image updates per network, epochs on the synthetic set between two of them); DC, official code
-LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-
-
-def loops(ipc: int) -> tuple[int, int]:
-    """Image updates per network and epochs between them: the published pair, or that of the next smaller published
-    ipc."""
-    return LOOPS[max(known for known in LOOPS if known <= max(ipc, 1))]
-
 
 def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     """Sum over the rows of all weights of one minus the rows' cosine: (K,), from gradients (K, *shape).
@@ -38,21 +30,19 @@ def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     total = ours[0].new_zeros(len(ours[0]))
     for a, b in zip(ours, theirs, strict=True):
         if a.ndim > 2:
-            a, b = a.flatten(2) if a.ndim > 3 else a, b.flatten(2) if b.ndim > 3 else b  # (K, rows, entries)
-            cosine = (a * b).sum(-1) / (
-                torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + 1e-6
-            )
-            total = total + (1 - cosine).sum(-1)
+            a, b = (g.flatten(2) if g.ndim > 3 else g for g in (a, b))  # (K, rows, entries)
+            norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+            total = total + (1 - (a * b).sum(-1) / (norms + 1e-6)).sum(-1)
     return total
 
 
 def glad_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     """`row_distance` without the parameters of three dimensions, which are those of layer norm in a ConvNet: (K,).
 
-    Source: the official code of GLaD, whose distance is DC's but for these.
+    Source: the official code of GLaD, whose distance is otherwise DC's.
     """
-    counted = [i for i, g in enumerate(ours) if g.ndim != 4]  # one more for the classes
-    return row_distance([ours[i] for i in counted], [theirs[i] for i in counted])
+    kept = [i for i, g in enumerate(ours) if g.ndim != 4]  # the classes are one more dimension
+    return row_distance([ours[i] for i in kept], [theirs[i] for i in kept])
 
 
 def match(
@@ -79,33 +69,14 @@ def match(
     """
     classes = torch.arange(len(real), device=real.device)[:, None]
     _, target = derivatives.first(parameters, real, classes.expand(real.shape[:2]))
-    gradient, pull = derivatives.gradient_and_pull(
-        parameters, synthetic, classes.expand(synthetic.shape[:2]), loss, extra
-    )
+    labels = classes.expand(synthetic.shape[:2])
+    gradient, pull = derivatives.gradient_and_pull(parameters, synthetic, labels, loss, extra)
     leaves = [g.detach().requires_grad_() for g in gradient]
     with torch.enable_grad():
         distance = between(leaves, target)
         direction = torch.autograd.grad(distance.sum(), leaves, allow_unused=True, materialize_grads=True)
     pulled = pull(list(direction))
     return (distance.detach(), *pulled) if extra is not None else (distance.detach(), pulled)
-
-
-def embedding_distance(network: nn.Module, real: Tensor, synthetic: Tensor, precision: str = "float32") -> Tensor:
-    """Sum over classes of the squared distance between mean embeddings.
-
-    All synthetic images go through the network in one pass. Without batch norm images do not depend on one another,
-    so this equals a loop over the classes. With batch norm the statistics are those of all classes together, of real
-    and of synthetic images apart, as in the official code.
-
-    Args:
-        real:      (K, n, C, H, W) augmented real images; no gradient flows into them.
-        synthetic: (K, m, C, H, W) augmented synthetic images.
-    Returns: scalar; gradient with respect to `synthetic`.
-    Source:  equation 4 of Zhao and Bilen 2023, with sums in place of means over features.
-    """
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        target, mean = real_means(network, real), embeddings(network, synthetic).mean(1)  # (K, D)
-    return (target - mean).square().sum()
 
 
 def embeddings(network: nn.Module, images: Tensor) -> Tensor:
@@ -115,23 +86,22 @@ def embeddings(network: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def real_means(network: nn.Module, real: Tensor) -> Tensor:
-    """(K, D) mean embeddings of real images (K, n, C, H, W): class by class, with batch norm all in one pass."""
+def mean_embeddings(network: nn.Module, real: Tensor) -> Tensor:
+    """(K, D) of real images (K, n, C, H, W): class by class, with batch norm all in one pass."""
     batches = real[None] if batch_norms(network) else real[:, None]  # of one or more classes each
     return torch.cat([embeddings(network, batch).mean(1) for batch in batches])
 
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
-    """The network's batch norms, by which the images of a batch depend on one another."""
+    """The network's batch norms, which make the images of a batch depend on one another."""
     return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @torch.no_grad()
 def freeze_batch_norm(network: nn.Module, real: ImageSet, rng: torch.Generator, per_class: int = 16) -> None:
-    """Put batch norm, where a network has it, into eval mode after one pass over real images of all classes.
+    """Put batch norm, if the network has it, into eval mode after one pass over real images of all classes.
 
-    So a class's gradient does not hang on the other images of its batch, of which there may be one.
-    Source: official code of DC.
+    Otherwise a class's gradient would depend on the other images in its batch. Source: official code of DC.
     """
     if norms := batch_norms(network):
         network.train()(real.draw_classes(per_class, rng).flatten(0, 1))
@@ -139,18 +109,17 @@ def freeze_batch_norm(network: nn.Module, real: ImageSet, rng: torch.Generator, 
             norm.eval()
 
 
-def train(
+def train_epoch(
     derivatives: Derivatives,
     parameters: list[Tensor],
     images: Tensor,
     labels: Tensor,
     rng: torch.Generator,
-    epochs: int,
     batch: int,
     lr: float,
     augmentation: Augmentation,
 ) -> None:
-    """Plain SGD on the synthetic set, in place on `parameters`: shuffled batches, the last one kept if smaller.
+    """An epoch of plain SGD on the synthetic set, in place on `parameters`; the last batch is kept if it is smaller.
 
     Args:
         images: (N, C, H, W); no gradient flows back to them.
@@ -158,8 +127,7 @@ def train(
     """
     derivatives.network.train()
     images = images.detach()
-    for _ in range(epochs):
-        for index in send(torch.randperm(len(images), generator=rng), images.device).split(batch):
-            x = augmentation(images[index], rng)
-            _, gradient = derivatives.first(parameters, x[None], labels[index][None])
-            torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-lr)
+    for index in send(torch.randperm(len(images), generator=rng), images.device).split(batch):
+        x = augmentation(images[index], rng)
+        _, gradient = derivatives.first(parameters, x[None], labels[index][None])
+        torch._foreach_add_(parameters, [g[0] for g in gradient], alpha=-lr)

@@ -1,16 +1,16 @@
 """Neural tangent kernels of infinitely wide networks in closed form, and ridge regression with a kernel.
 
-    kernel = ntk.named("FC1")
+    kernel = ntk.kernel_named("FC1")
     alpha = ntk.solve(kernel.matrix(support, support), labels)      # (n, K) float64
     predictions = kernel.matrix(support, images).T @ alpha           # (m, K)
 
 A network of infinite width predicts, after training to convergence with squared loss, as kernel regression with its
 neural tangent kernel does. Every network here has ReLU, weights of variance 2 / fan-in and biases of variance 0.01, in
-the parameterisation where both are factors of the layers. NNGP is the covariance of the outputs of such networks at
+the parameterisation that has both as factors of the layers. NNGP is the covariance of the outputs of such networks at
 random weights, NTK the scalar product of their gradients by all parameters.
 
 `matrix` and `pull` work in tiles: neither holds more than a tile of the pairs of images and what belongs to it, and
-tiles become smaller where memory runs out.
+tiles become smaller if memory runs out.
 
 Source: Jacot et al. 2018, Arora et al. 2019; architectures of Nguyen et al. 2021 (KIP).
 """
@@ -30,16 +30,14 @@ from ...core.device import Pieces
 from ...core.errors import UserError
 
 WEIGHT, BIAS = 2.0, 0.01  # variances
-NAMES = ("FC1", "FC2", "FC3", "KIPConv", "KIPConv3", "KIPConv3GAP")
 
 
-# --- ReLU --------------------------------------------------------------------------------------------------------------
+# --- ReLU -------------------------------------------------------------------------------------------------------------
 class _ReLU(torch.autograd.Function):
-    """Covariance c of two pre-activations and s, the root of the product of their variances, to E[relu relu] and E[step
-    step].
+    """See `relu`.
 
-    Where the two pre-activations are one up to rounding (an image with itself, two black patches), the second has a
-    kink; its slope there is taken to be zero, which is exact for an image with itself.
+    If both pre-activations are the same up to rounding (an image with itself, two black patches), the second result has
+    a kink; its slope there is taken to be zero, which is exact for an image with itself.
     """
 
     @staticmethod
@@ -61,12 +59,16 @@ class _ReLU(torch.autograd.Function):
 
 
 def relu(c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """E[relu(u) relu(v)] and E[1(u > 0) 1(v > 0)] for centred normal u, v of covariance c and root product of variances
-    s > 0."""
+    """E[relu(u) relu(v)] and E[1(u > 0) 1(v > 0)] for centred normal u, v.
+
+    Args:
+        c: their covariance.
+        s: the root of the product of their variances, above 0.
+    """
     return _ReLU.apply(c, s)
 
 
-# --- kernels -----------------------------------------------------------------------------------------------------------
+# --- kernels ----------------------------------------------------------------------------------------------------------
 class Kernel(abc.ABC):
     """NNGP and NTK of one architecture.
 
@@ -86,8 +88,7 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def between(self, x: Tensor, y: Tensor, of_x: list[Tensor], of_y: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """NNGP and NTK (n, m) of x (n, C, H, W) and y (m, C, H, W) with their variances; differentiable, all pairs at
-        once."""
+        """NNGP and NTK (n, m) of x (n, C, H, W) and y (m, C, H, W) with their variances; differentiable."""
 
     @abc.abstractmethod
     def pair_bytes(self, shape: tuple[int, int, int]) -> int:
@@ -106,7 +107,7 @@ class Kernel(abc.ABC):
         """NTK, or NNGP, (n, m) of images x (n, C, H, W) and y (m, C, H, W).
 
         Args:
-            tiles: pairs of images at once; becomes smaller where memory runs out.
+            tiles: pairs of images at once; becomes smaller if memory runs out.
         """
         self.check(tuple(x.shape[1:]))
         x, y, tiles = x.to(self.dtype), y.to(self.dtype), tiles or self.tiles(x)
@@ -159,12 +160,11 @@ class Kernel(abc.ABC):
         return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
     def __repr__(self) -> str:
-        return f"ntk.named({self.name!r})"
+        return f"ntk.kernel_named({self.name!r})"
 
 
 def _columns(m: int, rows: slice, tiles: Pieces, tile: Callable[[slice], Any]) -> list[Any]:
-    """`tile` over slices of the m columns, as many at once as `tiles` allows for these rows; `tiles` learns what did
-    not fit."""
+    """`tile` over slices of the m columns, as many as `tiles` allows for these rows; it learns what did not fit."""
     height = rows.stop - rows.start
     columns = Pieces(max(1, tiles.size // height))
     try:
@@ -174,7 +174,7 @@ def _columns(m: int, rows: slice, tiles: Pieces, tile: Callable[[slice], Any]) -
             tiles.size = columns.size * height
 
 
-class FullyConnected(Kernel):
+class FullyConnectedKernel(Kernel):
     """Flattened images, `depth` hidden layers, one output layer."""
 
     def __init__(self, depth: int, dtype: torch.dtype = torch.float64):
@@ -201,16 +201,15 @@ class FullyConnected(Kernel):
         return 8 * self.depth * self.dtype.itemsize
 
 
-class Convolutional(Kernel):
-    """[3x3 convolution - ReLU] then `blocks` x [3x3 convolution - ReLU - 2x2 average pooling], flatten or global
-    average, linear.
+class ConvolutionalKernel(Kernel):
+    """[3x3 convolution - ReLU], `blocks` x [3x3 convolution - ReLU - 2x2 average pooling], flatten or average, linear.
 
     A pair of images has an entry for every pair of pixels: position p in the one, p + offset in the other. Convolutions
     and ReLU keep the offset, a pooling joins offsets 2d - 1, 2d and 2d + 1 into d. A flat last map needs offset 0 only,
     so with three poolings offsets up to 7, 3 and 1 pixels are enough before them: 225 in place of 32 x 32 on 32 pixels,
     and exact. Global average pooling needs them all.
 
-    Entries are (n, m, offsets down, offsets right, H, W), zero where p + offset lies outside.
+    Entries are (n, m, offsets down, offsets right, H, W), zero if p + offset lies outside.
 
     Args:
         prepended: the additional convolution and ReLU in front.
@@ -229,20 +228,14 @@ class Convolutional(Kernel):
     def check(self, shape: tuple[int, int, int]) -> None:
         least = 2**self.blocks
         if min(shape[1:]) < least:
-            raise UserError(
-                f"{self.name} cannot take {shape[1]}x{shape[2]} images: its {self.blocks} poolings halve the map {self.blocks} times, "
-                f"so both sides must be at least {least} pixels"
-            )
+            why = f"its {self.blocks} poolings halve the map {self.blocks} times"
+            needs = f"both sides must be at least {least} pixels"
+            raise UserError(f"{self.name} cannot take {shape[1]}x{shape[2]} images: {why}, so {needs}")
 
     def reach(self, side: int) -> list[int]:
         """Largest offset needed along an axis of `side` pixels before each pooling and after the last."""
-        sides = [side]
-        for _ in range(self.blocks):
-            sides.append(sides[-1] // 2)
-        out = [sides[-1] - 1 if self.average else 0]
-        for _ in range(self.blocks):
-            out.append(2 * out[-1] + 1)
-        return out[::-1]
+        last = side // 2**self.blocks - 1 if self.average else 0
+        return [2**n * (last + 1) - 1 for n in range(self.blocks, -1, -1)]
 
     def entries(self, shape: tuple[int, int, int]) -> int:
         """Pairs of pixels held for one pair of images, at the first layer."""
@@ -250,9 +243,8 @@ class Convolutional(Kernel):
         return (2 * down + 1) * (2 * right + 1) * shape[1] * shape[2]
 
     def pair_bytes(self, shape: tuple[int, int, int]) -> int:
-        return (
-            (28 + 12 * self.prepended) * self.entries(shape) * self.dtype.itemsize
-        )  # tensors of the first layers that the graph keeps
+        kept = 28 + 12 * self.prepended  # tensors of the first layers that the graph keeps
+        return kept * self.entries(shape) * self.dtype.itemsize
 
     def variances(self, x: Tensor) -> list[Tensor]:
         """Needs every image's covariances with itself, because pooling mixes them."""
@@ -261,14 +253,12 @@ class Convolutional(Kernel):
         return out
 
     def between(self, x: Tensor, y: Tensor, of_x: list[Tensor], of_y: list[Tensor]) -> tuple[Tensor, Tensor]:
-        nngp, ntk = self._walk(x.unsqueeze(1), y.unsqueeze(0), of_x, of_y, [])
-        return nngp, ntk
+        return self._walk(x.unsqueeze(1), y.unsqueeze(0), of_x, of_y, [])
 
     def _walk(
         self, x: Tensor, y: Tensor, of_x: list[Tensor] | None, of_y: list[Tensor] | None, seen: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Through the layers. Without given variances x and y are the same images, pair by pair: the variances are then
-        collected in `seen`, and there is no NTK."""
+        """Through the layers. Without variances x and y are the same images; their variances go to `seen`, no NTK."""
         height, width = x.shape[-2:]
         down, right = self.reach(height), self.reach(width)
         nngp, ntk, mask = _products(x, y, down[0], right[0]), None, _inside(down[0], right[0], height, width, x)
@@ -302,7 +292,7 @@ class Convolutional(Kernel):
 
 
 def _shifted(y: Tensor, down: int, right: int, fill: float = 0.0) -> Tensor:
-    """(..., H, W) -> (..., offsets down, offsets right, H, W): y at p + offset, `fill` where that lies outside."""
+    """(..., H, W) -> (..., offsets down, offsets right, H, W): y at p + offset, `fill` if that lies outside."""
     height, width = y.shape[-2:]
     wide = F.pad(y, (right, right, down, down), value=fill)
     return wide.unfold(-2, height, 1).unfold(-2, width, 1)  # views: (..., offsets down, offsets right, H, W)
@@ -315,7 +305,7 @@ def _products(x: Tensor, y: Tensor, down: int, right: int) -> Tensor:
 
 
 def _inside(down: int, right: int, height: int, width: int, like: Tensor) -> Tensor:
-    """1 where p + offset lies in the image, else 0: (offsets down, offsets right, H, W)."""
+    """1 if p + offset lies in the image, else 0: (offsets down, offsets right, H, W)."""
     return _shifted(like.new_ones(height, width), down, right).contiguous()
 
 
@@ -325,8 +315,7 @@ def _average3(k: Tensor) -> Tensor:
 
 
 def _pool(k: Tensor, down: int, right: int) -> Tensor:
-    """2x2 average pooling in both images, keeping offsets up to `down` and `right`; an odd last row or column is left
-    out."""
+    """2x2 average pooling in both images, keeping offsets up to `down` and `right`; drops an odd last row or column."""
     return _pool_axis(_pool_axis(k, 2, 4, down), 3, 5, right)
 
 
@@ -343,24 +332,25 @@ def _pool_axis(k: Tensor, offsets: int, places: int, reach: int) -> Tensor:
     return (part(0, 0) + part(0, 1) + part(1, -1) + part(1, 0)) / 4
 
 
-def named(name: str, dtype: torch.dtype = torch.float64) -> Kernel:
-    """The kernel of a name: FC1, FC2, ... with so many hidden layers; KIPConv3 (three blocks), KIPConv (and a
-    convolution in front), either with GAP for global average pooling. KIPConv and KIPConv3 are the infinitely wide
-    networks of these names.
+def kernel_named(name: str, dtype: torch.dtype = torch.float64) -> Kernel:
+    """The kernel of a name: that of the infinitely wide network.
+
+    FC1, FC2, ... have that number of hidden layers, KIPConv3 has three blocks, KIPConv a convolution in front of them;
+    the latter two end with global average pooling if GAP follows.
 
     Raises: UserError: another name.
     """
     if match := re.fullmatch(r"FC([1-9]\d?)", name):
-        return FullyConnected(int(match[1]), dtype)
+        return FullyConnectedKernel(int(match[1]), dtype)
     if match := re.fullmatch(r"KIPConv([1-5])?(GAP)?", name):
-        return Convolutional(int(match[1] or 3), not match[1], bool(match[2]), dtype)
+        return ConvolutionalKernel(int(match[1] or 3), not match[1], bool(match[2]), dtype)
+    known = "FC1, FC2, ... (fully connected, hidden layers), KIPConv3 (convolutional), KIPConv (a convolution in front)"
     raise UserError(
-        f"unknown kernel {name!r}: FC1, FC2, ... (fully connected, so many hidden layers), KIPConv3 (convolutional), KIPConv "
-        "(with a convolution in front), KIPConv3GAP or KIPConvGAP (global average pooling)"
+        f"unknown kernel {name!r}: choose one of {known}, KIPConv3GAP or KIPConvGAP (global average pooling)"
     )
 
 
-# --- regression --------------------------------------------------------------------------------------------------------
+# --- regression -------------------------------------------------------------------------------------------------------
 def solve(kernel: Tensor, labels: Tensor, ridge: float = 1e-6) -> Tensor:
     """(kernel + ridge * mean diagonal * I)^-1 labels, (n, K) in float64; differentiable.
 
@@ -376,9 +366,8 @@ def solve(kernel: Tensor, labels: Tensor, ridge: float = 1e-6) -> Tensor:
     identity = torch.eye(n, dtype=kernel.dtype, device=kernel.device)
     factor, failed = torch.linalg.cholesky_ex(kernel + ridge * kernel.diagonal().mean() * identity)
     if failed:
-        raise UserError(
-            f"the kernel matrix of {n} images plus ridge {ridge} is not positive definite: equal images? Use a larger ridge, such as 1e-4"
-        )
+        problem = f"the kernel matrix of {n} images plus ridge {ridge} is not positive definite"
+        raise UserError(f"{problem}: equal images? Use a larger ridge, such as 1e-4")
     return torch.cholesky_solve(labels.double(), factor)
 
 
@@ -387,6 +376,6 @@ def regress(kernel: Tensor, cross: Tensor, labels: Tensor, ridge: float = 1e-6) 
     return cross.double() @ solve(kernel, labels, ridge)
 
 
-def centred(labels: Tensor, num_classes: int) -> Tensor:
+def centred_labels(labels: Tensor, num_classes: int) -> Tensor:
     """Classes (N,) to (N, K) float64: one-hot vectors less 1/K."""
     return F.one_hot(labels, num_classes).double() - 1 / num_classes

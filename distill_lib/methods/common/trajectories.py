@@ -1,25 +1,30 @@
-"""Expert trajectories: the weights of networks along their training on the real set, kept in `runs/` and shared.
+"""MTT's experts and students, which GLaD uses too.
 
-What MTT matches, and the matching itself (`matched`). An expert depends on the settings here, the data and its number,
-not on what is distilled from it, so one set of experts serves every ipc and seed. They are large: (epochs + 1) x
-parameters x 4 bytes each, 65 MB for a ConvNet on 28 or 32 pixels and 50 epochs, 6.5 GB for the paper's hundred.
+Experts are networks trained on the real set, with their weights after every epoch, kept in `runs/` and shared: they
+depend on the settings here, the data and their number, not on what is distilled from them. They are large, (epochs + 1)
+x parameters x 4 bytes each: 65 MB for a ConvNet on 28 or 32 pixels and 50 epochs, 6.5 GB for the paper's hundred.
 `settings.json` beside them says what they are.
+
+A student starts from an expert's weights and is trained on the synthetic images; `student_loss` is the paper's loss.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ... import networks
 from ...core import paths, store
 from ...core.batches import Batches
+from ...core.device import send
 from ...core.errors import UserError
 from ...core.files import atomically
 from ...core.loop import Loop
@@ -33,8 +38,7 @@ VERSION = 1  # of what an expert is: part of the key
 
 @settings
 class Experts:
-    """How experts are trained: plain SGD with augmentation, without momentum, weight decay or decay of the step
-    size."""
+    """How experts are trained: plain SGD with augmentation; no momentum, no weight decay, a constant step size."""
 
     count: int = 100
     epochs: int = 50  # one snapshot after each, and one before
@@ -42,9 +46,7 @@ class Experts:
     lr: float = 0.01
     batch: int = 256
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # parameters per image; also of the student
-    zca: bool = (
-        False  # whiten the images, with eps 0.1, in place of normalising the channels; experts and student alike
-    )
+    zca: bool = False  # whiten the images, with eps 0.1, in place of normalising the channels; the student's too
     per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
     seed: int = 0
 
@@ -59,7 +61,7 @@ class Trajectories:
 
     Attributes:
         folder: where they are; one safetensors file per expert with `snapshots` (epochs + 1, P).
-        real:   the set they were trained on, whitened where they were.
+        real:   the set they were trained on, whitened if the experts ask for it.
     """
 
     folder: Path
@@ -76,28 +78,23 @@ class Trajectories:
         return 4 * self.parameters * (self.experts.epochs + 1)
 
     def snapshots(self, number: int, *epochs: int) -> list[Tensor]:
-        """(P,) flat weights of an expert after so many epochs each; reads no others.
+        """(P,) flat weights of an expert after each of these numbers of epochs; reads no others.
 
         Raises: UserError: a missing or damaged file.
         """
-        from safetensors import SafetensorError, safe_open
-
+        again = "delete it to train this expert again"
         try:
             with safe_open(self.file(number), "pt") as f:
                 part = f.get_slice("snapshots")
                 if part.get_shape() != [self.experts.epochs + 1, self.parameters]:
-                    raise UserError(
-                        f"{self.file(number)}: snapshots of shape {part.get_shape()}; delete it to train this expert again"
-                    )
+                    raise UserError(f"{self.file(number)}: snapshots of shape {part.get_shape()}; {again}")
                 return [part[epoch].to(self.real.device) for epoch in epochs]
         except (SafetensorError, OSError) as err:
-            raise UserError(
-                f"{self.file(number)}: cannot be read ({err}); delete it to train this expert again"
-            ) from None
+            raise UserError(f"{self.file(number)}: cannot be read ({err}); {again}") from None
 
 
-def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Trajectories:
-    """The experts of these settings: from `runs/expert_trajectories` where they are, else trained and put there.
+def train_experts(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Trajectories:
+    """The experts of these settings, read from `runs/expert_trajectories`; the missing ones are trained first.
 
     Several processes may ask at once: they share the work, an expert each.
 
@@ -106,41 +103,34 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
         loop: shows progress, keeps checkpoints of the expert in training, stops at the deadline.
     Raises: UserError: not enough disk, or settings that make no experts.  TimeUp.
     """
-    loop = loop or Loop()
-    if experts.count < 1 or experts.epochs < 1 or (experts.per_epoch is not None and experts.per_epoch < 1):
-        raise UserError(
-            f"experts: {experts.count} of {experts.epochs} epochs of {experts.per_epoch} images; at least one of each"
-        )
-    key = json.dumps(
-        {
-            "experts": as_dict(experts) | {"count": None},
-            "data": real.sha256(),
-            "facts": _units(real),
-            "version": VERSION,
-        },
-        sort_keys=True,
-    )
-    name = f"{experts.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    folder = paths.runs() / "expert_trajectories" / name.replace("/", "_").replace(":", "_")
-    network = networks.fresh(experts.network, real, stream(experts.seed, "expert", 0))
-    parameters = sum(p.numel() for p in network.parameters())
+    loop, per_epoch = loop or Loop(), experts.per_epoch
+    if min(experts.count, experts.epochs, 1 if per_epoch is None else per_epoch) < 1:
+        given = f"{experts.count} of {experts.epochs} epochs of {per_epoch} images"
+        raise UserError(f"experts: {given}; at least one of each")
+    shared = as_dict(experts) | {"count": None}
+    units = [list(real.facts.mean), list(real.facts.std)]
+    key = {"experts": shared, "data": real.sha256(), "facts": units, "version": VERSION}
+    name = f"{experts.network}-{real.facts.name}-{store.digest(key)}".replace("/", "_").replace(":", "_")
+    folder = paths.runs() / "expert_trajectories" / name
     folder.mkdir(parents=True, exist_ok=True)
+    network = networks.fresh(experts.network, real, stream(experts.seed, "expert", 0))
     if experts.zca:
         real = real.under(_whitening(folder, real))
-    found = Trajectories(folder, experts, real, parameters)
-    missing = [i for i in range(experts.count) if not found.file(i).exists()]
-    if missing:
-        _check_room(found, len(missing))
+    found = Trajectories(folder, experts, real, sum(p.numel() for p in network.parameters()))
+    if missing := sum(not found.file(i).exists() for i in range(experts.count)):
+        need, free = missing * found.expert_bytes, shutil.disk_usage(folder).free
+        if need > free:
+            wanted = f"{missing} experts of {found.expert_bytes / 1e6:.0f} MB take {need / 1e9:.1f} GB"
+            advice = "Train fewer experts or set DISTILL_RUNS to a larger disk"
+            raise UserError(f"{wanted}; {folder} has {free / 1e9:.1f} GB free. {advice}")
         about = {
-            "settings": as_dict(experts) | {"count": None},
+            "settings": shared,
             "dataset": real.facts.name,
             "data_sha256": real.sha256(),
-        }
-        sizes = {
             "parameters": {n: list(p.shape) for n, p in network.named_parameters()},
             "bytes_per_expert": found.expert_bytes,
         }
-        atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about | sizes, indent=1)))
+        atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1)))
     for patience in (0.0, None):  # first what nobody works at, then wait for what others do
         for number in range(experts.count):
             try:
@@ -154,8 +144,6 @@ def train(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Traject
 
 
 def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
-    from safetensors.torch import save_file
-
     experts, real = trajectories.experts, trajectories.real
     rng = stream(experts.seed, "expert", number)
     network = networks.fresh(experts.network, real, rng).to(real.device).requires_grad_(False).train()
@@ -176,22 +164,76 @@ def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
             snapshots[done] = flat(parameters)  # a copy: the parameters go on changing
         loop.log(loss=loss[0])
     atomically(trajectories.file(number), lambda part: save_file({"snapshots": snapshots}, part))
-    if loop.folder:
-        (loop.folder / f"{name}.ckpt").unlink(missing_ok=True)  # as large as the expert itself
+    store.forget(loop, name)  # the checkpoint is as large as the expert itself
 
 
-def flat(tensors: list[Tensor]) -> Tensor:
-    """(P,): all numbers in a row."""
-    return torch.cat([t.reshape(-1) for t in tensors])
+def _whitening(folder: Path, real: ImageSet) -> Whitening:
+    """Fitted once per set of experts, then read."""
+    file = folder / "whitening.safetensors"
+    if not file.exists():
+        fitted = Whitening.fit(real, eps=0.1)
+        tensors = {"mean": fitted.mean.cpu(), "matrix": fitted.matrix.cpu().contiguous()}
+        atomically(file, lambda part: save_file(tensors, part))
+    try:
+        return Whitening(**load_file(file)).to(real.device)
+    except (SafetensorError, OSError, TypeError) as err:
+        raise UserError(f"{file}: cannot be read ({err}); delete it to fit it again") from None
 
 
-def unflat(numbers: Tensor, network: nn.Module) -> list[Tensor]:
-    """Views of (P,) numbers in the shapes of the network's parameters."""
-    shapes = [p.shape for p in network.parameters()]
-    return [part.view(shape) for part, shape in zip(numbers.split([s.numel() for s in shapes]), shapes, strict=True)]
+# --- students ---------------------------------------------------------------------------------------------------------
+def check_students(cfg: Any) -> None:
+    """Raises: UserError: students (MTT's settings, or GLaD's `Students`) of epochs that the experts do not have."""
+    most = cfg.experts.epochs
+    least = min(cfg.syn_steps, cfg.max_start_epoch, cfg.expert_epochs)
+    if least < 1 or cfg.max_start_epoch - 1 + cfg.expert_epochs > most:
+        raise UserError(
+            f"students of {cfg.syn_steps} steps start before epoch {cfg.max_start_epoch} and aim {cfg.expert_epochs} "
+            f"epochs ahead; experts have {most} epochs. Each number must be at least 1, and max_start_epoch - 1 + "
+            f"expert_epochs at most {most}"
+        )
 
 
-def matched(
+class Student:
+    """Students that follow experts on the synthetic images, and their common step size, which is learned.
+
+    Args:
+        cfg: MTT's settings, or GLaD's `Students`, which have the same names.
+        rng: draws experts, epochs, batches and augmentations.
+    Attributes:
+        step_size: a scalar that an optimiser changes.
+        live:      what steps change, for `Loop.steps`, apart from that optimiser and `rng`.
+    """
+
+    def __init__(self, trajectories: Trajectories, cfg: Any, rng: torch.Generator):
+        self.trajectories, self.cfg, self.rng = trajectories, cfg, rng
+        real = trajectories.real
+        network = networks.fresh(cfg.experts.network, real, rng).to(real.device)
+        self.derivatives = Derivatives(network.requires_grad_(False).train())
+        self.dsa = augment.dsa(cfg.experts.dsa)
+        self.step_size = torch.tensor(cfg.lr_teacher, device=real.device, requires_grad=True)
+        self.queue: list[int] = []  # experts whose turn comes before any has a second one
+        self.live = {"step_size": self.step_size, "queue": self.queue}
+
+    def match(self, images: Tensor, between_steps: bool = True) -> tuple[Tensor, Tensor]:
+        """Loss of one student on images (K, ipc, C, H, W), and its gradient by them; that of the step size is written.
+
+        Args:
+            between_steps: see `student_loss`.
+        """
+        cfg, rng, (classes, ipc) = self.cfg, self.rng, images.shape[:2]
+        if not self.queue:
+            self.queue[:] = torch.randperm(cfg.experts.count, generator=rng).tolist()
+        epoch = int(torch.randint(cfg.max_start_epoch, (), generator=rng))
+        start, target = self.trajectories.snapshots(self.queue.pop(), epoch, epoch + cfg.expert_epochs)
+        labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
+        indices = [send(i, images.device) for i in draw_batches(len(labels), cfg.batch_syn, cfg.syn_steps, rng)]
+        draws = [self.dsa.draw(rng, images=len(i)) for i in indices]
+        given = start, target, images.flatten(0, 1), labels, self.step_size, indices, draws, self.dsa
+        loss, by_images, self.step_size.grad = student_loss(self.derivatives, *given, between_steps=between_steps)
+        return loss, by_images.view_as(images)
+
+
+def student_loss(
     derivatives: Derivatives,
     start: Tensor,
     target: Tensor,
@@ -203,7 +245,7 @@ def matched(
     augmentation: augment.Augmentation,
     between_steps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far a student ends from the expert, as a share of the way, and the derivatives by images and step size.
+    """How far a student ends from the expert, as a share of the expert's way, and its derivatives.
 
     With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n
     and L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
@@ -215,8 +257,9 @@ def matched(
         synthetic: (N, C, H, W); labels (N,).
         batches:   indices of the images of every step; `draws` is the augmentation's record for each.
         between_steps: keep the terms of second order that lead from a step to the one before; GLaD's code drops them.
-    Returns: L, (N, C, H, W), and a scalar. L is 1 for a student that stays where it is.
-    Source:  equations 1 and 2 of the paper.
+    Returns: L, its derivative by the images (N, C, H, W), and that by the step size, a scalar. L is 1 for a student
+             that stays where it is.
+    Source:  equations 1 and 2 of MTT.
     """
     network, a = derivatives.network, step_size.detach()
     weights = [start]
@@ -248,8 +291,7 @@ def matched(
 
 
 def draw_batches(count: int, batch: int | None, steps: int, rng: torch.Generator) -> list[Tensor]:
-    """Indices of the images of every step: a shuffled pass over all of them in parts of `batch`, last part first, then
-    another."""
+    """Indices of the images of every step: a shuffled pass over all of them in parts of `batch`, last part first."""
     batches: list[Tensor] = []
     parts: list[Tensor] = []
     while len(batches) < steps:
@@ -259,31 +301,12 @@ def draw_batches(count: int, batch: int | None, steps: int, rng: torch.Generator
     return batches
 
 
-def _units(real: ImageSet) -> list:
-    return [list(real.facts.mean), list(real.facts.std)]
+def flat(tensors: list[Tensor]) -> Tensor:
+    """(P,): all numbers in a row."""
+    return torch.cat([t.reshape(-1) for t in tensors])
 
 
-def _whitening(folder: Path, real: ImageSet) -> Whitening:
-    """Fitted once per set of experts, then read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    file = folder / "whitening.safetensors"
-    if not file.exists():
-        fitted = Whitening.fit(real, eps=0.1)
-        atomically(
-            file, lambda part: save_file({"mean": fitted.mean.cpu(), "matrix": fitted.matrix.cpu().contiguous()}, part)
-        )
-    try:
-        return Whitening(**load_file(file)).to(real.device)
-    except (SafetensorError, OSError, TypeError) as err:
-        raise UserError(f"{file}: cannot be read ({err}); delete it to fit it again") from None
-
-
-def _check_room(trajectories: Trajectories, missing: int) -> None:
-    need, free = missing * trajectories.expert_bytes, shutil.disk_usage(trajectories.folder).free
-    if need > free:
-        raise UserError(
-            f"{missing} experts of {trajectories.expert_bytes / 1e6:.0f} MB take {need / 1e9:.1f} GB; {trajectories.folder} has "
-            f"{free / 1e9:.1f} GB free. Train fewer experts or set DISTILL_RUNS to a larger disk"
-        )
+def unflat(numbers: Tensor, network: nn.Module) -> list[Tensor]:
+    """Views of (P,) numbers in the shapes of the network's parameters."""
+    shapes = [p.shape for p in network.parameters()]
+    return [part.view(shape) for part, shape in zip(numbers.split([s.numel() for s in shapes]), shapes, strict=True)]

@@ -1,0 +1,361 @@
+"""Claims: whether a paper's idea helps, by how much, and how sure that is.
+
+A claim sets arms against each other that share everything but the idea under test: data, generator, start, seeds and
+networks. An arm is a cell, a repeat one of its distilled sets; set number i of every arm has the same seeds, so repeats
+are paired. What is compared, how often (`n`), at which scale and against which smallest difference that matters
+(`delta`) stands in the definition, before anything is run.
+
+    skd_claims = experiment("skd/claims", "SKD: claims", [Claim(...), ...])   # cells that `plan`, `run` and `fill` take
+    for found in findings(skd_claims, "small"):
+        print(found.claim.name, found.effect, found.word)
+
+A claim has its verdict at the planned n; before that it is provisional.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from .. import records
+from ..core.errors import UserError, unknown
+from ..core.loop import Loop
+from ..core.settings import settings
+from ..data import ImageSet
+from ..evaluation import effects
+from ..evaluation.effects import Effect, Word
+from ..generators import cgan
+from ..methods import METHODS, optional
+from ..records import Cell, Record
+from .definition import Experiment, Parameters, Skip, Task, names_of
+
+SCALE = "small"  # the profile that claims are decided in
+UNSEEN = "unseen networks"  # in a cell: the mean over the architectures that its scale names
+SMOKE_REPEATS = 2
+
+
+# --- what is claimed ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Scale:
+    """What all arms of a claim share.
+
+    Attributes:
+        protocol: with its budget: vico_dsa@300ep.
+        num_eval: networks trained on each set; a repeat is their mean.
+        network:  trained on the sets; `networks`, where given, takes its place: each architecture `num_eval` times.
+        tested:   test images of every class; None for all.
+        stand_in: what smoke computes on: real data inside the package.
+    """
+
+    dataset: str
+    protocol: str
+    num_eval: int = 2
+    network: str = "ConvNet"
+    networks: tuple[str, ...] = ()
+    tested: int | None = None
+    stand_in: str = "FashionMNIST-mini"
+
+    def __str__(self) -> str:
+        trained = " and ".join(self.networks) if self.networks else self.network
+        few = f", {self.tested} test images of every class" if self.tested else ""
+        return f"{self.dataset}, {self.protocol}, {self.num_eval} x {trained}{few}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: `method` of METHODS under `config`; `name` tells it from others with that method."""
+
+    method: str
+    config: Any
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.name}" if self.name else self.method
+
+    def cell(self, experiment: str, scale: Scale) -> Cell:
+        network = UNSEEN if scale.networks else scale.network
+        ipc = getattr(self.config, "ipc", None)
+        return Cell(experiment, self.method, scale.dataset, ipc, network, scale.protocol, self.name)
+
+
+def _by_set(record: Record, values: list[Any]) -> dict[int, list[Any]]:
+    """Values of a record by distilled set: one for each network, or one for each set."""
+    sets = record.sets if len(values) == len(record.sets) else list(dict.fromkeys(record.sets))
+    out: dict[int, list[Any]] = {i: [] for i in sets}
+    for i, value in zip(sets, values, strict=True):
+        out[i].append(value)
+    return out
+
+
+def _accuracy(record: Record) -> dict[int, float]:
+    return {i: statistics.fmean(v) for i, v in _by_set(record, record.test_accuracy_pct).items()}
+
+
+def _spread(record: Record) -> dict[int, float]:
+    return {i: statistics.stdev(v) for i, v in _by_set(record, record.test_accuracy_pct).items()}
+
+
+def _spread_of_architectures(record: Record) -> dict[int, float]:
+    each = [_by_set(record, v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")]
+    return {i: statistics.stdev([statistics.fmean(of[i]) for of in each]) for i in record.done}
+
+
+# what of a set is compared: (record) -> a number for each of its sets
+QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
+    "accuracy": _accuracy,
+    "spread over networks": _spread,
+    "spread over architectures": _spread_of_architectures,
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An idea of a paper as a comparison that can fail.
+
+    Attributes:
+        name:     short, without commas: how it is selected.
+        sentence: what is claimed, so that "holds" means that it is true here.
+        source:   where the paper says it; `printed`: what it printed.
+        arms:     each with its weight in the difference. The weights above zero sum to 1, those below to -1.
+        n:        repeats that are planned; `delta`: the smallest difference that matters, in the quantity's unit.
+        quantity: of QUANTITIES, what of a set is compared.
+        smoke:    whether the smoke budget computes it.
+
+    Raises: UserError: arms or numbers that make no comparison.
+    """
+
+    name: str
+    sentence: str
+    source: str
+    printed: str
+    scale: Scale
+    arms: tuple[tuple[Arm, float], ...]
+    n: int
+    delta: float = 0.5
+    quantity: str = "accuracy"
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        def wrong(why: str) -> UserError:
+            return UserError(f"claim {self.name!r}: {why}")
+
+        weights = [weight for _, weight in self.arms]
+        if not self.name or "," in self.name:
+            raise wrong("a name without commas")
+        if not (self.sentence and self.source and self.printed):
+            raise wrong("it needs a sentence, its source, and what was printed")
+        if len({arm for arm, _ in self.arms}) != len(self.arms) or len(self.arms) < 2:
+            raise wrong("at least two arms, all different")
+        if not all(math.isclose(sum(w for w in weights if w * sign > 0), sign, abs_tol=1e-9) for sign in (1, -1)):
+            raise wrong(f"weights above zero sum to 1, those below to -1; got {weights}")
+        if any(arm.method not in METHODS for arm, _ in self.arms):
+            raise unknown("method", next(arm.method for arm, _ in self.arms if arm.method not in METHODS), METHODS)
+        if self.n < 3:
+            raise wrong(f"{self.n} repeats: at least 3, or their spread is not known")
+        if not self.delta > 0:
+            raise wrong(f"delta {self.delta}: above zero")
+        if self.quantity not in QUANTITIES:
+            raise unknown("quantity", self.quantity, QUANTITIES)
+        if self.quantity == "spread over networks" and self.scale.num_eval < 2:
+            raise wrong("the spread of one network is not known; train at least two on each set")
+        if self.quantity == "spread over architectures" and len(self.scale.networks) < 2:
+            raise wrong("the spread over architectures needs at least two of them")
+
+    def cells(self, experiment: str) -> dict[Cell, float]:
+        """The cells of its arms, each with its weight."""
+        return {arm.cell(experiment, self.scale): weight for arm, weight in self.arms}
+
+
+def against(ours: Arm, theirs: Arm) -> tuple[tuple[Arm, float], ...]:
+    """The arms of a difference between two."""
+    return ((ours, 1.0), (theirs, -1.0))
+
+
+@settings
+class Watched:
+    """A record holds how the GAN was trained that its sets start from."""
+
+    version: int = 1
+
+
+def _gans(config: Any, method: str) -> list[cgan.GAN]:
+    return [of for of in optional(METHODS[method], "stage1")(config).values() if isinstance(of, cgan.GAN)]
+
+
+def watched(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+    """Of every look at the GAN in training: its step, the share of its samples that a classifier of real images
+    recognises, and their Fréchet distance."""
+    names = ("step", "class_accuracy_pct", "frechet_distance")
+    looks = [cgan.train(real, of, loop).health for of in _gans(task.config, task.maker)]
+    return {"stage 1": [[{k: round(look[k], 1) for k in names} for look in looks[0]]]}
+
+
+class Repeats(Task):
+    """A task whose record may grow beyond the number of sets it was planned with: that number is not in its key."""
+
+    @functools.cached_property
+    def key(self) -> dict[str, Any]:
+        return {k: v for k, v in super().key.items() if k != "num_sets"}
+
+
+def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
+    """The experiment whose cells are the arms of these claims; an arm that several claims share is measured once.
+
+    Raises: UserError: two claims of one name, or two arms of one cell that differ in how it is measured.
+    """
+    claims = tuple(claims)
+    names = [claim.name for claim in claims]
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise UserError(f"{name}: {len(names)} claims with one name twice: {', '.join(sorted(twice))}")
+    arms: dict[Cell, tuple[Arm, Claim]] = {}
+    for claim in claims:
+        for arm, _ in claim.arms:
+            cell = arm.cell(name, claim.scale)
+            known = arms.setdefault(cell, (arm, claim))
+            if (known[0], known[1].scale) != (arm, claim.scale):
+                raise UserError(f"{name}: {cell}: two arms of one name under other settings; name them apart")
+    repeats = {cell: max(c.n for c in claims if cell in c.cells(name)) for cell in arms}
+    in_smoke = {cell for claim in claims if claim.smoke for cell in claim.cells(name)}
+
+    def cells(params: Any) -> list[Cell]:
+        wanted = [claim for claim in claims if claim.name in params.claims]
+        return list(dict.fromkeys(cell for claim in wanted for cell in claim.cells(name)))
+
+    def task(cell: Cell, params: Parameters) -> Task | Skip:
+        arm, scale = arms[cell][0], arms[cell][1].scale
+        scores = Watched() if _gans(arm.config, arm.method) else None
+        if params.profile == "full":
+            return Skip("claims are decided at small; the paper's own scale is that of its tables")
+        if params.profile == SCALE:
+            return Repeats(
+                cell,
+                arm.config,
+                scale.dataset,
+                scale.protocol,
+                scale.num_eval,
+                repeats[cell],
+                params.seed,
+                networks=scale.networks,
+                tested=scale.tested,
+                scores=scores,
+            )
+        if cell not in in_smoke:
+            return Skip("smoke computes a claim or two of every paper")
+        brief = scale.protocol.partition("@")[0] + "@2ep"
+        return Repeats(
+            cell,
+            arm.config.smoke(),
+            scale.stand_in,
+            brief,
+            1,
+            SMOKE_REPEATS,
+            params.seed,
+            "ConvNetW32",
+            tested=10,
+            scores=scores,
+        )
+
+    model = pydantic.create_model(
+        "ClaimParameters", __base__=Parameters, claims=(names_of("claim", lambda: names), names)
+    )
+    return Experiment(name, title, model, cells, task, lambda cell: False, watched, claims=claims)
+
+
+# --- what was found ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Finding:
+    """Where a claim stands.
+
+    Attributes:
+        effect:      of the repeats that are done, at most the planned ones.
+        adjusted:    its p-value after Holm's correction over all claims of the paper.
+        word:        the verdict.
+        provisional: repeats are missing.
+        why:         a reason why there is no verdict although there are repeats; "" else.
+    """
+
+    claim: Claim
+    effect: Effect
+    adjusted: float
+    word: Word
+    provisional: bool
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In words: the verdict, whether it is provisional, and of an undecided one the repeats that would decide."""
+        if self.word == "not run":
+            return "not run"
+        more = self.effect.needed
+        wanted = f" (about {more} repeats would decide)" if more else f" (more than {effects.MOST} repeats)"
+        said = self.word + (wanted if self.word == "undecided" and self.effect.n > 1 and not self.why else "")
+        return f"provisional: {said}" if self.provisional else said
+
+
+def differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
+    """One difference for each repeat that all arms have, in order, at most as many as are planned."""
+    arms = claim.cells(experiment)
+    if not all(cell in found for cell in arms):
+        return []
+    values = {cell: QUANTITIES[claim.quantity](found[cell]) for cell in arms}
+    common = sorted(set.intersection(*(set(v) for v in values.values())))[: claim.n]
+    return [math.fsum(weight * values[cell][i] for cell, weight in arms.items()) for i in common]
+
+
+def findings(of: Experiment, profile: str) -> list[Finding]:
+    """Where every claim of an experiment stands in a profile ("recorded" shows what small has recorded).
+
+    Holm's family is all claims of the paper, those without repeats included.
+    """
+    folder = SCALE if profile in ("recorded", "full") else profile
+    found: dict[Cell, Record] = {}
+    for cell in {cell for claim in of.claims for cell in claim.cells(of.name)}:
+        if record := records.load(cell, folder):
+            found[cell] = record
+    each = [effects.paired(differences(claim, found, of.name), claim.delta) for claim in of.claims]
+    adjusted = effects.holm([effect.p_value for effect in each])
+    out = []
+    for claim, effect, p_value in zip(of.claims, each, adjusted, strict=True):
+        word, why = effects.verdict(effect, p_value), ""
+        if effect.n and profile != "smoke":
+            low = [records.underfit(found[cell]) for cell in claim.cells(of.name)]
+            if why := next(filter(None, low), ""):
+                word, why = "undecided", f"networks are not trained: {why}"
+        out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why))
+    return out
+
+
+def order(
+    of: Experiment, profile: str, seconds: dict[tuple[Cell, int], float]
+) -> dict[tuple[Cell, int], tuple[float, int]]:
+    """A rank for every missing repeat of an arm, lowest first: claims with the least left to compute, repeat by repeat.
+
+    So the most claims are decided at any moment. Claims whose provisional verdict is clear come after those that are
+    undecided. Work that claims share counts for the first of them alone.
+
+    Args:
+        seconds: of each missing repeat, (cell, number of sets after it) -> seconds; infinite where not known.
+    Returns: (seconds until the claim is complete, place in the order).
+    """
+    clear = {f.claim.name for f in findings(of, profile) if f.word not in ("undecided", "not run")}
+    out: dict[tuple[Cell, int], tuple[float, int]] = {}
+    left, last = list(of.claims), 0.0
+
+    def missing(claim: Claim) -> list[tuple[Cell, int]]:
+        arms = claim.cells(of.name)
+        return [job for job in seconds if job not in out and job[0] in arms and job[1] <= claim.n]
+
+    while left:
+        costs = {c.name: math.fsum(seconds[job] for job in missing(c)) for c in left}
+        claim = min(left, key=lambda c: (c.name in clear, costs[c.name]))
+        last = max(last, costs[claim.name])
+        for job in sorted(missing(claim), key=lambda job: job[1]):
+            out[job] = (last, len(out))
+        left.remove(claim)
+    return out
