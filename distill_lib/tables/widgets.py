@@ -19,12 +19,13 @@ from PIL import Image
 from .. import experiments, records
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
+from ..experiments.claims import findings as claim_findings
 from ..figures.images import pixels, sheet
 from ..records import reported
 from . import findings, ledger
 from .compare import quoted
 from .gallery import Shelf
-from .html import BOOK
+from .html import BOOK, Shown, show
 
 TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 PARTS = {  # what the bars of the front page tell apart -> the ledger's statuses
@@ -99,9 +100,25 @@ def bars() -> Html:
     return Html(markup, "\n".join(texts))
 
 
-def claims() -> Html:
-    """The papers' claims with their verdicts, where any is decided or under way."""
-    return Html("<p>No claim has been decided yet.</p>", "No claim has been decided yet.")
+def claims() -> Shown:
+    """The papers' claims with their verdicts: those that have repeats; the caption counts the others."""
+    of = [e for paper in ledger.PAPERS for e in experiments.experiments().values() if e.name == f"{paper}/claims"]
+    found = [(e, finding) for e in of for finding in claim_findings(e, "recorded")]
+    run = [(e, f) for e, f in found if f.word != "not run"]
+    decided = [f for _, f in run if f.word != "undecided" and not f.provisional]
+    lines = [
+        {
+            "paper": TITLES[e.name.partition("/")[0]],
+            "claim": f.claim.sentence,
+            "ours, in points": str(f.effect),
+            "planned": f.claim.n,
+            "verdict": f.verdict,
+        }
+        for e, f in sorted(run, key=lambda pair: pair[1].provisional)
+    ]
+    columns = ["paper", "claim", "ours, in points", "planned", "verdict"]
+    counted = f"{len(decided)} of {len(found)} claims decided, {len(run) - len(decided)} under way"
+    return show(pd.DataFrame(lines, columns=columns), f"{counted}; a difference with its 95 % interval over repeats.")
 
 
 # --- gallery and time-lapse -------------------------------------------------------------------------------------------
