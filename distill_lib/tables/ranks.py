@@ -44,22 +44,7 @@ def rank_ranges(low: list[float], high: list[float]) -> list[tuple[int, int]]:
     ]
 
 
-RANKING = [
-    "profile",
-    "data",
-    "IPC",
-    "budget",
-    "method",
-    "labels",
-    "mean",
-    "low",
-    "high",
-    "of",
-    "sets",
-    "networks",
-    "first",
-    "last",
-]
+RANKING = "profile,data,IPC,budget,method,labels,mean,low,high,of,sets,networks,first,last".split(",")
 
 
 def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
@@ -112,17 +97,10 @@ def _measure(record: Record) -> dict[str, Any]:
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it
-    stands."""
+    """`ranking` for reading: rank 2–4 where intervals overlap or 'not run', and on how many sets it stands."""
 
     def line(row: pd.Series) -> dict[str, Any]:
-        shown = {
-            "data": row["data"],
-            "IPC": row["IPC"],
-            "rank": NOT_RUN,
-            "method": row["method"],
-            "labels": row["labels"],
-        }
+        shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN} | dict(row[["method", "labels"]])
         if pd.isna(row["mean"]):
             return shown
         first, last, sets, networks = (int(row[k]) for k in ("first", "last", "sets", "networks"))
