@@ -212,7 +212,8 @@ function explorer(box) {
   const spread = (row) => (row.std === null ? percent(row.mean) : `${percent(row.mean)} ± ${percent(row.std)}`);
 
   function chart(rows) {
-    const line = 24, left = 190, wide = 640, top = 8;
+    const phone = box.clientWidth < 500;
+    const line = 24, left = phone ? 120 : 190, wide = phone ? 380 : 640, top = 8;
     const highest = Math.max(...rows.flatMap((row) => [row.mean + (row.std ?? 0), row.paper ?? 0]));
     const x = (value) => left + ((wide - left - 20) * value) / Math.ceil(highest / 10) / 10;
     const svg = (tag, attributes, text = "") => {
@@ -234,7 +235,7 @@ function explorer(box) {
       if (row.std) drawn.append(svg("line", { x1: x(row.mean - row.std), x2: x(row.mean + row.std), y1: y, y2: y, class: "spread" }));
       drawn.append(svg("circle", { cx: x(row.mean), cy: y, r: 5, class: "ours" }));
     });
-    drawn.append(svg("text", { x: (left + wide) / 2, y: height - 4, "text-anchor": "middle" }, "test accuracy (%): ● ours, ◇ paper, dotted line chance"));
+    drawn.append(svg("text", { x: (phone ? wide : left + wide) / 2, y: height - 4, "text-anchor": "middle" }, phone ? "test accuracy (%): ● ours, ◇ paper" : "test accuracy (%): ● ours, ◇ paper, dotted line chance"));
     return drawn;
   }
 
