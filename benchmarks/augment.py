@@ -4,7 +4,7 @@ DSA's: a loop over the groups, every operation on the whole batch with parameter
 matrices from nested lists and positions from `affine_grid`, shifts and holes by fancy indexing. DC's: image after image
 in numpy and scipy.
 
-One call goes through so many random draws that every operation has its share; both sides apply the same ones and return
+One call goes through enough random draws for every operation to have its share; both sides apply the same and return
 the images of the last, or the gradient by them.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import suite
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import rotate
 from torch import Tensor
 
 from distill_lib.core.rng import stream
@@ -155,7 +156,8 @@ def gradient(*args, **size) -> suite.Call:
 
 @suite.benchmark(
     "augment-dsa-each",
-    "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, {channels} x {pixels} x {pixels}",
+    "DSA, parameters of every image: {draws} draws for {groups} networks of {images} images, "
+    "{channels} x {pixels} x {pixels}",
     "the official code's operations, network by network",
     size={"groups": 5, "images": 100, "channels": 3, "pixels": 32, "draws": 12},
     quick=QUICK,
@@ -194,8 +196,6 @@ def dc(side: str, device: str, images: int, channels: int, pixels: int) -> suite
 
 def plain_dc(names: tuple[str, ...], x: Tensor, u: Tensor) -> Tensor:
     """(N, C, H, W) with numbers (N, 7): one image, one operation at a time."""
-    from scipy.ndimage import rotate
-
     pixels, out = x.cpu().numpy(), []
     (h, w), mean = x.shape[-2:], pixels.mean((0, 2, 3)).reshape(-1, 1, 1)
     for image, row in zip(pixels, u):

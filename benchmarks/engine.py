@@ -66,7 +66,7 @@ def overhead(side: str, device: str, cells: int) -> suite.Call:
     toy = Experiment(NAME, "Trivial", Parameters, all_cells, task, printed=lambda c: False)
     registry.experiments = lambda: {NAME: toy}
     params, known = experiments.check_parameters(NAME, {"profile": "small"}), all_cells(None)
-    real, test = compute._load(DATA, str(pick(device)))
+    real, test = compute.load_on(DATA, str(pick(device)))
 
     def plain(seed: int) -> list[float]:
         synthetic = METHODS["Random"].distill(real, config, seed=seed, loop=Loop(bar=False))
@@ -150,7 +150,7 @@ def provenance() -> dict:
     return records.provenance("cpu")
 
 
-# --- start -------------------------------------------------------------------------------------------------------------
+# --- start -----------------------------------------------------------------------------------------------------------
 def python(*words: str) -> suite.Call:
     environment = {
         k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"

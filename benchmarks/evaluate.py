@@ -42,7 +42,8 @@ def points(ours: np.ndarray, plain: np.ndarray) -> float:
 
 @suite.benchmark(
     "evaluate",
-    "{networks} ConvNets trained for {epochs} epochs on IPC {ipc} of FashionMNIST (vico_dsa), tested on {tested} images",
+    "{networks} ConvNets trained for {epochs} epochs on IPC {ipc} of FashionMNIST (vico_dsa), "
+    "tested on {tested} images",
     "network after network, the network's own layers",
     size={"ipc": 10, "epochs": 10, "networks": 5, "tested": 500},
     quick={"ipc": 1, "epochs": 1, "networks": 1, "tested": 10},

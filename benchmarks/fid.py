@@ -12,15 +12,17 @@ from __future__ import annotations
 import numpy as np
 import suite
 import torch
+from scipy import linalg
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import Inception3
 
 from distill_lib import networks
 from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
-from distill_lib.evaluation.metrics import features, pretrained
+from distill_lib.evaluation.metrics import features, frechet, pretrained
 from distill_lib.evaluation.metrics.features import Extractor
-from distill_lib.evaluation.metrics.frechet import Moments, frechet_distance
+from distill_lib.evaluation.metrics.frechet import frechet_distance
 from distill_lib.networks import fast as networks_fast
 
 
@@ -84,8 +86,7 @@ def prepared(side: str, device: str, network: str, images: int, real: int, batch
         return x.mean(0), np.cov(x, rowvar=False)
 
     def library(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = Moments(ours.features(images).split(4096))
-        return found.mean, found.covariance
+        return frechet.moments(ours.features(images))
 
     return pixels, reader if side == "plain" else library
 
@@ -142,8 +143,6 @@ def distance(side: str, device: str, images: int, real: int, batch: int) -> suit
     kept = run(pixels[images:]) if side == "ours" else None
 
     def plain() -> Tensor:
-        from scipy import linalg
-
         (m1, c1), (m2, c2) = run(pixels[images:]), run(pixels[:images])
         return torch.tensor(
             [((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(linalg.sqrtm(c1 @ c2).real)]
@@ -171,8 +170,6 @@ def pair(name: str, like: ImageSet, device: torch.device, rng: torch.Generator):
             for v in (pretrained.CIFARResNet.MEAN, pretrained.CIFARResNet.STD)
         )
         return lambda x: plain((x - mean) / std), features.of_resnet(name, pretrained.CIFARResNet.load(state), device)
-    from torchvision.models import Inception3
-
     with torch.device("meta"):
         shapes = Inception3(1008, aux_logits=False, init_weights=False).state_dict()
     state = redrawn(shapes, rng)

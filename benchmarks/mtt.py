@@ -1,8 +1,8 @@
 """MTT's inner loop, there and back, against the loop a reader would write from the paper: the network's own layers,
 every step's graph kept, one backward pass through all of them. The reference's memory grows with the steps.
 
-A loop is so many steps of a student on all synthetic images of ten classes, with augmentation, then the distance to the
-expert and its derivative by the images, which both sides return.
+A loop is a number of steps of a student on all synthetic images of ten classes, with augmentation, then the distance to
+the expert and its derivative by the images, which both sides return.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib.core.rng import stream
-from distill_lib.generators.stylegan_xl.network import StyleGANXL, Synthesis, plan
+from distill_lib.generators.stylegan_xl import StyleGANXL, Synthesis, published_layers
 
 
 def fir(x: Tensor, f: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def literal(module: Synthesis, x: Tensor, w: Tensor) -> Tensor:
     tolerance=1e-3,
 )
 def step(side: str, device: str, pixels: int, width: int, layer: int, images: int, stem: int) -> suite.Call:
-    layers, classes = plan(pixels, stem, 64 * width, width)
+    layers, classes = published_layers(pixels, stem, 64 * width, width)
     made = StyleGANXL(layers, classes).redraw(stream(0)).requires_grad_(False).to(device)
     with torch.no_grad():
         z = torch.randn(images, made.z_dim, generator=stream(1)).to(device)

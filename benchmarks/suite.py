@@ -1,11 +1,10 @@
 """The benchmarks' common part: what a benchmark is, how it is measured, what is written.
 
 A benchmark is a function that prepares one side and returns the call that is measured; the call returns what both sides
-must
-agree on, or None where there is nothing to compare:
+must agree on, or None if there is nothing to compare:
 
-    @benchmark("dm", "a DM step of {classes} classes", "a loop over classes", size={"classes": 10}, quick={"classes":
-    2}, tolerance=1e-4) def dm(side: str, device: str, classes: int) -> Call: ...
+    @benchmark("dm", "a DM step", "a loop over classes", size={"classes": 10}, quick={"classes": 2}, tolerance=1e-4)
+    def dm(side: str, device: str, classes: int) -> Call: ...
 
 Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat:
 they take turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at
@@ -37,13 +36,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from distill_lib.core.device import describe, pick
-from distill_lib.core.measure import _forget_peak, _peak_mb
-from distill_lib.records import benchmarks
+from distill_lib.core.measure import forget_peak, peak_mb
+from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
 LEAST = 3  # repeats before a budget may end a benchmark
-SETTLE = 0.2  # seconds before a turn: threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds after their last operation
+SETTLE = (
+    0.2  # seconds before a turn: idle threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds
+)
 
 Call = Callable[[], Tensor | dict[str, float] | None]
 
@@ -58,10 +59,10 @@ class Benchmark:
 
     Attributes:
         what:      in words, with the size's names in braces.
-        compared:  the plain reference in words; "" where there is none and only ours runs.
+        compared:  the plain reference in words; "" if only ours runs.
         build:     (side, device, **size) -> the call; side is "plain" or "ours".
         size, quick: the size that is reported, and one that runs in seconds.
-        tolerance: largest allowed difference of both results; None where they return nothing to compare.
+        tolerance: largest allowed difference of both results; None if they return nothing to compare.
         distance:  (ours, plain) -> that difference, and `difference_is` its unit; by default `apart`.
         target:    see `distill_lib.speed`.
         growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
@@ -122,8 +123,7 @@ def apart(ours: np.ndarray, plain: np.ndarray) -> float:
     return float(np.linalg.norm((ours - plain).ravel()) / max(np.linalg.norm(plain.ravel()), 1e-300))
 
 
-# --- one side, in its own process
-# --------------------------------------------------------------------------------------
+# --- one side, in its own process ------------------------------------------------------------------------------------
 class Counter(TorchDispatchMode):
     """Operations of convolutions and products in the block, and bytes of all tensors that operations read and write."""
 
@@ -150,12 +150,12 @@ def _held_mb(device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
-    _forget_peak()
-    return _peak_mb()
+    forget_peak()
+    return peak_mb()
 
 
 def _highest_mb(device: str) -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _peak_mb()
+    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_mb()
 
 
 def _first(call: Call, side: str, device: str) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def peaks(device: str, threads: int, pipe: Connection) -> None:
     pipe.send((flops, 12 * length / best(lambda: torch.add(x, y, out=z), 10)))
 
 
-# --- both sides --------------------------------------------------------------------------------------------------------
+# --- both sides ------------------------------------------------------------------------------------------------------
 def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -281,8 +281,10 @@ def measured(
     until: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early. Raises:
-    Failed."""
+    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early.
+
+    Raises: Failed.
+    """
     began, load_before = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     module, names = of.build.__module__, ("plain", "ours") if of.compared else ("ours",)
     sides: dict[str, Side] = {}
@@ -365,15 +367,15 @@ def entry(
 
 
 def made_by(device: str, threads: int) -> dict[str, Any]:
-    from distill_lib.records import provenance
-
     return {k: v for k, v in provenance(device).items() if k != "python"} | {"threads": threads}
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 def chosen(names: list[str]) -> list[Benchmark]:
-    """The benchmarks of these names, where "fid" is also every "fid-...". Raises: SystemExit: nothing has a name; lists
-    them."""
+    """The benchmarks of these names; "fid" is also every "fid-...".
+
+    Raises: SystemExit: no benchmark has one of the names; lists those there are.
+    """
     known = load()
     out = []
     for name in names:
@@ -385,7 +387,11 @@ def chosen(names: list[str]) -> list[Benchmark]:
 
 
 def main(argv: list[str] | None = None, only: str | None = None) -> None:
-    """Measure and show. Args: only: the file whose benchmarks are meant where none is named."""
+    """Measure and show.
+
+    Args:
+        only: the file whose benchmarks run if none is named.
+    """
     options = argparse.ArgumentParser(
         prog="benchmarks", description="Speed and memory against plain references of the same mathematics."
     )
@@ -426,7 +432,8 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         machine = side.answer()
         side.end()
         print(
-            f"{describe(device)}, torch {torch.__version__}: {machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s",
+            f"{describe(device)}, torch {torch.__version__}: "
+            f"{machine[0] / 1e9:.0f} GFLOP/s, {machine[1] / 1e9:.1f} GB/s",
             flush=True,
         )
     jobs = [(b, b.quick if args.quick else b.size, {}) for b in todo]

@@ -19,6 +19,7 @@ from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.generators import dit, uvit
 from distill_lib.generators.diffusion.continuous import sample
 from distill_lib.generators.diffusion.discrete import Schedule
+from distill_lib.generators.training import lr_share
 from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
 from distill_lib.methods.uvit import Config, paper_config
 
@@ -42,9 +43,9 @@ class PlainAttention(nn.Module):
 
 def plain(model: UViT) -> UViT:
     """The same weights with attention written out."""
-    other = uvit.from_state(model.state_dict(), model.of)
+    other = uvit.from_state(model.state_dict(), model.arch)
     for block in [*other.in_blocks, other.mid_block, *other.out_blocks]:
-        block.attn = PlainAttention(model.of.width, model.of.heads, block.attn)
+        block.attn = PlainAttention(model.arch.width, model.arch.heads, block.attn)
     return other
 
 
@@ -56,7 +57,7 @@ def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
     rng, inputs = stream(0, "U-ViT", "batches"), uvit.StepInputs(real, cfg)
     for step in range(cfg.steps):
         images, t, noise, labels = inputs.take(step, rng)
-        optimizer.param_groups[0]["lr"] = cfg.lr * uvit.rate(step, cfg)
+        optimizer.param_groups[0]["lr"] = cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay)
         abar = torch.exp(-0.1 * t - 9.95 * t**2).view(-1, 1, 1, 1)
         predicted = model(abar.sqrt() * images + (1 - abar).sqrt() * noise, 999 * t, labels)
         loss = ((predicted - noise) ** 2).mean()
@@ -164,8 +165,7 @@ for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {}))
     )(drawing)
 
 
-# --- fewer evaluations for the same FID
-# ------------------------------------------------------------------------------------
+# --- fewer evaluations for the same FID ------------------------------------------------------------------------------
 def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.Trained]:
     real, cfg = data.load(dataset)[0].to(device), paper_config(dataset).small()
     return real, cfg, uvit.place(real, cfg.training, cfg.training_seed)
@@ -182,7 +182,8 @@ def untrained() -> str | None:
 
 @suite.benchmark(
     "uvit-solver",
-    "{images} images of FashionMNIST by the small budget's U-ViT and their FID: 20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
+    "{images} images of FashionMNIST by the small budget's U-ViT and their FID: "
+    "20 evaluations of DPM-Solver++ against 50 of DPM-Solver",
     "the paper's solver around attention written out",
     size={"images": 200},
     quick={"images": 20},
@@ -205,7 +206,7 @@ def solver(side: str, device: str, images: int) -> suite.Call:
 
     def run() -> Tensor:
         if side == "plain":
-            drawn = draw_plainly(guided, labels, 0, model.of.shape, 50)
+            drawn = draw_plainly(guided, labels, 0, model.arch.shape, 50)
         else:
             drawn = uvit.generate(model, labels, 0, 0, cfg.steps, cfg.sampler, cfg.batch, guidance=cfg.guidance)
         scores = judge.distances(data.ImageSet(drawn, labels, real.facts))

@@ -22,10 +22,23 @@ app = typer.Typer(
     help="Reproduce, read and extend four papers on generative dataset distillation.",
 )
 STOPPED = "stopped; what was computed is saved"
-KINDS = ["methods", "datasets", "networks", "protocols", "experiments"]
+LISTED = ["methods", "datasets", "networks", "protocols", "experiments"]
 Parameter = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")
 ]
+Profile = Annotated[str, typer.Option(help="smoke, small or full.")]
+Experiments = Annotated[list[str], typer.Argument(help="For example skd/table1_accuracy; several run one by one.")]
+Cells = Annotated[
+    str | None,
+    typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.'),
+]
+Sets = Annotated[
+    int | None,
+    typer.Option(min=1, help="Distilled sets of each cell, from the first on; by default the profile's number."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")]
+TimeLimit = Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h. Without, run to the end.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
@@ -64,7 +77,7 @@ def _listing(kind: str, brief: bool) -> list[dict[str, object]]:
     if kind == "networks":
         from . import networks
 
-        return [{"name": name, "about": about} for name, about in networks.about().items()]
+        return [{"name": name, "about": about} for name, about in networks.NETWORKS.items()]
     if kind == "protocols":
         from .evaluation import protocols
 
@@ -85,10 +98,8 @@ def _experiments(brief: bool) -> list[dict[str, object]]:
             found = ledger.counts_of(e.name)
             cells = {"printed": ledger.total(found), "full": sum(found[status] for status in ledger.FULL)}
             cells |= {kind: found[status] for kind, status in small.items()}
-            said = ", ".join(
-                [f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])]
-            )
-            said = said if cells["printed"] else "none printed"
+            parts = [f"{cells['full']} of {cells['printed']} full", *(f"{cells[k]} {k}" for k in small if cells[k])]
+            said = ", ".join(parts) if cells["printed"] else "none printed"
         except UserError as err:  # a damaged record
             cells = said = str(err)
         out.append({"name": e.name, "about": e.title, "cells": said if brief else cells})
@@ -97,15 +108,13 @@ def _experiments(brief: bool) -> list[dict[str, object]]:
 
 @app.command("list")
 def list_(
-    kind: Annotated[
-        str | None, typer.Argument(help="methods, datasets, networks, protocols or experiments; all by default.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(LISTED)}; all by default.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List the names that exist."""
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
-    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else KINDS)}
+    if kind is not None and kind not in LISTED:
+        raise unknown("kind", kind, LISTED)
+    found = {k: _listing(k, brief=not as_json) for k in ([kind] if kind else LISTED)}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1))
         return
@@ -139,30 +148,15 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
     return out
 
 
-Cells = Annotated[
-    str | None,
-    typer.Option(help='Only these: "method=DM,ipc=10"; several values as method=DM|DC, any part of a name with *.'),
-]
-Sets = Annotated[
-    int | None,
-    typer.Option(min=1, help="Distilled sets of each cell, the first so many; by default the profile's number."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
 @app.command()
 def run(
-    experiments: Annotated[
-        list[str], typer.Argument(help="For example skd/table1_accuracy; several run one after the other.")
-    ],
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
+    experiments: Experiments,
+    profile: Profile = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
-    time_limit: Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h.")] = "",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")
-    ] = None,
+    time_limit: TimeLimit = "",
+    device: Device = None,
     engine_name: Annotated[
         str, typer.Option("--engine", help="local: in this process; dask: in many, here or on a cluster.")
     ] = "local",
@@ -181,10 +175,10 @@ def run(
     """
     from .experiments import prerequisites
 
-    for name in experiments:  # before torch is imported, which takes seconds
+    for name in experiments:
         prerequisites.check(name, profile, prerequisites.rows(parse(parameter), cells))
     from . import experiments as engine
-    from . import methods, tables  # noqa: F401
+    from . import tables
 
     if engine_name not in ("local", "dask"):
         raise unknown("engine", engine_name, ["local", "dask"])
@@ -216,9 +210,8 @@ def run(
     if failed:
         from .core.progress import log_path
 
-        _print_table(
-            "failed", [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed]
-        )
+        rows = [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed]
+        _print_table("failed", rows)
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
 
 
@@ -235,7 +228,7 @@ def seconds(text: str) -> float:
 @app.command()
 def plan(
     experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    profile: Profile = "full",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
@@ -244,7 +237,6 @@ def plan(
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and
     why."""
     from . import experiments as engine
-    from . import methods  # noqa: F401
     from .experiments import estimate
 
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
@@ -271,15 +263,11 @@ def fill(
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
-    time_limit: Annotated[
-        str, typer.Option(help="Save and stop after this long: 90m, 2h, 8h. Without, until all is done.")
-    ] = "",
+    time_limit: TimeLimit = "",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")
-    ] = None,
+    device: Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Compute what is missing, the cheapest number first, at low priority, until the time is up: for a spare machine
@@ -298,7 +286,6 @@ def fill(
         os.environ["OMP_NUM_THREADS"] = str(threads)
     with contextlib.suppress(AttributeError, OSError):  # no such thing on Windows
         os.nice(19)
-    from . import methods  # noqa: F401
     from .experiments import estimate
     from .experiments import fill as filling
 
@@ -309,9 +296,8 @@ def fill(
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]
     numbers = len({job.cell for job in jobs})
-    print(
-        f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost"
-    )
+    cost = f"{estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost"
+    print(f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {cost}")
     alike: dict[str, list[str]] = {}
     for reason, count in left_out.most_common():
         kind, _, what = reason.partition(": ")
@@ -320,16 +306,10 @@ def fill(
         print(f"left out, {kind}: {', '.join(which)}")
     if dry_run or not jobs:
         return
-    done = filling.run(
-        jobs,
-        None if limit is None else limit - (time.monotonic() - start),
-        lambda line: print(line, flush=True),
-        device,
-    )
-    print(
-        ", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines)
-        or "nothing was finished in this time; what was begun is saved"
-    )
+    left = None if limit is None else limit - (time.monotonic() - start)
+    done = filling.run(jobs, left, lambda line: print(line, flush=True), device)
+    finished = ", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines)
+    print(finished or "nothing was finished in this time; what was begun is saved")
     from .records import export as index_
 
     index_.write(paths.runs() / "index.csv")
@@ -340,35 +320,29 @@ def fill(
 @app.command()
 def explain(
     cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    profile: Profile = "full",
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
     from . import experiments as engine
-    from . import methods, records  # noqa: F401
+    from . import records
 
-    now = engine.status(
-        engine.find(cell),
-        engine.check_parameters(engine.find(cell).experiment, {"profile": profile, **parse(parameter)}),
-    )
+    found = engine.find(cell)
+    params = engine.check_parameters(found.experiment, {"profile": profile, **parse(parameter)})
+    now = engine.status(found, params)
     verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
     print(f"{now.cell} [{profile}] {verdict}: {now.why}")
     if now.record:
         where = records.path(now.cell, profile)
-        print(
-            f"record: {where}\nmade by: {', '.join(f'{k} {v}' for k, v in now.record.made_by.items() if v not in ([], ''))}"
-        )
+        made_by = ", ".join(f"{k} {v}" for k, v in now.record.made_by.items() if v not in ([], ""))
+        print(f"record: {where}\nmade by: {made_by}")
         print(f"cost: {records.cost(now.record)}")
     if now.task:
         print(json.dumps(now.task.key, indent=1))
 
 
 @app.command()
-def index(
-    output: Annotated[
-        Path | None, typer.Option(help="The file to write; by default index.csv in the runs folder.")
-    ] = None,
-) -> None:
+def index(output: Annotated[Path | None, typer.Option(help="By default index.csv in the runs folder.")] = None) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
     from .records import export as index_
 
@@ -418,11 +392,9 @@ def evaluate(
     ] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
-    ceiling_epochs: Annotated[
-        int | None, typer.Option(help="Train on all real images too, for so many epochs.")
-    ] = None,
+    ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
     """Evaluate a distilled set from any code under a named protocol."""
@@ -464,7 +436,7 @@ PROFILES = ["smoke", "small", "full"]
 @uvit.command("train")
 def uvit_train(
     dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
+    profile: Profile = "full",
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")
     ] = False,
@@ -480,14 +452,14 @@ def uvit_train(
 
 @uvit.command("generate")
 def uvit_generate(
-    folder: Annotated[Path, typer.Option(help="Where the images go; what is there already is kept, and goes on.")],
+    folder: Annotated[Path, typer.Option(help="Where the images go; what it holds already is kept and continued.")],
     dataset: Annotated[
         str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "full",
-    seconds: Annotated[float | None, typer.Option(help="Generate for so long.")] = None,
-    images: Annotated[int | None, typer.Option(help="Or so many images.")] = None,
+    profile: Profile = "full",
+    seconds: Annotated[float | None, typer.Option(help="How long to generate.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or how many images.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""

@@ -40,7 +40,7 @@ def narrow(shape=(1, 28, 28), **changes):
     return cgan.redraw(Generator(replace(Architecture(shape, 10, width=8), **changes)), stream(0, "weights"))
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
+# --- networks ---
 @pytest.mark.parametrize(
     "of, generator, discriminator", [(RGB32, 3_559_363, 3_137_971), (GREY28, 3_286_921, 2_969_803)]
 )
@@ -60,7 +60,7 @@ def test_every_map_has_the_side_it_should(side, sides):
             layer.register_forward_hook(lambda m, i, out: seen.append(out.shape[-1]))
     images = generator(generator.noise(4, stream(0)), torch.arange(4))
     assert seen == sides and images.shape == (4, 3, side, side) and images.abs().max() < 1
-    scores, classes = Discriminator(generator.of)(images)
+    scores, classes = Discriminator(generator.arch)(images)
     assert scores.shape == (4,) and classes.shape == (4, 10)
 
 
@@ -122,7 +122,7 @@ def test_images_map_to_the_units_of_the_set_and_back(real):
     assert torch.allclose(ends, torch.tensor([-real.facts.mean[0], 1 - real.facts.mean[0]]) / real.facts.std[0])
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# --- losses ---
 SCORES, CLASSES, LABELS = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
 CE = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log(torch.tensor(2.0))) / 2
 
@@ -260,7 +260,7 @@ def test_settings_at_their_first_default_keep_the_key_of_earlier_gans():
     )
 
 
-# --- training once ----------------------------------------------------------------------------------------------------
+# --- training once ---
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -321,7 +321,7 @@ def test_settings_and_sets_no_gan_fits_are_one_clear_error(real):
         cgan.train(real.under(whitening), TINY)
 
 
-# --- a set that draws -------------------------------------------------------------------------------------------------
+# --- a set that draws ---
 @pytest.fixture
 def drawn(real):
     return GeneratedSet.made("CGAN", real, narrow((1, 8, 8)), ipc=3, seed=5)
@@ -377,7 +377,7 @@ def test_sets_that_make_no_sense_are_one_clear_error(real):
         GeneratedSet.made("CGAN", real, Generator(Architecture((1, 8, 8), 7, width=8)), ipc=1, seed=0)
 
 
-# --- Fréchet distance -------------------------------------------------------------------------------------------------
+# --- Fréchet distance ---
 def test_the_frechet_distance_of_normal_distributions_by_hand():
     mean, eye = torch.zeros(3).double(), torch.eye(3).double()
     assert abs(frechet_distance((mean, eye), (mean, eye))) < 1e-9

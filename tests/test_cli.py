@@ -94,7 +94,8 @@ def test_parameters_are_json_where_they_read_as_json():
 
 def test_importing_the_library_loads_no_plotting_or_data_libraries():
     heavy = "pandas matplotlib torchvision medmnist timm sklearn seaborn papermill diffusers"
-    code = f"import distill_lib.experiments, distill_lib.methods, distill_lib.evaluation, sys; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    imports = "import distill_lib.experiments, distill_lib.methods, distill_lib.evaluation, sys"
+    code = f"{imports}; print([m for m in '{heavy}'.split() if m in sys.modules])"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -52,7 +52,7 @@ def test_percentages_are_refused(bad):
             call()
 
 
-# --- the procedure ---------------------------------------------------------------------------------------------------
+# --- the procedure --------------------------------------------------------------------------------
 def toy(n_per_class=40, classes=3, side=4):
     labels = torch.arange(classes).repeat(n_per_class)
     pixels = (

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,16 +90,22 @@ def test_a_pretrained_scorer_refuses_classes_it_does_not_know(real):
 
 
 def test_mobilenet_pads_strided_convolutions_right_and_below_alone():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = difficulty.MobileNetV2().eval()
-    assert (
-        sum(p.numel() for p in network.parameters()) == 3_504_872 - 17_056 + 1_281
-    )  # torchvision's, norms folded, one class more
-    x = torch.randn(1, 3, 8, 8)
-    first = network.layers["0_0"]
+    class State(dict):  # random weights for whatever layer is asked for
+        def __missing__(self, name):
+            layer, _, part = name.rpartition(".")
+            shape = shapes[layer]
+            size = {"weight": shape, "weight_zero": (1,) * len(shape), "weight_scale": (1,) * len(shape)}
+            return torch.randint(9, size.get(part, shape[:1]), generator=rng)
+
+    rng, plain = stream(0), torchvision.models.MobileNetV2(num_classes=1001)
+    layers = dict(plain.named_modules())
+    shapes = {n: m.weight.shape for n, m in layers.items() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    network = difficulty.mobilenet_of(State()).eval()
+    # torchvision's, norms folded, one class more
+    assert sum(p.numel() for p in network.parameters()) == 3_504_872 - 17_056 + 1_281
+    first, x = network.features[0][0], torch.randn(1, 3, 8, 8, generator=rng)
     padded = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (0, 1, 0, 1)), first.weight, first.bias, stride=2)
-    assert torch.equal(difficulty._apply(first, x), padded) and padded.shape[-1] == 4
+    assert torch.equal(first(x), padded) and padded.shape[-1] == 4
 
 
 def test_mobilenet_recognises_real_images():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
@@ -39,9 +40,9 @@ def solution(x, s, t):
     return 0.3 * alpha(t) + (x - 0.3 * alpha(s)) * std(t) / std(s)
 
 
-# --- schedule ----------------------------------------------------------------------------------------------------------
+# --- schedule ---
 def test_the_schedule_has_the_published_values():
-    assert float(VP.abar(0.5)) == pytest.approx(0.07906381, abs=1e-8)
+    assert float(VP.alpha(0.5) ** 2) == pytest.approx(0.07906381, abs=1e-8)
     assert [float(VP.lambda_(t)) for t in (1.0, 1e-3, 1e-4)] == pytest.approx([-5.024978, 4.557715, 5.751510], abs=1e-6)
     assert float(VP.alpha(1.0)) == pytest.approx(6.571586e-3, rel=1e-6) and float(VP.sigma(1.0)) == pytest.approx(
         0.9999784069, abs=1e-10
@@ -53,7 +54,7 @@ def test_time_and_half_log_snr_are_inverse():
     t = torch.linspace(1e-4, 1, 50, dtype=torch.float64)
     assert torch.allclose(VP.t_of_lambda(VP.lambda_(t)), t, rtol=1e-9)
     assert torch.allclose(VP.alpha(t) ** 2 + VP.sigma(t) ** 2, torch.ones_like(t), rtol=1e-12)
-    assert float(VP.sigma(0.0)) == 0 and float(VP.abar(0.0)) == 1
+    assert float(VP.sigma(0.0)) == 0 and float(VP.alpha(0.0)) == 1
 
 
 def test_a_batch_of_times_keeps_its_type():
@@ -75,7 +76,7 @@ def test_the_orders_of_the_fast_solver_add_up_to_its_evaluations(steps, orders):
     assert fast_orders(steps) == orders and sum(orders) == steps
 
 
-# --- solvers -----------------------------------------------------------------------------------------------------------
+# --- solvers ---
 def test_the_fast_solver_gives_the_published_values():
     assert torch.allclose(solution(STARTS, 1.0, 1e-4), EXACT, atol=1e-8)
     got = sample("dpm_fast", gaussian, STARTS, 50)
@@ -141,7 +142,7 @@ def test_the_solvers_state_keeps_the_precision_of_its_images():
     assert sample("dpm++2m", gaussian, STARTS.float(), 5).dtype == torch.float32
 
 
-# --- diffusers ---------------------------------------------------------------------------------------------------------
+# --- diffusers ---
 N = 1000
 
 
@@ -149,7 +150,7 @@ N = 1000
 def bridge() -> list[float]:
     """Betas whose discrete alpha-bar of index n is the continuous one of time (n + 1) / 1000."""
     t = torch.arange(N + 1, dtype=torch.float64) / N
-    abar = VP.abar(t)
+    abar = VP.alpha(t) ** 2
     return (1 - abar[1:] / abar[:-1]).tolist()
 
 
@@ -164,8 +165,6 @@ def through(scheduler, steps, x, **options):
 
 @pytest.mark.filterwarnings("ignore:__array__")  # inside diffusers
 def test_the_multistep_solver_equals_diffusers(bridge):
-    from diffusers import DPMSolverMultistepScheduler
-
     scheduler = DPMSolverMultistepScheduler(
         N, trained_betas=bridge, final_sigmas_type="sigma_min", lower_order_final=False
     )
@@ -174,8 +173,6 @@ def test_the_multistep_solver_equals_diffusers(bridge):
 
 
 def test_ddim_equals_diffusers(bridge):
-    from diffusers import DDIMScheduler
-
     scheduler = DDIMScheduler(N, trained_betas=bridge, clip_sample=False, set_alpha_to_one=True)
     theirs, times = through(scheduler, 20, STARTS)
     ends = [*[t - 1 / 20 for t in times[:-1]], 0.0]
@@ -186,8 +183,6 @@ def test_ddim_equals_diffusers(bridge):
 
 
 def test_ancestral_sampling_equals_diffusers(bridge):
-    from diffusers import DDPMScheduler
-
     scheduler = DDPMScheduler(N, trained_betas=bridge, clip_sample=False, variance_type="fixed_small")
     starts = STARTS[:, None]
     theirs, times = through(scheduler, 20, starts, generator=stream(0, "shared"))
@@ -196,7 +191,7 @@ def test_ancestral_sampling_equals_diffusers(bridge):
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input ---
 @pytest.mark.parametrize(
     "name, steps, says",
     [

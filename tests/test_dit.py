@@ -1,12 +1,21 @@
 """DiT and its diffusion: published counts and numbers, equality with diffusers and with plain loops, resume, clear
 errors."""
 
+import argparse
+import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
 import time
 
+import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill_lib import data
 from distill_lib.core import weights as core_weights
@@ -16,7 +25,6 @@ from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import prerequisites
 from distill_lib.generators import dit
-from distill_lib.generators import dit as generators_dit
 from distill_lib.generators.diffusion import discrete
 from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.generators.dit import Architecture, DiT, autoencoder
@@ -40,14 +48,14 @@ def inputs():
     return torch.randn(3, 4, 8, 8, generator=g), torch.tensor([0, 500, 999]), torch.tensor([0, 6, 7])
 
 
-# --- the network -------------------------------------------------------------------------------------------------------
+# --- the network ---
 def test_dit_xl_2_has_the_published_counts():
     with torch.device("meta"):
         plain, scaled = DiT(Architecture()), DiT(Architecture(scaled=14))
     count = lambda network, parts=("",): sum(
         p.numel() for k, p in network.named_parameters() if any(x in k for x in parts)
     )
-    assert count(plain) == 675_129_632 and count(scaled) == 675_226_400
+    assert count(plain) == 675_129_632 == dit.parameter_count(plain.arch) and count(scaled) == 675_226_400
     assert (
         count(scaled, ("gamma",)) == 14 * 6912
         and count(scaled, ("bias",)) == 489_632
@@ -79,7 +87,6 @@ def test_state_dict_has_the_official_names():
 
 @pytest.mark.parametrize("of", [TINY, replace(TINY, side=4, patch=1, channels=3, depth=1, heads=2)])
 def test_a_dit_saved_by_diffusers_gives_diffusers_outputs(of, tmp_path, inputs):
-    diffusers = pytest.importorskip("diffusers")
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         theirs = diffusers.DiTTransformer2DModel(
@@ -98,7 +105,7 @@ def test_a_dit_saved_by_diffusers_gives_diffusers_outputs(of, tmp_path, inputs):
             block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
     theirs.save_pretrained(tmp_path / "pipeline" / "transformer")
     ours = dit.read(tmp_path / "pipeline").eval()
-    assert ours.of == replace(of, numerics="diffusers")
+    assert ours.arch == replace(of, numerics="diffusers")
     z, t, labels = inputs[0][:, : of.channels, : of.side, : of.side], *inputs[1:]
     with torch.no_grad():
         wanted = theirs(z, timestep=t, class_labels=labels).sample
@@ -108,16 +115,14 @@ def test_a_dit_saved_by_diffusers_gives_diffusers_outputs(of, tmp_path, inputs):
 
 
 def test_an_official_state_dict_reads_back_and_scales_of_one_change_nothing(tmp_path, inputs):
-    from safetensors.torch import save_file
-
     network = awake(dit.build(replace(TINY, width=128, heads=2)))
     save_file(network.state_dict(), tmp_path / "dit.safetensors")
     torch.save(network.state_dict(), tmp_path / "dit.pt")
     for file in ("dit.safetensors", "dit.pt"):
         back = dit.read(tmp_path / file).eval()
-        assert back.of == network.of and torch.equal(back(*inputs), network(*inputs))
+        assert back.arch == network.arch and torch.equal(back(*inputs), network(*inputs))
     tunable = dit.difffit(network).eval()
-    assert torch.equal(tunable(*inputs), network(*inputs)) and tunable.of.scaled == 1
+    assert torch.equal(tunable(*inputs), network(*inputs)) and tunable.arch.scaled == 1
 
 
 def as_minimax(network):
@@ -140,8 +145,8 @@ def minimax_forward(state, depth, heads, network, z, t, labels):
     `network`'s, and DiT's own."""
     x, c = network.x_embedder(z) + network.pos_embed, network.t_embedder(t) + network.y_embedder(labels)
     for i in range(depth):
-        at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # noqa: E731  no scale where there is none
-        linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")  # noqa: E731
+        at = lambda name, i=i: state.get(f"blocks.{i}.{name}", torch.ones(()))  # no scale where there is none
+        linear = lambda name, x, at=at: x @ at(f"{name}.weight").T + at(f"{name}.bias")
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = linear("adaLN_modulation.1", nn.functional.silu(c))[
             :, None
         ].chunk(6, 2)
@@ -154,14 +159,12 @@ def minimax_forward(state, depth, heads, network, z, t, labels):
             "mlp.fc2", nn.functional.gelu(linear("mlp.fc1", h), approximate="tanh")
         )
     x = network.final_layer(x, c)
-    n, p = network.of.side // network.of.patch, network.of.patch
+    n, p = network.arch.side // network.arch.patch, network.arch.patch
     return torch.einsum("nhwpqc->nchpwq", x.view(len(x), n, n, p, p, -1)).reshape(len(x), -1, n * p, n * p)
 
 
 @torch.no_grad()
 def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
-    import argparse
-
     network = awake(dit.build(replace(TINY, width=128, heads=2, scaled=1)))
     state = as_minimax(network)
     assert {"blocks.0.gamma1", "blocks.0.gamma2", "blocks.0.attn.gamma1", "blocks.0.attn.gamma2"} == {
@@ -176,7 +179,7 @@ def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
     )
     for file in ("tuned.pt", "0012000.pt"):  # the averaged weights, which its sampler takes
         back = dit.read(tmp_path / file).eval()
-        assert back.of == network.of
+        assert back.arch == network.arch
         assert float((back(*inputs) - wanted).norm() / wanted.norm()) < 1e-5
     plain = {k: v for k, v in state.items() if "gamma" not in k}
     torch.save(plain, tmp_path / "plain.pt")
@@ -184,13 +187,11 @@ def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
 
 
 def test_a_foreign_file_is_one_clear_error(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not the state dict of a DiT"):
         dit.read(tmp_path / "other.safetensors")
     torch.save({"x": nn.Linear(1, 1)}, tmp_path / "pickle.pt")
-    with pytest.raises(UserError, match="pickle.pt: (holds more than tensors|damaged)"):
+    with pytest.raises(UserError, match="pickle.pt: cannot be read as weights .*more than tensors"):
         dit.read(tmp_path / "pickle.pt")
     with pytest.raises(UserError, match="not a DiT as diffusers writes it"):
         dit.read(tmp_path)
@@ -224,14 +225,14 @@ def test_timesteps_are_cosines_first():
     assert x[64].item() == pytest.approx(math.cos(3 * 0.01), abs=1e-6)
 
 
-# --- guidance ----------------------------------------------------------------------------------------------------------
+# --- guidance ---
 @pytest.mark.parametrize("channels", ["official", "all"])
 def test_guidance_of_one_is_conditional_and_of_zero_unconditional(channels, inputs):
     network, (z, t, _) = awake(dit.build(TINY)), inputs
     labels, none = torch.tensor([1, 2, 3]), torch.full((3,), 7)
     given, without = network(z, t, labels), network(z, t, none)
-    run = lambda scale: dit.guided(network, labels, 7, scale, channels)(z, t)  # noqa: E731
-    close = lambda a, b: torch.allclose(a, b, atol=1e-4, rtol=1e-4)  # noqa: E731
+    run = lambda scale: dit.guided(network, labels, 7, scale, channels)(z, t)
+    close = lambda a, b: torch.allclose(a, b, atol=1e-4, rtol=1e-4)
     assert torch.equal(run(1), given)
     assert close(run(1.0 + 1e-9), given)  # the two-fold pass agrees with the short cut
     c = 3 if channels == "official" else 4
@@ -240,7 +241,7 @@ def test_guidance_of_one_is_conditional_and_of_zero_unconditional(channels, inpu
     assert (c == 3) == close(run(4)[:, 3], given[:, 3])
 
 
-# --- schedules ---------------------------------------------------------------------------------------------------------
+# --- schedules ---
 def test_the_linear_schedule_and_its_fifty_steps_have_the_published_numbers():
     schedule = Schedule.linear()
     wanted = {100: 0.895142, 250: 0.521423, 500: 0.0777967, 999: 4.03583e-5}
@@ -271,7 +272,7 @@ def test_respaced_steps_are_those_of_the_official_running_sum():
 
 def test_the_cosine_schedule_follows_its_cosine():
     schedule = Schedule.cosine(100)
-    level = lambda t: math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    level = lambda t: math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2
     assert schedule.alpha_bar[49].item() == pytest.approx(level(50) / level(0)) and schedule.betas.max() == 0.999
     with pytest.raises(UserError, match="between 0 and 1"):
         Schedule(torch.tensor([0.1, 1.0]))
@@ -348,7 +349,7 @@ def test_ancestral_sampling_draws_from_the_data_where_the_network_is_exact():
     assert drawn.mean().item() == pytest.approx(mean, abs=0.04) and drawn.std().item() == pytest.approx(std, abs=0.03)
 
 
-# --- autoencoders ------------------------------------------------------------------------------------------------------
+# --- autoencoders ---
 def test_pixel_space_goes_both_ways():
     pixels = torch.rand(2, 1, 4, 4, generator=stream(0))
     plain = autoencoder.load("identity")
@@ -364,9 +365,7 @@ def test_an_encoded_distribution_is_drawn_from():
 
 
 def test_taef2_reconstructs_real_images():
-    from distill_lib.core import weights
-
-    if weights.find("TAEF2 encoder") is None or weights.find("TAEF2 decoder") is None:
+    if core_weights.find("TAEF2 encoder") is None or core_weights.find("TAEF2 decoder") is None:
         pytest.skip("TAEF2's weights are not in a weights folder")
     try:
         test = data.load("ImageNette@64px", download=False)[1]
@@ -380,7 +379,6 @@ def test_taef2_reconstructs_real_images():
 
 
 def test_diffusers_autoencoder_behind_the_same_interface(tmp_path):
-    diffusers = pytest.importorskip("diffusers")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = diffusers.AutoencoderKL(
@@ -406,7 +404,7 @@ def test_diffusers_autoencoder_behind_the_same_interface(tmp_path):
         autoencoder.load(str(tmp_path / "empty"))
 
 
-# --- stages ------------------------------------------------------------------------------------------------------------
+# --- stages ---
 @pytest.fixture(scope="module")
 def real():
     return data.load("digits")[0]
@@ -418,47 +416,43 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-QUICK = replace(generators_dit.Base().smoke(), steps=5, batch=8, width=16, depth=1, patch=2)
-DRAW = replace(generators_dit.Sampling().smoke(), steps=2, batch=20)
+QUICK = replace(dit.Pretraining().smoke(), steps=5, batch=8, width=16, depth=1, patch=2)
+DRAW = replace(dit.Sampling().smoke(), steps=2, batch=20)
 
 
 def test_the_network_fits_the_images_and_an_official_model_its_latents(real):
     free = replace(QUICK, patch=None)
-    assert (generators_dit.architecture(real, free).tokens, generators_dit.architecture(real, free).channels) == (64, 1)
+    assert (dit.architecture(real, free).tokens, dit.architecture(real, free).channels) == (64, 1)
     larger = data.ImageSet(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10), replace_facts(real, 3))
-    assert generators_dit.architecture(larger, free).patch == 4
+    assert dit.architecture(larger, free).patch == 4
     with pytest.raises(UserError, match="takes 3 channels, digits has 1; use identity"):
         if prerequisites.weights.find("TAEF2 encoder") is None:
             pytest.skip("TAEF2's weights are not in a weights folder")
-        generators_dit.base(real, replace(QUICK, autoencoder="taef2"))
+        dit.base(real, replace(QUICK, autoencoder="taef2"))
 
 
 def replace_facts(real, channels):
-    import dataclasses
-
     return dataclasses.replace(real.facts, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
 def test_training_lowers_the_loss_and_is_kept(real, runs):
-    import json
-
     longer = replace(QUICK, steps=150, batch=32, width=32, depth=2)
-    model = generators_dit.base(real, longer)
-    folder = generators_dit.trained_file(real, longer).parent
+    model = dit.base(real, longer)
+    folder = dit.trained_file(real, longer).parent
     looks = json.loads((folder / "settings.json").read_text())["looks"]["error"]
     assert looks[0][1] > looks[-1][1] and looks[-1][1] < 0.3
-    again = generators_dit.base(real, longer)
+    again = dit.base(real, longer)
     assert all(torch.equal(a, b) for a, b in zip(model.network.parameters(), again.network.parameters(), strict=True))
     assert not model.network.training and model.latent == (1, 8, 8)
 
 
 def test_stage_1_resumes_bit_for_bit(real, runs, monkeypatch, tmp_path):
-    whole = generators_dit.base(real, QUICK).network
+    whole = dit.base(real, QUICK).network
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
     stops = 0
     while True:
         try:
-            resumed = generators_dit.base(real, QUICK, Loop(tmp_path / "ckpt", deadline=time.monotonic())).network
+            resumed = dit.base(real, QUICK, Loop(tmp_path / "ckpt", deadline=time.monotonic())).network
             break
         except TimeUp:
             stops += 1
@@ -474,7 +468,7 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one(real, runs, monkeypatch
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
     assert torch.equal(minimax.draw_pool(real, QUICK, None, DRAW, 7, seed=0).images, large.images)  # in one go
     assert not torch.equal(minimax.draw_pool(real, QUICK, None, DRAW, 3, seed=1).images, small.images)
-    made = generators_dit.as_set(small, real, generators_dit.first(small, 2), method="DiT")
+    made = dit.as_set(small, real, dit.first(small, 2), method="DiT")
     assert made.shape == real.shape and torch.allclose(made.pixels()[:2], small.pixels()[:2], atol=1e-5)
 
 
@@ -507,9 +501,9 @@ def test_latents_are_encoded_once_with_both_flips(real, runs, monkeypatch):
     colour = data.ImageSet(real.images[:60].repeat(1, 3, 1, 1), real.labels[:60], replace_facts(real, 3))
     Half.channels = 3
     of = replace(QUICK, autoencoder="half", flips=True)
-    kept = generators_dit.latents(colour, of)
+    kept = dit.latents(colour, of)
     calls = Half.calls
-    again = generators_dit.latents(colour, of)
+    again = dit.latents(colour, of)
     assert Half.calls == calls and set(kept.kept) == {"mean", "log_variance"}
     pooled = torch.nn.functional.avg_pool2d(colour.pixels(), 2)
     drawn = kept.draw(torch.arange(60), stream(0))
@@ -522,12 +516,12 @@ def test_latents_are_encoded_once_with_both_flips(real, runs, monkeypatch):
 
 def test_a_batch_larger_than_the_set_is_one_clear_error(real, runs):
     with pytest.raises(UserError, match="a batch of 5000 images, but an epoch has 1297"):
-        generators_dit.base(real, replace(QUICK, batch=5000))
+        dit.base(real, replace(QUICK, batch=5000))
 
 
 def test_the_outlook_counts_what_a_stage_computes():
     network = dit.build(TINY)
-    found = generators_dit.outlook("a stage", network, 3.0, 10, 4)
+    found = dit.outlook("a stage", network, 3.0, 10, 4)
     assert found.flops == 3 * TINY.flops() * 40 and found.seconds == found.flops / found.rate
     assert "10 steps of 4 images" in str(found) and found.memory_gb * 2**30 > 4 * 4 * sum(
         p.numel() for p in network.parameters()
@@ -535,19 +529,15 @@ def test_the_outlook_counts_what_a_stage_computes():
 
 
 def test_operations_are_those_torch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
     for of in (TINY, replace(TINY, side=8, patch=1, width=64, heads=4)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             dit.build(of)(torch.zeros(1, 4, 8, 8), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         assert counter.get_total_flops() == pytest.approx(of.flops(), rel=0.02)
 
 
-# --- published weights
-# -------------------------------------------------------------------------------------------------
+# --- published weights ---
 def published(folder, real):
     """A tiny model in the layout of DiT-XL/2's folder on the hub, with a two-block autoencoder."""
-    diffusers = pytest.importorskip("diffusers")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = diffusers.DiTTransformer2DModel(
@@ -579,21 +569,21 @@ def test_published_weights_are_found_by_name_and_conditioned_on_imagenet_s_numbe
     real = data.ImageSet(
         torch.randint(0, 255, (8, 3, 8, 8), dtype=torch.uint8, generator=stream(0)), torch.tensor([0, 1] * 4), facts
     )
-    of = replace(generators_dit.Base(), side=8)
-    model = generators_dit.base(real, of)
+    of = replace(dit.Pretraining(), side=8)
+    model = dit.base(real, of)
     assert (
         model.labels.tolist() == [258, 9]
-        and model.network.of.numerics == "official"
-        and model.network.of.num_classes == 1000
+        and model.network.arch.numerics == "official"
+        and model.network.arch.num_classes == 1000
     )
     assert model.space.std.flatten().tolist() == pytest.approx([1 / 0.18215] * 3)
     images = minimax.draw_pool(real, of, None, replace(DRAW, channels="official"), 2, seed=0)
     assert images.shape == (3, 8, 8) and images.labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match="makes 3 x 8 x 8 of 16 pixels"):
-        generators_dit.base(real, replace(of, side=16))
+        dit.base(real, replace(of, side=16))
     other = data.load("digits")[0]
     with pytest.raises(UserError, match="takes 3 channels"):
-        generators_dit.base(other, of)
+        dit.base(other, of)
 
 
 def test_missing_weights_say_what_is_missing_and_where_to_put_it(tmp_path, monkeypatch):
@@ -622,13 +612,9 @@ def test_missing_weights_say_what_is_missing_and_where_to_put_it(tmp_path, monke
 
 
 def test_the_command_says_so_in_one_message(tmp_path):
-    import os
-    import subprocess
-    import sys
-
-    code = "import sys; sys.argv = ['distill', 'run', 'dgs/table1_imagewoof', '--profile', 'full']; from distill_lib.__main__ import main; main()"
+    command = [sys.executable, "-m", "distill_lib", "run", "dgs/table1_imagewoof", "--profile", "full"]
     env = {**os.environ, "DISTILL_DATA": str(tmp_path), "DISTILL_WEIGHTS": str(tmp_path), "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and not done.stdout
     assert (
         done.stderr.startswith("error: dgs/table1_imagewoof at full needs what is not here:")

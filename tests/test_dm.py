@@ -11,9 +11,7 @@ from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import augment
-from distill_lib.experiments import method_costs
 from distill_lib.methods import dm
-from distill_lib.networks import memory
 from distill_lib.publish import pages
 
 K, N, M = 3, 6, 2
@@ -63,13 +61,6 @@ def test_in_float64_the_loss_is_the_official_one_to_rounding(name):
     torch.testing.assert_close(loss, reference, rtol=1e-10, atol=0)
     gradients = (torch.autograd.grad(x, of)[0] for x, of in ((loss, found), (reference, slow)))
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
-
-
-def test_memory_counts_the_one_pass_of_batch_norm():
-    size = memory.Size((1, 28, 28), num_classes=10, images=60_000)
-    plain, joint = (method_costs.dm_memory(dm.Config(network=name), size) for name in ("ConvNetW32", "ConvNetW32BN"))
-    assert plain < memory.passed("ConvNetW32BN", size, 10 * 256) < joint
-    assert method_costs.joint_pass("ConvNetW32", size, 256) == 0
 
 
 def test_equal_batches_have_zero_loss_and_gradient():

@@ -13,7 +13,7 @@ from distill_lib.core import progress
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import settings
 from distill_lib.experiments import Status, Task, compute, estimate
-from distill_lib.experiments.method_costs import COSTS
+from distill_lib.experiments.method_costs import WORK
 from distill_lib.methods import METHODS, optional
 from distill_lib.methods.contract import REQUIRED
 from distill_lib.records import Cell, Record
@@ -53,76 +53,89 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
+def row(of):
+    """A task as the row of a plan of its own."""
+    return estimate.rows([Status(of.cell, "missing", "", of)], "small")[0]
+
+
+def seconds(of):
+    return row(of)["seconds"]
+
+
 def test_operations_of_a_network_are_those_counted_by_hand():
     blocks = 2 * 9 * 128 * (3 * 32**2 + 128 * 16**2 + 128 * 8**2)  # three 3 x 3 convolutions on 32, 16 and 8 pixels
-    assert estimate.counted_operations("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
+    assert estimate.per_image("ConvNet", (3, 32, 32), 10) == blocks + 2 * 128 * 4 * 4 * 10
+    assert estimate.per_image("VGG11", (3, 8, 8), 10) == 0  # does not take them
 
 
 def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back():
     cfg = METHODS["DM"].paper_config("FashionMNIST", 10)
-    assert COSTS["DM"].work(cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
+    assert WORK["DM"](cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", WORK)
 def test_work_grows_with_the_budget(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)
     stages = optional(METHODS[name], "stage1")
-    counts = [
-        COSTS[name].work(c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values())
+    full, small, smoke = (
+        WORK[name](c, 10, 60_000) + sum(s.work(10, 60_000) for s in stages(c).values())
         for c in (cfg, cfg.small(), cfg.smoke())
-    ]
-    full, small, smoke = counts
+    )
     assert full >= small >= smoke >= 0 and (full > small > 0 or name in ("Random", "Full data"))
 
 
-def test_of_a_method_that_is_not_counted_time_and_memory_are_unknown(results, monkeypatch):
+def test_of_a_method_that_is_not_counted_the_time_is_unknown(results, monkeypatch):
     monkeypatch.setitem(METHODS, "Mine", METHODS["DM"])
-    record(task("Mine"), distill=100.0, evaluate=30.0).save("small")
-    known = estimate.rates("small")
-    assert known.evaluate["ConvNet"] and not known.distill and not known.beside_mb
-    cost = estimate.estimate(task("Mine"), known)
-    assert (cost.seconds, cost.memory_mb) == (None, None) and "Mine" in cost.basis and "Mine" in cost.memory_basis
-    made = {part.key for part in compute.shared_parts(task("Mine"), 0)}
-    assert estimate.estimate(task("Mine"), known, made=made).seconds == pytest.approx(30.0)  # the set is there
-    rows = estimate.rows([Status(task("Mine").cell, "missing", "", task("Mine"))], "small")
-    assert estimate.total(rows) == "1 cells: 1 missing; to compute: time unknown"
+    mine = task("Mine")
+    assert row(mine)["seconds"] is row(mine)["memory_mb"] is None and "Mine" in row(mine)["memory_basis"]
+    record(mine, distill=100.0, evaluate=30.0).save("small")
+    assert row(mine)["seconds"] is None and "Mine" in row(mine)["basis"] and row(mine)["memory_mb"] == 900
+    made = {part.key for part in compute.shared_parts(mine, 0)}
+    parts = estimate.shares(mine, [0], estimate.rates("small"), made)
+    assert estimate.total_seconds(parts) == pytest.approx(30.0)  # the set is there
+    assert estimate.total([row(mine)]).startswith(
+        "1 cells: 1 missing; to compute: time unknown; peak memory about 0.9 GB"
+    )
 
 
 def test_a_stage_whose_settings_do_not_count_its_work_has_an_unknown_time(results, monkeypatch):
-    method = SimpleNamespace(
-        **{name: getattr(METHODS["DM"], name) for name in REQUIRED}, stage1=lambda cfg: {"a stage": Stage()}
-    )
+    names = {name: getattr(METHODS["DM"], name) for name in REQUIRED}
+    method = SimpleNamespace(**names, stage1=lambda cfg: {"a stage": Stage()})
     monkeypatch.setitem(METHODS, "Staged", method)
-    monkeypatch.setitem(COSTS, "Staged", COSTS["DM"])
+    monkeypatch.setitem(WORK, "Staged", WORK["DM"])
     done = replace(record(task("Staged"), 100.0, 30.0), shared={"a stage-1": {"seconds": 50.0, "cpu_seconds": 50.0}})
     done.save("small")
-    known = estimate.rates("small")
-    assert known.distill["Staged"] and not known.stage and estimate.estimate(task("Staged"), known).seconds is None
+    assert seconds(task("Staged")) is None
 
 
 def test_a_task_costs_what_its_record_says_and_others_in_proportion(results):
     done = task("DM")
     record(done, distill=100.0, evaluate=30.0).save("small")
-    known = estimate.rates("small")
-    same = estimate.estimate(done, known)
-    assert same.seconds == pytest.approx(130.0) and "a machine" in same.basis
-    assert same.memory_mb == pytest.approx(900.0) and "held besides by 1 records" in same.memory_basis
-    assert estimate.estimate(task("DM", ipc=50), known).memory_mb > 900.0
-    twice = estimate.estimate(task("DM", num_sets=2), known)
-    assert twice.seconds == pytest.approx(260.0)
-    longer = estimate.estimate(task("DM", epochs=600), known).seconds
+    same = row(done)
+    assert same["seconds"] == pytest.approx(130.0) and "a machine" in same["basis"]
+    assert seconds(task("DM", num_sets=2)) == pytest.approx(260.0)
+    longer = seconds(task("DM", epochs=600))
     assert 100 + 2 * 30 < longer < 100 + 10 * 30  # ten times the training, the same test
-    assert estimate.estimate(task("DC"), known).seconds is None  # an evaluation is known, DC is not
-    assert "no record of DC" in estimate.estimate(task("DC"), known).basis
-    assert estimate.estimate(task("Random"), known).seconds == pytest.approx(
-        30.0
-    )  # it passes nothing through a network
+    assert seconds(task("DC")) is None and "no record of DC" in row(task("DC"))["basis"]  # its evaluation is known
+    assert seconds(task("Random")) == pytest.approx(30.0)  # it passes nothing through a network
 
 
-def test_without_records_no_time_is_claimed(results):
-    cost = estimate.estimate(task("DM"), estimate.rates("small"))
-    assert cost.seconds is None and estimate.words(cost.seconds, cost.memory_mb).startswith("time unknown, 0.8 GB")
-    assert "held besides by no record" in cost.memory_basis
+def test_memory_is_that_of_the_nearest_record_with_images_of_this_size(results):
+    for ipc, memory_mb in ((1, 900.0), (50, 2000.0)):
+        replace(record(task("DM", ipc), 100.0, 30.0), memory_mb=memory_mb).save("small")
+    found = row(task("DM", ipc=10))
+    assert found["memory_mb"] == 2000 and "IPC 50" in found["memory_basis"]
+    assert row(task("DM", ipc=2))["memory_mb"] == 900
+    larger = replace(task("DM"), dataset="CIFAR10")
+    assert row(larger)["memory_mb"] is None and "images of this size" in row(larger)["memory_basis"]
+    plan = estimate.total([found, row(larger)])
+    assert "peak memory about 2.0 GB (measured for DM, FashionMNIST, IPC 50" in plan and plan.endswith("of 1 unknown")
+
+
+def test_without_records_nothing_is_claimed(results):
+    found = row(task("DM"))
+    assert estimate.words(found["seconds"], found["memory_mb"]) == "time unknown"
+    assert estimate.total([found]) == "1 cells: 1 missing; to compute: time unknown"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +151,7 @@ def test_without_records_no_time_is_claimed(results):
 )
 def test_times_are_said_in_units_that_people_use(seconds, words):
     assert estimate.words(seconds, None) == f"about {words}"
+    assert estimate.words(seconds, 2345.0) == f"about {words}, 2.3 GB"
 
 
 def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(results, monkeypatch):
@@ -145,40 +159,31 @@ def test_what_the_device_at_hand_has_no_record_of_costs_as_on_the_one_with_most(
     for method in ("DC", "DSA"):
         record(task(method), distill=500.0, evaluate=30.0, device="there, 1 threads").save("small")
     record(task("DM"), distill=100.0, evaluate=20.0, device="here, 2 threads").save("small")
-    known = estimate.rates("small")
-    own, borrowed = (estimate.estimate(task(method), known) for method in ("DM", "DC"))
-    assert (own.seconds, own.basis) == (pytest.approx(120.0), "1 records on here, 2 threads")
-    assert (borrowed.seconds, borrowed.basis) == (
-        pytest.approx(530.0 / 2 - 15 + 20),
-        "1 records on there, 2 threads",
-    )  # made as there, judged as here
-    assert estimate.estimate(task("IDC"), known).seconds is None
+    own, borrowed = row(task("DM")), row(task("DC"))
+    assert (own["seconds"], own["basis"]) == (pytest.approx(120.0), "1 records on here, 2 threads")
+    # made as there, judged as here
+    assert (borrowed["seconds"], borrowed["basis"]) == (pytest.approx(250.0 + 20), "1 records on there, 2 threads")
+    assert seconds(task("IDC")) is None
 
 
-def test_operations_are_counted_once_and_again_when_a_network_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
-    counts, shape = [], (3, 32, 32)
-    monkeypatch.setattr(estimate, "counted_operations", lambda *args: counts.append(args) or 7.0)
+def test_processor_seconds_are_divided_by_the_threads_at_hand(results, monkeypatch):
+    record(task("DM"), distill=100.0, evaluate=30.0).save("small")
+    monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda device: "a machine, 2 threads")
+    assert seconds(task("DM")) == pytest.approx(65.0) and row(task("DM"))["basis"].endswith("a machine, 2 threads")
 
-    def told():  # as a new process would
-        estimate.per_image.cache_clear()
-        estimate._remembered.clear()
-        return estimate.per_image("ConvNet", shape, 10)
 
-    assert told() == told() == 7.0 and len(counts) == 1
-    (kept,) = (tmp_path / "operations").glob("*.json")
-    kept.write_text("{")
-    assert told() == 7.0 and len(counts) == 2  # damaged: counted again
-    monkeypatch.setattr(estimate, "_networks_as_they_are", lambda: "another")
-    assert told() == 7.0 and len(counts) == 3
-    estimate.per_image.cache_clear()
-    estimate._remembered.clear()
+def test_processor_seconds_count_where_a_record_has_them(results):
+    busy = record(task("DM"), distill=1000.0, evaluate=300.0)
+    replace(busy, cpu_seconds={"distill": 100.0, "evaluate": 30.0}).save("small")
+    assert seconds(task("DM")) == pytest.approx(130.0)
+    record(task("DM", ipc=10), distill=9000.0, evaluate=3000.0).save("small")  # wall seconds of a busy machine
+    assert seconds(task("DM")) == pytest.approx(130.0)
 
 
 def test_damaged_records_do_not_stop_a_plan(results):
     file = record(task("DM"), 1.0, 1.0).save("small")
     file.write_text(file.read_text()[:-20])
-    assert estimate.rates("small").device == ""
+    assert estimate.rates("small").devices == []
 
 
 def test_a_plan_says_what_to_compute_and_what_it_costs(results):
@@ -191,7 +196,58 @@ def test_a_plan_says_what_to_compute_and_what_it_costs(results):
     assert "1 recorded, 1 missing" in estimate.total(rows) and "as on a machine" in estimate.total(rows)
 
 
-# --- selections --------------------------------------------------------------------------------------------------------
+def test_the_exceptions_of_a_protocol_are_counted(results):
+    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
+    cell = Cell(NAME, "Random", "MNIST", 1, "ConvNet", "vico_noaug")
+    config = METHODS["Random"].paper_config("MNIST", 1)
+    mnist, fashion = (seconds(Task(cell, config, name, "vico_noaug")) for name in ("MNIST", "FashionMNIST"))
+    per_image = 3 * 10  # forwards and backwards, ten images an epoch
+    expected = (1001 * per_image + 10_000) / (301 * per_image + 10_000)
+    assert mnist / fashion == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_cells_share_is_counted_once_in_a_plan(results):
+    for method in ("Herding", "K-Center"):
+        record(task(method), distill=1.0, evaluate=30.0).save("small")
+    params = experiments.check_parameters(NAME, {"profile": "small"})
+    selection = "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10"
+    cells = experiments.select(experiments.experiment(NAME).cells(params), selection)
+    rows = estimate.rows(experiments.plan(NAME, params, cells), "small")
+    first, *others = [(r["seconds"], r["added_seconds"]) for r in rows]
+    assert first[0] == first[1] and len(others) >= 5  # the first trains the network for all
+    assert all(added < alone for alone, added in others)
+    together = sum(r["added_seconds"] for r in rows)
+    assert together < sum(r["seconds"] for r in rows)
+    assert f"about {estimate.duration(together)}" in estimate.total(rows)
+
+
+def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
+    of = task("SKD")
+    spent = {"distill": 40.0, "evaluate": 30.0}
+    stage = {"conditional GAN 0a1b2c3d": {"seconds": 999.0, "cpu_seconds": 500.0, "memory_mb": 900}}
+    replace(record(of, distill=40.0, evaluate=30.0), cpu_seconds=spent, shared=stage).save("small")
+    assert seconds(of) == pytest.approx(570.0)
+    made = {compute.shared_parts(of, 0)[0].key}
+    parts = estimate.shares(of, [0], estimate.rates("small"), made)
+    assert estimate.total_seconds(parts) == pytest.approx(70.0)
+    assert seconds(replace(of, num_sets=3)) == pytest.approx(500 + 3 * 70)  # the stage's seed is a setting: one for all
+
+
+def test_a_record_that_may_include_its_stage_tells_the_method_s_seconds_all_the_same(results):
+    record(task("Herding"), distill=60.0, evaluate=30.0).save("small")
+    found = row(task("Herding"))
+    assert found["seconds"] > 90 and found["basis"].endswith("records on a machine, 1 threads")
+
+
+def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):
+    config = METHODS["Random"].paper_config("ImageNette", 10)
+    cell = Cell("dgs/table2_subsets", "Random", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
+    of = Task(cell, config, "ImageNette@64px", "minimax_imagenet@60ep", num_eval=1, network="ConvNetD6W32")
+    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
+    assert seconds(of) > 0 and estimate._sizes("ImageNette@64px")[2] == 13_000 and estimate._sizes("digits")
+
+
+# --- selections ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def cells():
     return experiments.experiment(NAME).cells(experiments.check_parameters(NAME, {}))
@@ -239,8 +295,8 @@ def test_explain_names_the_setting_that_differs(results, monkeypatch, capsys):
 
 def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
     cell = Cell(NAME, "DM", "FashionMNIST", 1, "ConvNet", "vico_dsa")
-    activity = progress.Activity("small", 3)
-    with activity.cell(cell, 2):
+    activity = progress.Activity(cells=3)
+    with activity.cell(cell, "small", 2):
         activity.tell("distill", 5, 40, {"loss": 0.25})
         activity._written = 0.0
         activity.tell("distill", 40, 40, {"loss": 0.125})
@@ -280,85 +336,3 @@ def test_seconds_are_added_up_and_not_lost_to_a_kill(tmp_path):
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         progress.Spent(tmp_path / "s.json")
-
-
-def test_what_a_process_holds_besides_is_learned_from_any_number_of_threads(results, monkeypatch):
-    """A few records of another number of threads, whose processes held much from other cells, do not say what a process
-    holds."""
-    for ipc in (1, 10, 50):
-        record(task("DM", ipc=ipc), distill=100.0, evaluate=30.0).save("small")
-    replace(record(task("Random"), distill=1.0, evaluate=30.0, device="a machine, 2 threads"), memory_mb=4000.0).save(
-        "small"
-    )
-    found = {}
-    for device in ("a machine, 1 threads", "a machine, 2 threads"):
-        monkeypatch.setattr("distill_lib.experiments.estimate.describe", lambda _, here=device: here)
-        found[device] = estimate.rates("small")
-    one, two = found.values()
-    assert one.device == two.device == "a machine, any threads" and two.held_mb == one.held_mb < 900
-    assert set(one.distill) == set(two.distill) == {"DM"} and (one.threads, two.threads) == (1, 2)
-    half, whole = (estimate.estimate(task("DM"), known).seconds for known in (two, one))
-    assert whole == pytest.approx(2 * half)
-
-
-def test_processor_seconds_count_where_a_record_has_them(results):
-    busy = record(task("DM"), distill=1000.0, evaluate=300.0)
-    replace(busy, cpu_seconds={"distill": 100.0, "evaluate": 30.0}).save("small")
-    assert estimate.estimate(task("DM"), estimate.rates("small")).seconds == pytest.approx(130.0)
-    record(task("DM", ipc=10), distill=9000.0, evaluate=3000.0).save(
-        "small"
-    )  # wall seconds of who knows what: not asked where others are there
-    assert estimate.estimate(task("DM"), estimate.rates("small")).seconds == pytest.approx(130.0)
-
-
-def test_the_exceptions_of_a_protocol_are_counted(results):
-    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
-    known, cell = estimate.rates("small"), Cell(NAME, "Random", "MNIST", 1, "ConvNet", "vico_noaug")
-    config = METHODS["Random"].paper_config("MNIST", 1)
-    mnist, fashion = (
-        estimate.estimate(Task(cell, config, name, "vico_noaug"), known).seconds for name in ("MNIST", "FashionMNIST")
-    )
-    per_image = 3 * 10  # forwards and backwards, ten images an epoch
-    assert mnist / fashion == pytest.approx((1001 * per_image + 10_000) / (301 * per_image + 10_000))
-
-
-def test_what_cells_share_is_counted_once_in_a_plan(results):
-    for method in ("Herding", "K-Center"):
-        record(task(method), distill=1.0, evaluate=30.0).save("small")
-    params = experiments.check_parameters(NAME, {"profile": "small"})
-    cells = experiments.select(
-        experiments.experiment(NAME).cells(params), "method=Herding|K-Center|Forgetting,dataset=FashionMNIST,ipc=10"
-    )
-    rows = estimate.rows(experiments.plan(NAME, params, cells), "small")
-    first, *others = [(r["seconds"], r["added_seconds"]) for r in rows]
-    assert (
-        first[0] == first[1] and len(others) >= 5 and all(added < alone for alone, added in others)
-    )  # the first trains the network for all
-    together = sum(r["added_seconds"] for r in rows)
-    assert together < sum(r["seconds"] for r in rows) and f"about {estimate._time(together)}" in estimate.total(rows)
-
-
-def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
-    of = task("SKD")
-    made = replace(
-        record(of, distill=40.0, evaluate=30.0),
-        cpu_seconds={"distill": 40.0, "evaluate": 30.0},
-        shared={"conditional GAN 0a1b2c3d": {"seconds": 999.0, "cpu_seconds": 500.0, "memory_mb": 900}},
-    )
-    made.save("small")
-    known = estimate.rates("small")
-    assert estimate.estimate(of, known).seconds == pytest.approx(570.0)
-    stage = compute.shared_parts(of, 0)[0].key
-    assert estimate.estimate(of, known, made={stage}).seconds == pytest.approx(70.0)
-    assert estimate.estimate(replace(of, num_sets=3), known).seconds == pytest.approx(
-        500 + 3 * 70
-    )  # its seed is among its settings: one for all
-
-
-def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):
-    config = METHODS["Random"].paper_config("ImageNette", 10)
-    cell = Cell("dgs/table2_subsets", "Random", "ImageNette", 10, "ResNetAP-10", "minimax_imagenet")
-    of = Task(cell, config, "ImageNette@64px", "minimax_imagenet@60ep", num_eval=1, network="ConvNetD6W32")
-    record(task("Random"), distill=1.0, evaluate=30.0).save("small")
-    assert estimate.estimate(of, estimate.rates("small")).seconds > 0
-    assert estimate._data("ImageNette@64px")[0].images == 13_000 and estimate._data("digits") is not None

@@ -54,8 +54,7 @@ def test_set():
     return toy(200, seed=1)
 
 
-# --- against a plain loop
-# ----------------------------------------------------------------------------------------------
+# --- against a plain loop -------------------------------------------------------------------------
 def plain(synthetic, test, p, network, number, seed):
     """What a reader would write: one network, its own optimiser, epoch after epoch. Returns accuracy in percent, last
     epoch's loss."""
@@ -141,7 +140,7 @@ def test_running_out_of_memory_means_fewer_at_a_time_and_the_same_numbers_to_rou
     assert halved.metrics["train_loss"] == pytest.approx(reference.metrics["train_loss"], rel=1e-5)
 
 
-# --- known answers -----------------------------------------------------------------------------------------------------
+# --- known answers --------------------------------------------------------------------------------
 def test_a_set_of_one_class_gives_exactly_one_class(test_set):
     images = toy(10, seed=2).images
     alone = ImageSet(images, torch.full((10,), 3), test_set.facts)
@@ -177,7 +176,7 @@ def test_a_class_without_test_images_has_no_accuracy():
     assert result.metrics["per_class_accuracy_pct"][0][7] is None
 
 
-# --- every preset ------------------------------------------------------------------------------------------------------
+# --- every preset ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_preset_runs_and_leaves_the_set_as_it_was(name):
     facts = {"n": 20, "classes": 5, "shape": (3, 16, 16)}
@@ -216,7 +215,7 @@ def test_digits_under_the_plain_protocol_are_augmented(test_set):
     assert runs[0].metrics["train_loss"] != runs[1].metrics["train_loss"]
 
 
-# --- selection ---------------------------------------------------------------------------------------------------------
+# --- selection ------------------------------------------------------------------------------------
 def test_what_is_selected_is_an_extra_and_never_the_headline(test_set):
     p = replace(protocol("idc_small"), epochs=6, checks=6)
     seen = []
@@ -274,7 +273,7 @@ def test_a_learned_step_size_travels_with_the_set(test_set):
             evaluate(learned, test_set, "mtt@1ep", NET, 1)
 
 
-# --- labels ------------------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
 def test_losses_by_hand():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])  # one network, two images, two classes
     hard, soft = torch.tensor([0, 0]), torch.tensor([[0.8, 0.2], [0.5, 0.5]])
@@ -319,8 +318,7 @@ def test_scores_that_are_no_probabilities_need_the_squared_loss(test_set):
         evaluate(scores, test_set, "vico_dsa+soft@1ep", NET, num_eval=1)
 
 
-# --- averages, generators, networks with state
-# ---------------------------------------------------------------------------
+# --- averages, generators, networks with state ----------------------------------------------------
 def test_the_average_follows_its_decay():
     average, truth = {"w": torch.zeros(1)}, 0.0
     for k in range(300):
@@ -407,7 +405,7 @@ def test_cross_architecture(test_set):
     assert list(table) == [NET, "MLP"] and table["MLP"].network == "MLP"
 
 
-# --- interruption ------------------------------------------------------------------------------------------------------
+# --- interruption ---------------------------------------------------------------------------------
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -471,7 +469,7 @@ def test_a_checkpoint_of_another_evaluation_is_not_taken_up(test_set, tmp_path):
     assert again.metrics == runs[0].metrics
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "change, says",
     [

@@ -153,7 +153,7 @@ def test_other_pixels_under_the_same_name_make_records_stale(table, monkeypatch)
     go()
     real, test = data.load("digits")
     flipped = data.ImageSet(real.images.flip(0), real.labels.flip(0), real.facts)
-    monkeypatch.setattr(compute, "_load", lambda name, device: (flipped, test))
+    monkeypatch.setattr(compute, "load_on", lambda name, device: (flipped, test))
     assert states(go()) == ["computed", "computed"]
 
 
@@ -170,7 +170,7 @@ def test_an_interrupted_run_continues_to_the_same_record(table):
     with pytest.raises(TimeUp):
         engine.run("toy/table", params, time_limit=0.005, say=lambda line: None)
     resumed = go().statuses[0].record
-    fresh = compute.compute(resumed_task(resumed.cell, params), "full")
+    fresh = compute.compute(resumed_task(resumed.cell, params), compute.Run("full"))
     assert resumed.test_accuracy_pct == fresh.test_accuracy_pct
     assert resumed.key == fresh.key
 
@@ -290,8 +290,7 @@ def test_lists_given_as_text_are_read_as_lists():
     )  # the paper's rows, full data, IDC-1
 
 
-# --- a notebook's parameters
-# -------------------------------------------------------------------------------------------
+# --- a notebook's parameters ----------------------------------------------------------------------
 PARAMETERS = 'profile: str = "smoke"  # recorded | smoke\nipcs: list = [1, 10]\nseed: int = 0\n'
 CALL = f'params = experiment.parameters("{NAME}", globals())'
 LATER = "ipc, points = 3, [1, 2]\nfor method in ['DM']:\n    text = method"
@@ -430,7 +429,7 @@ def test_a_generator_is_trained_once_and_serves_every_ipc(tmp_path, monkeypatch)
     for ipc in (2, 3):
         cell = Cell("toy/table", "CGAN", "digits", ipc, "MLP", "dim_fixed")
         config = method.paper_config("digits", ipc).smoke()
-        sets.append(compute.distilled(Task(cell, config, "digits", "dim_fixed@1ep"), 0, "smoke", real)[0])
+        sets.append(compute.distilled(Task(cell, config, "digits", "dim_fixed@1ep"), 0, compute.Run("smoke"), real)[0])
     assert len(made) == 1 and [len(s) for s in sets] == [20, 30]
     states_ = [s.generator.state_dict() for s in sets]
     assert all(torch.equal(states_[0][k], states_[1][k]) for k in states_[0])

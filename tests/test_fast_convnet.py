@@ -71,7 +71,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "shape", "n"), CASES)
 def test_values_and_gradients_are_those_of_the_layers(name, shape, n):
     network, x, grad = case(name, shape, n)
-    assert fast.plan(network) is not None
+    assert fast.blocks_of(network) is not None
     exact = copy.deepcopy(network).double()
     wanted = gradients(lambda net, x: net.embed(x), exact, x.double(), grad.double())
     found = gradients(fast.embed, network, x, grad)
@@ -179,7 +179,7 @@ OTHERS = [
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_networks_take_their_layers(name):
     network, x, _ = case(name, RGB32, 2)
-    assert fast.plan(network) is None
+    assert fast.blocks_of(network) is None
     network.eval()
     assert torch.equal(networks_fast.embed(network, x), network.embed(x)) and torch.equal(
         networks.logits(network, x), network(x)
@@ -187,7 +187,7 @@ def test_other_networks_take_their_layers(name):
 
 
 def test_networks_whose_filters_are_too_large_take_their_layers():
-    assert fast.plan(networks.fresh("ConvNetW1024", (RGB32, 10), stream(0))) is None
+    assert fast.blocks_of(networks.fresh("ConvNetW1024", (RGB32, 10), stream(0))) is None
 
 
 def test_float64_autocast_and_transforms_take_the_layers():

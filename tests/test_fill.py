@@ -15,7 +15,7 @@ from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import settings
 from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, registry
-from distill_lib.experiments.method_costs import COSTS
+from distill_lib.experiments.method_costs import WORK
 from distill_lib.methods import METHODS, random_real
 from distill_lib.records import Cell, record
 
@@ -44,7 +44,7 @@ def table(tmp_path, monkeypatch):
         monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
     method = Slow()
     monkeypatch.setitem(METHODS, "Slow", method)
-    monkeypatch.setitem(COSTS, "Slow", COSTS["Random"])
+    monkeypatch.setitem(WORK, "Slow", WORK["Random"])
 
     def cells(params):
         return [
@@ -56,9 +56,8 @@ def table(tmp_path, monkeypatch):
     def task(cell, params):
         if cell.ipc == 9:
             return Skip("too many")
-        return Task(
-            cell, random_real.Config(ipc=cell.ipc), cell.dataset, f"{PROTOCOL}@{2 * cell.ipc}ep", 2, 3, params.seed
-        )
+        config, protocol = random_real.Config(ipc=cell.ipc), f"{PROTOCOL}@{2 * cell.ipc}ep"
+        return Task(cell, config, cell.dataset, protocol, num_eval=2, num_sets=3, seed=params.seed)
 
     toy = Experiment("toy/table", "Toy", Parameters, cells, task, printed=lambda cell: cell.ipc != 2)
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})
@@ -71,8 +70,8 @@ def order(jobs):
 
 def learned(monkeypatch, seconds_per_operation=1e-9):
     """Rates as if a record had told them."""
-    known = estimate.Rates("a machine, any threads")
-    known.evaluate[NETWORK].append(estimate.Rate(True, "", seconds_per_operation, 1.0))
+    known = estimate.Rates(["a machine, any threads"])
+    known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(True, seconds_per_operation, 1.0)]
     monkeypatch.setattr(estimate, "rates", lambda profile: known)
 
 
@@ -91,7 +90,7 @@ def test_what_jobs_share_is_divided_among_them(table, monkeypatch):
     learned(monkeypatch)
     monkeypatch.setattr(Slow, "stage1", lambda self, cfg: {"stage": Stage()}, raising=False)
     known = estimate.rates("full")
-    known.stage["stage"].append(estimate.Rate(True, "", 900.0, 1.0))
+    known.rates["a machine, any threads", "stage", "stage"] = [estimate.Rate(True, 900.0, 1.0)]
     monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
     with_stage = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
     monkeypatch.delattr(Slow, "stage1")

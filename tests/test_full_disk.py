@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import toy
+from safetensors.torch import save_file
 from test_cli import call
 
 from distill_lib import experiments, records
@@ -79,8 +80,6 @@ def test_a_full_disk_stops_the_run_and_leaves_old_records_as_they_were(disk, tmp
 
 
 def test_every_way_of_writing_says_that_the_disk_is_full(disk):
-    from safetensors.torch import save_file
-
     old = atomically(disk / "old", lambda part: part.write_text("old"))
     fill(disk)
     tensor = torch.zeros(2**18)

@@ -132,7 +132,7 @@ def test_ctrl_c_saves_the_state_and_leaves_with_130(server, unbroken, tmp_path):
         assert left(place) == wanted
 
 
-# --- many at once ------------------------------------------------------------------------------------------------------
+# --- many at once ----------------------------------------------------------------------------------------------------
 def work(place: Path, number: int, seconds: float, out) -> None:
     """One of several runners: rounds of the same four cells as the others compute, and one of its own, until time is
     up."""

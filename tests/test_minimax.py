@@ -24,7 +24,7 @@ from distill_lib.methods.minimax import LatentMemory, Tuning, minimax_loss
 from distill_lib.records import reported
 from distill_lib.tables import dgs as tables_dgs
 
-BASE = replace(generators_dit.Base().smoke(), steps=4, batch=8, width=16, depth=2)
+BASE = replace(generators_dit.Pretraining().smoke(), steps=4, batch=8, width=16, depth=2)
 QUICK = replace(Tuning().smoke(), steps=6, batch=4, memory=3)
 
 
@@ -176,7 +176,7 @@ def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
 
 def test_all_parameters_may_be_tuned_and_early_timesteps_alone_enter(real, runs):
     full = minimax.tuned(real, BASE, replace(QUICK, parameters="all")).network
-    assert full.of.scaled == 0
+    assert full.arch.scaled == 0
     start = generators_dit.base(real, BASE).network
     changed = [
         k for (k, a), b in zip(full.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)
@@ -259,9 +259,7 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
-        assert task.dataset == {"smoke": pages.STAND_IN}.get(
-            profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px"
-        )
+        assert task.dataset == {"smoke": pages.COLOUR}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
         shape = (3, {"smoke": 32, "small": 64, "full": 224}[profile], {"smoke": 32, "small": 64, "full": 224}[profile])
         with torch.device("meta"):
             names._resolve(task.network)[1](shape, 10)  # the network takes images of this size

@@ -1,5 +1,6 @@
 """Driver and energy of a GPU, read through a stand-in for NVIDIA's library: there need be no GPU here."""
 
+import time
 import types
 
 import pytest
@@ -67,8 +68,6 @@ def test_a_processor_reports_no_energy_and_a_missing_driver_is_no_error():
 
 
 def test_processor_time_is_not_wall_time():
-    import time
-
     with measure.measure("cpu") as cost:
         time.sleep(0.2)
     assert cost.seconds >= 0.2 > 0.1 > cost.cpu_seconds

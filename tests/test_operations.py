@@ -131,7 +131,7 @@ def test_with_and_without_the_kernel_augmentations_agree(name, images, monkeypat
             torch.testing.assert_close(found, aug.apply(x, params), rtol=0, atol=5e-4)
 
 
-# --- threads -----------------------------------------------------------------------------------------------------------
+# --- threads ---------------------------------------------------------------------------------------------------------
 PROGRAM = """
 #include <cstdio>
 #include "parallel.h"

@@ -9,11 +9,12 @@ import torch
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import as_dict, build, replace
 from distill_lib.evaluation.protocols import (
-    DIFFERENCES,
     PROTOCOLS,
+    REASONS,
     SOURCES,
     VARIANTS,
     Protocol,
+    departures,
     differing_fields,
     protocol,
 )
@@ -159,9 +160,20 @@ def test_what_the_name_says_outranks_the_data_sets_rule():
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_departure_from_the_reference_is_explained_and_only_those(name):
-    assert differing_fields(name).keys() == DIFFERENCES[name].keys()
+def test_every_departure_from_the_reference_is_listed_and_only_those_have_reasons(name):
+    rows = departures(name)
+    assert [row["field"] for row in rows] == list(differing_fields(name))
+    assert REASONS.get(name, {}).keys() <= differing_fields(name).keys()
+    assert all(row["here"] and row["here"] != row["vico_noaug"] for row in rows)
     assert protocol(name).about == SOURCES[name]
+
+
+def test_the_page_prints_values_and_reasons():
+    rows = {row["field"]: row for row in departures("minimax_imagenet")}
+    assert rows["epochs_by_ipc"]["here"].startswith("up to 1: 3000, up to 10: 2000,")
+    assert rows["cases"]["here"].startswith("100 classes or more: epochs_by_ipc up to 1: 2000")
+    assert "every hundredth" in rows["checks"]["why"] and rows["checks"]["here"] == "100"
+    assert departures("vico_dsa")[-1]["here"] == "MNIST, SVHN: augmentation dsa:color_crop_cutout_scale_rotate"
 
 
 @pytest.mark.parametrize("name", [*PROTOCOLS, "vico_dsa+soft@60ep"])

@@ -172,8 +172,7 @@ def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, mon
     assert records.code_state() == before
 
 
-# --- whether the networks were trained
-# ---------------------------------------------------------------------------------
+# --- whether the networks were trained ------------------------------------------------------------
 def judged(metrics, protocol=None, accuracy=(30.0, 32.0), dataset="FashionMNIST"):
     key = {"dataset": dataset, "network": "ConvNet", "protocol": protocol or {"loss": "ce"}}
     return records.underfit(record(metrics=metrics, key=key, test_accuracy_pct=list(accuracy)))

@@ -9,8 +9,8 @@ from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict
 from distill_lib.experiments import Skip, Task, compute, engine
+from distill_lib.experiments.definition import changed
 from distill_lib.experiments.papers import skd
-from distill_lib.experiments.papers import skd_generators as pages
 from distill_lib.experiments.papers.skd import TABLE1
 from distill_lib.figures import diagrams
 from distill_lib.generators import cgan
@@ -32,13 +32,13 @@ def made(real, seed, ipc=1):
 
 
 def test_table2_has_the_papers_cells():
-    cells = pages.table2_cells(experiments.check_parameters(pages.TABLE2, {}))
-    printed = {(r["method"], r["network"]) for r in reported.load_experiment(pages.TABLE2).to_dict("records")}
+    cells = skd.table2_cells(experiments.check_parameters(skd.TABLE2, {}))
+    printed = {(r["method"], r["network"]) for r in reported.load_experiment(skd.TABLE2).to_dict("records")}
     assert {(c.method, c.network) for c in cells} == printed and len(cells) == len(printed)
     assert all((c.dataset, c.ipc) == ("CIFAR10", 10) for c in cells)
 
 
-@pytest.mark.parametrize("name", [pages.TABLE2, pages.ABLATIONS])
+@pytest.mark.parametrize("name", [skd.TABLE2, skd.ABLATIONS])
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
 def test_every_cell_has_a_task_or_a_reason(name, profile):
     params = experiments.check_parameters(name, {"profile": profile})
@@ -52,27 +52,25 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
 
 def test_small_table2_takes_the_generators_that_table1_and_no_others_make():
-    params = experiments.check_parameters(pages.TABLE2, {"profile": "small"})
-    task = pages.table2_task(Cell(pages.TABLE2, "SKD", "CIFAR10", 10, "AlexNet", "dim"), params)
-    from distill_lib.experiments.papers.skd import table1_task
-
-    assert task.config == table1_task(Cell(TABLE1, "SKD", "FashionMNIST", 10, "ConvNet", "dim"), params).config
+    params = experiments.check_parameters(skd.TABLE2, {"profile": "small"})
+    task = skd.table2_task(Cell(skd.TABLE2, "SKD", "CIFAR10", 10, "AlexNet", "dim"), params)
+    assert task.config == skd.table1_task(Cell(TABLE1, "SKD", "FashionMNIST", 10, "ConvNet", "dim"), params).config
     assert task.dataset == "FashionMNIST"
 
 
-@pytest.mark.parametrize("variant", list(pages.VARIANTS))
+@pytest.mark.parametrize("variant", list(skd.VARIANTS))
 def test_a_variant_changes_one_setting_and_the_budgets_keep_it(variant):
     base = METHODS["SKD"].paper_config("FashionMNIST", 10)
-    config = pages.varied(base, variant)
+    config = changed(base, *skd.VARIANTS[variant])
     before, after = as_dict(base), as_dict(config)
-    changed = experiments.differences(before, after)
-    assert len(changed) == (0 if variant == "default" else 1)
+    differs = experiments.differences(before, after)
+    assert len(differs) == (0 if variant == "default" else 1)
     assert (config.small() == base.small()) == (variant == "default")
 
 
 def test_an_unknown_variant_is_one_clear_error():
     with pytest.raises(UserError, match="unknown variant 'tau 3'"):
-        experiments.check_parameters(pages.ABLATIONS, {"variants": ["tau 3"]})
+        experiments.check_parameters(skd.ABLATIONS, {"variants": ["tau 3"]})
 
 
 def test_generators_draw_from_the_same_noise(real):
@@ -86,7 +84,7 @@ def test_generators_draw_from_the_same_noise(real):
 
 def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
-    params = experiments.check_parameters(pages.FIGURE2, {})
+    params = experiments.check_parameters(skd.FIGURE2, {})
     assert tables_skd.samples(params) == {} and tables_skd.health_kept(params) == {}
     kept = tables_skd.drawn(made(real, 1), 3, seed=0)
     kept.save(tables_skd._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
@@ -111,9 +109,9 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
     for method, network, values in (("SKD", "VGG11", [60.0, 62.0]), ("DiM", "ConvNet", [50.0])):
         key = {"dataset": "FashionMNIST", "protocol": {"name": "dim@30ep"}, "network": network}
-        Record(Cell(pages.TABLE2, method, "CIFAR10", 10, network, "dim"), values, [0] * len(values), key).save("small")
-    params = experiments.check_parameters(pages.TABLE2, {"methods": ["DiM", "SKD"], "networks": ["ConvNet", "VGG11"]})
-    outcome = engine.run(pages.TABLE2, params)
+        Record(Cell(skd.TABLE2, method, "CIFAR10", 10, network, "dim"), values, [0] * len(values), key).save("small")
+    params = experiments.check_parameters(skd.TABLE2, {"methods": ["DiM", "SKD"], "networks": ["ConvNet", "VGG11"]})
+    outcome = engine.run(skd.TABLE2, params)
     frame = tables.across(outcome, columns="network")
     ours = "ours, small, on FashionMNIST"
     assert list(frame.columns) == [("ConvNet", "paper"), ("ConvNet", ours), ("VGG11", "paper"), ("VGG11", ours)]
@@ -129,13 +127,13 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     assert sorted(ours.values.tolist()) == [["DiM", 50.0], ["SKD", 61.0]]
 
     Record(
-        Cell(pages.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"),
+        Cell(skd.ABLATIONS, "SKD", "FashionMNIST", 10, "ConvNet", "dim", "tau 1"),
         [40.0],
         [0],
         key | {"network": "ConvNet"},
     ).save("small")
-    params = experiments.check_parameters(pages.ABLATIONS, {"variants": ["default", "tau 1"]})
-    outcome = engine.run(pages.ABLATIONS, params)
+    params = experiments.check_parameters(skd.ABLATIONS, {"variants": ["default", "tau 1"]})
+    outcome = engine.run(skd.ABLATIONS, params)
     assert tables.across(outcome, columns="dataset", rows="variant")["FashionMNIST"].values.tolist() == [
         ["not run"],
         ["40.0"],
@@ -143,8 +141,7 @@ def test_numbers_stand_along_the_axis_they_vary_on(tmp_path, monkeypatch):
     assert tables.details(outcome)["variant"].tolist() == ["tau 1"]
 
 
-# --- Table 1 under one protocol
-# ----------------------------------------------------------------------------------------
+# --- Table 1 under one protocol -------------------------------------------------------------------
 def fair_cells(**values):
     return skd.fair_cells(experiments.check_parameters(skd.RANKING, values))
 

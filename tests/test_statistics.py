@@ -58,7 +58,7 @@ def test_values_that_are_none(values):
             f(values)
 
 
-# --- published numbers -----------------------------------------------------------------------------------------------
+# --- published numbers ----------------------------------------------------------------------------
 def around(mean, std, n):
     """n values with exactly this mean and sample deviation."""
     x = np.linspace(-1, 1, n)
@@ -230,7 +230,7 @@ def test_numbers_that_cannot_be_published(bad):
         equal_to_published(FIVE, *bad)
 
 
-# --- classes and calibration -----------------------------------------------------------------------------------------
+# --- classes and calibration ----------------------------------------------------------------------
 def test_per_class_accuracy():
     labels = torch.tensor([0, 0, 1, 1, 1, 3])
     answers = torch.tensor([0, 1, 1, 1, 0, 3])
@@ -254,13 +254,10 @@ def test_calibration_error_by_hand_and_by_loop():
     assert calibration_error_pct(torch.ones(4), torch.zeros(4, dtype=torch.bool)) == 100
 
 
-def test_reliability_and_bad_confidences():
-    share, confident, accurate = statistics.reliability(
-        torch.tensor([0.0, 0.1, 1.0]), torch.tensor([False, True, True]), bins=2
-    )
-    assert share.tolist() == pytest.approx([2 / 3, 1 / 3])
-    assert confident.tolist() == pytest.approx([0.05, 1.0]) and accurate.tolist() == [0.5, 1.0]
+def test_confidences_at_the_ends_have_a_bin_and_bad_ones_are_refused():
+    confidence, right = torch.tensor([0.0, 0.1, 1.0]), torch.tensor([False, True, True])
+    assert calibration_error_pct(confidence, right, bins=2) == pytest.approx(100 * 2 / 3 * 0.45)
     with pytest.raises(UserError, match="softmax"):
-        statistics.reliability(torch.tensor([2.0, 3.0]), torch.tensor([True, True]))
+        calibration_error_pct(torch.tensor([2.0, 3.0]), torch.tensor([True, True]))
     with pytest.raises(UserError, match="one confidence per answer"):
-        statistics.reliability(torch.rand(3), torch.ones(2, dtype=torch.bool))
+        calibration_error_pct(torch.rand(3), torch.ones(2, dtype=torch.bool))

@@ -1,6 +1,7 @@
 """StyleGAN-XL's generator: the published layers, the literal layers computed faster, weights read without running
 anything."""
 
+import os
 import pickle
 import sys
 import types
@@ -10,16 +11,15 @@ import pytest
 import scipy.signal
 import scipy.special
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
-from distill_lib.generators import cgan, prior
+from distill_lib.generators import cgan, prior, stylegan_xl
 from distill_lib.generators.prior import Prior
-from distill_lib.generators.stylegan_xl import network as stylegan_xl_network
-from distill_lib.generators.stylegan_xl import unpickle
-from distill_lib.generators.stylegan_xl.network import StyleGANXL, design, plan
+from distill_lib.generators.stylegan_xl import StyleGANXL, design, published_layers, unpickle
 
 STEM = [f"L{i}_36_1024" for i in range(8)]
 TO_32 = [*STEM, "L9_36_1024", *(f"L{i}_52_1024" for i in range(10, 15))]
@@ -47,7 +47,7 @@ NAMES = {
 def narrow(stem_kernel=3, side=32, width=64):
     """The published layers with few channels and random weights, not all equal in magnitude."""
     made = (
-        StyleGANXL(*plan(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5))
+        StyleGANXL(*published_layers(side, stem_kernel, channel_base=64 * width, channel_max=width, classes=5))
         .redraw(stream(0))
         .requires_grad_(False)
     )
@@ -62,10 +62,10 @@ def codes(made, count=2):
     return w + 0.1 * torch.randn(w.shape, generator=stream(2))
 
 
-# --- the layers --------------------------------------------------------------------------------------------------------
+# --- the layers ---
 @pytest.mark.parametrize("side", NAMES)
 def test_layers_have_the_published_names_and_sizes(side):
-    layers, _ = plan(side)
+    layers, _ = published_layers(side)
     assert [layer.name for layer in layers] == NAMES[side]
     assert len(layers) + 1 == {16: 12, 32: 17, 64: 22, 128: 27, 256: 32}[side]
     doubled = {layer.name.split("_")[0] for layer in layers if layer.up == 4}
@@ -79,14 +79,14 @@ def test_layers_have_the_published_names_and_sizes(side):
 )
 def test_parameter_counts(side, stem, count):
     with torch.device("meta"):
-        made = StyleGANXL(*plan(side, stem))
+        made = StyleGANXL(*published_layers(side, stem))
     assert sum(p.numel() for p in made.parameters()) == count
     assert sum(p.numel() for p in made.mapping.parameters()) == 669_248
 
 
 def test_padding_and_filters():
-    by_name = {layer.name: layer for layer in plan(128, 3)[0]}
-    assert by_name["L0_36_1024"].padding == (9, 8) and plan(128, 1)[0][0].padding == (11, 10)
+    by_name = {layer.name: layer for layer in published_layers(128, 3)[0]}
+    assert by_name["L0_36_1024"].padding == (9, 8) and published_layers(128, 1)[0][0].padding == (11, 10)
     assert (
         by_name["L10_52_1024"].padding == (-6, -9)
         and by_name["L25_128_512"].padding == (-11, -12)
@@ -108,11 +108,10 @@ def test_padding_and_filters():
 
 def test_sides_and_widths_that_do_not_exist_are_refused():
     with pytest.raises(UserError, match="48 pixels.*16, 32, 64"):
-        plan(48)
+        published_layers(48)
 
 
-# --- the literal layer
-# -------------------------------------------------------------------------------------------------
+# --- the literal layer ---
 def _fir(x, f):
     """True convolution of every channel with a separable or 2-D filter, valid part."""
     c = x.shape[1]
@@ -207,8 +206,7 @@ def test_the_first_code_turns_and_shifts_the_features():
     assert torch.allclose(shifted[..., 1:], still[..., :-1], atol=1e-4)
 
 
-# --- one interface for every prior
-# -------------------------------------------------------------------------------------
+# --- one interface for every prior ---
 FAMILIES = {
     "StyleGAN-XL": Prior("StyleGAN-XL", "random", width=8),
     "small": Prior("small", "random", width=32),
@@ -285,7 +283,7 @@ def test_classes_are_the_sets_own_or_random_distinct_ones(real):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (Prior("StyleGAN-XL", "imagenet"), r"imagenet32.safetensors are not here.*foreign_pickle"),
+        (Prior("StyleGAN-XL", "imagenet"), r"imagenet32.safetensors are not here: .*unpickle"),
         (Prior("StyleGAN-XL", "trained"), "only the cGAN is trained"),
         (Prior("small", "imagenet"), "random is what there is"),
         (Prior("cGAN", "imagenet"), "trained or random"),
@@ -298,16 +296,13 @@ def test_weights_that_are_not_there_are_one_clear_error(settings, problem, real)
 
 
 def test_images_of_another_size_are_refused(tmp_path, monkeypatch, real):
-    from safetensors.torch import save_file
-
-    save_file(stylegan_xl_network.to_tensors(narrow(side=16, width=4)), tmp_path / "imagenet32.safetensors")
+    save_file(stylegan_xl.to_tensors(narrow(side=16, width=4)), tmp_path / "imagenet32.safetensors")
     monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=r"draws images of \(3, 16, 16\).*\(3, 32, 32\)"):
         prior.prepare(real, Prior("StyleGAN-XL", "imagenet"))
 
 
-# --- official weights
-# --------------------------------------------------------------------------------------------------
+# --- official weights ---
 def kaiser(taps, cutoff, width, rate, radial=False):
     """The official low-pass filters, with scipy: separable ones by `firwin`, radial ones a jinc under the same Kaiser
     window."""
@@ -337,9 +332,7 @@ def official(kernel, radial, width=6, side=16, count=10):
     size[-2:] = side
     channels = [width] * count + [3]
     tensors = {
-        k: v
-        for k, v in stylegan_xl_network.to_tensors(narrow(3, side, width)).items()
-        if not k.startswith("synthesis.L")
+        k: v for k, v in stylegan_xl.to_tensors(narrow(3, side, width)).items() if not k.startswith("synthesis.L")
     }
     geometry = []
     for i in range(count + 1):
@@ -371,9 +364,9 @@ def official(kernel, radial, width=6, side=16, count=10):
 @pytest.mark.parametrize(("kernel", "radial"), [(1, True), (3, False)])  # the published ImageNet stems, and config-t
 def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial):
     tensors, geometry = official(kernel, radial)
-    read = stylegan_xl_network.from_tensors(tensors)
+    read = stylegan_xl.from_tensors(tensors)
     assert [(la.name, la.kernel, la.up, la.down, la.padding) for la in read.plan] == geometry
-    assert all(torch.equal(v, tensors[k]) for k, v in stylegan_xl_network.to_tensors(read).items())
+    assert all(torch.equal(v, tensors[k]) for k, v in stylegan_xl.to_tensors(read).items())
     w = codes(read)
     x = read.input(w[:, 0])
     for i, layer in enumerate(read.layers):
@@ -385,7 +378,7 @@ def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial)
 @pytest.mark.parametrize(("kernel", "radial"), [(1, True), (3, False)])
 def test_random_weights_come_with_the_official_filters(kernel, radial):
     wanted = {k: v for k, v in official(kernel, radial)[0].items() if k.endswith("_filter")}
-    made = stylegan_xl_network.to_tensors(narrow(kernel, 16, 6))
+    made = stylegan_xl.to_tensors(narrow(kernel, 16, 6))
     assert wanted.keys() == {k for k in made if k.endswith("_filter")}
     for name, filter_ in wanted.items():
         torch.testing.assert_close(made[name], filter_, atol=1e-6, rtol=1e-5)
@@ -393,15 +386,13 @@ def test_random_weights_come_with_the_official_filters(kernel, radial):
 
 def test_radial_filters_stay_in_the_stem_when_heads_follow():
     """The first head cuts off the stem's critically sampled layers."""
-    assert [layer.name for layer in plan(32, 1)[0] if layer.radial] == STEM
+    assert [layer.name for layer in published_layers(32, 1)[0] if layer.radial] == STEM
 
 
 @pytest.mark.parametrize("stem", [1, 3])
 def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
-    from safetensors.torch import save_file
-
     made = narrow(stem, 32, 6)
-    tensors = stylegan_xl_network.to_tensors(made)
+    tensors = stylegan_xl.to_tensors(made)
     assert {
         "mapping.fc0.weight",
         "synthesis.input.freqs",
@@ -411,7 +402,7 @@ def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
     assert "synthesis.L16_32_3.up_filter" not in tensors and tensors["synthesis.L0_36_6.up_filter"].ndim == 1
     assert tensors["synthesis.L0_36_6.down_filter"].ndim == (2 if stem == 1 else 1)
     save_file(tensors, tmp_path / "g.safetensors")
-    back = stylegan_xl_network.read(tmp_path / "g.safetensors")
+    back = stylegan_xl.read(tmp_path / "g.safetensors")
     w = codes(made)
     torch.testing.assert_close(back(w), made(w), atol=1e-5, rtol=1e-5)
     assert [(a.name, a.kernel, a.up, a.down, a.padding) for a in back.plan] == [
@@ -421,13 +412,13 @@ def test_a_checkpoint_is_read_by_its_own_shapes(stem, tmp_path):
     del tensors["synthesis.L9_36_6.bias"]
     save_file(tensors, tmp_path / "g.safetensors")
     with pytest.raises(UserError, match="not the tensors of a StyleGAN-XL generator.*layers.8.bias"):
-        stylegan_xl_network.read(tmp_path / "g.safetensors")
+        stylegan_xl.read(tmp_path / "g.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="mapping.w_avg"):
-        stylegan_xl_network.read(tmp_path / "x.safetensors")
+        stylegan_xl.read(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read"):
-        stylegan_xl_network.read(tmp_path / "x.safetensors")
+        stylegan_xl.read(tmp_path / "x.safetensors")
 
 
 def test_truncation_pulls_all_images_of_a_class_to_its_mean_code():
@@ -473,8 +464,6 @@ def test_a_pickle_gives_its_tensors_and_runs_nothing(tmp_path, monkeypatch):
     found = unpickle.read(tmp_path / "g.pkl")
     assert found.keys() == network.state_dict().keys()
     assert all(torch.equal(found[k], v) for k, v in network.state_dict().items())
-    from safetensors.torch import load_file
-
     written = load_file(unpickle.convert(tmp_path / "g.pkl", tmp_path / "g.safetensors"))
     assert torch.equal(written["0.weight"], network[0].weight)
     with pytest.raises(UserError, match="no entry 'D'; it has G, G_ema"):
@@ -484,8 +473,6 @@ def test_a_pickle_gives_its_tensors_and_runs_nothing(tmp_path, monkeypatch):
 def test_a_pickle_that_would_call_something_gets_a_container(tmp_path):
     class Evil:
         def __reduce__(self):
-            import os
-
             return os.system, (f"touch {tmp_path}/ran",)
 
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G_ema": Evil()}))

@@ -22,7 +22,8 @@ from distill_lib.core.settings import replace
 from distill_lib.data import ImageSet
 from distill_lib.experiments import uvit_commands
 from distill_lib.generators import uvit
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameters, sample, training
+from distill_lib.generators.transformer import sinusoids
+from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameter_count, sample, training
 from distill_lib.methods import uvit as method
 
 OF = Architecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
@@ -63,7 +64,7 @@ def inputs(of, n=3):
     )
 
 
-# --- network -----------------------------------------------------------------------------------------------------------
+# --- network ---
 @pytest.mark.parametrize(
     "name, classes, count, tensors",
     [
@@ -76,7 +77,7 @@ def inputs(of, n=3):
 )
 def test_the_public_sizes_have_their_parameters(name, classes, count, tensors):
     of = replace(ARCHITECTURES[name], num_classes=classes)
-    assert parameters(of) == count
+    assert parameter_count(of) == count
     state = shapes(of)
     assert sum(v.numel() for v in state.values()) == count and len(state) == tensors
 
@@ -123,7 +124,7 @@ def test_names_and_shapes_are_those_of_the_public_small_checkpoint():
 
 def plain(model, x, t999, y):
     """The network again, one image and one head at a time."""
-    of, w, out = model.of, model.state_dict(), []
+    of, w, out = model.arch, model.state_dict(), []
     for image, t, label in zip(x, t999, y, strict=True):
         half, side = of.width // 2, of.image_size // of.patch
         angles = t * torch.tensor([10_000 ** (-i / half) for i in range(half)])
@@ -233,7 +234,7 @@ def test_sizes_that_do_not_fit_are_one_clear_error(changes, says):
         UViT(replace(OF, **changes))
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights ---
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_weights_are_read_from_both_kinds_of_file(ending, model, tmp_path):
     file = tmp_path / f"nnet_ema.{ending}"
@@ -244,7 +245,7 @@ def test_weights_are_read_from_both_kinds_of_file(ending, model, tmp_path):
         wide = model
         uvit.save(model, file)
     back = uvit.load(file)
-    assert back.of == wide.of
+    assert back.arch == wide.arch
     assert all(torch.equal(v, wide.state_dict()[k]) for k, v in back.state_dict().items())
 
 
@@ -308,18 +309,18 @@ def test_conditional_weights_get_new_labels_and_may_keep_rows():
 def test_training_starts_from_a_file_in_a_folder_of_weights(real, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
     cfg = replace(TINY, width=64, heads=1, start="public.pth")
-    with pytest.raises(UserError, match="public.pth of U-ViT are not here: .*DISTILL_WEIGHTS.*start=None"):
+    with pytest.raises(UserError, match=r"U-ViT \(public.pth\) are not here: .*DISTILL_WEIGHTS.*start=None"):
         uvit.initial(real, cfg, 0)
     of = cfg.architecture(real)
     public = UViT(replace(of, num_classes=0), stream(5, "weights"))
     torch.save(public.state_dict(), tmp_path / "public.pth")
     begun = uvit.initial(real, cfg, 0)
-    assert torch.equal(begun.mid_block.mlp.fc1.weight, public.mid_block.mlp.fc1.weight) and begun.of.num_classes == 10
+    assert torch.equal(begun.mid_block.mlp.fc1.weight, public.mid_block.mlp.fc1.weight) and begun.arch.num_classes == 10
     with pytest.raises(UserError, match="its weights are of .* need"):
         uvit.initial(real, replace(cfg, depth=4), 0)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---
 def test_the_loss_is_the_noise_left_over_and_time_reaches_the_network_as_999_t():
     x, noise, t = torch.ones(2, 1, 2, 2), torch.full((2, 1, 2, 2), 2.0), torch.tensor([0.5, 1.0])
     seen = []
@@ -350,7 +351,7 @@ def test_a_network_of_v_returns_the_noise_and_learns_v(model):
 
 def test_what_a_network_returns_is_kept_with_its_weights(tmp_path):
     of = replace(OF, output="v")
-    assert uvit.load(uvit.save(UViT(of, stream(0, "weights")), tmp_path / "v.safetensors")).of == of
+    assert uvit.load(uvit.save(UViT(of, stream(0, "weights")), tmp_path / "v.safetensors")).arch == of
 
 
 def test_an_untrained_network_loses_the_noises_variance(real):
@@ -460,7 +461,7 @@ def test_memory_grows_with_what_the_backward_pass_keeps(real):
     x, t, y = inputs(of, 4)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         loss = uvit.noise_loss(model, x, t / 999, x, y)
-    counted = (sum(kept.values()) + 20 * parameters(of)) / 2**20
+    counted = (sum(kept.values()) + 20 * parameter_count(of)) / 2**20
     assert uvit.memory_mb(of, cfg) == pytest.approx(counted, rel=0.25) and loss.isfinite()
     large = replace(cfg, batch=1024)
     assert uvit.memory_mb(of, replace(large, checkpointing=True)) < 0.4 * uvit.memory_mb(of, large)
@@ -498,7 +499,7 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
     )
 
 
-# --- generation --------------------------------------------------------------------------------------------------------
+# --- generation ---
 def test_an_image_depends_on_its_number_and_label_alone(model):
     labels = torch.arange(8) % 10
     whole = uvit.generate(model, labels, seed=0, steps=5)
@@ -623,7 +624,7 @@ def test_too_little_time_for_one_image_of_every_class_is_one_clear_error(model, 
         uvit.generate_for(model, None, 10, 0, tmp_path)
 
 
-# --- method ------------------------------------------------------------------------------------------------------------
+# --- method ---
 def test_the_papers_settings():
     cifar, tiny = method.paper_config("CIFAR100"), method.paper_config("TinyImageNet")
     assert (cifar.seconds, cifar.ipc, cifar.steps, cifar.sampler) == (600, None, 50, "dpm_fast")
@@ -702,23 +703,22 @@ def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
         uvit_commands.generate(tmp_path / "out", weights=tmp_path / "uncond.safetensors", images=10)
 
 
-# --- departures of the small budget
-# ------------------------------------------------------------------------------------
+# --- departures of the small budget ---
 def test_sinusoids_tell_every_place_apart_and_near_ones_are_alike():
-    places = uvit.sinusoids(8, 32)
+    places = sinusoids(8, 32)
     alike = places @ places.T / 16
     assert places.shape == (64, 32) and torch.allclose(alike.diagonal(), torch.ones(64), atol=1e-5)
     assert (alike - torch.eye(64)).max() < 0.99  # no two are the same
     assert alike[0, 1] > alike[0, 3] and torch.isclose(alike[0, 1], alike[0, 8])  # along a row as along a column
-    with pytest.raises(UserError, match="width that four divides"):
-        uvit.sinusoids(4, 6)
 
 
 def test_training_starts_from_sinusoids_where_it_should(real):
     cfg = replace(TINY, positions="sinusoids")
     plain, placed = (uvit.initial(real, c, 0) for c in (TINY, cfg))
-    of = plain.of
-    assert torch.equal(placed.pos_embed[0, of.extras :], uvit.sinusoids(of.image_size // of.patch, of.width))
+    of = plain.arch
+    with pytest.raises(UserError, match="width that four divides"):
+        uvit.initial(real, replace(cfg, width=6), 0)
+    assert torch.equal(placed.pos_embed[0, of.extras :], sinusoids(of.image_size // of.patch, of.width))
     assert torch.equal(placed.pos_embed[0, : of.extras], plain.pos_embed[0, : of.extras]) and torch.equal(
         placed.norm.weight, plain.norm.weight
     )
@@ -736,7 +736,7 @@ def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
 
 def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
     model = UViT(replace(OF, no_label=True), stream(0, "weights")).eval()
-    assert model.label_emb.weight.shape[0] == OF.num_classes + 1 and uvit.parameters(model.of) == sum(
+    assert model.label_emb.weight.shape[0] == OF.num_classes + 1 and uvit.parameter_count(model.arch) == sum(
         p.numel() for p in model.parameters()
     )
     x, t, y = inputs(OF)
@@ -744,7 +744,7 @@ def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():
         given, without = model(x, t, y), model(x, t, torch.full_like(y, OF.num_classes))
         for scale in (0.0, 1.0, 3.0):
             assert torch.allclose(
-                sample._sampling(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5
+                sample._guided(model, "float32", scale)(x, t, y), without + scale * (given - without), atol=1e-5
             )
     assert torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=1.0))
     assert not torch.equal(uvit.generate(model, y, 0, steps=3), uvit.generate(model, y, 0, steps=3, guidance=3.0))

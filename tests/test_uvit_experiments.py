@@ -16,6 +16,7 @@ from distill_lib.evaluation import protocols
 from distill_lib.evaluation.metrics.generative import Scores
 from distill_lib.experiments import Skip, Task, compute, engine
 from distill_lib.experiments.papers import uvit as pages
+from distill_lib.experiments.sample_scores import Quality, measure
 from distill_lib.figures import diagrams
 from distill_lib.generators.uvit import Architecture, UViT
 from distill_lib.methods import METHODS
@@ -41,8 +42,7 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-# --- cells and budgets
-# -------------------------------------------------------------------------------------------------
+# --- cells and budgets ----------------------------------------------------------------------------
 def test_figure4_measures_the_papers_own_entry():
     cells = pages.figure4_cells(experiments.check_parameters(pages.FIGURE4, {}))
     rows = [reported.lookup(pages.FIGURE4, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
@@ -137,7 +137,7 @@ def test_table1_counts_what_is_built():
     assert table.iloc[0]["paper: layers, hidden, MLP, heads, parameters"] == "13, 512, 2048, 8, 44 M"
 
 
-# --- scores ------------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def digits():
     return data.load("digits")
@@ -148,7 +148,7 @@ def scored(digits):
     """A task on digits with a generator of seconds, its set, and what an unbroken run measures."""
     config = METHODS["U-ViT"].paper_config("digits", 6).smoke()
     config = replace(config, training=replace(config.training, steps=20, looks=2, width=16, patch=4))
-    of = pages.Quality(replace(Scores().smoke(), memorised=20), looks=40)
+    of = Quality(replace(Scores().smoke(), memorised=20), looks=40)
     task = Task(
         Cell(pages.TABLE2, "U-ViT", "CIFAR10", None, "ConvNet", pages.STEPS),
         config,
@@ -158,7 +158,7 @@ def scored(digits):
         scores=of,
     )
     synthetic = METHODS["U-ViT"].distill(digits[0], config, 0)
-    return task, synthetic, pages.measure(task, synthetic, *digits, Loop())
+    return task, synthetic, measure(task, synthetic, *digits, Loop())
 
 
 def test_scores_carry_their_features_and_number_and_the_curve_ends_with_the_final_weights(scored, digits):
@@ -204,20 +204,19 @@ def test_an_interrupted_measurement_goes_on_where_it_was(scored, digits, tmp_pat
 
     monkeypatch.setattr(uvit, "generate", counted)
     with pytest.raises(TimeUp, match="0 of 2 moments"):
-        pages.measure(task, synthetic, *digits, Loop(tmp_path, deadline=time.monotonic() - 1))
+        measure(task, synthetic, *digits, Loop(tmp_path, deadline=time.monotonic() - 1))
     (tmp_path / "curve.json").write_text(json.dumps(unbroken["curve"][0][:1]))
-    assert pages.measure(task, synthetic, *digits, Loop(tmp_path)) == unbroken and len(drawn) == 1
+    assert measure(task, synthetic, *digits, Loop(tmp_path)) == unbroken and len(drawn) == 1
 
 
 def test_a_cell_with_scores_records_them_beside_its_accuracy(scored, digits, results, monkeypatch):
-    record = compute.compute(scored[0], "smoke")
+    record = compute.compute(scored[0], compute.Run("smoke"))
     assert record.metrics["curve"] == scored[2]["curve"] and len(record.test_accuracy_pct) == 1
     assert set(record.seconds) == {"distill", "evaluate", "measure"} and record.key["scores"]["looks"] == 40
     assert record.metrics["images"] == [60]
 
 
-# --- tables and figures
-# ------------------------------------------------------------------------------------------------
+# --- tables and figures ---------------------------------------------------------------------------
 METRICS = {
     "features": ["ResNet-56: ..."],
     "FID-ResNet-56-5000": [12.5],
@@ -334,7 +333,7 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
     small = METHODS["U-ViT"].paper_config("FashionMNIST").smoke().training
     monkeypatch.setattr(
         pages,
-        "_config",
+        "config_of",
         lambda d, ipc, profile: METHODS["U-ViT"].Config(
             seconds=None,
             ipc=ipc,

@@ -56,7 +56,7 @@ def experiments() -> dict[str, Experiment]:
     return {NAME: Experiment(NAME, "Toy", Axes, cells, task, printed=lambda cell: False)}
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
+# --- processes -------------------------------------------------------------------------------------------------------
 def context() -> multiprocessing.context.BaseContext:
     server, before = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
     server.set_forkserver_preload(["toy"])

@@ -1,4 +1,4 @@
-"""Which device to use, what a run cost on it, and compiling where a compiler is there."""
+"""Which device to use, how to describe it, compiling for it, and going on when its memory runs out."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def pick(name: str | None = None) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}: use cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"device {name!r} was asked for but torch sees no GPU: use cpu, or install a CUDA build of torch"
-        )
+        raise UserError(f"device {name!r}, but torch sees no GPU: use cpu, or install a CUDA build of torch")
     if device.type == "cpu":
         keep_memory()
     else:
@@ -38,12 +36,13 @@ def pick(name: str | None = None) -> torch.device:
 
 
 def set_rounding() -> bool:
-    """Let convolutions on a GPU round their float32 inputs to TF32 (10 bits after the point), matrix products not;
-    whether they do.
+    """Let convolutions on a GPU, but not matrix products, round their float32 inputs to TF32 (10 bits after the point).
 
     This is PyTorch's own default, with which the papers' codes ran; it is set here so that no other code decides it,
     and every record says which it was. Kernel regressions solve in matrix products and need all bits. `DISTILL_TF32=0`
     keeps float32 everywhere.
+
+    Returns: whether convolutions round.
     """
     wanted = os.environ.get("DISTILL_TF32", "1") != "0"
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted, False
@@ -52,12 +51,13 @@ def set_rounding() -> bool:
 
 @functools.cache
 def keep_memory() -> bool:
-    """Let the C library keep the memory of freed tensors instead of returning it to the system; whether it took the
-    wish.
+    """Let the C library keep the memory of freed tensors instead of returning it to the system.
 
     On Linux, tensors above a size come from fresh pages, and zeroing those takes longer than an elementwise operation
     on them: a ConvNet step on 64 images is 1.4 times as fast with this, at up to 1.5 times the memory.
     `DISTILL_KEEP_MEMORY=0` turns it off.
+
+    Returns: whether the C library does.
     """
     if sys.platform != "linux" or os.environ.get("DISTILL_KEEP_MEMORY", "1") == "0":
         return False
@@ -96,8 +96,7 @@ def describe(device: torch.device | str) -> str:
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether torch.compile has what it needs; says once, in one line, when it has not. `DISTILL_COMPILE=0` turns it
-    off."""
+    """Whether torch.compile finds a C++ compiler; warns once if not. `DISTILL_COMPILE=0` turns compiling off."""
     if os.environ.get("DISTILL_COMPILE", "1") == "0":
         return False
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
@@ -107,7 +106,7 @@ def can_compile() -> bool:
 
 
 def compiled(fn: Callable, **options) -> Callable:
-    """`torch.compile(fn, **options)` where a compiler is there, else `fn` itself."""
+    """`torch.compile(fn, **options)` if there is a compiler, else `fn` itself."""
     return torch.compile(fn, **options) if can_compile() else fn
 
 
@@ -140,10 +139,8 @@ class Pieces:
                 if not out_of_memory(err) or stop - start == 1:
                     raise
                 self.size = (stop - start) // 2
-                warnings.warn(
-                    f"out of memory: going on with {self.size} at a time (same result to rounding, slower)",
-                    stacklevel=2,
-                )
+                said = f"out of memory: going on with {self.size} at a time (same result to rounding, slower)"
+                warnings.warn(said, stacklevel=2)
             else:
                 start = stop
                 continue

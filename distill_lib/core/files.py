@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from .errors import UserError
 
@@ -49,14 +54,43 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def write_json(path: Path, body: Any) -> Path:
+    """Write a JSON file. Raises: see `atomically`."""
+    return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> Path:
+    """Write tensors of any device, with their metadata, to a `.safetensors` file. Raises: see `atomically`."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    return atomically(path, lambda part: save_file(tensors, part, about))
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file, on the CPU."""
+    with safe_open(path, "pt") as f:
+        return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+
+
+@contextlib.contextmanager
+def undamaged(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while a file of ours is read into one clear error that names the file and the remedy.
+
+    Raises: UserError: the file is missing or damaged, or its content does not fit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as err:
+        raise UserError(f"{path}: damaged ({err}); {remedy}") from None
+
+
 def full(err: Exception, path: Path) -> bool:
-    """Whether an error says that the disk of `path` is full; torch and safetensors have errors of their own for
-    that."""
+    """Whether an error says that the disk of `path` is full; torch and safetensors have their own errors for it."""
     if isinstance(err, OSError):
         return err.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "No space left" in str(err) or (
-        isinstance(err, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20
-    )
+    silent = isinstance(err, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20
+    return silent or "No space left" in str(err)
 
 
 def sweep(folder: Path, seconds: float = 3600.0) -> None:

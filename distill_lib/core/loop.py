@@ -12,6 +12,7 @@ training enlarges.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import sys
@@ -43,8 +44,8 @@ class Loop:
         check:    steps between looks at the logged values (each look waits for the device).
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
         bar:      show a progress bar; by default only on a terminal.
-        watch:    called as watch(name, step, live) before every step and once after the last: for film strips and
-        curves. tell:     called as tell(name, done, total, values) about once a second: for whoever waits.
+        watch:    called as watch(name, step, live) before every step and once after the last: for film strips.
+        tell:     called as tell(name, done, total, values) about once a second: for whoever watches.
         title:    what the progress bar says before the phase's name.
     """
 
@@ -114,24 +115,20 @@ class Loop:
         values, self._logged = {k: float(v) for k, v in self._logged.items()}, {}
         bad = [k for k, v in values.items() if not math.isfinite(v)]
         if bad:
-            raise Diverged(
-                f"{name}: {', '.join(f'{k} = {values[k]}' for k in bad)} at step {step}; "
-                + (f"the last good state is in {self._file(name)}" if self.folder else "no checkpoint folder was given")
-            )
+            last = f"the last good state is in {self._file(name)}" if self.folder else "no checkpoint folder was given"
+            raise Diverged(f"{name}: {', '.join(f'{k} = {values[k]}' for k in bad)} at step {step}; {last}")
         for k, v in values.items():
             self.history.setdefault(k, []).append((step, v))
         return {k: f"{v:.4g}" for k, v in values.items()}
 
-    # --- checkpoints -----------------------------------------------------------------------------------------------
+    # --- checkpoints -------------------------------------------------------------------------------------------------
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.ckpt"
 
     def _save(self, name: str, step: int, live: dict[str, Any]) -> None:
         state = {k: _snapshot(v) for k, v in live.items()}
-        atomically(
-            self._file(name),
-            lambda part: torch.save({"key": self.key, "step": step, "state": state, "history": self.history}, part),
-        )
+        saved = {"key": self.key, "step": step, "state": state, "history": self.history}
+        atomically(self._file(name), lambda part: torch.save(saved, part))
 
     def _restore(self, name: str, live: dict[str, Any]) -> int:
         if not self.folder or not self._file(name).exists():
@@ -139,9 +136,8 @@ class Loop:
         try:
             saved = torch.load(self._file(name), map_location="cpu", weights_only=True)
         except Exception as err:
-            raise UserError(
-                f"{self._file(name)}: damaged checkpoint ({err}); delete it to start this phase again"
-            ) from None
+            what = f"damaged checkpoint ({err}); delete it to start this phase again"
+            raise UserError(f"{self._file(name)}: {what}") from None
         if saved["key"] != self.key or saved["state"].keys() != live.keys():  # of other settings, or of other code
             return 0
         for k, v in live.items():
@@ -173,11 +169,8 @@ def _put_back(value: Any, saved: Any) -> None:
     elif hasattr(value, "load_state_dict"):
         value.load_state_dict(saved)
     elif isinstance(value, dict):
-        if (
-            value
-            and all(isinstance(v, (Tensor, torch.Generator)) for v in value.values())
-            and value.keys() == saved.keys()
-        ):
+        in_place = value and all(isinstance(v, (Tensor, torch.Generator)) for v in value.values())
+        if in_place and value.keys() == saved.keys():
             for k in value:
                 _put_back(value[k], saved[k])
         else:
@@ -189,22 +182,21 @@ def _put_back(value: Any, saved: Any) -> None:
         raise TypeError(f"cannot restore a {type(value).__name__} in place; put numbers into a list or dict")
 
 
-class _interrupts:
-    """Turn Ctrl-C into a flag for the duration of a loop (main thread only), so that it stops between two steps."""
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a flag during a loop (in the main thread only), so that the loop stops between two steps."""
+    hits: list[int] = []
+    old = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
 
-    def __enter__(self) -> Callable[[], bool]:
-        self.hit = False
-        self.old = None
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._on)
-        return lambda: self.hit
+    def note(signum: int, frame: Any) -> None:
+        if hits and callable(old):  # a second Ctrl-C does not wait for the step to end
+            old(signum, frame)
+        hits.append(signum)
 
-    def _on(self, signum: int, frame: Any) -> None:
-        if self.hit and callable(self.old):  # a second Ctrl-C does not wait for the step to end
-            self.old(signum, frame)
-        self.hit = True
-
-    def __exit__(self, *exc: Any) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGINT, self.old)
+    if old is not None:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(hits)
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGINT, old)

@@ -20,7 +20,7 @@ class Cost:
     """Wall seconds, seconds of processor time (all threads of the process), energy and peak memory of a block.
 
     Processor time well below wall seconds times threads, on a CPU, says that the machine was busy with something else.
-    Energy is the whole GPU's, whoever used it; None where the device reports none.
+    Energy is the whole GPU's, whoever used it; None if the device does not report it.
     Memory on a GPU is what torch allocated; on a CPU it is the process's resident peak in the block on Linux, elsewhere
     since the process began.
     """
@@ -32,7 +32,7 @@ class Cost:
 
 
 def driver() -> str | None:
-    """Version of NVIDIA's driver, such as 580.65.06; None where there is none."""
+    """Version of NVIDIA's driver, such as 580.65.06; None without a driver."""
     try:
         pynvml.nvmlInit()  # as often as you like: the library counts
         return pynvml.nvmlSystemGetDriverVersion()
@@ -41,8 +41,10 @@ def driver() -> str | None:
 
 
 def joules(device: torch.device | str) -> float | None:
-    """Energy a whole GPU has drawn since its driver was loaded; None on a CPU, a part of a GPU, and GPUs before
-    Volta."""
+    """Energy a whole GPU has drawn since its driver was loaded.
+
+    None on a CPU, on a part of a GPU, and on GPUs before Volta.
+    """
     if torch.device(device).type != "cuda":
         return None
     try:
@@ -64,22 +66,22 @@ def give_back(device: torch.device | str) -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _forget_peak() -> None:
-    """Start the process's peak memory again from what it holds now, where the system can; what the C library kept goes
-    back first."""
+def forget_peak() -> None:
+    """Start the process's peak memory again from what it holds now, if the system can; what the C library kept is
+    returned first."""
     give_back("cpu")
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as f:
         return int(next(line for line in f if line.startswith("VmHWM:")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _peak_on(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _peak_mb()
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mb()
 
 
 _open: list[tuple[torch.device, Cost]] = []  # blocks that are measured now, one inside the other
@@ -96,7 +98,7 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _forget_peak()
+        forget_peak()
     _open.append((device, cost))
     drawn, cpu, start = joules(device), time.process_time(), time.perf_counter()
     try:

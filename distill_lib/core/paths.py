@@ -10,14 +10,9 @@ import platformdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("recorded", "smoke", "small", "full")
-IMAGENET_FOLDERS = (
-    "imagenet",
-    "ImageNet",
-    "ILSVRC2012",
-    "imagenet-1k",
-    "ILSVRC/Data/CLS-LOC",
-    ".",
-)  # below a data folder; train/<wnid> in it
+RESULT_PROFILES = ("full", "small")  # those whose records are results, the best first
+# below a data folder; train/<wnid> in it
+IMAGENET_FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC", ".")
 
 
 def results(profile: str) -> Path:

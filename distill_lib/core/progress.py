@@ -23,7 +23,6 @@ import psutil
 from . import paths
 from .errors import UserError
 from .files import atomically
-from .loop import Loop
 from .measure import Cost, measure
 
 
@@ -139,27 +138,21 @@ class Activity:
     """What this process is doing, in a file that `distill watch` reads; and the log of the cell it computes.
 
     Args:
-        profile, cells: of the run, and how many cells it has.
+        cells: how many cells the run has.
     """
 
-    def __init__(self, profile: str, cells: int):
-        self.profile, self.cells = profile, cells
+    def __init__(self, cells: int = 1):
+        self.cells = cells
         self.file = folder() / f"{platform.node() or 'host'}-{os.getpid()}.json"
         self._about: dict[str, Any] = {}
         self._written = self._logged = 0.0
         self._log: Path | None = None
 
     @contextmanager
-    def cell(self, cell: Any, number: int, why: str = "") -> Iterator[None]:
+    def cell(self, cell: Any, profile: str, number: int, why: str = "") -> Iterator[None]:
         """A cell is being computed: the `number`th of the run."""
-        self._log = log_path(cell, self.profile)
-        self._about = {
-            "cell": str(cell),
-            "profile": self.profile,
-            "number": number,
-            "cells": self.cells,
-            "pid": os.getpid(),
-        }
+        self._log = log_path(cell, profile)
+        self._about = {"cell": str(cell), "profile": profile, "number": number, "cells": self.cells, "pid": os.getpid()}
         self._about |= {"host": platform.node(), "started": time.time(), "log": str(self._log)}
         self._say(f"started{': ' + why if why else ''}")
         self._write("starting", 0, 0, {})
@@ -180,10 +173,6 @@ class Activity:
     def title(self) -> str:
         """Which cell of how many is being computed, for a progress bar."""
         return f"[{self._about['number']}/{self.cells}] " if self._about else ""
-
-    def loop(self, folder: Path, key: str, deadline: float | None) -> Loop:
-        """How to run a part of the cell: with its checkpoints in `folder`, and its progress told here."""
-        return Loop(folder, key=key, deadline=deadline, tell=self.tell, title=self.title)
 
     def note(self, line: str) -> None:
         """A line for the log of the cell that is being computed."""

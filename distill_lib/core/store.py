@@ -1,5 +1,4 @@
-"""What is made once and kept in `runs/`: feature networks, experts, generators, latents, pools. What making it has cost
-lies beside it.
+"""What is made once and kept in `runs/`, with its cost: feature networks, experts, generators, latents, pools.
 
 with store.once(file, "feature network", loop, real.device) as missing:
     if missing:
@@ -24,7 +23,7 @@ from .loop import Loop
 from .progress import Spent
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 def digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -71,7 +70,8 @@ def once(
         missing:  whether it has to be made, where another sign than the missing file says so.
         patience: seconds to wait for another process; by default until the deadline.
     Returns: whether the product has to be made. What making has cost is kept, also over interruptions, and told to
-    `used`. Raises:  Busy: another process held the lock until the deadline.
+             `used`.
+    Raises:  Busy: another process held the lock until the deadline.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if patience is None:

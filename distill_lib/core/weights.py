@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from . import paths
 from .errors import UserError, unknown
+from .files import read_tensors
 
 FOLDERS = {  # name on the hub: what it is, and a file that must be in it
-    "facebook/DiT-XL-2-256": (
-        "DiT-XL/2 at 256 pixels, 675 million parameters (CC BY-NC 4.0)",
-        "transformer/config.json",
-    ),
+    "facebook/DiT-XL-2-256": ("DiT-XL/2 at 256 pixels, 675M parameters (CC BY-NC 4.0)", "transformer/config.json"),
     "stabilityai/sd-vae-ft-ema": ("the autoencoder that encodes (MIT)", "config.json"),
     "stabilityai/sd-vae-ft-mse": ("the autoencoder that decodes (MIT)", "config.json"),
 }
 
 
 def find_folder(name: str) -> Path | None:
-    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache; None
-    where it does not."""
+    """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache."""
     if (path := Path(name).expanduser()).is_dir():
         return path
     for parent in paths.weight_folders():
@@ -36,7 +38,10 @@ def find_folder(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path:
-    """As `find_folder`. Raises: UserError: it is nowhere; says where it may lie and how to get it."""
+    """As `find_folder`.
+
+    Raises: UserError: it is not found; says where it may lie and how to get it.
+    """
     if (found := find_folder(name)) is None:
         raise UserError(f"{said_missing(name)} is not here: {where_to_put(name)}")
     return found
@@ -76,7 +81,7 @@ FILES = {
         "73e01676011c14ce404ecdee11e01f072a6a6b0d0eae5fab6163c4481dbdc33d",
     ),
     "Inception": File(
-        "Inception-v3 of 2015-12-05 with which FID is defined, converted from TensorFlow (as pytorch-fid and torch-fidelity distribute it)",
+        "Inception-v3 of 2015-12-05 with which FID is defined, converted from TensorFlow, as pytorch-fid has it",
         ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
         "6726825d",
     ),
@@ -104,8 +109,7 @@ FILES = {
 
 
 def find(name: str) -> Path | None:
-    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or a folder `weights` inside a data folder; None
-    where they do not.
+    """Where the weights lie: in the folders of `DISTILL_WEIGHTS`, or in `weights` inside a data folder.
 
     Raises: UserError: an unknown name; a file of the right name with other contents.
     """
@@ -119,13 +123,49 @@ def find(name: str) -> Path | None:
 
 
 def need(name: str) -> Path:
-    """As `find`. Raises: UserError: they are nowhere; says where they may lie."""
+    """As `find`.
+
+    Raises: UserError: they are not found; says where they may lie.
+    """
     if (found := find(name)) is None:
-        raise UserError(
-            f"the weights of {name} ({FILES[name].names[0]}: {FILES[name].about}) are not here: put the file into a folder named in "
-            "DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"
-        )
+        raise not_here(f"{name} ({FILES[name].names[0]}: {FILES[name].about})")
     return found
+
+
+def not_here(what: str, first: str = "", instead: str = "") -> UserError:
+    """The error for a file of weights that is nowhere.
+
+    Args:
+        first:   what to do before the file can be put into its folder.
+        instead: what would work without it.
+    """
+    where = "put the file into a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside a data folder"
+    return UserError(f"the weights of {what} are not here: {first}{where}{instead}")
+
+
+def find_file(name: str) -> Path | None:
+    """A file of weights by a path of its own, from here or from the project's folder, or by its name in a folder of
+    weights; None where it is in none of these."""
+    places = (folder / name for folder in (Path(), paths.ROOT, *paths.weight_folders()))
+    return next((place for place in places if place.is_file()), None)
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a `.safetensors` file holds, or one that torch wrote (.pth, .pt, .bin), and its metadata.
+
+    Nothing is unpickled but tensors, plain containers, and the settings that some trainings store beside their weights.
+
+    Raises: UserError: a file that is missing or damaged, or that holds more.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return read_tensors(file)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True), {}
+    except Exception as err:  # a damaged file can fail in any way
+        more = isinstance(err, pickle.UnpicklingError)  # whose text advises to run what the file asks for
+        why = "damaged, or it holds more than tensors" if more else (str(err) or type(err).__name__).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as weights ({why}); a file of tensors alone works") from None
 
 
 @functools.cache

@@ -7,17 +7,15 @@
 The headline never looks at the test set before training has ended. What a paper selected on the test set, and what a
 validation set selects instead, are named extras in `metrics`.
 
-Each network has its own initial weights, order of images and augmentation draws, from generators named after its number
+Each network has its own initial weights, order of images and augmentation draws, from streams named after its number
 and the step. So network 3 is the same network however many there are: bit for bit on a CPU, where one is trained after
-the other by default, and to rounding where several are trained at once. An interrupted training goes on as if nothing
-had happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
+the other by default, and to rounding if several are trained at once. An interrupted training goes on as if nothing had
+happened: bit for bit on the same CPU, with the same number of threads and of networks at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 import time
@@ -30,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import networks
+from ..core import store
 from ..core.device import Pieces, describe, pick
 from ..core.errors import UserError
 from ..core.loop import Loop
@@ -52,9 +51,9 @@ class Evaluation:
         test_accuracy_pct: of every network after its last epoch, in percent.
         metrics:  further measurements, each a list with one entry per network: `train_loss` (mean over the last epoch),
                   `ece_pct` (expected calibration error, 15 bins), `per_class_accuracy_pct` (K numbers; None for a class
-                  the test set has no image of), and where the protocol looks during training `validation_selected_pct`
-                  (test accuracy at the look with the best validation accuracy) and `test_selected_pct` (best look at
-                  the test set, as some papers report).
+                  without test images), and if the protocol looks during training `validation_selected_pct` (test
+                  accuracy at the look with the best validation accuracy) and `test_selected_pct` (best look at the test
+                  set, as some papers report).
         epochs, steps: passes over the set and optimiser steps of one network.
         images_seen:   images one network was trained on, repeats counted.
         lr:       base learning rate used.
@@ -95,11 +94,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         n = len(self.test_accuracy_pct)
-        return (
-            f"{self.mean_pct:.1f} ± {self.std_pct:.1f} % ({n} networks)"
-            if n > 1
-            else f"{self.mean_pct:.1f} % (1 network)"
-        )
+        return f"{self.mean_pct:.1f} " + (f"± {self.std_pct:.1f} % ({n} networks)" if n > 1 else "% (1 network)")
 
 
 def evaluate(
@@ -126,11 +121,10 @@ def evaluate(
         num_eval:   networks; by default the protocol's number.
         loop:       how to run: progress, checkpoints, time limit; by default a progress bar and no checkpoint.
         validation: images that choose a learning rate or the weights reported as `validation_selected_pct`.
-        real:       the real training set: where a protocol looks during training and there is no `validation`, about
-        1000
-                    of its images take that place.
+        real:       the real training set: about 1000 of its images take the place of a `validation` that is needed but
+                    not given.
         device:     by default that of `synthetic` if it is on a GPU, else the first GPU, else the CPU.
-        together:   networks trained at once; by default all on a GPU, one after another on the CPU. Fewer where memory
+        together:   networks trained at once; by default all on a GPU, one after another on the CPU. Fewer if memory
                     runs out. The results do not depend on it beyond rounding.
     Returns: an `Evaluation`.
     Raises:  UserError: sets that do not fit together, an unknown protocol or network.  TimeUp: the loop's deadline.
@@ -144,9 +138,8 @@ def evaluate(
     place = pick(str(device)) if device else (synthetic.device if synthetic.device.type == "cuda" else pick())
     job = _Job.prepare(synthetic, test, protocol, network, seed, loop or Loop(), validation, real, place)
     with measure(place) as cost:
-        rates = tuple(
-            dict.fromkeys([*job.protocol.lr_grid, *([] if job.protocol.lr_grid and job.validation else [job.base_lr])])
-        )
+        searched = job.protocol.lr_grid and job.validation
+        rates = dict.fromkeys([*job.protocol.lr_grid, *([] if searched else [job.base_lr])])
         pieces = Pieces(together or (num_eval if place.type == "cuda" else 1))
         trained = {}
         for lr in rates:
@@ -160,9 +153,8 @@ def evaluate(
         "per_class_accuracy_pct": [r.per_class_pct for r in chosen],
     }
     if job.protocol.checks:
-        metrics["test_selected_pct"] = [
-            max(x.test for r in runs for x in r.looks) for runs in zip(*trained.values(), strict=True)
-        ]
+        of_each = zip(*trained.values(), strict=True)  # network after network, its results at every learning rate
+        metrics["test_selected_pct"] = [max(x.test for r in results for x in r.looks) for results in of_each]
         if job.validation is not None:
             metrics["validation_selected_pct"] = [max(r.looks, key=lambda look: look.validation).test for r in chosen]
     return Evaluation(
@@ -200,12 +192,12 @@ def evaluate_networks(
     return {name: evaluate(synthetic, test, protocol, name, **options) for name in networks}
 
 
-# --- preparation -------------------------------------------------------------------------------------------------------
+# --- preparation ----------------------------------------------------------------------------------
 @dataclass
 class _Job:
     """Everything that is the same for all networks of one evaluation."""
 
-    source: ImageSet  # on the device; where images are fresh every epoch, the set that draws them
+    source: ImageSet  # on the device; if images are fresh every epoch, the set that draws them
     fresh: bool
     test: ImageSet
     validation: ImageSet | None
@@ -256,35 +248,23 @@ class _Job:
                 notes.append(f"the set carries no learned step size: learning rate {lr}")
             if not lr > 0:
                 raise UserError(
-                    f"the set's learned step size is {lr:g}, by which nothing trains: distil again with a smaller lr_lr, or evaluate under a "
-                    "protocol with a step size of its own, such as vico_dsa"
+                    f"the set's learned step size is {lr:g}, by which nothing trains: distil again with a smaller "
+                    "lr_lr, or evaluate under a protocol with a step size of its own, such as vico_dsa"
                 )
-        if (
-            (applied.checks or applied.lr_grid)
-            and validation is None
-            and real is not None
-            and len(synthetic) < len(real)
-        ):
-            validation = real.subset(
-                real.draw_index(-(-1000 // real.num_classes), stream(seed, "evaluate", "validation")).flatten()
-            )
+        selects = applied.checks or applied.lr_grid
+        if selects and validation is None and real is not None and len(synthetic) < len(real):
+            each = math.ceil(1000 / real.num_classes)
+            validation = real.subset(real.draw_index(each, stream(seed, "evaluate", "validation")).flatten())
             notes.append(f"validation: {len(validation)} images of the real training set")
         epochs, after = applied.num_epochs(ipc, images), applied.restarts_after(ipc, images)
         looks = min(epochs, applied.num_checks(ipc, images))
-        targets(
-            applied, sample.labels[:1], sample.num_classes
-        )  # labels the loss cannot use are an error before training
-        units = [
-            sample.facts.mean,
-            sample.facts.std,
-            sample.whitening and sample.whitening.matrix.double().sum().item(),
-        ]
+        targets(applied, sample.labels[:1], sample.num_classes)  # labels the loss cannot use are an error now
+        whitening = sample.whitening and sample.whitening.matrix.double().sum().item()
+        units = [sample.facts.mean, sample.facts.std, whitening]
         key = [as_dict(applied), network, seed, sample.sha256(), test.sha256(), units]
-        stored = (
-            {"generator": synthetic.nbytes}
-            if fresh
-            else {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
-        )
+        stored = {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
+        if fresh:
+            stored = {"generator": synthetic.nbytes}
         return _Job(
             source=(synthetic if fresh else sample).to(place),
             fresh=fresh,
@@ -303,7 +283,7 @@ class _Job:
             notes=notes,
             looks={round(epochs * (i + 1) / looks) - 1 for i in range(looks)},
             restart=None if after is None else after + 1,
-            digest=hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12],
+            digest=store.digest(key)[:12],
         )
 
 
@@ -341,7 +321,7 @@ def _choose(job: _Job, trained: dict[float, list[_Result]]) -> float:
     return best
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Look:
     """The accuracy of one network at one moment of its training, in percent; NaN without a validation set."""
@@ -411,10 +391,8 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
         job.loop.log(loss=losses.detach().mean())
         clock["seconds"] += time.perf_counter() - start
     start = time.perf_counter()
-    tested = [
-        _summary(answers, confidence, job.test)
-        for answers, confidence in zip(*_predict(nets, average, job.test), strict=True)
-    ]
+    predictions = zip(*_predict(nets, average, job.test), strict=True)
+    tested = [_tested(answers, confidence, job.test) for answers, confidence in predictions]
     validated = _accuracies(nets, average, job.validation)
     job.seconds += clock["seconds"] + time.perf_counter() - start
     train_loss = (loss_sum / job.images).tolist()
@@ -442,7 +420,8 @@ class _Epoch:
         self.order = torch.stack(order).to(job.place)  # (M, N)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Images (M, B, C, H, W), normalised, and targets (M, B) or (M, B, K); the last batch may be smaller."""
+        """Images (M, B, C, H, W), normalised, and targets (M, B) or (M, B, K), of M networks; the last batch may be
+        smaller."""
         index = self.order[:, number * self.size : (number + 1) * self.size]
         if len(self.sets) == 1:
             ((source, wanted),) = self.sets
@@ -460,23 +439,21 @@ def _optimizer(p: Protocol, weights: list[Tensor]) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], weights: dict[str, Tensor], decay: float, updates: int) -> None:
-    """One step of an exponential moving average of weights, in place; after k updates its decay is min(decay, 1 - 1/(1
-    + k)).
+    """One step of an exponential moving average of weights, in place.
 
-    Source: GLaD's evaluation, one update per epoch.
+    After k updates the decay is min(decay, 1 - 1/(1 + k)). Source: GLaD's evaluation, one update per epoch.
     """
     keep = min(decay, 1 - 1 / (1 + updates))
     for name, value in average.items():
         value.lerp_(weights[name].detach(), 1 - keep)
 
 
-# --- labels and losses
-# -------------------------------------------------------------------------------------------------
+# --- labels and losses ----------------------------------------------------------------------------
 def targets(p: Protocol, labels: Tensor, num_classes: int) -> Tensor:
     """What the loss compares logits with: classes (N,) for "ce", else (N, K) values.
 
     Hard labels under "mse" are FRePo's: one-hot vectors less 1/K, divided by sqrt(K / 10).
-    Raises: UserError: soft labels that are no probabilities, where the loss needs them.
+    Raises: UserError: soft labels that are no probabilities, if the loss needs probabilities.
     """
     if p.loss == "ce":
         return labels if labels.ndim == 1 else labels.argmax(1)
@@ -509,7 +486,7 @@ def loss_per_network(p: Protocol, logits: Tensor, target: Tensor) -> Tensor:
     return flat.view(logits.shape[:2]).mean(1)
 
 
-# --- testing -----------------------------------------------------------------------------------------------------------
+# --- testing --------------------------------------------------------------------------------------
 def tested_at_once(shape: tuple[int, int, int], gpu: bool) -> int:
     """Test images of (C, H, W) that go through the networks in one piece."""
     most = 512 if gpu else 128  # at 32 px
@@ -540,7 +517,7 @@ def _accuracies(nets: networks.Stack, average: dict[str, Tensor], images: ImageS
     return [100 * hits / len(images) for hits in (answers == images.hard_labels).sum(1).tolist()]
 
 
-def _summary(answers: Tensor, confidence: Tensor, images: ImageSet) -> tuple[float, list[float | None], float]:
+def _tested(answers: Tensor, confidence: Tensor, images: ImageSet) -> tuple[float, list[float | None], float]:
     """(accuracy, accuracy of every class, expected calibration error) of one network, in percent."""
     right = answers == images.hard_labels
     per_class = per_class_accuracy_pct(answers, images.hard_labels, images.num_classes)

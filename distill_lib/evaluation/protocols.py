@@ -7,7 +7,7 @@ book/protocols.md
     protocol("vico_dsa+soft@60ep")    cross-entropy with the set's soft labels, 60 epochs
 
 Protocols move accuracies by more than most methods differ, so a number without its protocol's name is not comparable.
-`DIFFERENCES` says for every field in which a preset departs from `vico_noaug` why it does.
+`departures` lists where a preset differs from `vico_noaug`, with the reasons that its values do not tell.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
 
 @settings
 class Case:
-    """Fields a protocol changes for some data sets, networks, sizes or numbers of classes; what is left out matches
-    all."""
+    """Fields a protocol changes for some data sets, networks, sizes or numbers of classes.
+
+    A condition that is left out matches everything.
+    """
 
     change: dict[str, Any]
     datasets: tuple[str, ...] = ()
@@ -46,6 +48,14 @@ class Case:
             and (self.soft_labels is None or self.soft_labels == soft)
         )
 
+    def __str__(self) -> str:
+        where = [*self.datasets, *self.networks]
+        where += [f"IPC {self.ipc}"] * (self.ipc is not None)
+        where += [f"{self.classes_from} classes or more"] * (self.classes_from > 0)
+        where += ["soft labels" if self.soft_labels else "hard labels"] * (self.soft_labels is not None)
+        changes = ", ".join(f"{field} {_said(value)}" for field, value in self.change.items())
+        return f"{', '.join(where)}: {changes}"
+
 
 @settings
 class Protocol:
@@ -55,9 +65,8 @@ class Protocol:
     name: str
     # --- how long
     epochs: int = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
-    epochs_by_ipc: tuple[
-        tuple[int, int], ...
-    ] = ()  # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
+    # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
+    epochs_by_ipc: tuple[tuple[int, int], ...] = ()
     steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
     steps_of_ipc: int | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
     extra_epoch: bool = True
@@ -66,7 +75,7 @@ class Protocol:
     batch: int = 256  # images; the last, partial batch of an epoch is kept
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.01
-    lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) where it carries one
+    lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) if it carries one
     lr_grid: tuple[float, ...] = ()  # train at each, keep the one with the best selection accuracy
     momentum: float = 0.9  # sgd
     weight_decay: float = 5e-4
@@ -79,17 +88,14 @@ class Protocol:
     augmentation: str = "none"
     cutmix: float = 0.0  # probability per batch; box share from Beta(1, 1)
     mixup: float = 0.0  # probability per batch; share from Beta(1, 1)
-    loss: Literal["ce", "soft_ce", "mse", "kl"] = (
-        "ce"  # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
-    )
+    # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
+    loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"
     temperature: float = 1.0  # kl
     fresh_images: bool = False  # a set backed by a generator draws new images every epoch; otherwise it is drawn once
     # --- what is tested
     ema: float = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
-    checks: int = (
-        0  # looks at the accuracy during training from which the paper reports the best, as a named extra here
-    )
-    num_eval: int = 20  # networks, where the caller names no number
+    checks: int = 0  # looks at the accuracy during training, of which the paper reports the best; a named extra here
+    num_eval: int = 20  # networks, if the caller names no number
     cases: tuple[Case, ...] = ()
 
     def settled(self, dataset: str, network: str, ipc: int, classes: int, soft: bool = False) -> Protocol:
@@ -108,7 +114,7 @@ class Protocol:
         return build(Protocol, {**_plain(self), **fields, "cases": ()})
 
     def nominal_epochs(self, ipc: int, images: int) -> int:
-        """Epochs before `extra_epoch`; where steps are fixed, the budget is of epochs of the set that fixes them."""
+        """Epochs before `extra_epoch`; if steps are fixed, the budget counts epochs of the set that fixes them."""
         if self.steps_of_ipc:
             fixed = (self.budget or self.epochs) * self.batches(self.steps_of_ipc * round(images / ipc))
             return max(1, round(fixed / self.batches(images)))
@@ -131,7 +137,7 @@ class Protocol:
         return math.ceil(images / self.batch)
 
     def num_checks(self, ipc: int, images: int) -> int:
-        """Looks during training: in proportion where the budget is smaller."""
+        """Looks during training; under a budget in proportion."""
         if not self.checks or not self.budget:
             return self.checks
         return max(1, min(self.budget, round(self.checks * self.budget / self.full_epochs(ipc, images))))
@@ -144,7 +150,7 @@ class Protocol:
         return self.nominal_epochs(ipc, images) // 2 + 1
 
     def learning_rates(self, ipc: int, images: int, lr: float | None = None) -> list[float]:
-        """The learning rate of every epoch; of every optimiser step where the schedule has a warm-up counted in steps.
+        """The learning rate of every epoch, or of every optimiser step if the warm-up is counted in steps.
 
         Args:
             ipc:    images per class.
@@ -160,31 +166,19 @@ class Protocol:
             at = [math.floor(nominal * m + 1e-9) for m in self.milestones]
             return [lr * self.gamma ** sum(e >= m for m in at) for e in range(total)]
         if self.schedule == "half_warmup_half_cosine":
+            # The highest twice: GLaD's code goes over to the cosine one epoch after the rise has ended.
             half, start = max(nominal // 2, 1), 1e-7  # the first epoch's learning rate, as a fraction
-            return [  # the highest twice: GLaD's code goes over to the cosine one epoch after the rise has ended
-                lr
-                * (
-                    start + (1 - start) * e / half
-                    if e <= half
-                    else (1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2
-                )
-                for e in range(total)
-            ]
+            rise = [start + (1 - start) * e / half for e in range(min(half + 1, total))]
+            fall = [(1 + math.cos(math.pi * min(1, (e - half - 1) / half))) / 2 for e in range(half + 1, total)]
+            return [lr * share for share in rise + fall]
         if self.schedule == "warmup_cosine":
-            steps = total * self.batches(images)
-            warmup = round(
-                self.warmup_steps * (self.budget or 1) / (self.full_epochs(ipc, images) if self.budget else 1)
-            )
-            span = max(steps - warmup, 1)
-            return [
-                lr
-                * (
-                    s / warmup
-                    if s < warmup
-                    else self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * (s - warmup) / span)) / 2
-                )
-                for s in range(steps)
-            ]
+            steps, warmup = total * self.batches(images), self.warmup_steps
+            if self.budget:
+                warmup = round(warmup * self.budget / self.full_epochs(ipc, images))
+            rise = [s / warmup for s in range(min(warmup, steps))]
+            angles = [math.pi * (s - warmup) / max(steps - warmup, 1) for s in range(warmup, steps)]
+            fall = [self.final_lr + (1 - self.final_lr) * (1 + math.cos(angle)) / 2 for angle in angles]
+            return [lr * share for share in rise + fall]
         return [lr] * total
 
     @property
@@ -207,271 +201,210 @@ def _plain(settings_: Any) -> dict[str, Any]:
     return {f.name: getattr(settings_, f.name) for f in dataclasses.fields(settings_)}
 
 
-# --- presets -----------------------------------------------------------------------------------------------------------
-NO_FLIP = Case(
-    {"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN")
-)  # the digits among the sets of these protocols' codes
+# --- presets --------------------------------------------------------------------------------------
+NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among these codes' sets
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
 IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))
 
-PROTOCOLS: dict[str, Protocol] = {
-    p.name: p
-    for p in [
-        Protocol(
-            "vico_noaug",
-            cases=(
-                Case({"augmentation": "dc:crop_scale_rotate", "epochs": 1000}, datasets=("MNIST",)),
-                Case({"augmentation": "dc:crop_noise", "epochs": 1000}, networks=("ConvNetBN",)),
-            ),
+_CHALLENGE = Protocol("challenge", epochs=1000, augmentation=DSA, num_eval=3, cases=(NO_FLIP,))
+_IDC_SMALL = Protocol(
+    "idc_small",
+    epochs=1000,
+    extra_epoch=False,
+    batch=64,
+    schedule="multistep",
+    milestones=(2 / 3, 5 / 6),
+    gamma=0.2,
+    augmentation="idc:color_crop_flip_scale_rotate",
+    cutmix=0.5,
+    checks=4,
+    num_eval=3,
+    cases=(Case({"cutmix": 0.0}, datasets=("SVHN",), ipc=1),),
+)
+_IDC_IMAGENET = replace(
+    _IDC_SMALL,
+    name="idc_imagenet",
+    epochs=300,
+    epochs_by_ipc=IMAGENET_EPOCHS,
+    augmentation="imagenet",
+    cutmix=1.0,
+    cases=(Case({"epochs_by_ipc": IMAGENET_EPOCHS_100}, classes_from=100),),
+)
+_DIM = Protocol(
+    "dim",
+    epochs=1000,
+    extra_epoch=False,
+    batch=64,
+    schedule="constant",
+    augmentation="idc:color_crop",
+    fresh_images=True,
+    checks=5,
+    num_eval=5,
+)
+_PRESETS = [
+    Protocol(
+        "vico_noaug",
+        cases=(
+            Case({"augmentation": "dc:crop_scale_rotate", "epochs": 1000}, datasets=("MNIST",)),
+            Case({"augmentation": "dc:crop_noise", "epochs": 1000}, networks=("ConvNetBN",)),
         ),
-        Protocol("vico_dsa", epochs=1000, augmentation=DSA, cases=(NO_FLIP,)),
-        Protocol(
-            "glad_short",
-            epochs=1000,
-            augmentation=DSA,
-            num_eval=5,
-            cases=(NO_FLIP, Case({"lr": 0.001}, networks=("GLaD-VGG11",)), Case({"lr": 3e-4}, networks=("ViT",))),
-        ),
-        Protocol("challenge", epochs=1000, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
-        Protocol("challenge_steps", epochs=1000, steps_of_ipc=10, augmentation=DSA, num_eval=3, cases=(NO_FLIP,)),
-        Protocol("mtt", epochs=1000, augmentation=DSA, lr_from_set=True, num_eval=5, cases=(NO_FLIP,)),
-        Protocol(
-            "idc_small",
-            epochs=1000,
-            extra_epoch=False,
-            batch=64,
-            schedule="multistep",
-            milestones=(2 / 3, 5 / 6),
-            gamma=0.2,
-            augmentation="idc:color_crop_flip_scale_rotate",
-            cutmix=0.5,
-            checks=4,
-            num_eval=3,
-            cases=(Case({"cutmix": 0.0}, datasets=("SVHN",), ipc=1),),
-        ),
-        Protocol(
-            "idc_imagenet",
-            epochs_by_ipc=IMAGENET_EPOCHS,
-            extra_epoch=False,
-            batch=64,
-            schedule="multistep",
-            milestones=(2 / 3, 5 / 6),
-            gamma=0.2,
-            augmentation="imagenet",
-            cutmix=1.0,
-            checks=4,
-            num_eval=3,
-            cases=(Case({"epochs_by_ipc": IMAGENET_EPOCHS_100}, classes_from=100),),
-        ),
-        Protocol(
-            "minimax_imagenet",
-            epochs_by_ipc=IMAGENET_EPOCHS,
-            extra_epoch=False,
-            batch=64,
-            schedule="multistep",
-            milestones=(2 / 3, 5 / 6),
-            gamma=0.2,
-            augmentation="imagenet",
-            cutmix=1.0,
-            checks=100,
-            num_eval=3,
-            cases=(Case({"epochs_by_ipc": IMAGENET_EPOCHS_100}, classes_from=100),),
-        ),
-        Protocol(
-            "glad",
-            epochs=1000,
-            extra_epoch=False,
-            lr=0.001,
-            schedule="half_warmup_half_cosine",
-            augmentation=DSA,
-            ema=0.995,
-            num_eval=5,
-            cases=(Case({"lr": 1e-4}, networks=("VGG11", "GLaD-VGG11")),),
-        ),
-        Protocol(
-            "frepo_mse",
-            steps_by_images=((10, 1000), (100, 2000), (500, 5000), (10**9, 10000)),
-            extra_epoch=False,
-            batch=500,
-            optimizer="adam",
-            lr=3e-4,
-            momentum=0.0,
-            weight_decay=0.0,
-            schedule="warmup_cosine",
-            warmup_steps=500,
-            final_lr=0.01,
-            augmentation="frepo:flip_color_crop_rotate_translate_cutout",
-            loss="mse",
-            num_eval=5,
-            cases=(
-                Case({"augmentation": "frepo:color_crop_rotate_translate_cutout"}, datasets=("MNIST", "FashionMNIST")),
-            ),
-        ),
-        Protocol(
-            "dim",
-            epochs=1000,
-            extra_epoch=False,
-            batch=64,
-            schedule="constant",
-            augmentation="idc:color_crop",
-            fresh_images=True,
-            checks=5,
-            num_eval=5,
-        ),
-        Protocol(
-            "dim_fixed",
-            epochs=1000,
-            extra_epoch=False,
-            batch=64,
-            schedule="constant",
-            augmentation="idc:color_crop",
-            checks=5,
-            num_eval=5,
-        ),
-        Protocol(
-            "dd_ranking",
-            epochs=1000,
-            extra_epoch=False,
-            batch=128,
-            lr_grid=(0.001, 0.005, 0.01, 0.05, 0.1),
-            schedule="multistep",
-            milestones=(0.5,),
-            augmentation=DSA,
-            checks=100,
-            num_eval=5,
-            cases=(NO_FLIP, Case({"checks": 50}, soft_labels=True)),
-        ),
-    ]
-}
+    ),
+    Protocol("vico_dsa", epochs=1000, augmentation=DSA, cases=(NO_FLIP,)),
+    Protocol(
+        "glad_short",
+        epochs=1000,
+        augmentation=DSA,
+        num_eval=5,
+        cases=(NO_FLIP, Case({"lr": 0.001}, networks=("GLaD-VGG11",)), Case({"lr": 3e-4}, networks=("ViT",))),
+    ),
+    _CHALLENGE,
+    replace(_CHALLENGE, name="challenge_steps", steps_of_ipc=10),
+    Protocol("mtt", epochs=1000, augmentation=DSA, lr_from_set=True, num_eval=5, cases=(NO_FLIP,)),
+    _IDC_SMALL,
+    _IDC_IMAGENET,
+    replace(_IDC_IMAGENET, name="minimax_imagenet", checks=100),
+    Protocol(
+        "glad",
+        epochs=1000,
+        extra_epoch=False,
+        lr=0.001,
+        schedule="half_warmup_half_cosine",
+        augmentation=DSA,
+        ema=0.995,
+        num_eval=5,
+        cases=(Case({"lr": 1e-4}, networks=("VGG11", "GLaD-VGG11")),),
+    ),
+    Protocol(
+        "frepo_mse",
+        steps_by_images=((10, 1000), (100, 2000), (500, 5000), (10**9, 10000)),
+        extra_epoch=False,
+        batch=500,
+        optimizer="adam",
+        lr=3e-4,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="warmup_cosine",
+        warmup_steps=500,
+        final_lr=0.01,
+        augmentation="frepo:flip_color_crop_rotate_translate_cutout",
+        loss="mse",
+        num_eval=5,
+        cases=(Case({"augmentation": "frepo:color_crop_rotate_translate_cutout"}, datasets=("MNIST", "FashionMNIST")),),
+    ),
+    _DIM,
+    replace(_DIM, name="dim_fixed", fresh_images=False),
+    Protocol(
+        "dd_ranking",
+        epochs=1000,
+        extra_epoch=False,
+        batch=128,
+        lr_grid=(0.001, 0.005, 0.01, 0.05, 0.1),
+        schedule="multistep",
+        milestones=(0.5,),
+        augmentation=DSA,
+        checks=100,
+        num_eval=5,
+        cases=(NO_FLIP, Case({"checks": 50}, soft_labels=True)),
+    ),
+]
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _PRESETS}
 
 SOURCES: dict[str, str] = {
-    "vico_noaug": "Zhao et al., Dataset condensation with gradient matching, ICLR 2021, and its code: rows Random to DC",
+    "vico_noaug": "Zhao et al., Dataset condensation with gradient matching, ICLR 2021, and its code: rows Random to "
+    "DC",
     "vico_dsa": "Zhao and Bilen, ICML 2021 (DSA) and WACV 2023 (DM), and their code",
-    "challenge": "First Dataset Distillation Challenge, ECCV 2024, public script of track 1: every image seen in each of 1001 epochs",
-    "challenge_steps": "ours: the challenge's script with the steps that it takes at IPC 10, for sets of thousands of images",
+    "challenge": "First Dataset Distillation Challenge, ECCV 2024, public script of track 1: every image seen in each "
+    "of 1001 epochs",
+    "challenge_steps": "ours: the challenge's script with the steps that it takes at IPC 10, for sets of thousands of "
+    "images",
     "mtt": "Cazenavette et al., CVPR 2022, and its code",
     "idc_small": "Kim et al., ICML 2022 (IDC), code, data sets of 28 and 32 pixels",
     "idc_imagenet": "Kim et al., ICML 2022 (IDC), code, ImageNet subsets",
     "minimax_imagenet": "Gu et al., CVPR 2024 (Minimax diffusion), code; DGS, Table 1",
     "glad": "Cazenavette et al., CVPR 2023 (GLaD), code",
-    "glad_short": "ours, for few epochs on GLaD's networks: vico_dsa, with a smaller step size for the two that do not train at its own",
+    "glad_short": "ours, for few epochs on GLaD's networks: vico_dsa, with a smaller step size for the two that do not "
+    "train at its own",
     "frepo_mse": "Zhou et al., NeurIPS 2022 (FRePo), code",
     "dim": "Wang et al. 2023 (DiM), code; the companion papers' generator rows",
     "dim_fixed": "ours: DiM's training on one fixed sample of the generator",
     "dd_ranking": "DD-Ranking 0.2.0, demo settings, hard labels",
 }
 
-_NOT_INCLUSIVE = "its loop ends one epoch earlier"
-_IDC = {
-    "extra_epoch": _NOT_INCLUSIVE,
-    "batch": "64",
-    "schedule": "steps of a multi-step schedule, momentum kept",
-    "milestones": "2/3 and 5/6 of the epochs, rounded down",
-    "gamma": "0.2 at each milestone",
-    "num_eval": "3 repeats",
+# What the values of a preset do not tell.
+_LONGER = {"epochs": "VICO's code trains longer with any augmentation"}
+_NOT_INCLUSIVE = {"extra_epoch": "its loop ends one epoch earlier"}
+_IDC = {**_NOT_INCLUSIVE, "schedule": "the momentum is kept", "milestones": "rounded down to whole epochs"}
+_CHALLENGED = {
+    **_LONGER,
+    "num_eval": "the challenge's score is their mean",
+    "cases": "the challenge has no data set of digits",
 }
-_IMAGENET = {
-    **_IDC,
-    "epochs_by_ipc": "1: 3000, up to 10: 2000, 50: 1500, 200: 1000, 500: 500, more: 300 epochs",
-    "augmentation": "random resized crop 0.5-1, flip, colour jitter 0.4, lighting 0.1",
-    "cutmix": "on every batch",
-    "cases": "100 classes: two thirds of the epochs, rounded down to hundreds",
-}
-_CHALLENGE = {
-    "epochs": "1000 with any augmentation",
-    "augmentation": "DSA, as vico_dsa",
-    "num_eval": "3 networks; the challenge's score is their mean",
-    "cases": "MNIST and SVHN without flips, which the challenge does not have",
-}
-_DIM = {
-    "epochs": "1000",
-    "extra_epoch": _NOT_INCLUSIVE,
-    "batch": "min(64, images per epoch); DiM's scripts give other and, at IPC 1, zero batches",
-    "schedule": "none",
+_AS_DIM = {
+    **_NOT_INCLUSIVE,
+    "batch": "DiM's scripts give other sizes and, at IPC 1, zero",
     "augmentation": "colour and crop for every image",
     "checks": "DiM reports the best of a test every 200 epochs",
-    "num_eval": "5; DiM states none",
-    "cases": "none: no augmentation depends on the data set",
+    "num_eval": "DiM states none",
+    "cases": "no augmentation depends on the data set",
 }
-DIFFERENCES: dict[str, dict[str, str]] = {
-    "vico_noaug": {},
-    "vico_dsa": {
-        "epochs": "1000 with any augmentation",
-        "augmentation": "DSA, one operation per batch, parameters per image",
-        "cases": "MNIST and SVHN without flips",
-    },
-    "glad_short": {
-        "epochs": "1000 with any augmentation",
-        "augmentation": "DSA, as vico_dsa",
-        "num_eval": "5 networks, as glad",
-        "cases": "MNIST and SVHN without flips; GLaD's VGG11 for ImageNet subsets at learning rate 0.001, its ViT, which has no LayerNorm, at 0.0003",
-    },
-    "challenge": {**_CHALLENGE},
-    "challenge_steps": {
-        **_CHALLENGE,
-        "steps_of_ipc": "the optimiser steps of 1000 epochs of 10 images per class, whatever the set's size",
-    },
-    "mtt": {
-        "epochs": "1000 with any augmentation",
-        "augmentation": "DSA, as vico_dsa",
-        "lr_from_set": "the step size learned with the images; 0.01, its usual start, for a set that carries none",
-        "num_eval": "5 networks",
-        "cases": "MNIST and SVHN without flips",
-    },
-    "idc_small": {
-        **_IDC,
-        "epochs": "1000",
-        "augmentation": "colour, flip and one of crop, scale, rotate on every image",
-        "cutmix": "on half of the batches",
-        "checks": "IDC prints the best of four looks beside the last",
-        "cases": "SVHN at IPC 1 without CutMix",
-    },
-    "idc_imagenet": {**_IMAGENET, "checks": "best and last are printed; four looks, as on the small data sets"},
-    "minimax_imagenet": {**_IMAGENET, "checks": "Minimax reports the best of a look every hundredth of the training"},
+REASONS: dict[str, dict[str, str]] = {
+    "vico_dsa": {**_LONGER, "augmentation": "one operation per batch, parameters per image"},
+    "glad_short": {**_LONGER, "cases": "these networks do not train at 0.01; GLaD's ViT has no LayerNorm"},
+    "challenge": _CHALLENGED,
+    "challenge_steps": {**_CHALLENGED, "steps_of_ipc": "as many optimiser steps for a set of any size"},
+    "mtt": {**_LONGER, "lr_from_set": "the step size learned with the images; its usual start for a set without one"},
+    "idc_small": {**_IDC, "checks": "IDC prints the best of four looks beside the last"},
+    "idc_imagenet": {**_IDC, "checks": "best and last are printed; four looks, as on the small data sets"},
+    "minimax_imagenet": {**_IDC, "checks": "Minimax reports the best of a look every hundredth of the training"},
     "glad": {
-        "epochs": "1000",
-        "extra_epoch": _NOT_INCLUSIVE,
-        "lr": "0.001",
+        **_NOT_INCLUSIVE,
         "schedule": "linear warm-up over the first half, cosine to zero over the second",
-        "augmentation": "DSA, as vico_dsa",
-        "ema": "the tested weights are an average with decay min(0.995, 1 - 1/(1 + k)) after k updates, one per epoch",
-        "num_eval": "5 networks",
-        "cases": "VGG11 at learning rate 0.0001",
+        "ema": "of the tested weights: after k updates, one per epoch, the decay is at most 1 - 1/(1 + k)",
     },
     "frepo_mse": {
-        "steps_by_images": "counted in optimiser steps: up to 10 images 1000, 100: 2000, 500: 5000, more: 10000",
         "extra_epoch": "counted in steps",
-        "batch": "min(500, images)",
-        "optimizer": "Adam",
-        "lr": "0.0003",
         "momentum": "Adam's own",
-        "weight_decay": "none",
-        "schedule": "linear warm-up, then cosine",
-        "warmup_steps": "500; in a budget variant the same share of the steps",
-        "final_lr": "one hundredth of the highest",
+        "warmup_steps": "under a budget the same share of the steps",
+        "final_lr": "as a fraction of the highest",
         "augmentation": "one of FRePo's own operations per batch",
         "loss": "half the squared distance to the learned labels; hard labels are centred one-hot vectors",
-        "num_eval": "5 networks",
-        "cases": "MNIST and FashionMNIST without flips",
     },
-    "dim": {**_DIM, "fresh_images": "the generator draws new images every epoch: IPC is images per epoch, not storage"},
-    "dim_fixed": {**_DIM},
+    "dim": {**_AS_DIM, "fresh_images": "IPC is images per epoch, not storage"},
+    "dim_fixed": _AS_DIM,
     "dd_ranking": {
-        "epochs": "1000",
-        "extra_epoch": _NOT_INCLUSIVE,
-        "batch": "128",
-        "lr_grid": "the best of five learning rates; see `evaluate` for the images that choose",
-        "schedule": "one step at half, momentum kept",
-        "milestones": "half of the epochs",
-        "augmentation": "DSA, as vico_dsa",
+        **_NOT_INCLUSIVE,
+        "lr_grid": "the best counts; `evaluate` says which images choose it",
+        "schedule": "the momentum is kept",
         "checks": "DD-Ranking reports the best of a test every 10 epochs, 20 with soft labels",
-        "num_eval": "5 rounds",
-        "cases": "MNIST and SVHN without flips; soft labels: half the checks",
     },
 }
 
-# --- names -------------------------------------------------------------------------------------------------------------
+
+def departures(name: str) -> list[dict[str, str]]:
+    """Where a preset differs from `vico_noaug`: rows of protocol, field, here, `vico_noaug` and why."""
+    return [
+        {
+            "protocol": name,
+            "field": field,
+            "here": _said(here),
+            "vico_noaug": _said(there),
+            "why": REASONS.get(name, {}).get(field, ""),
+        }
+        for field, (there, here) in differing_fields(name).items()
+    ]
+
+
+def _said(value: Any) -> str:
+    """A field's value in words: rows (up to, value) as "up to 1: 3000, more: 300"."""
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return ", ".join([*(f"up to {bound}: {v}" for bound, v in value[:-1]), f"more: {value[-1][1]}"])
+    if isinstance(value, tuple):
+        return "; ".join(map(_said, value)) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# --- names ----------------------------------------------------------------------------------------
 VARIANTS: dict[str, dict[str, Any]] = {
     "noaug": {"augmentation": "none", "cutmix": 0.0, "mixup": 0.0},
     "dsa": {"augmentation": DSA},
@@ -489,7 +422,7 @@ def _variants(name: str) -> list[str]:
 
 
 def protocol(name: str | Protocol) -> Protocol:
-    """The protocol of a name: a preset, changed by `+variant`s and by a budget `@<n>ep`, all of which stay in its name.
+    """The protocol of a name: a preset, changed by `+variant`s and by a budget `@<n>ep`, which stay in its name.
 
     Args:
         name: such as "vico_dsa", "vico_dsa@60ep" or "vico_dsa+noaug@60ep"; a `Protocol` passes unchanged.

@@ -21,7 +21,7 @@ from ..core.errors import UserError
 from ..core.rng import stream
 
 
-# --- one list of values ----------------------------------------------------------------------------------------------
+# --- one list of values ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Summary:
     """Mean, standard deviation (ddof 0: population, 1: sample) and an interval for the mean, of `n` values."""
@@ -37,7 +37,8 @@ class Summary:
     def __str__(self) -> str:
         if self.n == 1:
             return f"{self.mean:.1f} (1 value)"
-        return f"{self.mean:.1f} ± {self.std:.1f} ({self.n} values, {100 * self.level:.0f} % interval {self.low:.1f} to {self.high:.1f})"
+        interval = f"{100 * self.level:.0f} % interval {self.low:.1f} to {self.high:.1f}"
+        return f"{self.mean:.1f} ± {self.std:.1f} ({self.n} values, {interval})"
 
 
 def mean(values: Sequence[float]) -> float:
@@ -45,8 +46,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float], ddof: int = 0) -> float:
-    """Standard deviation, dividing by n - ddof: 0 is the population's (as VICO and numpy), 1 the sample's. NaN where n
-    is ddof."""
+    """Standard deviation, dividing by n - ddof: 0 is the population's (as VICO and numpy), 1 the sample's. NaN if n is
+    at most ddof."""
     if len(_checked(values)) <= ddof:
         return math.nan
     centre = mean(values)
@@ -65,17 +66,15 @@ def bootstrap_interval(
         raise UserError(f"level {level}: a fraction between 0 and 1, such as 0.95")
     x = torch.tensor(_checked(values), dtype=torch.float64)
     index = torch.randint(len(x), (resamples, len(x)), generator=stream(seed, "bootstrap"))
-    low, high = (
-        x[index].mean(1).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    )
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = x[index].mean(1).quantile(ends).tolist()
     return low, high
 
 
 def summarise(values: Sequence[float], ddof: int = 0, level: float = 0.95, seed: int = 0) -> Summary:
     """All of the above. Raises: UserError: no values, or values that are not finite."""
-    return Summary(
-        len(values), mean(values), std(values, ddof), ddof, *bootstrap_interval(values, level, seed=seed), level
-    )
+    low, high = bootstrap_interval(values, level, seed=seed)
+    return Summary(len(values), mean(values), std(values, ddof), ddof, low, high, level)
 
 
 def _checked(values: Sequence[float]) -> list[float]:
@@ -85,7 +84,7 @@ def _checked(values: Sequence[float]) -> list[float]:
     return values
 
 
-# --- against a published number --------------------------------------------------------------------------------------
+# --- against a published number -------------------------------------------------------------------
 @dataclass(frozen=True)
 class Comparison:
     """Ours minus the published mean, against a margin.
@@ -93,8 +92,8 @@ class Comparison:
     verdict:    "matched", "differs" or "undecided".
     difference: ours minus published, in the values' unit; `low` and `high` bound it with 90 % confidence.
     margin:     the largest difference that still counts as equal.
-    p_value:    of Welch's two-sided test that both means are the same; NaN where it cannot be computed. Information
-    only. reason:     the verdict in a sentence, with every assumption made.
+    p_value:    of Welch's two-sided test that both means are the same; NaN if it cannot be computed. Information only.
+    reason:     the verdict in a sentence, with every assumption made.
     """
 
     verdict: Literal["matched", "differs", "undecided"]
@@ -133,7 +132,7 @@ def equal_to_published(
 
     Networks trained on one distilled set share that set, so they do not vary independently. With `sets`, the values
     compared are therefore the means of the sets, whose spread holds both that between sets and that of their networks.
-    A single set says nothing of the spread between sets: it is never "matched", and "differs" only where the published
+    A single set says nothing of the spread between sets: it is never "matched", and "differs" only if the published
     deviation, taken for that spread, puts the whole interval outside the margin.
 
     Args:
@@ -142,24 +141,20 @@ def equal_to_published(
         trials:        runs behind the published mean; None: three are assumed.
         ddof:          of the printed deviation: 0 is what the public codes compute.
         digit:         the last printed digit.
-        sets:          for each value, the set its network was trained on; None where the method makes one set, always
-        the
-                       same, or the protocol asks for one: then networks are what varies.
+        sets:          for each value, the set its network was trained on; None if there is only one set to make: then
+                       networks are what varies.
     Raises: UserError: no values, or numbers that cannot be a mean and its deviation.
     """
     units, what = _units(values, sets)
     ours, n = mean(units), len(units)
     given = published_std is not None and not math.isnan(published_std)
-    if (
-        not math.isfinite(published)
-        or (given and not 0 <= published_std < math.inf)
-        or (trials is not None and trials < 1)
-    ):
+    m = ASSUMED_TRIALS if trials is None else trials
+    if not math.isfinite(published) or (given and not 0 <= published_std < math.inf) or m < 1:
         raise UserError(
-            f"a published number needs a finite mean, a deviation >= 0 and trials >= 1; got {published}, {published_std}, {trials}"
+            "a published number needs a finite mean, a deviation >= 0 and trials >= 1; "
+            f"got {published}, {published_std}, {trials}"
         )
     difference = ours - published
-    m = trials or ASSUMED_TRIALS
     notes = [] if trials else [f"{m} published runs assumed"]
     margin = max(2 * (published_std if given else std(values)), digit)
     if given:
@@ -191,10 +186,8 @@ def equal_to_published(
     elif high < -margin or low > margin:
         verdict, why = "differs", "outside"
     elif n > 1:
-        verdict, why = (
-            "undecided",
-            f"too few {what}: {n} of ours and {m} published ones leave it both inside and outside",
-        )
+        why = f"too few {what}: {n} of ours and {m} published ones leave it both inside and outside"
+        verdict = "undecided"
     else:
         verdict, why = "undecided", "not wholly outside"
     reason = f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
@@ -220,7 +213,7 @@ def _welch(difference: float, error: float, df: float) -> tuple[float, float]:
     return float(quantile * error), float(2 * (ndtr(tail) if math.isinf(df) else stdtr(df, tail)))
 
 
-# --- classes and calibration -----------------------------------------------------------------------------------------
+# --- classes and calibration ----------------------------------------------------------------------
 def per_class_accuracy_pct(answers: Tensor, labels: Tensor, num_classes: int) -> list[float | None]:
     """Accuracy of every class in percent; None for a class without images.
 
@@ -233,14 +226,14 @@ def per_class_accuracy_pct(answers: Tensor, labels: Tensor, num_classes: int) ->
     return [100 * h / n if n else None for h, n in zip(hits, count, strict=True)]
 
 
-def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of the answers, their mean confidence and their accuracy, per bin of confidence: (bins,) each, NaN means in
-    empty bins.
+def calibration_error_pct(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent: |accuracy - mean confidence| per bin of confidence, weighted by the bin's
+    share of the answers.
 
     Args:
         confidence: (N,) probability of the answer, in [0, 1].
         right:      (N,) whether the answer was right.
-    Source: Guo et al. 2017; bin b holds confidences in (b/bins, (b + 1)/bins].
+    Source: Guo et al. 2017, equation 3; bin b holds confidences in (b/bins, (b + 1)/bins].
     """
     if confidence.ndim != 1 or confidence.shape != right.shape or not len(right):
         raise UserError(
@@ -250,16 +243,6 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> tuple[Tens
     if low < 0 or high > 1 + 1e-6:
         raise UserError(f"confidences are probabilities in [0, 1]; got {low:g} to {high:g}; apply softmax first")
     index = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
-    total = torch.zeros(3, bins, dtype=torch.float64, device=confidence.device)
-    total.index_add_(1, index, torch.stack([torch.ones_like(confidence).double(), confidence.double(), right.double()]))
-    return total[0] / len(right), total[1] / total[0], total[2] / total[0]
-
-
-def calibration_error_pct(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Expected calibration error in percent: |accuracy - mean confidence| over the bins of `reliability`, weighted by
-    their share.
-
-    Source: Guo et al. 2017, equation 3.
-    """
-    share, confident, accurate = reliability(confidence, right, bins)
-    return 100 * (share * (accurate - confident).abs()).nansum().item()
+    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, index, right.double() - confidence.double())  # of every bin: its share times its gap, times N
+    return 100 * gaps.abs().sum().item() / len(right)

@@ -40,7 +40,7 @@ UNSEEN = "unseen networks"  # in a cell: the mean over the architectures that it
 SMOKE_REPEATS = 2
 
 
-# --- what is claimed ---------------------------------------------------------------------------------------------------
+# --- what is claimed ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scale:
     """What all arms of a claim share.
@@ -238,9 +238,9 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
                 arm.config,
                 scale.dataset,
                 scale.protocol,
-                scale.num_eval,
-                repeats[cell],
-                params.seed,
+                num_eval=scale.num_eval,
+                num_sets=repeats[cell],
+                seed=params.seed,
                 networks=scale.networks,
                 tested=scale.tested,
                 scores=scores,
@@ -253,10 +253,10 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
             arm.config.smoke(),
             scale.stand_in,
             brief,
-            1,
-            SMOKE_REPEATS,
-            params.seed,
-            "ConvNetW32",
+            num_eval=1,
+            num_sets=SMOKE_REPEATS,
+            seed=params.seed,
+            network="ConvNetW32",
             tested=10,
             scores=scores,
         )
@@ -267,7 +267,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
     return Experiment(name, title, model, cells, task, lambda cell: False, watched, claims=claims)
 
 
-# --- what was found ----------------------------------------------------------------------------------------------------
+# --- what was found -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Finding:
     """Where a claim stands.

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,11 @@ import torch
 from ..core import paths
 from ..core.device import pick
 from ..core.errors import TimeUp, UserError
-from ..core.loop import Loop
+from ..data import ImageSet
 from ..methods import METHODS, optional
 from ..records import Cell
 from . import compute, engine, registry, state
+from .compute import Run
 from .definition import Parameters, Task
 from .state import Outcome, Status
 
@@ -47,14 +49,14 @@ def run(
     strict: bool = True,
     sets: int | None = None,
 ) -> Outcome:
-    """`experiment.run` on a dask cluster.
+    """`experiments.run` on a dask cluster.
 
     Args:
         workers:   processes; by default one per GPU, without a GPU one. With `scheduler="slurm"` the number of jobs.
         scheduler: the address of a running scheduler (tcp://host:8786), "slurm" for jobs as dask's own configuration of
                    jobqueue describes them, None for processes on this machine.
         device:    what every worker computes on; by default its own GPU.
-        The others as in `experiment.run`.
+        The others as in `experiments.run`.
     Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.
     TimeUp.
     """
@@ -64,7 +66,7 @@ def run(
     this = registry.experiment(name)
     cells = this.cells(params) if cells is None else cells
     outcome = Outcome(params, printed=this.printed)
-    ends = None if time_limit is None else time.time() + time_limit
+    order = Order(params.profile, None if time_limit is None else time.time() + time_limit, device)
     with connected(workers, scheduler) as client:
         _same_folders(client)
         futures, shared = {}, {}
@@ -76,22 +78,21 @@ def run(
             todo = []
             if now.state in state.TO_COMPUTE:
                 todo = state.missing_sets(now.task, now.record if now.state == "partial" else None, sets)
-            waits_for = _shared(client, now.task, todo, params.profile, ends, device, shared)
             future = client.submit(
                 _cell,
                 cell,
                 params,
-                ends,
-                device,
+                order,
                 sets,
-                waits_for,
+                _shared(client, now.task, todo, order, shared),
                 key=f"{cell.stem}-{uuid.uuid4().hex[:8]}",
                 pure=False,
                 retries=0,
             )
             futures[future] = cell
         say(
-            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts on {len(client.scheduler_info()['workers'])} workers"
+            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts "
+            f"on {len(client.nthreads())} workers"
         )
         stopped = False
         for future in as_completed(futures):
@@ -106,7 +107,8 @@ def run(
     outcome.seconds = time.monotonic() - start
     if stopped:
         raise TimeUp(
-            f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, the state of the others is saved"
+            f"the time limit was reached; {len(outcome.of('computed'))} cells were computed, "
+            "the state of the others is saved"
         )
     return engine.ended(outcome, name, params, cells, strict, say)
 
@@ -122,7 +124,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
         from distributed import Client, LocalCluster
     except ImportError:
         raise UserError(
-            "--engine dask needs the packages of the cluster extra: pip install 'distill_lib[cluster]', or dask[distributed]"
+            "--engine dask needs the packages of the cluster extra: "
+            "pip install 'distill_lib[cluster]', or dask[distributed]"
         ) from None
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: at least 1")
@@ -150,7 +153,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 cluster = SLURMCluster(worker_extra_args=extra)
             except (ValueError, TypeError) as err:
                 raise UserError(
-                    f"dask-jobqueue: {err}. Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
+                    f"dask-jobqueue: {err}. "
+                    "Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
                 ) from None
             cluster.scale(jobs=workers or 1)
         elif scheduler:
@@ -159,7 +163,8 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
                 client = Client(scheduler, timeout=20)
             except (OSError, ValueError, TimeoutError) as err:
                 raise UserError(
-                    f"no dask scheduler answers at {scheduler} ({err}); start one with `dask scheduler` and workers with {start}"
+                    f"no dask scheduler answers at {scheduler} ({err}); "
+                    f"start one with `dask scheduler` and workers with {start}"
                 ) from None
             with client:
                 try:
@@ -191,59 +196,70 @@ def _local(local: Any, workers: int | None) -> Any:
     )
 
 
-def _shared(
-    client: Client,
-    task: Task,
-    todo: list[int],
-    profile: str,
-    ends: float | None,
-    device: str | None,
-    shared: dict[str, Future],
-) -> list[Future]:
+def _shared(client: Client, task: Task, todo: list[int], order: Order, shared: dict[str, Future]) -> list[Future]:
     """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
     sets = []
     for index in todo:
         before: list[Future] = []
         for part in compute.shared_parts(task, index):
             if part.key not in shared:
-                waits_for = () if part.stage else (before,)
                 options = {"key": f"{part.key}-{uuid.uuid4().hex[:8]}", "pure": False}
-                shared[part.key] = client.submit(
-                    _stage1 if part.stage else _set, task, index, ends, device, profile, *waits_for, **options
-                )
+                work, waits_for = (_stage1, []) if part.stage else (_set, before)
+                shared[part.key] = client.submit(work, task, index, order, waits_for, **options)
             before.append(shared[part.key])
         sets.append(before[-1])
     return sets
 
 
-# --- what workers do
-# ---------------------------------------------------------------------------------------------------
-def _stage1(task: Task, index: int, ends: float | None, device: str | None, profile: str) -> str:
+# --- what workers do ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told of a `Run`: clocks and devices are its own.
+
+    Attributes:
+        ends:   `time.time()` after which to save and stop; None for no limit.
+        device: to compute on; None for the worker's own GPU.
+    """
+
+    profile: str
+    ends: float | None = None
+    device: str | None = None
+
+    def run(self) -> Run:
+        deadline = None if self.ends is None else time.monotonic() + self.ends - time.time()
+        return Run(self.profile, deadline, _place(self.device))
+
+
+def _stage1(task: Task, index: int, order: Order, waited_for: list[str]) -> str:
     """Train what the sets of several cells start from."""
 
-    def make() -> None:
-        real, _ = compute._load(task.dataset, _place(device))
-        prepare = optional(METHODS[task.maker], "prepare")
-        prepare(real, task.config, task.seed + index, Loop(deadline=_deadline(ends)))
+    def make(run: Run, real: ImageSet) -> None:
+        optional(METHODS[task.maker], "prepare")(real, task.config, task.seed + index, run.loop(None, ""))
 
-    return _until(make)
+    return _until(make, task, order)
 
 
-def _set(task: Task, index: int, ends: float | None, device: str | None, profile: str, waited_for: list[str]) -> str:
-    def make() -> None:
-        real, _ = compute._load(task.dataset, _place(device))
-        compute.distilled(task, index, profile, real, _deadline(ends))
-
-    return _until(make)
+def _set(task: Task, index: int, order: Order, waited_for: list[str]) -> str:
+    return _until(lambda run, real: compute.distilled(task, index, run, real), task, order)
 
 
-def _cell(
-    cell: Cell, params: Parameters, ends: float | None, device: str | None, sets: int | None, waited_for: list[str]
-) -> dict[str, str]:
-    left = None if ends is None else max(0.0, ends - time.time())
+def _until(make: Callable[[Run, ImageSet], Any], task: Task, order: Order) -> str:
+    """Make something of a task's training set; how that ended."""
+    try:
+        run = order.run()
+        make(run, run.load(task.dataset)[0])
+    except TimeUp:
+        return "stopped"
+    except UserError:
+        return "failed"  # the cells that need it run into the same error, and report it
+    return "done"
+
+
+def _cell(cell: Cell, params: Parameters, order: Order, sets: int | None, waited_for: list[str]) -> dict[str, str]:
+    left = None if order.ends is None else max(0.0, order.ends - time.time())
     try:
         (found,) = engine.run(
-            cell.experiment, params, [cell], left, lambda line: None, _place(device), strict=False, sets=sets
+            cell.experiment, params, [cell], left, lambda line: None, _place(order.device), strict=False, sets=sets
         )
     except TimeUp:
         return {"state": "stopped", "why": ""}
@@ -252,22 +268,8 @@ def _cell(
     return {"state": found.state, "why": found.why}
 
 
-def _until(make: Callable[[], None]) -> str:
-    try:
-        make()
-    except TimeUp:
-        return "stopped"
-    except UserError:
-        return "failed"  # the cells that need it run into the same error, and report it
-    return "done"
-
-
-def _deadline(ends: float | None) -> float | None:
-    return None if ends is None else time.monotonic() + ends - time.time()
-
-
 def _place(device: str | None) -> str:
-    """The device of this worker: its own GPU where there are several."""
+    """The device of this worker: its own GPU if there are several."""
     from distributed import get_worker  # optional
 
     name = str(get_worker().name)
@@ -276,8 +278,7 @@ def _place(device: str | None) -> str:
     return str(pick(device))
 
 
-# --- what the client does
-# ----------------------------------------------------------------------------------------------
+# --- what the client does -------------------------------------------------------------------------
 def _result(cell: Cell, future: Future, params: Parameters, sets: int | None) -> Status:
     error = future.exception()
     if error is not None:
@@ -310,7 +311,8 @@ def _same_folders(client: Client) -> None:
         token.unlink()
     if blind:
         raise UserError(
-            f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: runs and results must lie on a file system that all share"
+            f"workers {', '.join(blind)} do not see {folders['DISTILL_RUNS']}: "
+            "runs and results must lie on a file system that all share"
         )
 
 

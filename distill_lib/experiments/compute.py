@@ -7,7 +7,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .. import data, records
 from ..core import paths, store
 from ..core.device import pick
 from ..core.errors import TimeUp
+from ..core.loop import Loop
 from ..core.progress import Activity, Spent
 from ..core.rng import stream
 from ..core.settings import as_dict
@@ -26,20 +27,18 @@ from ..methods import METHODS, optional
 from ..networks.reference import Training
 from ..records import Cell, Record
 from .definition import Task
-from .registry import _definition
+from .registry import experiment
 from .state import missing_sets
 
 
 def stage1(task: Task) -> dict[str, Any]:
-    """What has to be made before the task's sets and is shared with other cells, with its settings: {"conditional GAN":
-    ...}."""
+    """What is made before the task's sets and shared with other cells, with its settings: {"conditional GAN": ...}."""
     return optional(METHODS[task.maker], "stage1")(task.config)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Work that several cells share: a stage before the sets, or a distilled set. `key` is the same for all that share
-    it."""
+    """Work that several cells share under one `key`: a stage before the sets, or a distilled set."""
 
     key: str
     what: str
@@ -51,9 +50,8 @@ def shared_parts(task: Task, index: int) -> list[Part]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
     parts = []
     for what, settings in stage1(task).items():
-        seed = (
-            task.seed + index if isinstance(settings, Training) else None
-        )  # the other stages have their seed among their settings
+        # the stages other than a training have their seed among their settings
+        seed = task.seed + index if isinstance(settings, Training) else None
         digest = records.digest([task.dataset, what, as_dict(settings), seed])
         parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
@@ -77,17 +75,40 @@ def _note_made(task: Task, index: int, profile: str) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(dataset: str, device: str) -> tuple[Any, Any]:
+def load_on(dataset: str, device: str) -> tuple[ImageSet, ImageSet]:
+    """A data set's training and test images on a device."""
     real, test = data.load(dataset)
     return real.to(device), test.to(device)
 
 
+@dataclass(frozen=True)
+class Run:
+    """How cells are computed.
+
+    Attributes:
+        profile:  whose folder of `runs/` keeps what is made.
+        deadline: `time.monotonic()` after which to save and raise `TimeUp`; None for no limit.
+        device:   as `core.device.pick` takes it.
+        listener: is told about the progress.
+    """
+
+    profile: str
+    deadline: float | None = None
+    device: str | None = None
+    listener: Activity = field(default_factory=Activity)
+
+    def load(self, dataset: str) -> tuple[ImageSet, ImageSet]:
+        """A data set's training and test images on the run's device."""
+        return load_on(dataset, str(pick(self.device)))
+
+    def loop(self, folder: Path | None, key: str) -> Loop:
+        """A long computation of this run, with its checkpoints in `folder`."""
+        return Loop(folder, key=key, deadline=self.deadline, tell=self.listener.tell, title=self.listener.title)
+
+
 def compute(
     task: Task,
-    profile: str,
-    deadline: float | None = None,
-    device: str | None = None,
-    activity: Activity | None = None,
+    run: Run,
     known: Record | None = None,
     sets: int | None = None,
     keep: Callable[[Record], Any] | None = None,
@@ -95,25 +116,23 @@ def compute(
     """Distil and evaluate one cell, set by set; resumes where an interrupted run stopped, and takes sets that other
     cells made.
 
-    Sets do not know of each other: one after the other, on different days, they give the same numbers as all at once,
+    Sets are independent: computed one after the other, on different days, they give the same numbers as all at once,
     bit for bit on the same CPU with the same number of threads.
     A method may have a `measure(synthetic, test, config)` of its own, such as the accuracy of a kernel regression: what
     it returns, lists by name, goes into the record's metrics.
 
     Args:
-        deadline: `time.monotonic()` after which to save and raise `TimeUp`.
-        known:    what is recorded of the cell: its sets are not computed again.
-        sets:     how many of the task's sets the record shall hold, from the first on; None for all.
-        keep:     called with the record after every set.
+        known: the cell's record so far: its sets are not computed again.
+        sets:  how many of the task's sets the record should hold, from the first on; None for all.
+        keep:  called with the record after every set.
     Returns: the record, not yet written.
     """
-    place = pick(device)
-    real, whole = _load(task.dataset, str(place))
-    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": whole.sha256()}}
-    folder = paths.runs() / profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
-    activity, record = activity or Activity(profile, 1), known
+    real, test = run.load(task.dataset)
+    key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
+    folder = paths.runs() / run.profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
+    record = known
     for i in missing_sets(task, known, sets):
-        one = _set(task, i, key, profile, real, whole, folder / f"set{i}", deadline, activity)
+        one = _set(task, i, run, key, folder / f"set{i}")
         record = one if record is None else record.joined(one)
         if keep:
             keep(record)
@@ -122,30 +141,17 @@ def compute(
     return record
 
 
-def _set(
-    task: Task,
-    index: int,
-    key: dict[str, Any],
-    profile: str,
-    real: ImageSet,
-    whole: ImageSet,
-    folder: Path,
-    deadline: float | None,
-    activity: Activity,
-) -> Record:
-    """The record of one of a task's sets.
-
-    Args:
-        whole:  the test set, of which the task may take a part.
-        folder: for checkpoints and costs until the record is written.
-    """
-    place, method = real.device, METHODS[task.maker]
-    test = whole if task.tested is None else whole.subset(whole.draw_index(task.tested, stream(0, "tested")).flatten())
-    notes = [*real.facts.notes, *([f"{task.tested} test images of every class are tested on"] if task.tested else [])]
+def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) -> Record:
+    """The record of one of a task's sets; `folder` keeps checkpoints and costs until the record is written."""
+    real, test = run.load(task.dataset)
+    place, method, digest = real.device, METHODS[task.maker], records.digest(key)
+    notes = list(real.facts.notes)
+    if task.tested:
+        test = test.subset(test.draw_index(task.tested, stream(0, "tested")).flatten())
+        notes.append(f"{task.tested} test images of every class are tested on")
     seeds = {"distill": task.seed + index, "evaluate": task.seed + 1000 * index}
-    spent, networks = Spent(folder / "seconds.json"), task.networks or (task.key["network"],)
-    digest = records.digest(key)
-    synthetic, making = distilled(task, index, profile, real, deadline, activity)
+    spent = Spent(folder / "seconds.json")
+    synthetic, making = distilled(task, index, run, real)
     spent.include("distill", making)
     with spent.phase("evaluate", place):
         found = [
@@ -156,25 +162,27 @@ def _set(
                 network=network,
                 num_eval=task.num_eval,
                 seed=seeds["evaluate"],
-                loop=activity.loop(folder / network, digest, deadline),
+                loop=run.loop(folder / network, digest),
                 real=real,
             )
-            for network in networks
+            for network in task.networks or (task.key["network"],)
         ]
-        judged = found[0] if len(found) == 1 else _mean(found)
-        own = optional(method, "measure")(synthetic, test, task.config)
-    scores: dict[str, list[Any]] = {}
+        evaluation = found[0] if len(found) == 1 else _mean(found)
+        metrics = {
+            "bytes": synthetic.nbytes,
+            **evaluation.metrics,
+            **optional(method, "measure")(synthetic, test, task.config),
+        }
     if task.scores:
         with spent.phase("measure", place):
-            scores = _definition(task.cell).measure(
-                task, synthetic, real, test, activity.loop(folder / "scores", digest, deadline)
-            )
+            measure = experiment(task.cell.experiment).measure
+            metrics |= measure(task, synthetic, real, test, run.loop(folder / "scores", digest))
     return Record(
         cell=task.cell,
-        test_accuracy_pct=[float(v) for v in judged.test_accuracy_pct],
-        sets=[index] * len(judged.test_accuracy_pct),
+        test_accuracy_pct=[float(v) for v in evaluation.test_accuracy_pct],
+        sets=[index] * len(evaluation.test_accuracy_pct),
         key=key,
-        metrics={"bytes": synthetic.nbytes, **judged.metrics, **own, **scores},
+        metrics=metrics,
         seconds=_by_phase(spent.seconds, spent),
         cpu_seconds=_by_phase(spent.cpu_seconds, spent),
         joules=_by_phase(spent.joules, spent),
@@ -190,7 +198,7 @@ def _set(
 
 
 def _by_phase(values: dict[str, float], spent: Spent) -> dict[str, float]:
-    """Seconds or joules of every phase; nothing where a phase has none."""
+    """Seconds or joules of every phase; nothing if a phase has none."""
     return {k: round(v, 2) for k, v in values.items()} if values.keys() == spent.seconds.keys() else {}
 
 
@@ -199,21 +207,12 @@ def _mean(found: list[Evaluation]) -> Evaluation:
     each = [e.test_accuracy_pct for e in found]
     metrics = {f"accuracy_pct, {e.network}": e.test_accuracy_pct for e in found}
     metrics |= {f"train_loss, {e.network}": e.metrics["train_loss"] for e in found}
-    return dataclasses.replace(
-        found[0], test_accuracy_pct=[sum(v) / len(v) for v in zip(*each, strict=True)], metrics=metrics
-    )
+    means = [sum(v) / len(v) for v in zip(*each, strict=True)]
+    return dataclasses.replace(found[0], test_accuracy_pct=means, metrics=metrics)
 
 
-def distilled(
-    task: Task,
-    index: int,
-    profile: str,
-    real: ImageSet,
-    deadline: float | None = None,
-    activity: Activity | None = None,
-) -> tuple[ImageSet, Spent]:
-    """A distilled set of a task, made once and kept in `runs/`: cells that differ in protocol or network alone share
-    it.
+def distilled(task: Task, index: int, run: Run, real: ImageSet) -> tuple[ImageSet, Spent]:
+    """A distilled set of a task, made once and kept in `runs/`: cells that differ only in protocol or network share it.
 
     A generator serves every ipc: cells that differ in it share the generator too.
 
@@ -238,24 +237,24 @@ def distilled(
     }
     digest = records.digest(key)
     stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
-    file = paths.runs() / profile / "sets" / f"{stem}-{digest}.safetensors"
+    file = paths.runs() / run.profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    spent, activity = Spent(file.with_suffix(".json")), activity or Activity(profile, 1)
-    patience = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+    spent = Spent(file.with_suffix(".json"))
+    patience = -1.0 if run.deadline is None else max(0.0, run.deadline - time.monotonic())
     try:
         with FileLock(f"{file}.lock", timeout=patience):
             if file.exists():
-                _note_made(task, index, profile)
+                _note_made(task, index, run.profile)
                 found = ImageSet.load(file).to(real.device)
                 return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
-            work = paths.runs() / profile / "work" / "sets" / file.stem
+            work = paths.runs() / run.profile / "work" / "sets" / file.stem
             with store.used() as shared, spent.phase("distill", real.device):
-                synthetic = method.distill(real, task.config, seed=seed, loop=activity.loop(work, digest, deadline))
+                synthetic = method.distill(real, task.config, seed=seed, loop=run.loop(work, digest))
                 if synthetic is not real:
                     synthetic.save(file)
             spent.shared |= shared
             spent.save()
-            _note_made(task, index, profile)
+            _note_made(task, index, run.profile)
             shutil.rmtree(work, ignore_errors=True)
             return synthetic, spent
     except Timeout:

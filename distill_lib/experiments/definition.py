@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -13,7 +13,7 @@ import pydantic
 from .. import evaluation
 from ..core.errors import unknown
 from ..core.loop import Loop
-from ..core.settings import as_dict
+from ..core.settings import as_dict, replace
 from ..data import ImageSet
 from ..evaluation import protocols
 from ..methods import METHODS
@@ -63,26 +63,34 @@ class Parameters(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that decides a cell's numbers in one profile."""
+    """Everything that decides a cell's numbers in one profile.
+
+    Attributes:
+        config:   the method's `Config`.
+        dataset:  what is loaded: the cell's data set or its stand-in.
+        protocol: with its budget: vico_dsa@100ep.
+        num_eval: networks trained on each set.
+        num_sets: sets that are distilled, each with its own seed.
+        network:  trained on the sets, if it is not the one that the table names; None for the cell's.
+        networks: several architectures, of whose accuracies the cell is the mean; () for one.
+        method:   of METHODS, makes the sets, if the row has another name; None for the cell's.
+        tested:   test images of every class, drawn once; None for all.
+        scores:   settings of what the experiment measures besides accuracy, such as FID: see `Experiment.measure`.
+    """
 
     cell: Cell
-    config: Any  # the method's Config
-    dataset: str  # what is loaded: the cell's data set or its stand-in
-    protocol: str  # with its budget: vico_dsa@100ep
-    num_eval: int = 5  # networks trained on each set
-    num_sets: int = 1  # independently distilled sets
+    config: Any
+    dataset: str
+    protocol: str
+    _: KW_ONLY
+    num_eval: int = 5
+    num_sets: int = 1
     seed: int = 0
-    network: str | None = (
-        None  # trained on the sets, where that is another than the table's heading says; None for the cell's
-    )
-    networks: tuple[str, ...] = ()  # where the cell is a mean over several architectures: all of them
-    method: str | None = (
-        None  # of METHODS, where the row has another name than the method that makes its set; None for the cell's
-    )
-    tested: int | None = None  # test images of every class that are tested on, drawn once; None for all
-    scores: Any = (
-        None  # settings of what the experiment measures of the sets besides, such as FID: see `Experiment.measure`
-    )
+    network: str | None = None
+    networks: tuple[str, ...] = ()
+    method: str | None = None
+    tested: int | None = None
+    scores: Any = None
 
     @property
     def maker(self) -> str:
@@ -130,11 +138,12 @@ class Experiment:
         parameters: the model its notebook's parameters are checked against.
         cells:      parameters -> the cells they select, in the paper's order.
         task:       (cell, parameters) -> how the profile measures the cell, or why it does not.
-        printed:    whether the paper prints the cell; the others are measured beside it, under a second protocol for
-        example. measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, where the
-        task has `scores`. counted:    a printed row -> our value where it follows from the code without a measurement,
-        such as a number of parameters.
-        claims:     where its cells are arms of claims: the claims; see `claims`.
+        printed:    whether the paper prints the cell; others are measured beside it, such as under a second protocol.
+        measure:    (task, synthetic, real, test, loop) -> further metrics of a set, lists by name, if the task has
+                    `scores`.
+        counted:    a printed row -> our value, if it follows from the code without a measurement, such as a number of
+                    parameters.
+        claims:     of which its cells are the arms, if they are: see `claims`.
     """
 
     name: str
@@ -146,3 +155,25 @@ class Experiment:
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
     counted: Callable[[dict[str, Any]], float | None] = lambda row: None
     claims: tuple[Any, ...] = ()
+
+
+def page(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters, **more: Any) -> Experiment:
+    """An experiment without cells of its own, and why it has none."""
+    return Experiment(name, title, parameters, lambda params: [], lambda cell, params: Skip(reason), **more)
+
+
+# --- settings in a profile ------------------------------------------------------------------------
+# What smoke loads: real data inside the package, in grey and in colour.
+GREY, COLOUR = "FashionMNIST-mini", "BloodCells-mini"
+STAND_INS = {"FashionMNIST": GREY, "CIFAR10": COLOUR}
+
+
+def at_budget(config: Any, profile: Profile) -> Any:
+    """A method's settings at a profile's budget."""
+    return config if profile == "full" else getattr(config, profile)()
+
+
+def changed(config: Any, field: str, value: Any) -> Any:
+    """Settings with one field changed, or with a field of a part: "matching.pairing"."""
+    part, dot, inner = field.partition(".")
+    return replace(config, **{part: changed(getattr(config, part), inner, value) if dot else value})

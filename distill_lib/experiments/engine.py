@@ -18,10 +18,11 @@ from ..core.errors import TimeUp, UserError
 from ..core.files import DiskFull, full, sweep
 from ..core.progress import Activity
 from ..records import Cell
-from . import compute as _compute
+from . import compute
+from .compute import Run
 from .definition import Parameters
 from .registry import experiment
-from .state import Outcome, Status, _recorded, status
+from .state import Outcome, Status, recorded, status
 
 
 def run(
@@ -44,23 +45,24 @@ def run(
     Args:
         cells:      a selection; by default every cell the parameters select.
         time_limit: seconds after which to save and stop; the next run goes on from there.
-        say:        where a line per cell goes before it is computed, and the summary; by default only the summary is
-        printed. strict:     raise where cells failed; without, the outcome's statuses say so.
-        sets:       compute the first so many distilled sets of each cell; by default all that the profile has.
-        wait:       for cells that another process computes; without, the outcome leaves them out.
+        say:        is given a line before each cell is computed, and the summary; by default only the summary is
+                    printed.
+        strict:     raise if cells failed; otherwise the outcome's statuses say so.
+        sets:       distilled sets to compute of each cell, from the first on; by default all that the profile has.
+        wait:       for cells that another process computes; otherwise the outcome leaves them out.
     Raises: UserError: cells failed (after all others have run).  DiskFull: at once.  TimeUp: the limit was reached.
     """
     start = time.monotonic()
     this = experiment(name)
     cells = this.cells(params) if cells is None else cells
     if params.profile == "recorded":
-        return Outcome(params, [_recorded(cell) for cell in cells], printed=this.printed)
+        return Outcome(params, [recorded(cell) for cell in cells], printed=this.printed)
     tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
     records.code_state()  # remembered: the checkout may change while cells are computed
-    outcome, deadline = Outcome(params, printed=this.printed), None if time_limit is None else start + time_limit
-    waiting, first_round = list(cells), len(cells)
-    activity = Activity(params.profile, len(cells))
+    outcome, waiting, first_round = Outcome(params, printed=this.printed), list(cells), len(cells)
+    deadline = None if time_limit is None else start + time_limit
+    how = Run(params.profile, deadline, device, Activity(len(cells)))
     for folder in {records.path(c, params.profile).parent for c in cells} | {paths.runs() / params.profile / "sets"}:
         sweep(folder)
     while waiting:
@@ -70,7 +72,7 @@ def run(
         try:  # a cell another process is computing goes to the end of the queue
             lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):
-                result = _one(cell, params, deadline, tell, device, activity, len(outcome.statuses) + 1, sets)
+                result = _one(cell, params, how, tell, len(outcome.statuses) + 1, sets)
         except Timeout:
             if not wait:
                 continue
@@ -89,28 +91,19 @@ def run(
 def ended(
     outcome: Outcome, name: str, params: Parameters, cells: list[Cell], strict: bool, say: Callable[[str], Any]
 ) -> Outcome:
-    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, if cells failed;
-    names each."""
+    """A run's outcome in the order of its cells, said in one line. Raises: UserError: with `strict`, naming each cell
+    that failed."""
     order = {cell: i for i, cell in enumerate(cells)}
     outcome.statuses.sort(key=lambda s: order[s.cell])
     say(f"{name} [{params.profile}]: {outcome.summary}")
     if strict and (failed := outcome.of("failed")):
-        raise UserError(
-            f"{len(failed)} of {len(cells)} cells failed: " + "; ".join(f"{s.cell}: {s.why}" for s in failed)
-        )
+        each = "; ".join(f"{s.cell}: {s.why}" for s in failed)
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed: {each}")
     return outcome
 
 
-def _one(
-    cell: Cell,
-    params: Parameters,
-    deadline: float | None,
-    say: Callable[[str], None],
-    device: str | None,
-    activity: Activity,
-    number: int,
-    sets: int | None = None,
-) -> Status:
+def _one(cell: Cell, params: Parameters, how: Run, say: Callable[[str], None], number: int, sets: int | None) -> Status:
+    """Compute a cell, the `number`th of the run, unless its record can be reused."""
     now = status(cell, params, sets)
     if now.state == "skipped":
         return now
@@ -123,22 +116,12 @@ def _one(
             elif now.state == "recorded":
                 return Status(cell, "reused", now.why, now.task, now.record)
         why = "" if now.state == "missing" else f"{now.state}: {now.why}"
-        say(f"[{number}/{activity.cells}] computing {cell}" + (why and f", {why}"))
-        with activity.cell(cell, number, why):
+        say(f"[{number}/{how.listener.cells}] computing {cell}" + (why and f", {why}"))
+        with how.listener.cell(cell, how.profile, number, why):
             known = now.record if now.state == "partial" else None
-            record = _compute.compute(
-                now.task,
-                params.profile,
-                deadline,
-                device,
-                activity,
-                known,
-                sets,
-                keep=lambda grown: grown.save(params.profile),
-            )
-            activity.note(
-                f"recorded: {', '.join(f'{v:.1f}' for v in record.test_accuracy_pct)} % in {records.cost(record)}"
-            )
+            record = compute.compute(now.task, how, known, sets, keep=lambda grown: grown.save(how.profile))
+            accuracies = ", ".join(f"{v:.1f}" for v in record.test_accuracy_pct)
+            how.listener.note(f"recorded: {accuracies} % in {records.cost(record)}")
     except (TimeUp, DiskFull, KeyboardInterrupt):
         raise
     except Exception as err:  # the other cells go on; the failure is reported at the end
@@ -152,10 +135,10 @@ def _one(
 
 
 def _data_change(now: Status) -> str:
-    """Whether the data set at hand is another one than the record's; '' where it is the same or not at hand."""
+    """How the data set at hand differs from the record's; "" if it is the same or not at hand."""
     stored = now.record.key.get("data_sha256")
     try:
-        real, test = _compute._load(now.task.dataset, "cpu")
+        real, test = compute.load_on(now.task.dataset, "cpu")
     except UserError:
         return ""
     current = {"train": real.sha256(), "test": test.sha256()}
@@ -165,12 +148,8 @@ def _data_change(now: Status) -> str:
 def _note(result: Status) -> None:
     """Tell the process that runs the notebooks what happened to a cell (a JSON line in the file `DISTILL_SUMMARY`)."""
     if file := os.environ.get("DISTILL_SUMMARY"):
-        seconds = sum(result.record.seconds.values()) if result.state == "computed" else 0.0
-        line = {
-            "experiment": result.cell.experiment,
-            "cell": result.cell.stem,
-            "state": result.state,
-            "seconds": seconds,
-        }
+        cell, state = result.cell, result.state
+        seconds = sum(result.record.seconds.values()) if state == "computed" else 0.0
+        line = {"experiment": cell.experiment, "cell": cell.stem, "state": state, "seconds": seconds}
         with open(file, "a") as f:
             f.write(json.dumps(line) + "\n")

@@ -31,9 +31,9 @@ class Job:
     """One distilled set of a cell and its networks.
 
     Attributes:
-        sets:    how many sets the cell's record holds afterwards.
+        sets:    the number of sets in the cell's record afterwards.
         of:      how many the profile has.
-        seconds: for this set, its part of what it shares with other jobs included; None if no record tells.
+        seconds: for this set, with its part of what it shares with other jobs; None if no record tells.
         printed: whether the paper prints the cell.
     """
 
@@ -61,7 +61,7 @@ def plan(
     Args:
         cells:      a selection as in `experiment.select`; experiments without such a cell are passed over.
         parameters: of the experiments, as notebooks take them.
-        sets:       enough for a cell, where the profile has more.
+        sets:       that are enough for a cell, if the profile has more.
     Raises: UserError: an unknown name, or a selection that fits no experiment.
     """
     statuses, left_out, selected = [], Counter(), False
@@ -95,9 +95,7 @@ def _left_out(status: Status, profile: str) -> str:
         prerequisites.check(status.cell.experiment, profile, [status.task.maker])
     except UserError as err:
         return str(err)
-    if missing := data.not_at_hand(status.task.dataset):
-        return missing
-    return ""
+    return data.not_at_hand(status.task.dataset) or ""
 
 
 def _ordered(statuses: list[tuple[Status, Parameters]], profile: str, sets: int | None) -> list[Job]:
@@ -144,17 +142,8 @@ def run(
             continue
         say(f"[{i}/{len(jobs)}] {job}" + ("" if job.seconds is None else f", {estimate.words(job.seconds, None)}"))
         try:
-            outcome = engine.run(
-                job.cell.experiment,
-                job.params,
-                [job.cell],
-                left,
-                lambda line: None,
-                device,
-                strict=False,
-                sets=job.sets,
-                wait=False,
-            )
+            options = {"say": lambda line: None, "device": device, "strict": False, "sets": job.sets, "wait": False}
+            outcome = engine.run(job.cell.experiment, job.params, [job.cell], left, **options)
         except TimeUp:
             break
         for status in outcome:

@@ -1,8 +1,6 @@
-"""What an experiment needs from outside the package: checked in an instant, before anything that takes seconds to
-import.
+"""What an experiment needs from outside the package, checked before anything is computed.
 
-folder("facebook/DiT-XL-2-256")            # where published weights in folders lie
-check("dgs/table1_imagewoof", "full")      # says everything that is missing, and where it may lie
+check("dgs/table1_imagewoof", "full")      # names everything that is missing, and where to put it
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ class Need:
     """Weights and data sets of an experiment's rows in one profile."""
 
     rows: tuple[str, ...]  # methods that need the weights
-    folders: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()  # of `weights.FOLDERS`
     files: tuple[str, ...] = ()  # of `weights.FILES`
-    data: str = ""  # folder with train/<wnid>, in words
+    imagenet: bool = False
 
 
 _DGS = ("DiT", "Minimax", "DGS")
 NEEDS = {
-    ("dgs", "full"): Need(_DGS, tuple(FOLDERS), ("ResNet-50",), "imagenet"),
+    ("dgs", "full"): Need(_DGS, tuple(FOLDERS), ("ResNet-50",), imagenet=True),
     ("dgs", "small"): Need(_DGS, (), ("TAEF2 encoder", "TAEF2 decoder", "MobileNetV2")),
 }
 
@@ -41,7 +39,8 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
     Raises: UserError: one line for everything that is missing: what it is, and where to put it.
     """
     need = NEEDS.get((experiment.partition("/")[0], profile))
-    if need is None or (rows is not None and not {r.lower() for r in rows} & {*(r.lower() for r in need.rows), "all"}):
+    wanted = {row.lower() for row in (["all"] if rows is None else rows)}
+    if need is None or not wanted & {"all", *(row.lower() for row in need.rows)}:
         return
     lines = [
         f"{said_missing(n)}: {where_to_put(n)}"
@@ -50,17 +49,17 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
     ]
     files = {n: weights.FILES[n] for n in need.files if weights.find(n) is None}
     lines += [f"{n} ({f.about}): put {f.names[0]} into {weights_place()}" for n, f in files.items()]
-    if need.data == "imagenet" and not _imagenet():
+    if need.imagenet and not _has_imagenet():
         lines.append(
-            "ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that DISTILL_DATA names"
+            "ImageNet (ILSVRC-2012): put imagenet/train/<wnid> and imagenet/val/<wnid> into the folder that "
+            "DISTILL_DATA names"
         )
     if lines:
         raise UserError(f"{experiment} at {profile} needs what is not here:\n- " + "\n- ".join(lines))
 
 
 def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
-    """The methods that a run's parameters and its selection of cells name; None where they name none, or by a
-    pattern."""
+    """The methods that a run's parameters or its selection of cells name; None if they name none, or by a pattern."""
     named = parameters.get("methods")
     if named is None and (found := re.search(r"method\s*=\s*([^,]+)", cells or "")):
         named = found[1].split("|")
@@ -68,6 +67,6 @@ def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
     return None if not isinstance(named, list) or any("*" in str(n) for n in named) else [str(n).strip() for n in named]
 
 
-def _imagenet() -> bool:
+def _has_imagenet() -> bool:
     places = [folder / name / "train" for folder in paths.data_folders() for name in paths.IMAGENET_FOLDERS]
     return any(place.is_dir() and any(place.glob("n[0-9]*")) for place in places)

@@ -1,10 +1,7 @@
-"""The one place that joins data, method, evaluation and record.
+"""Experiments by name, their parameters, and their cells by a selection or a name.
 
-An `Experiment` is one table or figure of a paper: the cells it has, and for each profile the `Task` that measures a
-cell. `run` computes what is missing or stale, reuses the rest and says which; nothing else writes records.
-
-    params = check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1]})
-    outcome = run("skd/table1_accuracy", params)
+params = check_parameters("skd/table1_accuracy", {"profile": "smoke", "ipcs": [1]})
+cells = select(experiment("skd/table1_accuracy").cells(params), "method=DM|DC, ipc=1")
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ def experiment(name: str) -> Experiment:
     return experiments()[name]
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters -----------------------------------------------------------------------------------
 def check_parameters(name: str, values: dict[str, Any]) -> Parameters:
     """The experiment's parameters, checked.
 
@@ -170,10 +167,6 @@ def find(text: str) -> Cell:
             f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found)
         )
     return found[0]
-
-
-def _definition(cell: Cell) -> Experiment:
-    return experiment(cell.experiment)
 
 
 def paper_data(cell: Cell) -> str:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import records
+from ..core import paths
 from ..core.errors import UserError
 from ..records import Cell, Record
-from ..records import summaries as records_summaries
-from ..records.summaries import Summary, fingerprint, name
+from ..records.summaries import RecordSummary, fingerprint, name_of, summaries
 from .definition import Parameters, Skip, Task
-from .registry import _definition, experiment
+from .registry import experiment
 
-# --- state -------------------------------------------------------------------------------------------------------------
 TO_COMPUTE = ("missing", "partial", "stale")  # states of cells that a run computes
 
 
@@ -34,24 +33,26 @@ def status(cell: Cell, params: Parameters, sets: int | None = None) -> Status:
     """Where a cell stands in the profile of `params`, without loading data.
 
     Args:
-        sets: distilled sets that are enough, where the profile's number is larger; None for the profile's.
+        sets: distilled sets that are enough, if the profile has more; None for the profile's.
     """
-    task = _definition(cell).task(cell, params)
-    if isinstance(task, Skip):
-        return Status(cell, "skipped", task.reason)
+    task = experiment(cell.experiment).task(cell, params)
+    return Status(cell, "skipped", task.reason) if isinstance(task, Skip) else _compared(task, params.profile, sets)
+
+
+def _compared(task: Task, profile: str, sets: int | None) -> Status:
+    """Where a task's cell stands, from its record."""
+    cell = task.cell
     try:
-        record = records.load(cell, params.profile)
+        record = records.load(cell, profile)
     except UserError as err:
         return Status(cell, "damaged", str(err), task)
     if record is None:
         return Status(cell, "missing", "never computed", task)
-    changed = differences(record.key, task.key)
-    if changed:
+    if changed := differences(record.key, task.key):
         return Status(cell, "stale", "; ".join(changed), task, record)
     if left := missing_sets(task, record, sets):
-        return Status(
-            cell, "partial", f"{len(record.done)} of {len(record.done) + len(left)} sets recorded", task, record
-        )
+        done = len(record.done)
+        return Status(cell, "partial", f"{done} of {done + len(left)} sets recorded", task, record)
     return Status(cell, "recorded", f"measured {record.made_by.get('at', 'at an unknown time')}", task, record)
 
 
@@ -64,32 +65,28 @@ def missing_sets(task: Task, record: Record | None, sets: int | None = None) -> 
 def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: int | None = None) -> list[Status]:
     """The status of every cell the parameters select, or of some of them; `sets` as in `status`.
 
-    The record itself is with those that are stale or partial; what is recorded was read and checked now or, if its file
-    was not touched since, before.
+    Stale and partial cells carry their record; for recorded ones a cached summary is enough.
     """
-    summaries, damaged = records_summaries.summaries(params.profile)
-    cells = experiment(name).cells(params) if cells is None else cells
-    return [_planned(cell, params, summaries, damaged, sets) for cell in cells]
+    known, damaged = summaries(params.profile)
+    definition, found = experiment(name), []
+    for cell in definition.cells(params) if cells is None else cells:
+        task, file = definition.task(cell, params), f"{cell.experiment}/{cell.stem}"
+        summary = known.get(file)
+        if isinstance(task, Skip):
+            found.append(Status(cell, "skipped", task.reason))
+        elif summary is None and file not in damaged:
+            found.append(Status(cell, "missing", "never computed", task))
+        elif summary and _holds(summary, task):
+            found.append(Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task))
+        else:
+            found.append(_compared(task, params.profile, sets))
+    return found
 
 
-def _planned(
-    cell: Cell, params: Parameters, summaries: dict[str, Summary], damaged: dict[str, str], sets: int | None
-) -> Status:
-    """As `status`, without reading a record that is known to be good and of these settings."""
-    task = _definition(cell).task(cell, params)
-    if isinstance(task, Skip):
-        return Status(cell, "skipped", task.reason)
-    file = f"{cell.experiment}/{cell.stem}"
-    summary = summaries.get(file)
-    if summary is None:
-        return (
-            Status(cell, "damaged", damaged[file], task)
-            if file in damaged
-            else Status(cell, "missing", "never computed", task)
-        )
-    if summary.cell == name(cell) and summary.settings == fingerprint(task.key) and summary.sets >= task.num_sets:
-        return Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task)
-    return status(cell, params, sets)
+def _holds(summary: RecordSummary, task: Task) -> bool:
+    """Whether a record is known to hold all of a task's sets, under its settings."""
+    same = (summary.cell, summary.settings) == (name_of(task.cell), fingerprint(task.key))
+    return same and summary.sets >= task.num_sets
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -109,7 +106,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return out
 
 
-# --- running -----------------------------------------------------------------------------------------------------------
 @dataclass
 class Outcome:
     """What a run did: a status per cell (state computed, reused, skipped or failed) and the records it can show.
@@ -131,15 +127,14 @@ class Outcome:
     @property
     def summary(self) -> str:
         """One line: cells computed, reused, skipped, failed."""
-        counts = {
-            s: len(self.of(s))
-            for s in ("computed", "reused", "failed", "skipped", "recorded", "partial", "missing", "stale")
-        }
-        return ", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" in {self.seconds:.0f} s"
+        states = ("computed", "reused", "failed", "skipped", "recorded", "partial", "missing", "stale")
+        counts = {state: len(self.of(state)) for state in states}
+        return ", ".join(f"{n} {state}" for state, n in counts.items() if n) + f" in {self.seconds:.0f} s"
 
 
-def _recorded(cell: Cell) -> Status:
-    for profile in ("full", "small"):
+def recorded(cell: Cell) -> Status:
+    """Where a cell stands in the profile `recorded`, which shows the best record there is and computes nothing."""
+    for profile in paths.RESULT_PROFILES:
         if record := records.load(cell, profile):
             return Status(cell, "recorded", profile, record=record)
     return Status(cell, "missing", "not run")

@@ -22,8 +22,8 @@ from ..generators import uvit
 from ..methods.uvit import Config, of_profile
 
 
-def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Trained:
-    """Train the U-ViT of a data set, as one of the processes that torch's launcher started, where it did.
+def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.TrainedUViT:
+    """Train the U-ViT of a data set. If torch's launcher started this process, it is one of those that train together.
 
     The result lies in `runs/generators`, where the experiments look for it. Stopped and started again, training goes
     on, also with another number of processes: a step draws the same images, times and noise whatever the number.
@@ -35,9 +35,9 @@ def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Tr
     """
     cfg = of_profile(dataset, profile)
     training = replace(cfg.training, start=None) if scratch else cfg.training
-    together = "LOCAL_RANK" in os.environ
-    device = pick(f"cuda:{os.environ['LOCAL_RANK']}" if together and torch.cuda.is_available() else None)
-    if together:
+    local = os.environ.get("LOCAL_RANK")
+    device = pick(f"cuda:{local}" if local and torch.cuda.is_available() else None)
+    if local:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -50,7 +50,7 @@ def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Tr
             print(f"{done.file}: {done.seconds:.0f} s of training")
         return done
     finally:
-        if together:
+        if local:
             torch.distributed.destroy_process_group()
 
 
@@ -63,7 +63,7 @@ def generate(
     images: int | None = None,
     seed: int = 0,
 ) -> uvit.Generated:
-    """Images in turn of every class, to a folder as uint8: as many as a time allows, or a number of them.
+    """Images of every class in turn, to a folder as uint8: as many as a time allows, or a number of them.
 
     Stopped and started again, it goes on; the seconds spent are kept with the images.
 
@@ -74,32 +74,19 @@ def generate(
     """
     if (dataset is None) == (weights is None):
         raise UserError("give a data set or --weights, one of the two")
-    cfg = Config() if weights else of_profile(dataset, profile)
     if weights:
-        model = uvit.load(weights)
+        cfg, model = Config(), uvit.load(weights)
     else:
+        cfg = of_profile(dataset, profile)
         found = uvit.place(data.load(dataset)[0], cfg.training, cfg.training_seed)
         if not found.file.exists():
-            raise UserError(
-                f"no U-ViT of {dataset} at {profile}; train it: distill uvit train {dataset} --profile {profile}"
-            )
+            train_it = f"distill uvit train {dataset} --profile {profile}"
+            raise UserError(f"no U-ViT of {dataset} at {profile}; train it: {train_it}")
         model = found.model()
-    if not model.of.num_classes:
-        raise UserError(
-            f"{weights}: unconditional weights; train them on a data set with classes first, with start={str(weights)!r}"
-        )
-    made = uvit.generate_for(
-        model.to(pick()),
-        seconds,
-        model.of.num_classes,
-        seed,
-        folder,
-        cfg.steps,
-        cfg.sampler,
-        cfg.batch,
-        cfg.precision,
-        images,
-        guidance=cfg.guidance,
-    )
+    if not (num_classes := model.arch.num_classes):
+        first = f"train them on a data set with classes first, with start={str(weights)!r}"
+        raise UserError(f"{weights}: unconditional weights; {first}")
+    options = {k: getattr(cfg, k) for k in ("steps", "sampler", "batch", "precision", "guidance")}
+    made = uvit.generate_for(model.to(pick()), seconds, num_classes, seed, folder, images=images, **options)
     print(f"{made.folder}: {made.images} images in {made.seconds:.1f} s, {made.images_per_second:.1f} a second")
     return made

@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import read_tensors, write_tensors
 from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import READERS, Facts, ImageSet
@@ -29,7 +30,7 @@ class GeneratedSet(ImageSet):
     draws another one.
 
     Args:
-        generator: with `family`, `of` (its architecture) and `draw(labels, rng)`, images in (-1, 1). Not written to.
+        generator: with `family`, `arch` and `draw(labels, rng)`, which gives images in (-1, 1). Not written to.
         facts:     classes, normalisation.
         seed:      of the sample.
     """
@@ -37,14 +38,13 @@ class GeneratedSet(ImageSet):
     def __init__(self, generator: cgan.Generator, facts: Facts, ipc: int, seed: int = 0):
         if ipc < 1:
             raise UserError(f"ipc {ipc}: at least 1 image per class")
-        if len(facts.class_names) != generator.of.num_classes:
-            raise UserError(
-                f"{facts.name} has {len(facts.class_names)} classes, the generator {generator.of.num_classes}: they must agree"
-            )
+        if len(facts.class_names) != generator.arch.num_classes:
+            has = f"{facts.name} has {len(facts.class_names)} classes"
+            raise UserError(f"{has}, the generator {generator.arch.num_classes}: they must agree")
         self.generator, self.ipc, self.seed = generator.eval().requires_grad_(False), ipc, seed
         device = next(generator.parameters()).device
-        labels = torch.arange(generator.of.num_classes, device=device).repeat_interleave(ipc)
-        blank = torch.zeros(len(labels), *generator.of.shape, device=device)
+        labels = torch.arange(generator.arch.num_classes, device=device).repeat_interleave(ipc)
+        blank = torch.zeros(len(labels), *generator.arch.shape, device=device)
         super().__init__(blank, labels, facts)
         self.images = self._draw(stream(seed, "sample"))
 
@@ -76,18 +76,10 @@ class GeneratedSet(ImageSet):
 
     def save(self, path: str | Path) -> Path:
         """Write weights, facts and seed to one `.safetensors` file, complete or not at all."""
-        from safetensors.torch import save_file
-
-        tensors = {k: v.cpu().contiguous() for k, v in self.generator.state_dict().items()}
-        meta = {
-            "format": FORMAT,
-            "family": self.generator.family,
-            "architecture": json.dumps(as_dict(self.generator.of)),
-            "facts": json.dumps(dataclasses.asdict(self.facts)),
-            "ipc": str(self.ipc),
-            "seed": str(self.seed),
-        }
-        return atomically(Path(path), lambda part: save_file(tensors, part, meta))
+        about = {"architecture": json.dumps(as_dict(self.generator.arch))}
+        about |= {"facts": json.dumps(dataclasses.asdict(self.facts)), "ipc": str(self.ipc), "seed": str(self.seed)}
+        about |= {"format": FORMAT, "family": self.generator.family}
+        return write_tensors(Path(path), self.generator.state_dict(), about)
 
     @staticmethod
     def load(path: str | Path) -> GeneratedSet:
@@ -95,19 +87,14 @@ class GeneratedSet(ImageSet):
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, "pt") as f:
-                meta = f.metadata() or {}
-                if meta.get("format") != FORMAT or meta.get("family") not in FAMILIES:
-                    raise UserError(
-                        f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save"
-                    )
-                generator = FAMILIES[meta["family"]].rebuild(json.loads(meta["architecture"]))
-                generator.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
-                facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(meta["facts"]).items()}
-                return GeneratedSet(generator, Facts(**facts), int(meta["ipc"]), int(meta["seed"]))
+            tensors, about = read_tensors(path)
+            if about.get("format") != FORMAT or about.get("family") not in FAMILIES:
+                raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
+            generator = FAMILIES[about["family"]].rebuild(json.loads(about["architecture"]))
+            generator.load_state_dict(tensors)
+            facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about["facts"]).items()}
+            return GeneratedSet(generator, Facts(**facts), int(about["ipc"]), int(about["seed"]))
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as err:
             raise UserError(f"{path}: cannot be read as a generator ({err})") from None
 

@@ -23,7 +23,7 @@ from ..data import ImageSet
 from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
-from ..generators.dit import Base, Sampling
+from ..generators.dit import Pretraining, Sampling
 from ..networks.reference import Training
 from .minimax import Tuning, draw_pool, tuned
 
@@ -77,7 +77,7 @@ class Scoring:
 class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images drawn for each one kept
-    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and Minimax
+    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and Minimax
     tuning: Tuning | None = field(default_factory=Tuning)  # stage 2, shared with Minimax; None: a pool of plain DiT
     sampling: Sampling = field(default_factory=Sampling)
     sampler: Sampler = field(default_factory=Sampler)
@@ -111,10 +111,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     sampling, scoring = Sampling(channels="all"), Scoring(scorer="trained")
-    return Config(ipc=ipc, base=Base().in_pixels(), sampling=sampling, scoring=scoring)
+    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
 
 
-def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
     """What cells share before their sets differ."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 

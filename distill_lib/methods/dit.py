@@ -11,7 +11,7 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import Base, Sampling
+from ..generators.dit import Pretraining, Sampling
 from .minimax import draw_pool
 
 VERSION = 1
@@ -20,7 +20,7 @@ VERSION = 1
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Base = field(default_factory=Base)  # stage 1, shared with Minimax and DGS
+    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with Minimax and DGS
     sampling: Sampling = field(default_factory=Sampling)
 
     def smoke(self) -> Config:
@@ -36,10 +36,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the published rows on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
+    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"))
 
 
-def stage1(cfg: Config) -> dict[str, Base]:
+def stage1(cfg: Config) -> dict[str, Pretraining]:
     """What cells share before their sets differ."""
     return {"DiT": cfg.base}
 

@@ -22,7 +22,7 @@ from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
-from ..networks.gradients import Derivatives, Loss
+from ..networks.gradients import Derivatives, ImageLoss
 from .common import matching
 from .common.latents import SMALL, CodeSpace, Latents
 from .common.trajectories import Experts, Student, check_students, train_experts
@@ -154,7 +154,9 @@ class GradientMatcher(Matcher):
         super().__init__(real, cfg, rng)
         self.derivatives = Derivatives(self.network)
 
-    def __call__(self, images: Tensor, loss: Loss | None = None, extra: Tensor | None = None) -> tuple[Tensor, ...]:
+    def __call__(
+        self, images: Tensor, loss: ImageLoss | None = None, extra: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Loss and gradient; with another loss of the drawn images, the gradient by its `extra` numbers too."""
         self.network.redraw(self.rng)
         matching.freeze_batch_norm(self.network, self.real, self.rng)

@@ -31,14 +31,13 @@ from ..core.rng import stream
 from ..core.settings import Count, as_dict, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import Base, DiT, Sampling
+from ..generators.dit import DiT, Pretraining, Sampling
 from ..generators.dit.drawing import drawn_pool
 from ..generators.dit.encoded import latents
 from ..generators.dit.forecast import outlook, say
 from ..generators.dit.settings import VERSION as STORE_VERSION
-from ..generators.dit.settings import held
-from ..generators.dit.training import Model, Steps, base, follow
-from ..networks import memory
+from ..generators.dit.training import Model, Steps, base
+from ..generators.training import follow
 
 VERSION = 1
 
@@ -75,17 +74,11 @@ class Tuning:
         """Images through the network."""
         return self.steps * self.batch * self.passes
 
-    def held(self, start: Base, size: memory.Size) -> float:
-        """Bytes a step keeps alive, both memories of latents included."""
-        sizes = start.sizes(size)
-        remembered = 2 * 4.0 * size.num_classes * self.memory * sizes.channels * sizes.side**2
-        return held(sizes, self.batch, size.gpu, trained=0.01 if self.parameters == "difffit" else 1.0) + remembered
-
 
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Base = field(default_factory=Base)  # stage 1, shared with DiT and DGS
+    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and DGS
     tuning: Tuning = field(default_factory=Tuning)  # stage 2, shared with DGS
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -102,10 +95,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Base().in_pixels(), sampling=Sampling(channels="all"))
+    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"))
 
 
-def stage1(cfg: Config) -> dict[str, Base | Tuning]:
+def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
     """What cells share before their sets differ."""
     return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
 
@@ -127,7 +120,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 def draw_pool(
     real: ImageSet,
-    start: Base,
+    start: Pretraining,
     tuning: Tuning | None,
     sampling: Sampling,
     per_class: int,
@@ -196,7 +189,7 @@ def minimax_loss(
 
 
 # --- stage 2 ----------------------------------------------------------------------------------------------------------
-def tuned(real: ImageSet, start: Base, tuning: Tuning, loop: Loop | None = None) -> Model:
+def tuned(real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop | None = None) -> Model:
     """The model of stage 2, the running average of the tuned weights; tuned unless `runs/generators` already has it.
 
     Raises: see `base`.
@@ -216,7 +209,7 @@ def tuned(real: ImageSet, start: Base, tuning: Tuning, loop: Loop | None = None)
     return dataclasses.replace(model, network=network.eval().requires_grad_(False))
 
 
-def tuned_file(real: ImageSet, start: Base, tuning: Tuning) -> Path:
+def tuned_file(real: ImageSet, start: Pretraining, tuning: Tuning) -> Path:
     """Where the parameters tuned by these settings lie."""
     key = {"base": as_dict(start), "tuning": as_dict(tuning), "data": real.sha256(), "version": STORE_VERSION}
     name = f"minimax-{store.plain_name(real.facts.name)}-{store.digest(key)}"
@@ -231,7 +224,7 @@ def _tunable(network: DiT, tuning: Tuning) -> DiT:
     return network
 
 
-def tune(file: Path, model: Model, real: ImageSet, start: Base, tuning: Tuning, loop: Loop) -> None:
+def tune(file: Path, model: Model, real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop) -> None:
     """Fine-tune the model of stage 1 and write the average of the tuned parameters, with settings beside it."""
     data, rng, labels = latents(real, start, loop), stream(tuning.seed, "Minimax"), real.hard_labels.cpu()
     network = _tunable(model.network, tuning).train()

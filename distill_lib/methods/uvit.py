@@ -79,7 +79,7 @@ def stage1(cfg: Config) -> dict[str, Training]:
     return {"U-ViT": cfg.training}
 
 
-def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.Trained:
+def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> uvit.TrainedUViT:
     """Make stage 1, unless it is there already."""
     return uvit.trained(real, cfg.training, cfg.training_seed, loop)
 

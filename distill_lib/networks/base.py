@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.device import send
-from ..core.errors import UserError
+from ..core.errors import UserError, unknown
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
 
@@ -43,12 +43,8 @@ class Network(nn.Module):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `nn.Module.to`; with a GPU as the only argument, the copies do not wait for what it is doing."""
-        if (
-            len(args) == 1
-            and not kwargs
-            and isinstance(args[0], (str, torch.device))
-            and torch.device(args[0]).type == "cuda"
-        ):
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], (str, torch.device))
+        if alone and torch.device(args[0]).type == "cuda":
             return self._apply(lambda t: send(t, args[0]))
         return super().to(*args, **kwargs)
 
@@ -145,35 +141,28 @@ class Seeded(Network):
 
 
 # --- pieces that several families share ------------------------------------------------------------------------------
-NORMS = {"IN": "instance", "BN": "batch", "LN": "layer", "GN": "group of 4", "NN": "none"}
-ACTIVATIONS = {"AR": "ReLU", "AS": "sigmoid", "AL": "LeakyReLU", "ASwish": "Swish"}
-POOLINGS = {"AP": "average", "MP": "max", "NP": "none"}
-
-
 def norm(kind: str, channels: int, height: int = 0, width: int = 0) -> nn.Module:
-    """A norm layer by its code in `NORMS`. Instance norm is GroupNorm with one group per channel, so it has a scale and
-    a shift."""
-    match kind:
-        case "IN":
-            return nn.GroupNorm(channels, channels)
-        case "BN":
-            return nn.BatchNorm2d(channels)
-        case "LN":
-            return nn.LayerNorm([channels, height, width])
-        case "GN":
-            return nn.GroupNorm(4, channels)
-        case "NN":
-            return nn.Identity()
-    raise UserError(f"unknown norm {kind!r}: choose one of {', '.join(NORMS)}")
+    """Instance norm "IN" (a GroupNorm with one group per channel, so it has a scale and a shift), batch norm "BN",
+    layer norm "LN", group norm "GN" of 4 groups, or none "NN"."""
+    makers = {
+        "IN": lambda: nn.GroupNorm(channels, channels),
+        "BN": lambda: nn.BatchNorm2d(channels),
+        "LN": lambda: nn.LayerNorm([channels, height, width]),
+        "GN": lambda: nn.GroupNorm(4, channels),
+        "NN": nn.Identity,
+    }
+    if kind not in makers:
+        raise unknown("norm", kind, makers)
+    return makers[kind]()
 
 
 def activation(kind: str) -> nn.Module:
-    """An activation by its code in `ACTIVATIONS`."""
+    """ReLU "AR", sigmoid "AS", LeakyReLU "AL" or Swish "ASwish"."""
     return {"AR": nn.ReLU, "AS": nn.Sigmoid, "AL": nn.LeakyReLU, "ASwish": nn.SiLU}[kind]()
 
 
 def pooling(kind: str) -> nn.Module:
-    """A 2 x 2 pooling by its code in `POOLINGS`."""
+    """A 2 x 2 pooling: average "AP", max "MP" or none "NP"."""
     return {"AP": nn.AvgPool2d, "MP": nn.MaxPool2d, "NP": lambda _: nn.Identity()}[kind](2)
 
 

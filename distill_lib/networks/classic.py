@@ -1,7 +1,8 @@
-"""MLP, LeNet, AlexNet and VGG11 as the dataset-distillation papers use them: one linear layer on top, made for 28 or 32
-pixels."""
+"""MLP, LeNet, AlexNet and VGG11 as the dataset-distillation papers use them, for 28 or 32 pixels."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor, nn
 
@@ -14,10 +15,8 @@ class MLP(Network):
 
     def __init__(self, shape: Shape, num_classes: int):
         super().__init__(shape, num_classes)
-        channels, height, width = shape
-        self.body = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()
-        )
+        hidden = [nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
+        self.body = nn.Sequential(nn.Flatten(), *hidden)
         self.classifier = nn.Linear(128, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -30,27 +29,13 @@ class LeNet(Network):
 
     def __init__(self, shape: Shape, num_classes: int):
         super().__init__(shape, num_classes)
-        need_side(
-            "LeNet",
-            shape,
-            lifted(shape),
-            16,
-            "two unpadded 5x5 convolutions and two poolings leave nothing of a smaller map",
-        )
+        why = "two unpadded 5x5 convolutions and two poolings leave nothing of a smaller map"
+        need_side("LeNet", shape, lifted(shape), 16, why)
         height, width = (((s - 4) // 2 - 4) // 2 for s in lifted(shape))
-        self.body = nn.Sequential(
-            nn.Conv2d(shape[0], 6, 5, padding=lift(0, shape)),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(16 * height * width, 120),
-            nn.ReLU(),
-            nn.Linear(120, 84),
-            nn.ReLU(),
-        )
+        first = [nn.Conv2d(shape[0], 6, 5, padding=lift(0, shape)), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        hidden = [nn.Linear(16 * height * width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
+        self.body = nn.Sequential(*first, *second, *hidden)
         self.classifier = nn.Linear(84, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -103,7 +88,8 @@ class VGG11(Network):
         need_side("VGG11", shape, lifted(shape), 32, "its 5 poolings halve the map 5 times")
         if not glad and max(lifted(shape)) >= 64:
             raise UserError(
-                f"VGG11 cannot take {shape[1]}x{shape[2]} images: it takes 28 pixels and 32 to 63; use GLaD-VGG11 for larger ones"
+                f"VGG11 cannot take {shape[1]}x{shape[2]} images: it takes 28 pixels and 32 to 63; "
+                "use GLaD-VGG11 for larger ones"
             )
         layers, channels = [], shape[0]
         for stage in self.STAGES:

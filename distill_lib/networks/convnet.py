@@ -25,7 +25,7 @@ class ConvNet(Network):
     Args:
         depth:      number of blocks; None picks by resolution (`default_depth`).
         width:      channels of every block.
-        act, norm_, pool: codes of `base.ACTIVATIONS`, `base.NORMS`, `base.POOLINGS`.
+        act, norm_, pool: codes that `base.activation`, `base.norm` and `base.pooling` explain.
     Raises: UserError: the image is too small for the depth.
     Source: Zhao et al. 2021 (DC), and everyone after; default PyTorch initialisation.
     """
@@ -65,8 +65,7 @@ class ConvNet(Network):
         return x.flatten(1)
 
     def taps(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of every block after its activation and before its pooling, then the last block's after pooling
-        (CAFE)."""
+        """CAFE's feature maps: of every block between activation and pooling, then the last block's after pooling."""
         maps = []
         for conv, norm_, act, pool in self.blocks:
             maps.append(act(norm_(conv(x))))
@@ -75,9 +74,9 @@ class ConvNet(Network):
 
 
 class FRePoConv(Network):
-    """FRePo's network: convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels; batch norm, where
-    used, comes
-    *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
+    """FRePo's network: three blocks of convolution 3x3 - ReLU - 2x2 average pooling with 128, 256, 512 channels.
+
+    Batch norm, if used, comes *before* the second and third convolution. Embedding: 8192 at 28 and 32 pixels.
 
     Args:
         width: channels of the first block, doubled in each of the next two.
@@ -91,12 +90,8 @@ class FRePoConv(Network):
         blocks, channels = [], shape[0]
         for level in range(3):
             before = [nn.BatchNorm2d(channels, momentum=0.9)] if batch_norm and level else []
-            blocks += [
-                *before,
-                nn.Conv2d(channels, width << level, 3, padding=1 if level else lift(1, shape)),
-                nn.ReLU(),
-                nn.AvgPool2d(2),
-            ]
+            conv = nn.Conv2d(channels, width << level, 3, padding=1 if level else lift(1, shape))
+            blocks += [*before, conv, nn.ReLU(), nn.AvgPool2d(2)]
             channels = width << level
         self.body = nn.Sequential(*blocks)
         height, side = lifted(shape)
@@ -109,9 +104,9 @@ class FRePoConv(Network):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             # LeCun normal: variance 1/fan_in after the cut at two standard deviations, which leaves 0.8796 of the
             # deviation
-            return (
-                ("truncated", fan_in(module) ** -0.5 / 0.87962566103423978) if name == "weight" else ("constant", 0.0)
-            )
+            if name == "bias":
+                return "constant", 0.0
+            return "truncated", fan_in(module) ** -0.5 / 0.87962566103423978
         return super().law(module, name)
 
 

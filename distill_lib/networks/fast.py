@@ -1,11 +1,9 @@
-"""Embeddings of plain ConvNets on a CPU, several times sooner than layer by layer: same function, float32, first
-derivatives.
+"""Embeddings of plain ConvNets on a CPU and their first derivatives, several times faster than layer by layer.
 
-`fast.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in the cache
-folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on float32 images
-on the CPU. Everything else, and every machine without a compiler, takes the network's own layers: `embed` decides.
-Derivatives of the second order are right as well, through `layers` and as slow as they are; for these `products` is the
-faster way.
+`core/native/convnet.cpp` holds the mathematics. It is compiled with the system's C++ compiler on first use and kept in
+the cache folder. It serves a `ConvNet` with instance norm or none, ReLU and average pooling, and `FRePoConv`, on
+float32 images on the CPU. Everything else, and every machine without a compiler, takes the network's own layers:
+`embed` decides. Second derivatives go through the layers and are as slow as they are; `winograd` has a faster way.
 
 Results do not depend on the batch an image comes in. Gradients of weights depend, to rounding, on the number of
 threads.
@@ -16,16 +14,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..core.native import convnet as _convnet
-from ..core.native.convnet import Plan
+from ..core.native.convnet import Blocks
 from .convnet import ConvNet, FRePoConv
 
-FILTERS_MB = (
-    64  # transformed filters of a network, of which each thread keeps a gradient: wider networks take their layers
-)
+# of a network's transformed filters, of which each thread keeps a gradient: wider networks take their layers
+FILTERS_MB = 64
 
 
-def plan(network: nn.Module) -> Plan | None:
-    """How the kernel would compute this network's embedding, or None where it cannot."""
+def blocks_of(network: nn.Module) -> Blocks | None:
+    """How the kernel would compute this network's embedding, or None if it cannot."""
     if isinstance(network, ConvNet) and (network.act, network.pool) == ("AR", "AP") and network.norm in ("IN", "NN"):
         layers = [(block[0], block[1] if network.norm == "IN" else None) for block in network.blocks]
     elif isinstance(network, FRePoConv) and not any(isinstance(m, nn.BatchNorm2d) for m in network.body):
@@ -48,15 +45,8 @@ def plan(network: nn.Module) -> Plan | None:
     ]
     conv, norm = layers[0]
     widths = tuple(conv.out_channels for conv, _ in layers)
-    return Plan(
-        network.shape,
-        conv.padding[0],
-        norm is not None,
-        norm.eps if norm else 0.0,
-        widths,
-        network.embed_dim,
-        tuple(names),
-    )
+    eps = norm.eps if norm else 0.0
+    return Blocks(network.shape, conv.padding[0], norm is not None, eps, widths, network.embed_dim, tuple(names))
 
 
 def embed(network: nn.Module, x: Tensor) -> Tensor:
@@ -65,6 +55,6 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
     Relative error of the kernel against float64, measured: 1e-6 (layer by layer: 8e-7); of the gradients 1e-6 to 5e-6
     (5e-7), more where a rounding moves a pre-activation across zero, as it does between any two float32 computations.
     """
-    how = plan(network)
+    how = blocks_of(network)
     parameters = how.parameters(dict(network.named_parameters())) if how else []
     return _convnet.run(how, x, parameters) if _convnet.usable(how, x, parameters) else network.embed(x)

@@ -5,15 +5,15 @@
     value, by_image, by_parameter = d.second(parameters, images, labels, v)   # <g, v> and its derivatives
 
 Images come in groups (K classes of n), and everything is computed in pieces: small enough for the processor's cache,
-and for the memory. Sums over images make that exact. The papers' ConvNet goes shorter ways: first derivatives by the
-compiled kernel of `networks.fast`, second ones by the matrix products of `networks.products`.
+and for the memory. Sums over images make that exact. The papers' ConvNet has shorter ways: first derivatives by the
+compiled kernel of `networks.fast`, second ones by the matrix products of `networks.winograd`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ from .base import Seeded, lifted
 from .winograd import Products
 
 Pull = Callable[[list[Tensor]], Any]  # direction -> derivative by the images; with `extra`, by the images and by it
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N, K), labels (N,), extra (N, ...) -> (N,)
+ImageLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N, K), labels (N,), extra (N, ...) -> (N,)
+Form: TypeAlias = "Products | _Layers"  # the network as a function of weights
 
 
 class Derivatives:
@@ -52,25 +53,26 @@ class Derivatives:
     def __init__(self, network: nn.Module, piece: int | None = None, plain: bool = False):
         if isinstance(network, Seeded):
             raise UserError(
-                f"{network.name} draws random numbers while it trains (dropout): its derivatives need the same pass twice; choose another"
+                f"{network.name} draws random numbers while it trains (dropout), "
+                "but its derivatives need the same pass twice; choose another network"
             )
         self.network, self.piece = network, piece
         self.layers = _Layers(network)
-        self.plan = None if plain else fast.plan(network)
-        self.kernel = _Kernel(network, self.plan) if self.plan else None
+        self.blocks = None if plain else fast.blocks_of(network)
+        self.kernel = _Kernel(network, self.blocks) if self.blocks else None
         self.products = Products(network) if not plain and Products.fits(network) else None
 
-    def _once(self, images: Tensor) -> Products | _Layers:
+    def _once(self, images: Tensor) -> Form:
         """The form to differentiate once."""
-        return self.kernel if self.kernel and convnet.usable(self.plan, images[0], []) else self._twice(images)
+        return self.kernel if self.kernel and convnet.usable(self.blocks, images[0], []) else self._twice(images)
 
-    def _twice(self, images: Tensor) -> Products | _Layers:
+    def _twice(self, images: Tensor) -> Form:
         """The form to differentiate twice. `Products` has four times the weights: on a CPU a group of few small images
         is faster without."""
         few = images.shape[1] * _pixels(images) < 2**12 and not images.is_cuda
         return self.layers if few or self.products is None else self.products
 
-    def _size(self, form: Products | _Layers, images: Tensor) -> int:
+    def _size(self, form: Form, images: Tensor) -> int:
         """Images at once: 16 of 32 x 32 pixels on a CPU, 128 in the kernel, which looks after the cache itself, 2048 on
         a GPU."""
         pixels = pixels_at_once(images.is_cuda, form is self.kernel)
@@ -81,7 +83,7 @@ class Derivatives:
         parameters: list[Tensor],
         images: Tensor,
         labels: Tensor,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Every group's loss (G,), and its gradient, one (G, *shape) tensor per parameter; without a graph."""
@@ -92,9 +94,8 @@ class Derivatives:
         total: list[Tensor] = []
 
         def piece(g: slice, i: slice) -> tuple[Tensor, list[Tensor]]:
-            return _gradient(
-                form, weights(g), images[g, i], labels[g, i], n, loss=loss, extra=None if extra is None else extra[g, i]
-            )
+            more = None if extra is None else extra[g, i]
+            return _gradient(form, weights(g), images[g, i], labels[g, i], n, loss=loss, extra=more)
 
         for g, i, (part_loss, found) in self._pieces(form, images, piece):
             losses[g] += part_loss
@@ -111,7 +112,7 @@ class Derivatives:
         labels: Tensor,
         direction: list[Tensor],
         by_parameter: bool = True,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The number sum_g <gradient of group g, direction of group g>, and its derivatives.
@@ -119,8 +120,7 @@ class Derivatives:
         Args:
             direction: (G, *shape) per parameter.
         Returns: the number; its derivatives by images (G, n, C, H, W) and by parameters (*shape) (empty unless
-        `by_parameter`);
-            where `extra` is given, by it as well.
+            `by_parameter`); where `extra` is given, by it as well.
         """
         n = images.shape[1]
         form, by_image = self._twice(images), torch.empty_like(images)
@@ -156,7 +156,7 @@ class Derivatives:
         parameters: list[Tensor],
         images: Tensor,
         labels: Tensor,
-        loss: Loss | None = None,
+        loss: ImageLoss | None = None,
         extra: Tensor | None = None,
     ) -> tuple[list[Tensor], Pull]:
         """The gradients of `first`, and the function from a direction to the derivative of <gradients, direction> by
@@ -167,9 +167,8 @@ class Derivatives:
         groups, n = images.shape[:2]
 
         def again(direction: list[Tensor]) -> Any:
-            _, by_image, _, *by_extra = self.second(
-                parameters, images, labels, direction, by_parameter=False, loss=loss, extra=extra
-            )
+            found = self.second(parameters, images, labels, direction, by_parameter=False, loss=loss, extra=extra)
+            _, by_image, _, *by_extra = found
             return (by_image, *by_extra) if by_extra else by_image
 
         form = self._twice(images)
@@ -178,9 +177,8 @@ class Derivatives:
         x = images.detach().requires_grad_()
         sources = [x] if extra is None else [x, extra.detach().requires_grad_()]
         try:
-            _, gradient = _gradient(
-                form, _leaves(form, parameters)(slice(0, groups)), x, labels, n, True, loss, sources[-1]
-            )
+            weights = _leaves(form, parameters)(slice(0, groups))
+            _, gradient = _gradient(form, weights, x, labels, n, create_graph=True, loss=loss, extra=sources[-1])
         except (RuntimeError, MemoryError) as err:
             if not out_of_memory(err) or groups * n == 1:
                 raise
@@ -194,7 +192,7 @@ class Derivatives:
         return form.parameters([g.detach() for g in gradient]), pull
 
     def _pieces(
-        self, form: Products | _Layers, images: Tensor, run: Callable[[slice, slice], Any]
+        self, form: Form, images: Tensor, run: Callable[[slice, slice], Any]
     ) -> Iterator[tuple[slice, slice, Any]]:
         """(groups, images, run(groups, images)) over pieces in order: several whole groups, or a part of one."""
         groups, n = images.shape[:2]
@@ -212,10 +210,8 @@ class Derivatives:
                 if not out_of_memory(err) or held == 1 or (coupled and gs.stop - gs.start == 1):
                     raise
                 size = self.piece = held // 2
-                warnings.warn(
-                    f"out of memory: going on with {size} images at a time (same result to rounding, slower)",
-                    stacklevel=3,
-                )
+                said = f"out of memory: going on with {size} images at a time (same result to rounding, slower)"
+                warnings.warn(said, stacklevel=3)
             else:
                 yield gs, part, found
                 g, i = (gs.stop, 0) if part.stop == n else (g, part.stop)
@@ -235,8 +231,8 @@ def _pixels(images: Tensor) -> int:
     return height * width
 
 
-def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[slice], list[Tensor]]:
-    """The weights for a piece of so many groups, as leaves; made once per number of groups."""
+def _leaves(form: Form, parameters: list[Tensor]) -> Callable[[slice], list[Tensor]]:
+    """A function from the groups of a piece to their weights, as leaves; made once per number of groups."""
     shared = form.weights([p.detach()[None] for p in parameters])
     made: dict[int, list[Tensor]] = {}
 
@@ -244,32 +240,30 @@ def _leaves(form: Products | _Layers, parameters: list[Tensor]) -> Callable[[sli
         groups = g.stop - g.start
         if groups not in made:
             made.clear()
-            made[groups] = [
-                w.detach().requires_grad_() for w in (shared if groups == 1 else form.repeat(shared, groups))
-            ]
+            repeated = shared if groups == 1 else form.repeat(shared, groups)
+            made[groups] = [w.detach().requires_grad_() for w in repeated]
         return made[groups]
 
     return weights
 
 
 def _gradient(
-    form: Products | _Layers,
+    form: Form,
     weights: list[Tensor],
     x: Tensor,
     labels: Tensor,
     n: int,
     create_graph: bool = False,
-    loss: Loss | None = None,
+    loss: ImageLoss | None = None,
     extra: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Every group's summed cross-entropy, or other `loss`, over n, and the gradient of their sum by the weights."""
     with torch.enable_grad():
         logits = form.logits(weights, x.flatten(0, 1))
-        each = (
-            F.cross_entropy(logits, labels.flatten(), reduction="none")
-            if loss is None
-            else loss(logits, labels.flatten(), extra.flatten(0, 1))
-        )
+        if loss is None:
+            each = F.cross_entropy(logits, labels.flatten(), reduction="none")
+        else:
+            each = loss(logits, labels.flatten(), extra.flatten(0, 1))
         mean = each.unflatten(0, labels.shape).sum(1) / n
         return mean.detach(), list(torch.autograd.grad(mean.sum(), weights, create_graph=create_graph))
 
@@ -298,14 +292,14 @@ class _Layers:
 class _Kernel(_Layers):
     """The same with the compiled kernel for everything before the classifier."""
 
-    def __init__(self, network: nn.Module, plan: convnet.Plan):
+    def __init__(self, network: nn.Module, blocks: convnet.Blocks):
         super().__init__(network)
-        self.plan = plan
+        self.blocks = blocks
 
     def logits(self, weights: list[Tensor], images: Tensor) -> Tensor:
         rows = []
         for x, *row in zip(images.unflatten(0, (len(weights[0]), -1)), *(w.unbind() for w in weights), strict=True):
             named = dict(zip(self.names, row, strict=True))
-            features = convnet.run(self.plan, x, self.plan.parameters(named))
+            features = convnet.run(self.blocks, x, self.blocks.parameters(named))
             rows.append(F.linear(features, named["classifier.weight"], named["classifier.bias"]))
         return torch.cat(rows)

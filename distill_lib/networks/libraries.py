@@ -32,9 +32,7 @@ class Foreign(Seeded):
         linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
         found = [(path, layer) for path, layer in linear if layer.out_features == num_classes]
         if not found:
-            raise UserError(
-                f"{name} does not end in a linear layer with one output per class, so it has no embedding: choose another"
-            )
+            raise UserError(f"{name} does not end in a linear layer with one output per class: choose another network")
         path, self.classifier = found[-1]
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Identity())
@@ -56,14 +54,14 @@ class Foreign(Seeded):
                 embedding = self.eval().embed(torch.zeros(1, *self.shape))
                 self.train(training)
             whole = isinstance(embedding, Tensor) and embedding.shape == (1, self.classifier.in_features)
-            problem = f"it gives {tuple(getattr(embedding, 'shape', ()))} before its last layer, not (1, {self.classifier.in_features})"
+            shape = tuple(getattr(embedding, "shape", ()))
+            problem = f"it gives {shape} before its last layer, not (1, {self.classifier.in_features})"
         except Exception as err:  # whatever another library raises for a size it cannot take
             whole, problem = False, f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}"
         if not whole:
             _, height, width = self.shape
-            raise UserError(
-                f"{self.name} cannot take {height}x{width} images ({problem}); most models of its library are made for 224x224"
-            )
+            most = "most models of its library are made for 224x224"
+            raise UserError(f"{self.name} cannot take {height}x{width} images ({problem}); {most}")
 
 
 def torchvision_model(name: str) -> Callable[[Shape, int], nn.Module]:

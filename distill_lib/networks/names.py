@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,120 +33,66 @@ from .classic import MLP, VGG11, AlexNet, LeNet
 from .convnet import ConvNet, FRePoConv, KIPConv
 from .fast import embed
 from .libraries import LIBRARIES, Foreign
-from .resnet import ResNet, idc_stem
+from .resnet import ResNet
 from .vit import ViT
 
 Build = Callable[[Shape, int], Network]  # (C, H, W), K -> network
-THIN = (32, 64, 128, 256)
+THIN_PLANES = (32, 64, 128, 256)
 
 
-def _idc(
-    depth: int,
-    norm: str,
-    average: bool,
-    stem: str | None = None,
-    planes: tuple[int, int, int, int] = (64, 128, 256, 512),
-) -> Build:
-    return lambda shape, k: ResNet(
-        shape, k, depth, norm, average=average, stem=stem or idc_stem(shape), planes=planes, he=True
-    )
+_TABLE: dict[str, tuple[str, Build]] = {  # names with a fixed meaning outside the ConvNet family
+    "MLP": ("two hidden layers of 128", MLP),
+    "LeNet": ("LeNet-5 with ReLU and max pooling", LeNet),
+    "AlexNet": ("five convolutions, one linear layer, no norm", AlexNet),
+    "AlexNetBN": ("AlexNet with batch norm", partial(AlexNet, batch_norm=True)),
+    "VGG11": ("VGG11 with instance norm, 28 or 32 pixels", VGG11),
+    "VGG11BN": ("VGG11 with batch norm", partial(VGG11, norm_="BN")),
+    "GLaD-VGG11": ("VGG11, instance norm, 7x7 adaptive max pooling, any resolution", partial(VGG11, glad=True)),
+    "ViT": ("GLaD's ViT for ImageNet subsets: patch 16, depth 10, no LayerNorm", ViT),
+    "ViTCIFAR": ("ViT of GLaD and DC-BENCH for 32 pixels", partial(ViT, patch=4, depth=6, layer_norm=True)),
+    "FRePoConv": ("FRePo's network: 128-256-512 channels, no norm", FRePoConv),
+    "FRePoConvBN": ("FRePo's, batch norm before convolutions 2 and 3", partial(FRePoConv, batch_norm=True)),
+    "KIPConv": ("KIP's transfer network: width 1024, prepended convolution, no norm", KIPConv),
+    "KIPConv3": ("KIP's transfer network without the prepended convolution", partial(KIPConv, prepended=False)),
+}
 
 
-def _thin(depth: int, norm: str, average: bool) -> Build:
-    repeats = (depth - 2) // 6
-    return lambda shape, k: ResNet(shape, k, depth, norm, average=average, planes=THIN, blocks=(repeats,) * 4, he=True)
+def _resnets(suffix: str, norm: str, words: str) -> dict[str, tuple[str, Build]]:
+    """The ResNets with one norm, whose names end in the suffix."""
+    found = {}
+
+    def add(name: str, about: str, depth: int, **options: Any) -> None:
+        found[name] = (f"{about}, {words}", partial(ResNet, depth=depth, norm_=norm, **options))
+
+    for depth in (10, 18, 50):
+        add(f"ResNet{depth}{suffix}", f"ResNet-{depth} with 3x3 stem", depth)
+    whole_map = "ResNet-18, average pooling for strides, linear layer on the whole map"
+    add(f"ResNet18{suffix}_AP", whole_map, 18, average=True, flat=True)
+    add(f"ResNet18ImageNet{suffix}", "ResNet-18 with 7x7 stem and max pooling", 18, stem="imagenet")
+    for ap in ("", "AP"):
+        idc: dict[str, Any] = {"average": bool(ap), "he": True}
+        for depth in (10, 18) if ap else (10, 18, 50):
+            name, end = f"IDC's ResNet{ap}-{depth}", f"ResNet{ap}{depth}{suffix}"
+            add(f"IDC-{end}", f"{name}, stem by resolution", depth, stem=None, **idc)
+            thin = f"{name} in its CIFAR form, 32-64-128-256 channels"
+            add(f"IDC-Thin{end}", thin, depth, planes=THIN_PLANES, blocks=((depth - 2) // 6,) * 4, **idc)
+            if depth < 50:
+                large = f"{name} with its ImageNet stem at any resolution"
+                add(f"IDC-Large{end}", large, depth, stem="imagenet", **idc)
+                half = f"{large} and half as many channels (ours)"
+                add(f"IDC-LargeThin{end}", half, depth, planes=THIN_PLANES, stem="imagenet", **idc)
+    return found
 
 
-def _table() -> dict[str, tuple[str, Build]]:
-    """Every name with a fixed meaning outside the ConvNet family: what it is, and how it is built."""
-    table: dict[str, tuple[str, Build]] = {
-        "MLP": ("two hidden layers of 128", MLP),
-        "LeNet": ("LeNet-5 with ReLU and max pooling", LeNet),
-        "AlexNet": ("five convolutions, one linear layer, no norm", AlexNet),
-        "AlexNetBN": ("AlexNet with batch norm", partial(AlexNet, batch_norm=True)),
-        "VGG11": ("VGG11 with instance norm, 28 or 32 pixels", VGG11),
-        "VGG11BN": ("VGG11 with batch norm", partial(VGG11, norm_="BN")),
-        "GLaD-VGG11": (
-            "VGG11 with instance norm and 7x7 adaptive max pooling, any resolution",
-            partial(VGG11, glad=True),
-        ),
-        "ViT": ("GLaD's ViT for ImageNet subsets: patch 16, depth 10, no LayerNorm", ViT),
-        "ViTCIFAR": (
-            "ViT of GLaD and DC-BENCH for 32 pixels: patch 4, depth 6",
-            partial(ViT, patch=4, depth=6, layer_norm=True),
-        ),
-        "FRePoConv": ("FRePo's network: 128-256-512 channels, no norm", FRePoConv),
-        "FRePoConvBN": (
-            "FRePo's network with batch norm before convolutions 2 and 3",
-            partial(FRePoConv, batch_norm=True),
-        ),
-        "KIPConv": ("KIP's transfer network: width 1024, prepended convolution, no norm", KIPConv),
-        "KIPConv3": ("KIP's transfer network without the prepended convolution", partial(KIPConv, prepended=False)),
-    }
-    for suffix, norm, words in (("", "IN", "instance norm"), ("BN", "BN", "batch norm")):
-        for depth in (10, 18, 50):
-            table[f"ResNet{depth}{suffix}"] = (
-                f"ResNet-{depth} with 3x3 stem, {words}",
-                partial(ResNet, depth=depth, norm_=norm),
-            )
-        table[f"ResNet18{suffix}_AP"] = (
-            f"ResNet-18, average pooling for strides, linear layer on the whole map, {words}",
-            partial(ResNet, norm_=norm, average=True, flat=True),
-        )
-        table[f"ResNet18ImageNet{suffix}"] = (
-            f"ResNet-18 with 7x7 stem and max pooling, {words}",
-            partial(ResNet, norm_=norm, stem="imagenet"),
-        )
-        for depth in (10, 18, 50):
-            table[f"IDC-ResNet{depth}{suffix}"] = (
-                f"IDC's ResNet-{depth}, stem by resolution, {words}",
-                _idc(depth, norm, average=False),
-            )
-        for depth in (10, 18):
-            table[f"IDC-ResNetAP{depth}{suffix}"] = (
-                f"IDC's ResNetAP-{depth}, stem by resolution, {words}",
-                _idc(depth, norm, average=True),
-            )
-            table[f"IDC-LargeResNetAP{depth}{suffix}"] = (
-                f"IDC's ResNetAP-{depth} with its ImageNet stem at any resolution, {words}",
-                _idc(depth, norm, average=True, stem="imagenet"),
-            )
-            table[f"IDC-LargeResNet{depth}{suffix}"] = (
-                f"IDC's ResNet-{depth} with its ImageNet stem at any resolution (DiM on 28 pixels), {words}",
-                _idc(depth, norm, average=False, stem="imagenet"),
-            )
-        for depth in (10, 18):
-            for ap, average in (("", False), ("AP", True)):
-                table[f"IDC-LargeThinResNet{ap}{depth}{suffix}"] = (
-                    f"IDC's ResNet{ap}-{depth} with its ImageNet stem at any resolution and half as many channels (ours), {words}",
-                    _idc(depth, norm, average, "imagenet", THIN),
-                )
-        for depth in (10, 18, 50):
-            table[f"IDC-ThinResNet{depth}{suffix}"] = (
-                f"IDC's CIFAR form, 32-64-128-256 channels, {words}",
-                _thin(depth, norm, average=False),
-            )
-        for depth in (10, 18):
-            table[f"IDC-ThinResNetAP{depth}{suffix}"] = (
-                f"IDC's CIFAR form with average pooling, {words}",
-                _thin(depth, norm, average=True),
-            )
-    return table
-
-
-_TABLE = _table()
-_SPELLINGS = {
-    "ResNetAP-10": "IDC-ResNetAP10",
-    "ResNetAP-18": "IDC-ResNetAP18",
-    "ResNet18-AP": "ResNet18_AP",
-}  # the papers' own
+_TABLE |= _resnets("", "IN", "instance norm") | _resnets("BN", "BN", "batch norm")
+_SPELLINGS = {"ResNetAP-10": "IDC-ResNetAP10", "ResNetAP-18": "IDC-ResNetAP18", "ResNet18-AP": "ResNet18_AP"}
 _CONVNET = re.compile(
     r"ConvNet(?:-?D?(?P<depth>[1-9]))?(?:-?W(?P<width>[1-9]\d*))?(?:-?(?P<act>ASwish|AR|AS|AL))?"
     r"(?:-?(?P<norm>IN|BN|LN|GN|NN))?(?:-?(?P<pool>AP|MP|NP))?"
 )
 _CONVNETS = {
-    "ConvNet": "3x3 convolutions of 128 channels, instance norm, ReLU, average pooling; depth 3 at 28 and 32 pixels, 4 at 64, 5 at 128, "
-    "6 above",
+    "ConvNet": "3x3 convolutions of 128 channels, instance norm, ReLU, average pooling; "
+    "depth 3 at 28 and 32 pixels, 4 at 64, 5 at 128, 6 above",
     **{f"ConvNetD{d}": f"ConvNet of depth {d}" for d in range(1, 7)},
     **{f"ConvNetW{w}": f"ConvNet of width {w}" for w in (32, 64, 128, 256, 512, 1024)},
     "ConvNetAR": "ConvNet with ReLU (the default)",
@@ -162,13 +109,8 @@ _CONVNETS = {
     "ConvNetMP": "ConvNet with max pooling",
     "ConvNetNP": "ConvNet without pooling",
 }
+# every name that stands for itself, with one line on what it is; further ConvNets are composed (see the module's text)
 NETWORKS: dict[str, str] = {**_CONVNETS, **{name: words for name, (words, _) in _TABLE.items()}}
-"""Every name that stands for itself, with one line on what it is; further ConvNets are composed (see the module's text)."""
-
-
-def about() -> dict[str, str]:
-    """What each name of `NETWORKS` is, in one line."""
-    return dict(NETWORKS)
 
 
 def canonical(name: str) -> str:
@@ -211,14 +153,13 @@ def _blank(spelled: str, build: Build, shape: Shape, num_classes: int) -> Networ
     with torch.device("meta"):  # no memory, no random numbers
         network = build(shape, num_classes)
     network.name = spelled
-    return network._apply(
-        lambda t: torch.empty(t.shape, dtype=t.dtype)
-    )  # what to_empty does, without its import of sympy (seconds)
+    # what to_empty does, without its import of sympy, which takes a second of every command
+    return network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))
 
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, K): `network(x)` by the fastest way this machine has."""
-    return network.classifier(embed(network, x)) if fast.plan(network) else network(x)
+    return network.classifier(embed(network, x)) if fast.blocks_of(network) else network(x)
 
 
 def _resolve(name: str) -> tuple[str, Build]:
@@ -235,9 +176,8 @@ def _resolve(name: str) -> tuple[str, Build]:
         return name, partial(FRePoConv, batch_norm=bool(match[2]), width=int(match[1]))
     if match := _CONVNET.fullmatch(name):
         depth, width, act, norm, pool = match.groups()
-        spelled = "ConvNet" + "".join(
-            [f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or ""]
-        )
+        parts = (f"D{depth}" if depth else "", f"W{width}" if width else "", act or "", norm or "", pool or "")
+        spelled = "ConvNet" + "".join(parts)
         options = {"act": act or "AR", "norm_": norm or "IN", "pool": pool or "AP"}
         return spelled, partial(ConvNet, depth=int(depth) if depth else None, width=int(width or 128), **options)
     if re.fullmatch(r"ResNet-(10|18|50)", name):
@@ -248,7 +188,8 @@ def _resolve(name: str) -> tuple[str, Build]:
         )
     if name.startswith("ConvNet"):
         raise UserError(
-            f"unknown network {name!r}: a ConvNet's name is ConvNet, then depth D1..D9, width W<channels>, activation AR|AS|AL|ASwish, "
-            "norm IN|BN|LN|GN|NN, pooling AP|MP|NP, each optional, in this order, for example ConvNetD4W64BN"
+            f"unknown network {name!r}: a ConvNet's name is ConvNet, then depth D1..D9, width W<channels>, activation "
+            "AR|AS|AL|ASwish, norm IN|BN|LN|GN|NN, pooling AP|MP|NP, each optional, in this order, for example "
+            "ConvNetD4W64BN"
         )
     raise unknown("network", name, NETWORKS)

@@ -7,11 +7,11 @@ it learned are kept in `runs/`, under a hash of the settings, the data and the s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +24,7 @@ from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import as_dict, replace, settings
 from ..data import ImageSet, augment
-from . import fast, memory, names
+from . import fast, names
 
 VERSION = 1  # of the recipe: part of the key a trained network is kept under
 
@@ -45,30 +45,22 @@ class Training:
     per_class: int | None = None  # real images per class trained on and chosen from; None for all of them
 
     def smoke(self, ipc: int) -> Training:
-        return replace(self, epochs=min(self.epochs, 4), batch=64, per_class=_fewer(self.per_class, max(60, ipc)))
+        return self._shorter(epochs=4, per_class=max(60, ipc))
 
     def small(self, ipc: int) -> Training:
-        return replace(self, epochs=min(self.epochs, 8), batch=64, per_class=_fewer(self.per_class, max(300, ipc)))
+        return self._shorter(epochs=8, per_class=max(300, ipc))
+
+    def _shorter(self, epochs: int, per_class: int) -> Training:
+        fewer = min(self.per_class or per_class, per_class)
+        return replace(self, epochs=min(self.epochs, epochs), batch=64, per_class=fewer)
 
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return (3 * self.epochs + 1) * min(images, num_classes * (self.per_class or images))
 
-    def held(self, size: memory.Size) -> float:
-        """Bytes kept alive by a training step, or by the features of one class's images."""
-        images = min(size.images, size.num_classes * self.per_class) if self.per_class else size.images
-        dimensions = names.blank(self.network, size.shape, size.num_classes).embed_dim
-        chosen = 3 * 4.0 * images / size.num_classes * dimensions + memory.passed(self.network, size, 256)
-        step = memory.trained(self.network, size, min(self.batch, images)) + memory.COPIES * size.floats(self.batch)
-        return max(step, chosen)
-
-
-def _fewer(given: int | None, limit: int) -> int:
-    return limit if given is None else min(given, limit)
-
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class ReferenceNetwork:
     """A network after training, with what happened to each image on the way.
 
     Attributes:
@@ -89,7 +81,7 @@ class Trained:
         return [torch.nonzero(labels == k).flatten() for k in range(real.num_classes)]
 
 
-def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) -> Trained:
+def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) -> ReferenceNetwork:
     """The network of these settings trained on `real`: from `runs/feature_networks` where it is, else trained and put
     there.
 
@@ -103,19 +95,12 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 
 def artefact(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
-    key = json.dumps(
-        {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}, sort_keys=True
-    )
-    return (
-        paths.runs()
-        / "feature_networks"
-        / f"{cfg.network}-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    )
+    key = {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}
+    name = f"{cfg.network}-{real.facts.name}-{store.digest(key)}.safetensors"
+    return paths.runs() / "feature_networks" / name
 
 
-def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> Trained:
-    from safetensors.torch import save_file
-
+def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> ReferenceNetwork:
     index = candidates(real, cfg.per_class, seed)
     place, n = index.to(real.device), len(index)
     rng = stream(seed, "feature network")
@@ -125,15 +110,8 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     batches = Batches(n, cfg.batch)
     was_right, learned = torch.zeros(2, n, dtype=torch.bool, device=real.device)
     forgotten = torch.zeros(n, dtype=torch.int64, device=real.device)
-    live = {
-        "network": network,
-        "optimizer": optimizer,
-        "rng": rng,
-        "order": batches.order,
-        "was_right": was_right,
-        "learned": learned,
-        "forgotten": forgotten,
-    }
+    live = {"network": network, "optimizer": optimizer, "rng": rng, "order": batches.order}
+    live |= {"was_right": was_right, "learned": learned, "forgotten": forgotten}
     total = cfg.epochs * batches.steps_per_epoch
     for step in loop.steps("feature_network", total, live):
         here = send(batches.index(step, rng), real.device)
@@ -153,18 +131,17 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     tensors = {f"network.{k}": v.cpu().contiguous() for k, v in network.state_dict().items()}
     tensors |= {"index": index, "forgotten": forgotten.cpu(), "learned": learned.cpu()}
     atomically(file, lambda part: save_file(tensors, part))
-    return Trained(network.eval().requires_grad_(False), index, forgotten.cpu(), learned.cpu())
+    return ReferenceNetwork(network.eval().requires_grad_(False), index, forgotten.cpu(), learned.cpu())
 
 
-def _read(file: Path, real: ImageSet, cfg: Training) -> Trained:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _read(file: Path, real: ImageSet, cfg: Training) -> ReferenceNetwork:
     try:
         saved = load_file(file)
         network = names.fresh(cfg.network, real, stream(0, "overwritten")).to(real.device)
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
-        return Trained(network.eval().requires_grad_(False), saved["index"], saved["forgotten"], saved["learned"])
+        return ReferenceNetwork(
+            network.eval().requires_grad_(False), saved["index"], saved["forgotten"], saved["learned"]
+        )
     except (SafetensorError, OSError, KeyError, RuntimeError) as err:
         raise UserError(f"{file}: damaged feature network ({err}); delete it to train it again") from None
 

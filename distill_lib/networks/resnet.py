@@ -26,14 +26,8 @@ class Residual(nn.Module):
         self.down = stride if average else 1
         s = 1 if average else stride
         if bottleneck:
-            self.first = nn.Sequential(
-                conv(inputs, planes, 1),
-                norm(norm_, planes),
-                nn.ReLU(),
-                conv(planes, planes, 3, s),
-                norm(norm_, planes),
-                nn.ReLU(),
-            )
+            first = [conv(inputs, planes, 1), norm(norm_, planes), nn.ReLU()]
+            self.first = nn.Sequential(*first, conv(planes, planes, 3, s), norm(norm_, planes), nn.ReLU())
             self.last = nn.Sequential(conv(planes, outputs, 1), norm(norm_, outputs))
         else:
             self.first = nn.Sequential(conv(inputs, planes, 3, s), norm(norm_, planes), nn.ReLU())
@@ -58,8 +52,7 @@ class ResNet(Network):
         norm_:   "IN" or "BN".
         average: average pooling in place of strides (the AP networks).
         stem:    "cifar" 3x3; "pooled" 3x3 and a halving pool; "imagenet" 7x7 at stride 2 and a halving max pool (AP:
-        7x7 at stride 1 and
-                 average pooling by 4).
+                 7x7 at stride 1 and average pooling by 4); None for IDC's choice by resolution.
         planes:  channels of the four stages.
         blocks:  residual blocks per stage; None takes the depth's standard numbers.
         flat:    linear layer on the whole last map instead of its mean (the AP networks of Zhao et al.).
@@ -76,24 +69,19 @@ class ResNet(Network):
         depth: int = 18,
         norm_: str = "IN",
         average: bool = False,
-        stem: str = "cifar",
+        stem: str | None = "cifar",
         planes: tuple[int, int, int, int] = (64, 128, 256, 512),
         blocks: tuple[int, int, int, int] | None = None,
         flat: bool = False,
         he: bool = False,
     ):
         super().__init__(shape, num_classes)
-        self.he = he
+        self.he, stem = he, stem or idc_stem(shape)
         width = planes[0]
         halvings = 3 + {"cifar": 0, "pooled": 1, "imagenet": 2}[stem]
         if average:
-            need_side(
-                f"ResNet{depth} with average pooling",
-                shape,
-                shape[1:],
-                2**halvings,
-                f"it halves the map {halvings} times",
-            )
+            name = f"ResNet{depth} with average pooling"
+            need_side(name, shape, shape[1:], 2**halvings, f"it halves the map {halvings} times")
         if stem == "imagenet":
             first = [conv(shape[0], width, 7, 1 if average else 2)]
             pool = [nn.AvgPool2d(4) if average else nn.MaxPool2d(3, 2, padding=1)]

@@ -38,12 +38,11 @@ class Stack:
         first = networks[0]
         for other in networks[1:]:
             if (other.name, other.shape, other.num_classes) != (first.name, first.shape, first.num_classes):
-                raise UserError(
-                    f"stack: {other.name} for {other.shape} is not the architecture of {first.name} for {first.shape}"
-                )
+                both = f"{first.name} for {first.shape} and {other.name} for {other.shape}"
+                raise UserError(f"stack: {both} are two architectures; give networks of one")
         self.n = len(networks)
         self.params, self.buffers = stack_module_state(list(networks))
-        self.plan = fast.plan(first)
+        self.blocks = fast.blocks_of(first)
         self.skeleton = copy.deepcopy(first).to("meta")  # the layers without their numbers
 
     def __len__(self) -> int:
@@ -61,15 +60,12 @@ class Stack:
         `params`."""
         shared = x.ndim == 4
         if not shared and len(x) != self.n:
-            raise UserError(
-                f"stack of {self.n} networks: images must be ({self.n}, B, C, H, W) or (B, C, H, W), got {tuple(x.shape)}"
-            )
+            shapes = f"({self.n}, B, C, H, W) or (B, C, H, W)"
+            raise UserError(f"stack of {self.n} networks: images must be {shapes}, got {tuple(x.shape)}")
         if x.is_cuda and not self._keeps_state():
             return vmap(self._one, in_dims=(0, 0, None if shared else 0))(params, self.buffers, x)
         rows = [dict(zip(params, row, strict=True)) for row in zip(*(p.unbind() for p in params.values()), strict=True)]
-        state = [
-            {k: b[i] for k, b in self.buffers.items()} for i in range(self.n)
-        ]  # views: what a network writes stays
+        state = [{k: b[i] for k, b in self.buffers.items()} for i in range(self.n)]  # views: what is written stays
         return torch.stack([self._one(rows[i], state[i], x if shared else x[i]) for i in range(self.n)])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -83,19 +79,16 @@ class Stack:
         return alone
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        parameters = self.plan.parameters(params) if self.plan else []
-        if convnet.usable(self.plan, x, parameters):
-            return F.linear(
-                convnet.run(self.plan, x, parameters), params["classifier.weight"], params["classifier.bias"]
-            )
+        parameters = self.blocks.parameters(params) if self.blocks else []
+        if convnet.usable(self.blocks, x, parameters):
+            features = convnet.run(self.blocks, x, parameters)
+            return F.linear(features, params["classifier.weight"], params["classifier.bias"])
         return functional_call(self.skeleton, (params, buffers), (x,))
 
     def _keeps_state(self) -> bool:
         """Whether a pass writes buffers or draws random numbers, which vmap cannot do network by network."""
-        return self.skeleton.training and (
-            isinstance(self.skeleton, Seeded)
-            or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
-        )
+        stateful = (Seeded, nn.modules.batchnorm._BatchNorm)
+        return self.skeleton.training and any(isinstance(m, stateful) for m in self.skeleton.modules())
 
 
 def stack(networks: Sequence[Network]) -> Stack:

@@ -27,9 +27,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (N, heads, tokens, head_dim)
+        # each (N, heads, tokens, head_dim)
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
@@ -60,9 +59,8 @@ class ViT(Seeded):
         super().__init__(shape, num_classes)
         channels, height, width = shape
         if height % patch or width % patch:
-            raise UserError(
-                f"this ViT cannot take {height}x{width} images: it cuts {patch}x{patch} patches, so both sides must be multiples of {patch}"
-            )
+            why = f"it cuts {patch}x{patch} patches, so both sides must be multiples of {patch}"
+            raise UserError(f"this ViT cannot take {height}x{width} images: {why}")
         self.patch = patch
         self.tokens = nn.Linear(patch * patch * channels, dim)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim))

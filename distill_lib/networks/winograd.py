@@ -1,12 +1,11 @@
-"""The papers' ConvNet as matrix products: the same function, sooner, and cheap to differentiate twice.
+"""The papers' ConvNet as matrix products: the same function, faster, and cheap to differentiate twice.
 
 A `ConvNet` with instance norm, ReLU and average pooling spends its time in few places, and each has a shorter way:
 
 * the 3x3 convolutions between blocks are Winograd products F(4x4, 3x3): every 6x6 window gives 4x4 outputs for 36
   multiplications per channel pair in place of 144 (F(2x2, 3x3) where a side is no multiple of 4);
 * the first convolution and its norm are one product: mean and variance of w.p over the patches p of an image follow
-from
-  the patches' mean and covariance, so the normalised map is p times a weight of that image's own;
+  from the patches' mean and covariance, so the normalised map is p times a weight of that image's own;
 * maps are kept (N, H, W, C), and ReLU, pooling and their derivatives are one pass over the largest map.
 
 Everything is built from linear maps and products, so derivatives of any order are exact and as fast. Weights may differ
@@ -28,7 +27,7 @@ from .base import lifted
 from .convnet import ConvNet
 
 # 1-D algorithms F(m, 3): input (m + 2, m + 2), output (m, m + 2) and weight (m + 2, 3) transforms
-_WINOGRAD = {
+WINOGRAD = {
     4: (
         [
             [4, 0, -5, 0, 1, 0],
@@ -59,7 +58,7 @@ _WINOGRAD = {
 @functools.lru_cache(maxsize=16)
 def _transforms(m: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The 2-D transforms of F(m x m, 3x3), t = (m + 2)^2: input (t, t), output (m^2, t), weight (t, 9)."""
-    one_d = (torch.tensor(matrix, dtype=torch.float64) for matrix in _WINOGRAD[m])
+    one_d = (torch.tensor(matrix, dtype=torch.float64) for matrix in WINOGRAD[m])
     return tuple(torch.kron(a, a).to(device, dtype) for a in one_d)
 
 
@@ -95,9 +94,8 @@ class _Overlap(torch.autograd.Function):
             for right in (0, 1):
                 part = windows[down * m : down * m + m, right * m : right * m + m]
                 rows, columns = part.shape[:2]
-                tiles[:, down : down + h // m, :rows, right : right + w // m, :columns] += part.permute(
-                    2, 3, 0, 4, 1, 5
-                )
+                place = tiles[:, down : down + h // m, :rows, right : right + w // m, :columns]
+                place += part.permute(2, 3, 0, 4, 1, 5)
         return padded[:, 1 : h + 1, 1 : w + 1]
 
     @staticmethod
@@ -156,9 +154,8 @@ class Products:
 
     def __init__(self, network: nn.Module):
         if not self.fits(network):
-            raise UserError(
-                "matrix products need a ConvNet with instance norm, ReLU and average pooling whose map sides stay even"
-            )
+            needs = "a ConvNet with instance norm, ReLU and average pooling whose map sides stay even"
+            raise UserError(f"matrix products need {needs}")
         self.depth, self.width = network.depth, network.width
         self.height, self.side = lifted(network.shape)
         self.eps = network.blocks[0][1].eps
@@ -209,11 +206,7 @@ class Products:
 
     def repeat(self, weights: list[Tensor], groups: int) -> list[Tensor]:
         """Weights of one group, repeated for G groups."""
-        sizes = (
-            [groups if i == axis else n for i, n in enumerate(w.shape)]
-            for w, axis in zip(weights, self.group_axes, strict=True)
-        )
-        return [w.expand(size).contiguous() for w, size in zip(weights, sizes, strict=True)]
+        return [w.repeat_interleave(groups, axis) for w, axis in zip(weights, self.group_axes, strict=True)]
 
     @property
     def group_axes(self) -> list[int]:
@@ -248,9 +241,8 @@ class Products:
         patches = F.unfold(images, 3, padding=self.padding)  # (N, 9 C, L)
         patches = patches - patches.mean(2, keepdim=True)
         covariance = torch.bmm(patches, patches.transpose(1, 2)) / patches.shape[2]
-        weight, scale, shift = (
-            w.repeat_interleave(n // groups, 0) for w in (weight, scale, shift)
-        )  # each image its own
+        # each image its own
+        weight, scale, shift = (w.repeat_interleave(n // groups, 0) for w in (weight, scale, shift))
         variance = (torch.bmm(covariance, weight) * weight).sum(1)  # (N, width)
         weight = weight * (scale * torch.rsqrt(variance + self.eps))[:, None]
         ones = patches.new_ones(n, 1, patches.shape[2])

@@ -7,7 +7,7 @@ name, group, what, compared
     benchmark, `base`, with `axis` at `at`.
 ours, plain
     `seconds` of every repeat, `median`, `q1`, `q3`, `processor_median`, and `memory_mb` above what was held before.
-    `plain` is None where there is no reference.
+    `plain` is None without a reference.
 ratio, ratio_low, ratio_high
     Median of plain over median of ours; smallest and largest ratio of two neighbouring repeats. `processor_ratio` is
     that of seconds of processor time.
@@ -20,8 +20,7 @@ operations, bytes
 peak_flops, peak_bytes
     Of the machine, a second, in the same run.
 target
-    What is to be reached: {"ratio": at least}, {"seconds": at most}, {"added_seconds": at most} or {"off_pct": at
-    most}.
+    What is to be reached: {"ratio": at least}, {"seconds": at most} or {"added_seconds": at most}.
 facts, size, seconds, made_by
     Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
     machine before.
@@ -43,7 +42,7 @@ from ..core.errors import UserError
 from ..core.files import atomically
 
 FORMAT = "distill_lib.speed/1"
-WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more", "off_pct": "≤ {} %"}
+WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more"}
 
 
 def folder() -> Path:
@@ -99,19 +98,13 @@ def reports() -> list[Report]:
 def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
     """Put entries into the device's file: one of the same name is replaced, the others stay."""
     path = file(device, threads)
-    kept = read(path).entries if path.exists() else {}
-    kept |= {e["name"]: e for e in entries}
-    body = {
-        "format": FORMAT,
-        "device": re.sub(r", \d+ threads$", "", device),
-        "threads": threads,
-        "entries": dict(sorted(kept.items())),
-    }
+    kept = (read(path).entries if path.exists() else {}) | {e["name"]: e for e in entries}
+    body = {"format": FORMAT, "device": re.sub(r", \d+ threads$", "", device), "threads": threads}
+    body["entries"] = dict(sorted(kept.items()))
     return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
 
 
-# --- what entries say
-# --------------------------------------------------------------------------------------------------
+# --- what entries say -----------------------------------------------------------------------------
 def summary(seconds: list[float], processor: list[float], memory_mb: float | None) -> dict[str, Any]:
     """Median and quartiles of a side's repeats."""
     q1, middle, q3 = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
@@ -130,8 +123,7 @@ def _short(value: float) -> float:
 
 
 def agrees(entry: dict[str, Any]) -> bool:
-    """Whether both sides found the same, to the tolerance; true where there is nothing to compare. A NaN agrees with
-    nothing."""
+    """Whether both sides found the same, to the tolerance; true without one. A NaN agrees with nothing."""
     return entry["tolerance"] is None or entry["difference"] <= entry["tolerance"]
 
 
@@ -140,26 +132,28 @@ def target_met(entry: dict[str, Any]) -> bool | None:
     if not entry.get("target"):
         return None
     ((kind, limit),) = entry["target"].items()
-    reached = reached_value(entry, kind)
-    return reached is not None and (reached >= limit if kind == "ratio" else reached <= limit)
-
-
-def reached_value(entry: dict[str, Any], kind: str) -> float | None:
-    """What the entry measured of a target's kind."""
     if kind == "ratio":
-        return entry["ratio"]
-    if kind == "seconds":
-        return entry["ours"]["median"]
-    if kind == "added_seconds":
-        return entry["ours"]["median"] - entry["plain"]["median"]
-    return entry["facts"].get(kind)
+        return entry["ratio"] is not None and entry["ratio"] >= limit
+    if kind in ("seconds", "added_seconds"):
+        reached = entry["ours"]["median"] - (entry["plain"]["median"] if kind == "added_seconds" else 0.0)
+    else:
+        reached = entry["facts"].get(kind)
+    return reached is not None and reached <= limit
 
 
 def rate(entry: dict[str, Any], side: str) -> float | None:
-    """Operations a second: those of the plain form over the side's median. None where none were counted."""
+    """Operations a second: those of the plain form over the side's median. None if none were counted."""
     if not entry.get("operations") or not entry.get(side):
         return None
     return entry["operations"] / entry[side]["median"]
+
+
+def _target(entry: dict[str, Any]) -> str:
+    """A target in words, and whether it was met: "≥ 4×, met"."""
+    if not entry.get("target"):
+        return ""
+    ((kind, limit),) = entry["target"].items()
+    return WANTED[kind].format(limit) + (", met" if target_met(entry) else ", missed")
 
 
 def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
@@ -168,16 +162,12 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     lines, kinds = [], list(WANTED)
     for e in sorted(entries, key=lambda e: [kinds.index(k) for k in e.get("target") or ()] or [len(kinds)]):
         plain, flops = e["plain"], rate(e, "ours")
-        share = 100 * flops / e["peak_flops"] if flops and e["peak_flops"] else None
-        kind, limit = next(iter(e["target"].items())) if e.get("target") else ("", None)
-        wanted = WANTED.get(kind, "").format(limit)
-        met, facts = target_met(e), [f"{k.replace('_', ' ')} {v}" for k, v in e["facts"].items()]
         lines.append(
             {
                 "benchmark": e["name"],
                 "what": e["what"],
                 "ratio": f"{e['ratio']:.1f} ({e['ratio_low']:.1f} to {e['ratio_high']:.1f})" if plain else "",
-                "target": wanted + ("" if met is None else ", met" if met else ", missed"),
+                "target": _target(e),
                 "ours": _spread(e["ours"]),
                 "plain": _spread(plain),
                 "compared with": e["compared"],
@@ -185,33 +175,24 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
                 "memory, plain": _memory(plain),
                 "memory, ours": _memory(e["ours"]),
                 "GFLOP/s": f"{flops / 1e9:.1f}" if flops else "",
-                "of peak": f"{share:.0f} %" if share else "",
-                "facts": ", ".join(facts),
+                "of peak": f"{100 * flops / e['peak_flops']:.0f} %" if flops and e["peak_flops"] else "",
+                "facts": ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in e["facts"].items()),
             }
         )
     frame = pd.DataFrame(lines)
-    return frame.drop(columns=[c for c in ("facts",) if len(frame) and not frame[c].any()])
+    return frame.drop(columns="facts") if len(frame) and not frame["facts"].any() else frame
 
 
 def of_memory(entry: dict[str, Any]) -> bool:
-    """Whether an entry holds a measured peak against an estimate, and its seconds say nothing."""
-    return "estimated_mb" in entry["facts"]
+    """Whether an entry holds a measured peak, and its seconds say nothing."""
+    return "measured_mb" in entry["facts"]
 
 
 def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry of memory, the largest peak first: what was run, megabytes measured and estimated, the
-    difference, the target."""
-    rows = [
-        {
-            "what": e["what"].removesuffix(": peak memory"),
-            "measured MB": e["facts"]["measured_mb"],
-            "estimated MB": e["facts"]["estimated_mb"],
-            "off": f"{e['facts']['off_pct']} %",
-            "target": WANTED["off_pct"].format(e["target"]["off_pct"]) + (", met" if target_met(e) else ", missed"),
-        }
-        for e in sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
-    ]
-    return pd.DataFrame(rows, columns=["what", "measured MB", "estimated MB", "off", "target"])
+    """One line per entry of memory, the largest peak first: what was run, and its megabytes."""
+    found = sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
+    rows = [(e["what"].removesuffix(": peak memory"), e["facts"]["measured_mb"]) for e in found]
+    return pd.DataFrame(rows, columns=["what", "measured MB"])
 
 
 def _spread(side: dict[str, Any] | None) -> str:
@@ -233,19 +214,8 @@ def _memory(side: dict[str, Any] | None) -> str:
 
 def growth(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """Numbers for a figure of how seconds grow: columns base, axis, at, ours, plain, ratio, difference."""
-    rows = [
-        {
-            "base": e["base"],
-            "axis": e["axis"],
-            "at": e["at"],
-            "ours": e["ours"]["median"],
-            "plain": e["plain"]["median"],
-            "ratio": e["ratio"],
-            "difference": e["difference"],
-        }
-        for e in entries
-    ]
     columns = ["base", "axis", "at", "ours", "plain", "ratio", "difference"]
+    rows = [e | {side: e[side]["median"] for side in ("ours", "plain")} for e in entries]
     return pd.DataFrame(rows, columns=columns).sort_values(["base", "axis", "at"], ignore_index=True)
 
 
@@ -254,9 +224,10 @@ def roofline(entries: list[dict[str, Any]]) -> pd.DataFrame:
 
     Without entries that do less than an operation a byte: they spend their time on what is not counted.
     """
-    rows = []
-    for e in entries:
-        for side, who in (("plain", "plain"), ("ours", "ours")):
-            if (flops := rate(e, side)) and e["operations"] >= e["bytes"]:
-                rows.append({"name": e["name"], "who": who, "intensity": e["operations"] / e["bytes"], "rate": flops})
+    rows = [
+        {"name": e["name"], "who": side, "intensity": e["operations"] / e["bytes"], "rate": flops}
+        for e in entries
+        for side in ("plain", "ours")
+        if (flops := rate(e, side)) and e["operations"] >= e["bytes"]
+    ]
     return pd.DataFrame(rows, columns=["name", "who", "intensity", "rate"])

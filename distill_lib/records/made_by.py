@@ -38,7 +38,7 @@ def provenance(device: Any) -> dict[str, Any]:
 def code_state() -> dict[str, Any]:
     """Commit of the checkout and whether its code was changed since; empty outside a git checkout.
 
-    Where there is no git, `DISTILL_COMMIT` may name the commit the copy was taken from.
+    Without git, `DISTILL_COMMIT` may name the commit the copy was taken from.
     """
     try:
         git = functools.partial(subprocess.run, cwd=paths.ROOT, capture_output=True, text=True, check=True, timeout=10)
@@ -51,8 +51,7 @@ def code_state() -> dict[str, Any]:
 
 @functools.cache
 def lock_state() -> dict[str, Any]:
-    """Hash of requirements.lock, "none" where the code is no checkout; and which installed packages have another
-    version."""
+    """Hash of requirements.lock, "none" outside a checkout; and which installed packages have another version."""
     file = paths.ROOT / "requirements.lock"
     if not file.exists():
         return {"lock_sha256": "none"}

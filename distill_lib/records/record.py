@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,7 +19,7 @@ from ..core import paths
 from ..core.errors import UserError
 from ..core.files import atomically
 from ..core.settings import as_dict, build, settings
-from ..data import DATASETS, sized
+from ..data import like
 
 FORMAT = 1
 
@@ -30,9 +31,7 @@ class Cell:
     experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
     method: str
     dataset: str  # as the paper names it; a profile may compute on a stand-in, which the record names
-    ipc: int | None = (
-        None  # images per class; None for the full data set, and where something else decides, such as a time
-    )
+    ipc: int | None = None  # images per class; None for the full data set, or if a time decides how many
     network: str = "ConvNet"  # evaluation network
     protocol: str = "vico_dsa"
     variant: str = ""  # a further axis of the table: target distribution, pool size, sampling
@@ -44,10 +43,13 @@ class Cell:
         parts = [self.method, self.dataset, size, self.network, self.protocol, self.variant]
         return "_".join(_plain(p) for p in parts if p)
 
+    @property
+    def axes(self) -> dict[str, str]:
+        """The variant's parts by name: "match=DC, space=pixel"; parts without a name are left out."""
+        return dict(part.split("=", 1) for part in self.variant.split(", ") if "=" in part)
+
     def __str__(self) -> str:
-        size = (
-            f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""
-        )  # a generator may have none
+        size = f"IPC {self.ipc}" if self.ipc else "full data" if self.method == "Full data" else ""
         return ", ".join(p for p in (self.method, self.dataset, size, self.network, self.protocol, self.variant) if p)
 
 
@@ -70,11 +72,11 @@ class Record:
         memory_mb:         peak memory over all phases.
         made_by:           commit, hash of the locked requirements, device, driver, versions, seeds, time.
         cpu_seconds:       processor seconds by phase, all threads of the process; empty in a record made before they
-        were counted. joules:            energy of the whole GPU by phase; empty where the device reports none.
-        shared:            what was made once for several cells, such as a trained generator, with what that has cost
-        (seconds,
-                           cpu_seconds, memory_mb); not counted in `seconds`. Empty in a record made before it was
-                           counted apart.
+                           were counted.
+        joules:            energy of the whole GPU by phase; empty if the device reports none.
+        shared:            what was made once for several cells, such as a trained generator, with its cost (seconds,
+                           cpu_seconds, memory_mb), which is not counted in `seconds`; empty in a record made before it
+                           was counted apart.
     """
 
     cell: Cell
@@ -101,39 +103,35 @@ class Record:
         """
         if self.cell != other.cell or self.key != other.key or set(self.sets) & set(other.sets):
             raise UserError(f"{self.cell}: two records that do not belong together (sets {self.done} and {other.done})")
-        metrics = {
+        joined = {
             k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k])
             for k, v in self.metrics.items()
             if k in other.metrics
         }
-        by, seeds = other.made_by, self.made_by.get("seeds", {})
-        made_by = {
-            **by,
-            "seeds": {k: seeds.get(k, []) + v for k, v in by["seeds"].items()},
-            "earlier": self.made_by.get("earlier", []),
-        }
-        about = [
-            {k: v for k, v in m.items() if k not in ("seeds", "earlier", "at", "sets")} for m in (self.made_by, by)
-        ]
-        if about[0] != about[1]:  # another commit, device or version made the earlier sets
-            told = {i for part in made_by["earlier"] for i in part["sets"]}
-            here = {k: v for k, v in self.made_by.items() if k not in ("seeds", "earlier")}
-            made_by["earlier"] = [*made_by["earlier"], {"sets": [i for i in self.done if i not in told], **here}]
-        if not made_by["earlier"]:
-            del made_by["earlier"]
-        return Record(
-            cell=self.cell,
+        return dataclasses.replace(
+            self,
             test_accuracy_pct=self.test_accuracy_pct + other.test_accuracy_pct,
             sets=self.sets + other.sets,
-            key=self.key,
-            metrics=metrics,
+            metrics=joined,
             seconds=_sum(self.seconds, other.seconds),
             cpu_seconds=_sum(self.cpu_seconds, other.cpu_seconds),
             joules=_sum(self.joules, other.joules),
             memory_mb=max(self.memory_mb, other.memory_mb),
-            made_by=made_by,
+            made_by=self._made_with(other),
             shared=self.shared | other.shared,
         )
+
+    def _made_with(self, other: Record) -> dict[str, Any]:
+        """Who made this record and `other`, which was measured later: the latter's commit, device and so on; under
+        `earlier`, those of this record's sets if they differ."""
+        ours, theirs = self.made_by, other.made_by
+        seeds, earlier = ours.get("seeds", {}), ours.get("earlier", [])
+        here, there = ({k: v for k, v in by.items() if k not in ("seeds", "earlier")} for by in (ours, theirs))
+        made_by = {**there, "seeds": {k: seeds.get(k, []) + v for k, v in theirs["seeds"].items()}}
+        if {**here, "at": None, "sets": None} != {**there, "at": None, "sets": None}:
+            told = {i for part in earlier for i in part["sets"]}
+            earlier = [*earlier, {"sets": [i for i in self.done if i not in told], **here}]
+        return {**made_by, "earlier": earlier} if earlier else made_by
 
     def save(self, profile: str) -> Path:
         """Write the record to its file in the profile's folder, whole or not at all."""
@@ -161,18 +159,15 @@ def files(profile: str) -> list[Path]:
 
 
 def load(cell: Cell, profile: str) -> Record | None:
-    """The cell's record, or None where there is none.
+    """The cell's record, or None if there is none.
 
     Raises: UserError: the file is damaged or was edited by hand.
     """
     file = path(cell, profile)
     try:
-        text = file.read_bytes()
+        record = read(file)
     except FileNotFoundError:
         return None
-    except OSError as err:
-        raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
-    record = _checked(file, text)
     if record.cell != cell:
         raise UserError(
             f"{file}: holds the record of another cell ({record.cell}); delete the file to compute this one again"
@@ -183,70 +178,54 @@ def load(cell: Cell, profile: str) -> Record | None:
 def read(file: Path) -> Record:
     """Read and check one record file.
 
-    Raises: UserError: unreadable, not a record, of another format, or changed since it was written.
+    Raises: FileNotFoundError.  UserError: unreadable, not a record, of another format, or changed since it was written.
     """
     try:
-        return _checked(file, file.read_bytes())
+        body = from_json(file.read_bytes())
+        stored, version = body.pop("sha256"), body.pop("format")
+    except FileNotFoundError:
+        raise
     except OSError as err:
         raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
-
-
-def _checked(file: Path, text: bytes) -> Record:
-    try:
-        body = from_json(text)
-        stored = body.pop("sha256")
-        version = body.pop("format")
     except (ValueError, KeyError, AttributeError, TypeError) as err:
         raise UserError(f"{file}: not a readable record ({err!r}); delete it to compute the cell again") from None
     if version != FORMAT:
         raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
     if stored != _digest({"format": version, **body}):
         raise UserError(
-            f"{file}: changed since it was written (checksum differs); restore it or delete it to compute the cell again"
+            f"{file}: changed since it was written (checksum differs); "
+            "restore it or delete it to compute the cell again"
         )
     try:
         record = Record(**{**body, "cell": build(Cell, body["cell"])})
     except (TypeError, KeyError, UserError) as err:
         raise UserError(f"{file}: not a record ({err})") from None
-    for name, kind in _KINDS.items():
-        if not isinstance(getattr(record, name), kind):
-            raise UserError(f"{file}: not a record ({name} is {getattr(record, name)!r})")
-    if not all(isinstance(v, dict) for v in record.shared.values()):
-        raise UserError(f"{file}: not a record (shared is {record.shared!r})")
-    for part in (
-        record.seconds,
-        record.cpu_seconds,
-        record.joules,
-        {"memory_mb": record.memory_mb},
-        *record.shared.values(),
-    ):
-        if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in part.values()):
-            raise UserError(f"{file}: not a record (costs must be numbers from 0 on; got {part})")
-    values = record.test_accuracy_pct
-    if (
-        not values
-        or len(values) != len(record.sets)
-        or not all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values)
-    ):
-        raise UserError(f"{file}: test_accuracy_pct must be percentages, one per network; got {values}")
+    if problem := _problem(record):
+        raise UserError(f"{file}: not a record ({problem})")
     return record
 
 
-_KINDS = {
-    "test_accuracy_pct": list,
-    "sets": list,
-    "key": dict,
-    "metrics": dict,
-    "seconds": dict,
-    "made_by": dict,
-    "cpu_seconds": dict,
-    "joules": dict,
-    "shared": dict,
-}
+def _problem(record: Record) -> str:
+    """What is wrong with a record's values; "" if nothing is."""
+    for name in (f.name for f in dataclasses.fields(Record) if f.name not in ("cell", "memory_mb")):
+        value = getattr(record, name)
+        if not isinstance(value, list if name in ("test_accuracy_pct", "sets") else dict):
+            return f"{name} is {value!r}"
+    if not all(isinstance(v, dict) for v in record.shared.values()):
+        return f"shared is {record.shared!r}"
+    memory = {"memory_mb": record.memory_mb}
+    for costs in (record.seconds, record.cpu_seconds, record.joules, memory, *record.shared.values()):
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in costs.values()):
+            return f"costs must be numbers from 0 on; got {costs}"
+    values = record.test_accuracy_pct
+    fine = all(isinstance(v, float) and math.isfinite(v) and 0 <= v <= 100 for v in values)
+    if not values or len(values) != len(record.sets) or not fine:
+        return f"test_accuracy_pct must be percentages, one per network; got {values}"
+    return ""
 
 
 def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    """Costs by phase of two parts together; nothing where one of them has none."""
+    """Costs by phase of two parts together; nothing if one of them has none."""
     return {k: round(v + b[k], 2) for k, v in a.items()} if a.keys() == b.keys() else {}
 
 
@@ -274,16 +253,14 @@ ABOVE_CHANCE = 1.5  # times the accuracy of guessing
 
 
 def underfit(record: Record) -> str:
-    """Why the networks behind a record count as not trained; "" where they are trained, or nothing recorded can tell.
+    """Why the networks behind a record count as not trained; "" if they are trained, or if the record cannot tell.
 
     A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
-    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat where they differ,
-    in its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
+    divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat if they differ, in
+    its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
     networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
-    with a cross-entropy: 112 had come at least 52 % of the way (the least of them IDC's own evaluation with CutMix,
-    whose accuracies agree with those of other protocols), 44 at most 35 % (DGS at 120 steps, SKD's AlexNet at 60), and
-    none lay between. The average counts because at one image per class the last epoch is a single batch, with CutMix or
-    without.
+    with a cross-entropy: 112 had come at least 52 % of the way, 44 at most 35 %, and none lay between. The average
+    counts because at one image per class the last epoch is a single batch, with CutMix or without.
 
     A squared error is taken to learned labels, which the record does not hold, so its start is not known; and older
     records of a mean over several architectures hold no training loss. There an architecture counts as untrained if its
@@ -299,7 +276,7 @@ def underfit(record: Record) -> str:
         bound = start - TRAINED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
         high = [f"{network} at a training loss of {mean:.2f}" for network, mean in losses.items() if not mean <= bound]
         return f"{', '.join(high)}, {start:.2f} before training" if high else ""
-    each = _by_network(record, "accuracy_pct") or {_network(record): _mean(record.test_accuracy_pct)}
+    each = _by_network(record, "accuracy_pct") or {_network(record): fmean(record.test_accuracy_pct)}
     low = [f"{network} at {mean:.1f} %" for network, mean in each.items() if mean < ABOVE_CHANCE * 100 / classes]
     return f"{', '.join(low)}, guessing at {100 / classes:.1f} %" if low else ""
 
@@ -308,22 +285,17 @@ def _network(record: Record) -> str:
     return record.key.get("network", record.cell.network)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _by_network(record: Record, name: str) -> dict[str, float]:
     """Mean of a metric by architecture: of the only one, or of each behind a mean over several."""
-    each = {k.removeprefix(f"{name}, "): _mean(v) for k, v in record.metrics.items() if k.startswith(f"{name}, ")}
-    return each or ({_network(record): _mean(record.metrics[name])} if name in record.metrics else {})
+    each = {k.removeprefix(f"{name}, "): fmean(v) for k, v in record.metrics.items() if k.startswith(f"{name}, ")}
+    return each or ({_network(record): fmean(record.metrics[name])} if name in record.metrics else {})
 
 
 def _num_classes(record: Record) -> int | None:
-    """Of the data set that was measured on; None where neither the record nor the catalogue says."""
+    """Of the data set that was measured on; None if neither the record nor the catalogue says."""
     if per_class := record.metrics.get("per_class_accuracy_pct"):
         return len(per_class[0])
-    known = DATASETS.get(sized(record.key.get("dataset", ""))[0])
-    return known.num_classes if known else None
+    return like(record.key.get("dataset", "")).num_classes or None
 
 
 def digest(value: Any) -> str:

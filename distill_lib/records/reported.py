@@ -28,12 +28,12 @@ COLUMNS = (
     "experiment",  # skd/table1_accuracy
     "method",
     "dataset",
-    "ipc",  # images per class; empty where the paper names none (full data, generators)
+    "ipc",  # images per class; empty if the paper names none (full data, generators)
     "network",  # evaluation network
     "variant",  # further axes of the table: "distribution=Cliff", "match=DC, space=pixel"
     "quantity",  # test_accuracy_pct, fid, parameters, ...
     "unit",
-    "value",  # as printed, decimals included; empty where the source lost it
+    "value",  # as printed, decimals included; empty if the source lost it
     "std",
     "trials",
     "source",  # table and row in the paper
@@ -84,11 +84,8 @@ LAYOUTS = {  # experiment -> (keys of the rows, keys of the columns), as in the 
     "slfd/attributed_aggregator": (("method", "dataset", "network", "resolution"), ()),
     **{f"{p}/settings": (("quantity", "dataset", "ipc", "network", "match", "resolution"), ()) for p in PAPERS},
 }
-NETWORKS = {
-    "ConvNetD6": "ConvNet-6",
-    "IDC-ResNetAP10": "ResNetAP-10",
-    "IDC-ResNet18": "ResNet-18",
-}  # library's name -> DGS's
+# library's name -> DGS's
+NETWORKS = {"ConvNetD6": "ConvNet-6", "IDC-ResNetAP10": "ResNetAP-10", "IDC-ResNet18": "ResNet-18"}
 HEADINGS = {"dataset": "data set", "ipc": "IPC", "match": "matching"}
 
 
@@ -98,7 +95,7 @@ def load(paper: str, folder: Path | None = None) -> pd.DataFrame:
     Args:
         paper:  slfd, uvit, skd or dgs.
         folder: where the CSVs lie; by default the ones of the project.
-    Returns: `COLUMNS` with value and std as numbers (NaN where there is none), ipc and trials as integers, and `text`,
+    Returns: `COLUMNS` with value and std as numbers (NaN without one), ipc and trials as integers, and `text`,
         the cell as printed: '48.9 ± 0.6', or 'not in the source'.
     Raises: UserError: unknown paper, or a damaged file: file, line and what is wrong.
     """
@@ -131,12 +128,11 @@ def lookup(
     quantity: str | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any] | None:
-    """The one published number of a cell, or None where the paper has no such cell.
+    """The one published number of a cell, or None if the paper has no such cell.
 
     Args:
         ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the
-        library's;
-            `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
+            library's; `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
     Returns: the row, with `text` as printed and `value` and `std` as numbers, None where lost. Accuracies printed as
         fractions are given in percent (`text` stays as printed).
     Raises: UserError: unknown experiment, or different numbers fit: the answer says which axis decides.
@@ -177,7 +173,7 @@ def rows_of(
 
 
 def in_percent(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with value and deviation in percent where they are printed as fractions; `text` stays as printed."""
+    """A row with value and deviation in percent if they are printed as fractions; `text` stays as printed."""
     if row["unit"] != "fraction":
         return dict(row)
     return row | {k: None if row[k] is None else 100 * row[k] for k in ("value", "std")}
@@ -186,14 +182,12 @@ def in_percent(row: dict[str, Any]) -> dict[str, Any]:
 def matrix(
     experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]
 ) -> pd.DataFrame:
-    """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' where the number is
-    lost.
+    """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' for a lost number.
 
     A number that the paper prints across several columns stands in each of them.
 
     Args:
         show: what stands for a row of the CSV in its cell; by default the number as printed.
-
     Raises: UserError: unknown experiment, or a damaged file.
     """
     rows = cells_of(experiment, folder)
@@ -344,7 +338,7 @@ def _axes(variant: str, where: str = "variant") -> dict[str, str]:
 
 
 def _part(row: dict[str, Any], key: str) -> Any:
-    """A row's value on one axis of the layout, None where it has none."""
+    """A row's value on one axis of the layout; None if it has none."""
     value = row[key] if key in COLUMNS else row["axes"].get(key)
     return None if value == "" else value
 
@@ -352,11 +346,9 @@ def _part(row: dict[str, Any], key: str) -> Any:
 def _labels(keys: list[tuple], names: list[str]) -> pd.Index:
     shown = [tuple("" if part is None else part for part in key) for key in keys]
     heads = [HEADINGS.get(n, n) for n in names]
-    return (
-        pd.Index([key[0] for key in shown], name=heads[0])
-        if len(heads) == 1
-        else pd.MultiIndex.from_tuples(shown, names=heads)
-    )
+    if len(heads) == 1:
+        return pd.Index([key[0] for key in shown], name=heads[0])
+    return pd.MultiIndex.from_tuples(shown, names=heads)
 
 
 def _frame(rows: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> pd.DataFrame:

@@ -1,16 +1,15 @@
-"""What is known of record files that were read, checked and not touched since: a plan need not read ten thousand of
-them again.
+"""A cache of record summaries in the runs folder, so that a plan does not read unchanged records again.
 
-A copy for plans only, in the runs folder; whoever shows or reuses a number reads and checks the record itself.
+It serves plans only: whoever shows or reuses a number reads and checks the record itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ FRESH_S = 1.0  # a file changed as recently could change again within one tick o
 
 
 @dataclass(frozen=True)
-class Summary:
+class RecordSummary:
     """A record in short, and the state of its file when it was checked."""
 
     stamp: str
-    cell: str  # `name` of its cell
+    cell: str  # `name_of` its cell
     settings: str  # `fingerprint` of its key
     at: str
     device: str
@@ -41,38 +40,35 @@ class Summary:
     sets: int  # distilled sets it holds
 
     @classmethod
-    def of(cls, record: Record, stamp: str) -> Summary:
+    def of(cls, record: Record, stamp: str) -> RecordSummary:
         by, key = record.made_by, record.key
         method, network = key.get("method", record.cell.method), key.get("network", "")
         words = map(str, (by.get("at", ""), by.get("device", ""), method, network))
-        return cls(stamp, name(record.cell), fingerprint(key), *words, sets=len(record.done))
+        return cls(stamp, name_of(record.cell), fingerprint(key), *words, sets=len(record.done))
 
 
-def name(cell: Cell) -> str:
+def name_of(cell: Cell) -> str:
     """The cell in words, with the table it belongs to."""
     return f"{cell.experiment}: {cell}"
 
 
 def fingerprint(key: dict[str, Any]) -> str:
-    """Hash of everything a plan compares, in the order it stands in: a record's key but for the data's hash, which only
-    loading them tells."""
+    """Hash of everything that a plan compares: a record's key without the data's hash, which only loading tells."""
     return hashlib.sha256(to_json({k: v for k, v in key.items() if k != "data_sha256"})).hexdigest()[:16]
 
 
-def summaries(profile: str) -> tuple[dict[str, Summary], dict[str, str]]:
+def summaries(profile: str) -> tuple[dict[str, RecordSummary], dict[str, str]]:
     """Every record of a profile by "paper/table/stem", and what is wrong with each of the files that cannot be read."""
     store = paths.runs() / "verified" / f"{profile}.json"
-    known = _stored(store)
-    found: dict[str, Summary] = {}
-    damaged: dict[str, str] = {}
-    keep = {}
-    for stem, file in _files(profile):
+    known, found, damaged, keep = _stored(store), {}, {}, {}
+    for file in records_record.files(profile):
+        stem = "/".join(file.parts[-3:]).removesuffix(".json")
         try:
             info = os.stat(file)
             stamp = f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
             summary = known.get(stem)
             if summary is None or summary.stamp != stamp:
-                summary = Summary.of(records_record.read(Path(file)), stamp)
+                summary = RecordSummary.of(records_record.read(file), stamp)
             found[stem] = summary
             if time.time() - info.st_ctime > FRESH_S:
                 keep[stem] = summary
@@ -82,35 +78,15 @@ def summaries(profile: str) -> tuple[dict[str, Summary], dict[str, str]]:
             damaged[stem] = str(err)
     if keep != known:
         body = {"format": FORMAT, "records": {k: list(vars(v).values()) for k, v in keep.items()}}
-        try:
+        with contextlib.suppress(UserError):  # it only saves time: a plan also works in a folder that cannot be written
             atomically(store, lambda part: part.write_text(json.dumps(body)))
-        except UserError:
-            pass  # a copy that saves time: a plan works on a folder that cannot be written, too
     return found, damaged
 
 
-def _stored(store: Path) -> dict[str, Summary]:
-    """The summaries kept last time; none where there are none, or of another version."""
+def _stored(store: Path) -> dict[str, RecordSummary]:
+    """The summaries kept last time; none if there are none, or of another version."""
     try:
         body = from_json(store.read_bytes())
-        return {k: Summary(*v) for k, v in body["records"].items()} if body["format"] == FORMAT else {}
+        return {k: RecordSummary(*v) for k, v in body["records"].items()} if body["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _files(profile: str) -> Iterator[tuple[str, str]]:
-    """("paper/table/stem", path) of every record file."""
-    root = str(paths.results(profile))
-    for paper in _folders(root):
-        for table in _folders(paper):
-            prefix = table[len(root) + 1 :]
-            for entry in os.scandir(table):
-                if entry.name.endswith(".json") and not entry.name.startswith("."):
-                    yield f"{prefix}/{entry.name[:-5]}", entry.path
-
-
-def _folders(root: str) -> list[str]:
-    try:
-        return sorted(e.path for e in os.scandir(root) if e.is_dir())
-    except FileNotFoundError:
-        return []

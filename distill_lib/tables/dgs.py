@@ -17,7 +17,7 @@ from ..core.rng import stream
 from ..core.settings import replace
 from ..data import ImageSet
 from ..experiments import Outcome, Task
-from ..experiments.compute import distilled
+from ..experiments.compute import Run, distilled
 from ..experiments.papers.dgs import (
     CLASSES,
     FIGURE2,
@@ -52,7 +52,7 @@ def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
     cell = Cell(TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", PROTOCOL)
     task = task_of(cell, config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
     real = data.load(task.dataset)[0].to(pick())
-    made, _ = distilled(task, 0, params.profile, real)
+    made, _ = distilled(task, 0, Run(params.profile), real)
     return task, real, made, dgs.scored(real, task.config.scoring).real
 
 

@@ -17,15 +17,19 @@ from ..core.loop import Loop
 from ..data import ImageSet
 from ..evaluation import evaluate
 from ..experiments import Skip, Task
-from ..experiments.compute import distilled
-from ..experiments.papers.skd import BESIDE, FAIR, ROWS, TABLE1, table1_task
-from ..experiments.papers.skd_generators import (
+from ..experiments.compute import Run, distilled
+from ..experiments.papers.skd import (
+    BESIDE,
+    FAIR,
     FIGURE2,
     GALLERY,
     GENERATORS,
+    ROWS,
+    TABLE1,
     TIMELAPSE,
     GalleryParameters,
     TimelapseParameters,
+    table1_task,
 )
 from ..figures.images import stretched
 from ..generators.generated import GeneratedSet
@@ -85,7 +89,7 @@ def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParam
     if params.profile == "recorded" or isinstance(task, Skip):
         return None
     real = data.load(task.dataset)[0].to(pick())
-    made, _ = distilled(task, 0, profile, real)
+    made, _ = distilled(task, 0, Run(profile), real)
     if isinstance(made, GeneratedSet):
         made = drawn(made, ipc, params.seed)
     shown = pictures(made)

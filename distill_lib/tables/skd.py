@@ -11,9 +11,8 @@ from ..core import paths
 from ..core.device import pick
 from ..data import ImageSet
 from ..experiments import Skip, Task
-from ..experiments.compute import distilled
-from ..experiments.papers.skd import ROWS, TABLE1, table1_task
-from ..experiments.papers.skd_generators import FIGURE2, Figure2Parameters
+from ..experiments.compute import Run, distilled
+from ..experiments.papers.skd import FIGURE2, ROWS, TABLE1, Figure2Parameters, table1_task
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from ..records import Cell
@@ -48,7 +47,7 @@ def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
             if isinstance(task, Skip):
                 continue
             real = data.load(task.dataset)[0].to(pick())
-            made, _ = distilled(task, 0, params.profile, real)
+            made, _ = distilled(task, 0, Run(params.profile), real)
             images = drawn(made, params.per_class, params.seed)
             images.save(_artefact(params.profile, dataset, method, "safetensors"))
             health(task, real).to_csv(_artefact(params.profile, dataset, "health", "csv"), index=False)

@@ -14,7 +14,7 @@ from ..core.device import pick
 from ..core.rng import stream
 from ..data import DATASETS, ImageSet, sized
 from ..experiments import Parameters, Task, paper_data
-from ..experiments.compute import distilled
+from ..experiments.compute import Run, distilled
 from ..experiments.papers.slfd import (
     ABLATIONS,
     FIGURE1,
@@ -29,9 +29,8 @@ from ..experiments.papers.slfd import (
     TABLE5,
     TABLE6,
     TABLE7,
-    axes,
-    column,
-    line,
+    column_name,
+    row_name,
     table1_task,
     table5_task,
     table6_task,
@@ -47,7 +46,7 @@ def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
     out."""
 
     def of(task: Any, *cells: Cell) -> dict[str, Task]:
-        found = {f"{column(c)}, {line(c).removesuffix(', ConvNet')}": task(c, params) for c in cells}
+        found = {f"{column_name(c)}, {row_name(c).removesuffix(', ConvNet')}": task(c, params) for c in cells}
         return {name: t for name, t in found.items() if isinstance(t, Task)}
 
     if figure in (FIGURE1, FIGURE3):
@@ -90,7 +89,7 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
                     continue
                 made = ImageSet.load(file)
             else:
-                made, _ = distilled(task, 0, profile, data.load(task.dataset)[0].to(pick()))
+                made, _ = distilled(task, 0, Run(profile), data.load(task.dataset)[0].to(pick()))
                 made.to("cpu").save(file)
             shown[title(made, task.cell, profile)] = made
         if shown:
@@ -104,7 +103,7 @@ def title(made: ImageSet, cell: Cell, profile: str) -> str:
     own = f"{made.facts.name} at {made.shape[-1]} px"
     asked, side, _ = sized(paper_data(cell))
     asked = f"{asked} at {side or DATASETS[asked].resolution} px"
-    row = [part for part in line(cell).split(", ") if part not in ("ConvNet", f"{axes(cell).get('resolution')} px")]
+    row = [part for part in row_name(cell).split(", ") if part not in ("ConvNet", f"{cell.axes.get('resolution')} px")]
     return f"{own}{'' if own == asked else f', stand-in for {asked}'}\n{profile}: {', '.join(row)}"
 
 
@@ -133,7 +132,7 @@ def history(outcome: Any) -> pd.DataFrame:
     """How the module changed while sets were distilled: columns row, step, mean_norm, covariance_trace."""
     rows, kinds = [], ("step", "mean_norm", "covariance_trace")
     for cell, _, record in each(outcome):
-        name = cell.variant if cell.experiment == ABLATIONS else line(cell)
+        name = cell.variant if cell.experiment == ABLATIONS else row_name(cell)
         looks = zip(*(record.metrics.get(f"module, {kind}", []) for kind in kinds), strict=True)
         rows += [dict(zip(kinds, look), row=name) for look in looks]
     return pd.DataFrame(rows, columns=["row", "step", "mean_norm", "covariance_trace"])
@@ -146,6 +145,6 @@ def by_network(outcome: Any) -> pd.DataFrame:
         start = "accuracy_pct, "
         parts = {k.removeprefix(start): spread(v) for k, v in record.metrics.items() if k.startswith(start)}
         if parts:
-            about = {"row": line(cell), "on": heading(profile, record, cell)}
+            about = {"row": row_name(cell), "on": heading(profile, record, cell)}
             rows.append({**about, "average": spread(record.test_accuracy_pct), **parts})
     return pd.DataFrame(rows)

@@ -17,7 +17,7 @@ from ..evaluation.metrics import features
 from ..evaluation.metrics.generative import Scores, neighbours_of
 from ..evaluation.statistics import mean
 from ..experiments import Outcome, Skip, Task
-from ..experiments.compute import distilled
+from ..experiments.compute import Run, distilled
 from ..experiments.papers.uvit import (
     BUDGET,
     CLASSES,
@@ -36,7 +36,7 @@ from ..experiments.papers.uvit import (
     loaded,
     table2_task,
 )
-from ..generators.uvit import ARCHITECTURES, UViT
+from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
 from ..records import Cell, Record, reported
 from .numbers import NOT_RUN, each, spread
 
@@ -202,7 +202,7 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
         return False
     task = Task(task.cell, replace(task.config, ipc=each), task.dataset, task.protocol, seed=params.seed)
     real, test = (part.to(pick()) for part in data.load(task.dataset))
-    made, _ = distilled(task, 0, params.profile, real)
+    made, _ = distilled(task, 0, Run(params.profile), real)
     made = made.subset(made.hard_labels.argsort(stable=True))  # class by class
     scores = Scores() if params.profile == "full" else getattr(Scores(), params.profile)()
     by = features.recogniser(real, scores.trained)
@@ -260,10 +260,10 @@ def configurations() -> pd.DataFrame:
     ]
     out = []
     for name, row, of in variants:
-        model = UViT(of)
+        model = UViT(of, device="meta")
         line = {"model": name, "blocks": of.depth + 1, "width": of.width, "MLP": of.mlp_ratio * of.width}
         line |= {"heads": of.heads, "tokens": of.tokens}
-        line |= {"parameters": f"{sum(p.numel() for p in model.parameters()):,}", "tensors": len(model.state_dict())}
+        line |= {"parameters": f"{parameter_count(of):,}", "tensors": len(model.state_dict())}
         printed = ", ".join(said[row].values()) if row else ""
         out.append(line | {"paper: layers, hidden, MLP, heads, parameters": printed})
     return pd.DataFrame(out)

@@ -1,7 +1,7 @@
-"""The operations of DSA's, IDC's and FRePo's augmentations on a CPU, several times sooner than by PyTorch's functions.
+"""The operations of DSA's, IDC's and FRePo's augmentations on a CPU, several times faster than PyTorch's functions.
 
 One call serves all groups of images, whatever operation each has drawn: every image is written once, where it belongs,
-and images that share positions compute them once. `operations.cpp` holds the mathematics; every machine without a
+and images that share positions compute them once. `augment.cpp` holds the mathematics; every machine without a
 compiler, and every other type and device, takes the functions of `augment`.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from . import build as native_build
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-KINDS = ("color", "shift", "erase", "flip", "warp", "warp_border")  # by their number in operations.cpp
+KINDS = ("color", "shift", "erase", "flip", "warp", "warp_border")  # by their number in augment.cpp
 NUMBERS = 6  # of a set of images, at most
 
 

@@ -25,25 +25,18 @@ HEADER = Path(__file__).with_name("parallel.h")  # what the files share
 def build(source: Path, name: str) -> Path:
     """Compile a file for this processor, unless the cache folder has it; returns the shared library.
 
-    Raises: subprocess.SubprocessError, OSError: the compiler failed or could not be started.  UserError: no place to
-    keep the result.
+    Raises: subprocess.SubprocessError, OSError: the compiler failed or could not be started.
+            UserError: there is no place to keep the result.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "c++"
     command = [compiler, "-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-    key = hashlib.sha256(repr((source.read_bytes(), HEADER.read_bytes(), command, _processor())).encode()).hexdigest()[
-        :16
-    ]
-    library = paths.cache() / "kernels" / f"{name}-{key}.so"
+    key = repr((source.read_bytes(), HEADER.read_bytes(), command, _processor())).encode()
+    library = paths.cache() / "kernels" / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory() as folder:
             compiled = Path(folder) / library.name
-            subprocess.run(
-                [*command, f"-I{HEADER.parent}", "-o", compiled, source],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
+            command += [f"-I{HEADER.parent}", "-o", str(compiled), str(source)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
             atomically(library, lambda part: shutil.copyfile(compiled, part))
     return library
 
@@ -51,8 +44,10 @@ def build(source: Path, name: str) -> Path:
 def kernel(
     build: Callable[[], Path], load: Callable[[Path], ctypes.CDLL], what: str
 ) -> Callable[[], ctypes.CDLL | None]:
-    """A function that gives the loaded library; None, with one notice, where there is none to be had.
-    `DISTILL_COMPILE=0` turns it off."""
+    """A function that gives the loaded library, or warns once and gives None if it cannot be compiled.
+
+    `DISTILL_COMPILE=0` turns it off.
+    """
 
     @functools.cache
     def get() -> ctypes.CDLL | None:
@@ -62,9 +57,8 @@ def kernel(
             return load(build())
         except (OSError, subprocess.SubprocessError, UserError) as err:
             reason = (getattr(err, "stderr", None) or str(err)).strip().splitlines()[:1]
-            warnings.warn(
-                f"{what} could not be compiled ({''.join(reason)}): same results to rounding, slower", stacklevel=2
-            )
+            said = f"{what} could not be compiled ({''.join(reason)}): same results to rounding, slower"
+            warnings.warn(said, stacklevel=2)
             return None
 
     return get

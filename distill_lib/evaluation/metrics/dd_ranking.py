@@ -35,7 +35,7 @@ from .. import statistics
 from ..protocols import Protocol, protocol
 
 
-# --- formulas, all in fractions --------------------------------------------------------------------------------------
+# --- formulas, all in fractions -------------------------------------------------------------------
 def _fractions(**accuracies: float) -> None:
     for name, value in accuracies.items():
         if not 0 <= value <= 1:
@@ -59,9 +59,8 @@ def improvement_over_random(syn_any: float, rdm_any: float) -> float:
 def label_robust_score(real_hard: float, syn_hard: float, syn_any: float, rdm_any: float, weight: float = 0.5) -> float:
     """LRS in [0, 1], with `weight` on IOR. For a method with hard labels syn_any is syn_hard."""
     _fractions(weight=weight)
-    return _score(
-        weight * improvement_over_random(syn_any, rdm_any) - (1 - weight) * hard_label_recovery(real_hard, syn_hard)
-    )
+    gain, loss = improvement_over_random(syn_any, rdm_any), hard_label_recovery(real_hard, syn_hard)
+    return _score(weight * gain - (1 - weight) * loss)
 
 
 def augmentation_robust_score(
@@ -69,23 +68,22 @@ def augmentation_robust_score(
 ) -> float:
     """ARS in [0, 1], with `weight` on the gain over random images with augmentation, the rest without."""
     _fractions(weight=weight)
-    return _score(
-        weight * improvement_over_random(syn_aug, rdm_aug) + (1 - weight) * improvement_over_random(syn_naug, rdm_naug)
-    )
+    with_aug, without = improvement_over_random(syn_aug, rdm_aug), improvement_over_random(syn_naug, rdm_naug)
+    return _score(weight * with_aug + (1 - weight) * without)
 
 
 def _score(x: float) -> float:
     return (math.exp(x) - math.exp(-1)) / (math.e - math.exp(-1))
 
 
-# --- procedure -------------------------------------------------------------------------------------------------------
+# --- procedure ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Scores:
+class Ranking:
     """One entry per round in every list, all fractions.
 
     accuracies: real_hard, syn_hard, syn_any, rdm_any, syn_naug, rdm_naug (aug is any).
     selection:  how the accuracies were chosen.
-    official:   the same scores from accuracies selected on the test set; None where an evaluation did not look at it.
+    official:   the same scores from accuracies selected on the test set; None if an evaluation did not look at it.
     """
 
     accuracies: dict[str, list[float]]
@@ -94,17 +92,13 @@ class Scores:
     lrs: list[float]
     ars: list[float]
     selection: str
-    official: Scores | None = None
+    official: Ranking | None = None
 
     def __str__(self) -> str:
-        lrs, ars, hlr, ior = (
-            (100 * statistics.mean(v), 100 * statistics.std(v)) for v in (self.lrs, self.ars, self.hlr, self.ior)
-        )
+        lrs, ars = (f"{100 * statistics.mean(v):.1f} ± {100 * statistics.std(v):.1f} %" for v in (self.lrs, self.ars))
+        hlr, ior = (f"{100 * statistics.mean(v):.1f}" for v in (self.hlr, self.ior))
         rounds = f"{len(self.lrs)} rounds" if len(self.lrs) > 1 else "1 round"
-        return (
-            f"LRS {lrs[0]:.1f} ± {lrs[1]:.1f} %, ARS {ars[0]:.1f} ± {ars[1]:.1f} % ({rounds}): "
-            f"HLR {hlr[0]:.1f}, IOR {ior[0]:.1f} points; {self.selection}"
-        )
+        return f"LRS {lrs}, ARS {ars} ({rounds}): HLR {hlr}, IOR {ior} points; {self.selection}"
 
 
 class Evaluated(Interface):
@@ -133,7 +127,7 @@ def dd_ranking(
     lrs_weight: float = 0.5,
     ars_weight: float = 0.5,
     loop: Loop | None = None,
-) -> Scores:
+) -> Ranking:
     """Score a synthetic set by the procedure of DD-Ranking, without its selection on the test set.
 
     Every round trains one network on the synthetic set, one on fresh random real images of the same number per class,
@@ -147,10 +141,9 @@ def dd_ranking(
         evaluate:      `distill_lib.evaluate.evaluate`.
         rounds:        independent repetitions.
         protocol:      hard-label evaluation by name; budgets as in "dd_ranking@60ep".
-        soft_protocol: the method's own evaluation where it uses soft labels, such as "dd_ranking+kl"; None: as
-        `protocol`. teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the
-        random ones,
-                       from the model that made the synthetic set's.
+        soft_protocol: the method's own evaluation if it uses soft labels, such as "dd_ranking+kl"; None: `protocol`.
+        teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the random
+                       ones, from the model that made the synthetic set's.
         full_data:     accuracies of all real images as fractions, one or one per round, instead of training on them.
         real_protocol: training on all real images; by default `full_data_protocol()`.
         lrs_weight, ars_weight: of IOR in LRS, of augmented training in ARS.
@@ -169,35 +162,39 @@ def dd_ranking(
     validation, pools = _split(real, seed)
     ipc = max(1, round(len(synthetic) / synthetic.num_classes))
     own = soft_protocol or protocol
-    found: list[dict[str, tuple[float, float | None]]] = []
+    last: dict[str, list[float]] = {}  # accuracies of every round, as fractions
+    best: dict[str, list[float | None]] = {}  # the same at the best look at the test set
+
+    def note(name: str, accuracy: float, selected: float | None) -> None:
+        last.setdefault(name, []).append(accuracy)
+        best.setdefault(name, []).append(selected)
+
     for r in range(rounds):
-        options = {"network": network, "num_eval": 1, "seed": 1000 * seed + r, "loop": loop}
-
-        def accuracy(images: ImageSet, name: Protocol | str, **more: Any) -> tuple[float, float | None]:
-            result = evaluate(images, test, name, **options, **more)  # noqa: B023
-            best = result.metrics.get("test_selected_pct")
-            return result.test_accuracy_pct[0] / 100, best and best[0] / 100
-
-        random = _random_images(
-            real, pools, ipc, stream(seed, "dd_ranking", "random", r), teacher if soft_protocol else None
-        )
-        got = {
-            "syn_any": accuracy(synthetic, own, validation=validation),
-            "rdm_any": accuracy(random, own, validation=validation),
-            "syn_naug": accuracy(synthetic, _without_augmentation(own), validation=validation),
-            "rdm_naug": accuracy(random, _without_augmentation(own), validation=validation),
+        rng = stream(seed, "dd_ranking", "random", r)
+        random = _random_images(real, pools, ipc, rng, teacher if soft_protocol else None)
+        given = {"validation": validation}
+        todo: dict[str, tuple[ImageSet, Protocol | str, dict[str, ImageSet]]] = {
+            "syn_any": (synthetic, own, given),
+            "rdm_any": (random, own, given),
+            "syn_naug": (synthetic, _without_augmentation(own), given),
+            "rdm_naug": (random, _without_augmentation(own), given),
         }
-        got["syn_hard"] = accuracy(synthetic, protocol, validation=validation) if soft_protocol else got["syn_any"]
+        if soft_protocol:
+            todo["syn_hard"] = (synthetic, protocol, given)
         if full_data is None:
-            got["real_hard"] = accuracy(real, real_protocol or full_data_protocol())
-        else:
-            value = full_data[r % len(full_data)]
-            got["real_hard"] = (value, value)
-        found.append(got)
+            todo["real_hard"] = (real, real_protocol or full_data_protocol(), {})
+        for name, (images, rules, more) in todo.items():
+            result = evaluate(images, test, rules, network=network, num_eval=1, seed=1000 * seed + r, loop=loop, **more)
+            selected = result.metrics.get("test_selected_pct")
+            note(name, result.test_accuracy_pct[0] / 100, selected and selected[0] / 100)
+        if not soft_protocol:
+            note("syn_hard", last["syn_any"][r], best["syn_any"][r])
+        if full_data is not None:
+            note("real_hard", *[full_data[r % len(full_data)]] * 2)
     official = None
-    if all(best is not None for got in found for _, best in got.values()):
-        official = _scores({k: [got[k][1] for got in found] for k in found[0]}, BEST, lrs_weight, ars_weight)
-    return _scores({k: [got[k][0] for got in found] for k in found[0]}, LAST, lrs_weight, ars_weight, official)
+    if all(value is not None for values in best.values() for value in values):
+        official = _scores(best, BEST, lrs_weight, ars_weight)
+    return _scores(last, LAST, lrs_weight, ars_weight, official)
 
 
 def full_data_protocol() -> Protocol:
@@ -212,10 +209,10 @@ def full_data_protocol() -> Protocol:
 
 
 def _scores(
-    accuracies: dict[str, list[float]], selection: str, w: float, g: float, official: Scores | None = None
-) -> Scores:
+    accuracies: dict[str, list[float]], selection: str, w: float, g: float, official: Ranking | None = None
+) -> Ranking:
     rounds = [dict(zip(accuracies, row, strict=True)) for row in zip(*accuracies.values(), strict=True)]
-    return Scores(
+    return Ranking(
         accuracies=accuracies,
         hlr=[hard_label_recovery(a["real_hard"], a["syn_hard"]) for a in rounds],
         ior=[improvement_over_random(a["syn_any"], a["rdm_any"]) for a in rounds],

@@ -5,9 +5,9 @@
     score(pool)                                 # (N,) of any other images of the same classes
 
 Scores of real images are kept in `runs/difficulty`. Pretrained scorers give probabilities over ImageNet's 1000 classes
-and need the set's classes to be among them. `trained` is a
-classifier trained on the real set, which has seen every image it scores; `held_out` trains one per fold, and a real
-image is scored by the one that has not seen it, any other image by the mean probability of all.
+and need the set's classes to be among them. `trained` is a classifier trained on the real set, which has seen every
+image it scores. `held_out` trains one per fold: a real image is scored by the one that has not seen it, any other image
+by the mean probability of all.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Scorer:
 
 
 def difficulty(log_probability: Tensor, rounded: bool = True) -> Tensor:
-    """1 - p from log p, without loss where p is close to one; to `DECIMALS` where `rounded`."""
+    """1 - p from log p, without loss if p is close to one; `rounded` to `DECIMALS`."""
     score = -torch.expm1(log_probability.double())
     return score.round(decimals=DECIMALS) if rounded else score
 
@@ -83,42 +83,25 @@ def scorer(
     Args:
         cfg:   how "trained" and "held_out" train their classifiers.
         folds: of "held_out".
-        among: what a pretrained scorer spreads its probability over: all of ImageNet's classes, or those of the set
-        (ours).
+        among: what a pretrained scorer spreads its probability over: all of ImageNet's classes, or those of the set,
+               which is our choice.
     Raises: UserError: missing weights, or classes a pretrained scorer does not know.
     """
     if name in ("resnet50", "mobilenet_v2"):
-        if not real.facts.imagenet_indices:
-            raise UserError(
-                f"{real.facts.name}: its classes are not ImageNet's, which {name} knows; score with trained or held_out"
-            )
-        if real.shape[0] != 3:
-            raise UserError(f"{real.facts.name}: {name} needs 3 channels, not {real.shape[0]}")
-        network, offset = (resnet50(), 0) if name == "resnet50" else (mobilenet_v2(), 1)
-        network.to(real.device)
-        labels = torch.tensor(real.facts.imagenet_indices) + offset
-        columns, own = labels.to(real.device), torch.arange(real.num_classes)
-
-        def within(pixels: Tensor) -> Tensor:
-            return network(pixels)[:, columns].log_softmax(1)
-
-        classify, labels = (network, labels) if among == "all" else (within, own)
-        return Scorer(name, classify, labels, _of_real(classify, labels, real, f"{name} among {among}", loop))
+        return _pretrained(name, real, among, loop)
     cfg, labels = cfg or Training(), torch.arange(real.num_classes)
     if name == "trained":
         one = _of_pixels(reference.on_real(real, cfg, seed, loop).network, real)
         return Scorer(name, one, labels, _scores(one, labels, real))
-    parts = _folds(real, folds, seed)
     every, found = [], torch.zeros(len(real), dtype=torch.float64)
-    for held in parts:
+    for held in _folds(real, folds, seed):
         rest = torch.ones(len(real), dtype=torch.bool)
         rest[held] = False
         # a checkpoint folder of its own for every fold: the phase has the same name in each
         folder = loop and loop.folder and loop.folder / f"fold{len(every)}"
         inner = loop and Loop(folder, loop.key, loop.every, deadline=loop.deadline, tell=loop.tell)
-        every.append(
-            _of_pixels(reference.on_real(real.subset(torch.nonzero(rest).flatten()), cfg, seed, inner).network, real)
-        )
+        trained = reference.on_real(real.subset(torch.nonzero(rest).flatten()), cfg, seed, inner)
+        every.append(_of_pixels(trained.network, real))
         found[held] = _scores(every[-1], labels, real.subset(held))
 
     def mean(pixels: Tensor) -> Tensor:
@@ -127,12 +110,30 @@ def scorer(
     return Scorer(name, mean, labels, found)
 
 
+def _pretrained(name: Name, real: ImageSet, among: Among, loop: Loop | None) -> Scorer:
+    if not real.facts.imagenet_indices:
+        raise UserError(
+            f"{real.facts.name}: its classes are not ImageNet's, which {name} knows; score with trained or held_out"
+        )
+    if real.shape[0] != 3:
+        raise UserError(f"{real.facts.name}: {name} needs 3 channels, not {real.shape[0]}")
+    network, offset = (resnet50(), 0) if name == "resnet50" else (mobilenet_v2(), 1)
+    network.to(real.device)
+    labels = torch.tensor(real.facts.imagenet_indices) + offset
+    columns = labels.to(real.device)
+
+    def within(pixels: Tensor) -> Tensor:
+        return network(pixels)[:, columns].log_softmax(1)
+
+    classify, labels = (network, labels) if among == "all" else (within, torch.arange(real.num_classes))
+    return Scorer(name, classify, labels, _of_real(classify, labels, real, f"{name} among {among}", loop))
+
+
 def _folds(real: ImageSet, folds: int, seed: int) -> list[Tensor]:
     """Positions (n,) of every fold, each class spread evenly."""
-    if not 2 <= folds <= min(map(len, real.class_index)):
-        raise UserError(
-            f"{folds} folds: give 2 to {min(map(len, real.class_index))}, the size of the smallest class of {real.facts.name}"
-        )
+    smallest = min(map(len, real.class_index))
+    if not 2 <= folds <= smallest:
+        raise UserError(f"{folds} folds: give 2 to {smallest}, the size of the smallest class of {real.facts.name}")
     rng = stream(seed, "folds")
     shuffled = [members[torch.randperm(len(members), generator=rng)] for members in real.class_index]
     return [torch.cat([members[i::folds] for members in shuffled]).sort().values for i in range(folds)]
@@ -152,7 +153,7 @@ def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]
 def _of_real(
     classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None
 ) -> Tensor:
-    """As `_scores`, kept in a file; where it has to be made, in steps that a time limit may end."""
+    """As `_scores`, kept in a file; computed in steps that a time limit may end."""
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if file.exists():
@@ -200,7 +201,7 @@ class _Pretrained(nn.Module):
 def resnet50() -> nn.Module:
     """torchvision's ResNet-50, weights IMAGENET1K_V1: shorter side to 256, centre 224. Raises: UserError: no
     weights."""
-    from torchvision.models import resnet50 as build  # here: torchvision takes more than a second to import
+    from torchvision.models import resnet50 as build  # here: every `distill plan` would wait a second
 
     state = torch.load(weights.need("ResNet-50"), map_location="cpu", weights_only=True)
     with torch.random.fork_rng(devices=[]):
@@ -209,83 +210,32 @@ def resnet50() -> nn.Module:
     return _Pretrained(network, 256, IMAGENET_MEAN, IMAGENET_STD)
 
 
-# --- MobileNetV2 with folded batch norm
-# --------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def mobilenet_v2() -> nn.Module:
     """Google's quantised MobileNetV2 1.0/224, in float: 1001 outputs, the first is "background". Raises: UserError: no
     weights."""
-    return _Pretrained(MobileNetV2().read(weights.need("MobileNetV2")), 224, (128 / 255,) * 3, (128 / 255,) * 3)
+    network = mobilenet_of(load_file(weights.need("MobileNetV2")))
+    return _Pretrained(network, 224, (128 / 255,) * 3, (128 / 255,) * 3)
 
 
-class MobileNetV2(nn.Module):
-    """(B, 3, 224, 224) -> (B, 1001). Layers are named as in torchvision; batch norm is folded into the convolutions.
+def mobilenet_of(state: dict[str, Tensor]) -> nn.Module:
+    """torchvision's MobileNetV2, (B, 3, 224, 224) -> (B, 1001), with TensorFlow's padding: a strided convolution pads
+    right and below alone.
 
-    TensorFlow's padding: a strided convolution pads right and below alone.
+    Args:
+        state: of every layer `<name>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`; the batch norms are
+               folded into the convolutions.
     """
+    from torchvision.models import MobileNetV2  # here: every `distill plan` would wait a second
 
-    SETTINGS = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: dict[str, nn.Module] = {"0_0": _conv(3, 32, 3, 2)}
-        self.blocks: list[tuple[str, bool]] = []  # name, whether its input is added to its output
-        channels, number = 32, 0
-        for expand, out, repeats, stride in self.SETTINGS:
-            for repeat in range(repeats):
-                number, step, wide = number + 1, stride if repeat == 0 else 1, channels * expand
-                inner = [_conv(channels, wide, 1)] if expand > 1 else []
-                inner += [_conv(wide, wide, 3, step, wide), _conv(wide, out, 1)]
-                layers[f"{number}"] = nn.ModuleList(inner)
-                self.blocks.append((f"{number}", step == 1 and channels == out))
-                channels = out
-        layers["18_0"] = _conv(channels, 1280, 1)
-        with torch.random.fork_rng(devices=[]):
-            self.layers, self.classifier = nn.ModuleDict(layers), nn.Linear(1280, 1001)
-
-    def read(self, file: object) -> MobileNetV2:
-        """The weights of a file with `<layer>.weight` (8-bit), `.weight_scale`, `.weight_zero` and `.bias`."""
-        state = load_file(file)
-        names = {
-            "features.0.0": self.layers["0_0"],
-            "features.18.0": self.layers["18_0"],
-            "classifier.1": self.classifier,
-        }
-        for name, _ in self.blocks:
-            inner = self.layers[name]
-            for i, layer in enumerate(inner):
-                names[f"features.{name}.conv.{i}" + ("" if i == len(inner) - 1 else ".0")] = layer
-        with torch.no_grad():
-            for name, layer in names.items():
-                value = (state[f"{name}.weight"].float() - state[f"{name}.weight_zero"].float()) * state[
-                    f"{name}.weight_scale"
-                ]
-                layer.weight.copy_(value.view_as(layer.weight))
-                layer.bias.copy_(state[f"{name}.bias"])
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(_apply(self.layers["0_0"], x))
-        for name, add in self.blocks:
-            start, inner = x, self.layers[name]
-            for layer in inner[:-1]:
-                x = F.relu6(_apply(layer, x))
-            x = inner[-1](x)
-            x = x + start if add else x
-        return self.classifier(F.relu6(self.layers["18_0"](x)).mean((2, 3)))
-
-
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, 1 if kernel == 3 and stride == 1 else 0, groups=groups)
-
-
-def _apply(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return layer(F.pad(x, (0, 1, 0, 1)) if layer.stride[0] == 2 else x)
+    with torch.device("meta"):
+        network = MobileNetV2(num_classes=1001, norm_layer=nn.Identity)
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight, zero, scale = (state[f"{name}.weight{part}"].float() for part in ("", "_zero", "_scale"))
+            layer.weight = nn.Parameter(((weight - zero) * scale).view(layer.weight.shape))
+            layer.bias = nn.Parameter(state[f"{name}.bias"].float())
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            layer.padding = (0, 0)
+            layer.register_forward_pre_hook(lambda layer, inputs: F.pad(inputs[0], (0, 1, 0, 1)))
+    return network

@@ -1,7 +1,7 @@
 """Feature extractors by name: what FID, KID and the neighbours of samples are measured in.
 
-    extractor = features.extractor("auto", real)          # Inception, or a ResNet of CIFAR-10, or a classifier trained
-    on `real` x = extractor.features(images)                        # (N, D)
+    extractor = features.extractor("auto", real)   # Inception, a ResNet of CIFAR-10, or a classifier trained on `real`
+    x = extractor.features(images)                 # (N, D)
 
 A number belongs to its extractor and is called after it: FID-ResNet-56-5000 is the distance of 5000 samples in
 ResNet-56's features. Images enter as 8-bit pixels, as they would from image files, whatever units a set stores them in.
@@ -10,8 +10,6 @@ ResNet-56's features. Images enter as 8-bit pixels, as they would from image fil
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import networks
-from ...core import paths, weights
+from ...core import paths, store, weights
 from ...core.device import chunked, keep_memory
 from ...core.errors import UserError
 from ...core.files import atomically
@@ -34,14 +32,13 @@ from ...data import ImageSet
 from ...networks import fast
 from ...networks import reference as networks_reference
 from ...networks.reference import Training
-from .frechet import Moments
+from .frechet import moments
 from .pretrained import CIFARResNet, cifar_resnet, folded, inception
 
 VERSION = 1  # of what is kept of a real set
 PRETRAINED = ("Inception", "ResNet-56", "ResNet-20")
-TRAINED = Training(
-    network="ConvNetW32", epochs=20
-)  # the classifier that takes their place: narrow, so that its covariance has full rank
+# The classifier that takes their place: narrow, so that its covariance has full rank.
+TRAINED = Training(network="ConvNetW32", epochs=20)
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Extractor:
         name:     as numbers are called after it.
         about:    what it is, in a sentence.
         embed:    (N, C, H, W) pixels in [0, 1] to (N, D).
-        classify: (N, D) to (N, K) logits of the real set's classes; None where its classes are others.
+        classify: (N, D) to (N, K) logits of the real set's classes; None if it knows other classes.
         batch:    images at a time.
         key:      everything its features depend on, for names of files.
     """
@@ -75,7 +72,7 @@ class Extractor:
         return chunked(lambda part: self.embed(part.float() / 255).float(), pixels, self.batch)
 
     def class_accuracy_pct(self, features: Tensor, labels: Tensor) -> float | None:
-        """Share of images that are put into their class, in percent; None where the extractor knows other classes.
+        """Share of images that are put into their class, in percent; None if the extractor knows other classes.
 
         Args:
             features: (N, D); labels (N,).
@@ -87,21 +84,20 @@ class Extractor:
 
 
 def as_bytes(images: ImageSet) -> Tensor:
-    """(N, C, H, W) uint8: the pixels, rounded where the set stores other units."""
+    """(N, C, H, W) uint8: the pixels, rounded if the set stores other units."""
     return images.images if images.images.dtype == torch.uint8 else (images.pixels() * 255).round().byte()
 
 
-# --- choosing one ------------------------------------------------------------------------------------------------------
+# --- choosing one ---------------------------------------------------------------------------------
 def extractor(
     name: str, real: ImageSet, trained: Training = TRAINED, seed: int = 0, loop: Loop | None = None
 ) -> Extractor:
     """The extractor of that name for a real set's images, on the set's device.
 
     Args:
-        name:    "Inception" (any images); "ResNet-56" or "ResNet-20" (CIFAR-10); the name of a network of
-        `networks.NETWORKS`, which
-                 is trained on the real set; "auto" for the first of these that is at hand.
-        trained: how the classifier is trained, where there is one; `name` may replace its network.
+        name:    "Inception" (any images); "ResNet-56" or "ResNet-20" (CIFAR-10); a network of `networks.NETWORKS`,
+                 which is trained on the real set; "auto" for the first of these that is at hand.
+        trained: how such a network is trained; `name` may replace its network.
     Raises: UserError: an unknown name, weights that are not here, a network for other images.
     """
     if name == "auto":
@@ -169,24 +165,22 @@ def of_inception(network: torch.nn.Module, device: torch.device) -> Extractor:
     )
 
 
-def _trained(real: ImageSet, of: Training, seed: int, loop: Loop | None) -> Extractor:
+def _trained(real: ImageSet, training: Training, seed: int, loop: Loop | None) -> Extractor:
     if real.whitening is not None:
         raise UserError(f"{real.facts.name}: features are of pixels; give the set without whitening")
-    network = networks_reference.on_real(real, of, seed, loop).network
-    facts = real.facts
-    each = "all" if of.per_class is None else of.per_class
+    network, facts, name = networks_reference.on_real(real, training, seed, loop).network, real.facts, training.network
+    each = "all" if training.per_class is None else training.per_class
     return Extractor(
-        of.network,
-        f"{of.network} trained by us for {of.epochs} epochs on {each} real {real.facts.name} images of every class",
+        name,
+        f"{name} trained by us for {training.epochs} epochs on {each} real {facts.name} images of every class",
         lambda x: fast.embed(network, facts.normalise(x)),
         network.classifier,
         256 if real.device.type == "cpu" else 2048,
-        {"training": as_dict(of), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
+        {"training": as_dict(training), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
     )
 
 
-# --- the real side, kept
-# ------------------------------------------------------------------------------------------------
+# --- the real side, kept --------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Reference:
     """What samples are compared with: features of real images.
@@ -203,8 +197,7 @@ class Reference:
 
 
 def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: int = 10_000, seed: int = 0) -> Reference:
-    """Features of training images without augmentation, from `runs/features` where they are, else computed and put
-    there.
+    """Features of training images without augmentation, computed unless `runs/features` already has them.
 
     Args:
         images: random ones that the moments come from; None for all.
@@ -220,20 +213,13 @@ def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: in
         "seed": seed,
         "version": VERSION,
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    file = (
-        paths.runs()
-        / "features"
-        / f"{by.name}-{real.facts.name}-{digest}.safetensors".replace("/", "_").replace(":", "_")
-    )
+    name = f"{by.name}-{real.facts.name}-{store.digest(key)}.safetensors".replace("/", "_").replace(":", "_")
+    file = paths.runs() / "features" / name
     if not file.exists():
         index = torch.randperm(len(real), generator=stream(seed, "features", "real"))[:n].to(real.device)
-        found, kept = Moments(), []
-        for part in index.split(4096):
-            x = by.features(as_bytes(real.subset(part)))
-            found.add(x)
-            kept.append(x[: max(0, keep - sum(map(len, kept)))])
-        tensors = {"mean": found.mean, "covariance": found.covariance, "features": torch.cat(kept)}
+        x = by.features(as_bytes(real.subset(index)))
+        mean, covariance = moments(x)
+        tensors = {"mean": mean, "covariance": covariance, "features": x[:keep]}
         atomically(file, lambda part: save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part))
     try:
         saved = {k: v.to(real.device) for k, v in load_file(file).items()}

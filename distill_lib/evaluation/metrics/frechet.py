@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 
-class Moments:
-    """Mean and covariance of features that come in parts, in float64 and one pass.
-
-    Parts are joined by their own means, so that a large common offset of all features costs no digits.
-
-    Attributes:
-        n:    features seen.
-        mean: (D,).
-    """
-
-    def __init__(self, parts: Iterable[Tensor] = ()):
-        self.n = 0
-        self.mean: Tensor | None = None
-        self._scatter: Tensor | None = None  # (D, D) sum of (x - mean)(x - mean)'
-        for part in parts:
-            self.add(part)
-
-    def add(self, features: Tensor) -> None:
-        """Args: features: (N, D), N at least 1."""
-        x, n = features.double(), len(features)
-        mean = x.mean(0)
-        scatter = (x - mean).T @ (x - mean)
-        if self.mean is None:
-            self.n, self.mean, self._scatter = n, mean, scatter
-            return
-        gap, total = mean - self.mean, self.n + n
-        self._scatter += scatter + torch.outer(gap, gap) * (self.n * n / total)
-        self.mean += gap * (n / total)
-        self.n = total
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D), unbiased."""
-        return self._scatter / (self.n - 1)
-
-
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and unbiased covariance (D, D) of features (N, D), in float64."""
-    found = Moments([features])
-    return found.mean, found.covariance
+    x = features.double()
+    return x.mean(0), torch.cov(x.T).reshape(x.shape[1], x.shape[1])
 
 
 def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import UserError
 from ...core.loop import Loop
@@ -24,7 +25,7 @@ from ...data import ImageSet
 from ...networks.reference import Training
 from . import features
 from .features import TRAINED, as_bytes
-from .frechet import Moments, frechet_distance
+from .frechet import frechet_distance, moments
 from .neighbours import nearest, support_scores
 
 
@@ -38,13 +39,12 @@ class Scores:
     neighbours: Count = 5  # k of precision, recall, density and coverage
     support: Count = 10_000  # samples, and training images, of these four
     memorised: Count = 1_000  # samples, and test images, whose nearest training images are looked for
-    trained: Training = field(default_factory=lambda: TRAINED)  # the classifier, where no published one is at hand
+    trained: Training = field(default_factory=lambda: TRAINED)  # the classifier, if no published one is at hand
 
     def smoke(self) -> Scores:
         cheap = replace(self.trained, epochs=1, batch=64, per_class=60)
-        return replace(
-            self, extractor=cheap.network, samples=100, reference=500, support=100, memorised=50, trained=cheap
-        )
+        few = {"samples": 100, "reference": 500, "support": 100, "memorised": 50}
+        return replace(self, extractor=cheap.network, trained=cheap, **few)
 
     def small(self) -> Scores:
         """For two CPU cores: fewer samples and training images, a classifier trained for minutes."""
@@ -61,13 +61,12 @@ class Judge:
         seed: of the random choices among real images.
     """
 
-    def __init__(self, real: ImageSet, test: ImageSet | None, of: Scores, seed: int = 0, loop: Loop | None = None):
-        self.real, self.test, self.of, self.seed = real, test, of, seed
-        self.extractor = features.extractor(of.extractor, real, of.trained, seed, loop)
-        self.recogniser = (
-            self.extractor if self.extractor.classify else features.recogniser(real, of.trained, seed, loop)
-        )
-        self.reference = features.reference(real, self.extractor, of.reference, max(of.support, 1_000), seed)
+    def __init__(self, real: ImageSet, test: ImageSet | None, cfg: Scores, seed: int = 0, loop: Loop | None = None):
+        self.real, self.test, self.cfg, self.seed = real, test, cfg, seed
+        self.extractor = self.recogniser = features.extractor(cfg.extractor, real, cfg.trained, seed, loop)
+        if not self.extractor.classify:
+            self.recogniser = features.recogniser(real, cfg.trained, seed, loop)
+        self.reference = features.reference(real, self.extractor, cfg.reference, max(cfg.support, 1_000), seed)
 
     def name(self, score: str, samples: int) -> str:
         """FID-ResNet-56-5000."""
@@ -79,30 +78,27 @@ class Judge:
 
     def distances(self, images: ImageSet) -> dict[str, float]:
         """FID, KID and the share of samples recognised as their class: what a curve over training steps shows."""
-        return self._distances(self._some(images, self.of.samples))[0]
+        return self._distances(self._some(images, self.cfg.samples))[0]
 
     def __call__(self, images: ImageSet) -> dict[str, float]:
-        """All scores of a set's first images, by name; fractions, distances, and percentages where the name says so."""
-        chosen = self._some(images, self.of.samples)
-        out, x = self._distances(chosen)
-        support = min(self.of.support, len(x), len(self.reference.features))
-        if support > self.of.neighbours:
-            out |= support_scores(self.reference.features[:support], x[:support], self.of.neighbours)
+        """All scores of a set's first images, by name; fractions, distances, and percentages if the name says so."""
+        out, x = self._distances(self._some(images, self.cfg.samples))
+        support = min(self.cfg.support, len(x), len(self.reference.features))
+        if support > self.cfg.neighbours:
+            out |= support_scores(self.reference.features[:support], x[:support], self.cfg.neighbours)
         if self.test is not None:
-            out |= memorisation(
-                self.real, self._some(self.test, self.of.memorised), self._some(images, self.of.memorised)
-            )
+            test, samples = (self._some(s, self.cfg.memorised) for s in (self.test, images))
+            out |= memorisation(self.real, test, samples)
         return out
 
     def _distances(self, images: ImageSet) -> tuple[dict[str, float], Tensor]:
         x = self.extractor.features(images)
         if len(x) < 2:
             raise UserError(f"{len(x)} sample: a distance of distributions needs at least 2")
-        found = Moments(x.split(4096))
         size = min(1_000, len(x), len(self.reference.features))
         kid, _ = kernel_distance(self.reference.features, x, size, self.seed)
         out = {
-            self.name("FID", len(x)): frechet_distance(self.reference.moments, (found.mean, found.covariance)),
+            self.name("FID", len(x)): frechet_distance(self.reference.moments, moments(x)),
             self.name("KID", len(x)): kid,
         }
         seen = x if self.recogniser is self.extractor else self.recogniser.features(images)
@@ -113,9 +109,7 @@ class Judge:
         """The first images of every class in turn, so that any number of them is balanced."""
         if len(images) <= most:
             return images
-        rows = torch.nn.utils.rnn.pad_sequence(
-            images.class_index, batch_first=True, padding_value=-1
-        )  # (K, most of a class)
+        rows = pad_sequence(images.class_index, batch_first=True, padding_value=-1)  # (K, most of a class)
         turns = rows.T.flatten()
         return images.subset(turns[turns >= 0][:most])
 
@@ -137,7 +131,7 @@ def kernel_distance(
         raise UserError(f"KID of subsets of {size} from {len(real)} real and {len(fake)} generated images: 2 to {most}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from torchmetrics.image.kid import KernelInceptionDistance  # here: it takes two seconds to import
+        from torchmetrics.image.kid import KernelInceptionDistance  # here: every `distill plan` would wait a second
 
         metric = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size).to(real.device)
         metric.update(real.float(), real=True)

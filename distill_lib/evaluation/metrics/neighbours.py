@@ -1,5 +1,4 @@
-"""Nearest neighbours between two sets: precision and recall, density and coverage, and how near samples come to
-training images."""
+"""Nearest neighbours between two sets, and what follows from them: precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 
-TILE = 2**24  # numbers held at a time: distances, or rows of the set searched
+TILE = 2**24  # distances held at a time
 
 
 def nearest(queries: Tensor, among: Tensor, k: int = 1, own: bool = False) -> tuple[Tensor, Tensor]:
@@ -22,34 +21,21 @@ def nearest(queries: Tensor, among: Tensor, k: int = 1, own: bool = False) -> tu
     Returns: distances (N, k), ascending, float32, and positions (N, k) in `among`.
     Raises:  UserError: fewer than k to choose from.
     """
-    k_all = k + own
-    if k < 1 or len(among) < k_all:
+    if not 1 <= k <= len(among) - own:
         raise UserError(f"{k} nearest neighbours among {len(among) - own}: at least 1, at most all")
-    columns = max(k_all, 256, TILE // max(len(queries), among[0].numel()))
-    best = torch.full((len(queries), k_all), torch.inf, device=queries.device)
-    place = torch.zeros(len(queries), k_all, dtype=torch.int64, device=queries.device)
-    rows = max(1, min(len(queries), TILE // min(columns, len(among))))
-    for i in range(0, len(queries), rows):
-        q = _rows(queries[i : i + rows])
-        norm = q.square().sum(1, keepdim=True)
-        for j in range(0, len(among), columns):
-            a = _rows(among[j : j + columns])
-            squared = torch.addmm(norm + a.square().sum(1), q, a.T, alpha=-2)  # (rows, columns)
-            values, index = torch.cat([best[i : i + rows], squared], 1).topk(k_all, largest=False)
-            known = index < k_all
-            place[i : i + rows] = torch.where(
-                known, place[i : i + rows].gather(1, index.clamp_max(k_all - 1)), index - k_all + j
-            )
-            best[i : i + rows] = values
-    exact = torch.empty_like(best)
-    for i in range(0, len(queries), 256):
-        here = place[i : i + 256]
-        gap = _rows(queries[i : i + 256]).unsqueeze(1) - _rows(among[here.flatten()]).view(*here.shape, -1)
-        exact[i : i + 256] = gap.square().sum(2).sqrt()
-    if own:
-        exact[place == torch.arange(len(queries), device=place.device).unsqueeze(1)] = -1.0  # first, and left out
-    order = exact.argsort(dim=1, stable=True)[:, own:]
-    return exact.gather(1, order), place.gather(1, order)
+    rows, found = _rows(among), []
+    norms = rows.square().sum(1)
+    size = max(1, TILE // max(len(among), k * rows.shape[1]))
+    for start in range(0, len(queries), size):
+        q = _rows(queries[start : start + size])
+        gaps = torch.addmm(norms, q, rows.T, alpha=-2)  # squared distances, less the query's own square
+        if own:
+            gaps.diagonal(start).fill_(torch.inf)
+        index = gaps.topk(k, largest=False).indices
+        exact = (q.unsqueeze(1) - rows[index]).square().sum(2).sqrt()
+        order = exact.argsort(dim=1, stable=True)
+        found.append((exact.gather(1, order), index.gather(1, order)))
+    return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -87,10 +73,5 @@ def support_scores(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
         inside[i : i + rows] = hit.sum(1)
         covered |= hit.any(0)
         recalled |= (distance <= reach_fake[i : i + rows].unsqueeze(1)).any(0)
-    share = lambda x: float(x.double().mean())  # noqa: E731
-    return {
-        "precision": share(inside > 0),
-        "recall": share(recalled),
-        "density": share(inside) / k,
-        "coverage": share(covered),
-    }
+    shares = {"precision": inside > 0, "recall": recalled, "density": inside / k, "coverage": covered}
+    return {name: float(share.double().mean()) for name, share in shares.items()}

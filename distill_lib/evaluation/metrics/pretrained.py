@@ -85,7 +85,7 @@ def _folded(tensors: dict[str, Tensor], conv: str, norm: str, eps: float = 1e-5)
 
 
 def cifar_resnet(name: str) -> CIFARResNet:
-    """ "ResNet-20" or "ResNet-56" of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
+    """The ResNet-20 or ResNet-56 of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
     file = weights.need(name)
     try:
         return CIFARResNet.load(load_file(file))
@@ -103,7 +103,7 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
     Raises: UserError: the weights are not here, or of another network.
     Source: Heusel et al. 2017; as in pytorch-fid.
     """
-    from torchvision.models import inception as of  # here: torchvision takes more than a second to import
+    from torchvision.models import inception as of  # here: every `distill plan` would wait a second
 
     class Pooled:
         pool = staticmethod(lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
@@ -112,9 +112,8 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
             *others, _ = super()._forward(x)
             return [*others, self.branch_pool(self.pool(x))]
 
-    a, c, e = (
-        type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in (of.InceptionA, of.InceptionC, of.InceptionE)
-    )
+    kinds = (of.InceptionA, of.InceptionC, of.InceptionE)
+    a, c, e = (type(f"Pooled{block.__name__}", (Pooled, block), {}) for block in kinds)
     last = type("Last", (e,), {"pool": staticmethod(lambda x: F.max_pool2d(x, 3, stride=1, padding=1))})
     with torch.device("meta"):
         blocks = [of.BasicConv2d, a, of.InceptionB, c, of.InceptionD, e, of.InceptionAux]
@@ -141,8 +140,7 @@ def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:
 def folded(network: nn.Module) -> nn.Module:
     """In place: every `conv` with a `bn` after it (torchvision's BasicConv2d) as one convolution. In eval mode only."""
     for module in network.modules():
-        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(
-            getattr(module, "bn", None), nn.BatchNorm2d
-        ):
-            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        conv, norm = getattr(module, "conv", None), getattr(module, "bn", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv, module.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return network.requires_grad_(False)

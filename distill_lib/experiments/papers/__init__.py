@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from . import claims_skd, claims_slfd, dgs, skd, skd_generators, slfd, uvit
+from . import claims_skd, claims_slfd, dgs, skd, slfd, uvit
 
 EXPERIMENTS = [
     *skd.EXPERIMENTS,
-    *skd_generators.EXPERIMENTS,
     *claims_skd.EXPERIMENTS,
     *uvit.EXPERIMENTS,
     *slfd.EXPERIMENTS,

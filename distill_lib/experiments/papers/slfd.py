@@ -10,35 +10,21 @@ from ...generators.prior import Prior
 from ...methods import METHODS
 from ...methods.common.latents import SMALL
 from ...records import Cell
-from ..definition import Experiment, Parameters, Skip, Task, names_of
+from ..definition import COLOUR, Experiment, Parameters, Skip, Task, at_budget, changed, names_of, page
 
 TABLE1, TABLE2, TABLE3 = "slfd/table1_imagenet_subsets", "slfd/table2_highres", "slfd/table3_merged"
-TABLE4, TABLE5, TABLE6, TABLE7 = (
-    "slfd/table4_cifar10",
-    "slfd/table5_pathmnist",
-    "slfd/table6_uvit",
-    "slfd/table7_covariance_rank",
-)
-FIGURE1, FIGURE2, FIGURE3, FIGURE4 = (
-    "slfd/figure1_correlation",
-    "slfd/figure2_overview",
-    "slfd/figure3_refined",
-    "slfd/figure4_images",
-)
-FIGURE5, FIGURE6, FIGURE7, ABLATIONS = (
-    "slfd/figure5_pathmnist",
-    "slfd/figure6_uvit",
-    "slfd/figure7_rank",
-    "slfd/ablations",
-)
+TABLE4, TABLE5, TABLE6 = "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table6_uvit"
+TABLE7, ABLATIONS = "slfd/table7_covariance_rank", "slfd/ablations"
+FIGURE1, FIGURE2, FIGURE3 = "slfd/figure1_correlation", "slfd/figure2_overview", "slfd/figure3_refined"
+FIGURE4, FIGURE5, FIGURE6 = "slfd/figure4_images", "slfd/figure5_pathmnist", "slfd/figure6_uvit"
+FIGURE7 = "slfd/figure7_rank"
 
 LETTERS = [f"ImNet-{letter}" for letter in "ABCDE"]
 SUBSETS = [*LETTERS, "ImageNette", "ImageWoof", "ImNet-Birds", "ImNet-Fruits", "ImNet-Cats"]
 MEAN = "cross-architecture mean"  # of four networks that the distillation has not seen
 
-# --- what the smaller profiles compute; the pages name it beside every number
-# ---------------------------------------------
-SMOKE_DATA, SMOKE_EPOCHS, SMOKE_TESTED = "BloodCells-mini", 3, 6  # real data inside the package; test images per class
+# --- what the smaller profiles compute; the pages name it beside every number ---------------------
+SMOKE_EPOCHS, SMOKE_TESTED = 3, 6  # test images per class
 SMALL_SIDE = 64  # pixels of the ImageNet subsets and of the blood cells, the stand-in for PathMNIST
 SMALL_SETS = {
     "ImageNette": "ImageNette@64px",
@@ -48,10 +34,8 @@ SMALL_SETS = {
 }
 SMALL_TESTED = {"CIFAR10": 100, "PathMNIST": 125}  # test images per class, else 50, which is what ILSVRC has
 SMALL_PROTOCOL = "vico_dsa@200ep"  # of one network: DSA's step size suits so few epochs; GLaD's is a tenth of it
-SMALL_UNSEEN = {
-    True: "glad_short@100ep",
-    False: "vico_dsa@200ep",
-}  # of the mean, from 64 pixels on and below: until the loss is flat
+# Of the mean, from 64 pixels on and below: until the loss is flat.
+SMALL_UNSEEN = {True: "glad_short@100ep", False: "vico_dsa@200ep"}
 SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the -Conv rows
 
 
@@ -63,89 +47,79 @@ def unseen(side: int, profile: str = "full") -> tuple[str, ...]:
     return ("IDC-ThinResNet18" if profile == "small" else "ResNet18", "VGG11", "ViTCIFAR", "AlexNet")
 
 
-def axes(cell: Cell) -> dict[str, str]:
-    """A cell's variant as a dictionary: "match=DC, space=pixel"."""
-    return dict(part.split("=", 1) for part in cell.variant.split(", ") if "=" in part)
-
-
-def line(cell: Cell) -> str:
+def row_name(cell: Cell) -> str:
     """What a row is called on our pages."""
-    of = axes(cell)
-    match, extra = (
-        of.get("match", "DC"),
-        [f"{k} {v}" for k, v in of.items() if k in ("generator", "rank") and v != "none"],
-    )
+    match = cell.axes.get("match", "DC")
+    extra = [f"{k} {v}" for k, v in cell.axes.items() if k in ("generator", "rank") and v != "none"]
     if cell.experiment == TABLE7:
-        extra.insert(0, f"{of['resolution']} px")
-    name = f"{match}, pixels" if of.get("space") == "pixel" else f"{cell.method} with {match}"
+        extra.insert(0, f"{cell.axes['resolution']} px")
+    name = f"{match}, pixels" if cell.axes.get("space") == "pixel" else f"{cell.method} with {match}"
     return ", ".join([name, *extra, *(["ConvNet"] if cell.network == "ConvNet" else [])])
 
 
-def column(cell: Cell) -> str:
+def column_name(cell: Cell) -> str:
     """What a column is called on our pages: the data set, and in Table 5 the resolution."""
-    return f"{cell.dataset} at {axes(cell)['resolution']} px" if cell.experiment == TABLE5 else cell.dataset
+    return f"{cell.dataset} at {cell.axes['resolution']} px" if cell.experiment == TABLE5 else cell.dataset
 
 
-# --- settings of a row
-# -------------------------------------------------------------------------------------------------
-def made_by(cell: Cell, profile: str) -> tuple[str, Any]:
-    """The method that makes a row's set, and its settings in a profile.
-
-    Rows in pixel space are GLaD's baselines: its step sizes and number of steps, augmentation, real images at the
-    start.
-    """
-    of = axes(cell)
-    match = of.get("match", "DC")
-    if of.get("space") == "pixel":
-        method = {"DC": "DSA", "DM": "DM", "MTT": "MTT"}[match]
-        config = METHODS[method].paper_config(cell.dataset, cell.ipc)
-        if match != "MTT":
-            config = replace(
-                config, iterations=1_001, lr_img={"DC": 1.0, "DM": 10.0}[match], dsa=augment.strategy_for(cell.dataset)
-            )
-        if profile == "small":
-            if match == "MTT":
-                return method, config.small()
-            iterations, batch = SMALL[match]
-            return method, replace(config, iterations=iterations, batch_real=batch, network=SMALL_NETWORK)
-        return method, config.smoke() if profile == "smoke" else config
+# --- settings of a row ----------------------------------------------------------------------------
+def method_and_config(cell: Cell, profile: str) -> tuple[str, Any]:
+    """The method that makes a row's set, and its settings in a profile."""
+    match, axes = cell.axes.get("match", "DC"), cell.axes
+    if axes.get("space") == "pixel":
+        return _in_pixels(cell, match, profile)
     config = METHODS[cell.method].paper_config(cell.dataset, cell.ipc, match)
-    if of.get("generator") == "random":
-        prior = replace(config.space.prior, weights="random", width=512)
-        config = replace(config, space=replace(config.space, prior=prior))
-    if of.get("generator") == "UViT":
-        prior = replace(config.space.prior, family="U-ViT", weights="imagenet")
+    prior = config.space.prior
+    if axes.get("generator") == "random":
+        config = changed(config, "space.prior", replace(prior, weights="random", width=512))
+    if axes.get("generator") == "UViT":
+        prior = replace(prior, family="U-ViT", weights="imagenet")
         config = replace(config, space=replace(config.space, prior=prior, layer=4))
-    if cell.method == "SLFD" and "rank" in of:
-        config = replace(config, module=replace(config.module, rank=None if of["rank"] == "full" else int(of["rank"])))
-    if profile == "smoke":
-        made = config.smoke()
-        if of.get("generator") == "UViT":
-            made = replace(made, space=replace(made.space, prior=Prior("U-ViT", "random", width=32), layer=1))
-        return cell.method, made
-    return cell.method, replace(config.small(), network=SMALL_NETWORK) if profile == "small" else config
+    if cell.method == "SLFD" and "rank" in axes:
+        config = changed(config, "module.rank", None if axes["rank"] == "full" else int(axes["rank"]))
+    config = at_budget(config, profile)
+    if profile == "small":
+        config = replace(config, network=SMALL_NETWORK)
+    if profile == "smoke" and axes.get("generator") == "UViT":
+        prior = Prior("U-ViT", "random", width=32)
+        config = replace(config, space=replace(config.space, prior=prior, layer=1))
+    return cell.method, config
 
 
-def measured(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
+def _in_pixels(cell: Cell, match: str, profile: str) -> tuple[str, Any]:
+    """GLaD's baselines: its step sizes and number of steps, augmentation, real images at the start."""
+    method = {"DC": "DSA", "DM": "DM", "MTT": "MTT"}[match]
+    config = METHODS[method].paper_config(cell.dataset, cell.ipc)
+    if match == "MTT":
+        return method, at_budget(config, profile)
+    step, augmentation = {"DC": 1.0, "DM": 10.0}[match], augment.strategy_for(cell.dataset)
+    config = replace(config, iterations=1_001, lr_img=step, dsa=augmentation)
+    if profile == "small":
+        iterations, batch = SMALL[match]
+        return method, replace(config, iterations=iterations, batch_real=batch, network=SMALL_NETWORK)
+    return method, at_budget(config, profile)
+
+
+def task_for(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
     """The task of a cell on a data set of so many pixels, in the profile's budget."""
-    method, config = made_by(cell, params.profile)
+    method, config = method_and_config(cell, params.profile)
     networks = unseen(side, params.profile) if cell.network == MEAN else ()
-    maker = None if method == cell.method else method
+    both = {"seed": params.seed, "networks": networks, "method": None if method == cell.method else method}
     if params.profile == "full":
-        return Task(cell, config, dataset, "glad", 5, 1, params.seed, networks=networks, method=maker)
+        return Task(cell, config, dataset, "glad", num_eval=5, **both)
     if params.profile == "smoke":
-        protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
-        return Task(
-            cell, config, SMOKE_DATA, protocol, 1, 1, params.seed, networks=networks, method=maker, tested=SMOKE_TESTED
-        )
-    protocol, tested = SMALL_UNSEEN[side >= 64] if networks else SMALL_PROTOCOL, SMALL_TESTED.get(cell.dataset, 50)
-    alone = None if networks else SMALL_NETWORK
-    return Task(
-        cell, config, dataset, protocol, 3, 1, params.seed, alone, networks=networks, method=maker, tested=tested
-    )
+        return Task(cell, config, COLOUR, f"vico_dsa@{SMOKE_EPOCHS}ep", num_eval=1, tested=SMOKE_TESTED, **both)
+    protocol, network = (SMALL_UNSEEN[side >= 64], None) if networks else (SMALL_PROTOCOL, SMALL_NETWORK)
+    tested = SMALL_TESTED.get(cell.dataset, 50)
+    return Task(cell, config, dataset, protocol, num_eval=3, network=network, tested=tested, **both)
 
 
-# --- Table 1 -----------------------------------------------------------------------------------------------------------
+def _side(params: Parameters, full: int = 128) -> int:
+    """Pixels of the images in a profile."""
+    return {"smoke": 32, "small": SMALL_SIDE}.get(params.profile, full)
+
+
+# --- Table 1 --------------------------------------------------------------------------------------
 ROWS1 = {  # name: method, what is matched, space
     "MTT": ("MTT", "MTT", "pixel"),
     "GLaD-MTT": ("GLaD", "MTT", "latent"),
@@ -176,7 +150,7 @@ def table1_cells(params: Table1Parameters) -> list[Cell]:
 
 
 def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
-    match = axes(cell)["match"]
+    match = cell.axes["match"]
     if params.profile == "small" and (cell.dataset not in ("ImageNette", "ImageWoof") or match == "MTT"):
         return Skip("small computes DC and DM on ImageNette and ImageWoof")
     if params.profile == "small" and cell.network == MEAN and cell.dataset != "ImageNette":
@@ -186,19 +160,11 @@ def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
             return Skip("smoke computes one column, DC with ConvNet, and GLaD with DM and MTT on the unseen networks")
         if match == "DM" and cell.network != MEAN:
             return Skip("smoke computes DC with ConvNet")
-    return measured(
-        cell,
-        params,
-        SMALL_SETS.get(cell.dataset, cell.dataset) if params.profile == "small" else cell.dataset,
-        _side(params),
-    )
+    dataset = SMALL_SETS[cell.dataset] if params.profile == "small" else cell.dataset
+    return task_for(cell, params, dataset, _side(params))
 
 
-def _side(params: Parameters, full: int = 128) -> int:
-    return {"smoke": 32, "small": SMALL_SIDE}.get(params.profile, full)
-
-
-# --- Tables 2 and 3 ----------------------------------------------------------------------------------------------------
+# --- Tables 2 and 3 -------------------------------------------------------------------------------
 class LetterParameters(Parameters):
     datasets: names_of("dataset", lambda: LETTERS) = LETTERS  # columns
 
@@ -212,14 +178,11 @@ def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
         return Skip("256 pixels are beyond the small budget")
     if params.profile == "smoke" and (cell.dataset != "ImNet-A" or cell.method != "SLFD"):
         return Skip("smoke computes SLFD in one column")
-    return measured(cell, params, f"{cell.dataset}@256px", _side(params, 256))
+    return task_for(cell, params, f"{cell.dataset}@256px", _side(params, 256))
 
 
-MERGED = {
-    "SLFD-50": "classes=50",
-    "SLFD-100": "classes=100",
-    "SLFD-94": "classes=94",
-}  # the last is ours: no class twice
+# The last is ours: no class twice.
+MERGED = {"SLFD-50": "classes=50", "SLFD-100": "classes=100", "SLFD-94": "classes=94"}
 
 
 class Table3Parameters(Parameters):
@@ -235,15 +198,13 @@ def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
         return Skip("the merged sets need all of ImageNet")
     if params.profile == "smoke" and cell.dataset != "SLFD-50":
         return Skip("smoke computes one row")
-    return measured(cell, params, cell.dataset, _side(params))
+    return task_for(cell, params, cell.dataset, _side(params))
 
 
-# --- Tables 4 and 5 ----------------------------------------------------------------------------------------------------
+# --- Tables 4 and 5 -------------------------------------------------------------------------------
 class MatchParameters(Parameters):
-    matches: names_of("matching", lambda: ["DC", "DM"]) = [
-        "DC",
-        "DM",
-    ]  # the paper does not say which; DC is taken as printed
+    # the paper does not say which; DC is taken as printed
+    matches: names_of("matching", lambda: ["DC", "DM"]) = ["DC", "DM"]
 
 
 ONE_MATCHING = (
@@ -251,8 +212,8 @@ ONE_MATCHING = (
 )
 
 
-def _beside(base: str, match: str) -> str:
-    """A variant under a matching method: the printed rows are taken to be DC's, so these stay as the paper's are."""
+def _with_match(base: str, match: str) -> str:
+    """A variant under a matching method; the printed rows are taken to be DC's, so DC's have the paper's variant."""
     return base if match == "DC" else f"{base}, match={match}"
 
 
@@ -261,21 +222,17 @@ def table4_cells(params: MatchParameters) -> list[Cell]:
     for match in params.matches:
         cells.append(Cell(TABLE4, match, "CIFAR10", 1, MEAN, "glad", f"match={match}, space=pixel"))
         for start in ("random", "ImageNet"):
-            cells += [
-                Cell(TABLE4, m, "CIFAR10", 1, MEAN, "glad", _beside(f"generator={start}", match))
-                for m in ("GLaD", "SLFD")
-            ]
+            variant = _with_match(f"generator={start}", match)
+            cells += [Cell(TABLE4, method, "CIFAR10", 1, MEAN, "glad", variant) for method in ("GLaD", "SLFD")]
     return cells
 
 
 def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
-    if params.profile == "small" and axes(cell).get("match") == "DM":
+    if params.profile == "small" and cell.axes.get("match") == "DM":
         return Skip(ONE_MATCHING)
-    if params.profile == "smoke" and (cell.method, axes(cell).get("generator"), axes(cell).get("match")) not in (
-        ("SLFD", "random", None),
-    ):
+    if params.profile == "smoke" and (cell.method, cell.variant) != ("SLFD", "generator=random"):
         return Skip("smoke computes one row")
-    return measured(cell, params, "CIFAR10", 32)
+    return task_for(cell, params, "CIFAR10", 32)
 
 
 class Table5Parameters(MatchParameters):
@@ -286,30 +243,26 @@ def table5_cells(params: Table5Parameters) -> list[Cell]:
     cells = []
     for match in params.matches:
         for side in params.resolutions:
-            cells.append(
-                Cell(TABLE5, match, "PathMNIST", 1, MEAN, "glad", f"resolution={side}, match={match}, space=pixel")
-            )
-            cells += [
-                Cell(TABLE5, m, "PathMNIST", 1, MEAN, "glad", _beside(f"resolution={side}", match))
-                for m in ("GLaD", "SLFD")
-            ]
+            pixels, latents = f"resolution={side}, match={match}, space=pixel", _with_match(f"resolution={side}", match)
+            cells.append(Cell(TABLE5, match, "PathMNIST", 1, MEAN, "glad", pixels))
+            cells += [Cell(TABLE5, method, "PathMNIST", 1, MEAN, "glad", latents) for method in ("GLaD", "SLFD")]
     return cells
 
 
 def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
-    of = axes(cell)
+    resolution, match = cell.axes["resolution"], cell.axes.get("match")
     if params.profile == "small":
-        if of["resolution"] != "64":
+        if resolution != "64":
             return Skip("small computes 64 pixels, on blood cells")
-        if of.get("match") == "DM":
+        if match == "DM":
             return Skip(ONE_MATCHING)
-        return measured(cell, params, "BloodCells@64px", SMALL_SIDE)
-    if params.profile == "smoke" and (of["resolution"] != "64" or cell.method != "SLFD" or of.get("match") != "DM"):
+        return task_for(cell, params, "BloodCells@64px", SMALL_SIDE)
+    if params.profile == "smoke" and (resolution, cell.method, match) != ("64", "SLFD", "DM"):
         return Skip("smoke computes one cell")
-    return measured(cell, params, f"PathMNIST@{of['resolution']}px-bicubic", _side(params, int(of["resolution"])))
+    return task_for(cell, params, f"PathMNIST@{resolution}px-bicubic", _side(params, int(resolution)))
 
 
-# --- Tables 6 and 7 ----------------------------------------------------------------------------------------------------
+# --- Tables 6 and 7 -------------------------------------------------------------------------------
 def table6_cells(params: LetterParameters) -> list[Cell]:
     return [
         Cell(TABLE6, method, d, 1, MEAN, "glad", f"generator={which}")
@@ -324,8 +277,8 @@ def table6_task(cell: Cell, params: Parameters) -> Task | Skip:
         return Skip("small has no U-ViT of ImageNet classes")
     if params.profile == "smoke" and (cell.dataset != "ImNet-A" or cell.method != "SLFD"):
         return Skip("smoke computes SLFD in one column")
-    side = 64 if axes(cell)["generator"] == "UViT" else 128
-    return measured(cell, params, f"{cell.dataset}@{side}px", _side(params, side))
+    side = 64 if cell.axes["generator"] == "UViT" else 128
+    return task_for(cell, params, f"{cell.dataset}@{side}px", _side(params, side))
 
 
 RANKS = {"none": "GLaD", "10": "SLFD", "full": "SLFD"}
@@ -345,19 +298,17 @@ def table7_cells(params: Table7Parameters) -> list[Cell]:
 
 
 def table7_task(cell: Cell, params: Parameters) -> Task | Skip:
-    of = axes(cell)
-    if params.profile != "full" and (cell.dataset != "ImNet-A" or of["resolution"] != "128"):
+    resolution = cell.axes["resolution"]
+    if params.profile != "full" and (cell.dataset != "ImNet-A" or resolution != "128"):
         return Skip("one column, of the first row group")
-    if params.profile == "smoke" and of["rank"] != "full":
+    if params.profile == "smoke" and cell.axes["rank"] != "full":
         return Skip("smoke computes the full covariance")
-    dataset = SMALL_SETS["ImNet-A"] if params.profile == "small" else f"{cell.dataset}@{of['resolution']}px"
-    return measured(cell, params, dataset, _side(params, int(of["resolution"])))
+    dataset = SMALL_SETS["ImNet-A"] if params.profile == "small" else f"{cell.dataset}@{resolution}px"
+    return task_for(cell, params, dataset, _side(params, int(resolution)))
 
 
-# --- ablations, ours
-# --------------------------------------------------------------------------------------------------- name: field of
-# `slfd.Config`, or "module." and one of those, and its value
-VARIANTS: dict[str, tuple[str, Any]] = {
+# --- ablations, ours ------------------------------------------------------------------------------
+VARIANTS: dict[str, tuple[str, Any]] = {  # name: field of `slfd.Config` or of its parts, value
     "SLFD": ("module.rank", 10),
     "rank 1": ("module.rank", 1),
     "rank 2": ("module.rank", 2),
@@ -379,23 +330,14 @@ VARIANTS: dict[str, tuple[str, Any]] = {
 }
 CONTROLS = {"GLaD": "DC", "GLaD, DM": "DM"}  # the same steps without the module
 SMOKE_VARIANTS = ["GLaD", "SLFD", "full covariance", "joint event", "DM, embedding"]
-SMALL_VARIANTS = [
-    "GLaD",
-    "SLFD",
-    "rank 1",
-    "rank 2",
-    "rank 5",
-    "full covariance",
-    "2 samples",
-    "6 samples",
-    "100 samples",
-    "joint event",
-    "mean cross-entropy",
-    "GLaD, DM",
-    "DM, logits",
-    "DM, embedding",
-    "DM, loss",
+FULL_ONLY = [
+    "independent samples",
+    "event per code",
+    "probabilities",
+    "penalised mean",
+    "codes do not learn from the module",
 ]
+SMALL_VARIANTS = [name for name in [*CONTROLS, *VARIANTS] if name not in FULL_ONLY]
 
 
 class AblationParameters(Parameters):
@@ -405,76 +347,61 @@ class AblationParameters(Parameters):
 
 def ablation_cells(params: AblationParameters) -> list[Cell]:
     return [
-        Cell(ABLATIONS, "GLaD" if v in CONTROLS else "SLFD", params.dataset, 1, "ConvNet", "glad", v)
-        for v in params.variants
+        Cell(ABLATIONS, "GLaD" if variant in CONTROLS else "SLFD", params.dataset, 1, "ConvNet", "glad", variant)
+        for variant in params.variants
     ]
 
 
 def varied(dataset: str, name: str) -> Any:
     """The settings of a variant."""
-    match = CONTROLS.get(name, "DM" if name.startswith("DM") else "DC")
-    config = METHODS["GLaD" if name in CONTROLS else "SLFD"].paper_config(dataset, 1, match)
     if name in CONTROLS:
-        return config
-    field, value = VARIANTS[name]
-    part, _, inner = field.rpartition(".")
-    return replace(config, **({part: replace(getattr(config, part), **{inner: value})} if part else {inner: value}))
+        return METHODS["GLaD"].paper_config(dataset, 1, CONTROLS[name])
+    config = METHODS["SLFD"].paper_config(dataset, 1, "DM" if name.startswith("DM") else "DC")
+    return changed(config, *VARIANTS[name])
 
 
 def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
-    config = varied(cell.dataset, cell.variant)
+    config, seed = at_budget(varied(cell.dataset, cell.variant), params.profile), params.seed
     if params.profile == "full":
-        return Task(cell, config, cell.dataset, "glad", 5, 3, params.seed)
+        return Task(cell, config, cell.dataset, "glad", num_eval=5, num_sets=3, seed=seed)
     if params.profile == "smoke":
         if cell.variant not in SMOKE_VARIANTS:
             return Skip(f"smoke computes {', '.join(SMOKE_VARIANTS)}")
-        return Task(
-            cell, config.smoke(), SMOKE_DATA, f"vico_dsa@{SMOKE_EPOCHS}ep", 1, 1, params.seed, tested=SMOKE_TESTED
-        )
+        protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
+        return Task(cell, config, COLOUR, protocol, num_eval=1, seed=seed, tested=SMOKE_TESTED)
     if cell.variant not in SMALL_VARIANTS or cell.dataset not in SMALL_SETS:
         return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on ImageNette")
-    tested = SMALL_TESTED.get(cell.dataset, 50)
-    small = replace(config.small(), network=SMALL_NETWORK)
-    protocol = SMALL_PROTOCOL
-    return Task(cell, small, SMALL_SETS[cell.dataset], protocol, 3, 1, params.seed, SMALL_NETWORK, tested=tested)
+    config, tested = replace(config, network=SMALL_NETWORK), SMALL_TESTED.get(cell.dataset, 50)
+    dataset, network = SMALL_SETS[cell.dataset], SMALL_NETWORK
+    return Task(cell, config, dataset, SMALL_PROTOCOL, num_eval=3, seed=seed, network=network, tested=tested)
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
-# figure: the sets it shows, each with the task that makes it. Where small computes nothing, smoke's stand-in shows that
-# it runs.
+# --- pages ----------------------------------------------------------------------------------------
 class Figure3Parameters(Parameters):
     image: int = 0  # which of the set's images
 
 
-def _nothing(params: Parameters) -> list[Cell]:
-    return []
-
-
-def _drawn(cell: Cell, params: Parameters) -> Skip:
-    return Skip("drawn from the sets of a table")
-
-
-def _printed(cell: Cell) -> bool:
-    of = axes(cell)
+def _is_printed(cell: Cell) -> bool:
     if cell.experiment == TABLE1:
-        return cell.network == MEAN or of["space"] == "latent"
-    return cell.dataset != "SLFD-94" and of.get("space") != "pixel" and "match" not in of
+        return cell.network == MEAN or cell.axes["space"] == "latent"
+    return cell.dataset != "SLFD-94" and cell.axes.get("space") != "pixel" and "match" not in cell.axes
 
 
+FROM_TABLE = "drawn from the sets of a table"
 EXPERIMENTS = [
-    Experiment(TABLE1, "SLFD, Table 1: ImageNet subsets", Table1Parameters, table1_cells, table1_task, _printed),
+    Experiment(TABLE1, "SLFD, Table 1: ImageNet subsets", Table1Parameters, table1_cells, table1_task, _is_printed),
     Experiment(TABLE2, "SLFD, Table 2: 256 pixels", LetterParameters, table2_cells, table2_task),
-    Experiment(TABLE3, "SLFD, Table 3: merged subsets", Table3Parameters, table3_cells, table3_task, _printed),
-    Experiment(TABLE4, "SLFD, Table 4: CIFAR-10", MatchParameters, table4_cells, table4_task, _printed),
-    Experiment(TABLE5, "SLFD, Table 5: PathMNIST", Table5Parameters, table5_cells, table5_task, _printed),
+    Experiment(TABLE3, "SLFD, Table 3: merged subsets", Table3Parameters, table3_cells, table3_task, _is_printed),
+    Experiment(TABLE4, "SLFD, Table 4: CIFAR-10", MatchParameters, table4_cells, table4_task, _is_printed),
+    Experiment(TABLE5, "SLFD, Table 5: PathMNIST", Table5Parameters, table5_cells, table5_task, _is_printed),
     Experiment(TABLE6, "SLFD, Table 6: U-ViT as generator", LetterParameters, table6_cells, table6_task),
     Experiment(TABLE7, "SLFD, Table 7: rank of the covariance", Table7Parameters, table7_cells, table7_task),
-    Experiment(FIGURE1, "SLFD, Figure 1: correlation", Parameters, _nothing, _drawn),
-    Experiment(FIGURE2, "SLFD, Figure 2: overview", Parameters, _nothing, _drawn),
-    Experiment(FIGURE3, "SLFD, Figure 3: refined probabilities", Figure3Parameters, _nothing, _drawn),
-    Experiment(FIGURE4, "SLFD, Figure 4: images", Parameters, _nothing, _drawn),
-    Experiment(FIGURE5, "SLFD, Figure 5: images of PathMNIST", Parameters, _nothing, _drawn),
-    Experiment(FIGURE6, "SLFD, Figure 6: images of U-ViT", Parameters, _nothing, _drawn),
-    Experiment(FIGURE7, "SLFD, Figure 7: images by rank", Parameters, _nothing, _drawn),
+    page(FIGURE1, "SLFD, Figure 1: correlation", FROM_TABLE),
+    page(FIGURE2, "SLFD, Figure 2: overview", FROM_TABLE),
+    page(FIGURE3, "SLFD, Figure 3: refined probabilities", FROM_TABLE, Figure3Parameters),
+    page(FIGURE4, "SLFD, Figure 4: images", FROM_TABLE),
+    page(FIGURE5, "SLFD, Figure 5: images of PathMNIST", FROM_TABLE),
+    page(FIGURE6, "SLFD, Figure 6: images of U-ViT", FROM_TABLE),
+    page(FIGURE7, "SLFD, Figure 7: images by rank", FROM_TABLE),
     Experiment(ABLATIONS, "SLFD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
 ]

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# --- losses ------------------------------------------------------------------------------------------------------------
 Loss = Literal["acwgan_gp", "vanilla"]
 
 
 def generator_loss(loss: Loss, score: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
-    """What the generator descends, from the discriminator's answers to its images.
+    """The generator's loss, from the discriminator's answers to its images.
 
-    acwgan_gp: -mean score + cross-entropy of the class head.  vanilla: -log D(x|y), the form without vanishing
-    gradient.
+    acwgan_gp: -mean score + cross-entropy of the class head.  vanilla: -log D(x|y), the form whose gradient does not
+    vanish.
     """
     if loss == "vanilla":
         return F.softplus(-conditional(score, classes, labels)).mean()
@@ -25,8 +24,8 @@ def generator_loss(loss: Loss, score: Tensor, classes: Tensor, labels: Tensor) -
 
 
 def discriminator_loss(loss: Loss, real: tuple[Tensor, Tensor, Tensor], fake: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """What the discriminator descends, without the gradient penalty; each side is scores (B,), class logits (B, K),
-    labels (B,)."""
+    """The discriminator's loss without the gradient penalty; each side is scores (B,), class logits (B, K), labels
+    (B,)."""
     if loss == "vanilla":
         return F.softplus(-conditional(*real)).mean() + F.softplus(conditional(*fake)).mean()
     return fake[0].mean() - real[0].mean() + F.cross_entropy(fake[1], fake[2]) + F.cross_entropy(real[1], real[2])
@@ -51,6 +50,5 @@ def gradient_penalty(
     """
     mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(mixed)[0].sum(), mixed, create_graph=True)
-    return (
-        (gradient.flatten(1).square().sum(1).add(1e-12).sqrt() - 1).square().mean()
-    )  # 1e-12: the root's derivative at 0
+    norm = gradient.flatten(1).square().sum(1).add(1e-12).sqrt()  # 1e-12: the root has no derivative at 0
+    return (norm - 1).square().mean()

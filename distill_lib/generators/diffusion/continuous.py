@@ -25,8 +25,8 @@ Eps = Callable[[Tensor, float], Tensor]  # (B, C, H, W) at time t -> predicted n
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Noise rate beta(t) = beta_0 + (beta_1 - beta_0) t for t in [0, 1]. Times may be floats or tensors; floats give
-    float64 scalars."""
+    """Noise rate beta(t) = beta_0 + (beta_1 - beta_0) t for t in [0, 1]. Times may be floats or tensors; a float gives
+    a float64 scalar."""
 
     beta_0: float = 0.1
     beta_1: float = 20.0
@@ -34,10 +34,6 @@ class VPSchedule:
     def log_alpha(self, t: float | Tensor) -> Tensor:
         t = _tensor(t)
         return -(self.beta_1 - self.beta_0) / 4 * t * t - self.beta_0 / 2 * t
-
-    def abar(self, t: float | Tensor) -> Tensor:
-        """alpha²: the share of the image in the variance at time t."""
-        return torch.exp(2 * self.log_alpha(t))
 
     def alpha(self, t: float | Tensor) -> Tensor:
         return torch.exp(self.log_alpha(t))
@@ -63,12 +59,11 @@ def _tensor(value: float | Tensor) -> Tensor:
 VP = VPSchedule()
 
 
-# --- times -------------------------------------------------------------------------------------------------------------
+# --- times ---
 def uniform_lambda(intervals: int, end: float = 1e-4, schedule: VPSchedule = VP) -> list[float]:
     """intervals + 1 times from 1 to `end`, equally far apart in lambda."""
-    lambdas = torch.linspace(
-        float(schedule.lambda_(1.0)), float(schedule.lambda_(end)), intervals + 1, dtype=torch.float64
-    )
+    first, last = (float(schedule.lambda_(t)) for t in (1.0, end))
+    lambdas = torch.linspace(first, last, intervals + 1, dtype=torch.float64)
     return [1.0, *schedule.t_of_lambda(lambdas[1:-1]).tolist(), end]
 
 
@@ -83,7 +78,7 @@ def fast_orders(steps: int) -> list[int]:
     return {0: [3] * (threes - 1) + [2, 1], 1: [3] * threes + [1], 2: [3] * threes + [2]}[rest]
 
 
-# --- one interval ------------------------------------------------------------------------------------------------------
+# --- one interval ---
 class _Interval:
     """Coefficients between two times s > t."""
 
@@ -91,9 +86,8 @@ class _Interval:
         self.alpha_s, self.sigma_s = float(schedule.alpha(s)), float(schedule.sigma(s))
         self.alpha_t, self.sigma_t = float(schedule.alpha(t)), float(schedule.sigma(t))
         self.keep = self.alpha_t / self.alpha_s
-        self.turn = (
-            self.alpha_t * self.sigma_s / self.alpha_s - self.sigma_t
-        )  # sigma_t (e^h - 1), also where sigma_t is 0
+        # sigma_t (e^h - 1), also if sigma_t is 0
+        self.turn = self.alpha_t * self.sigma_s / self.alpha_s - self.sigma_t
 
 
 def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSchedule = VP) -> Tensor:
@@ -125,13 +119,13 @@ def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSc
     return whole.keep * x - whole.turn * e_s - 1.5 * bend * (e_2 - e_s)
 
 
-# --- solvers -----------------------------------------------------------------------------------------------------------
+# --- solvers ---
 def dpm_fast(eps: Eps, x: Tensor, steps: int, schedule: VPSchedule = VP, end: float = 1e-4) -> Tensor:
-    """DPM-Solver-fast: `steps` network evaluations in single steps of order 3, the last ones of order 2 and 1 as they
-    fit in.
+    """DPM-Solver-fast: `steps` network evaluations in single steps of order 3, uniform in lambda; the rest is a last
+    step of order 2 or 1.
 
-    Uniform in lambda. One more interval than fits when `steps` is a multiple of 3, whose last is of order 1: 50, 47, 23
-    or 20 evaluations are better spent.
+    If `steps` is a multiple of 3, the last two steps are of order 2 and 1: 50, 47, 23 or 20 evaluations are better
+    spent.
     """
     orders = fast_orders(steps)
     times = uniform_lambda(len(orders), end, schedule)
@@ -206,7 +200,7 @@ def sample(
         name:  one of `SAMPLERS`.
         x:     (B, C, H, W) standard normal numbers.
         noise: for "ddpm": returns new standard normal numbers like x.
-        end:   last time of "dpm_fast" and "dpm++2m"; "ddim" and "ddpm" go on to 0.
+        end:   last time of "dpm_fast" and "dpm++2m"; "ddim" and "ddpm" end at 0.
     Returns: (B, C, H, W) in the units the network was trained in, not clipped.
     Raises:  UserError: an unknown name, or too few steps.
     """

@@ -4,8 +4,8 @@
     z_t = schedule.noised(z, t, noise)
     z = sample(predict, schedule.respaced(50), draw)
 
-A network is told the step's number in the schedule it was trained with, `schedule.timesteps[t]`, and answers (B, 2C, H,
-W): the noise, and a number in about [-1, 1] that places the log-variance between the posterior's and beta's.
+A network takes the step's number in the schedule it was trained with, `schedule.timesteps[t]`, and answers (B, 2C, H,
+W): the noise, and a number in about [-1, 1] that places the log-variance between those of the posterior and of beta.
 
 Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM), Dhariwal and Nichol 2021 (ADM), whose code DiT uses.
 """
@@ -34,9 +34,8 @@ class Schedule:
         timesteps: each step's number in the schedule the network was trained with; by default 0 .. S-1.
     Attributes:
         alpha_bar: share of the clean signal's variance left after a step.
-        posterior_variance, posterior_log_variance: of q(z_{t-1} | z_t, z_0); the logarithm's first entry, of a variance
-        of zero,
-            is that of the second, as in the official code.
+        posterior_variance, posterior_log_variance: of q(z_{t-1} | z_t, z_0). The first variance is 0; its logarithm is
+            that of the second, as in the official code.
     """
 
     def __init__(self, betas: Tensor, timesteps: Tensor | None = None):
@@ -76,8 +75,8 @@ class Schedule:
     def respaced(self, count: int) -> Schedule:
         """`count` of the steps, evenly spaced with the first and the last, with betas that keep their alpha_bar.
 
-        The strides are added up and the sum is rounded, as in the official code: multiples of the stride round
-        differently at times.
+        The strides are added up and the sum is rounded, as in the official code: multiples of the stride sometimes
+        round differently.
 
         Raises: UserError: fewer than 1 or more than there are.
         """
@@ -93,7 +92,7 @@ class Schedule:
         """Entries `t` (B,) of a table of this schedule, to be broadcast over `like` (B, ...)."""
         return send(values[t.cpu()], like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
 
-    # --- forwards ------------------------------------------------------------------------------------------------------
+    # --- forwards ---
     def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """z_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise."""
         return self.at(self.alpha_bar.sqrt(), t, z) * z + self.at((1 - self.alpha_bar).sqrt(), t, z) * noise
@@ -102,7 +101,7 @@ class Schedule:
         """The z that `noise` leads from: `noised` solved for it."""
         return self.at(self.alpha_bar.rsqrt(), t, z_t) * z_t - self.at((1 / self.alpha_bar - 1).sqrt(), t, z_t) * noise
 
-    # --- backwards -----------------------------------------------------------------------------------------------------
+    # --- backwards ---
     def posterior_mean(self, z: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Mean of q(z_{t-1} | z_t, z)."""
         return self.at(self.of_clean, t, z) * z + self.at(self.of_noised, t, z) * z_t
@@ -114,12 +113,12 @@ class Schedule:
         low, high = self.at(self.posterior_log_variance, t, z_t), self.at(self.log_betas, t, z_t)
         return self.posterior_mean(self.clean(z_t, t, noise), z_t, t), share * high + (1 - share) * low
 
-    # --- losses --------------------------------------------------------------------------------------------------------
+    # --- losses ---
     def losses(self, answer: Tensor, z: Tensor, z_t: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) mean squared error of the noise, and (B,) the variational bound's term of step t, which trains variances
-        alone.
+        """(B,) mean squared error of the noise, and (B,) the variational bound's term of step t.
 
-        The bound is in bits per number, with the mean detached, and not rescaled: DiT's loss is the sum of both.
+        The bound is in bits per number and not rescaled: DiT's loss is the sum of both. Its mean is detached, so it
+        trains variances alone.
         """
         predicted, place = answer.chunk(2, 1)
         mean, log_variance = self.reverse(torch.cat([predicted.detach(), place], 1), z_t, t)

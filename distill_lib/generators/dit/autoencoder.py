@@ -1,11 +1,11 @@
 """Autoencoders behind one interface: pixels in [0, 1] to latents and back.
 
-    autoencoder = load("taef2")                        # or "identity", or a folder of an AutoencoderKL, or its name on
-    the hub z = autoencoder.encode(pixels).sample(rng)         # (B, C, H / factor, W / factor)
+    autoencoder = load("taef2")                        # or "identity", or an AutoencoderKL: a folder, or a name
+    z = autoencoder.encode(pixels).sample(rng)         # (B, C, H / factor, W / factor)
     pixels = autoencoder.decode(z)
 
-`scale` is what latents are multiplied by for a network that was trained on such; `None` says that nobody fixed one, and
-that whoever trains on them measures mean and deviation of each channel.
+`scale` is what published networks multiply latents by; `None` means that there is no such number, so whoever trains on
+the latents measures the mean and deviation of each channel.
 """
 
 from __future__ import annotations
@@ -13,43 +13,41 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core import weights
-from ...core import weights as core_weights
 from ...core.errors import UserError
-
-SCALE = 0.18215  # of Stable Diffusion's autoencoders, and DiT's
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says of images: a mean (B, C, h, w), and a log-variance where it is a distribution."""
+    """An encoder's answer to images: a mean (B, C, h, w), and a log-variance if it is a distribution."""
 
     mean: Tensor
     log_variance: Tensor | None = None
 
     def sample(self, rng: torch.Generator) -> Tensor:
-        """A draw; the mean itself where there is no variance."""
+        """A draw; the mean itself if there is no variance."""
         if self.log_variance is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=rng, device=rng.device).to(self.mean.device)
         return self.mean + torch.exp(0.5 * self.log_variance.clamp(-30, 20)) * noise
 
 
-class Autoencoder(Protocol):
-    """What a generator of latents needs to know of pixels.
+class Autoencoder(nn.Module):
+    """Between pixels and latents.
 
     Attributes:
         name:     what it was loaded by.
         factor:   pixels per latent, along a side.
         channels: of the latents.
-        images:   channels of the images it takes; None for any, and then latents have as many.
-        scale:    see the module's text.
+        images:   channels of the images it takes; None for any number, and then latents have as many.
+        scale:    see above.
     """
 
     name: str
@@ -58,14 +56,14 @@ class Autoencoder(Protocol):
     images: int | None
     scale: float | None
 
-    def encode(self, pixels: Tensor) -> Encoded: ...
+    def encode(self, pixels: Tensor) -> Encoded:
+        raise NotImplementedError
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
 
-    def to(self, device: torch.device | str) -> Autoencoder: ...
 
-
-class Identity:
+class Identity(Autoencoder):
     """Pixel space: latents are pixels in [-1, 1]."""
 
     name, factor, channels, images, scale = "identity", 1, None, None, 1.0
@@ -76,31 +74,27 @@ class Identity:
     def decode(self, latents: Tensor) -> Tensor:
         return ((latents + 1) / 2).clamp(0, 1)
 
-    def to(self, device: torch.device | str) -> Identity:
-        return self
 
-
-# --- TAEF2 ---------------------------------------------------------------------------------------------------------------
-class Block(nn.Module):
-    """ReLU(x + three convolutions of it); with `pool`, x first gains a context of its whole map through group norm."""
+# --- TAEF2 ---
+class _Block(nn.Module):
+    """ReLU(x + three convolutions of x); with `pool`, group norm first adds a context of the whole map to x."""
 
     def __init__(self, pool: bool = False):
         super().__init__()
         self.conv = nn.Sequential(_conv(64, 64), nn.ReLU(), _conv(64, 64), nn.ReLU(), _conv(64, 64))
         if pool:
-            wide = 256
-            narrow = nn.Conv2d(wide, 64, 1, bias=False)
-            self.pool = nn.Sequential(nn.Conv2d(64, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(), narrow)
+            wider, narrower = nn.Conv2d(64, 256, 1, bias=False), nn.Conv2d(256, 64, 1, bias=False)
+            self.pool = nn.Sequential(wider, nn.GroupNorm(4, 256), nn.ReLU(), narrower)
         else:
             self.pool = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
-            x = x + self.pool(x)
-        return F.relu(x + self.conv(x))
+            x = x + self.pool(x)  # (B, 64, H, W)
+        return F.relu(x + self.conv(x))  # (B, 64, H, W)
 
 
-class Clamp(nn.Module):
+class _Clamp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 3) * 3
 
@@ -109,7 +103,7 @@ def _conv(inputs: int, outputs: int, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
-class TAEF2(nn.Module):
+class TAEF2(Autoencoder):
     """The tiny autoencoder of FLUX.2's latent space: 3 x H x W to 32 x H/8 x W/8, deterministic, 1.34 million numbers
     each way.
 
@@ -122,7 +116,7 @@ class TAEF2(nn.Module):
         super().__init__()
 
         def blocks(pool: bool = False) -> list[nn.Module]:
-            return [Block(pool) for _ in range(3)]
+            return [_Block(pool) for _ in range(3)]
 
         def down() -> nn.Module:
             return _conv(64, 64, stride=2, bias=False)
@@ -130,22 +124,10 @@ class TAEF2(nn.Module):
         def up() -> list[nn.Module]:
             return [nn.Upsample(scale_factor=2, mode="nearest"), _conv(64, 64, bias=False)]
 
-        self.encoder = nn.Sequential(
-            _conv(3, 64), Block(), down(), *blocks(), down(), *blocks(), down(), *blocks(pool=True), _conv(64, 32)
-        )
-        self.decoder = nn.Sequential(
-            Clamp(),
-            _conv(32, 64),
-            nn.ReLU(),
-            *blocks(pool=True),
-            *up(),
-            *blocks(),
-            *up(),
-            *blocks(),
-            *up(),
-            Block(),
-            _conv(64, 3),
-        )
+        halves = [_conv(3, 64), _Block(), down(), *blocks(), down(), *blocks(), down(), *blocks(pool=True)]
+        self.encoder = nn.Sequential(*halves, _conv(64, 32))
+        doubles = [*blocks(pool=True), *up(), *blocks(), *up(), *blocks(), *up(), _Block()]
+        self.decoder = nn.Sequential(_Clamp(), _conv(32, 64), nn.ReLU(), *doubles, _conv(64, 3))
 
     def encode(self, pixels: Tensor) -> Encoded:
         return Encoded(self.encoder(pixels))
@@ -155,8 +137,6 @@ class TAEF2(nn.Module):
 
 
 def _taef2() -> TAEF2:
-    from safetensors.torch import load_file
-
     with torch.random.fork_rng(devices=[]):
         made = TAEF2()
     for part in ("encoder", "decoder"):
@@ -165,13 +145,14 @@ def _taef2() -> TAEF2:
     return made.eval().requires_grad_(False)
 
 
-# --- AutoencoderKL ---------------------------------------------------------------------------------------------------------
-class KL:
+# --- AutoencoderKL ---
+class KL(Autoencoder):
     """diffusers' AutoencoderKL. Its pixels are in [-1, 1]."""
 
     images = 3
 
     def __init__(self, vae: Any, name: str):
+        super().__init__()
         self.vae, self.name = vae.eval().requires_grad_(False), name
         self.channels, self.factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
@@ -183,15 +164,11 @@ class KL:
     def decode(self, latents: Tensor) -> Tensor:
         return ((self.vae.decode(latents).sample + 1) / 2).clamp(0, 1)
 
-    def to(self, device: torch.device | str) -> KL:
-        self.vae.to(device)
-        return self
-
 
 def _kl(name: str) -> KL:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL  # here: it takes 2.3 seconds to import, and only these weights need it
 
-    folder = core_weights.folder(name)
+    folder = weights.folder(name)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
         return KL(AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False), name)
@@ -207,8 +184,8 @@ def load(name: str) -> Autoencoder:
     """An autoencoder by its name, on the CPU; loaded once.
 
     Args:
-        name: "identity" (pixel space), "taef2", or an AutoencoderKL: a folder that diffusers wrote, or its name on the
-        hub.
+        name: "identity" (pixel space), "taef2", or an AutoencoderKL: a folder that diffusers wrote, or a name on the
+              hub.
     Raises: UserError: weights that are not there (and where to put them), or damaged ones.
     """
     return NAMED[name]() if name in NAMED else _kl(name)

@@ -1,11 +1,10 @@
-"""DiffFit: the few parameters that are tuned."""
+"""DiffFit (Xie et al. 2023), as in Minimax's code: a few parameters are tuned, and scales of attention and MLP."""
 
 from __future__ import annotations
 
 from ...core.settings import replace
 from .network import DiT, build
 
-# --- DiffFit -----------------------------------------------------------------------------------------------------------
 TRAINED = ("bias", "norm", "gamma", "y_embed")  # parts of the names of what DiffFit trains; no norm here has parameters
 
 
@@ -14,7 +13,7 @@ def difffit(network: DiT) -> DiT:
 
     Its outputs are those of `network` until it is trained.
     """
-    copy = build(replace(network.of, scaled=network.of.depth // 2)).to(network.pos_embed.device)
+    copy = build(replace(network.arch, scaled=network.arch.depth // 2)).to(network.pos_embed.device)
     missing, extra = copy.load_state_dict(network.state_dict(), strict=False)
     assert not extra and all("gamma" in name for name in missing)
     for name, p in copy.named_parameters():

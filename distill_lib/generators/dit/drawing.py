@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from ...core import paths, store
-from ...core.files import atomically
+from ...core.files import read_tensors, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import as_dict
-from ...core.store import digest, forget, plain_name
 from ...data import ImageSet
 from ..diffusion import discrete
-from . import network as dit_network
 from .encoded import resized
 from .forecast import outlook, say
+from .network import guided
 from .settings import VERSION, Sampling
-from .training import Model, _answer
+from .training import Model
 
 
 def drawn_pool(
@@ -35,54 +34,48 @@ def drawn_pool(
 ) -> ImageSet:
     """`per_class` drawn images of every class, as 8-bit pixels at the model's side, class after class.
 
-    Args:
-        model:   called where images are missing.
-        made_by: settings that decide the model; with those of the sampling and the seed, what the images are kept
-        under.
-    """
-    from safetensors.torch import load_file, save_file
+    An image depends on the seed, its class and its number alone, so a smaller pool is the beginning of a larger one.
 
+    Args:
+        model:   called if images are missing.
+        made_by: the settings that decide the model; the images are kept under these, the sampling's and the seed.
+    """
+    loop = loop or Loop()
     key = {**made_by, "sampling": as_dict(sampling), "seed": seed, "data": real.sha256(), "version": VERSION}
-    folder = paths.runs() / "pools" / f"{plain_name(real.facts.name)}-{digest(key)}"
+    folder = paths.runs() / "pools" / f"{store.plain_name(real.facts.name)}-{store.digest(key)}"
     each = max(1, sampling.batch // real.num_classes)  # images of every class in a file
     files = [folder / f"{i:05d}.safetensors" for i in range(-(-per_class // each))]
-    with store.once(
-        folder / "pool", "pool of images", loop, real.device, missing=not all(f.exists() for f in files)
-    ) as missing:
+    incomplete = not all(f.exists() for f in files)
+    with store.once(folder / "pool", "pool of images", loop, real.device, missing=incomplete) as missing:
         if missing:
             network = model()
             todo = [i for i, f in enumerate(files) if not f.exists()]
+            phase = f"pool-{folder.name}-{len(todo)}"
             say(outlook("images drawn", network.network, sampling.work(1), len(todo), each * real.num_classes))
-            for step in (loop or Loop()).steps(f"pool-{folder.name}-{len(todo)}", len(todo), {}):
+            for step in loop.steps(phase, len(todo), {}):
                 i = todo[step]
-                drawn = _drawn(network, sampling, range(i * each, (i + 1) * each), seed)
-                atomically(files[i], lambda part, drawn=drawn: save_file({"images": drawn}, part))
-            if loop:
-                forget(loop, f"pool-{folder.name}-{len(todo)}")
-    images = torch.cat([load_file(f)["images"] for f in files], 1)[:, :per_class].to(real.device)  # (K, n, C, S, S)
+                write_tensors(files[i], {"images": _drawn(network, sampling, range(i * each, (i + 1) * each), seed)})
+            store.forget(loop, phase)
+    images = torch.cat([read_tensors(f)[0]["images"] for f in files], 1)[:, :per_class]  # (K, n, C, S, S)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
-    return ImageSet(
-        images.flatten(0, 1).contiguous(), labels, dataclasses.replace(real.facts, split="pool", extra={"seed": seed})
-    )
+    facts = dataclasses.replace(real.facts, split="pool", extra={"seed": seed})
+    return ImageSet(images.to(real.device).flatten(0, 1).contiguous(), labels, facts)
 
 
 def _drawn(model: Model, sampling: Sampling, numbers: range, seed: int) -> Tensor:
     """(K, n, C, S, S) uint8: the images of these numbers of every class."""
     which = [(k, j) for k in range(len(model.labels)) for j in numbers]
-    schedule, out = model.schedule.respaced(sampling.steps), []
+    schedule, device, out = model.schedule.respaced(sampling.steps), model.network.pos_embed.device, []
     for part in (which[i : i + sampling.batch] for i in range(0, len(which), sampling.batch)):
-        rngs = [stream(seed, "pool", k, j) for k, j in part]
-        device = model.network.pos_embed.device
+        streams = [stream(seed, "pool", k, j) for k, j in part]
 
-        def draw(rngs: list[torch.Generator] = rngs, device: torch.device = device) -> Tensor:
-            return torch.stack([torch.randn(model.latent, generator=g) for g in rngs]).to(device)
+        def noise(streams: list[torch.Generator] = streams) -> Tensor:
+            return torch.stack([torch.randn(model.latent, generator=g) for g in streams]).to(device)
 
         labels = model.labels[torch.tensor([k for k, _ in part])].to(device)
-        network: Callable[..., Tensor] = lambda *inputs: _answer(model.network, model.precision, *inputs)  # noqa: E731
-        predict = dit_network.guided(
-            network, labels, model.network.of.num_classes, sampling.guidance, sampling.channels
-        )
-        z = discrete.sample(predict, schedule, draw)
+        none = model.network.arch.num_classes
+        predict = guided(model.answer, labels, none, sampling.guidance, sampling.channels)
+        z = discrete.sample(predict, schedule, noise)
         out += [(model.space.pixels(some) * 255).round().byte().cpu() for some in z.split(25)]
     return torch.cat(out).contiguous().unflatten(0, (len(model.labels), len(numbers)))
 

@@ -10,19 +10,17 @@ from torch.nn import functional as F
 
 from ...core import paths, store
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import read_tensors, write_tensors
 from ...core.loop import Loop
-from ...core.store import digest, plain_name
 from ...data import ImageSet
 from . import autoencoder
-from .autoencoder import Autoencoder
-from .settings import VERSION, Base
+from .autoencoder import Autoencoder, Encoded
+from .settings import VERSION, Pretraining
 
 
-# --- latents -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Space:
-    """Between pixels and what the network sees: an autoencoder and a shift and a scale of every channel.
+class LatentSpace:
+    """Between pixels and what the network sees: an autoencoder, and a shift and a scale of every channel.
 
     Attributes:
         mean, std: (C, 1, 1): the network sees (latent - mean) / std.
@@ -51,36 +49,34 @@ def resized(pixels: Tensor, side: int) -> Tensor:
     return F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-class Latents:
-    """The latents of a real set, drawn by position; encoded once where that takes an encoder.
+@dataclass(frozen=True)
+class EncodedSet:
+    """The latents of a real set, drawn by position; encoded once if that takes an encoder.
 
-    Args:
-        kept: mean (V, N, C, h, w) and where there is one log_variance, float16, for V views: as it is, and mirrored.
-        None: pixel space.
+    Attributes:
+        kept: mean (V, N, C, h, w) and, if there is one, log_variance, float16, for V views: as it is, and mirrored.
+              None: pixel space.
     """
 
-    def __init__(self, real: ImageSet, encoder: Autoencoder, side: int, flips: bool, kept: dict[str, Tensor] | None):
-        self.real, self.encoder, self.side, self.flips, self.kept = real, encoder, side, flips, kept
+    real: ImageSet
+    encoder: Autoencoder
+    side: int
+    flips: bool
+    kept: dict[str, Tensor] | None
 
     def draw(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """(B, C, h, w): a draw from each image's latent distribution, half of them mirrored where `flips`."""
-        device = self.real.device
-        mirrored = (
-            torch.randint(2, (len(index),), generator=rng) if self.flips else torch.zeros(len(index), dtype=torch.int64)
-        )
+        """(B, C, h, w): a draw from each image's latent distribution, half of them mirrored if `flips`."""
+        device, n = self.real.device, len(index)
+        mirrored = torch.randint(2, (n,), generator=rng) if self.flips else torch.zeros(n, dtype=torch.int64)
         if self.kept is None:
             pixels = resized(self.real.subset(index).pixels(), self.side)
             pixels = torch.where(mirrored.bool().to(device).view(-1, 1, 1, 1), pixels.flip(3), pixels)
             return self.encoder.encode(pixels).sample(rng)
-        parts = [
-            self.kept[k][mirrored, index].to(device).float() if k in self.kept else None
-            for k in ("mean", "log_variance")
-        ]
-        return autoencoder.Encoded(*parts).sample(rng)
+        return Encoded(**{k: v[mirrored, index].to(device).float() for k, v in self.kept.items()}).sample(rng)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C, 1, 1) of every channel over all kept means."""
-        mean, n, out = self.kept["mean"], 0, []
+        mean, n = self.kept["mean"], 0
         sums = [torch.zeros(mean.shape[2], dtype=torch.float64) for _ in range(2)]
         for part in mean.flatten(0, 1).split(1024):
             x = part.double()
@@ -88,27 +84,25 @@ class Latents:
             sums[0] += x.sum((0, 2, 3)).cpu()
             sums[1] += x.square().sum((0, 2, 3)).cpu()
         first, second = (s / n for s in sums)
-        out = [first, (second - first.square()).clamp_min(1e-12).sqrt()]
+        out = (first, (second - first.square()).clamp_min(1e-12).sqrt())
         return tuple(v.float().view(-1, 1, 1).to(self.real.device) for v in out)
 
 
-def latents(real: ImageSet, of: Base, loop: Loop | None = None) -> Latents:
-    """The latents of `real`, from `runs/latents` where they are, else encoded and put there.
+def latents(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> EncodedSet:
+    """The latents of `real`: read from `runs/latents`, or encoded and put there if they are missing.
 
     Raises: UserError: images the autoencoder does not take, or missing weights.  TimeUp: the loop's deadline passed.
     """
-    from safetensors.torch import load_file, save_file
-
-    encoder, side = _encoder(real, of), of.side or real.shape[1]
+    encoder, side = encoder_of(real, cfg), cfg.side or real.shape[1]
     if encoder.name == "identity":
-        return Latents(real, encoder, side, of.flips, None)
-    key = {"data": real.sha256(), "autoencoder": of.autoencoder, "side": side, "flips": of.flips, "version": VERSION}
-    file = paths.runs() / "latents" / f"{plain_name(real.facts.name)}-{digest(key)}.safetensors"
+        return EncodedSet(real, encoder, side, cfg.flips, None)
+    key = {"data": real.sha256(), "autoencoder": cfg.autoencoder, "side": side, "flips": cfg.flips, "version": VERSION}
+    name = f"{store.plain_name(real.facts.name)}-{store.digest(key)}.safetensors"
+    file = paths.runs() / "latents" / name
     with store.once(file, "latents", loop, real.device) as missing:
         if missing:
-            save = _encode(real, encoder, side, of.flips, loop or Loop())
-            atomically(file, lambda part: save_file(save, part))
-    return Latents(real, encoder, side, of.flips, load_file(file))
+            write_tensors(file, _encode(real, encoder, side, cfg.flips, loop or Loop()))
+    return EncodedSet(real, encoder, side, cfg.flips, read_tensors(file)[0])
 
 
 @torch.no_grad()
@@ -125,22 +119,18 @@ def _encode(
         pixels = resized(real.subset(parts[step]).pixels(), side)
         for view in range(views):
             found = encoder.encode(pixels.flip(3) if view else pixels)
-            kept["mean"][view, parts[step]] = found.mean.half().cpu()
-            if found.log_variance is not None:
-                kept["log_variance"][view, parts[step]] = found.log_variance.half().cpu()
+            for name, values in kept.items():
+                values[view, parts[step]] = getattr(found, name).half().cpu()
     return kept
 
 
-def _encoder(real: ImageSet, of: Base) -> Autoencoder:
-    found = autoencoder.load(of.autoencoder)
+def encoder_of(real: ImageSet, cfg: Pretraining) -> Autoencoder:
+    """The autoencoder that encodes. Raises: UserError: missing weights, or images that it does not take."""
+    found = autoencoder.load(cfg.autoencoder)
+    takes = f"autoencoder {cfg.autoencoder}: takes"
     if found.images is not None and real.shape[0] != found.images:
-        raise UserError(
-            f"autoencoder {of.autoencoder}: takes {found.images} channels, {real.facts.name} has {real.shape[0]}; use identity"
-        )
-    side = of.side or real.shape[1]
-    if real.shape[1] != real.shape[2] or side % found.factor:
+        raise UserError(f"{takes} {found.images} channels, {real.facts.name} has {real.shape[0]}; use identity")
+    if real.shape[1] != real.shape[2] or (cfg.side or real.shape[1]) % found.factor:
         given = f"{real.shape[1]} x {real.shape[2]}"
-        raise UserError(
-            f"autoencoder {of.autoencoder}: takes squares of a multiple of {found.factor} pixels, not {given}"
-        )
+        raise UserError(f"{takes} squares of a multiple of {found.factor} pixels, not {given}")
     return found.to(real.device)

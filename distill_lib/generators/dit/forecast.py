@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ...core.memory import parameter_count
 from .network import DiT
-from .settings import held
+from .settings import peak_bytes
 
 
-# --- cost --------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Outlook:
-    """What a stage will take, from counted operations and a short measurement of matrix products on the device at
-    hand."""
+    """What a stage will take, from counted operations and a short measurement of matrix products on the device."""
 
     what: str
     steps: int
@@ -29,13 +28,11 @@ class Outlook:
         return self.flops / self.rate
 
     def __str__(self) -> str:
-        for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
-            if self.seconds >= size or unit == "s":
-                took = f"{self.seconds / size:.1f} {unit}"
-                break
+        unit, size = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if self.seconds >= n or u == "s")
         return (
-            f"{self.what}: {self.steps:,} steps of {self.batch} images, {self.flops / 1e12:,.1f} TFLOP: about {took} at the "
-            f"{self.rate / 1e9:,.0f} GFLOP/s of matrix products here, {self.memory_gb:.1f} GB"
+            f"{self.what}: {self.steps:,} steps of {self.batch} images, {self.flops / 1e12:,.1f} TFLOP: "
+            f"about {self.seconds / size:.1f} {unit} at the {self.rate / 1e9:,.0f} GFLOP/s of matrix products here, "
+            f"{self.memory_gb:.1f} GB"
         )
 
 
@@ -43,23 +40,16 @@ def outlook(what: str, network: DiT, passes: float, steps: int, batch: int) -> O
     """Time and memory of a stage before it starts.
 
     Args:
-        passes: forward passes an image counts as.
+        passes: how many forward passes an image counts as.
     """
-    of, device = network.of, network.pos_embed.device
-    share = sum(p.numel() for p in network.parameters() if p.requires_grad) / sum(
-        p.numel() for p in network.parameters()
-    )
-    return Outlook(
-        what,
-        steps,
-        batch,
-        passes * of.flops() * steps * batch,
-        _rate(device),
-        held(of, batch, device.type == "cuda", share) / 2**30,
-    )
+    arch, device = network.arch, network.pos_embed.device
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    peak = peak_bytes(arch, batch, device.type == "cuda", trained / parameter_count(network))
+    return Outlook(what, steps, batch, passes * arch.flops() * steps * batch, _rate(device), peak / 2**30)
 
 
 def _rate(device: torch.device) -> float:
+    """Operations per second of matrix products."""
     a = torch.ones(768, 768, device=device)
     for _ in range(2):
         a @ a
@@ -73,6 +63,6 @@ def _rate(device: torch.device) -> float:
 
 
 def say(found: Outlook) -> None:
-    """Print what a stage will take, where that is more than a minute."""
+    """Print what a stage will take if it is more than a minute."""
     if found.seconds > 60:
         print(found, flush=True)

@@ -2,10 +2,9 @@
 
     network = DiT(Architecture(side=32, channels=4)).draw_weights(rng)     # DiT-XL/2 at 256 pixels
     network = read("DiT-XL-2-256/transformer")                             # official or diffusers' weights
-    predict = guided(network, labels, scale=4.0)
+    predict = guided(network, labels, none=1000, scale=4.0)
 
-Parameters are named as in the official state dict, so that both kinds of files load. `difffit` adds scales and says
-which parameters DiffFit trains.
+Parameters are named as in the official state dict, so that both kinds of files load.
 
 Source: Peebles and Xie 2023 (DiT) and its code; Xie et al. 2023 (DiffFit) as in Minimax's code; diffusers'
 DiTTransformer2DModel.
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -23,12 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core import memory
 from ...core.errors import UserError
 from ...core.settings import Count, replace, settings
-from ...networks import memory
+from ..transformer import Attention, Mlp, PatchEmbed, sinusoids, unpatchify
 
 FREQUENCIES = 256  # numbers a timestep is embedded in
 Numerics = Literal["official", "diffusers"]
+Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 @settings
@@ -44,16 +44,14 @@ class Architecture:
     mlp_ratio: float = 4.0
     num_classes: Count = 1000  # one more row of the label table stands for no class
     scaled: int = 0  # blocks, the first ones, with DiffFit's scales
-    numerics: Numerics = (
-        "official"  # diffusers spaces the timestep's frequencies over 127 intervals, and has 1e-5 in the MLP's norm
-    )
+    # diffusers spaces the timestep's frequencies over 127 intervals, and has 1e-5 in the MLP's norm
+    numerics: Numerics = "official"
 
     def check(self) -> Self:
         """Raises: UserError: sizes that do not fit together."""
         if self.side % self.patch:
-            raise UserError(
-                f"DiT: patches of {self.patch} do not tile latents of {self.side}; give a divisor of {self.side}"
-            )
+            given = f"patches of {self.patch} do not tile latents of {self.side}"
+            raise UserError(f"DiT: {given}; give a divisor of {self.side}")
         if self.width % 4:
             raise UserError(f"DiT: width {self.width} must be a multiple of 4")
         if self.width % self.heads:
@@ -66,103 +64,84 @@ class Architecture:
     def tokens(self) -> int:
         return (self.side // self.patch) ** 2
 
+    @property
+    def hidden(self) -> int:
+        """Entries between the layers of an MLP."""
+        return int(self.width * self.mlp_ratio)
+
     def flops(self) -> float:
         """Floating-point operations of one forward pass of one image, a multiply-add counted as two."""
-        w, hidden = self.width, int(self.width * self.mlp_ratio)
-        per_token = 4 * w * w + 2 * w * hidden + 2 * self.tokens * w
+        w = self.width
+        per_token = 4 * w * w + 2 * w * self.hidden + 2 * self.tokens * w
         ends = self.tokens * self.patch**2 * self.channels * 3 * w
         once = self.depth * 6 * w * w + (FREQUENCIES + w) * w + 2 * w * w
         return 2.0 * (self.depth * self.tokens * per_token + ends + once)
 
 
-class Attention(nn.Module):
-    def __init__(self, of: Architecture, scaled: bool):
-        super().__init__()
-        self.heads = of.heads
-        self.qkv, self.proj = nn.Linear(of.width, 3 * of.width), nn.Linear(of.width, of.width)
-        if scaled:
-            self.gamma_qkv, self.gamma_proj = nn.Parameter(torch.ones(3 * of.width)), nn.Parameter(torch.ones(of.width))
-        self.scaled = scaled
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x)
-        qkv = qkv * self.gamma_qkv if self.scaled else qkv
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, tokens, width / heads)
-        x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x * self.gamma_proj if self.scaled else x
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """(B, L, D) tokens, normalised, then scaled and shifted by the condition (B, 1, D)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[2:], eps=eps), 1 + scale)
 
 
-class MLP(nn.Module):
-    def __init__(self, of: Architecture):
-        super().__init__()
-        hidden = int(of.width * of.mlp_ratio)
-        self.fc1, self.fc2 = nn.Linear(of.width, hidden), nn.Linear(hidden, of.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-zero)."""
 
-    def __init__(self, of: Architecture, scaled: bool):
+    def __init__(self, arch: Architecture, scaled: bool):
         super().__init__()
-        self.attn, self.mlp = Attention(of, scaled), MLP(of)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(of.width, 6 * of.width))
+        self.attn = Attention(arch.width, arch.heads, scaled=scaled)
+        self.mlp = Mlp(arch.width, arch.hidden, approximate="tanh")
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(arch.width, 6 * arch.width))
         if scaled:
-            self.gamma_attn, self.gamma_mlp = nn.Parameter(torch.ones(of.width)), nn.Parameter(torch.ones(of.width))
-        self.scaled, self.width, self.mlp_eps = scaled, (of.width,), 1e-5 if of.numerics == "diffusers" else 1e-6
+            self.gamma_attn, self.gamma_mlp = (nn.Parameter(torch.ones(arch.width)) for _ in range(2))
+        self.scaled, self.mlp_eps = scaled, 1e-5 if arch.numerics == "diffusers" else 1e-6
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(condition).unsqueeze(1).chunk(6, 2)
-        a = self.attn(torch.addcmul(shift, F.layer_norm(x, self.width, eps=1e-6), 1 + scale))
-        x = x + gate * (a * self.gamma_attn if self.scaled else a)
-        m = self.mlp(torch.addcmul(mlp_shift, F.layer_norm(x, self.width, eps=self.mlp_eps), 1 + mlp_scale))
-        return x + mlp_gate * (m * self.gamma_mlp if self.scaled else m)
+        parts = self.adaLN_modulation(condition).unsqueeze(1).chunk(6, 2)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts  # each (B, 1, D)
+        a = self.attn(modulate(x, shift, scale))  # (B, L, D)
+        x = x + gate * (a * self.gamma_attn if self.scaled else a)  # (B, L, D)
+        m = self.mlp(modulate(x, mlp_shift, mlp_scale, self.mlp_eps))  # (B, L, D)
+        return x + mlp_gate * (m * self.gamma_mlp if self.scaled else m)  # (B, L, D)
 
 
 class TimestepEmbedder(nn.Module):
-    def __init__(self, of: Architecture):
+    """(B,) timesteps to (B, D): cosines, then sines, through an MLP."""
+
+    def __init__(self, arch: Architecture):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, of.width), nn.SiLU(), nn.Linear(of.width, of.width))
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, arch.width), nn.SiLU(), nn.Linear(arch.width, arch.width))
         half = FREQUENCIES // 2
-        intervals = half - (of.numerics == "diffusers")
+        intervals = half - (arch.numerics == "diffusers")
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device="cpu") / intervals)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = t.float()[:, None] * self.frequencies
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(self.mlp[0].weight.dtype))
+        angle = t.float()[:, None] * self.frequencies  # (B, FREQUENCIES / 2)
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(self.mlp[0].weight.dtype))  # (B, D)
 
 
 class LabelEmbedder(nn.Module):
-    def __init__(self, of: Architecture):
+    """(B,) labels to (B, D); the last row stands for no class."""
+
+    def __init__(self, arch: Architecture):
         super().__init__()
-        self.embedding_table = nn.Embedding(of.num_classes + 1, of.width)
+        self.embedding_table = nn.Embedding(arch.num_classes + 1, arch.width)
 
     def forward(self, labels: Tensor) -> Tensor:
-        return self.embedding_table(labels)
-
-
-class PatchEmbedder(nn.Module):
-    def __init__(self, of: Architecture):
-        super().__init__()
-        self.proj = nn.Conv2d(of.channels, of.width, of.patch, of.patch)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.proj(z).flatten(2).transpose(1, 2)
+        return self.embedding_table(labels)  # (B, D)
 
 
 class FinalLayer(nn.Module):
-    def __init__(self, of: Architecture):
+    """Tokens to the numbers of their patches, shifted and scaled by the condition."""
+
+    def __init__(self, arch: Architecture):
         super().__init__()
-        self.linear = nn.Linear(of.width, of.patch**2 * 2 * of.channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(of.width, 2 * of.width))
-        self.width = (of.width,)
+        self.linear = nn.Linear(arch.width, arch.patch**2 * 2 * arch.channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(arch.width, 2 * arch.width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(condition).unsqueeze(1).chunk(2, 2)
-        return self.linear(torch.addcmul(shift, F.layer_norm(x, self.width, eps=1e-6), 1 + scale))
+        shift, scale = self.adaLN_modulation(condition).unsqueeze(1).chunk(2, 2)  # each (B, 1, D)
+        return self.linear(modulate(x, shift, scale))  # (B, L, patch² 2C)
 
 
 class DiT(nn.Module):
@@ -173,24 +152,22 @@ class DiT(nn.Module):
 
     family = "dit"
 
-    def __init__(self, of: Architecture):
+    def __init__(self, arch: Architecture):
         super().__init__()
-        self.of = of.check()
-        self.x_embedder, self.t_embedder, self.y_embedder = PatchEmbedder(of), TimestepEmbedder(of), LabelEmbedder(of)
-        self.pos_embed = nn.Parameter(positions(of.width, of.side // of.patch)[None], requires_grad=False)
-        self.blocks = nn.ModuleList(Block(of, i < of.scaled) for i in range(of.depth))
-        self.final_layer = FinalLayer(of)
+        self.arch = arch.check()
+        self.x_embedder = PatchEmbed(arch.channels, arch.width, arch.patch)
+        self.t_embedder, self.y_embedder = TimestepEmbedder(arch), LabelEmbedder(arch)
+        self.pos_embed = nn.Parameter(positions(arch.width, arch.side // arch.patch)[None], requires_grad=False)
+        self.blocks = nn.ModuleList(DiTBlock(arch, i < arch.scaled) for i in range(arch.depth))
+        self.final_layer = FinalLayer(arch)
 
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        x = self.x_embedder(z) + self.pos_embed
-        condition = self.t_embedder(t) + self.y_embedder(labels)
+        x = self.x_embedder(z) + self.pos_embed  # (B, L, D)
+        condition = self.t_embedder(t) + self.y_embedder(labels)  # (B, D)
         for block in self.blocks:
-            x = block(x, condition)
-        x = self.final_layer(x, condition)  # (B, tokens, patch² 2C)
-        n, p = self.of.side // self.of.patch, self.of.patch
-        return (
-            x.view(len(x), n, n, p, p, 2 * self.of.channels).permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, n * p, n * p)
-        )
+            x = block(x, condition)  # (B, L, D)
+        x = self.final_layer(x, condition)  # (B, L, patch² 2C)
+        return unpatchify(x, self.arch.patch)  # (B, 2C, S, S)
 
     @torch.no_grad()
     def draw_weights(self, rng: torch.Generator) -> Self:
@@ -209,54 +186,41 @@ class DiT(nn.Module):
         return self
 
 
-def parameters(of: Architecture) -> int:
+@functools.lru_cache(maxsize=64)
+def parameter_count(arch: Architecture) -> int:
     """How many numbers the weights of these sizes are, places of the patches included, without DiffFit's scales."""
-    w, hidden, patch = of.width, int(of.width * of.mlp_ratio), of.channels * of.patch**2
-    block = 4 * w * w + 4 * w + 2 * w * hidden + hidden + w + 6 * w * w + 6 * w
-    ends = patch * w + w + of.tokens * w + FREQUENCIES * w + w + w * w + w + (of.num_classes + 1) * w
-    return of.depth * block + ends + 2 * w * w + 2 * w + 2 * patch * w + 2 * patch
+    with torch.device("meta"):
+        return memory.parameter_count(DiT(replace(arch, scaled=0)))
 
 
 @functools.lru_cache(maxsize=64)
-def image_bytes(of: Architecture) -> float:
+def image_bytes(arch: Architecture) -> float:
     """What training keeps of one image: counted with one block and with two; every further one keeps as much as the
     second."""
 
     def counted(depth: int) -> float:
-        with torch.random.fork_rng(devices=[]):
-            network = DiT(replace(of, depth=depth, scaled=0))
+        network = build(replace(arch, depth=depth, scaled=0))
         weights = [p for p in network.parameters() if p.requires_grad]
 
         def run(n: int) -> tuple[Tensor, ...]:
-            latents = torch.zeros(n, of.channels, of.side, of.side)
-            return torch.autograd.grad(
-                network(latents, torch.zeros(n), torch.zeros(n, dtype=torch.int64)).sum(), weights
-            )
+            latents, labels = torch.zeros(n, arch.channels, arch.side, arch.side), torch.zeros(n, dtype=torch.int64)
+            return torch.autograd.grad(network(latents, torch.zeros(n), labels).sum(), weights)
 
-        return memory.growth(run).each
+        return memory.bytes_per_image(run)
 
     one, two = counted(1), counted(2)
-    return one + (of.depth - 1) * (two - one)
+    return one + (arch.depth - 1) * (two - one)
 
 
-def build(of: Architecture) -> DiT:
+def build(arch: Architecture) -> DiT:
     """A network without a draw from torch's global generator."""
     with torch.random.fork_rng(devices=[]):
-        return DiT(of)
+        return DiT(arch)
 
 
 def positions(width: int, side: int) -> Tensor:
     """(side², width): sines and cosines of the column, then of the row, in row-major order."""
-    omega = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
-    row, column = torch.meshgrid(*[torch.arange(side, dtype=torch.float64, device="cpu")] * 2, indexing="ij")
-    parts = [
-        part for at in (column, row) for angle in [at.reshape(-1, 1) * omega] for part in (angle.sin(), angle.cos())
-    ]
-    return torch.cat(parts, 1).float()
-
-
-# --- guidance ----------------------------------------------------------------------------------------------------------
-Predict = Callable[[Tensor, Tensor], Tensor]
+    return sinusoids(side, width).roll(width // 2, dims=1)
 
 
 def guided(
@@ -272,8 +236,8 @@ def guided(
     Args:
         labels:   (B,) conditions; `none` is the label for no class.
         scale:    1 is the conditional answer alone, 0 the unconditional noise.
-        channels: "official" guides the first three channels alone, as DiT's code keeps it for reproducibility; "all" as
-        diffusers.
+        channels: "official" guides the first three channels alone, as DiT's code keeps it for reproducibility; "all"
+                  guides all of them, as diffusers does.
     """
     if scale == 1:
         return lambda z, t: network(z, t, labels)
@@ -285,19 +249,3 @@ def guided(
         return torch.cat([without[:, :c] + scale * (given[:, :c] - without[:, :c]), given[:, c:]], 1)
 
     return predict
-
-
-_SCALES = {
-    "attn.gamma1": "attn.gamma_qkv",
-    "attn.gamma2": "attn.gamma_proj",
-    "gamma1": "gamma_attn",
-    "gamma2": "gamma_mlp",
-}  # Minimax -> here
-
-
-def from_minimax(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with DiffFit's scales under the names they have here; without such scales it stays as it is."""
-    return {
-        re.sub(r"(?<=\d\.)(attn\.)?gamma[12]$", lambda found: _SCALES[found[0]], name): tensor
-        for name, tensor in state.items()
-    }

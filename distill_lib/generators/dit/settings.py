@@ -1,36 +1,30 @@
-"""Settings of a latent diffusion model."""
+"""Settings of a latent diffusion model, and what they cost."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from ...core.settings import Count, replace, settings
-from ...networks import memory
+from ...data import DATASETS, sized
 from ..diffusion import discrete
-from . import network as dit_network
-from .network import Architecture
+from .network import Architecture, Numerics, image_bytes, parameter_count
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
-# channels of the latents (None: those of the images), pixels per latent, channels of the widest maps in the decoder
-LATENTS = {"identity": (None, 1, 0), "taef2": (32, 8, 64), "KL": (4, 8, 256)}
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
 @settings
-class Base:
+class Pretraining:
     """Stage 1: which model to start from. The defaults are DiT-XL/2 at 256 pixels as published, with the autoencoders
     of Minimax's code."""
 
-    weights: str | None = (
-        "facebook/DiT-XL-2-256"  # a folder or a name on the hub; None: trained here, by the settings below
-    )
-    numerics: dit_network.Numerics = "official"  # of published weights
-    autoencoder: str = "stabilityai/sd-vae-ft-ema"  # see generators.autoencoder
+    # a folder or a name on the hub; None: trained here, by the settings below
+    weights: str | None = "facebook/DiT-XL-2-256"
+    numerics: Numerics = "official"  # of published weights
+    autoencoder: str = "stabilityai/sd-vae-ft-ema"  # see generators.dit.autoencoder
     decoder: str | None = "stabilityai/sd-vae-ft-mse"  # another one to decode with; None: the same
-    side: Count | None = (
-        256  # pixels of the images it works on; others are resized to it and back; None: those of the set
-    )
+    # pixels of the images it works on; others are resized to it and back; None: those of the set
+    side: Count | None = 256
     flips: bool = True  # half of the training images mirrored
     precision: Precision = "float32"  # of matrix products; residuals, losses and weights stay float32
     # --- a DiT trained here (our values; no paper has one)
@@ -48,66 +42,30 @@ class Base:
     drop: float = 0.1  # share of labels replaced by "no class", for guidance
     seed: int = 0
 
-    def smoke(self) -> Base:
+    def smoke(self) -> Pretraining:
         """In pixels, for seconds."""
-        return replace(
-            self.in_pixels(),
-            width=32,
-            depth=2,
-            heads=2,
-            steps=12,
-            batch=16,
-            lr=2e-3,
-            ema=0.9,
-            flips=False,
-            precision="float32",
-        )
+        course = dict(steps=12, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32")
+        return replace(self.in_pixels(), width=32, depth=2, heads=2, **course)
 
-    def small(self) -> Base:
+    def small(self) -> Pretraining:
         """About half an hour on one CPU core: six blocks of 256; published weights give way to the tiny autoencoder's
         latents."""
-        start = (
-            self
-            if self.weights is None
-            else replace(self, weights=None, autoencoder="taef2", decoder=None, side=None, patch=2)
-        )
-        return replace(
-            start, width=256, depth=6, heads=4, steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995
-        )
+        tiny = dict(weights=None, autoencoder="taef2", decoder=None, side=None, patch=2) if self.weights else {}
+        course = dict(steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995)
+        return replace(self, **tiny, width=256, depth=6, heads=4, **course)
 
-    def in_pixels(self) -> Base:
+    def in_pixels(self) -> Pretraining:
         return replace(self, weights=None, autoencoder="identity", decoder=None, side=None)
 
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
-    def latent(self, size: memory.Size) -> tuple[int, int, int]:
-        """Channels and side of the latents, and pixels of a side of the images."""
-        side = self.side or size.shape[1]
-        channels, factor = LATENTS.get(self.autoencoder, LATENTS["KL"])[:2]
-        return channels or size.shape[0], side // factor, side
-
-    def sizes(self, size: memory.Size) -> Architecture:
-        """Of the network, published or trained here."""
-        channels, side, _ = self.latent(size)
-        return (
-            Architecture(side=side, channels=channels)
-            if self.weights
-            else _sizes(self, side, channels, size.num_classes)
-        )
-
-    def held(self, size: memory.Size) -> float:
-        """Bytes a training step keeps alive; encoding the images where that takes an encoder."""
-        if self.weights:
-            return self.autoencoding(size)
-        step = held(self.sizes(size), self.batch, size.gpu, trained=1.0) + memory.COPIES * size.floats(self.batch)
-        return max(step, self.autoencoding(size))
-
-    def autoencoding(self, size: memory.Size) -> float:
-        """Bytes of 25 images on their way through the autoencoder, at its widest maps."""
-        widest = LATENTS.get(self.autoencoder, LATENTS["KL"])[2]
-        return 25 * 3 * 4.0 * widest * self.latent(size)[2] ** 2
+    def trained_here(self, channels: int, side: int, num_classes: int) -> Architecture:
+        """The network that is trained here on latents (channels, side, side)."""
+        patch = self.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
+        sizes = (side, channels, patch, self.width, self.depth, self.heads)
+        return Architecture(*sizes, num_classes=num_classes).check()
 
 
 @settings
@@ -123,8 +81,8 @@ class Sampling:
         return replace(self, steps=4, guidance=1.5, channels="all", batch=40)
 
     def small(self) -> Sampling:
-        """Half the steps, and twice the guidance: a model trained for half an hour follows labels weakly. On all
-        channels of the other latents.
+        """Half the steps, and twice the guidance, because a briefly trained model follows labels weakly; all channels,
+        because other latents have more than four.
 
         Of 60 images of ImageWoof, MobileNetV2 recognised 8 at guidance 2, 13 at 4, 23 at 8 and 24 at 12 (of real ones
         two thirds).
@@ -134,35 +92,22 @@ class Sampling:
     def work(self, images: int) -> float:
         return images * self.steps * (1.0 if self.guidance == 1 else 2.0)
 
-    def held(self, of: Base, size: memory.Size) -> float:
-        """Bytes of the images of a call, doubled by guidance, in one block of the network, or of 25 of them in the
-        decoder."""
-        drawn = min(self.batch, max(1, self.batch // size.num_classes) * size.num_classes)
-        return max(held(of.sizes(size), drawn * (1 if self.guidance == 1 else 2), size.gpu), of.autoencoding(size))
-
 
 def has_published(dataset: str) -> bool:
     """Whether published weights know the classes of a data set: subsets of ImageNet."""
-    from ...data import DATASETS, sized
-
     found = DATASETS.get(sized(dataset)[0])
     return found is not None and bool(found.imagenet_indices)
 
 
-def _sizes(of: Base, side: int, channels: int, num_classes: int) -> Architecture:
-    patch = of.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
-    return Architecture(side, channels, patch, of.width, of.depth, of.heads, num_classes=num_classes).check()
-
-
-def held(of: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
-    """Bytes a step keeps alive: weights, and of the trained share of them average, gradients and moments; activations
-    of every block, or of one.
+def peak_bytes(arch: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
+    """Bytes a step keeps alive: the weights; average, gradients and moments of the trained ones; and activations, of
+    every block if it trains, of one if it draws.
 
     Args:
         trained: share of the weights; 0 draws images.
     """
-    weights = dit_network.parameters(of) * ((2 if trained else 1) + 3 * trained)
+    weights = parameter_count(arch) * ((2 if trained else 1) + 3 * trained)
     if trained:
-        return 4.0 * weights + images * dit_network.image_bytes(of)
-    per_block = of.tokens * (14 * of.width + 2 * int(of.width * of.mlp_ratio)) + (0 if gpu else of.tokens**2 * of.heads)
+        return 4.0 * weights + images * image_bytes(arch)
+    per_block = arch.tokens * (14 * arch.width + 2 * arch.hidden) + (0 if gpu else arch.tokens**2 * arch.heads)
     return 4.0 * (weights + images * per_block)

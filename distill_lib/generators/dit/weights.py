@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...core import weights
 from ...core.errors import UserError
-from .network import Architecture, DiT, Numerics, build, from_minimax
+from .network import Architecture, DiT, Numerics, build
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
 def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
     """A network from its official state dict (one file), or from a folder that diffusers wrote.
 
-    A checkpoint of Minimax's fine-tuning is read too, with DiffFit's scales `gamma1` and `gamma2`, which its code
-    multiplies with: in `attn` the queries, keys and values, and the projection; in a block the attention's branch and
-    the MLP's, before they are added.
+    A checkpoint of Minimax's fine-tuning is read too, with the scales of DiffFit. Its code calls them `gamma1` and
+    `gamma2`: in `attn` they multiply the queries, keys and values, and the projection; in a block the attention's
+    branch and the MLP's, before these are added.
 
     Args:
         path:     a `.safetensors` or `.pt` file of the official names; or a folder with `config.json` and diffusers'
-        weights, or one
-                  above it that has it as `transformer`.
-        numerics: how it computes; by default that of the library the file is from. The weights of DiT-XL/2 were trained
-        with the
-                  official one, whichever file holds them.
+                  weights, or one above it that has it as `transformer`.
+        numerics: how it computes; by default as in the library the file is from. The weights of DiT-XL/2 were trained
+                  with the official one, whichever file holds them.
     Raises: UserError: missing, damaged or foreign files.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "transformer" if (path / "transformer").is_dir() else path
         try:
-            config = json.loads((path / "config.json").read_text())
-            of = from_config(config, numerics or "diffusers")
-            network = build(of)
-            network.load_state_dict({"pos_embed": network.pos_embed.data, **from_diffusers(tensors(path), of)})
+            arch = from_config(json.loads((path / "config.json").read_text()), numerics or "diffusers")
+            network = build(arch)
+            network.load_state_dict({"pos_embed": network.pos_embed.data, **from_diffusers(tensors(path), arch)})
         except (OSError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as err:
             raise UserError(f"{path}: not a DiT as diffusers writes it ({err})") from None
         return network
+    state = from_minimax(tensors(path))
     try:
-        state = from_minimax(tensors(path))
         network = build(infer(state, numerics or "official"))
         network.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as err:
@@ -55,43 +52,25 @@ def tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a file, or of a folder's files `diffusion_pytorch_model*` or `model*`; nothing is unpickled but
     tensors.
 
-    Of a checkpoint that training wrote: the averaged weights, which the official samplers take.
+    From a checkpoint that training wrote: the averaged weights, which the official samplers take.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     files = [path]
     if path.is_dir():
-        found = [
-            sorted(path.glob(f"{stem}*.{end}"))
-            for end in ("safetensors", "bin")
-            for stem in ("diffusion_pytorch_model", "model")
-        ]
+        stems = ("diffusion_pytorch_model", "model")
+        found = [sorted(path.glob(f"{stem}*.{end}")) for end in ("safetensors", "bin") for stem in stems]
         files = next((f for f in found if f), [])
-    if not files or not files[0].exists():
+    if not files:
         raise UserError(f"{path}: no weights here; diffusers writes diffusion_pytorch_model.safetensors")
     out: dict[str, Tensor] = {}
     for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                state = load_file(file)
-            else:
-                with torch.serialization.safe_globals(
-                    [argparse.Namespace]
-                ):  # training's arguments lie beside its weights
-                    state = torch.load(file, map_location="cpu", weights_only=True)
-                state = state.get("ema", state)
-        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as err:
-            raise UserError(f"{file}: damaged or no file of weights ({err})") from None
-        except Exception as err:  # what the restricted unpickler refuses
-            raise UserError(f"{file}: holds more than tensors, and is not read ({type(err).__name__})") from None
-        out |= state
+        state, _ = weights.read(file)
+        out |= state.get("ema", state)
     return out
 
 
 def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architecture:
-    """The architecture of an official state dict. It does not tell the heads: they are taken to be of 72 numbers, or 64
-    where 72 do not fit."""
+    """The architecture of an official state dict. It does not say how many heads there are: they are taken to have 72
+    numbers, or 64 if 72 do not fit."""
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     head = 72 if width % 72 == 0 else 64 if width % 64 == 0 else width
@@ -114,18 +93,14 @@ def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
 
     Raises: UserError: a network that is no DiT, or one without learned variances.
     """
-    if (
-        config.get("norm_type", "ada_norm_zero") != "ada_norm_zero"
-        or config.get("activation_fn", "gelu-approximate") != "gelu-approximate"
-    ):
-        found = f"{config.get('norm_type')}, {config.get('activation_fn')}"
-        raise UserError(f"a transformer with {found}; a DiT has ada_norm_zero, gelu-approximate")
-    channels = config["in_channels"]
-    if config.get("out_channels") != 2 * channels:
-        outputs = config.get("out_channels")
-        raise UserError(
-            f"a DiT with {outputs} output channels for {channels}; one that learns variances has {2 * channels}"
-        )
+    kinds = {"norm_type": "ada_norm_zero", "activation_fn": "gelu-approximate"}
+    if any(config.get(k, wanted) != wanted for k, wanted in kinds.items()):
+        found = ", ".join(str(config.get(k)) for k in kinds)
+        raise UserError(f"a transformer with {found}; a DiT has {', '.join(kinds.values())}")
+    channels, outputs = config["in_channels"], config.get("out_channels")
+    if outputs != 2 * channels:
+        wanted = f"one that learns variances has {2 * channels}"
+        raise UserError(f"a DiT with {outputs} output channels for {channels}; {wanted}")
     heads = config["num_attention_heads"]
     return Architecture(
         side=config["sample_size"],
@@ -157,7 +132,7 @@ _EMBEDDERS = {
 }
 
 
-def from_diffusers(state: dict[str, Tensor], of: Architecture) -> dict[str, Tensor]:
+def from_diffusers(state: dict[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
     """diffusers' state dict by official names, without the fixed positions.
 
     diffusers keeps a copy of the two embedders in every block; the first is taken.
@@ -169,10 +144,23 @@ def from_diffusers(state: dict[str, Tensor], of: Architecture) -> dict[str, Tens
         for ours, theirs in _EMBEDDERS.items():
             if kind == "weight" or not ours.startswith("y_"):
                 out[f"{ours}.{kind}"] = state[f"transformer_blocks.0.norm1.emb.{theirs}.{kind}"]
-        for i in range(of.depth):
+        for i in range(arch.depth):
             for ours, theirs in _BLOCK.items():
                 out[f"blocks.{i}.{ours}.{kind}"] = state[f"transformer_blocks.{i}.{theirs}.{kind}"]
-            out[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(
-                [state[f"transformer_blocks.{i}.attn1.to_{x}.{kind}"] for x in "qkv"]
-            )
+            parts = [state[f"transformer_blocks.{i}.attn1.to_{x}.{kind}"] for x in "qkv"]
+            out[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
     return out
+
+
+_SCALES = {  # Minimax -> here
+    "attn.gamma1": "attn.gamma_qkv",
+    "attn.gamma2": "attn.gamma_proj",
+    "gamma1": "gamma_attn",
+    "gamma2": "gamma_mlp",
+}
+
+
+def from_minimax(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with DiffFit's scales under the names they have here; without such scales it stays as it is."""
+    scale = re.compile(r"(?<=\d\.)(attn\.)?gamma[12]$")
+    return {scale.sub(lambda found: _SCALES[found[0]], name): tensor for name, tensor in state.items()}

@@ -1,10 +1,10 @@
 """Tensors from the pickles that StyleGAN's code writes, without running anything a pickle asks for.
 
-    python -m distill_lib.foreign_pickle imagenet128.pkl imagenet128.safetensors
+    python -m distill_lib.generators.stylegan_xl.unpickle imagenet128.pkl imagenet128.safetensors
 
-Such a file holds a module's source code, which the usual reader executes. Here every name in the file stands for an
-inert container that keeps what it is given, and tensors are built by code of this module; nothing is imported, nothing
-is called.
+Such a file holds the source code of a module, which the usual reader executes. Here every name in the file stands for
+an inert container that keeps what it is given, and tensors are built by code of this module: nothing is imported, and
+nothing is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import write_tensors
 
 
 class Inert(dict):
@@ -46,15 +46,14 @@ class Inert(dict):
 
 
 def _storage(data: bytes) -> Any:
-    """A storage as plain pickles of tensors hold it: bytes of `torch.save`, read with the loader that takes tensors
+    """A storage as plain pickles of tensors hold it: bytes of `torch.save`, read by the loader that accepts tensors
     alone."""
     return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return (
-        torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
-    )
+    empty = torch.empty(0, dtype=storage.dtype)
+    return empty.set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
 
 
 _KNOWN = {
@@ -85,7 +84,7 @@ def read(file: Path | str, part: str = "G_ema") -> dict[str, Tensor]:
             content = _Reader(f).load()
     except UserError:
         raise
-    except Exception as err:  # a damaged pickle fails in any way
+    except Exception as err:  # a damaged pickle can fail in any way
         raise UserError(f"{file}: not a pickle of StyleGAN's code ({type(err).__name__}: {err})") from None
     if not isinstance(content, dict) or part not in content:
         has = ", ".join(map(str, content)) if isinstance(content, dict) and content else "none"
@@ -116,15 +115,12 @@ def convert(source: Path | str, target: Path | str, part: str = "G_ema") -> Path
 
     Raises: UserError: see `read`; a target that cannot be written.
     """
-    from safetensors.torch import save_file
-
-    tensors = {k: v.contiguous() for k, v in read(source, part).items()}
-    return atomically(Path(target), lambda at: save_file(tensors, at))
+    return write_tensors(Path(target), read(source, part))
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (3, 4):
-        sys.exit("usage: python -m distill_lib.foreign_pickle FILE.pkl FILE.safetensors [G_ema]")
+        sys.exit("usage: python -m distill_lib.generators.stylegan_xl.unpickle FILE.pkl FILE.safetensors [G_ema]")
     try:
         print(convert(*sys.argv[1:]))
     except UserError as err:

@@ -1,13 +1,14 @@
 """U-ViT: network, weights, training, sampling."""
 
-from .network import ARCHITECTURES, Architecture, Attention, Block, Mlp, Patches, UViT, parameters, sinusoids
+from .network import ARCHITECTURES, Architecture, UViT, parameter_count
 from .sample import Generated, generate, generate_for, to_uint8
 from .training import (
     PIECE_MB,
+    Drawn,
     Fit,
     Monitor,
     StepInputs,
-    Trained,
+    TrainedUViT,
     Training,
     at_once,
     backward,
@@ -17,48 +18,6 @@ from .training import (
     memory_mb,
     noise_loss,
     place,
-    rate,
-    train,
     trained,
 )
 from .weights import architecture_of, find, from_state, load, read, save, surgery
-
-__all__ = [
-    "ARCHITECTURES",
-    "PIECE_MB",
-    "Architecture",
-    "Attention",
-    "Block",
-    "Fit",
-    "Generated",
-    "Mlp",
-    "Monitor",
-    "Patches",
-    "StepInputs",
-    "Trained",
-    "Training",
-    "UViT",
-    "architecture_of",
-    "at_once",
-    "backward",
-    "find",
-    "fit",
-    "from_state",
-    "generate",
-    "generate_for",
-    "image_bytes",
-    "initial",
-    "load",
-    "memory_mb",
-    "noise_loss",
-    "parameters",
-    "place",
-    "rate",
-    "read",
-    "save",
-    "sinusoids",
-    "surgery",
-    "to_uint8",
-    "train",
-    "trained",
-]

@@ -1,11 +1,10 @@
-"""U-ViT: a vision transformer with long skips that predicts the noise of a diffusion in pixel space. Book page:
-book/uvit.md
+"""The U-ViT's training, which is run once for every data set and settings; the result is kept in `runs/`.
 
-    model = uvit.train(real, Training(), seed=0, loop=loop)        # weights averaged over training
+    model = uvit.trained(real, Training(), seed=0).model()         # weights averaged over training
     images = uvit.generate(model, labels, seed=0)                  # (N, C, H, W) uint8
     made = uvit.generate_for(model, 600, num_classes=100, seed=0, folder=folder)     # what ten minutes allow, on disk
 
-Images are in [-1, 1] inside, pixels / 127.5 - 1. Names and shapes of the weights are those of the public checkpoints.
+Images are in [-1, 1] inside, pixels / 127.5 - 1. Book page: book/uvit.md
 
 Source: Bao et al. 2023 (U-ViT) and its code; Li et al. 2024, who train it on CIFAR-100 and TinyImageNet.
 """
@@ -20,30 +19,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ...core import paths, store
+from ...core import store
 from ...core.batches import Batches
 from ...core.device import compiled, send
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import write_json
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet
-from ...networks import memory
 from ..diffusion.continuous import VP
-from .network import Architecture, UViT, parameters, sinusoids
+from ..training import follow, kept_in, look_steps, lr_share, set_lr
+from ..transformer import sinusoids
+from .network import Architecture, UViT, parameter_count
 from .weights import find, from_state, load, read, save, surgery
 
 VERSION = 1  # of what training makes: part of the key
 PIECE_MB = 8192  # of activations
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
 @settings
 class Training:
     """How a U-ViT is trained. The defaults are the paper's for CIFAR-100, and its base code's where the paper is
@@ -55,12 +56,8 @@ class Training:
     heads: Count = 8
     mlp_ratio: Count = 4
     output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
-    positions: Literal["random", "sinusoids"] = (
-        "random"  # what the patches' learned positions start from (sinusoids: ours)
-    )
-    label_drop: float = (
-        0.0  # share of the images whose label is left out, which guidance needs (ours; U-ViT's on ImageNet: 0.1)
-    )
+    positions: Literal["random", "sinusoids"] = "random"  # start of the patches' learned positions (sinusoids: ours)
+    label_drop: float = 0.0  # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
     start: str | None = None  # file of public weights to go on from, see `find`; None: from random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
@@ -77,50 +74,18 @@ class Training:
 
     def smoke(self) -> Training:
         """Seconds on one CPU core."""
-        return replace(
-            self,
-            patch=4,
-            width=32,
-            depth=2,
-            heads=2,
-            start=None,
-            steps=40,
-            batch=32,
-            lr=2e-3,
-            warm_up=10,
-            lr_decay=0.5,
-            ema=0.9,
-            precision="float32",
-            checkpointing=False,
-            looks=2,
-        )
+        network = dict(patch=4, width=32, depth=2, heads=2, start=None, precision="float32", checkpointing=False)
+        return replace(self, **network, steps=40, batch=32, lr=2e-3, warm_up=10, lr_decay=0.5, ema=0.9, looks=2)
 
     def small(self) -> Training:
         """Three quarters of an hour on one CPU core, with three departures that let so short a training show something:
         v, sinusoids, dropped labels."""
-        return replace(
-            self,
-            patch=4,
-            width=128,
-            depth=4,
-            heads=4,
-            start=None,
-            steps=8000,
-            batch=32,
-            lr=2e-3,
-            betas=(0.9, 0.99),
-            warm_up=100,
-            lr_decay=0.5,
-            ema=0.998,
-            precision="float32",
-            checkpointing=False,
-            looks=8,
-            output="v",
-            positions="sinusoids",
-            label_drop=0.1,
-        )
+        network = dict(patch=4, width=128, depth=4, heads=4, start=None, precision="float32", checkpointing=False)
+        ours = dict(output="v", positions="sinusoids", label_drop=0.1)
+        course = dict(steps=8000, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5, ema=0.998, looks=8)
+        return replace(self, **network, **ours, **course)
 
-    def architecture(self, real: ImageSet | memory.Size) -> Architecture:
+    def architecture(self, real: ImageSet) -> Architecture:
         """Raises: UserError: images this network does not fit."""
         channels, height, side = real.shape
         if height != side:
@@ -134,19 +99,17 @@ class Training:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
 
-    def held(self, size: memory.Size) -> float:
-        """Bytes a training step keeps alive on one process."""
-        of = self.architecture(size)
-        return 2**20 * memory_mb(of, self, images=at_once(of, self)) + 6 * size.floats(self.batch)
-
-    def sampling_held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the images of a call of the network, and of its weights."""
-        of = self.architecture(size)
-        skipped = of.depth // 2 * of.width
-        return 4.0 * (parameters(of) + images * of.tokens * (skipped + (8 + 2 * of.mlp_ratio) * of.width))
-
 
 Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
+
+
+class Drawn(NamedTuple):
+    """What one step sees: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
+
+    images: Tensor
+    t: Tensor
+    noise: Tensor
+    labels: Tensor | None
 
 
 def noise_loss(
@@ -157,14 +120,13 @@ def noise_loss(
     labels: Tensor | None,
     output: Literal["noise", "v"] = "noise",
 ) -> Tensor:
-    """Mean squared error of the predicted noise at times t in [0, 1]; images (B, C, H, W), t (B,), noise like images,
-    labels (B,).
+    """Mean squared error of the predicted noise; see `Drawn` for the inputs. It is about 1, the noise's variance, for a
+    network that has learned nothing.
 
-    With output "v" the error of v, which is that of the noise divided by alpha: errors where there is much noise count
-    more.
+    With output "v" it is the error of v, which is that of the noise divided by alpha, so errors in very noisy images
+    count more.
 
-    Source: Bao et al. 2023; about 1 for a network that has learned nothing, which is the noise's variance. v: Salimans
-    and Ho 2022.
+    Source: Bao et al. 2023; Salimans and Ho 2022 for v.
     """
     alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (VP.alpha, VP.sigma))
     error = network(alpha * images + sigma * noise, 999 * t, labels).float() - noise
@@ -176,24 +138,26 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
 
     Raises: UserError: the file is not there, or does not fit.
     """
-    of, rng = cfg.architecture(real), stream(seed, "U-ViT", "weights")
+    arch, rng = cfg.architecture(real), stream(seed, "U-ViT", "weights")
     if cfg.start is None:
-        model = UViT(of, rng, cfg.checkpointing)
+        model = UViT(arch, rng, cfg.checkpointing)
         if cfg.positions == "sinusoids":
-            model.pos_embed.data[0, of.extras :] = sinusoids(of.image_size // of.patch, of.width)
+            if arch.width % 4:
+                raise UserError(f"U-ViT: positions from sinusoids need a width that four divides, not {arch.width}")
+            model.pos_embed.data[0, arch.extras :] = sinusoids(arch.image_size // arch.patch, arch.width)
         return model
     state, given = read(find(cfg.start))
-    if replace(given, num_classes=of.num_classes, no_label=of.no_label) != of:
-        raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {of}")
-    return from_state(surgery(state, of.labels, rng), of, cfg.checkpointing)
+    if replace(given, num_classes=arch.num_classes, no_label=arch.no_label) != arch:
+        raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {arch}")
+    return from_state(surgery(state, arch.labels, rng), arch, cfg.checkpointing)
 
 
 @dataclass
 class StepInputs:
-    """What every step sees: shuffled epochs without the last, partial batch, mirrored at random, times and noise.
+    """Images of shuffled epochs, mirrored at random, with times and noise.
 
-    All processes draw the same numbers and take their share, so that the step does not depend on how many they are, but
-    for rounding.
+    All processes draw the same numbers and take their share. So a step does not depend on their number, except for
+    rounding.
     """
 
     real: ImageSet
@@ -203,31 +167,25 @@ class StepInputs:
 
     def __post_init__(self):
         if self.cfg.batch > len(self.real) or self.cfg.batch % self.world:
-            raise UserError(
-                f"U-ViT: batches of {self.cfg.batch} from {len(self.real)} images on {self.world} processes; at most as many as there "
-                "are, and a multiple of the processes"
-            )
+            given = f"batches of {self.cfg.batch} from {len(self.real)} images on {self.world} processes"
+            raise UserError(f"U-ViT: {given}; at most as many as there are, and a multiple of the processes")
         self.batches = Batches(len(self.real), self.cfg.batch, last="drop")
 
-    def take(self, step: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images (b, C, H, W) in [-1, 1], times (b,), noise and labels of this process's share."""
+    def take(self, step: int, rng: torch.Generator) -> Drawn:
+        """This process's share of a step's batch."""
         batch, device = self.cfg.batch, self.real.device
         index = self.batches.index(step, rng)
         mirrored = torch.rand(batch, generator=rng) < 0.5
         t = torch.rand(batch, generator=rng)
         noise = torch.randn(batch, *self.real.shape, generator=rng)
-        kept = (
-            torch.rand(batch, generator=rng) >= self.cfg.label_drop
-            if self.cfg.label_drop
-            else torch.ones(batch, dtype=torch.bool)
-        )
-        index, mirrored, t, noise, kept = (
-            send(v.chunk(self.world)[self.rank], device) for v in (index, mirrored, t, noise, kept)
-        )
+        drop = self.cfg.label_drop
+        kept = torch.rand(batch, generator=rng) >= drop if drop else torch.ones(batch, dtype=torch.bool)
+        drawn = (index, mirrored, t, noise, kept)
+        index, mirrored, t, noise, kept = (send(v.chunk(self.world)[self.rank], device) for v in drawn)
         images = self.real.signed(index)
         if self.cfg.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes)
+        return Drawn(images, t, noise, torch.where(kept, self.real.hard_labels[index], self.real.num_classes))
 
 
 @dataclass
@@ -247,8 +205,8 @@ class Fit:
 
 
 def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, monitor: Monitor | None = None) -> Fit:
-    """Train, wherever the result is to be kept; on several processes where torch.distributed was started, a share of a
-    batch on each.
+    """Train without keeping the result; on several processes if torch.distributed was started, a share of every batch
+    on each.
 
     Args:
         real:    (N, C, H, W) images without whitening, on the device to compute on.
@@ -263,44 +221,29 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         loop = Loop(loop.folder, loop.key, every=math.inf, bar=False)
     inputs, device = StepInputs(real, cfg, rank, world), real.device
     model = initial(real, cfg, seed).to(device).train()
-    ema = from_state(model.state_dict(), model.of).to(device).requires_grad_(False)
+    ema = from_state(model.state_dict(), model.arch).to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
     )
     rng = stream(seed, "U-ViT", "batches")
-    total, counted = (
-        torch.zeros(2, dtype=torch.float64, device=device),
-        [0, 0],
-    )  # losses since the last look, and entry of the curve
+    # losses, and their number, since the last look and since the last entry of the curve
+    total, counted = torch.zeros(2, dtype=torch.float64, device=device), [0, 0]
     looks: list[dict[str, float]] = []
     curve: list[list[float]] = []
     clock = {"seconds": 0.0}
-    live = {
-        "model": model,
-        "ema": ema,
-        "optimizer": optimizer,
-        "rng": rng,
-        "order": inputs.batches.order,
-        "total": total,
-        "counted": counted,
-        "looks": looks,
-        "curve": curve,
-        "clock": clock,
-    }
-    network = _fast(_parallel(model) if world > 1 else model, device)
-    ours, averaged, piece = list(model.parameters()), list(ema.parameters()), at_once(model.of, cfg)
-    look_at = {round(cfg.steps * (i + 1) / cfg.looks) - 1 for i in range(cfg.looks)}
-    every = max(1, cfg.steps // 200)
+    live = {"model": model, "ema": ema, "optimizer": optimizer, "rng": rng, "order": inputs.batches.order}
+    live |= {"total": total, "counted": counted, "looks": looks, "curve": curve, "clock": clock}
+    shared = DistributedDataParallel(model, [device] if device.type == "cuda" else None) if world > 1 else model
+    network, piece = fast(shared, device), at_once(model.arch, cfg)
+    look_at, every = look_steps(cfg.steps, cfg.looks), max(1, cfg.steps // 200)
     for step in loop.steps("uvit", cfg.steps, live):
         start = time.perf_counter()
-        images, t, noise, labels = inputs.take(step, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * rate(step, cfg)
+        drawn = inputs.take(step, rng)
+        set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         optimizer.zero_grad()
-        loss = backward(network, images, t, noise, labels, cfg, piece)
+        loss = backward(network, drawn, cfg, piece)
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, ours, 1 - cfg.ema)
+        follow(ema, model, cfg.ema)
         total += loss.detach()
         counted[:] = [c + 1 for c in counted]
         if (step + 1) % every == 0:
@@ -316,79 +259,59 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     return Fit(ema.eval(), looks, curve, clock["seconds"])
 
 
-def backward(
-    network: Callable[..., Tensor], images: Tensor, t: Tensor, noise: Tensor, labels: Tensor, cfg: Training, piece: int
-) -> Tensor:
-    """Add the gradients of `noise_loss` to the weights', a piece of the batch after the other; returns the batch's
-    loss.
+def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: Training, piece: int) -> Tensor:
+    """Add the gradients of `noise_loss` to those of the weights, one piece of the batch after the other; returns the
+    batch's loss.
 
-    An image's loss concerns no other, so the pieces' gradients, weighted by their images, add up to the batch's.
+    An image's loss does not depend on the others, so the pieces' gradients, weighted by their images, add up to those
+    of the batch.
     """
-    total = images.new_zeros(())
-    for i in range(0, len(images), piece):
-        i = slice(i, i + piece)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-            loss = noise_loss(network, images[i], t[i], noise[i], labels[i], cfg.output)
-        if piece < len(images):
-            loss = loss * (len(images[i]) / len(images))
+    count, device = len(drawn.images), drawn.images.device
+    total = drawn.images.new_zeros(())
+    for start in range(0, count, piece):
+        some = [values[start : start + piece] for values in drawn]
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+            loss = noise_loss(network, *some, cfg.output)
+        if piece < count:
+            loss = loss * (len(some[0]) / count)
         loss.backward()
         total = total + loss.detach()
     return total
 
 
-def train(
-    real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
-) -> UViT:
-    """The averaged weights of a training, which is run whether or not `runs/` holds it: see `trained` for that."""
-    return fit(real, cfg, seed, loop, monitor).model
-
-
-def rate(step: int, cfg: Training) -> float:
-    """The learning rate of a step, as a share of the highest. It rises from 1 / warm_up; the base code is one step
-    behind and starts at 0."""
-    rise = min(1.0, (step + 1) / cfg.warm_up) if cfg.warm_up else 1.0
-    return rise * (min(1.0, (1 - step / cfg.steps) / cfg.lr_decay) if cfg.lr_decay else 1.0)
-
-
-def memory_mb(of: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
-    """What training will need on a device, estimated: weights, gradients, moments and average, and what the backward
+def memory_mb(arch: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
+    """An estimate of what training needs on a device: weights, gradients, moments and average, and what the backward
     pass keeps.
 
     Args:
         images: at once on a process; by default those that `fit` takes.
     """
-    return (
-        5 * 4 * parameters(of) + (images or min(cfg.batch // world, at_once(of, cfg))) * image_bytes(of, cfg)
-    ) / 2**20
+    images = images or min(cfg.batch // world, at_once(arch, cfg))
+    return (5 * 4 * parameter_count(arch) + images * image_bytes(arch, cfg)) / 2**20
 
 
-def image_bytes(of: Architecture, cfg: Training) -> int:
+def image_bytes(arch: Architecture, cfg: Training) -> int:
     """What the backward pass keeps of one image."""
     size = 2 if cfg.precision == "bfloat16" else 4
-    token = of.width * size
-    block = (8 + 2 * of.mlp_ratio) * token + 4 * of.width * (4 - size) // 2
-    kept = (
-        ((of.depth + 1) * 2 * token + block)
-        if cfg.checkpointing
-        else (of.depth + 1) * block + of.depth // 2 * 2 * token
-    )
-    return of.tokens * kept
+    token = arch.width * size
+    block = (8 + 2 * arch.mlp_ratio) * token + 4 * arch.width * (4 - size) // 2
+    if cfg.checkpointing:
+        return arch.tokens * ((arch.depth + 1) * 2 * token + block)
+    return arch.tokens * ((arch.depth + 1) * block + arch.depth // 2 * 2 * token)
 
 
-def at_once(of: Architecture, cfg: Training) -> int:
+def at_once(arch: Architecture, cfg: Training) -> int:
     """Images whose activations take `PIECE_MB`: a larger batch goes in pieces, whose gradients are added up."""
-    return min(cfg.batch, max(1, PIECE_MB * 2**20 // image_bytes(of, cfg)))
+    return min(cfg.batch, max(1, PIECE_MB * 2**20 // image_bytes(arch, cfg)))
 
 
-def _fast(network: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+def fast(network: nn.Module, device: torch.device) -> Callable[..., Tensor]:
     """Compiled on a GPU; on a CPU matrix products dominate, and compiling takes minutes to save a few percent."""
     return compiled(network) if device.type == "cuda" else network
 
 
 def _processes() -> tuple[int, int]:
     """(rank, how many) of the processes that train together."""
-    import torch.distributed as dist
-
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
@@ -396,19 +319,13 @@ def _mean(value: Tensor, world: int) -> float:
     """Over the processes."""
     if world > 1:
         value = value.clone()
-        torch.distributed.all_reduce(value)
+        dist.all_reduce(value)
     return float(value) / world
 
 
-def _parallel(model: UViT) -> nn.Module:
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(model, device_ids=[model.device] if model.device.type == "cuda" else None)
-
-
-# --- kept in runs/ -----------------------------------------------------------------------------------------------------
+# --- kept in runs/ ---
 @dataclass(frozen=True)
-class Trained:
+class TrainedUViT:
     """A training on disk: `uvit.safetensors`, `settings.json`, `health.json` (looks and loss curve),
     `step<n>.safetensors`."""
 
@@ -440,21 +357,17 @@ class Trained:
         return sorted(int(f.stem.removeprefix("step")) for f in self.folder.glob("step*.safetensors"))
 
 
-def place(real: ImageSet, cfg: Training, seed: int) -> Trained:
+def place(real: ImageSet, cfg: Training, seed: int) -> TrainedUViT:
     """Where the training of these settings lies, whether or not it was run."""
     start = hashlib.sha256(find(cfg.start).read_bytes()).hexdigest() if cfg.start else None
-    key = json.dumps(
-        {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION},
-        sort_keys=True,
-    )
-    name = f"uvit-{real.facts.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return Trained(paths.runs() / "generators" / name.replace("/", "_").replace(":", "_"))
+    key = {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION}
+    return TrainedUViT(kept_in("uvit", real.facts.name, key))
 
 
 def trained(
     real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
-) -> Trained:
-    """The training of these settings: from `runs/generators` where it is, else run and put there.
+) -> TrainedUViT:
+    """The training of these settings: read from `runs/generators`, or run and put there if it is missing.
 
     A second program that asks for the same training waits for the first one's. Weights are kept at every look.
 
@@ -473,30 +386,20 @@ def trained(
     return found
 
 
-def _train(found: Trained, real: ImageSet, cfg: Training, seed: int, loop: Loop, monitor: Monitor | None) -> None:
-    of, world = cfg.architecture(real), _processes()[1]
-    print(
-        f"U-ViT: {parameters(of):,} parameters, {of.tokens} tokens, batches of {cfg.batch}: about {memory_mb(of, cfg, world):,.0f} MB",
-        file=sys.stderr,
-    )
+def _train(found: TrainedUViT, real: ImageSet, cfg: Training, seed: int, loop: Loop, monitor: Monitor | None) -> None:
+    arch, world = cfg.architecture(real), _processes()[1]
+    sizes = f"{parameter_count(arch):,} parameters, {arch.tokens} tokens, batches of {cfg.batch}"
+    print(f"U-ViT: {sizes}: about {memory_mb(arch, cfg, world):,.0f} MB", file=sys.stderr)
 
     def look(step: int, model: UViT) -> dict[str, float]:
         save(model, found.folder / f"step{step}.safetensors")
         return monitor(step, model) if monitor else {}
 
     made = fit(real, cfg, seed, loop, look)
-    about = {
-        "family": "uvit",
-        "architecture": as_dict(of),
-        "settings": as_dict(cfg),
-        "dataset": real.facts.name,
-        "data_sha256": real.sha256(),
-        "seed": seed,
-        "processes": world,
-        "seconds": round(made.seconds, 1),
-    }
-    for file, body in (("settings.json", about), ("health.json", {"looks": made.looks, "curve": made.curve})):
-        atomically(found.folder / file, lambda part, body=body: part.write_text(json.dumps(body, indent=1) + "\n"))
+    about = {"family": "uvit", "architecture": as_dict(arch), "settings": as_dict(cfg)}
+    about |= {"dataset": real.facts.name, "data_sha256": real.sha256(), "seed": seed}
+    about |= {"processes": world, "seconds": round(made.seconds, 1)}
+    write_json(found.folder / "settings.json", about)
+    write_json(found.folder / "health.json", {"looks": made.looks, "curve": made.curve})
     save(made.model, found.file)
-    if loop.folder:
-        (loop.folder / "uvit.ckpt").unlink(missing_ok=True)
+    store.forget(loop, "uvit")

@@ -1,4 +1,4 @@
-"""Weights of a U-ViT: reading, surgery, saving."""
+"""Weights of a U-ViT: reading, saving, and changing them for other classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...core import paths
+from ...core import weights
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import write_tensors
 from ...core.settings import as_dict, build
 from .network import Architecture, UViT
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
 def read(file: str | Path) -> tuple[dict[str, Tensor], Architecture]:
     """The weights in a `.safetensors` or `.pth` file, a plain dictionary of tensors, and the sizes they have.
 
@@ -24,28 +23,11 @@ def read(file: str | Path) -> tuple[dict[str, Tensor], Architecture]:
 
     Raises: UserError: missing, damaged, or not a U-ViT.
     """
-    from safetensors import SafetensorError, safe_open
-
-    file, said = Path(file), None
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as f:
-                state, said = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("architecture")
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as err:
-        if (
-            not isinstance(err, (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError))
-            and type(err).__name__ != "UnpicklingError"
-        ):
-            raise
-        raise UserError(
-            f"{file}: cannot be read as weights ({str(err).splitlines()[0]}); a .safetensors or .pth file of tensors works"
-        ) from None
+    state, about = weights.read(Path(file))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"{file}: not a plain dictionary of tensors; give the averaged weights of a U-ViT, such as nnet_ema.pth"
-        )
+        works = "give the averaged weights of a U-ViT, such as nnet_ema.pth"
+        raise UserError(f"{file}: not a plain dictionary of tensors; {works}")
+    said = about.get("architecture")
     return state, build(Architecture, json.loads(said)) if said else architecture_of(state, str(file))
 
 
@@ -56,9 +38,8 @@ def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architec
         _, channels, patch, _ = state["patch_embed.proj.weight"].shape
         mlp = state["mid_block.mlp.fc1.weight"].shape[0] // width
     except (KeyError, ValueError):
-        raise UserError(
-            f"{name}: not a U-ViT: pos_embed, patch_embed.proj.weight or mid_block.mlp.fc1.weight is missing"
-        ) from None
+        needed = "pos_embed, patch_embed.proj.weight or mid_block.mlp.fc1.weight"
+        raise UserError(f"{name}: not a U-ViT: {needed} is missing") from None
     blocks = len({k.split(".")[1] for k in state if k.startswith("in_blocks.")})
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     side = math.isqrt(tokens - (2 if classes else 1))
@@ -89,47 +70,32 @@ def surgery(
     return state
 
 
-def from_state(state: dict[str, Tensor], of: Architecture, checkpointing: bool = False) -> UViT:
+def from_state(state: dict[str, Tensor], arch: Architecture, checkpointing: bool = False) -> UViT:
     """A network with these weights. Raises: UserError: naming what is missing, unknown or of another shape."""
-    model = UViT(of, checkpointing=checkpointing)
-    own = model.state_dict()
-    problems = [f"{k} is missing" for k in own if k not in state] + [f"{k} is unknown" for k in state if k not in own]
-    problems += [
-        f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
+    model = UViT(arch, checkpointing=checkpointing)
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in state.items()}
+    problems = [f"{k} is missing" for k in own if k not in given] + [f"{k} is unknown" for k in given if k not in own]
+    problems += [f"{k} is {v}, not {own[k]}" for k, v in given.items() if k in own and v != own[k]]
     if problems:
-        raise UserError(
-            "weights do not fit this U-ViT: "
-            + "; ".join(problems[:4])
-            + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        )
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise UserError(f"weights do not fit this U-ViT: {'; '.join(problems[:4])}{more}")
     model.load_state_dict(state)
     return model
 
 
 def load(file: str | Path) -> UViT:
     """The network in a file, in eval mode. Raises: UserError: see `read` and `from_state`."""
-    state, of = read(file)
-    return from_state(state, of).eval().requires_grad_(False)
+    return from_state(*read(file)).eval().requires_grad_(False)
 
 
 def save(model: UViT, file: Path) -> Path:
     """Write weights and sizes to a `.safetensors` file."""
-    from safetensors.torch import save_file
-
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    return atomically(file, lambda part: save_file(tensors, part, {"architecture": json.dumps(as_dict(model.of))}))
+    return write_tensors(file, model.state_dict(), {"architecture": json.dumps(as_dict(model.arch))})
 
 
 def find(start: str) -> Path:
-    """A file of weights: in a folder of weights, or at a path of its own. Raises: UserError: saying where it could
-    lie."""
-    for place in [Path(start), *(folder / start for folder in paths.weight_folders())]:
-        if place.is_file():
-            return place
-    raise UserError(
-        f"the weights {start} of U-ViT are not here: put the file into a folder named in DISTILL_WEIGHTS, or into a folder `weights` inside "
-        "a data folder; or train from random weights with start=None"
-    )
+    """A file of weights. Raises: UserError: saying where it could lie."""
+    if (file := weights.find_file(start)) is None:
+        raise weights.not_here(f"U-ViT ({start})", instead="; or train from random weights with start=None")
+    return file

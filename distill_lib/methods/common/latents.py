@@ -28,8 +28,8 @@ from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
 from ...generators.cgan import GAN
-from ...generators.prior import Generator, Prior
-from ...networks import memory
+from ...generators.layered import LayeredGenerator
+from ...generators.prior import Prior
 
 # matching: layer n of StyleGAN-XL at 128 pixels, step sizes of features and codes; official README and defaults of GLaD
 PUBLISHED = {"DC": (16, 1.0, 0.001), "DM": (20, 10.0, 0.01), "MTT": (12, 10_000.0, 10.0)}
@@ -81,12 +81,6 @@ class CodeSpace:
             return CodeSpace(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
         return CodeSpace(Prior(), lr_w=lr_w).small(match)
 
-    def held(self, size: memory.Size, images: int) -> float:
-        """Bytes of the generator with a piece of images there and back, and of the latents, gradients and momenta."""
-        pieces = prior.at_once(self.prior, size, self.layer, self.pieces)
-        weights, image, numbers = prior.counted(replace(self.prior, weights="random"), size, self.layer)
-        return weights + pieces * image + 3 * 4.0 * images * numbers
-
     def small(self, match: str) -> CodeSpace:
         """With a conditional GAN trained in minutes, or of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
@@ -104,7 +98,7 @@ class Latents:
     Raises: UserError: a layer the generator does not have, or a normalisation that is not the set's.
     """
 
-    def __init__(self, generator: Generator, real: ImageSet, space: CodeSpace, ipc: int, rng: torch.Generator):
+    def __init__(self, generator: LayeredGenerator, real: ImageSet, space: CodeSpace, ipc: int, rng: torch.Generator):
         self.generator, self.real, self.space, self.ipc, n = generator, real, space, ipc, space.layer
         layers = generator.layer_names
         if n is not None and not 0 < n < len(layers):

@@ -16,7 +16,7 @@ from ...core.device import send
 from ...data import ImageSet
 from ...data.augment import Augmentation
 from ...networks import fast
-from ...networks.gradients import Derivatives, Loss
+from ...networks.gradients import Derivatives, ImageLoss
 
 
 def row_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
@@ -51,7 +51,7 @@ def match(
     real: Tensor,
     synthetic: Tensor,
     between: Callable[[list[Tensor], list[Tensor]], Tensor] = row_distance,
-    loss: Loss | None = None,
+    loss: ImageLoss | None = None,
     extra: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Distance of every class's gradients, and its derivative by the synthetic images.

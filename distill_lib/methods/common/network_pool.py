@@ -25,7 +25,7 @@ from ...core.rng import stream
 from ...core.settings import replace, settings
 from ...data import ImageSet, augment, like
 from ...generators import cgan
-from ...networks import fast, memory
+from ...networks import fast
 
 THIN = ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
 LARGE = ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
@@ -66,17 +66,6 @@ class Matching:
         pool = (4 + 3 * self.pool_steps) * steps + 3 * self.warm_up * self.epochs if matched else 0
         return self.batch * (steps * gan.work_per_image() + pool)
 
-    def held(self, gan: cgan.GAN, size: memory.Size, matched: bool = True) -> float:
-        """Bytes kept alive: GAN, network of the pool, and the larger of a step of that network and a matching step."""
-        if not matched:
-            return gan.held(size, self.batch)
-        step = gan.held(size, self.batch)
-        return max(
-            max(step + memory.pulled(name, size, self.batch), memory.trained(name, size, self.batch))
-            + 2 * memory.weights(name, size)
-            for name in self.pool
-        )
-
 
 def pool_for(dataset: str) -> tuple[str, ...]:
     """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, else those with ImageNet's stem."""
@@ -88,7 +77,7 @@ PoolLoss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 def second_stage(
-    trained: cgan.Trained, cfg: Matching, loss: PoolLoss | None, seed: int, loop: Loop | None = None
+    trained: cgan.TrainedGAN, cfg: Matching, loss: PoolLoss | None, seed: int, loop: Loop | None = None
 ) -> cgan.Generator:
     """Go on training a GAN, with a matching loss beside its own.
 
