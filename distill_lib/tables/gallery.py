@@ -85,8 +85,7 @@ def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParam
     if method in GENERATORS and drawn_file.exists():
         many = ImageSet.load(drawn_file)
         return many.subset(torch.cat([members[:ipc] for members in many.class_index]))
-    task = _task(method, dataset, ipc, params)
-    if params.profile == "recorded" or isinstance(task, Skip):
+    if params.profile == "recorded" or isinstance(task := _task(method, dataset, ipc, params), Skip):
         return None
     real = data.load(task.dataset)[0].to(pick())
     made, _ = distilled(task, 0, Run(profile), real)
