@@ -2,9 +2,11 @@
 
 import functools
 import http.server
+import re
 import shutil
 import threading
 import urllib.parse
+from collections import Counter
 
 import nbformat
 import pytest
@@ -13,6 +15,7 @@ from test_notebooks import write
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.publish import build, check, pages
+from distill_lib.tables import findings, ledger, widgets
 
 PAGES = build._contents(paths.ROOT)
 FLAGS = [
@@ -25,6 +28,21 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+MATHJAX_READY = """async () => {
+    while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20));
+    await MathJax.startup.promise;
+}"""
+FORMULAS = """() => {
+    const all = [...document.querySelectorAll('.math')];
+    const fine = m => m.querySelector('mjx-container') && !m.querySelector('[data-mml-node=merror]');
+    return [all.length, all.filter(fine).length];
+}"""
+CUT = """() => [...document.querySelectorAll('.distill-scroll')]
+    .filter(box => box.offsetParent && box.scrollWidth > box.clientWidth + 1 && !box.matches('.more-right, .more-left'))
+    .map(box => box.getAttribute('aria-label'))"""  # tables that go on without a visible edge
+BARE = """() => [...document.querySelectorAll('div.cell_output img')]
+    .filter(image => !image.closest('.distill-gallery') && !image.closest('figure')?.querySelector('figcaption'))
+    .map(image => image.alt)"""  # figures without a caption
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -88,13 +106,8 @@ def visits(html, browser):
         )
         page.goto((html / f"{name}.html").as_uri())
         if page.locator(".math").count():
-            page.evaluate(
-                "async () => { while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20)); await MathJax.startup.promise; }"
-            )
-        formulas = page.evaluate(
-            "[document.querySelectorAll('.math').length,"
-            " [...document.querySelectorAll('.math')].filter(m => m.querySelector('mjx-container') && !m.querySelector('[data-mml-node=merror]')).length]"
-        )
+            page.evaluate(MATHJAX_READY)
+        formulas = page.evaluate(FORMULAS)
         seen[name] = {
             "title": page.title(),
             "heading": page.locator("h1").first.inner_text(),
@@ -106,14 +119,17 @@ def visits(html, browser):
         page.add_style_tag(content="* { transition: none !important }")  # colours in between are nobody's
         seen[name]["violations"] = [v for theme in ("light", "dark") for v in violations(page, theme)]
         seen[name]["shown"] = page.locator("article :is(table, img, svg, pre)").count()
+        seen[name]["bare"] = page.evaluate(BARE)
+        seen[name]["cut"] = page.evaluate(CUT)
         page.set_viewport_size(PHONE)
         seen[name]["overflow"] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        page.wait_for_timeout(100)
+        seen[name]["cut"] += page.evaluate(CUT)
         page.close()
     return seen
 
 
-# --- the recorded book
-# -------------------------------------------------------------------------------------------------
+# --- the recorded book ------------------------------------------------------------------------------------------------
 def test_every_page_of_the_contents_is_there_without_problems(html):
     assert check.check_html(html, PAGES) == []
     assert sum(f.stat().st_size for f in html.rglob("*") if f.is_file()) <= 40 * 2**20
@@ -131,7 +147,7 @@ def test_every_notebook_s_page_says_how_it_is_made(html, page):
     said, name = text.partition('id="made-by"')[2], page.name.removeprefix("notebooks/")
     kept = [f for f in (paths.results("small") / name).glob("*") if f.is_file()]
     records = sum(f.suffix == ".json" and '"made_by"' in f.read_text() for f in kept)
-    assert (f"tree/main/results/small/{name}" in said) == bool(kept)
+    assert (f"results/small/{name}: " in said) == bool(kept)
     assert (f": {records} record" in said) if records else ("each with settings, seeds" not in said)
     assert text.count("<figcaption>") == text.count(">Command and records</a>")
 
@@ -153,6 +169,11 @@ def test_page_renders_every_formula_and_fits_a_phone(visits, name):
 @pytest.mark.parametrize("name", PAGES)
 def test_page_can_be_used_by_everyone_in_either_theme(visits, name):
     assert visits[name]["violations"] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_table_is_cut_without_an_edge_and_no_figure_is_without_a_caption(visits, name):
+    assert visits[name]["cut"] == [] and visits[name]["bare"] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -209,8 +230,7 @@ def test_a_page_works_from_a_server_and_asks_no_other(server, browser, name):
 
 
 @pytest.mark.parametrize("name", ["notebooks/skd/table1_accuracy", "book/dm"])
-def test_a_page_is_downloaded_as_a_notebook_that_can_be_run(server, browser, name):
-    """A text page becomes a notebook with the same cells."""
+def test_a_page_is_downloaded_as_a_notebook_with_outputs_that_says_what_it_needs(server, browser, name):
     page = next(p for p in pages.live(paths.ROOT, PAGES) if p.name == name)
     tab = browser.new_page()
     tab.goto(f"{server[0]}/{name}.html")
@@ -220,8 +240,12 @@ def test_a_page_is_downloaded_as_a_notebook_that_can_be_run(server, browser, nam
     assert download.value.suggested_filename == f"{name.rpartition('/')[2]}.ipynb"
     got = nbformat.read(download.value.path(), as_version=4)
     nbformat.validate(got)
-    assert [(c.cell_type, c.source) for c in got.cells] == [(c.cell_type, c.source) for c in page.notebook().cells]
-    assert any(c.cell_type == "code" for c in got.cells) and not any(c.get("outputs") for c in got.cells)
+    first, cells = got.cells[0], got.cells[1:]
+    assert "pip install" in first.source and "DISTILL_RESULTS" in first.source
+    code = [c.source for c in page.notebook().cells if c.cell_type == "code"]
+    assert [c.source for c in cells if c.cell_type == "code"] == code
+    assert any(c.get("outputs") for c in cells)
+    assert not any(re.search(r"\{(doc|src|term|cite:\w+)\}`", c.source) for c in cells if c.cell_type == "markdown")
     tab.close()
 
 
@@ -239,8 +263,8 @@ def test_a_printed_page_has_its_text_and_tables_whole_and_nothing_to_click(html,
     ):
         assert page.evaluate(f"s => {seen}", clicked) == 0, clicked
     assert page.evaluate(f"s => {seen}", "h1") == 1 and page.evaluate(f"s => {seen}", "table.distill-table") >= 1
-    cut = "[...document.querySelectorAll('.distill-scroll')].filter(b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1).length"
-    assert page.evaluate(cut) == 0
+    hides = "b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1"
+    assert page.evaluate(f"[...document.querySelectorAll('.distill-scroll')].filter({hides}).length") == 0
     pdf = page.pdf(format="A4")
     assert (
         pdf.startswith(b"%PDF")
@@ -265,30 +289,36 @@ def test_the_ledger_shows_the_rows_that_are_chosen(html, browser):
 
 def test_every_table_is_offered_as_csv(html, browser):
     page = browser.new_page()
-    page.goto((html / "book" / "intro.html").as_uri())
+    page.goto((html / "book" / "ledger.html").as_uri())
     with page.expect_download() as download:
         page.locator("a[download$='.csv']").first.click()
     text = download.value.path().read_text()
-    assert text.startswith("table or figure,") and "skd/table1_accuracy" in text
+    assert text.startswith("table or figure,") and "SKD, Table 1: test accuracy" in text
     page.close()
 
 
 def test_a_page_can_be_read_with_the_keyboard_alone(html, browser):
-    """Tab reaches a table's sorting, its scrolling box and the next page; Enter sorts."""
+    """Enter sorts; a table's box takes the focus, and arrow keys move in it and stay on the page."""
     page = browser.new_page()
-    page.goto((html / "book" / "intro.html").as_uri())
+    page.goto((html / "notebooks/skd/table1_accuracy.html").as_uri())
     page.locator("table.distill-table th button.distill-sort").nth(1).focus()
     page.keyboard.press("Enter")
     assert page.locator("th[aria-sort]").count() == 1
     assert page.evaluate("[...document.querySelectorAll('.distill-scroll')].every(box => box.tabIndex === 0)")
+    page.locator(".distill-scroll").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert page.url.endswith("table1_accuracy.html")
     page.close()
 
 
 def test_a_table_sorts_by_the_heading_clicked(html, browser):
     page = browser.new_page()
-    page.goto((html / "book" / "intro.html").as_uri())
+    page.goto((html / "book" / "ledger.html").as_uri())
     button = page.locator("table.distill-table th button.distill-sort").nth(1)
-    column = "[...document.querySelector('table.distill-table').tBodies[0].rows].map(r => parseFloat(r.cells[1].textContent))"
+    rows = "[...document.querySelector('table.distill-table').tBodies[0].rows]"
+    column = f"{rows}.map(r => parseFloat(r.cells[1].textContent))"
     button.click()
     first = page.evaluate(column)
     button.click()
@@ -297,8 +327,132 @@ def test_a_table_sorts_by_the_heading_clicked(html, browser):
     page.close()
 
 
-# --- books with problems, and the book of a run
-# ------------------------------------------------------------------------
+# --- what a reader came for -------------------------------------------------------------------------------------------
+@pytest.fixture
+def desk(browser):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1400, "height": 900})
+    yield page
+    page.close()
+
+
+def test_the_front_page_says_what_was_measured_and_what_each_paper_s_finding_is(html, desk):
+    desk.goto((html / "book" / "intro.html").as_uri())
+    counts = sum(ledger.counts().values(), Counter())
+    text = desk.locator("article").inner_text()
+    assert f"print {ledger.total(counts)} numbers" in text and "claim" in text.lower()
+    assert desk.locator(".distill-bars .paper").count() == 4
+    for paper in ledger.PAPERS:
+        assert findings.headline(paper)[0] in text
+    box = desk.locator(".distill-bars .bar").first.bounding_box()
+    assert box["y"] + box["height"] < 900
+    measured = sum(counts[s] for s in ledger.FULL)
+    shown = desk.locator(".distill-bars :is(.matched, .differs, .undecided)[style]").all_inner_texts()
+    assert sum(map(int, shown)) == measured
+
+
+@pytest.mark.parametrize("paper", ledger.PAPERS)
+def test_a_paper_s_page_has_a_figure_and_numbers_of_ours_on_the_first_screen(html, desk, paper):
+    desk.goto((html / "book" / f"{paper}.html").as_uri())
+    assert desk.locator("article figure img").first.bounding_box()["y"] < 700
+    first = desk.locator("article div.cell_output").first
+    assert first.bounding_box()["y"] < 500
+    assert len(re.findall(r"\d+(?:\.\d)? %", first.inner_text())) >= 3
+
+
+def test_the_gallery_shows_methods_side_by_side_and_a_whole_set_on_a_click(html, desk):
+    desk.goto((html / "notebooks/skd/gallery.html").as_uri())
+    rows = desk.locator(".distill-gallery").first.locator("details")
+    names = rows.locator("summary > span:first-child").all_inner_texts()
+    assert len(set(names)) >= 12
+    whole = rows.first.locator("img.whole")
+    assert not whole.is_visible()
+    rows.first.locator("summary").focus()
+    desk.keyboard.press("Enter")
+    assert whole.is_visible()
+    assert desk.evaluate("[...document.querySelectorAll('.distill-gallery img')].every(i => i.alt && i.naturalWidth)")
+
+
+def test_the_time_lapse_moves_all_sets_with_one_slider(html, desk):
+    desk.goto((html / "notebooks/skd/timelapse.html").as_uri())
+    slider, said = desk.locator(".distill-film input"), desk.locator(".distill-film output")
+    assert said.count() >= 2
+    slider.fill("0")
+    assert all(text.startswith("step 0:") for text in said.all_inner_texts())
+    places = "[...document.querySelectorAll('.distill-film .frame')].map(f => f.style.backgroundPositionY)"
+    assert set(desk.evaluate(places)) == {"0%"}
+    slider.focus()
+    desk.keyboard.press("ArrowRight")
+    assert not any(text.startswith("step 0:") for text in said.all_inner_texts())
+
+
+QUESTIONS = [  # what is chosen, and the method asked for
+    ({"data": "FashionMNIST", "images per class": "10", "profile": "small", "protocol": "vico_dsa@100ep"}, "DM"),
+    ({"data": "FashionMNIST", "images per class": "1", "profile": "small", "protocol": "dim@300ep"}, "SKD"),
+    ({"data": "MNIST", "images per class": "1", "profile": "small", "protocol": "vico_noaug@300ep"}, "Herding"),
+    ({"data": "CIFAR10", "images per class": "1", "profile": "full", "protocol": "vico_dsa"}, "Random"),
+    ({"data": "ImageNette@64px", "images per class": "1", "profile": "small"}, "GLaD, match=DM, space=latent"),
+]
+
+
+@pytest.mark.parametrize("chosen, method", QUESTIONS)
+def test_the_explorer_answers_with_the_numbers_of_the_records(html, desk, chosen, method):
+    desk.goto((html / "book" / "explorer.html").as_uri())
+    for axis, value in chosen.items():
+        desk.locator(f".distill-explorer select[name='{axis}']").select_option(value)
+    row = desk.locator(".distill-explorer table tbody tr").filter(has=desk.locator(f"th:text-is('{method}')"))
+    said = row.first.locator("td").first.inner_text()
+    right = [e for e in widgets.entries() if e["method"] == method and all(e[k] == v for k, v in chosen.items())]
+    numbers = {f"{e['mean']:.1f}" + ("" if e["std"] is None else f" ± {e['std']:.1f}") for e in right}
+    assert said in numbers
+    assert desk.locator(".distill-explorer svg circle").count() == desk.locator(".distill-explorer tbody tr").count()
+    record = row.first.locator("a")
+    record.click()
+    assert f"{right[0]['mean']:.1f}"[:2] in desk.locator("main p").nth(1).inner_text()
+
+
+def test_the_explorer_keeps_its_choice_in_the_address_and_works_with_the_keyboard(html, desk):
+    desk.goto((html / "book" / "explorer.html").as_uri() + "#data=MNIST&images per class=1&without=DM")
+    assert desk.locator(".distill-explorer select[name='data']").input_value() == "MNIST"
+    names = desk.locator(".distill-explorer tbody th")
+    assert "DM" not in names.all_inner_texts() and "without=DM" in desk.url
+    tick = desk.locator(".distill-explorer input[value='DM']")
+    tick.focus()
+    desk.keyboard.press("Space")
+    assert "DM" in names.all_inner_texts() and "without" not in desk.url
+
+
+def test_a_number_is_copied_with_its_address_and_its_record_is_a_page(html, desk):
+    desk.goto((html / "notebooks/skd/table1_accuracy.html").as_uri())
+    desk.evaluate("Object.defineProperty(navigator, 'clipboard', {value: {writeText: async t => { window.got = t; }}})")
+    name = "dm_fashionmnist_ipc10_convnet_vico-dsa-small"
+    row = desk.locator(f"tr[id='{name}']")
+    row.locator(".distill-copy").click()
+    got = desk.evaluate("window.got")
+    assert "% test accuracy; DM, FashionMNIST, IPC 10; budget small" in got and got.endswith(f"#{name}")
+    row.locator("a.distill-record").click()
+    assert '"made_by"' in desk.locator("pre").inner_text()
+    desk.locator("main a").first.click()
+    assert desk.url.endswith(f"table1_accuracy.html#{name}")
+
+
+def test_code_is_a_page_of_the_book_and_nothing_leads_to_an_address_that_is_not_set(html, desk):
+    desk.goto((html / "notebooks/skd/gallery.html").as_uri())
+    desk.locator("a:has-text('distill_lib/tables/gallery.py')").first.click()
+    assert "def shelves" in desk.locator("pre").inner_text()
+    assert not any("github.com/distill-lib" in f.read_text() for f in (html / "notebooks").rglob("*.html"))
+
+
+def test_search_puts_the_table_that_was_asked_for_first(html, browser):
+    page = browser.new_page()
+    page.goto((html / "search.html").as_uri() + "?q=SKD+FashionMNIST+accuracy")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.wait_for_timeout(500)
+    assert page.locator("#search-results li a").first.get_attribute("href").startswith("notebooks/skd/table1_accuracy")
+    page.close()
+
+
+# --- books with problems, and the book of a run -----------------------------------------------------------------------
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A book of one page in the real book's dress."""
@@ -314,9 +468,9 @@ def root(tmp_path, monkeypatch):
 
 def test_each_problem_is_named_with_its_page_and_again_on_the_next_build(root):
     intro = root / "book" / "intro.md"
-    intro.write_text(
-        "# Intro\n\n[gone](nowhere.md) {doc}`missing` ![](none.png)\n\n<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>\n"
-    )
+    inside = "[gone](nowhere.md) {doc}`missing` {src}`no/such.py` ![](none.png)"
+    outside = "<a href='x.html'>y</a> <img src='https://example.org/a.png' alt='a'>"
+    intro.write_text(f"# Intro\n\n{inside}\n\n{outside}\n")
     for _ in range(2):
         with pytest.raises(UserError) as refused:
             build.build(root=root)
@@ -324,6 +478,7 @@ def test_each_problem_is_named_with_its_page_and_again_on_the_next_build(root):
         for problem in (
             "nowhere.md",
             "unknown document: 'missing'",
+            "no such file: no/such.py",
             "none.png",
             "broken link to x.html",
             "from outside",
@@ -355,8 +510,9 @@ def test_contents_that_name_a_missing_page_are_refused(root):
 def test_the_checks_see_what_a_page_would_load(tmp_path):
     (tmp_path / "b.html").write_text("<p id='here'></p>")
     (tmp_path / "a.html").write_text(
-        "<script src='https://example.org/x.js'></script><link rel='stylesheet' href='//example.org/x.css'><img src='gone.png' alt='it'>"
-        "<a href='b.html#here'>1</a><a href='b.html#there'>2</a><a href='https://example.org'>3</a><a href='c.html'>4</a><img src='b.html' alt=''>"
+        "<script src='https://example.org/x.js'></script><link rel='stylesheet' href='//example.org/x.css'>"
+        "<img src='gone.png' alt='it'><a href='b.html#here'>1</a><a href='b.html#there'>2</a>"
+        "<a href='https://example.org'>3</a><a href='c.html'>4</a><img src='b.html' alt=''>"
     )
     found = check.check_html(tmp_path, ["a", "b"])
     assert len(found) == 6 and all(line.startswith("a: ") for line in found)

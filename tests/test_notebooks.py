@@ -43,8 +43,7 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-# --- the notebooks of the book
-# -----------------------------------------------------------------------------------------
+# --- the notebooks of the book ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_the_form_of_a_page(name):
     notebook = NOTEBOOKS[name].notebook()
@@ -127,8 +126,7 @@ def test_pictures_are_titled_with_the_data_set_stored_in_their_file(name, monkey
     assert bool(drawn) == any((paths.results(kept) / name).exists() for kept in ("full", "small"))
 
 
-# --- running them as a reader does
-# --------------------------------------------------------------------------------------
+# --- running them as a reader does ------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def kernels():
     with Kernels(threads=1) as started:
@@ -161,7 +159,7 @@ def test_a_name_that_papermill_was_given_wrong_stops_the_notebook(tmp_path, kern
     papermill.execute_notebook(page.file, tmp_path / "out.ipynb", {"seed": 1}, **options)
 
 
-# --- running them ------------------------------------------------------------------------------------------------------
+# --- running them -----------------------------------------------------------------------------------------------------
 def test_an_unknown_name_stops_before_anything_runs(tmp_path, runs):
     page = write(tmp_path, "demo/table1", "1 / 0")
     with pytest.raises(UserError, match=r"demo/table1: unknown parameter 'm': .*profile, n"):
@@ -189,7 +187,8 @@ def test_a_folder_selects_its_notebooks(tmp_path):
 def test_a_failed_cell_stops_the_run_and_keeps_the_copy_of_the_last_good_one(tmp_path, runs):
     wait = "import os, time\nwhile not os.path.exists('started'):\n    time.sleep(0.05)"
     bad = write(tmp_path, "demo/bad", wait, "print('before')\nundefined_name + 1", "print('after')")
-    save = "import time\nopen('started', 'w').close()\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    open('saved', 'w').close()\n    raise"
+    wait_on = "try:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    open('saved', 'w').close()\n    raise"
+    save = f"import time\nopen('started', 'w').close()\n{wait_on}"
     slow = write(tmp_path, "demo/slow", save)
     bad.executed("smoke").parent.mkdir(parents=True)
     bad.executed("smoke").write_text("the last good copy")

@@ -33,8 +33,7 @@ CONFIG = dm.Config(ipc=1, iterations=20, network=NETWORK, batch_real=16, dsa=aug
 POINTS = 1.0  # tolerance of a paired difference of accuracies, in percentage points
 
 
-# --- accuracy over five seeds
-# ------------------------------------------------------------------------------------------
+# --- accuracy over five seeds -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def fashion():
     real, test = data.load("FashionMNIST-mini")
@@ -118,8 +117,7 @@ def test_dm_in_bfloat16_ends_at_the_same_accuracy_over_five_seeds(fashion):
     assert same(found["bfloat16"], found["float32"]), paired(found["bfloat16"], found["float32"])
 
 
-# --- the suite's own logic
-# ---------------------------------------------------------------------------------------------
+# --- the suite's own logic --------------------------------------------------------------------------------------------
 def made(tolerance=1e-3, **changes):
     options = {"size": {}, "quick": {}, "tolerance": tolerance, "target": {"ratio": 4.0}, **changes}
     return suite.Benchmark("toy", "a toy step", "a loop", lambda side, device: None, **options)

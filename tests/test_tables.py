@@ -99,8 +99,7 @@ def test_details_say_how_many_of_the_sets_were_measured(outcome):
     assert tables.grid(outcome)["FashionMNIST", "IPC 10"].loc["DM"].tolist()[1] == "83.6 ± 0.2 (2 of 5 sets)"
 
 
-# --- numbers for figures
-# -----------------------------------------------------------------------------------------------
+# --- numbers for figures ----------------------------------------------------------------------------------------------
 def panels(frame):
     """Panel -> who, on which data, at which values."""
     rows = frame.assign(value=frame["value"].round(6)).groupby("panel", sort=False)
@@ -167,7 +166,44 @@ def test_long_texts_and_their_headings_stand_on_the_left():
     html = tables.show(
         pd.DataFrame({"name": ["a"], "what": ["a sentence of many words that has to wrap"]})
     )._repr_html_()
-    assert 'col0" >name' in html and 'col1 text" >what' in html and 'col1 text" >a sentence' in html
+    assert '<th scope="col">name</th>' in html and '<th class="text" scope="col">what</th>' in html
+    assert '<td class="text">a sentence' in html
+
+
+def test_columns_without_a_number_of_ours_are_folded_behind_those_that_have_one(outcome):
+    frame = tables.grid(outcome)
+    assert list(dict.fromkeys(frame.columns.get_level_values(1)))[0] == "IPC 10"
+    shown, folded = tables.show(frame)._repr_html_().split("<details>")
+    assert "IPC 10" in shown and "IPC 50" not in shown and "IPC 50" in folded and "ours, small" not in folded
+
+
+def test_every_row_of_costs_has_an_address_what_to_copy_and_its_record(outcome):
+    rows = tables.details(outcome)
+    row = rows.set_index(["method", "profile"]).loc[("DM", "small")]
+    assert row["address"] == "dm_fashionmnist_ipc10_convnet_vico-dsa-small" and rows["address"].is_unique
+    assert row["cite"].startswith("71.00 ± 1.00 % test accuracy; DM, FashionMNIST, IPC 10; budget small; vico_dsa@9ep;")
+    html = tables.show(rows)._repr_html_()
+    assert f'<tr id="{row["address"]}">' in html and f'data-copy="{row["cite"]}"' in html
+    assert f"records/small/{TABLE1}/dm_fashionmnist_ipc10_convnet_vico-dsa.html" in html
+    assert 'class="more"' in html and "9 more columns" not in html  # the unused ones are not there
+    assert row["cite"] not in html.split("base64,")[1]
+
+
+def test_what_was_made_once_for_several_cells_stands_beside_the_seconds(outcome):
+    assert "shared" not in tables.details(outcome)
+    record = records.load(Cell(TABLE1, "DM", "FashionMNIST", 10), "small")
+    dataclasses.replace(record, shared={"generator cgan": {"seconds": 1234.5}}).save("small")
+    row = tables.details(outcome).set_index(["method", "profile"]).loc[("DM", "small")]
+    assert row["shared"] == "generator cgan: 1,234 s" and row["seconds"] == 2
+
+
+def test_networks_that_are_not_trained_have_no_mark_and_no_number_in_any_table(outcome):
+    cell = Cell(TABLE1, "DM", "FashionMNIST", 10)
+    dataclasses.replace(records.load(cell, "small"), metrics={"train_loss": [2.2, 2.2]}).save("small")
+    small = tables.points(outcome).query("who == 'ours, small'")
+    assert "DM" not in set(small["method"]) and "Random" in set(small["method"])
+    across = tables.across(outcome, "dataset")["FashionMNIST", "ours, small"]
+    assert across["DM"] == "underfit"
 
 
 def test_a_damaged_record_is_not_shown(outcome):
@@ -177,8 +213,7 @@ def test_a_damaged_record_is_not_shown(outcome):
         tables.grid(outcome)
 
 
-# --- ranks under one protocol
-# ------------------------------------------------------------------------------------------
+# --- ranks under one protocol -----------------------------------------------------------------------------------------
 def test_an_interval_is_of_sets_where_there_are_several_else_of_networks():
     three_sets = [
         50.0,

@@ -1,4 +1,5 @@
-// Tables sort on a click of a heading and filter where they say so; search shows no page excerpts where the browser may not read files.
+// Tables sort and filter, numbers are copied with their address, pictures move under a slider, and the explorer draws
+// what is chosen. Nothing is loaded from anywhere. Search shows no excerpts where the browser may not read files.
 "use strict";
 
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
@@ -89,6 +90,175 @@ function filterable(table) {
   apply();
 }
 
+// A table that goes on behind an edge of its box fades there; one that is wider than the text takes the margin too.
+function edges(box) {
+  const look = () => {
+    const more = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("more-right", more > 1 && box.scrollLeft < more - 1);
+    box.classList.toggle("more-left", more > 1 && box.scrollLeft > 1);
+  };
+  const cell = box.closest("div.cell");
+  if (cell && box.scrollWidth > box.clientWidth + 1) cell.classList.add("tag_full-width");
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+  look();
+}
+
+function copied(button, text) {
+  const done = () => {
+    const before = button.textContent;
+    button.textContent = "✓";
+    setTimeout(() => (button.textContent = before), 1200);
+  };
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(done);
+  const area = Object.assign(document.createElement("textarea"), { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  done();
+}
+
+function addresses(button) {
+  button.addEventListener("click", () => {
+    const row = button.closest("tr");
+    const page = location.href.split("#")[0];
+    copied(button, `${button.dataset.copy}; ${page}${row?.id ? `#${row.id}` : ""}`);
+  });
+}
+
+function hiddenColumns(button) {
+  const text = button.textContent;
+  button.setAttribute("aria-pressed", "false");
+  button.addEventListener("click", () => {
+    const shown = button.closest(".distill-shown");
+    const all = shown.classList.toggle("all");
+    button.setAttribute("aria-pressed", String(all));
+    button.textContent = all ? "fewer columns" : text;
+    shown.querySelectorAll(".distill-scroll").forEach((box) => box.dispatchEvent(new Event("scroll")));
+  });
+}
+
+// One slider moves all sets to the same share of their steps.
+function film(box) {
+  const slider = box.querySelector("input");
+  const reels = [...box.querySelectorAll(".reel")].map((reel) => [reel, JSON.parse(reel.dataset.moments)]);
+  const show = () => reels.forEach(([reel, moments]) => {
+    const at = Math.min(Number(slider.value), moments.length - 1);
+    reel.querySelector(".frame").style.backgroundPositionY = `${(100 * at) / Math.max(1, moments.length - 1)}%`;
+    reel.querySelector("output").textContent = `step ${moments[at][0].toLocaleString("en")}: ${moments[at][1].toFixed(1)} %`;
+  });
+  slider.addEventListener("input", show);
+  show();
+}
+
+// The explorer: choices that narrow each other, a chart, and the same numbers as a table.
+function explorer(box) {
+  const all = JSON.parse(box.querySelector("script").textContent);
+  const make = (tag, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  };
+  const axes = ["data", "images per class", "profile", "protocol", "network"];
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const form = make("form", { className: "distill-filters" });
+  const selects = axes.map((axis) => {
+    const select = make("select", { name: axis });
+    form.append(make("label", {}, axis, select));
+    return select;
+  });
+  const methods = make("fieldset", {}, make("legend", { textContent: "methods" }));
+  const result = make("div", { className: "result" });
+  result.setAttribute("aria-live", "polite");
+  box.append(form, methods, result);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  const off = new Set((asked.get("without") ?? "").split("|").filter(Boolean));
+
+  // Of the rows that the choices before it leave, a choice offers the values that occur, the most frequent first.
+  function narrow() {
+    let rows = all;
+    axes.forEach((axis, i) => {
+      const counts = new Map();
+      rows.forEach((row) => counts.set(row[axis], (counts.get(row[axis]) ?? 0) + 1));
+      const values = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
+      const wanted = selects[i].value || asked.get(axis);
+      selects[i].replaceChildren(...values.map((value) => new Option(value, value)));
+      selects[i].value = values.includes(wanted) ? wanted : values[0];
+      rows = rows.filter((row) => row[axis] === selects[i].value);
+    });
+    return rows;
+  }
+
+  function draw() {
+    const rows = narrow().sort((a, b) => b.mean - a.mean);
+    methods.replaceChildren(methods.firstChild, ...[...new Set(rows.map((row) => row.method))].map((method) => {
+      const tick = make("input", { type: "checkbox", checked: !off.has(method), value: method });
+      tick.addEventListener("change", () => { off[tick.checked ? "delete" : "add"](method); show(rows); });
+      return make("label", {}, tick, method);
+    }));
+    show(rows);
+  }
+
+  function show(rows) {
+    const chosen = rows.filter((row) => !off.has(row.method));
+    const state = new URLSearchParams(selects.map((select) => [select.name, select.value]));
+    if (off.size) state.set("without", [...off].join("|"));
+    history.replaceState(null, "", `#${state}`);
+    result.replaceChildren(chosen.length ? chart(chosen) : make("p", { textContent: "Choose at least one method." }), table(chosen));
+  }
+
+  const percent = (value) => (value === null ? "" : value.toFixed(1));
+  const spread = (row) => (row.std === null ? percent(row.mean) : `${percent(row.mean)} ± ${percent(row.std)}`);
+
+  function chart(rows) {
+    const phone = box.clientWidth < 500;
+    const line = 24, left = phone ? 120 : 190, wide = phone ? 380 : 640, top = 8;
+    const highest = Math.max(...rows.flatMap((row) => [row.mean + (row.std ?? 0), row.paper ?? 0]));
+    const x = (value) => left + ((wide - left - 20) * value) / Math.ceil(highest / 10) / 10;
+    const svg = (tag, attributes, text = "") => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
+      made.textContent = text;
+      return made;
+    };
+    const height = top + line * rows.length + 40;
+    const drawn = svg("svg", { viewBox: `0 0 ${wide} ${height}`, role: "img", "aria-label": `Test accuracy in percent: ${rows.map((row) => `${row.method} ${percent(row.mean)}`).join(", ")}` });
+    for (let at = 0; at <= Math.ceil(highest / 10) * 10; at += 10) {
+      drawn.append(svg("line", { x1: x(at), x2: x(at), y1: top, y2: height - 36, class: "grid" }), svg("text", { x: x(at), y: height - 20, "text-anchor": "middle" }, at));
+    }
+    if (rows[0].chance) drawn.append(svg("line", { x1: x(rows[0].chance), x2: x(rows[0].chance), y1: top, y2: height - 36, class: "chance" }));
+    rows.forEach((row, i) => {
+      const y = top + line * (i + 0.5);
+      drawn.append(svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, row.method));
+      if (row.paper !== null) drawn.append(svg("line", { x1: x(row.mean), x2: x(row.paper), y1: y, y2: y, class: "between" }), svg("rect", { x: x(row.paper) - 4, y: y - 4, width: 8, height: 8, class: "paper", transform: `rotate(45 ${x(row.paper)} ${y})` }));
+      if (row.std) drawn.append(svg("line", { x1: x(row.mean - row.std), x2: x(row.mean + row.std), y1: y, y2: y, class: "spread" }));
+      drawn.append(svg("circle", { cx: x(row.mean), cy: y, r: 5, class: "ours" }));
+    });
+    drawn.append(svg("text", { x: (phone ? wide : left + wide) / 2, y: height - 4, "text-anchor": "middle" }, phone ? "test accuracy (%): ● ours, ◇ paper" : "test accuracy (%): ● ours, ◇ paper, dotted line chance"));
+    return drawn;
+  }
+
+  function table(rows) {
+    const heads = ["method", "ours", "paper", "difference", "measured on", "of", "record"];
+    const body = rows.map((row) => {
+      const difference = row.paper === null ? "" : `${row.mean >= row.paper ? "+" : "−"}${percent(Math.abs(row.mean - row.paper))}`;
+      const name = make("th", { textContent: row.method, scope: "row" });
+      const cells = [spread(row), percent(row.paper), difference, row.n, row.table].map((text, i) => make("td", { textContent: text, className: ["ours", "paper", "", "", "text"][i] }));
+      return make("tr", {}, name, ...cells, make("td", {}, make("a", { href: row.record, textContent: "record" })));
+    });
+    const made = make("table", { className: "distill-table" }, make("caption", { textContent: `Test accuracy in percent: ${selects.map((select) => select.value).join(", ")}.` }),
+      make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { textContent: head, scope: "col" })))), make("tbody", {}, ...body));
+    const scroll = make("div", { className: "distill-scroll", tabIndex: 0 }, made);
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", "The numbers of the chart");
+    requestAnimationFrame(() => edges(scroll));
+    return scroll;
+  }
+  selects.forEach((select) => select.addEventListener("input", draw));
+  draw();
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role")); // its entries are no list items
   document.querySelectorAll("summary").forEach((summary) => {
@@ -103,4 +273,9 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("table.distill-table[data-filters]").forEach(filterable);
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
   document.querySelectorAll("table.distill-table").forEach(words);
+  document.querySelectorAll(".distill-copy").forEach(addresses);
+  document.querySelectorAll(".distill-more").forEach(hiddenColumns);
+  document.querySelectorAll(".distill-film").forEach(film);
+  document.querySelectorAll(".distill-explorer").forEach(explorer);
+  document.querySelectorAll(".distill-scroll, .bd-article .pst-scrollable-table-container, div.cell_output .output.text_html").forEach(edges);
 });

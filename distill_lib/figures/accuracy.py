@@ -1,57 +1,115 @@
-"""Accuracies: paper beside ours, over budgets, over seconds, as maps."""
+"""Accuracies: paper beside ours, ranked, over budgets, over seconds, as maps."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.errors import UserError
-from .look import colour, marker, style
+from ..data import DATASETS, sized
+from .look import GREY, OURS, PAPER, colour, marker, style
+
+UNIT = "test accuracy (%)"
 
 
-def paper_and_ours(points: pd.DataFrame, xlabel: str = "test accuracy (%)") -> Figure:
-    """Published and measured values of every method, a panel per name in the column `panel`.
+def paper_and_ours(points: pd.DataFrame, xlabel: str = UNIT, reference: str = "Random") -> Figure:
+    """Published and measured values of every method, a panel per name in the column `panel`, joined by a line.
+
+    Each panel is sorted by ours, or by the paper's where ours are missing. A dashed line stands at ours of the
+    reference, a dotted one at chance.
 
     Args:
         points: columns panel, method, who ("paper" or "ours, ..."), data, value, std (0 where there is none).
     Returns: hollow marks for the paper, filled for ours, bars one standard deviation.
     Raises:  UserError: a panel would hold two data sets, or two budgets of ours.
     """
-    for panel, part in points.groupby("panel", sort=False):
+    panels = list(points.groupby("panel", sort=False))
+    for panel, part in panels:
         for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):
             if len(names := found.unique()) > 1:
                 shown = " and ".join(names)
                 raise UserError(
                     f"panel {panel!r} would show {what} on one axis that do not compare: {shown}; give each its own"
                 )
+    tallest = max((part["method"].nunique() for _, part in panels), default=1)
+    figure, axes = _grid(len(panels), 0.25 * tallest + 1.1)
+    for axis, (panel, part) in zip(axes, panels):
+        ours, paper = (part[(part["who"] != "paper") == so].set_index("method") for so in (True, False))
+        order = pd.concat([ours, paper])["value"].groupby(level=0, sort=False).first().sort_values(ascending=False)
+        for y, method in enumerate(order.index):
+            both = [of.loc[[method], "value"].iloc[0] for of in (paper, ours) if method in of.index]
+            axis.plot(both, [y] * len(both), color=GREY, lw=1, zorder=1)
+            for of, shade, filled in ((paper, PAPER, "none"), (ours, OURS, OURS)):
+                for _, p in of[of.index == method].iterrows():
+                    _mark(axis, p["value"], y, p["std"] or None, shade, filled, "D" if shade == PAPER else "o")
+        if reference in ours.index:
+            axis.axvline(ours.loc[[reference], "value"].iloc[0], color=GREY, ls="--", lw=1, zorder=0)
+        same = points[points["data"].isin(part["data"])]
+        low = min((same["value"] - same["std"]).min(), _chance(axis, part["data"].iloc[0]))
+        axis.set(title=panel, xlabel=xlabel, xlim=(low - 2, (same["value"] + same["std"]).max() + 2))
+        _names(axis, list(order.index))
+    return figure
+
+
+def _mark(axis: Axes, x: float, y: float, bar: Any, shade: Any, filled: Any, shape: str) -> None:
+    look = {"color": shade, "markerfacecolor": filled, "markersize": 6, "elinewidth": 1, "capsize": 2, "zorder": 2}
+    axis.errorbar(x, y, xerr=bar, fmt=shape, **look)
+
+
+def _chance(axis: Axes, dataset: str) -> float:
+    """A dotted line at the accuracy of guessing, in percent; infinity where the number of classes is not known."""
+    known = DATASETS.get(sized(dataset)[0]) if dataset else None
+    if known is None:
+        return float("inf")
+    axis.axvline(100 / known.num_classes, color=GREY, ls=":", lw=1.2, zorder=0)
+    return 100 / known.num_classes
+
+
+def _names(axis: Axes, names: list[str]) -> None:
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.title.set_fontsize(10.5)
+
+
+def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of at most two panels in a row, and its axes."""
     style(fitted=True)
-    panels = list(dict.fromkeys(points["panel"]))
-    methods = list(dict.fromkeys(points["method"]))
-    columns = 2 if len(panels) in (2, 4, 6, 8) else min(3, len(panels))  # pairs: the paper's, and beside it a stand-in
-    rows = -(-len(panels) // columns)
-    size = (3.6 * columns + 1.6, 0.26 * len(methods) * rows + 1.1 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, panel in zip(axes.flat, panels):
-        for _, p in points[points["panel"] == panel].iterrows():
-            ours = p["who"] != "paper"
-            y = methods.index(p["method"]) + (0.18 if ours else -0.18)
-            axis.errorbar(
-                p["value"],
-                y,
-                xerr=p["std"] or None,
-                fmt=marker(p["method"]),
-                color=colour(p["method"]),
-                markersize=6,
-                markerfacecolor=colour(p["method"]) if ours else "white",
-                elinewidth=1,
-                capsize=2,
-            )
-        axis.set(xlabel=xlabel, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        axis.set_title(panel, fontsize=10)
-    for axis in axes.flat[len(panels) :]:
+    columns = min(2, max(1, panels))
+    rows = max(1, -(-panels // columns))
+    size = (4.6 * columns if columns > 1 else 6.0, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[panels:]:
         axis.set_axis_off()
+    return figure, list(axes.flat)
+
+
+def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
+    """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget; lines at reference and chance.
+
+    Args:
+        table: as `tables.ranking` returns it; lines without a number are left out.
+    Returns: bars the intervals; hollow marks where labels are not hard.
+    """
+    panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
+    tallest = max((len(part) for _, part in panels), default=1)
+    figure, axes = _grid(len(panels), 0.25 * tallest + 1.1)
+    for axis, ((profile, dataset, ipc, budget), part) in zip(axes, panels):
+        names = []
+        for y, (_, row) in enumerate(part.iterrows()):
+            hard = row["labels"] == "hard"
+            names.append(row["method"] if hard else f"{row['method']}, {row['labels']}")
+            bar = None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            _mark(axis, row["mean"], y, bar, OURS, OURS if hard else "none", "o")
+        for value in part.loc[part["method"] == reference, "mean"]:
+            axis.axvline(value, color=GREY, ls="--", lw=1, zorder=0)
+        _chance(axis, dataset)
+        axis.set(title=f"{dataset}, IPC {ipc}\n{profile}, {budget}", xlabel=UNIT)
+        _names(axis, names)
     return figure
 
 
@@ -63,47 +121,38 @@ def accuracy_over_seconds(curves: dict[str, list[tuple[float, float]]]) -> Figur
     """
     style(fitted=True)
     figure, axis = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
-    for method, points in curves.items():
-        axis.plot(*zip(*points), color=colour(method), marker=marker(method), label=method)
-    axis.set(xlabel="seconds of distilling", ylabel="test accuracy (%)")
+    for method, moments in curves.items():
+        axis.plot(*zip(*moments), color=colour(method), marker=marker(method), label=method)
+    axis.set(xlabel="seconds of distilling", ylabel=UNIT)
     axis.legend(frameon=False)
     return figure
 
 
 def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
-    """Ours minus the paper's in the layout of a table: blue above the paper, red below, hatched where one of the two is
-    missing.
+    """Ours minus the paper's in the layout of a table: blue above the paper, red below; hatched where one is missing.
+
+    Rows and columns without a pair are left out, unless there is none at all.
 
     Args:
         differences: percentage points, NaN where there is none.
     """
     style(fitted=True)
+    known = differences.notna()
+    if known.any(axis=None):
+        differences = differences.loc[known.any(axis=1), known.any()]
     rows, columns = differences.shape
     names = [tuple(map(str, c)) if isinstance(c, tuple) else (str(c),) for c in differences.columns]
-    shown = differences.set_axis(["\n".join(part for part in name if part) for name in names], axis=1)
-    shown.index = [
-        ", ".join(str(part) for part in i if str(part)) if isinstance(i, tuple) else str(i) for i in shown.index
-    ]
-    figure, axis = plt.subplots(figsize=(2.6 + 0.75 * columns, 1.0 + 0.3 * rows), layout="constrained")
-    axis.set_facecolor("#f0f0f0")
+    shown = differences.set_axis(["\n".join(filter(None, name)) for name in names], axis=1)
+    parts = [i if isinstance(i, tuple) else (i,) for i in shown.index]
+    shown.index = [", ".join(str(part) for part in i if str(part)) for i in parts]
+    figure, axis = plt.subplots(figsize=(3.4 + 0.85 * columns, 1.4 + 0.32 * rows), layout="constrained")
     axis.patch.set(hatch="///", edgecolor="#c8c8c8")
-    sns.heatmap(
-        shown,
-        ax=axis,
-        cmap="RdBu",
-        center=0,
-        vmin=-20,
-        vmax=20,
-        annot=True,
-        fmt="+.1f",
-        annot_kws={"fontsize": 8},
-        linewidths=0.5,
-        linecolor="white",
-        cbar_kws={"label": "ours − paper (points)"},
-        mask=shown.isna(),
-    )
+    look = {"cmap": "RdBu", "center": 0, "vmin": -20, "vmax": 20, "linewidths": 0.5, "linecolor": "white"}
+    numbers = {"annot": True, "fmt": "+.1f", "annot_kws": {"fontsize": 9}}
+    sns.heatmap(shown, ax=axis, mask=shown.isna(), cbar_kws={"label": "ours − paper (points)"}, **look, **numbers)
     axis.set(title=title, xlabel="", ylabel="")
-    axis.tick_params(axis="both", labelsize=8, rotation=0)
+    axis.tick_params(axis="both", labelsize=9)
+    axis.tick_params(axis="x", rotation=45)
     return figure
 
 
@@ -114,44 +163,28 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
         entries: columns track, team, dataset, value (percent), who ("printed" or "ours").
         chance:  data set -> percent.
     """
-    style()
-    tracks, datasets = sorted(set(entries["track"])), list(chance)
-    teams = {t: list(dict.fromkeys(entries.loc[entries["track"] == t, "team"])) for t in tracks}
-    figure, axes = plt.subplots(
-        len(tracks),
-        1,
-        figsize=(7.0, 0.42 * sum(map(len, teams.values())) + 1.6),
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-        height_ratios=[len(t) for t in teams.values()],
-    )
+    style(fitted=True)
+    datasets = list(chance)
+    tracks = {track: list(part["team"].unique()) for track, part in entries.groupby("track")}
+    size = (7.0, 0.42 * sum(map(len, tracks.values())) + 1.6)
+    heights = [len(teams) for teams in tracks.values()]
+    options = {"sharex": True, "squeeze": False, "layout": "constrained", "height_ratios": heights}
+    figure, axes = plt.subplots(len(tracks), 1, figsize=size, **options)
     shades = sns.color_palette("colorblind", 10)
-    for axis, track in zip(axes[:, 0], tracks):
+    for axis, (track, teams) in zip(axes[:, 0], tracks.items()):
         for i, dataset in enumerate(datasets):
             here = entries[(entries["track"] == track) & (entries["dataset"] == dataset)]
-            for _, row in here.iterrows():
-                y = teams[track].index(row["team"]) + (i - (len(datasets) - 1) / 2) * 0.38
-                first = row["team"] == here["team"].iloc[0]
-                axis.barh(
-                    y,
-                    row["value"],
-                    0.36,
-                    color=shades[2 * i],
-                    hatch="//" if row["who"] == "ours" else None,
-                    label=dataset if first else None,
-                )
-                axis.text(row["value"] + 0.4, y, f"{row['value']:.1f}", va="center", fontsize=8)
+            at = [teams.index(team) + (i - (len(datasets) - 1) / 2) * 0.38 for team in here["team"]]
+            bars = axis.barh(at, here["value"], 0.36, color=shades[2 * i], label=dataset)
+            for bar, who in zip(bars, here["who"]):
+                bar.set_hatch("//" if who == "ours" else None)
+            axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
             axis.axvline(chance[dataset], color=shades[2 * i], ls=":", lw=1.2)
-        axis.set(
-            title=f"track {track}",
-            yticks=range(len(teams[track])),
-            yticklabels=teams[track],
-            ylim=(len(teams[track]) - 0.5, -0.5),
-        )
+        axis.set(title=f"track {track}")
+        _names(axis, teams)
         axis.grid(axis="y", visible=False)
     axes[0, 0].legend(frameon=False, loc="lower right")
-    axes[-1, 0].set(xlabel="test accuracy (%)", xlim=(0, 1.08 * entries["value"].max()))
+    axes[-1, 0].set(xlabel=UNIT, xlim=(0, 1.08 * entries["value"].max()))
     return figure
 
 
@@ -163,28 +196,20 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
         points: columns panel, method, axis, x (shown on a logarithmic scale), value, std.
     """
     style(fitted=True)
-    panels, axes_of = list(dict.fromkeys(points["panel"])), list(dict.fromkeys(points["axis"]))
-    size = (3.9 * len(axes_of) + 0.6, 2.9 * len(panels))
-    figure, axes = plt.subplots(
-        len(panels), len(axes_of), figsize=size, squeeze=False, sharey="row", sharex="col", layout="constrained"
-    )
+    panels, names = list(points["panel"].unique()), list(points["axis"].unique())
+    size = (3.9 * len(names) + 0.6, 2.9 * len(panels))
+    options = {"squeeze": False, "sharey": "row", "sharex": "col", "layout": "constrained"}
+    figure, axes = plt.subplots(len(panels), len(names), figsize=size, **options)
     for line, panel in zip(axes, panels):
-        for axis, name in zip(line, axes_of):
+        for axis, name in zip(line, names):
             here = points[(points["panel"] == panel) & (points["axis"] == name)]
             for method, part in here.sort_values("x").groupby("method", sort=False):
-                axis.errorbar(
-                    part["x"],
-                    part["value"],
-                    part["std"],
-                    color=colour(method),
-                    marker=marker(method),
-                    capsize=2,
-                    label=method,
-                )
+                look = {"color": colour(method), "marker": marker(method), "capsize": 2, "label": method}
+                axis.errorbar(part["x"], part["value"], part["std"], **look)
             axis.set(xscale="log", xlabel=name, title=panel)
             axis.set_xticks(ticks := sorted(set(points.loc[points["axis"] == name, "x"])), [f"{t:g}" for t in ticks])
             axis.minorticks_off()
             if len(here):
-                axis.legend(frameon=False, fontsize=8)
-        line[0].set(ylabel="test accuracy (%)")
+                axis.legend(frameon=False, fontsize=9)
+        line[0].set(ylabel=UNIT)
     return figure

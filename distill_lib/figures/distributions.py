@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .look import _inches, colour, style
+from .look import GREY, OURS, PAPER, colour, inches, style
 
 
 def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
@@ -17,24 +17,31 @@ def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
     images.
 
     Args:
-        rows: as `experiments.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and
-        mean score.
-    Returns: bars that sum to the number of images; the title has the mean of the scores as they are, without the
-    logarithm.
+        rows: as `tables.dgs.histograms` returns them: `class`, `scale`, and for every part its counts, images and mean
+            score.
+    Returns: bars that sum to the number of images; the dashed line and its number are the mean of the scores as they
+        are, without the logarithm, and stand in the rows on that scale.
     """
     style(fitted=True)
-    figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.75 * len(rows)), squeeze=False)
-    _inches(figure, left=0.6, right=0.15, top=0.4, bottom=0.45, across=0.45, down=0.85)
-    colours = {"original": colour("Full data"), "pool": colour("Minimax"), "sampled": colour("DGS")}
+    figure, axes = plt.subplots(len(rows), 3, figsize=(9.0, 1.55 * len(rows)), squeeze=False, sharex=True)
+    inches(figure, left=1.5, right=0.15, top=0.35, bottom=0.45, across=0.45, down=0.25)
+    shades = {"original": GREY, "pool": PAPER, "sampled": OURS}
+    names = {"original": "real images", "pool": "pool", "sampled": "chosen"}
     for row, line in zip(rows, axes):
         for axis, (part, found) in zip(line, row["parts"].items()):
-            bins = len(found["counts"])
-            axis.bar((np.arange(bins) + 0.5) / bins, found["counts"], width=0.9 / bins, color=colours[part])
-            axis.set(xlim=(0, 1), title=f"{row['class']}, {part}:\n{found['images']} images, mean {found['mean']:.3f}")
-            axis.title.set_fontsize(8.5)
-            axis.set_xlabel(f"{row['scale']} difficulty", fontsize=8.5)
-            axis.tick_params(labelsize=8)
-        line[0].set_ylabel("images", fontsize=8.5)
+            counts = np.array(found["counts"]) / max(1, found["images"])
+            at = (np.arange(len(counts)) + 0.5) / len(counts)
+            axis.bar(at, 100 * counts, width=0.9 / len(counts), color=shades[part])
+            axis.set(xlim=(0, 1), ylim=(0, 105), yticks=(0, 50, 100))
+            axis.tick_params(labelsize=9)
+            if row["scale"] == "raw":
+                axis.axvline(found["mean"], color="black", ls="--", lw=1)
+            axis.text(0.5, 90, f"n = {found['images']}, mean {found['mean']:.2f}", ha="center", va="center", fontsize=9)
+        line[0].set_ylabel(f"{row['class']},\n{row['scale']}\n(% of images)", fontsize=9)
+    for axis, part in zip(axes[0], rows[0]["parts"]):
+        axis.set_title(names[part], fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("difficulty", fontsize=9)
     return figure
 
 
@@ -44,7 +51,7 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
     sizes = sorted({ipc for rows in targets.values() for ipc in rows})
     size = (2.3 * len(targets), 1.6 * len(sizes))
     figure, axes = plt.subplots(len(sizes), len(targets), figsize=size, squeeze=False, sharey="row")
-    _inches(figure, left=0.65, right=0.15, top=0.3, bottom=0.55, across=0.25, down=0.6)
+    inches(figure, left=0.65, right=0.15, top=0.3, bottom=0.55, across=0.25, down=0.6)
     for line, ipc in zip(axes, sizes):
         for axis, (name, rows) in zip(line, targets.items()):
             bins = len(rows[ipc])
@@ -58,8 +65,7 @@ def target_counts(targets: dict[str, dict[int, tuple[int, ...]]]) -> Figure:
 
 
 def objective_map(values: np.ndarray) -> Figure:
-    """DGS's equation 9 over its thresholds: crosses where it is infinite or there is no scale, a ring at the least
-    value."""
+    """DGS's equation 9 over its thresholds: crosses where it is infinite or undefined, a ring at the least value."""
     style(raster=True)
     values = np.asarray(values, dtype=float)
     figure, axis = plt.subplots(figsize=(4.4, 3.4), layout="constrained")

@@ -23,17 +23,15 @@ def image_grid(
         title:     says which data are drawn: take it from the set's facts.
     """
     style(raster=True)
-    pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
     rows = [members[:per_class].tolist() for members in images.class_index]
     columns, left = max(map(len, rows)), 1.2 if class_names else 0.05
     width = scale * columns + left
     figure = plt.figure(figsize=(width, scale * len(rows)))
     axis = figure.add_axes((left / width, 0, scale * columns / width, 1))
-    centres = _sheet(axis, pixels, rows)
+    centres = _sheet(axis, pixels(images), rows)
     axis.set_title(title, fontsize=10)
     if class_names:
-        for name, y in zip(images.facts.class_names, centres):
-            axis.text(-0.25 * pixels.shape[2], y, name, ha="right", va="center", fontsize=8)
+        _label(axis, dict(zip(centres, images.facts.class_names)), size=8)
     return figure
 
 
@@ -42,19 +40,17 @@ def film_strip(frames: dict[str, ImageSet], per_class: int = 1, stretch: bool = 
 
     Args:
         frames:  label of the moment ("step 100") -> the set then.
-        stretch: show each image from its own darkest to its own brightest value, within 2.5 standard deviations,
-        instead
-                 of clipping to valid pixels: distilled images leave that range, and clipping hides what they hold.
+        stretch: show each image from its own darkest to its own brightest value, see `stretched`, instead of clipping
+                 to valid pixels.
         title:   says which data are drawn: take it from the sets' facts.
     """
     style(raster=True)
-    first = next(iter(frames.values()))
-    columns = per_class * first.num_classes
+    columns = per_class * next(iter(frames.values())).num_classes
     figure, axes = plt.subplots(len(frames), 1, figsize=(0.62 * columns + 1.0, 0.68 * len(frames)), squeeze=False)
     for (label, frame), axis in zip(frames.items(), axes[:, 0]):
-        pixels = (_stretched(frame) if stretch else frame.pixels()).permute(0, 2, 3, 1).cpu().numpy()
-        centre = _sheet(axis, pixels, [[i for members in frame.class_index for i in members[:per_class].tolist()]])[0]
-        axis.text(-0.2 * pixels.shape[2], centre, label, ha="right", va="center", fontsize=9)
+        shown = _last(stretched(frame)) if stretch else pixels(frame)
+        row = [i for members in frame.class_index for i in members[:per_class].tolist()]
+        _label(axis, {_sheet(axis, shown, [row])[0]: label})
     axes[0, 0].set_title(title, fontsize=10)
     figure.subplots_adjust(wspace=0.05, hspace=0.05, left=0.13, right=0.995, top=0.99, bottom=0.01)
     return figure
@@ -74,58 +70,50 @@ def samples_and_nearest(
     style(raster=True)
     each = max(map(len, made.class_index))
     columns = each if each > 1 else min(10, len(made))
-    rows = -(-len(made) // columns)
+    rows = [list(range(start, min(start + columns, len(made)))) for start in range(0, len(made), columns)]
     sheets = {left: made} if nearest is None else {left: made, "nearest training image": nearest}
-    size = (0.58 * len(sheets) * columns + (1.4 if each > 1 else 0.2), 0.66 * rows + 0.5)
+    size = (0.66 * len(sheets) * columns + (1.4 if each > 1 else 0.2), 0.76 * len(rows) + 0.5)
     figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
-    side, gap = made.shape[1], max(3, made.shape[1] // 4)
+    side, gap = made.shape[1], max(3, made.shape[1] // 3)
     for axis, (heading, images) in zip(axes[0], sheets.items()):
-        pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
-        sheet = np.ones((rows * (side + gap), columns * (side + gap), pixels.shape[-1]), np.float32)
-        for i, image in enumerate(pixels):
-            y, x = (i // columns) * (side + gap), (i % columns) * (side + gap)
-            sheet[y : y + side, x : x + side] = image
-            if axis is axes[0, -1]:
-                axis.text(
-                    x + side / 2, y + side + gap / 2, f"{distances[i]:.2f}", ha="center", va="center", fontsize=5.5
-                )
-        _draw(axis, sheet)
-        axis.set_axis_off()
+        centres = _sheet(axis, pixels(images), rows, gap)
+        axis.set_ylim(len(rows) * (side + gap), 0)  # room for the numbers below the last row
         axis.set_title(heading, fontsize=10)
+    for i, distance in enumerate(distances):
+        x, y = (i % columns) * (side + gap) + side / 2, centres[i // columns] + (side + gap) / 2
+        axis.text(x, y, f"{distance:.2f}", ha="center", va="center", fontsize=7)
     if title:
         figure.suptitle(title, fontsize=10)
     if each > 1:
-        for k, name in enumerate(made.facts.class_names):
-            axes[0, 0].text(-gap, k * (side + gap) + side / 2, name, ha="right", va="center", fontsize=8)
+        _label(axes[0, 0], dict(zip(centres, made.facts.class_names)), size=8)
     return figure
 
 
 def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Figure:
-    """DGS's Figure 3: a row per class and set, images in order of difficulty with their scores above them."""
+    """DGS's Figure 3: a row per class and set, images in order of difficulty with their scores above them.
+
+    One image does not stand for two difficulties: where the next one is the same again, the place is empty.
+    """
     style(raster=True)
     columns = max(len(scores) for _, scores in shown.values())
-    figure, axes = plt.subplots(len(shown), 1, figsize=(0.82 * columns + 1.5, 1.0 * len(shown)), squeeze=False)
+    figure, axes = plt.subplots(len(shown), 1, figsize=(0.82 * columns + 1.5, 1.05 * len(shown)), squeeze=False)
     for (name, (images, scores)), axis in zip(shown.items(), axes[:, 0]):
-        pixels = images.pixels().permute(0, 2, 3, 1).cpu().numpy()
-        height, width = pixels.shape[1:3]
-        _sheet(axis, pixels, [list(range(len(scores)))])
-        for i, score in enumerate(scores):
-            axis.text(
-                i * (width + _gap(width)) + (width - 1) / 2,
-                -0.06 * height,
-                f"{score:.2f}",
-                ha="center",
-                va="bottom",
-                fontsize=7.5,
-            )
-        axis.text(-0.12 * width, (height - 1) / 2, name.replace(", ", ",\n"), ha="right", va="center", fontsize=8)
+        height, width = images.shape[1:]
+        places = [-1 if i and score == scores[i - 1] else i for i, score in enumerate(scores)]
+        (centre,) = _sheet(axis, pixels(images), [places])
+        for i, place in enumerate(places):
+            at, text = (-0.06 * height, f"{scores[i]:.2f}") if place >= 0 else (centre, "none")
+            axis.text(i * (width + _gap(width)) + (width - 1) / 2, at, text, ha="center", va="bottom", fontsize=9)
+        _label(axis, {centre: name.replace(", ", ",\n")}, size=9)
     figure.subplots_adjust(hspace=0.3, left=0.16, right=0.99, top=0.95, bottom=0.01)
     return figure
 
 
-def _stretched(images: ImageSet) -> Tensor:
-    """(N, C, H, W) in [0, 1]: each image limited to 2.5 standard deviations about its mean, then spread over the
-    range."""
+def stretched(images: ImageSet) -> Tensor:
+    """(N, C, H, W) in [0, 1]: each image over its own range, within 2.5 standard deviations about its mean.
+
+    Distilled images leave the range of valid pixels, and clipping would hide what they hold.
+    """
     x = images.all()[0]
     mean, std = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
     x = x.clamp(mean - 2.5 * std, mean + 2.5 * std)
@@ -133,32 +121,49 @@ def _stretched(images: ImageSet) -> Tensor:
     return (x - low) / (high - low).clamp_min(1e-12)
 
 
-def _sheet(axis: Any, pixels: np.ndarray, rows: list[list[int]]) -> list[float]:
-    """Draw images (N, H, W, C) of [0, 1] as one picture, which is a tenth of the work of an axis for each; where the
-    rows' centres are.
+def pixels(images: ImageSet) -> np.ndarray:
+    """(N, H, W, C) in [0, 1]."""
+    return _last(images.pixels())
+
+
+def _last(images: Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sheet(shown: np.ndarray, rows: list[list[int]], gap: int | None = None) -> np.ndarray:
+    """Images (N, H, W, C) as one picture (H', W', 4) that is transparent between them, and where an index is -1.
 
     Args:
         rows: the indices of the images of each row.
+        gap:  pixels between images.
     """
-    height, width = pixels.shape[1:3]
-    gap = _gap(width)
-    sheet = np.ones((len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 3))
+    height, width = shown.shape[1:3]
+    gap = _gap(width) if gap is None else gap
+    made = np.zeros((len(rows) * (height + gap) - gap, max(map(len, rows)) * (width + gap) - gap, 4))
     for k, row in enumerate(rows):
         for column, i in enumerate(row):
-            y, x = k * (height + gap), column * (width + gap)
-            sheet[y : y + height, x : x + width] = pixels[i].clip(0, 1)
+            if i >= 0:
+                y, x = k * (height + gap), column * (width + gap)
+                made[y : y + height, x : x + width, :3] = shown[i].clip(0, 1)
+                made[y : y + height, x : x + width, 3] = 1
+    return made
+
+
+def _sheet(axis: Any, shown: np.ndarray, rows: list[list[int]], gap: int | None = None) -> list[float]:
+    """Draw images as one picture, which is a tenth of the work of an axis for each; where the rows' centres are."""
     axis.set_axis_off()
-    axis.imshow(sheet, interpolation="nearest")
-    return [k * (height + gap) + (height - 1) / 2 for k in range(len(rows))]
+    axis.imshow(sheet(shown, rows, gap), interpolation="nearest")
+    height = shown.shape[1]
+    step = height + (_gap(shown.shape[2]) if gap is None else gap)
+    return [k * step + (height - 1) / 2 for k in range(len(rows))]
+
+
+def _label(axis: Any, names: dict[float, str], size: float = 9) -> None:
+    """Names to the left of a sheet, by the height of their row."""
+    for y, name in names.items():
+        axis.text(-0.01, y, name, ha="right", va="center", fontsize=size, transform=axis.get_yaxis_transform())
 
 
 def _gap(width: int) -> int:
     """Pixels between the images of a sheet."""
     return max(1, round(0.06 * width))
-
-
-def _draw(axis: Any, pixels: np.ndarray) -> None:
-    grey = pixels.shape[-1] == 1
-    axis.imshow(
-        pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest"
-    )

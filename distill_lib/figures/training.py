@@ -19,7 +19,7 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     style(fitted=True)
     lines = {
         "loss": {"loss_generator": "generator", "loss_discriminator": "discriminator"},
-        "samples in their class (%)": {"class_accuracy_pct": None},
+        "recognised (%)": {"class_accuracy_pct": None},
         "Fréchet distance": {"frechet_distance": None},
     }
     figure, axes = plt.subplots(
@@ -27,11 +27,13 @@ def gan_health(looks: dict[str, pd.DataFrame]) -> Figure:
     )
     for column, (dataset, table) in enumerate(looks.items()):
         for axis, (label, names) in zip(axes[:, column], lines.items()):
-            for i, (name, legend) in enumerate(names.items()):
-                axis.plot(table["step"], table[name], marker="os"[i], label=legend)
+            for i, (name, direct) in enumerate(names.items()):
+                (line,) = axis.plot(table["step"], table[name], marker="os"[i])
+                if direct:
+                    end = (table["step"].iloc[-1], table[name].iloc[-1])
+                    axis.annotate(direct, end, (0, 6), "data", "offset points", ha="right", color=line.get_color())
             axis.set(ylabel=label if column == 0 else "")
         axes[0, column].set(title=dataset)
-        axes[0, column].legend(frameon=False)
         axes[-1, column].set(xlabel="steps")
     return figure
 

@@ -8,7 +8,7 @@ the executed copies of live pages, keeps everything a page loads inside the book
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import os
 import time
@@ -23,18 +23,10 @@ from ..core import paths
 from ..core.errors import UserError, unknown
 from . import pages
 
-BANNERS = {
-    "smoke": "Profile <b>smoke</b>: tiny budgets on small real data, to show that everything runs. These numbers are not results.",
-    "small": "Profile <b>small</b>: reduced budgets, named beside every number.",
-    "full": "Profile <b>full</b>: the papers' protocols.",
-}
-MATHJAX = "tex-svg-full.js"  # one file: glyphs are drawn, so no fonts to load
-
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: notebooks run, cells computed and reused, wall seconds, peak memory of all processes, and the
-    book."""
+    """What a run did: notebooks, cells computed and reused, wall seconds, peak memory of all processes, the book."""
 
     profile: str
     notebooks: int
@@ -75,15 +67,8 @@ def reproduce(
         others = [p for p in pages.live(root, _contents(root)) if p not in chosen]
         results = pages.run(chosen, profile, parameters, jobs, recorded=others, meanwhile=_import_sphinx)
         index = build(profile, root, ran=chosen)
-    summary = Summary(
-        profile,
-        len(results),
-        sum(r.computed for r in results),
-        sum(r.reused for r in results),
-        time.monotonic() - start,
-        peak[0],
-        index,
-    )
+    computed, reused = (sum(getattr(r, kind) for r in results) for kind in ("computed", "reused"))
+    summary = Summary(profile, len(results), computed, reused, time.monotonic() - start, peak[0], index)
     print(summary, flush=True)
     return summary
 
@@ -99,8 +84,7 @@ def build(
         out: where the book goes; by default `_build` for the recorded book, else, and where that cannot be written, the
              profile's folder in `runs/`.
     Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an
-    image
-            without alternative text, a page that would load something from outside.
+        image without alternative text, a page that would load something from outside.
     """
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
@@ -124,26 +108,20 @@ def build(
             really_quiet=True,
             jobs=pages.cores() + 1,  # Sphinx takes one for the process that hands out pages, which mostly waits
         )
-    if isinstance(result, BaseException):
-        if isinstance(result, KeyboardInterrupt):
-            raise result
-        raise UserError(
-            f"the book was not built: {result or printed.getvalue().strip()[-2000:] or type(result).__name__}"
-        ) from result
+    if isinstance(result, KeyboardInterrupt):
+        raise result
     if result:
-        raise UserError(f"the book was not built: {printed.getvalue().strip()[-2000:]}")
+        said = str(result) if isinstance(result, BaseException) else ""
+        reason = said or printed.getvalue().strip()[-2000:] or type(result).__name__
+        raise UserError(f"the book was not built: {reason}") from (result if said else None)
     return place / "html" / "index.html"
 
 
 def _import_sphinx() -> None:
     """What building a book imports, seconds of it."""
-    for name in (
-        "jupyter_book.sphinx",
-        "myst_nb.sphinx_ext",
-        "sphinx_book_theme",
-        "sphinxcontrib.bibtex",
-        "sphinx.ext.autodoc",
-    ):
+    for (
+        name
+    ) in "jupyter_book.sphinx myst_nb.sphinx_ext sphinx_book_theme sphinxcontrib.bibtex sphinx.ext.autodoc".split():
         importlib.import_module(name)
 
 

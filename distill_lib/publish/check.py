@@ -9,8 +9,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
-# --- checks on the HTML
-# ------------------------------------------------------------------------------------------------
 def check_html(folder: Path, names: list[str]) -> list[str]:
     """Problems of finished pages: broken links, images without file or alternative text, anything loaded from outside.
 

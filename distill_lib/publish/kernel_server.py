@@ -21,27 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ipykernel.kernelapp import IPKernelApp
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from ..core.errors import UserError
 
-LOADED = (
-    "torch",
-    "torch._dynamo",
-    "pandas",
-    "seaborn",
-    "matplotlib.pyplot",
-    "matplotlib.backends.backend_svg",
-    "ipykernel.kernelapp",
-    "IPython.core.completer",
-    "scipy.stats",
-    "sklearn.cluster",
-    "distill_lib.experiments",
-    "distill_lib.evaluation",
-    "distill_lib.tables",
-    "distill_lib.figures",
-)
+LOADED = (  # not distill_lib.figures, which ties itself to the shell that imports it
+    "torch torch._dynamo pandas seaborn matplotlib.pyplot matplotlib.backends.backend_svg IPython.core.completer "
+    "scipy.stats sklearn.cluster distill_lib.experiments distill_lib.evaluation distill_lib.tables"
+).split()
 
 
 SOCKET = 95  # bytes of a socket's path that every system takes (Linux 107, macOS 103), with jupyter's "-5" behind it
@@ -101,12 +90,9 @@ class Kernels:
         self._parent.wait()
 
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        others = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": "1"}
-        others["PYDEVD_DISABLE_FILE_VALIDATION"] = (
-            "1"  # or the debugger, which ipykernel imports, warns that it cannot stop in some modules
-        )
-        return {**os.environ, **threads, **others, **extra}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
+        quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the second: ipykernel's debugger
+        return {**os.environ, **threads, **quiet, "MPLBACKEND": "module://matplotlib_inline.backend_inline", **extra}
 
     def fork(self, connection_file: str, cwd: str, env: dict[str, str]) -> _Forked:
         """Start a kernel that listens where `connection_file` says."""
@@ -169,11 +155,9 @@ class _Forked:
             self._process = None
 
     def poll(self) -> int | None:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             if self._process and self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
                 return None
-        except psutil.NoSuchProcess:
-            pass
         return 0
 
     def wait(self) -> int:
@@ -220,11 +204,6 @@ def _become_kernel(file: str, cwd: str, env: dict[str, str]) -> None:
         os.dup2(nothing, standard)
     sys.path[0] = ""  # as in a kernel started by hand
     sys.argv = ["ipykernel_launcher.py", "-f", file]
-
-    from ipykernel.kernelapp import (
-        IPKernelApp,
-    )  # a kernel's alone, which the process that asks for kernels does without
-
     IPKernelApp.launch_instance()
     os._exit(0)
 

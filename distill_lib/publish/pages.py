@@ -76,8 +76,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Result:
-    """One executed page: wall seconds, cells of its experiment computed and reused, and whether the page itself was
-    reused."""
+    """One executed page: wall seconds, cells of its experiment computed and reused; whether the page was reused."""
 
     page: Page
     seconds: float = 0.0
@@ -90,7 +89,7 @@ class PageFailed(UserError):
     """A cell of a page raised an error, or its kernel died."""
 
 
-# --- which pages -------------------------------------------------------------------------------------------------------
+# --- which pages ------------------------------------------------------------------------------------------------------
 def notebooks(root: Path = paths.ROOT, only: str | None = None) -> list[Page]:
     """The notebooks of `root`, in order of their names.
 
@@ -120,7 +119,7 @@ def live(root: Path, names: list[str]) -> list[Page]:
     return out
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters -------------------------------------------------------------------------------------------------------
 def parameter_names(page: Page) -> list[str]:
     """Names in a notebook's cell tagged `parameters`, as papermill reads them; none where there is no such cell."""
     if page.suffix != ".ipynb":
@@ -137,18 +136,15 @@ def check(page: Page, profile: str, parameters: dict[str, Any]) -> dict[str, Any
     known = parameter_names(page)
     for name in parameters:
         if name not in known:
-            raise UserError(
-                f"{page.experiment}: {unknown('parameter', name, known)}"
-                if known
-                else f"{page.experiment}: takes no parameters"
-            )
+            problem = unknown("parameter", name, known) if known else "takes no parameters"
+            raise UserError(f"{page.experiment}: {problem}")
     given = {**({"profile": profile} if profile != "recorded" and "profile" in known else {}), **parameters}
     if page.experiment in experiments.experiments():
         experiments.check_parameters(page.experiment, given)
     return given
 
 
-# --- running -----------------------------------------------------------------------------------------------------------
+# --- running ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Task:
     page: Page
@@ -173,8 +169,9 @@ def run(
         parameters: handed to every page.
         jobs:       pages at a time; by default as many as cores and free memory allow, one where a GPU computes.
         recorded:   further pages, which show recorded results: executed as they stand, where that has not been done
-        yet. meanwhile:  called if any page is executed, while the process that starts kernels imports and a core has
-        nothing to do.
+                    yet.
+        meanwhile:  called if any page is executed, while the process that starts kernels imports and a core has
+                    nothing to do.
     Returns: a result for every page of `pages`.
     Raises: PageFailed: naming page, cell and error; the other pages are stopped, what they computed is kept.
             UserError: an unknown profile or parameter, before anything runs.
@@ -184,11 +181,8 @@ def run(
     if jobs is not None and jobs < 1:
         raise UserError(f"jobs must be at least 1; got {jobs}")
     still = list(recorded) if profile != "recorded" or parameters else [*pages, *recorded]
-    changed = {
-        page: fingerprint
-        for page, fingerprint in _fingerprints(still).items()
-        if _stored_fingerprint(page, "recorded") != fingerprint
-    }
+    needed = _fingerprints(still)
+    changed = {page: needed[page] for page in needed if _stored_fingerprint(page, "recorded") != needed[page]}
     chosen = [page for page in pages if page not in still]
     number = len(chosen) + len(changed)
     jobs = max(1, min(jobs or _jobs(profile), number))
@@ -247,9 +241,8 @@ def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     except papermill.PapermillExecutionError as err:
         raise PageFailed(_explain(page, notebook, err, copy)) from None
     except Exception as err:
-        raise PageFailed(
-            f"{page.shown}: the kernel died or did not start ({type(err).__name__}: {err}); out of memory?"
-        ) from None
+        reason = f"({type(err).__name__}: {err}); out of memory?"
+        raise PageFailed(f"{page.shown}: the kernel died or did not start {reason}") from None
     for part in (executed, *executed.cells):
         part.metadata.pop("papermill", None)
     executed.metadata["distill"] = {"profile": profile, "fingerprint": task.fingerprint}
@@ -268,7 +261,8 @@ def _explain(page: Page, notebook: Any, err: Any, copy: Path) -> str:
     message = f"{err.ename}: {err.evalue}" if err.evalue else err.ename
     if len(message) > 600:
         message = f"{message[:600]} ..."
-    return f"{page.shown}, {where}: {message}\n  first line of the cell: {first.strip()}\n  executed copy with the traceback: {copy}"
+    lines = [f"{page.shown}, {where}: {message}", f"first line of the cell: {first.strip()}"]
+    return "\n  ".join([*lines, f"executed copy with the traceback: {copy}"])
 
 
 def cores() -> int:
@@ -277,17 +271,15 @@ def cores() -> int:
 
 
 def _jobs(profile: str) -> int:
-    """How many pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others,
-    memory permitting."""
-    if profile in ("small", "full"):
-        if pick().type == "cuda":
-            return 1
+    """Pages at a time: one more than cores on small machines, as pages also wait, one per two cores on others, memory
+    permitting."""
+    if profile in ("small", "full") and pick().type == "cuda":
+        return 1
     by_memory = int(psutil.virtual_memory().available // MEMORY_PER_PAGE)
     return max(1, min(cores() + 1 if cores() <= 4 else cores() // 2, by_memory))
 
 
-# --- when an executed copy still holds
-# ---------------------------------------------------------------------------------
+# --- when an executed copy still holds --------------------------------------------------------------------------------
 def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     """For each page a hash of what its recorded copy depends on: its source, the library, the results, the packages."""
     common = hashlib.sha256(sys.version.encode())
@@ -311,20 +303,14 @@ def _stored_fingerprint(page: Page, profile: str) -> str | None:
         return None
 
 
-# --- progress and memory
-# -----------------------------------------------------------------------------------------------
+# --- progress and memory ----------------------------------------------------------------------------------------------
 class _Display:
     """A bar for all pages, a line for each that runs; without a terminal, a line for each that ends."""
 
     def __init__(self, total: int):
         self.console = Console(stderr=True)
-        columns = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[cells]}"),
-            TimeElapsedColumn(),
-        ]
+        texts = [TextColumn("{task.description}"), TextColumn("{task.fields[cells]}")]
+        columns = [SpinnerColumn(), texts[0], BarColumn(), texts[1], TimeElapsedColumn()]
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.bar = self.progress.add_task("pages", total=total, cells="")
         self.total, self.count = total, 0
@@ -338,20 +324,18 @@ class _Display:
     def refresh(self) -> None:
         with self.lock:
             for task, summary in self.tasks.values():
-                states = [line["state"] for line in _lines(summary)]
-                self.progress.update(task, cells=f"{len(states)} cells" if states else "")
+                done = len(_lines(summary))
+                self.progress.update(task, cells=f"{done} cells" if done else "")
 
     def finished(self, result: Result) -> None:
         with self.lock:
             self.count += 1
             self.progress.remove_task(self.tasks.pop(result.page)[0])
             self.progress.update(self.bar, completed=self.count)
-        cells = (
-            f", cells: {result.computed} computed, {result.reused} reused" if result.computed or result.reused else ""
-        )
-        self.console.print(
-            f"{self.count}/{self.total} {result.page.experiment}: {result.seconds:.1f} s{cells}", highlight=False
-        )
+        some = result.computed or result.reused
+        cells = f", cells: {result.computed} computed, {result.reused} reused" if some else ""
+        said = f"{self.count}/{self.total} {result.page.experiment}: {result.seconds:.1f} s{cells}"
+        self.console.print(said, highlight=False)
 
 
 @contextmanager

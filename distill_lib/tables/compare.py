@@ -10,19 +10,22 @@ import pandas as pd
 from .. import records
 from ..experiments import Outcome
 from ..experiments.registry import paper_data
-from ..records import Cell, reported
+from ..records import Cell, Record, reported
 from . import ledger
-from .numbers import NOT_PRINTED, NOT_RUN, data_name, heading, measured, number, published, spread
+from .numbers import NOT_PRINTED, NOT_RUN, UNDERFIT, data_name, heading, measured, number, published, spread
+
+Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
+MORE = ["variant", "kernel regression", "network", "seconds", "shared", "processor seconds", "memory MB", "device"]
+MORE += ["commit"]
 
 
 def grid(outcome: Outcome) -> pd.DataFrame:
-    """The table in the paper's layout, our numbers in columns of their own, one per profile.
+    """The table in the paper's layout, our numbers in columns of their own, one per profile; measured columns first.
 
     A cell measured under a second protocol has a row of its own and no printed number. A full-data value stands in
     every column of its data set.
     Returns: rows methods; columns (data set, images per class, who); 'not run' where nothing was measured, 'underfit'
-    where
-        the small budget left the networks untrained.
+        where the small budget left the networks untrained.
     """
     cells = [s.cell for s in outcome]
     rows = list(dict.fromkeys(_row(c, outcome) for c in cells))
@@ -35,13 +38,14 @@ def grid(outcome: Outcome) -> pd.DataFrame:
         row, found = published(cell, outcome), measured(cell, outcome)
         for group in groups:
             columns[group]["paper"][_row(cell, outcome)] = row["text"] if row else ""
-            for profile, record in found.items():
-                who = heading(profile, record, cell)
-                if cell.ipc is not None or who in columns[group] or group == groups[0]:
-                    columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
+        for profile, record in found.items():
+            who = heading(profile, record, cell)
+            with_ours = [g for g in groups if cell.ipc is not None or who in columns[g]]
+            for group in with_ours or groups[:1]:
+                columns[group].setdefault(who, {})[_row(cell, outcome)] = number(record, profile)
     flat = {
         (*group, who): text
-        for group, parts in columns.items()
+        for group, parts in sorted(columns.items(), key=lambda item: len(item[1]) == 1)
         for who, text in sorted(parts.items(), key=lambda p: (p[0] != "paper", p[0]))
     }
     frame = pd.DataFrame(flat, index=pd.Index(rows, name="method")).fillna(NOT_RUN)
@@ -56,43 +60,59 @@ def _row(cell: Cell, outcome: Outcome) -> str:
 def details(outcome: Outcome) -> pd.DataFrame:
     """Every measured cell: the paper's number, ours, their difference and verdict, the protocol, and what it cost.
 
-    Where a method predicts by kernel regression, that column has its accuracy, and "ours" of networks trained on the
-    set. The verdict is the ledger's (`ledger.STATUSES`): "underfit" is no result, whatever its number.
+    Where a method predicts by kernel regression, that column has its accuracy, and "ours" that of networks trained on
+    the set. "shared" is what was made once for several cells, which "seconds" leave out. The verdict is the ledger's
+    (`ledger.STATUSES`): "underfit" is no result, whatever its number.
     """
-    out = []
+    lines = []
     for s in outcome:
         row = published(s.cell, outcome)
         for profile, record in measured(s.cell, outcome).items():
-            values = record.test_accuracy_pct
-            verdict, _, _ = ledger.judge(record, profile, row)
-            compared = row and row["value"] is not None and verdict in (*ledger.FULL, ledger.OWN)
-            line = {
-                "method": s.cell.method,
-                "variant": s.cell.variant,
-                "data": record.key["dataset"],
-                "IPC": s.cell.ipc or ("all" if s.cell.method == "Full data" else ""),
-                "profile": profile,
-                "protocol": record.key["protocol"]["name"],
-                "paper": row["text"] if row else "",
-                "ours": spread(values),
-                "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
-                "verdict": verdict,
-                "kernel regression": spread(record.metrics["kernel_accuracy_pct"])
-                if "kernel_accuracy_pct" in record.metrics
-                else "",
-                "network": record.key.get("network", s.cell.network),
-                "networks": records.sets_and_networks(record),
-                "seconds": round(sum(record.seconds.values())),
-                "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
-                "memory MB": round(record.memory_mb),
-                "device": record.made_by.get("device", ""),
-                "commit": record.made_by.get("commit", ""),
-            }
-            out.append(line)
-    unused = [
-        name for name in ("variant", "kernel regression", "processor seconds") if not any(line[name] for line in out)
-    ]
-    return pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in out])
+            lines.append(_detail(s.cell, row, profile, record))
+    empty = ("variant", "kernel regression", "shared", "processor seconds")
+    unused = [name for name in empty if not any(line[name] for line in lines)]
+    frame = pd.DataFrame([{k: v for k, v in line.items() if k not in unused} for line in lines])
+    frame.attrs["more"] = MORE
+    return frame
+
+
+def _detail(cell: Cell, row: dict[str, Any] | None, profile: str, record: Record) -> dict[str, Any]:
+    values, verdict = record.test_accuracy_pct, ledger.judge(record, profile, row)[0]
+    compared = row and row["value"] is not None and verdict in (*ledger.FULL, ledger.OWN)
+    kernel = record.metrics.get("kernel_accuracy_pct")
+    return {
+        "method": cell.method,
+        "variant": cell.variant,
+        "data": record.key["dataset"],
+        "IPC": cell.ipc or ("all" if cell.method == "Full data" else ""),
+        "profile": profile,
+        "protocol": record.key["protocol"]["name"],
+        "paper": row["text"] if row else "",
+        "ours": spread(values),
+        "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
+        "verdict": verdict,
+        "networks": records.sets_and_networks(record),
+        "kernel regression": spread(kernel) if kernel else "",
+        "network": record.key.get("network", cell.network),
+        "seconds": round(sum(record.seconds.values())),
+        "shared": "; ".join(f"{name}: {cost.get('seconds', 0):,.0f} s" for name, cost in record.shared.items()),
+        "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
+        "memory MB": round(record.memory_mb),
+        "device": record.made_by.get("device", ""),
+        "commit": record.made_by.get("commit", ""),
+        "address": f"{cell.stem}-{profile}",
+        "cite": quoted(record, profile),
+        "record": "" if profile == "smoke" else f"{profile}/{cell.experiment}/{cell.stem}",
+    }
+
+
+def quoted(record: Record, profile: str) -> str:
+    """A number as one cites it: value, spread, what it was measured on and how."""
+    cell, values = record.cell, record.test_accuracy_pct
+    what = ", ".join(filter(None, [cell.method, cell.variant, record.key["dataset"], cell.ipc and f"IPC {cell.ipc}"]))
+    parts = [f"{spread(values, 2)} % test accuracy", what, f"budget {profile}", record.key["protocol"]["name"]]
+    commit = record.made_by.get("commit")
+    return "; ".join([*parts, records.sets_and_networks(record), *([f"commit {commit}"] if commit else [])])
 
 
 def points(outcome: Outcome) -> pd.DataFrame:
@@ -100,36 +120,31 @@ def points(outcome: Outcome) -> pd.DataFrame:
     return marks(outcome, lambda c: f"{c.dataset}, IPC {c.ipc}" if c.ipc is not None and outcome.printed(c) else None)
 
 
-Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
-
-
-def _along(cell: Cell, axis: Axis) -> str | None:
+def along(cell: Cell, axis: Axis) -> str | None:
+    """What an axis calls a cell."""
     return axis(cell) if callable(axis) else getattr(cell, axis)
 
 
 def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFrame:
-    """A table along one axis of the cells, the paper's numbers beside ours where it prints any.
+    """A table along one axis of the cells, the paper's numbers beside ours where it prints any; measured values first.
 
     Args:
         columns, rows: fields of `Cell`, such as "network" or "variant", or functions of a cell.
     Returns: columns (value, who); 'not run' where nothing was measured, 'not in the paper' where it prints no such
-    cell.
+        cell, 'underfit' where the small budget left the networks untrained.
     """
-    parts: dict[tuple[str, str], dict[str, str]] = {}
-    names = list(dict.fromkeys(_along(s.cell, rows) for s in outcome))
-    for value in dict.fromkeys(_along(s.cell, columns) for s in outcome):
-        parts[value, "paper"] = {}
-        for s in (s for s in outcome if _along(s.cell, columns) == value):
-            if row := published(s.cell, outcome):
-                parts[value, "paper"][_along(s.cell, rows)] = row["text"]
-            for profile, record in measured(s.cell, outcome).items():
-                parts.setdefault((value, heading(profile, record, s.cell)), {})[_along(s.cell, rows)] = spread(
-                    record.test_accuracy_pct
-                )
-        if not any(parts[value, "paper"].values()):
-            del parts[value, "paper"]
-        if not any(key[0] == value for key in parts):
-            parts[value, "ours"] = {}
+    names = list(dict.fromkeys(along(s.cell, rows) for s in outcome))
+    groups: dict[str, dict[str, dict[str, str]]] = {}  # value -> who -> row -> text
+    for s in outcome:
+        group, row = groups.setdefault(along(s.cell, columns), {"paper": {}}), along(s.cell, rows)
+        if printed := published(s.cell, outcome):
+            group["paper"][row] = printed["text"]
+        for profile, record in measured(s.cell, outcome).items():
+            group.setdefault(heading(profile, record, s.cell), {})[row] = number(record, profile)
+    parts = {}
+    for value, group in sorted(groups.items(), key=lambda item: len(item[1]) == 1):
+        shown = {who: texts for who, texts in group.items() if who != "paper" or any(texts.values())}
+        parts |= {(value, who): texts for who, texts in (shown or {"ours": {}}).items()}
     frame = pd.DataFrame(parts, index=pd.Index(names, name="row" if callable(rows) else rows))
     frame = frame.fillna({part: NOT_PRINTED if part[1] == "paper" else NOT_RUN for part in parts})
     frame.columns = pd.MultiIndex.from_tuples(parts, names=["" if callable(columns) else columns, ""])
@@ -141,7 +156,8 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
 
     A panel holds numbers of one data set and, of ours, of one budget; the second line of its name says which. The
     paper's numbers stand beside ours on the same data. Where ours are on a stand-in, the paper's have a panel of their
-    own. Values of `panel` without a number of ours are left out, unless there is none at all.
+    own. Values of `panel` without a number of ours are left out, unless there is none at all. What the small budget
+    left untrained is no number.
 
     Args:
         panel: as the columns of `across`; cells for which a function returns None are left out.
@@ -149,17 +165,17 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
     """
     out: list[dict[str, Any]] = []
     for cell in (s.cell for s in outcome):
-        line = {"panel": _along(cell, panel), "method": _along(cell, rows), "asked": paper_data(cell)}
+        line = {"panel": along(cell, panel), "method": along(cell, rows), "asked": paper_data(cell)}
         row = published(cell, outcome)
         if row and row["value"] is not None:
             out.append({**line, "who": "paper", "data": line["asked"], "value": row["value"], "std": row["std"] or 0.0})
         for profile, record in measured(cell, outcome).items():
             values = pd.Series(record.test_accuracy_pct)
             own = {"value": values.mean(), "std": values.std(ddof=0)}
-            out.append({**line, "who": f"ours, {profile}", "data": record.key["dataset"], **own})
-    frame = pd.DataFrame(out, columns=["panel", "method", "who", "data", "value", "std", "asked"]).dropna(
-        subset="panel"
-    )
+            if number(record, profile) != UNDERFIT:
+                out.append({**line, "who": f"ours, {profile}", "data": record.key["dataset"], **own})
+    columns = ["panel", "method", "who", "data", "value", "std", "asked"]
+    frame = pd.DataFrame(out, columns=columns).dropna(subset="panel")
     with_ours = frame.groupby("panel")["who"].transform(lambda who: (who != "paper").any())
     parts = []
     for name, part in frame[with_ours if with_ours.any() else slice(None)].groupby("panel", sort=False):

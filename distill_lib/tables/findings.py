@@ -1,8 +1,10 @@
 """What the records say, in sentences: so that the prose of a page cannot disagree with its numbers.
 
-    findings.of("skd")    # as the last line of a notebook's cell: a bullet list; elsewhere lines of text
+    findings.of("skd")          # as the last line of a notebook's cell: a bullet list; elsewhere lines of text
+    findings.headline("skd")    # the first thing to know, for people in a hurry
 
-The function of a paper takes records and returns sentences; besides them it reads the published numbers alone.
+The functions of a paper take records and return sentences; besides them they read the published numbers alone. What
+the small budget left untrained is no result: it is named, and its number is not used.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ SPREAD = (
 
 
 class Findings(list[str]):
-    """Sentences: a bullet list on a page, lines of text elsewhere."""
+    """Sentences: a bullet list on a page, a paragraph where there is one alone, lines of text elsewhere."""
 
     def _repr_markdown_(self) -> str:
+        if len(self) == 1:
+            return self[0]
         return "\n".join(f"- {sentence}" for sentence in self)
 
     def __repr__(self) -> str:
@@ -45,18 +49,35 @@ def of(paper: str, profile: str = "small") -> Findings:
         paper: skd, uvit, dgs or slfd.
     Raises: UserError: another paper; a damaged record.
     """
+    say, _, names = _known(paper)
+    tables = [measured(name, profile) for name in names]
+    gaps = [text for name in names for text in (not_measured(absent(name, profile)), not_trained(name, profile))]
+    return Findings([*say(*tables), *filter(None, gaps), *basis([r for found in tables for r in found.values()])])
+
+
+def headline(paper: str, profile: str = "small") -> Findings:
+    """The one finding of a paper to know, in plain words.
+
+    Raises: UserError: another paper; a damaged record.
+    """
+    _, say, names = _known(paper)
+    return Findings([say(*[measured(name, profile) for name in names]) or "Nothing has been measured yet."])
+
+
+def _known(paper: str) -> tuple[Callable[..., list[str]], Callable[..., str], list[str]]:
     if paper not in PAPERS:
         raise unknown("paper", paper, PAPERS)
-    say, names = PAPERS[paper]
-    tables = [measured(name, profile) for name in names]
-    gaps = [text for name in names if (text := not_measured(absent(name, profile)))]
-    return Findings([*say(*tables), *gaps, *basis([r for found in tables for r in found.values()])])
+    return PAPERS[paper]
+
+
+def _records(name: str, profile: str) -> Found:
+    cells = experiments.experiment(name).cells(experiments.check_parameters(name, {"profile": profile}))
+    return {cell: record for cell in cells if (record := records.load(cell, profile))}
 
 
 def measured(name: str, profile: str = "small") -> Found:
-    """The records of an experiment's cells."""
-    cells = experiments.experiment(name).cells(experiments.check_parameters(name, {"profile": profile}))
-    return {cell: record for cell in cells if (record := records.load(cell, profile))}
+    """The records of an experiment's cells whose networks are trained."""
+    return {cell: r for cell, r in _records(name, profile).items() if profile == "full" or not records.underfit(r)}
 
 
 def absent(name: str, profile: str = "small") -> list[Cell]:
@@ -64,6 +85,15 @@ def absent(name: str, profile: str = "small") -> list[Cell]:
     this, params = experiments.experiment(name), experiments.check_parameters(name, {"profile": profile})
     wanted = [cell for cell in this.cells(params) if not isinstance(this.task(cell, params), Skip)]
     return [cell for cell in wanted if not records.path(cell, profile).exists()]
+
+
+def not_trained(name: str, profile: str = "small") -> str:
+    """Which cells were run and left their networks untrained, in a sentence; "" where there are none."""
+    found = _records(name, profile).keys() - measured(name, profile).keys()
+    if not found:
+        return ""
+    text = "; ".join(sorted(str(cell) for cell in found))
+    return f"*{experiments.experiment(name).title}*: run, but the networks are hardly trained, so no result: {text}."
 
 
 # --- one record, two records ------------------------------------------------------------------------------------------
@@ -107,13 +137,9 @@ def versus(name: str, record: Record, other_name: str, other: Record) -> str:
 def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: str = "comparisons") -> str:
     """'SKD is above CGAN outside the spread in 1 of 3 comparisons, and below in 1.'"""
     found = [verdict(*pair) for pair in pairs]
-    alone = found.count("no spread")
-    return (
-        f"{name} is above {other_name} outside the spread in {found.count('above')} of {len(pairs)} {what}, "
-        f"and below in {found.count('below')}."
-        + f" Of one network, and so without a spread, are {alone}."
-        * bool(alone)
-    )
+    above, below, alone = (found.count(v) for v in ("above", "below", "no spread"))
+    said = f"{name} is above {other_name} outside the spread in {above} of {len(pairs)} {what}, and below in {below}."
+    return said + f" Of one network, and so without a spread, are {alone}." * bool(alone)
 
 
 def rule(record: Record, budget: bool = True) -> tuple[Protocol, int, int]:
@@ -195,16 +221,14 @@ def not_measured(cells: list[Cell]) -> str:
 
 def basis(found: list[Record]) -> list[str]:
     """What the numbers rest on, and what `outside the spread` means; nothing without records."""
+    if not found:
+        return []
     one_set, one_network = sum(len(set(r.sets)) == 1 for r in found), sum(len(r.sets) == 1 for r in found)
-    return (
-        [
-            f"Of these {len(found)} numbers {one_set} rest on a single distilled set, so that their spread is that of the "
-            f"trained networks alone, and {one_network} on a single network.",
-            SPREAD,
-        ]
-        if found
-        else []
-    )
+    return [
+        f"Of these {len(found)} numbers {one_set} rest on a single distilled set, so that their spread is that of the "
+        f"trained networks alone, and {one_network} on a single network.",
+        SPREAD,
+    ]
 
 
 def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | None], dict[str, Record]]:
@@ -214,11 +238,8 @@ def columns(found: Found, protocol: str | None = None) -> dict[tuple[str, int | 
     """
     out: dict[tuple[str, int | None], dict[str, Record]] = {}
     for cell, r in found.items():
-        if (
-            cell.protocol == protocol and not cell.variant
-            if protocol
-            else experiments.experiment(cell.experiment).printed(cell)
-        ):
+        own = experiments.experiment(cell.experiment).printed(cell)
+        if cell.protocol == protocol and not cell.variant if protocol else own:
             out.setdefault((cell.dataset, cell.ipc), {})[cell.method] = r
     return out
 
@@ -275,7 +296,7 @@ def skd(table1: Found, table2: Found, ablations: Found) -> list[str]:
         out.append(f"{tally('SKD', other, pairs, 'measured settings')} The paper prints it above in {wins} of them.")
     for (name, ipc), rows in sampled.items():
         this, every = rows["SKD"], groups[name, ipc].values()
-        ranks = [1 + sum(value(r) > value(this) for r in every) for value in (mean, lambda r: printed(r.cell))]
+        ranks = [1 + sum(value(r) > value(this) for r in every) for value in (mean, _print_of)]
         out.append(
             f"{name}, {images_per_class(ipc)}, `{this.key['protocol']['name']}`: {ranking(rows)}. "
             f"{order({m: rows[m] for m in ('CGAN', 'DiM', 'SKD')})} {versus('SKD', this, 'CGAN', rows['CGAN'])}; "
@@ -299,6 +320,27 @@ def skd(table1: Found, table2: Found, ablations: Found) -> list[str]:
         told = [v for v in ("lambda 0", "lambda 1") if v in variants]
         out += [f"Ablations: {versus(f'*{v}*', variants[v], 'the default', default)}." for v in told]
     return out
+
+
+def skd_first(table1: Found, table2: Found, ablations: Found) -> str:
+    """The setting with the most images per class that has every generator: SKD, Random and the best."""
+    groups = {column: rows for column, rows in columns(table1).items() if {"SKD", "Random"} <= rows.keys()}
+    if not groups:
+        return ""
+    (name, ipc), rows = max(groups.items(), key=lambda group: group[0][1])
+    best = max(rows, key=lambda row: mean(rows[row]))
+    place, at = (1 + sum(value(r) > value(rows["SKD"]) for r in rows.values()) for value in (mean, _print_of))
+    costs = [mean(r) for r in (columns(table1, "dim_fixed").get((name, ipc), {}).get("SKD"),) if r]
+    fixed_set = "".join(f" Networks trained on one fixed set of its images reach {value:.1f} %." for value in costs)
+    return (
+        f"{name}, {images_per_class(ipc)}: {best} reaches {mean(rows[best]):.1f} %, random real images "
+        f"{mean(rows['Random']):.1f} % and SKD {mean(rows['SKD']):.1f} %. SKD is number {place} of {len(rows)} rows "
+        f"here and number {at} in print.{fixed_set}"
+    )
+
+
+def _print_of(record: Record) -> float:
+    return printed(record.cell)
 
 
 def order(rows: dict[str, Record]) -> str:
@@ -333,14 +375,8 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
         gaps.setdefault(name, []).append(mean(r) - printed(r.cell))
     middle = {name: median(values) for name, values in gaps.items()}
     text = ", ".join(f"{name} {signed(middle[name])}" for name in sorted(middle, key=lambda name: -middle[name]))
-    return (
-        [
-            f"Ours minus print, the median over the measured settings of a row, in points: {text}. "
-            "A smaller budget and a fault of ours would look the same here."
-        ]
-        if gaps
-        else []
-    )
+    said = f"Ours minus print, the median over the measured settings of a row, in points: {text}. "
+    return [f"{said}A smaller budget and a fault of ours would look the same here."] if gaps else []
 
 
 def augmented(table1: Found) -> list[str]:
@@ -352,15 +388,9 @@ def augmented(table1: Found) -> list[str]:
         for name, r in rows.items()
         if name in plain.get(column, {})
     }
-    texts = [f"{name} {signed(mean(a) - mean(b))}" for name, (a, b) in pairs.items()]
-    return (
-        [
-            f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
-            + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))
-        ]
-        if pairs
-        else []
-    )
+    texts = "; ".join(f"{name} {signed(mean(a) - mean(b))}" for name, (a, b) in pairs.items())
+    said = f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {texts}. "
+    return [said + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))] if pairs else []
 
 
 # --- DGS --------------------------------------------------------------------------------------------------------------
@@ -370,8 +400,8 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     if chosen:
         numbers = [str(n) for n, found in ((1, table1), (3, table3), (4, table4)) if found]
         out.append(
-            f"Table{'s' * (len(numbers) > 1)} {', '.join(numbers)} ({chosen[0].key['dataset']}): networks are trained for {training(chosen)}. They reach "
-            f"{reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
+            f"Table{'s' * (len(numbers) > 1)} {', '.join(numbers)} ({chosen[0].key['dataset']}): networks are trained "
+            f"for {training(chosen)}. They reach {reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
             f"where guessing has {math.log(classes(chosen[0])):.2f}."
         )
     both = {n: rows for n, rows in nets.items() if {"Random", "Full data"} <= rows.keys()}
@@ -401,6 +431,26 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
         out += [f"Table {number}: {ranking(rows)}, {guessing(next(iter(rows.values())))}."] if rows else []
     every = [*table1.values(), *table2.values(), *table3.values(), *table4.values()]
     return [*out, *looks(every), *repeated(every)]
+
+
+def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str:
+    """Random real images as the floor, and DGS against it where it has been measured."""
+    rows = {cell: r for cell, r in {**table1, **table2}.items() if cell.ipc}
+    if not rows:
+        return ""
+    random = {cell: r for cell, r in rows.items() if cell.method == "Random"}
+    parts = [f"{r.key['dataset']} with {cell.network} {mean(r):.1f} %" for cell, r in random.items()]
+    said = f"Random real images, {images_per_class(next(iter(rows)).ipc)}, {guessing(next(iter(rows.values())))}: "
+    said += f"{', '.join(parts)}." if parts else "not measured."
+    pairs = [(r, random[other]) for c, r in rows.items() if c.method == "DGS" and (other := _like(c, random))]
+    if not pairs:
+        return f"{said} No generated set counts as measured yet, so the paper's claim is untested here."
+    return f"{said} {tally('DGS', 'Random', pairs)}"
+
+
+def _like(cell: Cell, others: Found) -> Cell | None:
+    """The cell among others that differs in its method alone."""
+    return next((other for other in others if replace(other, method=cell.method) == cell), None)
 
 
 # --- SLFD -------------------------------------------------------------------------------------------------------------
@@ -458,6 +508,20 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
     return [*out, *repeated([*tables.values(), *table7.values()])]
 
 
+def slfd_first(table1: Found, table4: Found, table5: Found, table7: Found, ablations: Found) -> str:
+    """SLFD's readings against GLaD with the same matching, in the ablations."""
+    rows = {cell.variant: r for cell, r in ablations.items()}
+    others = [r for v, r in rows.items() if not v.startswith(("GLaD", "DM"))]
+    if "GLaD" not in rows or not others:
+        return ""
+    control = rows["GLaD"]
+    return (
+        f"{control.key['dataset']}, one image per class, {guessing(control)}: GLaD {mean(control):.1f} %, SLFD "
+        f"{span(map(mean, others))} % in {len(others)} readings of the text. "
+        f"{tally('SLFD', 'GLaD', [(r, control) for r in others], 'readings')}"
+    )
+
+
 def matching(cell: Cell) -> str:
     return cell.variant.partition("match=")[2].partition(",")[0]
 
@@ -496,12 +560,30 @@ def uvit(table2: Found, budget: Found) -> list[str]:
     return out
 
 
-PAPERS: dict[str, tuple[Callable[..., list[str]], list[str]]] = {  # paper -> its function, and the tables it takes
-    "skd": (skd, ["skd/table1_accuracy", "skd/table2_cross_architecture", "skd/ablations"]),
-    "uvit": (uvit, ["uvit/table2_fid", "uvit/accuracy_budget"]),
-    "dgs": (dgs, ["dgs/table1_imagewoof", "dgs/table2_subsets", "dgs/table3_distributions", "dgs/table4_pool_size"]),
+def uvit_first(table2: Found, budget: Found) -> str:
+    """How good samples are, and what a ConvNet trained on them reaches."""
+    parts = [
+        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches {mean(r):.1f} %, "
+        f"and a classifier of real images recognises {r.metrics['recognised_pct'][0]:.0f} % of them"
+        for cell, r in table2.items()
+    ]
+    known = {cell.dataset for cell in table2} & {"CIFAR100", "TinyImageNet"}
+    own = "" if known or not parts else " Nothing has been measured on the paper's own data sets."
+    return f"{'. '.join(parts)}.{own}" if parts else ""
+
+
+# paper -> what it says, what it says first, and the tables that both take
+PAPERS: dict[str, tuple[Callable[..., list[str]], Callable[..., str], list[str]]] = {
+    "skd": (skd, skd_first, ["skd/table1_accuracy", "skd/table2_cross_architecture", "skd/ablations"]),
+    "uvit": (uvit, uvit_first, ["uvit/table2_fid", "uvit/accuracy_budget"]),
+    "dgs": (
+        dgs,
+        dgs_first,
+        ["dgs/table1_imagewoof", "dgs/table2_subsets", "dgs/table3_distributions", "dgs/table4_pool_size"],
+    ),
     "slfd": (
         slfd,
+        slfd_first,
         ["slfd/table1_imagenet_subsets", "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table7_covariance_rank"]
         + ["slfd/ablations"],
     ),

@@ -1,5 +1,4 @@
-"""The ledger: every cell of every table and figure with numbers, as printed, beside what this project measured, and why
-they differ.
+"""The ledger: every cell of every table and figure with numbers: as printed, as measured here, and why they differ.
 
 ledger.rows("skd")                 # a DataFrame, a row per printed cell
 ledger.summary()                   # per table: how many cells of each status
@@ -10,6 +9,7 @@ ledger.differences("skd/table1_accuracy", "small")   # for figures.heat_map
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from typing import Any
 
@@ -41,6 +41,7 @@ STATUSES = {
 }
 FULL = ("matched", "differs", "undecided", "measured")
 FREE = ("ImageNette", "ImageWoof")  # cuts of ImageNet that are published for download
+PAPERS = ("skd", "uvit", "dgs", "slfd")  # in reading order
 
 
 def rows(paper: str | None = None) -> pd.DataFrame:
@@ -51,10 +52,12 @@ def rows(paper: str | None = None) -> pd.DataFrame:
     Returns: columns experiment, method, data set, IPC, network, variant, published; full and small: mean and spread as
         measured there ("underfit" where the networks are not trained); counted: our value where it is counted from the
         code; difference (percentage points, of full where there is one), status (one of `STATUSES`), reason, compared
-        (the equality test's sentence), seconds and memory MB of the measurement, quantity, source.
+        (the equality test's sentence), seconds and memory MB of the measurement, quantity, source; address, cite and
+        record, see `html.Shown`.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
-    return pd.DataFrame([line for name in reported.experiments(paper) for line in _lines(name)])
+    names = [name for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)]
+    return pd.DataFrame([line for name in names for line in _lines(name)])
 
 
 def _kept(cell: Cell) -> dict[str, Record]:
@@ -104,10 +107,19 @@ def _row(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) -> di
         "memory MB": round(shown.memory_mb) if shown else "",
         "quantity": row["quantity"],
         "source": row["source"],
+        "address": _address(row),
+        "cite": f"{row['text']} ({row['quantity']}), {row['experiment']}, {row['source']}; here: {status}",
+        "record": f"{next(iter(found))}/{cell.experiment}/{cell.stem}" if shown else "",
     }
     if status in (*FULL, OWN) and row["value"] is not None and row["quantity"].startswith("test_accuracy"):
         line["difference"] = f"{statistics.mean(shown.test_accuracy_pct) - row['value']:+.1f}"
     return line
+
+
+def _address(row: dict[str, Any]) -> str:
+    """The id of a printed cell's row on a page: 'skd-table1_accuracy-dm-fashionmnist-10-convnet'."""
+    parts = [*(str(row[k]) for k in reported.KEY if row[k]), row["quantity"].removeprefix("test_accuracy_pct")]
+    return re.sub(r"[^a-z0-9_.]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def _counted(row: dict[str, Any]) -> float | None:
@@ -204,10 +216,10 @@ def _free(dataset: str) -> bool:
     return known is None or known.family != "imagenet" or dataset in FREE
 
 
-# --- counting ----------------------------------------------------------------------------------------------------------
+# --- counting ---------------------------------------------------------------------------------------------------------
 def counts(paper: str | None = None) -> dict[str, Counter[str]]:
     """`counts_of` every table and figure, in the papers' order."""
-    return {name: counts_of(name) for name in reported.experiments(paper)}
+    return {name: counts_of(name) for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)}
 
 
 def counts_of(name: str) -> Counter[str]:
@@ -222,8 +234,7 @@ def total(found: Counter[str]) -> int:
 
 
 def sentence(found: Counter[str]) -> str:
-    """Statuses in words, a line each: "0 of 535 cells measured at the paper's protocol.", "At a small budget: 52 on
-    ..."."""
+    """Statuses in words, a line each: "0 of 535 cells measured at the paper's protocol.", ..."""
 
     def listed(head: str, words: dict[str, str]) -> str:
         said = [f"{found[status]} {about}".strip() for status, about in words.items() if found[status]]
@@ -271,11 +282,15 @@ def summary(paper: str | None = None) -> pd.DataFrame:
     """Per table or figure: cells of each status that occurs, and all cells but others' entries."""
     found = counts(paper)
     used = [s for s in STATUSES if any(c[s] for c in found.values())]
-    lines = [{"table or figure": name, **{s: c[s] for s in used}, "cells": total(c)} for name, c in found.items()]
+    titles = {name: e.title for name, e in experiments.experiments().items()}
+    lines = [
+        {"table or figure": titles.get(name, name), "cells": total(c), **{s: c[s] for s in used}, "page": name}
+        for name, c in found.items()
+    ]
     return pd.DataFrame(lines)
 
 
-# --- differences -------------------------------------------------------------------------------------------------------
+# --- differences ------------------------------------------------------------------------------------------------------
 def differences(name: str, profile: str) -> pd.DataFrame:
     """Ours minus the paper's in the paper's layout, in percentage points; NaN where one of the two is missing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from .. import records
@@ -46,6 +47,13 @@ def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
         return {p: r for p, r in found.items() if r}
     record = next((s.record for s in outcome if s.cell == cell and s.record), None)
     return {outcome.params.profile: record} if record else {}
+
+
+def each(outcome: Outcome) -> Iterator[tuple[Cell, str, Record]]:
+    """Every measured cell of an outcome: cell, profile, record."""
+    for status in outcome:
+        for profile, record in measured(status.cell, outcome).items():
+            yield status.cell, profile, record
 
 
 def heading(profile: str, record: Record, cell: Cell) -> str:

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from ..experiments import Outcome
 from ..records import Cell, Record
-from .compare import Axis, _along
+from .compare import Axis, along
 from .numbers import NOT_RUN, measured
 
 
@@ -44,22 +44,7 @@ def rank_ranges(low: list[float], high: list[float]) -> list[tuple[int, int]]:
     ]
 
 
-RANKING = [
-    "profile",
-    "data",
-    "IPC",
-    "budget",
-    "method",
-    "labels",
-    "mean",
-    "low",
-    "high",
-    "of",
-    "sets",
-    "networks",
-    "first",
-    "last",
-]
+RANKING = "profile,data,IPC,budget,method,labels,mean,low,high,of,sets,networks,first,last".split(",")
 
 
 def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
@@ -90,7 +75,7 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
                     here[c] |= {"first": first, "last": last}
                 for c in [*order, *(c for c in cells if c not in here)]:
                     line = {"profile": profile, "data": data, "IPC": ipc, "budget": budget}
-                    out.append({**line, "method": c.method, "labels": _along(c, labels), **here.get(c, {})})
+                    out.append({**line, "method": c.method, "labels": along(c, labels), **here.get(c, {})})
     return pd.DataFrame(out, columns=RANKING)
 
 
@@ -112,17 +97,10 @@ def _measure(record: Record) -> dict[str, Any]:
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ranking` for reading: rank 2–4 where intervals overlap, 'not run' in its place, and on how many sets it
-    stands."""
+    """`ranking` for reading: rank 2–4 where intervals overlap or 'not run', and on how many sets it stands."""
 
     def line(row: pd.Series) -> dict[str, Any]:
-        shown = {
-            "data": row["data"],
-            "IPC": row["IPC"],
-            "rank": NOT_RUN,
-            "method": row["method"],
-            "labels": row["labels"],
-        }
+        shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN} | dict(row[["method", "labels"]])
         if pd.isna(row["mean"]):
             return shown
         first, last, sets, networks = (int(row[k]) for k in ("first", "last", "sets", "networks"))

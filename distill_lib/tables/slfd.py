@@ -38,7 +38,7 @@ from ..experiments.papers.slfd import (
 )
 from ..methods import slfd
 from ..records import Cell
-from .numbers import heading, measured, spread
+from .numbers import each, heading, spread
 
 
 def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
@@ -130,36 +130,21 @@ def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
 
 def history(outcome: Any) -> pd.DataFrame:
     """How the module changed while sets were distilled: columns row, step, mean_norm, covariance_trace."""
-    rows = []
-    for status in outcome:
-        name = status.cell.variant if status.cell.experiment == ABLATIONS else row_name(status.cell)
-        for record in measured(status.cell, outcome).values():
-            names = {k.removeprefix("module, "): v for k, v in record.metrics.items() if k.startswith("module, ")}
-            for step, norm, trace in zip(
-                *(names.get(k, []) for k in ("step", "mean_norm", "covariance_trace")), strict=True
-            ):
-                rows.append({"row": name, "step": step, "mean_norm": norm, "covariance_trace": trace})
+    rows, kinds = [], ("step", "mean_norm", "covariance_trace")
+    for cell, _, record in each(outcome):
+        name = cell.variant if cell.experiment == ABLATIONS else row_name(cell)
+        looks = zip(*(record.metrics.get(f"module, {kind}", []) for kind in kinds), strict=True)
+        rows += [dict(zip(kinds, look), row=name) for look in looks]
     return pd.DataFrame(rows, columns=["row", "step", "mean_norm", "covariance_trace"])
 
 
 def by_network(outcome: Any) -> pd.DataFrame:
     """The networks behind the means of `outcome`, a row per row of the table."""
     rows = []
-    for status in outcome:
-        for profile, record in measured(status.cell, outcome).items():
-            each = {
-                k.removeprefix("accuracy_pct, "): spread(v)
-                for k, v in record.metrics.items()
-                if k.startswith("accuracy_pct, ")
-            }
-            if each:
-                average = spread(record.test_accuracy_pct)
-                rows.append(
-                    {
-                        "row": row_name(status.cell),
-                        "on": heading(profile, record, status.cell),
-                        "average": average,
-                        **each,
-                    }
-                )
+    for cell, profile, record in each(outcome):
+        start = "accuracy_pct, "
+        parts = {k.removeprefix(start): spread(v) for k, v in record.metrics.items() if k.startswith(start)}
+        if parts:
+            about = {"row": row_name(cell), "on": heading(profile, record, cell)}
+            rows.append({**about, "average": spread(record.test_accuracy_pct), **parts})
     return pd.DataFrame(rows)

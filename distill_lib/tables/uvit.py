@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from ..core.settings import as_dict, replace
 from ..data import ImageSet
 from ..evaluation.metrics import features
 from ..evaluation.metrics.generative import Scores, neighbours_of
+from ..evaluation.statistics import mean
 from ..experiments import Outcome, Skip, Task
 from ..experiments.compute import Run, distilled
 from ..experiments.papers.uvit import (
@@ -36,7 +38,7 @@ from ..experiments.papers.uvit import (
 )
 from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
 from ..records import Cell, Record, reported
-from .numbers import NOT_RUN, measured, spread
+from .numbers import NOT_RUN, each, spread
 
 
 def scores_of(record: Record) -> dict[str, float]:
@@ -46,57 +48,36 @@ def scores_of(record: Record) -> dict[str, float]:
 
 
 def fid_table(outcome: Outcome) -> pd.DataFrame:
-    """A row per data set and profile: the paper's FID, ours by its own name, the other scores, and how many samples and
-    steps."""
+    """A row per data set and profile: the paper's FID, ours by its own name, the other scores, samples and steps."""
+    found: dict[str, list[dict[str, Any]]] = {status.cell.dataset: [] for status in outcome}
+    for cell, profile, record in each(outcome):
+        scores = scores_of(record)
+        short = {k.split("-")[0]: f"{v:.4g}" for k, v in scores.items()}
+        others = {name: short.get(name, "") for name in ("precision", "recall", "density", "coverage")}
+        line = {"data": record.key["dataset"], "profile": profile, "ours": short["FID"]}
+        line |= {"ours is called": next(k for k in scores if k.startswith("FID-")), "KID": short["KID"], **others}
+        line |= {"recognised (%)": f"{scores['recognised_pct']:.1f}"}
+        line |= {"training steps": record.key["config"]["training"]["steps"]}
+        found[cell.dataset].append(line | {"ConvNet's accuracy (%)": spread(record.test_accuracy_pct)})
     out = []
-    for status in outcome:
-        cell = status.cell
-        printed = reported.lookup(TABLE2, METHOD, cell.dataset, quantity="fid")
-        line = {"data": cell.dataset, "paper": printed["text"] if printed else ""}
-        found = measured(cell, outcome)
-        for profile, record in found.items():
-            scores = scores_of(record)
-            short = {k.split("-")[0]: f"{v:.4g}" for k, v in scores.items()}
-            name = next(k for k in scores if k.startswith("FID-"))
-            out.append(
-                line
-                | {
-                    "data": record.key["dataset"],
-                    "profile": profile,
-                    "ours": short["FID"],
-                    "ours is called": name,
-                    "KID": short["KID"],
-                    "precision": short.get("precision", ""),
-                    "recall": short.get("recall", ""),
-                    "density": short.get("density", ""),
-                    "coverage": short.get("coverage", ""),
-                    "recognised (%)": f"{scores['recognised_pct']:.1f}",
-                    "training steps": record.key["config"]["training"]["steps"],
-                    "ConvNet's accuracy (%)": spread(record.test_accuracy_pct),
-                }
-            )
-        if not found:
-            out.append(line | {"ours": NOT_RUN})
+    for dataset, lines in found.items():
+        printed = reported.lookup(TABLE2, METHOD, dataset, quantity="fid")
+        text = printed["text"] if printed else ""
+        out += [{"data": dataset, "paper": text, **line} for line in lines or [{"ours": NOT_RUN}]]
     return pd.DataFrame(out, dtype=object).fillna("")
 
 
 def nearest_table(outcome: Outcome) -> pd.DataFrame:
-    """How near samples come to training images, a row per data set; the yardstick are test images. Root mean squares of
-    pixels."""
+    """How near samples come to training images, a row per data set, as root mean squares of pixels; the yardstick are
+    test images."""
     out = []
-    for status in outcome:
-        for profile, record in measured(status.cell, outcome).items():
-            s = scores_of(record)
-            out.append(
-                {
-                    "data": record.key["dataset"],
-                    "profile": profile,
-                    "median distance of samples": f"{s['nearest_median']:.3f}",
-                    "of test images": f"{s['nearest_median_test']:.3f}",
-                    "smallest of samples": f"{s['nearest_minimum']:.3f}",
-                    "samples nearer than 99 % of test images (%)": f"{s['nearest_below_test_pct']:.1f}",
-                }
-            )
+    for _, profile, record in each(outcome):
+        s = scores_of(record)
+        line = {"data": record.key["dataset"], "profile": profile}
+        line |= {"median distance of samples": f"{s['nearest_median']:.3f}"}
+        line |= {"of test images": f"{s['nearest_median_test']:.3f}"}
+        line |= {"smallest of samples": f"{s['nearest_minimum']:.3f}"}
+        out.append(line | {"samples nearer than 99 % of test images (%)": f"{s['nearest_below_test_pct']:.1f}"})
     return pd.DataFrame(out)
 
 
@@ -104,60 +85,42 @@ def curves(outcome: Outcome) -> dict[str, pd.DataFrame]:
     """Figure 3: by data set and profile, a row per moment: step, FID, KID, recognised_pct; the attribute `fid` names
     the number."""
     out = {}
-    for status in outcome:
-        for profile, record in measured(status.cell, outcome).items():
-            table = pd.DataFrame(record.metrics["curve"][0])
-            table.attrs["fid"] = next(c for c in table.columns if c.startswith("FID-"))
-            out[f"{record.key['dataset']}, {profile}"] = table.rename(
-                columns=lambda c: c.split("-")[0] if c[:4] in ("FID-", "KID-") else c
-            )
+    for _, profile, record in each(outcome):
+        table = pd.DataFrame(record.metrics["curve"][0])
+        table.attrs["fid"] = next(c for c in table.columns if c.startswith("FID-"))
+        short = {c: c.split("-")[0] for c in table.columns if c[:4] in ("FID-", "KID-")}
+        out[f"{record.key['dataset']}, {profile}"] = table.rename(columns=short)
     return out
 
 
+POINTS = "panel,method,axis,x,value,std,networks,protocol,images,images per second".split(",")
+
+
 def budget_points(outcome: Outcome) -> pd.DataFrame:
-    """A row per measured cell: panel, method, axis ("images per class" or "seconds of generation"), x, accuracy and its
-    spread, images."""
+    """A row per measured cell, columns `POINTS`: axis is "images per class" or "seconds of generation", x its value."""
     out = []
-    for status in outcome:
-        cell = status.cell
-        for profile, record in measured(cell, outcome).items():
-            values = pd.Series(record.test_accuracy_pct)
-            images = record.metrics.get("images", [None])[0]
-            timed = cell.ipc is None
-            out.append(
-                {
-                    "panel": f"{record.key['dataset']}, {profile}",
-                    "method": cell.method,
-                    "axis": "seconds of generation" if timed else "images per class",
-                    "x": float(cell.variant.split()[0]) if timed else cell.ipc,
-                    "value": values.mean(),
-                    "std": values.std(ddof=0),
-                    "networks": len(values),
-                    "protocol": record.key["protocol"]["name"],
-                    "images": images,
-                    "images per second": record.metrics["images_per_second"][0] if timed else None,
-                }
-            )
-    columns = ["panel", "method", "axis", "x", "value", "std", "networks", "protocol", "images", "images per second"]
-    return pd.DataFrame(out, columns=columns)
+    for cell, profile, record in each(outcome):
+        values, timed = pd.Series(record.test_accuracy_pct), cell.ipc is None
+        at = ("seconds of generation", float(cell.variant.split()[0])) if timed else ("images per class", cell.ipc)
+        images = record.metrics.get("images", [None])[0]
+        rate = record.metrics["images_per_second"][0] if timed else None
+        measured_as = [values.mean(), values.std(ddof=0), len(values), record.key["protocol"]["name"]]
+        out.append([f"{record.key['dataset']}, {profile}", cell.method, *at, *measured_as, images, rate])
+    return pd.DataFrame(out, columns=POINTS)
 
 
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
     """`budget_points` as text."""
-    texts = points.apply(lambda p: f"{p['value']:.1f}" + (f" ± {p['std']:.1f}" if p["networks"] > 1 else ""), axis=1)
-    whole = lambda v: "" if pd.isna(v) else f"{v:,.0f}"  # noqa: E731
-    return pd.DataFrame(
-        {
-            "data": points["panel"],
-            "method": points["method"],
-            "budget": [f"{x:g} {axis}" for x, axis in zip(points["x"], points["axis"])],
-            "images": points["images"].map(whole),
-            "images/s": points["images per second"].map(lambda v: "" if pd.isna(v) else f"{v:.1f}"),
-            "accuracy (%)": texts,
-            "protocol": points["protocol"],
-            "networks": points["networks"],
-        }
-    )
+
+    def line(p: pd.Series) -> dict[str, Any]:
+        rate, images = p["images per second"], p["images"]
+        accuracy = f"{p['value']:.1f}" + f" ± {p['std']:.1f}" * (p["networks"] > 1)
+        shown = {"data": p["panel"], "method": p["method"], "budget": f"{p['x']:g} {p['axis']}"}
+        shown |= {"images": "" if pd.isna(images) else f"{images:,.0f}"}
+        shown |= {"images/s": "" if pd.isna(rate) else f"{rate:.1f}", "accuracy (%)": accuracy}
+        return shown | {"protocol": p["protocol"], "networks": p["networks"]}
+
+    return pd.DataFrame([line(p) for _, p in points.iterrows()])
 
 
 def leaderboard(outcome: Outcome) -> pd.DataFrame:
@@ -169,47 +132,29 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
             team = row["axes"]["team"] + " (this paper)" * (row["method"] == METHOD)
             track, value = int(row["axes"]["track"]), 100 * row["value"]
             out.append({"track": track, "team": team, "dataset": row["dataset"], "value": value, "who": "printed"})
-    for status in outcome:
-        if record := measured(status.cell, outcome).get("full"):
-            mean = sum(record.test_accuracy_pct) / len(record.test_accuracy_pct)
-            device = record.made_by.get("device", "an unnamed device")
-            out.append(
-                {
-                    "track": 2,
-                    "team": f"ours, {LIMIT} s on {device}",
-                    "dataset": status.cell.dataset,
-                    "value": mean,
-                    "who": "ours",
-                }
-            )
+    for cell, profile, record in each(outcome):
+        if profile == "full":
+            team = f"ours, {LIMIT} s on {record.made_by.get('device', 'an unnamed device')}"
+            value = mean(record.test_accuracy_pct)
+            out.append({"track": 2, "team": team, "dataset": cell.dataset, "value": value, "who": "ours"})
     return pd.DataFrame(out)
 
 
 def beside_leaderboard(profile: str) -> pd.DataFrame:
-    """What is not comparable with the leaderboard: our largest recorded time budget per data set, with budget and
-    machine named."""
+    """What is not comparable with the leaderboard: our largest recorded time budget per data set, with its machine."""
     out = []
     for dataset in DATASETS[2:]:
         for kind in ("full", "small") if profile == "recorded" else (profile,):
-            found = [
-                (s, r)
-                for s in SECONDS
-                if (r := records.load(Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s"), kind))
-            ]
+            cells = {s: Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s") for s in SECONDS}
+            found = [(s, r) for s, cell in cells.items() if (r := records.load(cell, kind))]
             if found:
                 seconds, record = found[-1]
-                out.append(
-                    {
-                        "data set": record.key["dataset"],
-                        "profile": kind,
-                        "seconds of generation": seconds,
-                        "images": record.metrics["images"][0],
-                        "test accuracy (%)": round(sum(record.test_accuracy_pct) / len(record.test_accuracy_pct), 1),
-                        "protocol": record.key["protocol"]["name"],
-                        "training steps": record.key["config"]["training"]["steps"],
-                        "device": record.made_by.get("device", ""),
-                    }
-                )
+                line = {"data set": record.key["dataset"], "profile": kind, "seconds of generation": seconds}
+                line |= {"images": record.metrics["images"][0]}
+                line |= {"test accuracy (%)": round(mean(record.test_accuracy_pct), 1)}
+                line |= {"protocol": record.key["protocol"]["name"]}
+                line |= {"training steps": record.key["config"]["training"]["steps"]}
+                out.append(line | {"device": record.made_by.get("device", "")})
     return pd.DataFrame(out)
 
 
@@ -316,17 +261,9 @@ def configurations() -> pd.DataFrame:
     out = []
     for name, row, of in variants:
         model = UViT(of, device="meta")
-        out.append(
-            {
-                "model": name,
-                "blocks": of.depth + 1,
-                "width": of.width,
-                "MLP": of.mlp_ratio * of.width,
-                "heads": of.heads,
-                "tokens": of.tokens,
-                "parameters": f"{parameter_count(of):,}",
-                "tensors": len(model.state_dict()),
-                "paper: layers, hidden, MLP, heads, parameters": ", ".join(said[row].values()) if row else "",
-            }
-        )
+        line = {"model": name, "blocks": of.depth + 1, "width": of.width, "MLP": of.mlp_ratio * of.width}
+        line |= {"heads": of.heads, "tokens": of.tokens}
+        line |= {"parameters": f"{parameter_count(of):,}", "tensors": len(model.state_dict())}
+        printed = ", ".join(said[row].values()) if row else ""
+        out.append(line | {"paper: layers, hidden, MLP, heads, parameters": printed})
     return pd.DataFrame(out)

@@ -14,6 +14,7 @@ from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task,
 
 TABLE1, RANKING, TABLE2 = "skd/table1_accuracy", "skd/fair_ranking", "skd/table2_cross_architecture"
 FIGURE1, FIGURE2, ABLATIONS = "skd/figure1_pipeline", "skd/figure2_images", "skd/ablations"
+GALLERY, TIMELAPSE = "skd/gallery", "skd/timelapse"
 
 # Rows in the paper's order, with the protocol that produced the printed numbers.
 ROWS = {
@@ -227,6 +228,23 @@ class Figure2Parameters(Parameters):
     per_class: int = 10  # images of every class
 
 
+# --- sets to look at --------------------------------------------------------------------------------------------------
+IN_GALLERY = [m for m in [*ROWS, *BESIDE] if m != "Full data"]
+FILMED = ["DM", "DC", "MTT", "CAFE"]
+
+
+class GalleryParameters(Parameters):
+    methods: names_of("method", lambda: IN_GALLERY) = IN_GALLERY  # rows
+    datasets: names_of("dataset", lambda: DATASETS) = DATASETS
+    ipcs: Numbers = [1, 10]  # images per class
+
+
+class TimelapseParameters(Parameters):
+    methods: names_of("method", lambda: FILMED) = FILMED
+    datasets: names_of("dataset", lambda: DATASETS) = ["FashionMNIST"]
+    moments: int = 16  # at which the set is kept and trained on
+
+
 def _is_printed(cell: Cell) -> bool:
     return cell.protocol == ROWS.get(cell.method) and not cell.variant
 
@@ -237,5 +255,7 @@ EXPERIMENTS = [
     Experiment(TABLE2, "SKD, Table 2: other networks", Table2Parameters, table2_cells, table2_task),
     page(FIGURE1, "SKD, Figure 1: the pipeline", "a drawing"),
     page(FIGURE2, "SKD, Figure 2: images", "drawn from Table 1's generators", Figure2Parameters),
+    page(GALLERY, "Gallery of distilled sets", "shows the sets of Table 1", GalleryParameters),
+    page(TIMELAPSE, "Sets while they are distilled", "repeats sets of Table 1", TimelapseParameters),
     Experiment(ABLATIONS, "SKD, ablations", AblationParameters, ablation_cells, ablation_task, lambda cell: False),
 ]

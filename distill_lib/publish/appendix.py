@@ -1,0 +1,101 @@
+"""Pages outside the contents, a record or a file of code each; and live pages as notebooks to take away."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nbformat.v4 import new_markdown_cell
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_for_filename
+
+from .. import experiments, records
+from ..core import paths
+from ..core.errors import UserError
+from ..tables.compare import quoted
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><link rel="icon" href="{root}_static/favicon.svg"><style>{style}</style></head>
+<body><main><p>{back}</p><h1>{title}</h1>{body}</main></body></html>
+"""
+STYLE = """:root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }
+main { margin: auto; max-width: 60rem; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
+pre { border: 1px solid; overflow-x: auto; padding: 0.5rem; } @media print { pre { white-space: pre-wrap; } }"""
+CODE = ("distill_lib", "book/examples")
+
+
+def _write(out: Path, name: str, title: str, back: str, body: str, style: str = "") -> str:
+    file = out / f"{name}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    root = "../" * name.count("/")
+    parts = {"title": html.escape(title), "back": back.format(root=root), "body": body, "root": root}
+    file.write_text(PAGE.format(style=STYLE + style, **parts))
+    return name
+
+
+def record_pages(out: Path) -> Iterator[str]:
+    """A page for every record: what it says, where it is shown, and the file as it is. Yields: the pages' names."""
+    known = experiments.experiments()
+    for profile in ("full", "small"):
+        for file in records.files(profile):
+            try:
+                record = records.read(file)
+            except UserError:  # the book's checks name it
+                continue
+            cell, text = record.cell, json.dumps(json.loads(file.read_text()), indent=1)
+            title = known[cell.experiment].title if cell.experiment in known else cell.experiment
+            page, row = out / "notebooks" / f"{cell.experiment}.html", f"{cell.stem}-{profile}"
+            shown = page.exists() and f'id="{row}"' in page.read_text()
+            place = f"notebooks/{cell.experiment}.html{f'#{row}' * shown}" if page.exists() else "index.html"
+            back = f'<a href="{{root}}{place}">{html.escape(title)}</a>'
+            said = f"<p>{html.escape(quoted(record, profile))}.</p><pre tabindex='0'>{html.escape(text)}</pre>"
+            yield _write(out, f"records/{profile}/{cell.experiment}/{cell.stem}", str(cell), back, said)
+
+
+def code_pages(out: Path) -> Iterator[str]:
+    """A page for every file of code that the book links to. Yields: the pages' names."""
+    formatter = HtmlFormatter(linenos="inline", lineanchors="line", style="a11y-high-contrast-light")
+    style = formatter.get_style_defs(".highlight") + "\n.highlight { background: #fff; color: #000; }"
+    for folder in CODE:
+        for file in sorted((paths.ROOT / folder).rglob("*.py")):
+            name = file.relative_to(paths.ROOT).as_posix()
+            body = highlight(file.read_text(), get_lexer_for_filename(name), formatter)
+            body = body.replace("<pre>", "<pre tabindex='0'>", 1)
+            yield _write(out, f"code/{name}", name, '<a href="{root}index.html">the book</a>', body, style)
+
+
+HOW_TO_RUN = """*From the book: `{name}`, with its outputs as they stand there.*
+
+To run it, install the library from a copy of the project: `pip install -e .` in its folder, with Python 3.11 or newer.
+With `profile = "recorded"` nothing is computed. `smoke` computes in seconds to minutes and writes to `runs/` of that
+copy. `small` and `full` write to its `results/`, or to the folder that `DISTILL_RESULTS` names."""
+ROLE = re.compile(r"\{([a-z:]+)\}`([^`<>]*?)(?:\s*<([^>`]+)>)?`")
+
+
+def runnable(notebook: Any, name: str, titles: dict[str, Any]) -> Any:
+    """An executed page as a notebook to take away: its roles as plain text, and first what it needs.
+
+    Args:
+        name:   of the page.
+        titles: of the book's pages, by name.
+    """
+
+    def plain(found: re.Match[str]) -> str:
+        role, text, target = found.groups()
+        if role == "doc":
+            page = re.sub(r"^(?:\.\./)*", "", target or text)
+            known = next((titles[t].astext() for t in titles if t.endswith(page)), page)
+            return f"*{text if target else known}*"
+        return f"({text})" if role.startswith("cite") else f"`{text}`" if role == "src" else text
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = ROLE.sub(plain, cell.source)
+    notebook.cells.insert(0, new_markdown_cell(HOW_TO_RUN.format(name=name), id="how-to-run"))
+    return notebook

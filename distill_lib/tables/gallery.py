@@ -1,0 +1,155 @@
+"""Distilled sets to look at: every method's images side by side, and how a set changes while it is distilled.
+
+The notebooks make the files of images, which lie beside the records; pages only show them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import data, records
+from ..core import paths
+from ..core.device import pick
+from ..core.loop import Loop
+from ..data import ImageSet
+from ..evaluation import evaluate
+from ..experiments import Skip, Task
+from ..experiments.compute import Run, distilled
+from ..experiments.papers.skd import (
+    BESIDE,
+    FAIR,
+    FIGURE2,
+    GALLERY,
+    GENERATORS,
+    ROWS,
+    TABLE1,
+    TIMELAPSE,
+    GalleryParameters,
+    TimelapseParameters,
+    table1_task,
+)
+from ..figures.images import stretched
+from ..generators.generated import GeneratedSet
+from ..methods import METHODS
+from ..records import Cell
+from .numbers import number
+from .skd import drawn
+
+Shelf = dict[str, tuple[ImageSet, str]]  # method -> its set, and its accuracy in words
+EPOCHS = {"smoke": 10, "small": 100, "full": 1000}  # of the network that is trained at each moment of a time-lapse
+
+
+def _file(profile: str, experiment: str, dataset: str, method: str, ipc: int = 1) -> Path:
+    stem = Cell("", method, dataset, ipc, "", "").stem
+    return paths.results(profile) / experiment / f"{stem}.safetensors"
+
+
+def _profiles(params: Any) -> tuple[str, ...]:
+    return ("full", "small") if params.profile == "recorded" else (params.profile,)
+
+
+def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
+    protocol = ROWS.get(method) or BESIDE[method][0]
+    return table1_task(Cell(TABLE1, method, dataset, ipc, "ConvNet", protocol), params)
+
+
+def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
+    """Sets of Table 1 as pictures, by data set and images per class; those that are kept, or in a profile that computes
+    all that it has.
+
+    The accuracy is the record's under the one protocol for all rows. A generator's images are its first draws.
+    """
+    found: dict[tuple[str, int], Shelf] = {}
+    for dataset in params.datasets:
+        for ipc in params.ipcs:
+            shelf: Shelf = {}
+            for method in params.methods:
+                for profile in _profiles(params):
+                    if shown := _one(method, dataset, ipc, profile, params):
+                        shelf[method] = shown, _accuracy(method, dataset, ipc, profile)
+                        break
+            if shelf:
+                found[dataset, ipc] = shelf
+    return found
+
+
+def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParameters) -> ImageSet | None:
+    """A method's set as pictures: kept, drawn by Figure 2's generators, or made now."""
+    if (file := _file(profile, GALLERY, dataset, method, ipc)).exists():
+        return ImageSet.load(file)
+    plain = method.replace(" (", "-").replace(" ", "-").rstrip(")")
+    drawn_file = paths.results(profile) / FIGURE2 / f"{dataset}_{plain}.safetensors".lower()
+    if method in GENERATORS and drawn_file.exists():
+        many = ImageSet.load(drawn_file)
+        return many.subset(torch.cat([members[:ipc] for members in many.class_index]))
+    if params.profile == "recorded" or isinstance(task := _task(method, dataset, ipc, params), Skip):
+        return None
+    real = data.load(task.dataset)[0].to(pick())
+    made, _ = distilled(task, 0, Run(profile), real)
+    if isinstance(made, GeneratedSet):
+        made = drawn(made, ipc, params.seed)
+    shown = pictures(made)
+    shown.save(file)
+    return shown
+
+
+def pictures(made: ImageSet, **extra: Any) -> ImageSet:
+    """A set as uint8 pixels, each image over its own range of values: distilled images leave that of photographs."""
+    shown = (stretched(made) * 255).round().byte().cpu()
+    return ImageSet(shown, made.hard_labels.cpu(), made.synthetic_facts(**extra))
+
+
+def _accuracy(method: str, dataset: str, ipc: int, profile: str) -> str:
+    record = records.load(Cell(TABLE1, method, dataset, ipc, "ConvNet", FAIR), profile) if profile != "smoke" else None
+    return number(record, profile) if record else "not run"
+
+
+def films(params: TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
+    """Sets of one image per class at moments of their distillation, by data set and method.
+
+    Returns: images moment after moment, class by class; `facts.extra` has `steps` and `accuracy_pct`, that of one
+        network trained on the set of each moment for `EPOCHS` under the one protocol for all rows.
+    """
+    found = {}
+    for dataset in params.datasets:
+        for method in params.methods:
+            for profile in _profiles(params):
+                file = _file(profile, TIMELAPSE, dataset, method)
+                if params.profile != "recorded" and not file.exists():
+                    task = _task(method, dataset, 1, params)
+                    if not isinstance(task, Skip):
+                        _filmed(task, params).save(file)
+                if file.exists():
+                    found[dataset, method] = ImageSet.load(file)
+                    break
+    return found
+
+
+def _filmed(task: Task, params: TimelapseParameters) -> ImageSet:
+    real, test = (part.to(pick()) for part in data.load(task.dataset))
+    frames: dict[int, ImageSet] = {}
+    total = task.config.iterations * getattr(task.config, "outer_loop", 1)
+    wanted = {round(total * (i / (params.moments - 1)) ** 2) for i in range(params.moments)}  # most at the start
+
+    def keep(name: str, step: int, live: dict[str, Any]) -> None:
+        if name == "distill" and step in wanted:
+            frames[step] = ImageSet.from_classes(live["synthetic"].detach().clone(), like=real)
+
+    METHODS[task.maker].distill(real, task.config, seed=task.seed, loop=Loop(watch=keep, bar=False))
+    protocol = f"{FAIR}@{EPOCHS[params.profile]}ep"
+    accuracy = [
+        evaluate(frame, test, protocol, "ConvNet", num_eval=1, seed=params.seed).mean_pct for frame in frames.values()
+    ]
+    images = torch.cat([pictures(frame).images for frame in frames.values()])
+    labels = torch.cat([frame.hard_labels.cpu() for frame in frames.values()])
+    facts = real.synthetic_facts(
+        method=task.maker,
+        steps=list(frames),
+        accuracy_pct=[round(value, 2) for value in accuracy],
+        protocol=protocol,
+        made_by=records.provenance(real.device),
+    )
+    return ImageSet(images, labels, facts)
