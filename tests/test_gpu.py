@@ -39,6 +39,7 @@ def tiny(name):
 @pytest.mark.parametrize(("wanted", "convolutions"), [(None, True), ("1", True), ("0", False)])
 def test_choosing_a_gpu_decides_what_is_rounded(wanted, convolutions, rounding, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("DISTILL_TF32", raising=False)
     if wanted:
         monkeypatch.setenv("DISTILL_TF32", wanted)

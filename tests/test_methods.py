@@ -169,11 +169,11 @@ def test_the_full_data_row_is_the_real_set_itself(real):
     assert METHODS["Full data"].distill(real, METHODS["Full data"].Config(), seed=0) is real
 
 
-def test_asking_for_more_images_than_a_class_has_draws_with_replacement():
+def test_asking_for_more_images_than_a_class_has_is_one_clear_error():
     facts = data.Facts("toy", ("a", "b"), (0.0,), (1.0,))
     toy = data.ImageSet(torch.arange(3 * 16, dtype=torch.uint8).view(3, 1, 4, 4), torch.tensor([0, 0, 1]), facts)
-    drawn = METHODS["Random"].distill(toy, METHODS["Random"].Config(ipc=5), seed=0)
-    assert torch.bincount(drawn.labels).tolist() == [5, 5]
+    with pytest.raises(UserError, match="ipc 2: toy has only 1 image of class 'b' to choose from"):
+        METHODS["Random"].distill(toy, METHODS["Random"].Config(ipc=2), seed=0)
 
 
 def test_a_distilled_set_is_one_file_that_needs_no_other(real, tmp_path):

@@ -203,7 +203,8 @@ class ImageSet:
         for name, places in zip(self.facts.class_names, classes or self.class_index):
             if len(places) < ipc:
                 raise UserError(
-                    f"ipc {ipc}: {self.facts.name} has only {len(places)} images of class {name!r} to choose from"
+                    f"ipc {ipc}: {self.facts.name} has only {len(places)} image{'s'[: len(places) != 1]} of class {name!r} "
+                    "to choose from"
                 )
 
     def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
