@@ -166,7 +166,7 @@ for part, sizes, target in (("", NARROW, {"ratio": 1.5}), ("-small", SMALL, {}))
 
 
 # --- fewer evaluations for the same FID ------------------------------------------------------------------------------
-def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.Trained]:
+def trained(device: str, dataset: str) -> tuple[data.ImageSet, Config, uvit.TrainedUViT]:
     real, cfg = data.load(dataset)[0].to(device), paper_config(dataset).small()
     return real, cfg, uvit.place(real, cfg.training, cfg.training_seed)
 

@@ -36,7 +36,9 @@ Sets = Annotated[
     int | None,
     typer.Option(min=1, help="Distilled sets of each cell, from the first on; by default the profile's number."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default the first GPU, else the CPU.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:0 or mps; by default the first CUDA device, else the CPU.")
+]
 TimeLimit = Annotated[str, typer.Option(help="Save and stop after this long: 90s, 9m, 2h. Without, run to the end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -220,9 +222,12 @@ def seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:
-        return float(number) * units[unit]
+        found = float(number) * units[unit]
     except ValueError:
-        raise UserError(f"time limit {text!r}: write it as 90s, 9m or 2h") from None
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise UserError(f"time limit {text!r}: write it as 90s, 9m or 2h")
+    return found
 
 
 @app.command()
@@ -391,9 +396,19 @@ def evaluate(
         bool, typer.Option("--normalised", help="Float images are normalised with the data set's mean and std.")
     ] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Float images are pixels in [0, 1].")] = False,
+    signed: Annotated[bool, typer.Option("--signed", help="Float images are pixels in [-1, 1].")] = False,
+    in_bytes: Annotated[bool, typer.Option("--bytes", help="Float images are pixels from 0 to 255.")] = False,
+    factor: Annotated[int, typer.Option(help="Every image holds factor x factor small ones, as IDC stores them.")] = 1,
+    order: Annotated[
+        str | None, typer.Option(help="Of images without labels: classes (one class after another) or rounds.")
+    ] = None,
+    numbers: Annotated[
+        str | None, typer.Option(help="What numbers of ImageNet classes count: paper (its order) or sorted (wnids).")
+    ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
     ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 or 3: convert your own data to grey or colour.")] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
@@ -401,9 +416,10 @@ def evaluate(
     from .evaluation import files
     from .generators import generated  # noqa: F401  reads sets that are generators
 
-    if normalised and pixels:
-        raise UserError("--normalised and --pixels exclude each other: say which the float images are")
-    values = "normalised" if normalised else "pixels" if pixels else None
+    said = {"normalised": normalised, "pixels": pixels, "signed": signed, "bytes": in_bytes}
+    values = [way for way, given in said.items() if given]
+    if len(values) > 1:
+        raise UserError(f"--{' and --'.join(values)} exclude each other: say which the float images are")
     names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
     found = files.evaluate_file(
         file,
@@ -412,11 +428,15 @@ def evaluate(
         names,
         num_eval,
         seed,
-        values=values,
+        values=values[0] if values else None,
         baseline=baseline,
         ceiling_epochs=ceiling_epochs,
         resolution=resolution,
+        channels=channels,
         device=device,
+        factor=factor,
+        order=order,
+        numbers=numbers,
     )
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
@@ -478,6 +498,7 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Notebooks at a time.")] = None,
 ) -> None:
     """Run every notebook in a profile and build the book of that run."""
+    paths.needs_checkout("distill reproduce")
     from .publish import build as book_
 
     book_.reproduce(profile, only=only, parameters=parse(parameter), jobs=jobs)
@@ -486,6 +507,7 @@ def reproduce(
 @app.command()
 def book() -> None:
     """Build the book from the recorded results."""
+    paths.needs_checkout("distill book")
     from .publish import build as book_
 
     print(book_.build())

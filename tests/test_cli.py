@@ -5,11 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from distill_lib import __main__ as cli
+from distill_lib.core import device, paths
 from distill_lib.core.errors import UserError
+from distill_lib.core.files import atomically
+from distill_lib.experiments import check_parameters, parameters
+from distill_lib.publish import kernel_server, pages
 
 
 def call(monkeypatch, capsys, *words):
@@ -92,6 +97,118 @@ def test_parameters_are_json_where_they_read_as_json():
         cli.parse(["=3x"][:0] + ["ipcs"])
 
 
+@pytest.mark.parametrize("given", ["1,10", "1, 10", "[1, 10]", "(1, 10)", "['1', '10']", [1, 10], (1, 10)])
+def test_a_list_is_understood_in_every_way_it_is_written(given):
+    """papermill hands `-p` over as text, a notebook as a list, this command line as JSON or text."""
+    given = cli.parse([f"ipcs={given}"])["ipcs"] if isinstance(given, str) else given
+    assert check_parameters("skd/table1_accuracy", {"ipcs": given}).ipcs == [1, 10]
+
+
+@pytest.mark.parametrize("given", ["1", 1, [1], "[1]", ["1"], (1,)])
+def test_one_entry_is_a_list_of_one(given):
+    assert check_parameters("skd/table1_accuracy", {"ipcs": given}).ipcs == [1]
+
+
+@pytest.mark.parametrize("given", [64, "64", [64], "[64]", ["64"]])
+def test_a_name_may_look_like_a_number(given):
+    assert check_parameters("slfd/table5_pathmnist", {"resolutions": given}).resolutions == ["64"]
+
+
+@pytest.mark.parametrize("given", ["DM,DC", "DM, DC", "[DM, DC]", '["DM", "DC"]', "['DM', 'DC']", ["DM", "DC"]])
+def test_names_in_a_list_are_understood_too(given):
+    assert check_parameters("skd/table1_accuracy", {"methods": given}).methods == ["DM", "DC"]
+
+
+@pytest.mark.parametrize("given", ["", [], "[]", (), ","])
+@pytest.mark.parametrize("name", ["ipcs", "methods"])
+def test_an_empty_list_is_an_error(name, given):
+    with pytest.raises(UserError, match=f"{name}: an empty list; name at least one, or leave the parameter out"):
+        check_parameters("skd/table1_accuracy", {name: given})
+
+
+CELL = 'profile: str = "smoke"\nipcs: list = [1]'
+
+
+def test_what_papermill_and_ploomber_put_there_is_theirs():
+    injected = "# Parameters\nipcs = [10]\nupstream = None\nproduct = {'nb': 'out.ipynb'}\nPAPERMILL_OUTPUT_PATH = 'o'"
+    space = {"In": ["", CELL, injected], "ipc": 1}
+    exec(f"{CELL}\n{injected}", space)
+    assert parameters("skd/table1_accuracy", space).ipcs == [10]
+    with pytest.raises(UserError, match="unknown parameter 'ipc'"):
+        parameters("skd/table1_accuracy", {**space, "In": ["", CELL, f"{injected}\nipc = 1"]})
+
+
+def test_a_page_run_twice_in_one_namespace_does_not_trip_over_what_it_left():
+    space = {}
+    for _ in range(2):
+        exec(CELL, space)
+        assert parameters("skd/table1_accuracy", space).ipcs == [1]
+        space.update(ipc=1, iterations=30, sets={}, method="DM")  # what the last cell leaves behind
+    with pytest.raises(UserError, match="unknown parameter 'ipc'"):
+        parameters("skd/table1_accuracy", {"profile": "smoke", "ipc": 1})
+
+
+# --- devices and folders ---------------------------------------------------------------------------------------------
+def test_apple_s_gpu_is_used_where_it_computes(monkeypatch):
+    with pytest.raises(
+        UserError, match="'mps' was asked for but this torch cannot compute on Apple's GPU here: use cpu"
+    ):
+        device.pick("mps")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with pytest.raises(UserError, match="cannot compute on Apple's GPU"):  # this torch was built without it
+        device.pick("mps")
+    monkeypatch.setattr(device, "_computes", lambda place: place.type == "mps")
+    assert str(device.pick("mps")) == "mps" and device.describe("mps") == "Apple GPU (mps)"
+
+
+def test_a_graphics_card_that_is_not_there_is_refused_by_its_number(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert str(device.pick("cuda:1")) == "cuda:1"
+    with pytest.raises(UserError, match="'cuda:7' was asked for but torch sees 2 GPUs: the last is cuda:1"):
+        device.pick("cuda:7")
+
+
+def test_folders_and_switches_read_the_environment_as_a_user_means_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, folder in (("DISTILL_RUNS", paths.runs), ("DISTILL_CACHE", paths.cache)):
+        monkeypatch.delenv(variable, raising=False)
+        default = folder()
+        for empty in ("", "  "):
+            monkeypatch.setenv(variable, empty)
+            assert folder() == default and folder().is_absolute()
+        monkeypatch.setenv(variable, "~/here")
+        assert folder() == tmp_path / "here"
+    monkeypatch.setenv("DISTILL_DATA", f"~/a{os.pathsep}{os.pathsep}/b")
+    assert paths.given_data_folders() == [tmp_path / "a", Path("/b")]
+    for text, on in (("0", False), ("no", False), ("OFF", False), ("1", True), ("yes", True), ("", True), (" ", True)):
+        monkeypatch.setenv("DISTILL_COMPILE", text)
+        assert paths.switch("DISTILL_COMPILE", True) is on
+    assert paths.switch("DISTILL_NOTHING", False) is False
+
+
+def test_a_folder_that_cannot_be_written_names_the_variable_that_moves_it(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "file" / "runs"))
+    with pytest.raises(UserError, match="cannot write .*; set DISTILL_RUNS to a folder that can be written to"):
+        pages.run(pages.notebooks(only="skd/figure1_pipeline"), "recorded")
+    with pytest.raises(UserError, match="set DISTILL_RUNS"):
+        atomically(paths.runs() / "a" / "b", lambda part: part.write_text(""))
+
+
+@pytest.mark.parametrize("length", [40, 80, 97, 107, 200])
+def test_a_long_folder_for_temporary_files_leaves_room_for_sockets(length, monkeypatch, tmp_path):
+    long = tmp_path / ("x" * max(1, length - len(str(tmp_path)) - 1))
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with kernel_server.short_folder() as folder:
+        assert len(folder) + len("/12345678/k-5") <= 103
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    with pytest.raises(UserError, match="TMPDIR .* is too long"):
+        kernel_server.short_folder()
+
+
+# --- what the shell sees ---------------------------------------------------------------------------------------------
 def test_importing_the_library_loads_no_plotting_or_data_libraries():
     heavy = "pandas matplotlib torchvision medmnist timm sklearn seaborn papermill diffusers"
     imports = "import distill_lib.experiments, distill_lib.methods, distill_lib.evaluation, sys"

@@ -16,9 +16,10 @@ import torch
 from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core import progress
-from distill_lib.core.errors import UserError
+from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.experiments import cluster, engine
 
+dask = pytest.importorskip("dask", reason="needs dask.distributed")
 pytest.importorskip("distributed", reason="needs dask.distributed")
 NAME = "skd/table1_accuracy"
 
@@ -183,6 +184,66 @@ def test_slurm_without_a_description_of_its_jobs_says_where_to_write_one(folders
     params, cells = chosen()
     with pytest.raises(UserError, match="jobqueue.yaml"):
         cluster.run(NAME, params, cells, scheduler="slurm", say=lambda line: None)
+
+
+@pytest.fixture
+def sbatch(folders, monkeypatch):
+    """A function that puts a program in the place of `sbatch`, and describes a job."""
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
+    monkeypatch.setenv("PATH", str(folders / "bin"))
+
+    def put(script):
+        (folders / "bin").mkdir(exist_ok=True)
+        (folders / "bin" / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
+        (folders / "bin" / "sbatch").chmod(0o755)
+
+    with dask.config.set({"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "2GB"}):
+        yield put
+
+
+@pytest.mark.parametrize(
+    "script, says",
+    [
+        (None, "there is no `sbatch` here"),
+        ("echo 'sbatch: error: Invalid account' >&2; exit 1", "sbatch refused a job: sbatch: error: Invalid account"),
+        ("exit 1", "sbatch refused a job: it failed without a word"),
+        ("echo Welcome", "sbatch refused a job: .*job id"),
+        ("exec /bin/sleep 60", "sbatch refused a job: no answer in 2 seconds"),
+    ],
+)
+def test_slurm_that_takes_no_job_says_why_in_a_line(script, says, sbatch, monkeypatch, capfd):
+    if script:
+        sbatch(script)
+    monkeypatch.setattr(cluster, "ANSWER", 2)
+    params, cells = chosen(protocol="vico_dsa")
+    start = time.monotonic()
+    with pytest.raises(UserError, match=says) as error:
+        cluster.run(NAME, params, cells, scheduler="slurm", time_limit=30, say=lambda line: None)
+    assert "\n" not in str(error.value) and time.monotonic() - start < 20
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_job_that_waits_in_the_queue_is_spoken_of_until_the_time_is_up(sbatch, monkeypatch):
+    sbatch("echo 'Submitted batch job 42'")
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    said, (params, cells) = [], chosen(protocol="vico_dsa")
+    with pytest.raises(TimeUp, match="before any worker had started"):
+        cluster.run(NAME, params, cells, scheduler="slurm", time_limit=3, say=said.append)
+    assert "waiting for a worker" in said[0] and "squeue" in said[0]
+
+
+def test_a_time_limit_holds_where_workers_do_not_answer(monkeypatch):
+    class Client:
+        def nthreads(self):
+            return {}
+
+    def never(futures, timeout, return_when):
+        raise TimeoutError
+
+    monkeypatch.setattr("distributed.wait", never)
+    monkeypatch.setattr(cluster, "GRACE", 0)
+    with pytest.raises(TimeUp, match="not every worker has answered"):
+        list(cluster._finished(Client(), ["one"], time.time() - 1, print))
 
 
 @pytest.mark.skipif(shutil.which("slurmctld") is None, reason="Slurm is not installed (Debian: slurm-wlm, munge)")

@@ -145,7 +145,7 @@ def test_a_test_part_in_other_channels_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode, message", [("RGBA", r"\d+ images are RGBA.*transparency is dropped"), ("I;16", "more than 8 bits")]
+    "mode, message", [("RGBA", r"\d+ images are RGBA.*what is transparent becomes white"), ("I;16", "more than 8 bits")]
 )
 def test_transparency_and_16_bit_images_are_refused(tmp_path, mode, message):
     root = write(tmp_path / "photos")
@@ -165,18 +165,18 @@ def test_wrong_folders_are_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="needs train/<class>/ and test/<class>/"):
         data.load(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="not an .npz file"):
+    with pytest.raises(UserError, match="not an .npz or .parquet file"):
         data.load(tmp_path / "notes.txt")
     root = write(tmp_path / "photos" / "train").parent
     write(root / "test", classes=("ant", "bee", "dog"))
-    with pytest.raises(UserError, match="dog has a test or val folder but no train folder"):
+    with pytest.raises(UserError, match="the train part has no folder for class dog; it has ant, bee, cat"):
         data.load(root)
     bad = write(tmp_path / "bad")
     (bad / "bee" / "004.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"004\.png: cannot be read as an image"):
         data.load(bad)
     (bad / "dog").mkdir()
-    with pytest.raises(UserError, match="dog: class without images"):
+    with pytest.raises(UserError, match="class dog has no images"):
         data.load(bad)
     assert prepared() == []
 
@@ -261,7 +261,9 @@ def test_a_broken_hugging_face_folder_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow: truncated or damaged"):
         data.load(tmp_path / "cut")
     save_to_disk(tmp_path / "columns", [table(4, {"image": {"_type": "Image"}}, label="species")])
-    with pytest.raises(UserError, match="has the columns image, species; needed one image column and a column `label`"):
+    with pytest.raises(
+        UserError, match="has the columns image .*, species .*; needed one image column and a column `label`"
+    ):
         data.load(tmp_path / "columns")
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "state.json").write_text("{}")

@@ -38,7 +38,6 @@ def library(tmp_path_factory):
     root = tmp_path_factory.mktemp("library")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(paths.ROOT / "distill_lib", root / "distill_lib", ignore=ignored)
-    shutil.copytree(paths.ROOT / "results" / "reported", root / "results" / "reported")
     shutil.copy(EXAMPLE, root / "distill_lib" / "methods")
     (root / "tests").mkdir()
     for file in ("pyproject.toml", "tests/conftest.py", "tests/test_methods.py"):

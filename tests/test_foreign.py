@@ -1,21 +1,30 @@
 """Sets that other code wrote: every common form is read, nothing is guessed or executed, and what was assumed is
 stated."""
 
+import dataclasses
+import io
 import json
 import os
 import pickle
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
-from distill_lib.data import Facts, ImageSet
+from distill_lib.core.settings import replace
+from distill_lib.data import Facts, ImageSet, arrays, catalogue
 from distill_lib.data.distilled import read
 from distill_lib.evaluation.files import evaluate_file, rows
+from distill_lib.methods import METHODS, idc
 
 K, IPC = 3, 2
 SHAPE = (3, 8, 8)
@@ -46,12 +55,33 @@ def vico(images, labels):
         lambda x, y: x,
         lambda x, y: {"images": x},
         vico,
+        # labels under any name
+        *(
+            lambda x, y, name=name: {"images": x, name: y}
+            for name in ("soft_labels", "target", "y_syn", "targets", "class_ids", "syn_label", "hard", "z")
+        ),
+        lambda x, y: {"syn": {"x": x, "y": y}, "lr": 0.01, "step": torch.tensor(3)},
+        lambda x, y: {"images": x, "labels": {"hard": y}},
+        lambda x, y: {"images": x, "labels": y.tolist()},
+        lambda x, y: {"images": x, "labels": [LIKE.facts.class_names[k].upper() for k in y]},
+        lambda x, y: {"images": x, "labels": F.one_hot(y, K)},
+        lambda x, y: {"images": x, "labels": y.to(torch.uint16)},
+        lambda x, y: {"synthetic": x, "labels": y},
+        lambda x, y: [[x, y], [x + 1, y]],
+        lambda x, y: [y, x],
+        # a tensor for every class
+        lambda x, y: list(x.split(IPC)),
+        lambda x, y: dict(enumerate(x.split(IPC))),
+        lambda x, y: dict(zip(LIKE.facts.class_names, x.split(IPC))),
+        lambda x, y: {"images": x.unflatten(0, (K, IPC))},
+        lambda x, y: nn.Parameter(x),
     ],
 )
 def test_pt_files_of_every_common_form(content, tmp_path):
     torch.save(content(NORMALISED, LABELS), tmp_path / "set.pt")
     read_back = read(tmp_path / "set.pt", LIKE, "normalised")
-    assert torch.equal(read_back.images, NORMALISED) and torch.equal(read_back.labels, LABELS)
+    hard = read_back.hard_labels if read_back.labels.ndim == 2 else read_back.labels
+    assert torch.equal(read_back.images, NORMALISED) and torch.equal(hard, LABELS)
     assert read_back.facts.mean == LIKE.facts.mean and read_back.facts.split == "synthetic"
 
 
@@ -65,17 +95,6 @@ def test_pixels_are_normalised_as_the_test_set_and_bytes_stay_bytes(tmp_path):
     assert torch.allclose(got.all()[0], NORMALISED, atol=0.02)
 
 
-def test_labels_beside_the_images_and_none_at_all(tmp_path):
-    turned = LABELS.flip(0)
-    torch.save(NORMALISED, tmp_path / "images_best.pt")
-    torch.save(turned, tmp_path / "labels_best.pt")
-    got = read(tmp_path / "images_best.pt", LIKE, "normalised")
-    assert torch.equal(got.labels, turned) and "labels from labels_best.pt" in got.facts.notes
-    os.remove(tmp_path / "labels_best.pt")
-    got = read(tmp_path / "images_best.pt", LIKE, "normalised")
-    assert torch.equal(got.labels, LABELS) and any("class after class" in n for n in got.facts.notes)
-
-
 def test_soft_labels_stay_soft(tmp_path):
     soft = torch.rand(K * IPC, K).softmax(1)
     torch.save([NORMALISED, soft], tmp_path / "set.pt")
@@ -87,8 +106,6 @@ def test_our_own_file_needs_no_words(tmp_path):
     own.save(tmp_path / "own.safetensors")
     got = read(tmp_path / "own.safetensors", LIKE)
     assert torch.equal(got.images, NORMALISED) and got.facts.extra == {"method": "DM"}
-    from safetensors.torch import save_file
-
     save_file({"images": NORMALISED, "labels": LABELS}, tmp_path / "other.safetensors")
     assert torch.equal(read(tmp_path / "other.safetensors", LIKE, "normalised").images, NORMALISED)
 
@@ -122,31 +139,286 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+STATIC = torch.zeros(1).expand(K * IPC, *SHAPE)
+
+
 @pytest.mark.parametrize(
     "content, values, says",
     [
-        ([NORMALISED, LABELS], None, "say --pixels"),
+        ([NORMALISED, LABELS], None, "may be --normalised: say which"),
+        ([PIXELS, LABELS], None, r"may be --pixels \(in \[0, 1\]\): say which"),
         ([NORMALISED, LABELS], "pixels", "are no pixels"),
-        ([PIXELS * 255, LABELS], "pixels", "divide by 255"),
+        ([PIXELS * 255, LABELS], "pixels", r"may be --bytes \(0 to 255\)"),
+        ([PIXELS * 2 - 1, LABELS], "pixels", r"may be --signed \(in \[-1, 1\]\) or --normalised"),
+        ([PIXELS, LABELS], "normalised", "are no normalised; they may be --pixels"),
+        ([PIXELS * 255, LABELS], "normalised", "are no normalised; they may be --bytes"),
+        ([PIXELS, LABELS], "signed", "are no signed"),
+        ([PIXELS, LABELS], "bytes", "are no bytes"),
+        ([PIXELS * 1000 - 500, LABELS], None, "may be none of"),
         ([PIXELS * torch.inf, LABELS], "pixels", "NaN or infinite"),
-        ([PIXELS, LABELS], "raw", "normalised or pixels"),
+        ([PIXELS, LABELS], "raw", "unknown values 'raw'.*normalised, pixels, signed, bytes"),
         ([(PIXELS * 255).byte(), LABELS], "normalised", "8-bit"),
         ([(PIXELS * 255).int(), LABELS], "pixels", "expected uint8 pixels or floats"),
-        ([PIXELS, LABELS + 1], "pixels", "classes 0..2"),
-        ([PIXELS, LABELS[:-1]], "pixels", "expected"),
+        ([PIXELS > 0.5, LABELS], "pixels", "torch.bool; expected uint8 pixels or floats"),
+        ([PIXELS.to(torch.complex64), LABELS], "pixels", "complex64; expected uint8 pixels or floats"),
+        ([PIXELS.to_sparse(), LABELS], "pixels", "is sparse or repeats its own memory"),
+        ([STATIC, LABELS], "pixels", "is sparse or repeats its own memory"),
+        # labels
+        ([PIXELS, LABELS + 1], "pixels", "labels 1..3, but toy has classes 0..2; subtract 1"),
+        ([PIXELS, LABELS * 10**11], "pixels", "classes 0..2"),
+        ([PIXELS, LABELS + 0.5], "pixels", "expected"),
+        ([PIXELS, LABELS[:-1]], "pixels", r"beside 6 images it has labels \(5,\)"),
         ([PIXELS, torch.rand(6, 4)], "pixels", "soft labels"),
+        ([PIXELS, torch.full((6, 3), torch.nan)], "pixels", "NaN"),
+        ([PIXELS, ["cat"] * 5 + ["cow"]], "pixels", "labels -1..0"),
+        ({"images": PIXELS, "a": LABELS, "b": LABELS}, "pixels", r"it has a \(6,\), b \(6,\)"),
+        ({"images": PIXELS, "indices": LABELS + 700}, "pixels", "indices 700..702, but toy has classes"),
+        ({"images": PIXELS, "momentum": torch.rand(7)}, "pixels", r"momentum \(7,\)"),
+        # shapes
         ([PIXELS[:, :, :4], LABELS], "pixels", r"\(N, 3, 8, 8\)"),
         ([PIXELS[:, :1], LABELS], "pixels", r"\(N, 3, 8, 8\)"),
         (PIXELS[:5], "pixels", "cannot be the same number"),
-        ({"weights": PIXELS}, "pixels", "has weights; expected images under"),
+        (torch.rand(4, 6, *SHAPE), "pixels", r"3 classes need \(3, ipc\) or \(ipc, 3\)"),
+        (torch.rand(3, 3, *SHAPE), "pixels", "say --order classes or --order rounds"),
+        ([PIXELS] * 4, "pixels", "a list of 4 tensors of images; needed one of images, or one for each of 3 classes"),
+        ({"one": PIXELS, "two": PIXELS, "labels": LABELS}, "pixels", "several could be the images: one .*, two "),
+        ({7: PIXELS, 8: PIXELS}, "pixels", "labels 7..8, but toy has classes"),
+        ({"weights": torch.rand(5)}, "pixels", r"has weights \(5,\); expected images under"),
         ("text", "pixels", "holds a str"),
-        ([PIXELS] * 3, "pixels", "holds a list"),
+        ({}, "pixels", "holds a dict"),
     ],
 )
 def test_a_file_that_does_not_fit_says_what_would(content, values, says, tmp_path):
     torch.save(content, tmp_path / "set.pt")
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as error:
         read(tmp_path / "set.pt", LIKE, values)
+    assert "\n" not in str(error.value) and ("set.pt" in str(error.value) or values == "raw")
+
+
+@pytest.mark.parametrize("values", ["pixels", "signed", "bytes", "normalised"])
+def test_every_scale_can_be_said(values, tmp_path):
+    stored = {"pixels": PIXELS, "signed": PIXELS * 2 - 1, "bytes": PIXELS * 255, "normalised": NORMALISED}[values]
+    torch.save([stored.double(), LABELS], tmp_path / "set.pt")
+    got = read(tmp_path / "set.pt", LIKE, values)
+    assert torch.allclose(got.images, NORMALISED, atol=1e-5) and values in got.facts.notes[0]
+
+
+def test_whole_numbers_of_any_type_are_bytes(tmp_path):
+    as_bytes = (PIXELS * 255).round().to(torch.uint8)
+    np.savez(tmp_path / "set.npz", images=as_bytes.numpy().astype(">i4"), labels=LABELS.numpy())
+    assert torch.equal(read(tmp_path / "set.npz", LIKE).images, as_bytes)
+    np.save(tmp_path / "alone.npy", as_bytes.numpy())
+    np.save(tmp_path / "alone_labels.npy", LABELS.flip(0).numpy())
+    got = read(tmp_path / "alone.npy", LIKE)
+    assert torch.equal(got.images, as_bytes) and torch.equal(got.labels, LABELS.flip(0))
+
+
+def test_class_after_class_or_in_rounds(tmp_path):
+    torch.save(NORMALISED, tmp_path / "set.pt")
+    for order, labels in (("classes", [0, 0, 1, 1, 2, 2]), ("rounds", [0, 1, 2] * 2)):
+        assert read(tmp_path / "set.pt", LIKE, "normalised", order=order).labels.tolist() == labels
+    torch.save(NORMALISED.unflatten(0, (IPC, K)), tmp_path / "set.pt")  # (ipc, K, C, H, W) tells by itself
+    got = read(tmp_path / "set.pt", LIKE, "normalised")
+    assert got.labels.tolist() == [0, 1, 2] * 2 and torch.equal(got.images, NORMALISED)
+    assert any("in rounds" in n for n in got.facts.notes)
+    with pytest.raises(UserError, match="unknown order"):
+        read(tmp_path / "set.pt", LIKE, "normalised", order="mixed")
+
+
+def test_idc_s_parts_are_cut_and_enlarged(tmp_path):
+    torch.save([PIXELS, LABELS], tmp_path / "data_best.pt")
+    got = read(tmp_path / "data_best.pt", LIKE, "pixels", factor=2)
+    assert len(got) == 4 * K * IPC and got.labels.tolist() == LABELS.tolist() * 4
+    stored = PIXELS.view(K, IPC, *SHAPE)
+    same = idc.decode(stored, 2).unflatten(1, (4, IPC)).transpose(0, 1).flatten(0, 2)
+    assert torch.allclose(got.images, LIKE.facts.normalise(same), atol=1e-5)
+    with pytest.raises(UserError, match="factor 0: at least 1"):
+        read(tmp_path / "data_best.pt", LIKE, "pixels", factor=0)
+
+
+@pytest.mark.parametrize(
+    "images, labels, content",
+    [
+        ("images_best.pt", "labels_best.pt", lambda y: y),
+        ("image_best.pt", "label_best.pt", lambda y: y),
+        ("x_syn.pt", "y_syn.pt", lambda y: y),
+        ("data.pt", "labels.pt", lambda y: y),
+        ("images_best.pt", "labels_best.pt", lambda y: {"labels": y}),
+        ("images_best.pt", "labels_best.pt", lambda y: {"whatever": y}),
+        ("images_best.pt", "soft_labels_best.pt", lambda y: F.one_hot(y, K).float()),
+        ("images_best.pt", "targets_best.npy", lambda y: y),
+    ],
+)
+def test_labels_in_a_file_beside(images, labels, content, tmp_path):
+    turned = LABELS.flip(0)
+    torch.save(NORMALISED, tmp_path / images)
+    torch.save(LABELS, tmp_path / "other_run_labels.pt")  # another set's: its name has words of its own
+    if labels.endswith(".npy"):
+        np.save(tmp_path / labels, content(turned).numpy())
+    else:
+        torch.save(content(turned), tmp_path / labels)
+    got = read(tmp_path / images, LIKE, "normalised")
+    assert torch.equal(got.hard_labels, turned) and f"labels from {labels}" in got.facts.notes
+
+
+def test_labels_beside_that_cannot_be_used_are_named(tmp_path):
+    torch.save(NORMALISED, tmp_path / "images_best.pt")
+    for name, content, says in (
+        ("labels_best.pt", LABELS[:5], r"labels_best\.pt: beside 6 images it has labels \(5,\)"),
+        ("labels_best.pt", {"a": LABELS, "b": LABELS}, "it has a .*, b "),
+        ("labels_best.pt", "nothing", "holds no labels"),
+        ("labels_best.csv", None, "labels_best.csv: cannot read .csv"),
+    ):
+        if content is None:
+            (tmp_path / name).write_text("0\n1\n")
+        else:
+            torch.save(content, tmp_path / name)
+        with pytest.raises(UserError, match=says):
+            read(tmp_path / "images_best.pt", LIKE, "normalised")
+        os.remove(tmp_path / name)
+    for name in ("labels_best.pt", "targets_best.pt"):
+        torch.save(LABELS, tmp_path / name)
+    with pytest.raises(UserError, match="several files beside it may hold its labels: labels_best.pt, targets_best.pt"):
+        read(tmp_path / "images_best.pt", LIKE, "normalised")
+
+
+def test_a_part_of_a_set_is_said_to_be_one(tmp_path):
+    torch.save([NORMALISED[:4], LABELS[:4]], tmp_path / "set.pt")
+    got = read(tmp_path / "set.pt", LIKE, "normalised")
+    assert "no images of 1 of 3 classes: owl" in got.facts.notes and got.labels.tolist() == [0, 0, 1, 1]
+    save_file({"images": NORMALISED, "labels": LABELS}, tmp_path / "set-00001-of-00005.safetensors")
+    with pytest.raises(UserError, match="part 1 of 5 by its name; join the parts"):
+        read(tmp_path / "set-00001-of-00005.safetensors", LIKE, "normalised")
+
+
+def test_numbers_of_imagenet_classes_count_in_one_of_two_orders(tmp_path):
+    known = catalogue.DATASETS["ImageWoof"]
+    like = ImageSet(
+        torch.zeros(10, 3, 8, 8, dtype=torch.uint8),
+        torch.arange(10),
+        dataclasses.replace(LIKE.facts, name="ImageWoof", class_names=known.class_names),
+    )
+    by_sorted = torch.tensor([known.wnids.index(w) for w in sorted(known.wnids)])
+    assert by_sorted.tolist() != list(range(10))
+    images = torch.randint(0, 255, (10, 3, 8, 8), dtype=torch.uint8)
+    torch.save([images, torch.arange(10)], tmp_path / "hard.pt")
+    torch.save([images, torch.eye(10)], tmp_path / "soft.pt")
+    for i, image in enumerate(images):
+        (tmp_path / "folder" / f"{i}").mkdir(parents=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "folder" / f"{i}" / "0.png")
+    for name in ("hard.pt", "soft.pt", "folder"):
+        paper = read(tmp_path / name, like)
+        assert paper.hard_labels.tolist() == list(range(10)) and any("--numbers sorted" in n for n in paper.facts.notes)
+        got = read(tmp_path / name, like, numbers="sorted")
+        at = {tuple(x.flatten().tolist()): int(y) for x, y in zip(got.images, got.hard_labels)}
+        assert [at[tuple(x.flatten().tolist())] for x in images] == by_sorted.tolist()
+        assert not any("--numbers" in n for n in got.facts.notes)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+def folder(root, names, mode="RGB", size=8):
+    for i, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        image = Image.fromarray(np.full((size, size, 3), i, np.uint8))
+        image = Image.fromarray(np.full((size, size), i, np.uint16)) if mode == "I;16" else image.convert(mode)
+        if mode == "RGBA":
+            image.putalpha(100)
+        image.save(root / name / "class000_id000.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "names, note",
+    [
+        (["new000", "new001", "new002"], ""),
+        (["class0", "class1", "class2"], ""),
+        (["class_000", "class_001", "class_002"], ""),
+        (["c0", "c1", "c2"], ""),
+        (["0", "1", "2"], ""),
+        (["00", "01", "02"], ""),
+        (["label1", "label2", "label3"], "count from 1: label1 is class 0, cat"),
+        (["Cat", "DOG", "owl"], ""),
+    ],
+)
+def test_folders_are_named_after_classes_or_their_numbers(names, note, tmp_path):
+    got = read(folder(tmp_path / "set", names), LIKE)
+    assert got.labels.tolist() == [0, 1, 2] and got.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert note in "".join(got.facts.notes) and bool(got.facts.notes) == bool(note)
+
+
+@pytest.mark.parametrize(
+    "names, mode, says",
+    [
+        (
+            ["cat", "dog", "fish"],
+            "RGB",
+            "no folder for 1 of 3 classes: owl; fish is no class of toy; name the folders after",
+        ),
+        (["1", "01", "2"], "RGB", "01, 1, 2: two folders have the same number; rename or join them"),
+        (["5", "6", "7"], "RGB", "no folder for 3 of 3 classes"),
+        (["a0", "b1", "c2"], "RGB", "or class000"),
+        (["cat", "dog", "owl", "extra"], "RGB", "extra is no class"),
+        (["outer/cat", "outer/dog", "outer/owl"], "RGB", "perhaps you mean .*outer"),
+        (["cat", "dog", "owl"], "RGBA", "3 images have transparent parts; save them without"),
+        (["cat", "dog", "owl"], "I;16", "class000_id000.png: more than 8 bits per channel .I;16."),
+    ],
+)
+def test_a_folder_that_cannot_be_understood(names, mode, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        read(folder(tmp_path / "set", names, mode), LIKE)
+
+
+def test_a_folder_around_a_file_names_it(tmp_path):
+    torch.save([PIXELS, LABELS], tmp_path / "data_best.pt")
+    with pytest.raises(UserError, match="or give the file data_best.pt in it"):
+        read(tmp_path, LIKE)
+
+
+# --- what is not the file it should be -------------------------------------------------------------------------------
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".npz", ".npy", ".safetensors", ".csv"])
+@pytest.mark.parametrize("what", ["pointer", "page", "empty", "pickle", "hdf"])
+def test_mishaps_are_called_by_their_name(ending, what, tmp_path):
+    content, says = {
+        "pointer": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64,
+            "Git LFS pointer.*git lfs pull",
+        ),
+        "page": (b"\n<!DOCTYPE html><title>503</title>", "a web page"),
+        "empty": (b"", "empty"),
+        "pickle": (pickle.dumps(Evil(), protocol=4), "cannot read .csv" if ending == ".csv" else "pickle"),
+        "hdf": (b"\x89HDF\r\n\x1a\n" + bytes(90), "cannot read .csv" if ending == ".csv" else "HDF5"),
+    }[what]
+    (tmp_path / f"set{ending}").write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
+        read(tmp_path / f"set{ending}", LIKE, "pixels")
+    assert f"set{ending}" in str(error.value) and "\n" not in str(error.value)
+    assert not any(word in str(error.value) for word in ("allow_pickle", "weights_only", "unsafe"))
+
+
+def test_objects_in_an_npz_are_named_and_no_unsafe_way_is_shown(tmp_path):
+    np.savez(tmp_path / "set.npz", images=PIXELS.numpy(), labels=np.array(LABELS.tolist(), dtype=object))
+    with pytest.raises(UserError, match="labels holds Python objects") as error:
+        read(tmp_path / "set.npz", LIKE, "pixels")
+    assert "allow_pickle" not in str(error.value)
+
+
+def test_a_header_that_promises_too_much_fills_no_memory(tmp_path):
+    for shape, says in (((10**12, 3, 8, 8), "an array of"), ((-5, 3, 8, 8), "an array of")):
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+            archive.writestr("images.npy", head.getvalue() + bytes(64))
+        with pytest.raises(UserError, match=says):
+            read(tmp_path / "set.npz", LIKE, "pixels")
+
+
+def test_more_than_the_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    np.savez(tmp_path / "set.npz", images=PIXELS.numpy(), labels=LABELS.numpy())
+    torch.save([PIXELS, LABELS], tmp_path / "set.pt")
+    monkeypatch.setattr(arrays.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    for name in ("set.npz", "set.pt"):
+        with pytest.raises(UserError, match="1,000 bytes of memory are free"):
+            read(tmp_path / name, LIKE, "pixels")
 
 
 def test_paths_that_cannot_be_sets(tmp_path):
@@ -157,14 +429,14 @@ def test_paths_that_cannot_be_sets(tmp_path):
     (tmp_path / "empty" / "cat").mkdir()
     for name, says in (
         ("none.pt", "no such file"),
-        ("set.txt", "cannot read .txt"),
+        ("set.txt", "cannot read .txt; a distilled set is"),
         ("set.pt", "cannot be read as plain tensors"),
         ("set.safetensors", "not a readable safetensors"),
         ("empty", "no folder for 2 of 3 classes"),
     ):
         with pytest.raises(UserError, match=says):
             read(tmp_path / name, LIKE)
-    with pytest.raises(UserError, match="hold pixels"):
+    with pytest.raises(UserError, match="hold pixels, not normalised"):
         read(tmp_path / "empty", LIKE, "normalised")
     ImageSet(NORMALISED[:, :1], LABELS, Facts("grey", LIKE.facts.class_names, (0.5,), (0.5,))).save(
         tmp_path / "grey.safetensors"
@@ -188,7 +460,7 @@ def test_a_file_is_judged_beside_its_baseline_and_its_assumptions_travel(tmp_pat
     )
     assert [r.network for r in results] == ["MLP", "ConvNetD2W16"] * 2
     assert any("class after class" in n for n in results[0].notes) and any(
-        "normalised values" in n for n in results[0].notes
+        "taken as normalised" in n for n in results[0].notes
     )
     table = rows(results)
     assert [r["set"] for r in table] == ["file", "file", "random real images", "random real images"]
@@ -217,3 +489,27 @@ def test_protocols_side_by_side_and_the_full_data_ceiling(tmp_path):
         evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], values="normalised", ceiling_epochs=0)
     with pytest.raises(UserError, match="protocol"):
         evaluate_file(tmp_path / "set.pt", "digits", [], ["MLP"], values="normalised")
+
+
+FROM_REAL = ["Random", "Herding", "K-Center", "Forgetting", "DC", "DSA", "DM", "CAFE", "KIP", "FRePo"]
+
+
+@pytest.mark.parametrize("name", [*FROM_REAL, "baseline"])
+def test_a_class_with_fewer_images_than_ipc_is_refused_by_whoever_starts_from_real_images(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    whole, _ = data.load("digits")
+    few = [i[: 4 if k == 3 else 12] for k, i in enumerate(whole.class_index)]
+    real, says = whole.subset(torch.cat(few)), "ipc 10: digits has only 4 images of class '3' to choose from"
+    if name == "baseline":
+        torch.save(
+            [real.draw_classes(10, stream(3)).flatten(0, 1), torch.arange(10).repeat_interleave(10)], tmp_path / "s.pt"
+        )
+        monkeypatch.setattr(data, "load", lambda *args, **options: (real, real))
+        with pytest.raises(UserError, match=says):
+            evaluate_file(tmp_path / "s.pt", "digits", "vico_dsa@1ep", ["MLP"], values="normalised", baseline=True)
+        return
+    config = METHODS[name].paper_config("digits", 10).smoke()
+    if name in ("DC", "CAFE"):  # which start from noise by default
+        config = replace(config, init="real")
+    with pytest.raises(UserError, match=says):
+        METHODS[name].distill(real, config, seed=0)

@@ -1,7 +1,11 @@
 """The same packages on every machine: pyproject, lock and conda environment agree, and every command is there."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -64,6 +68,116 @@ def test_make_hands_profile_notebook_and_parameters_on():
     line = "make -n reproduce PROFILE=small ONLY=skd/table1_accuracy PARAMS='-p ipcs=[1]'"
     said = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert "distill_lib reproduce --profile small --only skd/table1_accuracy" in said and "-p ipcs=[1]" in said
+
+
+# --- without a checkout ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The package as `pip install` puts it, in a folder of its own."""
+    place = tmp_path_factory.mktemp("installed")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place)
+    shutil.copytree(ROOT / "distill_lib", place / "distill_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = place.glob("*.whl")
+    shutil.unpack_archive(wheel, place / "site", "zip")
+    return place / "site"
+
+
+def plain(installed, tmp_path, *words, **environment):
+    """What a command of the installed package prints, run elsewhere."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("DISTILL_", "XDG_"))}
+    clean |= {"PYTHONPATH": str(installed), "HOME": str(tmp_path), "DISTILL_COMPILE": "0", **environment}
+    run = [sys.executable, *words] if words[0] == "-c" else [sys.executable, "-m", "distill_lib", *words]
+    return subprocess.run(run, cwd=tmp_path, env=clean, capture_output=True, text=True)
+
+
+def test_an_installed_package_computes_and_writes_nothing_into_itself(installed, tmp_path):
+    before = sorted(installed.rglob("*.csv"))
+    assert len([f for f in before if f.parent.name == "printed"]) == 4
+    cell = ["--cells", "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", "-p", "datasets=FashionMNIST"]
+    done = plain(installed, tmp_path, "run", "skd/table1_accuracy", *cell)
+    assert done.returncode == 0 and "1 computed" in done.stdout, done.stderr
+    assert list(tmp_path.glob(".local/share/distill_lib/runs/smoke/records/*/*/*.json"))
+    done = plain(installed, tmp_path, "plan", "skd/table1_accuracy", "--profile", "smoke", *cell)
+    assert done.returncode == 0 and done.stdout.startswith("recorded")
+    listed = json.loads(plain(installed, tmp_path, "list", "experiments", "--json").stdout)
+    assert all(row["cells"]["printed"] for row in listed if row["name"] == "skd/table1_accuracy")
+    assert sorted(installed.rglob("*.csv")) == before and {p.name for p in installed.iterdir()} - {"distill_lib"} == {
+        p.name for p in installed.glob("*.dist-info")
+    }
+    for words in (["book"], ["reproduce"]):
+        done = plain(installed, tmp_path, *words)
+        assert done.returncode == 2 and "needs the project's files" in done.stderr and done.stderr.count("\n") == 1
+
+
+UNKNOWN = """
+import os, pwd, runpy, sys
+def nobody(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = nobody
+for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"): os.environ.pop(name, None)
+sys.argv = ["distill", *sys.argv[1:]]
+runpy.run_module("distill_lib", run_name="__main__")
+"""
+
+
+def test_a_user_without_name_and_home_computes_or_is_told_what_to_set(installed, tmp_path):
+    words = [
+        "-c",
+        UNKNOWN,
+        "run",
+        "skd/table1_accuracy",
+        "--cells",
+        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
+    ]
+    done = plain(installed, tmp_path, *words)
+    assert done.returncode == 2 and "set DISTILL_RUNS to a folder" in done.stderr and done.stderr.count("\n") == 1
+    done = plain(installed, tmp_path, *words, DISTILL_RUNS=str(tmp_path / "r"), DISTILL_CACHE=str(tmp_path / "c"))
+    assert done.returncode == 0 and "computed" in done.stdout and not (tmp_path / "~").exists(), done.stderr
+
+
+ELSEWHERE = """
+import importlib, os, pathlib, pkgutil, signal, sys
+import distributed, torch, torch._dynamo, torchvision, timm, sklearn, pandas, matplotlib.pyplot, seaborn, diffusers
+import papermill, jupyter_client, psutil, medmnist, jupyter_book.sphinx, IPython.core.completer, torchmetrics, pynvml
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {absent!r}: raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+for name in {absent!r}: sys.modules.pop(name, None)
+for module, names in {{os: {of_os!r}, signal: {of_signal!r}}}.items():
+    for name in names: vars(module).pop(name, None)
+import distill_lib
+count = 0
+for info in pkgutil.walk_packages(distill_lib.__path__, "distill_lib."):
+    if not info.name.endswith("__main__") or info.name == "distill_lib.__main__":
+        importlib.import_module(info.name)
+        count += 1
+assert count > 90
+sys.platform = {platform!r}
+from distill_lib.core import measure, device
+with measure.measure("cpu") as cost: torch.ones(9).sum()
+device.pick("cpu")
+print(count)
+"""
+MISSING = {  # what the standard library lacks there
+    "win32": (
+        ("resource", "fcntl", "pwd", "grp", "termios", "syslog"),
+        ("sched_getaffinity", "nice", "fork", "setsid", "getuid", "geteuid", "getpgid", "killpg"),
+        ("SIGKILL", "SIGCHLD", "SIGALRM", "SIGHUP", "SIGUSR1"),
+    ),
+    "darwin": ((), ("sched_getaffinity",), ()),
+}
+
+
+@pytest.mark.parametrize("platform", MISSING)
+def test_every_module_imports_where_other_systems_lack_something(platform):
+    absent, of_os, of_signal = MISSING[platform]
+    code = ELSEWHERE.format(absent=absent, of_os=of_os, of_signal=of_signal, platform=platform)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_licence_and_citation_are_the_project_s():

@@ -14,25 +14,43 @@ from typing import Any
 import torch
 
 from .errors import UserError
+from .paths import switch
 
 
 def pick(name: str | None = None) -> torch.device:
-    """The device to compute on: the one named, else `DISTILL_DEVICE`, else the first GPU, else the CPU.
+    """The device to compute on: the one named, else `DISTILL_DEVICE`, else the first CUDA device, else the CPU.
 
-    Raises: UserError: a GPU was asked for and there is none.
+    Apple's GPU, `mps`, is used where it is named: it rounds otherwise, and no record here was made on one.
+    Raises: UserError: no such device, or it does not compute.
     """
-    name = name or os.environ.get("DISTILL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or os.environ.get("DISTILL_DEVICE", "").strip() or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"unknown device {name!r}: use cpu, cuda or cuda:0") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:0 or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}, but torch sees no GPU: use cpu, or install a CUDA build of torch")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"device {name!r} was asked for but torch sees {count} GPUs: the last is cuda:{count - 1}")
+    if device.type == "mps" and not (torch.backends.mps.is_available() and _computes(device)):
+        raise UserError(f"device {name!r} was asked for but this torch cannot compute on Apple's GPU here: use cpu")
     if device.type == "cpu":
         keep_memory()
     else:
         set_rounding()
     return device
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether a convolution and its derivative can be computed there."""
+    try:
+        x = torch.ones(1, 1, 3, 3, device=device, requires_grad=True)
+        torch.nn.functional.conv2d(x, x).sum().backward()
+        return bool(x.grad.cpu().isfinite().all())
+    except RuntimeError:
+        return False
 
 
 def set_rounding() -> bool:
@@ -44,7 +62,7 @@ def set_rounding() -> bool:
 
     Returns: whether convolutions round.
     """
-    wanted = os.environ.get("DISTILL_TF32", "1") != "0"
+    wanted = switch("DISTILL_TF32", True)
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted, False
     return wanted
 
@@ -59,7 +77,7 @@ def keep_memory() -> bool:
 
     Returns: whether the C library does.
     """
-    if sys.platform != "linux" or os.environ.get("DISTILL_KEEP_MEMORY", "1") == "0":
+    if sys.platform != "linux" or not switch("DISTILL_KEEP_MEMORY", True):
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -87,6 +105,8 @@ def describe(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU (mps)"
     model = "CPU"
     if sys.platform == "linux":
         with open("/proc/cpuinfo") as f:
@@ -97,7 +117,7 @@ def describe(device: torch.device | str) -> str:
 @functools.cache
 def can_compile() -> bool:
     """Whether torch.compile finds a C++ compiler; warns once if not. `DISTILL_COMPILE=0` turns compiling off."""
-    if os.environ.get("DISTILL_COMPILE", "1") == "0":
+    if not switch("DISTILL_COMPILE", True):
         return False
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
         return True

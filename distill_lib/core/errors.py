@@ -6,8 +6,16 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """The text with the bytes of file names that are not UTF-8 written as `\\udce9`, so that it can be printed."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class UserError(ValueError):
     """Bad input, said once: what was given and what would work. The command line prints it without a traceback."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
 
 
 class TimeUp(Exception):

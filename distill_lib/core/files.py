@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import paths
 from .errors import UserError
 
 
@@ -46,12 +47,30 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         if full(err, path):
             raise DiskFull(f"cannot write {path}: No space left on device; nothing was changed") from None
         if isinstance(err, OSError):
-            raise UserError(f"cannot write {path}: {err.strerror or err}; nothing was changed") from None
+            raise unwritable(path, err) from None
         raise
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
     return path
+
+
+def unwritable(path: Path, err: OSError) -> UserError:
+    """The error for a file that cannot be written; names the variable that moves its folder, where there is one."""
+    hint, places = "", {"DISTILL_RUNS": paths.runs, "DISTILL_CACHE": paths.cache}
+    with contextlib.suppress(UserError):  # there is no such folder
+        moved = next((variable for variable, place in places.items() if path.is_relative_to(place())), "")
+        hint = moved and f"; set {moved} to a folder that can be written to"
+    return UserError(f"cannot write {path}: {err.strerror or err}; nothing was changed{hint}")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the errors of a block that writes to `path` into one line."""
+    try:
+        yield
+    except OSError as err:
+        raise unwritable(path, err) from None
 
 
 def write_json(path: Path, body: Any) -> Path:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
 import pynvml
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 @dataclass
@@ -77,6 +82,8 @@ def forget_peak() -> None:
 def peak_mb() -> float:
     with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as f:
         return int(next(line for line in f if line.startswith("VmHWM:")).split()[1]) / 2**10
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

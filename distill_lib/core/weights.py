@@ -26,13 +26,13 @@ FOLDERS = {  # name on the hub: what it is, and a file that must be in it
 
 def find_folder(name: str) -> Path | None:
     """Where a folder of weights lies: the path itself, its last part in a folder of weights, or the hub's cache."""
-    if (path := Path(name).expanduser()).is_dir():
+    if (path := Path(os.path.expanduser(name))).is_dir():
         return path
     for parent in paths.weight_folders():
         if (path := parent / name.rpartition("/")[2]).is_dir():
             return path
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{name.replace('/', '--')}"
+    hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME') or '~/.cache/huggingface'}/hub"
+    cache = Path(os.path.expanduser(hub)) / f"models--{name.replace('/', '--')}"
     snapshots = sorted((cache / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime)
     return snapshots[-1] if snapshots else None
 

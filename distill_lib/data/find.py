@@ -3,8 +3,10 @@ checksum."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
+import lzma
 import os
 import shutil
 import socket
@@ -12,7 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import torch
 
 from ..core import paths, rng
 from ..core.errors import UserError
-from . import prepare, read
+from . import arrays, folders, prepare, read
 from .catalogue import Dataset
 from .read import Part, Source
 
@@ -67,7 +69,7 @@ def bundled(dataset: Dataset) -> Source:
             f"{path}: damaged: its sha256 is {found}, not {BUNDLED_SHA256[dataset.name]}; "
             "restore it (git checkout, or install distill_lib again)"
         )
-    return read.npz(path)
+    return arrays.npz(path)
 
 
 def digits() -> Source:
@@ -85,9 +87,11 @@ def digits() -> Source:
     return Source("scikit-learn", Path("scikit-learn"), [], ("train", "test"), whole)
 
 
-def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    labels: np.ndarray, per_class: int | float, seed: int, names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions to keep and positions held out, `per_class` images (or that share, below 1) of every class, both in
-    order.
+    order. `names` of the classes are for the message.
 
     Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
@@ -100,8 +104,9 @@ def hold_out(labels: np.ndarray, per_class: int | float, seed: int) -> tuple[np.
         members = np.flatnonzero(labels == k)
         n = max(1, round(per_class * len(members))) if per_class < 1 else int(per_class)
         if n >= len(members):
+            which = f"{k} ({names[k]})" if names and names[k] != str(k) else k
             raise UserError(
-                f"cannot hold out {n} images of class {k}: it has {len(members)}, and at least one must stay"
+                f"cannot hold out {n} images of class {which}: it has {len(members)}, and at least one must stay"
             )
         held.append(members[torch.randperm(len(members), generator=g)[:n].numpy()])
     held = np.sort(np.concatenate(held))
@@ -141,6 +146,8 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
     if folder.is_file():
         if folder.suffix == ".npz":
             return _npz(dataset, folder, size)
+        if folder.name in ARCHIVES.get(dataset.name, {}):
+            return _in_archive(dataset, folder, size)
         raise UserError(f"{folder}: not a folder, and not an .npz file")
     if not folder.is_dir():
         return None
@@ -158,23 +165,36 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
     if dataset.family == "imagenet":
         for sub in paths.IMAGENET_FOLDERS:
             if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
-                if source := read.image_folder(folder / sub, dataset.class_names, dataset.wnids):
+                if source := folders.named_folder(folder / sub, dataset.class_names, dataset.wnids):
                     return source
     for file in _npz_names(dataset, size):
         if (folder / file).is_file():
             return _npz(dataset, folder / file, size)
     if dataset.family == "tiny":
-        for sub in ("tiny-imagenet-200", "tinyimagenet", *here):
-            if source := read.tiny_imagenet(folder / sub):
+        for sub in ("tiny-imagenet-200", "tinyimagenet", name, *here):
+            if source := folders.tiny_imagenet(folder / sub):
                 return source
-    for sub in (name, name.lower(), *FOLDERS.get(name, ()), *here):
-        names = () if dataset.family == "tiny" else dataset.class_names
-        if source := read.image_folder(folder / sub, names, dataset.wnids):
-            return source
+    else:
+        for sub in (name, name.lower(), *FOLDERS.get(name, ()), *here):
+            if source := folders.named_folder(folder / sub, dataset.class_names, dataset.wnids):
+                return source
     for archive in ARCHIVES.get(name, {}):
         if (folder / archive).is_file():
-            return in_folder(dataset, unpacked(folder / archive), size, itself=True)
+            return _in_archive(dataset, folder / archive, size)
     return None
+
+
+def _in_archive(dataset: Dataset, archive: Path, size: int) -> Source:
+    """The set in an archive, also where further folders wrap it there."""
+    inside = top = unpacked(archive)
+    while True:
+        if source := in_folder(dataset, inside, size, itself=True):
+            return source
+        deeper = [p for p in inside.iterdir() if p.is_dir() and not folders.NOT_DATA.fullmatch(p.name)]
+        if len(deeper) != 1:
+            found = ", ".join(sorted(p.name for p in top.iterdir())) or "nothing"
+            raise UserError(f"{archive}: {dataset.name} is not in it; it holds {found}. Fetch it again")
+        inside = deeper[0]
 
 
 def _npz(dataset: Dataset, path: Path, size: int) -> Source:
@@ -185,7 +205,7 @@ def _npz(dataset: Dataset, path: Path, size: int) -> Source:
 
         return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
 
-    source = read.npz(path, published, join_marks=dataset.name == "ChestMNIST")
+    source = arrays.npz(path, published, join_marks=dataset.name == "ChestMNIST")
     if "train" not in source.splits or not {"test", "val"} & set(source.splits):
         need = "train_images, train_labels, test_images, test_labels"
         raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs {need}")
@@ -229,7 +249,7 @@ def drop_outdated(path: Path) -> None:
 def unpacked(archive: Path) -> Path:
     """The folder an archive was unpacked to in the user's cache; unpacks it the first time, complete or not at all.
 
-    Raises: UserError: truncated or damaged archive.
+    Raises: UserError: truncated or damaged, protected by a password, packed in a way Python cannot read.
     """
     stat = archive.stat()
     key = hashlib.sha256(f"{archive}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:16]
@@ -241,13 +261,42 @@ def unpacked(archive: Path) -> Path:
             clear_stale(target)
             part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
             try:
-                shutil.unpack_archive(archive, part, filter=None if archive.suffix == ".zip" else "data")
+                _unpack(archive, part)
                 part.rename(target)
-            except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as err:
-                raise UserError(f"{archive}: truncated or damaged archive ({err}); fetch it again") from None
+            except tarfile.FilterError as err:
+                raise UserError(f"{archive}: not unpacked, it would write outside its folder ({err})") from None
+            except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as err:
+                if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+                    raise prepare.unwritable(target.parent, err) from None
+                why = str(err).partition("\n")[0]
+                raise UserError(f"{archive}: truncated or damaged archive ({why}); fetch it again") from None
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _unpack(archive: Path, to: Path) -> None:
+    with open(archive, "rb") as f:
+        if why := read.instead(f.read(512)):
+            raise UserError(f"{archive}: {why}")
+    if archive.suffix.lower() != ".zip":
+        with tarfile.open(archive) as tar:
+            tar.extractall(to, filter="data")
+        return
+    by_hand = "unpack it yourself (7z x) and give the folder"
+    with zipfile.ZipFile(archive) as z:
+        for member in z.infolist():
+            member.filename = member.filename.replace("\\", "/")  # some Windows tools write names so
+            if member.filename.startswith("/") or ".." in member.filename.split("/"):
+                raise UserError(f"{archive}: not unpacked, it would write outside its folder ({member.filename})")
+            if member.flag_bits & 1:
+                raise UserError(f"{archive}: protected by a password; {by_hand}")
+            if member.compress_type not in (0, 8, 12, 14):  # stored, deflate, bzip2, LZMA
+                kind = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
+                raise UserError(f"{archive}: packed with {kind}, which Python cannot read; {by_hand}")
+            if (to / member.filename).is_file():
+                raise UserError(f"{archive}: holds {member.filename} twice; {by_hand}")
+            z.extract(member, to)
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
@@ -281,7 +330,8 @@ def how_to_fetch(dataset: Dataset, size: int) -> str:
     """The command that fetches a set by hand, or what to do where there is no direct address."""
     folder = next(iter(paths.given_data_folders()), paths.cache() / "downloads")
     if dataset.family == "imagenet" and dataset.name not in FOLDERS:
-        return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {folder}/imagenet/train/<wnid>/ and val/<wnid>/"
+        where = f"{folder}/imagenet/train/<wnid>/ and val/<wnid>/"
+        return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {where}"
     if dataset.name == "BloodCells":
         return f"kaggle datasets download paultimothymooney/blood-cells --unzip -p {folder}/bloodcells"
     return " && ".join(
@@ -336,8 +386,8 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
         return bundled(dataset)
     if dataset.family == "digits":
         return digits()
-    folders = [folder] if folder else paths.data_folders()
-    for place in folders:
+    places = [folder] if folder else paths.data_folders()
+    for place in places:
         if source := in_folder(dataset, place, size, itself=folder is not None):
             return source
     why = ""
@@ -350,8 +400,9 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
             why = f" Downloading failed: {str(err).rstrip(chr(46))}."
     elif folder is None and not allow_download:
         why = " Downloading is off."
+    where = ", ".join(map(str, places))
     raise UserError(
-        f"{dataset.name}: not found. Wanted one of {'; '.join(wanted(dataset, size))} in {', '.join(map(str, folders))}.{why} "
+        f"{dataset.name}: not found. Wanted one of {'; '.join(wanted(dataset, size))} in {where}.{why} "
         f"Fetch it with: {how_to_fetch(dataset, size)}"
         + ("" if folder else " ; or set DISTILL_DATA to the folders that hold your data sets")
         + ("; or pass resize='bicubic' to enlarge the 28 px images" if dataset.sizes and size != 28 else "")

@@ -63,9 +63,8 @@ class Facts:
         return (normalised - shift) / (255 * scale)
 
 
-READERS: dict[
-    str, Callable[[Any], ImageSet]
-] = {}  # of sets of other kinds, by the format line of their files; who makes such sets adds its own
+# Readers of sets of other kinds, by the format line of their files. Who makes such sets adds its own.
+READERS: dict[str, Callable[[Any], ImageSet]] = {}
 
 
 class ImageSet:
@@ -91,21 +90,20 @@ class ImageSet:
             raise UserError(
                 f"{facts.name}: {images.shape[1]} channels, but mean and std have {len(facts.mean)}, {len(facts.std)}"
             )
+        n, classes = len(images), len(facts.class_names)
         hard = labels.ndim == 1 and labels.dtype == torch.int64
-        soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == len(facts.class_names)
-        if not (hard or soft) or len(labels) != len(images):
+        soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == classes
+        if not (hard or soft) or len(labels) != n:
             raise UserError(
-                f"{facts.name}: labels must be ({len(images)},) int64 or ({len(images)}, {len(facts.class_names)}) float; "
+                f"{facts.name}: labels must be ({n},) int64 or ({n}, {classes}) float; "
                 f"got {tuple(labels.shape)} {labels.dtype}"
             )
-        if hard and len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(facts.class_names)):
-            raise UserError(
-                f"{facts.name}: label {int(labels.min())}..{int(labels.max())} out of range for {len(facts.class_names)} classes"
-            )
+        if hard and n and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+            span = f"{int(labels.min())}..{int(labels.max())}"
+            raise UserError(f"{facts.name}: label {span} out of range for {classes} classes")
         if whitening is not None and len(whitening.mean) != math.prod(images.shape[1:]):
-            raise UserError(
-                f"{facts.name}: a whitening of {len(whitening.mean)} numbers does not fit images of {tuple(images.shape[1:])}"
-            )
+            size = f"{len(whitening.mean)} numbers"
+            raise UserError(f"{facts.name}: a whitening of {size} does not fit images of {tuple(images.shape[1:])}")
         self.images, self.labels, self.facts, self.whitening = images, labels, facts, whitening
 
     @classmethod
@@ -200,21 +198,21 @@ class ImageSet:
         order = torch.argsort(labels, stable=True)
         return list(torch.split(order, torch.bincount(labels, minlength=self.num_classes).tolist()))
 
+    def enough(self, ipc: int, classes: list[Tensor] | None = None) -> None:
+        """Raises: UserError: a class has fewer than `ipc` images, or fewer of those at the positions `classes`."""
+        for name, places in zip(self.facts.class_names, classes or self.class_index):
+            if len(places) < ipc:
+                raise UserError(
+                    f"ipc {ipc}: {self.facts.name} has only {len(places)} images of class {name!r} to choose from"
+                )
+
     def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
         """(K, n) positions: n images of every class, without replacement within a class (with, where a class has
         fewer)."""
-        rows = []
-        for members in self.class_index:
+        for name, members in zip(self.facts.class_names, self.class_index):
             if not len(members):
-                raise UserError(
-                    f"{self.facts.name}: class {len(rows)} ({self.facts.class_names[len(rows)]}) has no images"
-                )
-            if n <= len(members):
-                pick = torch.randperm(len(members), generator=rng)[:n]
-            else:
-                pick = torch.randint(len(members), (n,), generator=rng)
-            rows.append(members[pick])
-        return torch.stack(rows)
+                raise UserError(f"{self.facts.name}: class {self.facts.class_names.index(name)} ({name}) has no images")
+        return torch.stack([_pick(members, n, rng) for members in self.class_index])
 
     def draw_classes(self, n: int, rng: torch.Generator) -> Tensor:
         """(K, n, C, H, W) normalised: n random images of every class."""
@@ -223,18 +221,13 @@ class ImageSet:
 
     def draw(self, k: int, n: int, rng: torch.Generator) -> Tensor:
         """(n, C, H, W) normalised: n random images of class k."""
-        members = self.class_index[k]
-        pick = (
-            torch.randperm(len(members), generator=rng)[:n]
-            if n <= len(members)
-            else torch.randint(len(members), (n,), generator=rng)
-        )
-        return self.take(members[pick])[0]
+        return self.take(_pick(self.class_index[k], n, rng))[0]
 
     def initial_images(self, ipc: int, init: Literal["real", "noise"], rng: torch.Generator) -> Tensor:
         """(K, ipc, C, H, W) to learn from: random images of every class, or standard normal noise, in normalised
         units."""
         if init == "real":
+            self.enough(ipc)
             return self.draw_classes(ipc, rng)
         return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 
@@ -324,3 +317,10 @@ class ImageSet:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None
         facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
         return ImageSet(images, labels, Facts(**facts), whitening)
+
+
+def _pick(members: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """n of the positions, without replacement; with, where there are fewer."""
+    if n <= len(members):
+        return members[torch.randperm(len(members), generator=rng)[:n]]
+    return members[torch.randint(len(members), (n,), generator=rng)]

@@ -6,24 +6,28 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.errors import UserError
 from ..core.files import atomically
+from . import read
 from .read import Part
 
 FORMAT = "distill_lib.prepared/1"
@@ -34,6 +38,8 @@ RESIZE = {
     "squeeze": "both sides to the resolution (bilinear, antialiased); the aspect ratio is lost",
 }
 GREY, COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
+ORIENTATION = ExifTags.Base.Orientation
+UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError)  # of Pillow
 
 
 def resize(image: Image.Image, resolution: int, rule: str) -> Image.Image:
@@ -50,70 +56,149 @@ def resize(image: Image.Image, resolution: int, rule: str) -> Image.Image:
     return image.resize((w, h), method).crop((left, top, left + resolution, top + resolution))
 
 
-def open_image(item: Path | bytes | np.ndarray, decode: bool = True) -> Image.Image:
+class Seen:
+    """What was found in a split's images: their sizes (W, H), PIL modes, and what a reader of pixels should know."""
+
+    def __init__(self):
+        self.sizes: set[tuple[int, int]] = set()
+        self.modes: Counter[str] = Counter()
+        self.odd: Counter[str] = Counter()
+
+    def add(self, other: Seen) -> None:
+        self.sizes |= other.sizes
+        self.modes += other.modes
+        self.odd += other.odd
+
+    def notes(self, as_shown: bool) -> list[str]:
+        """For `Facts.notes`. `as_shown` as in `fill`."""
+        what = {
+            "turned": f"a rotation tag: {'turned as it says' if as_shown else 'not turned, as the papers read them'}",
+            "clear": f"transparent parts: {'white there' if as_shown else 'the colours under them are read'}",
+            "several": "several frames or pages: the first is read",
+        }
+        return [f"{n:,} image{' has' if n == 1 else 's have'} {what[kind]}" for kind, n in sorted(self.odd.items())]
+
+
+def open_image(item: Path | bytes | np.ndarray, decode: bool = True, name: str = "") -> Image.Image:
     """A PIL image, decoded or with its header only.
 
-    Raises: UserError: the file is missing, truncated or no image.
+    Args:
+        name: what an error calls an image that is no file.
+    Raises: UserError: the file is missing, truncated, no image, or has more than 8 bits per channel.
     """
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[-1] == 1 else item)
+    name = name or (f"{item}" if isinstance(item, Path) else "an image stored in the set")
     try:
         image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
-        if decode:
+        bits = _deep(image)
+        if decode and not bits:
             image.load()
-        return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-        name = "an image stored in the set" if isinstance(item, bytes) else item
-        raise UserError(f"{name}: cannot be read as an image ({err})") from None
+    except UNREADABLE as err:
+        reason = "not an image of a known kind" if isinstance(err, UnidentifiedImageError) else str(err)
+        with suppress(OSError):
+            reason = read.instead(item if isinstance(item, bytes) else item.open("rb").read(512)) or reason
+        raise UserError(f"{name}: cannot be read as an image ({reason})") from None
+    if bits:
+        raise UserError(f"{name}: more than 8 bits per channel ({bits}); convert the images to 8 bits first")
+    return image
 
 
-def survey(part: Part) -> tuple[set[tuple[int, int]], dict[str, int]]:
-    """Sizes (W, H) of a split's images, and how many have each PIL mode, from the files' headers alone."""
+def _deep(image: Image.Image) -> str:
+    """What says that an image has more than 8 bits per channel: its mode, or how its file stores pixels; else ""."""
+    if image.mode.startswith(("I", "F")):
+        return image.mode
+    stored = str([tile[3] for tile in image.tile]) if isinstance(image, ImageFile) else ""
+    found = re.search(r"[A-Za-z]+;(1[0-6]|32|64)[BLNSF]", stored)
+    per_sample = getattr(image, "tag_v2", {}).get(258, ())  # TIFF's bits per sample
+    return found[0] if found else f"{max(per_sample)} bits" if max(per_sample, default=8) > 8 else ""
+
+
+def _pixels(part: Part, i: int, mode: str, as_shown: bool, seen: Seen) -> Image.Image:
+    """Image `i` in the mode wanted, and what is special about it."""
+    item = part.images[i]
+    if isinstance(item, np.ndarray):
+        image = open_image(item)
+        seen.sizes.add(image.size)
+        return image.convert(mode)
+    name = part.name(i)
+    with open_image(item, decode=False, name=name) as image:
+        try:
+            several = getattr(image, "n_frames", 1) > 1
+            turned = image.format == "TIFF" and _orientation(image) > 1  # Pillow turns TIFF itself
+            image.load()
+            turned = turned or _orientation(image) > 1
+            if as_shown and turned:
+                image = ImageOps.exif_transpose(image)
+            over = image.convert("RGBA") if image.has_transparency_data else None
+            clear = over is not None and over.getextrema()[3][0] < 255
+            if as_shown and clear:
+                image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+            seen.sizes.add(image.size)
+            seen.odd += Counter(turned=turned, clear=clear, several=several)
+            return image.convert(mode)
+        except UNREADABLE as err:
+            raise UserError(f"{name}: cannot be read as an image ({err})") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation tag: 1 upright, 2 to 8 mirrored or turned."""
+    try:
+        tag = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block of any kind says nothing
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
+def survey(part: Part) -> Seen:
+    """Sizes, modes and transparency of a split's images, from the files' headers alone."""
+    seen = Seen()
     if isinstance(part.images, np.ndarray):
         h, w = part.images.shape[1:3]
-        grey = part.images.ndim == 3 or part.images.shape[-1] == 1
-        return {(w, h)}, {"L" if grey else "RGB": len(part.images)}
+        seen.sizes.add((w, h))
+        seen.modes["L" if part.images.ndim == 3 or part.images.shape[-1] == 1 else "RGB"] = len(part.images)
+        return seen
 
-    def look(start: int) -> tuple[set[tuple[int, int]], list[str]]:
-        had, found = set(), []
-        for item in part.images[start : start + 64]:
-            with open_image(item, decode=False) as image:
-                had.add(image.size)
-                found.append(image.mode)
-        return had, found
+    def look(start: int) -> Seen:
+        some = Seen()
+        for i in range(start, min(start + 64, len(part.images))):
+            with open_image(part.images[i], decode=False, name=part.name(i)) as image:
+                some.sizes.add(image.size)
+                some.modes[image.mode] += 1
+                some.odd["clear"] += image.has_transparency_data
+        return some
 
-    sizes, modes = set(), Counter()
     with ThreadPoolExecutor(_workers()) as pool:
-        for had, found in pool.map(look, range(0, len(part.images), 64)):
-            sizes |= had
-            modes.update(found)
-    return sizes, modes
+        for some in pool.map(look, range(0, len(part.images), 64)):
+            seen.add(some)
+    return seen
 
 
-def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> set[tuple[int, int]]:
+def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str, as_shown: bool = True) -> Seen:
     """Write a split's pixels into `out` (N, C, R, R) uint8, decoding on all cores.
 
-    Returns: the sizes (W, H) the images had.
+    Args:
+        as_shown: as a viewer shows the images: turned as their rotation tag says, white where they are transparent.
+                  False: as stored, which is how the papers' codes read the named sets.
     """
     n, channels = out.shape[:2]
     mode = "L" if channels == 1 else "RGB"
+    seen = Seen()
     if isinstance(part.images, np.ndarray) and part.images.shape[1:3] == (resolution, resolution):
         images = part.images if part.images.ndim == 4 else part.images[..., None]
         if images.shape[-1] == channels:
             for i in range(0, n, 4096):
                 out[i : i + 4096] = images[i : i + 4096].transpose(0, 3, 1, 2)
-            return {(resolution, resolution)}
+            seen.sizes.add((resolution, resolution))
+            return seen
 
-    def some(start: int) -> tuple[int, set[tuple[int, int]]]:
-        stop, had = min(start + 64, n), set()
+    def some(start: int) -> tuple[int, Seen]:
+        stop, had = min(start + 64, n), Seen()
         for i in range(start, stop):
-            image = open_image(part.images[i])
-            had.add(image.size)
-            pixels = np.asarray(resize(image.convert(mode), resolution, rule))
+            pixels = np.asarray(resize(_pixels(part, i, mode, as_shown, had), resolution, rule))
             out[i] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
         return stop - start, had
 
-    sizes = set()
     quiet = not sys.stderr.isatty()
     with (
         ThreadPoolExecutor(_workers()) as pool,
@@ -121,12 +206,12 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str) -> 
     ):
         try:
             for done, had in pool.map(some, range(0, n, 64)):
-                sizes |= had
+                seen.add(had)
                 bar.update(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return sizes
+    return seen
 
 
 def _workers() -> int:
@@ -136,9 +221,7 @@ def _workers() -> int:
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and std per channel of (N, C, H, W) uint8 pixels in [0, 1], exact: from counts of the 256 values."""
     counts = np.zeros((images.shape[1], 256))
-    step = max(
-        1, 2**22 // (images.shape[2] * images.shape[3])
-    )  # images whose pixels take 32 MB as the int64 bincount makes of them
+    step = max(1, 2**22 // (images.shape[2] * images.shape[3]))  # images that take 32 MB as bincount's int64
     for i in range(0, len(images), step):
         for c in range(images.shape[1]):
             counts[c] += np.bincount(images[i : i + step, c].ravel(), minlength=256)
@@ -155,7 +238,8 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
         raise UserError(f"{where}: no images")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
-            f"{where}: labels run from {labels.min()} to {labels.max()}; the set has {classes} classes, 0 to {classes - 1}"
+            f"{where}: labels run from {labels.min()} to {labels.max()}; "
+            f"the set has {classes} classes, 0 to {classes - 1}"
         )
     empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     if len(empty):
@@ -192,7 +276,8 @@ def write(
         raise unwritable(path.parent, err) from None
     if free < start + size:
         raise UserError(
-            f"{path.parent}: {start + size:,} bytes are needed, {free:,} are free; set DISTILL_CACHE to a folder on a larger disk"
+            f"{path.parent}: {start + size:,} bytes are needed, {free:,} are free; "
+            "set DISTILL_CACHE to a folder on a larger disk"
         )
 
     def make(part: Path) -> None:

@@ -3,15 +3,14 @@ it."""
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import os
-import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,7 @@ import numpy as np
 
 from ..core.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -30,15 +28,21 @@ class Part:
     images: (N, H, W) or (N, H, W, C) uint8 pixels, or N files, or N encoded files in memory.
     labels: (N,) int64.
     verified: the files carry the published checksums.
+    names: where each encoded image came from, such as "train.parquet, row 7", for messages.
     """
 
     images: np.ndarray | list[Path] | list[bytes]
     labels: np.ndarray
     verified: bool = False
+    names: Sequence[str] = ()
 
     def take(self, index: np.ndarray) -> Part:
         images = self.images[index] if isinstance(self.images, np.ndarray) else [self.images[i] for i in index]
-        return Part(images, self.labels[index], self.verified)
+        return Part(images, self.labels[index], self.verified, [self.names[i] for i in index] if self.names else ())
+
+    def name(self, i: int) -> str:
+        """How a message names image `i`."""
+        return str(self.images[i]) if isinstance(self.images[i], Path) else self.names[i] if self.names else f"row {i}"
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Source:
     """Where a set was found and how to read its splits.
 
     files: everything the pixels depend on; a prepared copy is made again when one of them changes.
+    key: what else they depend on: which files are which part and class.
     """
 
     form: str
@@ -55,13 +60,14 @@ class Source:
     read: Callable[[str], Part]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    key: str = ""
 
     def fingerprint(self) -> str:
         """Hash of the path, size and time of every file."""
-        h = hashlib.sha256()
+        h = hashlib.sha256(self.key.encode())
         for f in self.files:
             s = os.stat(f)
-            h.update(f"{os.path.abspath(f)}\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
+            h.update(os.fsencode(os.path.abspath(f)) + f"\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
         return h.hexdigest()[:16]
 
 
@@ -95,10 +101,13 @@ def idx_folder(folder: Path) -> Source | None:
     found = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         for kind in ("images-idx3", "labels-idx1"):
-            files = [f for f in (folder / f"{stem}-{kind}-ubyte", folder / f"{stem}-{kind}-ubyte.gz") if f.is_file()]
-            if not files:
-                return None
-            found[split, kind] = files[0]
+            files = [folder / f"{stem}-{kind}-ubyte", folder / f"{stem}-{kind}-ubyte.gz"]
+            found[split, kind] = next((f for f in files if f.is_file()), None)
+    missing = [f"{kind} of the {split} part" for (split, kind), file in found.items() if file is None]
+    if len(missing) == len(found):
+        return None
+    if missing:
+        raise UserError(f"{folder}: {', '.join(missing)} missing; fetch the set again")
 
     def read(split: str) -> Part:
         images, labels = idx(found[split, "images-idx3"]), idx(found[split, "labels-idx1"])
@@ -137,191 +146,44 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
     return Source("torchvision", folder, files, ("train", "test"), read)
 
 
-# --- npz -------------------------------------------------------------------------------------------------------------
-def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join_marks: bool = False) -> Source:
-    """A file with MedMNIST's keys (`train_images`, `train_labels`, ...), or just `images` and `labels`.
+def instead(head: bytes) -> str:
+    """What a file holds instead of data, from its first bytes: "" where it is none of the usual mishaps."""
+    start = head[:512].lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself; run: git lfs pull"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page, not the file itself; fetch it again"
+    return ""
 
-    Optional key: `class_names` or `classes`.
 
-    Args:
-        join_marks: labels of several 0/1 marks per image become 0 (no mark) and 1 (any mark).
-    Raises: UserError: not an npz file, keys missing, pickled objects inside.
+def unreadable(path: Path, err: BaseException, what: str) -> UserError:
+    """The error for a file that a reader refused: what lies there instead, or what the reader said, in one line.
+
+    Nothing is passed on that advises to unpickle.
     """
     try:
-        with np.load(path, allow_pickle=False) as z:
-            keys = set(z.files)
-            names = next((tuple(map(str, z[k])) for k in ("class_names", "classes") if k in keys), ())
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, AttributeError) as err:
-        raise UserError(f"{path}: cannot be read as an npz file ({err})") from None
-    splits = tuple(s for s in SPLIT_FOLDERS if {f"{s}_images", f"{s}_labels"} <= keys)
-    if not splits and {"images", "labels"} <= keys:
-        splits = ("all",)
-    if not splits:
-        raise UserError(
-            f"{path}: has the keys {', '.join(sorted(keys)) or '(none)'}; needs train_images, train_labels, test_images, test_labels, "
-            "or images and labels"
-        )
-
-    @functools.cache
-    def verified() -> bool:
-        want = published_md5()
-        return want is not None and md5(path) == want
-
-    def read(split: str) -> Part:
-        prefix = "" if split == "all" else f"{split}_"
-        try:
-            with np.load(path, allow_pickle=False) as z:
-                images, labels = z[f"{prefix}images"], z[f"{prefix}labels"]
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as err:
-            raise UserError(f"{path}: truncated or damaged ({err})") from None
-        if images.dtype != np.uint8:
-            raise UserError(f"{path}: {prefix}images are {images.dtype}; save them as uint8 pixels, 0 to 255")
-        if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
-            images = images.transpose(0, 2, 3, 1)
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-            raise UserError(
-                f"{path}: {prefix}images have shape {images.shape}; needed (N, H, W) or (N, H, W, C) with 1 or 3 channels"
-            )
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if join_marks and labels.ndim == 2:
-            labels = labels.any(1)
-        if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) != len(images):
-            raise UserError(
-                f"{path}: {prefix}labels are {labels.dtype} {labels.shape}; needed one whole number for each of {len(images)} images"
-            )
-        return Part(images, labels.astype(np.int64), verified())
-
-    return Source("npz", path, [path], splits, read, names)
-
-
-# --- image folders ---------------------------------------------------------------------------------------------------
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of `root` that hold a split: train, val or validation, test, in any case."""
-    if not root.is_dir():
-        return {}
-    by_lower = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    return {s: by_lower[n] for s, names in SPLIT_FOLDERS.items() for n in names if n in by_lower}
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files under a folder, sorted by path."""
-    return sorted(
-        Path(top, f)
-        for top, _, files in os.walk(folder, followlinks=True)
-        for f in files
-        if f.lower().endswith(IMAGE_SUFFIXES) and not f.startswith(".")
-    )
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
-def class_folders(root: Path, class_names: Sequence[str], wnids: Sequence[str] = ()) -> list[Path]:
-    """The folder of each class, in label order: named by wnid, class name or label number.
-
-    Raises: UserError: a class has no folder.
-    """
-    found = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    found |= {slug(name): p for name, p in found.items()} | {
-        str(int(name)): p for name, p in found.items() if name.isdigit()
+        with open(path, "rb") as f:
+            head = f.read(512)
+    except OSError as no:
+        return UserError(f"{path}: cannot be read: {no.strerror or no}")
+    whole = False
+    with suppress(zipfile.BadZipFile):  # raised for some archives that are none
+        whole = zipfile.is_zipfile(path)
+    kinds = {
+        b"\x93NUMPY": "a single array (.npy)",
+        b"PK": "" if whole else "a zip archive, cut short",
+        b"\x80": "a Python pickle, which may hold code and is never run",
+        b"\x89HDF": "an HDF5 file",
+        b"PAR1": "a parquet file",
+        b"ARROW1": "an Arrow file",
+        b"\x1f\x8b": "a gzip archive",
+        b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image",
     }
-    folders, missing = [], []
-    for k, name in enumerate(class_names):
-        names = [wnids[k]] if wnids else [name.lower(), slug(name), str(k)]
-        hit = next((found[n] for n in names if n in found), None)
-        folders.append(hit)
-        if hit is None:
-            missing.append(f"{name} ({names[0]})" if wnids else name)
-    if missing:
-        flat = any(f.name.startswith("ILSVRC2012_val_") for f in list(root.iterdir())[:1])
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise UserError(
-            f"{root}: no folder for {len(missing)} of {len(class_names)} classes: {some}"
-            + (
-                "; the validation images lie flat: torchvision.datasets.ImageNet(root, split='val') sorts them into class folders"
-                if flat
-                else ""
-            )
-        )
-    return folders
-
-
-def folder_part(class_dirs: Iterable[Path], given: dict[Path, list[Path]] | None = None) -> Part:
-    """Every image of every class folder, with the folder's position as label.
-
-    Raises: UserError: a class without images.
-    """
-    files, labels = [], []
-    for k, d in enumerate(class_dirs):
-        mine = (given or {}).get(d) or image_files(d)
-        if not mine:
-            raise UserError(f"{d}: class without images (looked for {', '.join(IMAGE_SUFFIXES)})")
-        files += mine
-        labels += [k] * len(mine)
-    return Part(files, np.asarray(labels, np.int64))
-
-
-def image_folder(
-    root: Path, class_names: Sequence[str] = (), wnids: Sequence[str] = (), form: str = "image folder"
-) -> Source | None:
-    """A folder with train and val or test, each with one folder per class; without names, the classes are the sorted
-    folder names.
-
-    Returns: None where `root` has no train folder.
-    Raises:  UserError: neither test nor val folder beside it where `class_names` are given, or a class without a
-    folder.
-    """
-    splits = split_folders(root)
-    if "train" not in splits:
-        return None
-    if len(splits) < 2 and class_names:
-        raise UserError(f"{root}: has a train folder but neither val nor test beside it")
-    names = tuple(class_names)
-    if not names:
-        names = tuple(sorted(p.name for p in splits["train"].iterdir() if p.is_dir() and not p.name.startswith(".")))
-        if not names:
-            raise UserError(
-                f"{splits['train']}: no class folders in it; put the images of each class into a folder of its own"
-            )
-        extra = {
-            p.name for s in splits.values() for p in s.iterdir() if p.is_dir() and not p.name.startswith(".")
-        } - set(names)
-        if extra:
-            raise UserError(f"{root}: {', '.join(sorted(extra))} has a test or val folder but no train folder")
-    listed = {s: class_folders(d, names, wnids) for s, d in splits.items()}
-    images = {d: image_files(d) for dirs in listed.values() for d in dirs}
-    files = [f for mine in images.values() for f in mine]
-    return Source(form, root, files, tuple(splits), lambda split: folder_part(listed[split], images), names)
-
-
-def tiny_imagenet(root: Path) -> Source | None:
-    """tiny-imagenet-200 as Stanford distributes it; its labelled `val` part is the test set."""
-    words, annotations = root / "words.txt", root / "val" / "val_annotations.txt"
-    if not annotations.is_file():
-        return None
-    wnids = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
-    if len(wnids) != 200:
-        raise UserError(f"{root / 'train'}: {len(wnids)} class folders instead of 200; fetch the set again")
-    names = (
-        dict(line.rstrip("\n").split("\t", 1) for line in words.read_text().splitlines() if "\t" in line)
-        if words.is_file()
-        else {}
-    )
-    label = {w: k for k, w in enumerate(wnids)}
-    images = {root / "train" / w: image_files(root / "train" / w) for w in wnids}
-    files = [f for mine in images.values() for f in mine] + image_files(root / "val" / "images")
-    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
-    unknown = sorted({w for _, w in rows} - set(wnids))
-    if unknown:
-        raise UserError(f"{annotations}: names {unknown[0]}, which has no folder under train")
-    rows.sort(key=lambda row: (label[row[1]], row[0]))
-
-    def read(split: str) -> Part:
-        if split == "train":
-            return folder_part(images, images)
-        return Part([root / "val" / "images" / f for f, _ in rows], np.asarray([label[w] for _, w in rows], np.int64))
-
-    class_names = tuple(names.get(w, w).split(",")[0] for w in wnids)
-    return Source("Stanford's folder", root, [*files, annotations], ("train", "test"), read, class_names)
+    said = " ".join(str(err).split())[:200] or type(err).__name__
+    if any(word in said for word in ("pickle", "weights_only", "torch.load")):
+        said = "it holds more than plain data"
+    kind = next((kind for start, kind in kinds.items() if head.startswith(start)), "")
+    return UserError(f"{path}: {what} ({instead(head) or (f'it is {kind}: {said}' if kind else said)})")

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Whitening:
-    """ZCA: z = W' (x - m) for pixels x in [0, 1], so that directions of large variance s keep variance s / (s + eps) <
-    1.
+    """ZCA: z = W' (x - m) for pixels x in [0, 1]. Along a direction of variance s, z has variance s / (s + eps) < 1.
 
     Attributes:
         mean:   m, (C H W,).
         matrix: W, (C H W, C H W).
         alone:  (2, C) mean and std per channel: every image is first standardised by these, then freed of its own mean
-        and
-                divided by its own norm, and x is the result. None: x are the pixels.
+                and divided by its own norm, and x is the result. None: x are the pixels.
     """
 
     mean: Tensor
@@ -35,9 +33,9 @@ class Whitening:
 
         Args:
             eps: absolute for "pixels", as kornia's ZCAWhitening has it, which MTT uses; else a share of the mean
-            variance. of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over
-            the set (FRePo);
-                 "alone": each image by itself, see `alone` (KIP).
+                 variance.
+            of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over the set
+                 (FRePo); "alone": each image by itself, see `alone` (KIP).
         """
         n, parts = len(images), torch.arange(len(images)).split(4096)
         channels, pixels = images.shape[0], images.shape[1] * images.shape[2]

@@ -40,8 +40,10 @@ def evaluate_file(
     ceiling_epochs: int | None = None,
     resolution: int | None = None,
     normalisation: str | None = None,
+    channels: int | None = None,
     device: str | None = None,
     loop: Loop | None = None,
+    **how: Any,
 ) -> list[Evaluation]:
     """Evaluate a distilled set from a file with each of several architectures.
 
@@ -50,23 +52,25 @@ def evaluate_file(
         dataset:  whose test set judges it, by a name or path that `data.load` knows.
         values:   what float images hold, see `read`.
         protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard",
-        "dd_ranking+soft"). baseline: also evaluate as many random real images of every class, under the same protocols.
+                  "dd_ranking+soft").
+        baseline: also evaluate as many random real images of every class, under the same protocols.
         ceiling_epochs: also train on all real images for so many epochs, under the same protocols otherwise.
-        resolution, normalisation: passed on to `data.load`.
+        resolution, normalisation, channels: passed on to `data.load`.
+        how:      `factor`, `order`, `numbers` of `read`.
         The others as in `evaluate`.
     Returns: one `Evaluation` per protocol and network, then those of the baseline and of the ceiling; `rows` makes a
-    table
-             of them. Their notes state every assumption made about the file.
+             table of them. Their notes state every assumption made about the file.
     Raises:  UserError: an unreadable or ambiguous file, or one that does not fit the data set.
     """
     chosen = [protocols.protocol(p) for p in ([protocol] if isinstance(protocol, str | Protocol) else protocol)]
     if not chosen:
         raise unknown("protocol", "", protocols.PROTOCOLS)
-    real, test = data.load(dataset, resolution, normalisation=normalisation)
-    given = read(path, like=test, values=values)
+    real, test = data.load(dataset, resolution, normalisation=normalisation, channels=channels)
+    given = read(path, like=test, values=values, **how)
     sets = [(given, chosen)]
     if baseline:
         ipc = max(1, round(len(given) / given.num_classes))
+        real.enough(ipc)
         drawn = ImageSet.from_classes(real.draw_classes(ipc, stream(seed, "random baseline")), like=real)
         drawn.facts = dataclasses.replace(drawn.facts, notes=(f"{BASELINE}{ipc} random real images of every class",))
         sets.append((drawn, chosen))

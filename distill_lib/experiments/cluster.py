@@ -8,10 +8,13 @@ there.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ import torch
 from ..core import paths
 from ..core.device import pick
 from ..core.errors import TimeUp, UserError
+from ..core.files import writing
 from ..data import ImageSet
 from ..methods import METHODS, optional
 from ..records import Cell
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
 SETTINGS = ("DISTILL_RUNS", "DISTILL_RESULTS", "DISTILL_DATA", "DISTILL_CACHE", "DISTILL_COMPILE", "DISTILL_COMMIT")
 TRIES = 3  # workers that may die over one task before it counts as failed
+ANSWER = 45  # seconds for `sbatch`
+PATIENCE = 10.0  # seconds without a worker until it is said
+GRACE = 45  # seconds after a time limit in which workers end their step and save their state
 
 
 def run(
@@ -60,14 +67,13 @@ def run(
     Raises: UserError: dask is missing, no scheduler answers, workers that see other folders, cells that failed.
     TimeUp.
     """
-    from distributed import as_completed  # optional
-
     start, say = time.monotonic(), say or print
     this = registry.experiment(name)
     cells = this.cells(params) if cells is None else cells
     outcome = Outcome(params, printed=this.printed)
-    order = Order(params.profile, None if time_limit is None else time.time() + time_limit, device)
-    with connected(workers, scheduler) as client:
+    ends = None if time_limit is None else time.time() + time_limit
+    order = Order(params.profile, ends, device)
+    with connected(workers, scheduler, ends, say) as client:
         _same_folders(client)
         futures, shared = {}, {}
         for cell in cells:
@@ -95,7 +101,7 @@ def run(
             f"on {len(client.nthreads())} workers"
         )
         stopped = False
-        for future in as_completed(futures):
+        for future in _finished(client, futures, ends, say):
             result = _result(futures[future], future, params, sets)
             stopped |= result.state == "stopped"
             if result.state != "stopped":
@@ -114,10 +120,15 @@ def run(
 
 
 @contextmanager
-def connected(workers: int | None = None, scheduler: str | None = None) -> Iterator[Client]:
-    """A client of the cluster that the arguments of `run` describe; what it started, it closes.
+def connected(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    ends: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[Client]:
+    """A client of the cluster that the arguments of `run` describe, once it has a worker; what it started, it closes.
 
-    Raises: UserError: packages that are missing, no answer.
+    Raises: UserError: packages that are missing, no answer, a refused job.  TimeUp: no worker came before `ends`.
     """
     try:
         import dask  # optional
@@ -139,23 +150,9 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
         },
     }
     with dask.config.set(options):
+        refused: list[str] = []
         if scheduler == "slurm":
-            try:
-                from dask_jobqueue import SLURMCluster  # optional
-            except ImportError:
-                raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
-            extra = [
-                *(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []),
-                "--nthreads",
-                "1",
-            ]  # a process computes a task at a time
-            try:
-                cluster = SLURMCluster(worker_extra_args=extra)
-            except (ValueError, TypeError) as err:
-                raise UserError(
-                    f"dask-jobqueue: {err}. "
-                    "Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
-                ) from None
+            cluster = _slurm(refused)
             cluster.scale(jobs=workers or 1)
         elif scheduler:
             start = f"`dask worker {scheduler} --nthreads 1`"
@@ -178,8 +175,96 @@ def connected(workers: int | None = None, scheduler: str | None = None) -> Itera
         else:
             cluster = _local(LocalCluster, workers)
         with cluster, Client(cluster) as client:
-            client.wait_for_workers(1)
+            _first_worker(client, ends, say, refused)
             yield client
+
+
+def _slurm(refused: list[str]) -> Any:
+    """A cluster of Slurm's jobs; what `sbatch` says against one is added to `refused`.
+
+    Raises: UserError: no dask-jobqueue, no `sbatch`, no description of a job.
+    """
+    import dask  # optional
+
+    try:
+        from dask_jobqueue import SLURMCluster  # optional
+    except ImportError:
+        raise UserError("--scheduler slurm needs dask-jobqueue: pip install 'distill_lib[cluster]'") from None
+
+    class Job(SLURMCluster.job_cls):
+        async def _submit_job(self, script: str) -> str:
+            try:
+                said = await asyncio.wait_for(super()._submit_job(script), ANSWER)
+                super()._job_id_from_submit_output(said)
+                return said
+            except TimeoutError:
+                refused.append(f"no answer in {ANSWER} seconds")
+            except (OSError, RuntimeError, ValueError) as err:
+                words = str(err).replace("stderr:", "").split("stdout:")[-1].split()
+                refused.append(" ".join(words)[:500] or "it failed without a word")
+            return ""
+
+        def _job_id_from_submit_output(self, said: str) -> str | None:
+            return super()._job_id_from_submit_output(said) if said else None
+
+        @classmethod
+        async def _close_job(cls, job: str | None, command: str) -> None:
+            with contextlib.suppress(OSError):  # no scancel
+                await super()._close_job(job, command)
+
+    class Cluster(SLURMCluster):
+        job_cls = Job
+
+    one_thread = ["--nthreads", "1"]  # a process computes a task at a time
+    try:
+        cluster = Cluster(
+            worker_extra_args=[*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []), *one_thread]
+        )
+    except (ValueError, TypeError) as err:
+        raise UserError(
+            f"dask-jobqueue: {' '.join(str(err).split())}. "
+            "Describe a job (queue, cores, memory) under jobqueue.slurm in ~/.config/dask/jobqueue.yaml"
+        ) from None
+    if shutil.which("sbatch") is None:
+        cluster.close()
+        raise UserError("--scheduler slurm: there is no `sbatch` here; run this where jobs of Slurm are submitted")
+    return cluster
+
+
+def _first_worker(client: Client, ends: float | None, say: Callable[[str], None], refused: list[str]) -> None:
+    """Wait for it, and say so every minute."""
+    start, told = time.monotonic(), PATIENCE
+    while not client.nthreads():
+        if refused:
+            raise UserError(f"sbatch refused a job: {refused[0]}")
+        if ends is not None and time.time() > ends:
+            raise TimeUp("the time limit was reached before any worker had started")
+        if (waited := time.monotonic() - start) > told:
+            told += 60
+            say(
+                f"waiting for a worker since {waited:.0f} s: see `squeue --me` for jobs of Slurm that wait in the queue"
+            )
+        time.sleep(0.2)
+
+
+def _finished(
+    client: Client, futures: Iterable[Future], ends: float | None, say: Callable[[str], None]
+) -> Iterator[Future]:
+    """The futures as they end. Raises: TimeUp: workers that do not stop, or do not come back, after the time is up."""
+    from distributed import wait  # optional
+
+    waiting, told = set(futures), time.monotonic()
+    while waiting:
+        try:
+            done, waiting = wait(waiting, timeout=5, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            if ends is not None and time.time() > ends + GRACE:
+                raise TimeUp("the time limit was reached, and not every worker has answered since") from None
+            if time.monotonic() > told + 60 and not client.nthreads():
+                told = time.monotonic()
+                say("waiting for a worker: all that were there are gone")
+            continue
+        yield from done
 
 
 def _local(local: Any, workers: int | None) -> Any:
@@ -301,8 +386,9 @@ def _same_folders(client: Client) -> None:
     }
     values = {k: os.environ[k] for k in SETTINGS if k in os.environ} | folders
     token = paths.runs() / "activity" / f"token-{uuid.uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
+    with writing(token):
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.touch()
     try:
         plugin = _plugin(values)
         client.register_plugin(plugin, name="distill_lib")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
@@ -22,14 +21,26 @@ from ..records import Cell
 Profile = Literal["recorded", "smoke", "small", "full"]
 
 
-def _from_text(value: Any) -> Any:
-    """papermill hands over `-p ipcs "[1, 10]"` as text: read it as the list it means; `-p methods DM,DC` as names."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value.replace("'", '"'))
-    except json.JSONDecodeError:
-        return [part.strip() for part in value.split(",") if part.strip()]
+def _listed(value: Any) -> Any:
+    """The list that a parameter means: a command line hands over `[1, 10]` and `1,10` as text, `1` as a number."""
+    if isinstance(value, str):
+        parts = (part.strip(" '\"") for part in value.strip(" ()[]").split(","))
+        return [part for part in parts if part]
+    return list(value) if isinstance(value, tuple) else [value] if isinstance(value, int | float) else value
+
+
+def _as_names(value: Any) -> Any:
+    """Names are text, also those that look like numbers: resolutions=64."""
+    found = _listed(value)
+    whole = isinstance(found, list) and all(isinstance(v, str | int) and not isinstance(v, bool) for v in found)
+    return list(map(str, found)) if whole else found
+
+
+def _as_numbers(value: Any) -> Any:
+    found = _listed(value)
+    if isinstance(found, list):
+        return [int(v) if isinstance(v, str) and v.isdecimal() else v for v in found]
+    return found
 
 
 def names_of(kind: str, choices: Callable[[], list[str]]) -> Any:
@@ -45,10 +56,12 @@ def names_of(kind: str, choices: Callable[[], list[str]]) -> Any:
                 raise unknown(kind, name, known)
         return value
 
-    return Annotated[list[str], pydantic.BeforeValidator(_from_text), pydantic.AfterValidator(check)]
+    return Annotated[
+        list[str], pydantic.Field(min_length=1), pydantic.BeforeValidator(_as_names), pydantic.AfterValidator(check)
+    ]
 
 
-Numbers = Annotated[list[pydantic.PositiveInt], pydantic.BeforeValidator(_from_text)]
+Numbers = Annotated[list[pydantic.PositiveInt], pydantic.Field(min_length=1), pydantic.BeforeValidator(_as_numbers)]
 
 
 class Parameters(pydantic.BaseModel):

@@ -15,7 +15,7 @@ from .. import records
 from ..core import paths
 from ..core.device import pick
 from ..core.errors import TimeUp, UserError
-from ..core.files import DiskFull, full, sweep
+from ..core.files import DiskFull, full, sweep, unwritable
 from ..core.progress import Activity
 from ..records import Cell
 from . import compute
@@ -81,7 +81,7 @@ def run(
                 raise TimeUp("the time limit was reached while another run computed the rest") from None
             continue
         except OSError as err:
-            raise UserError(f"cannot write {lock}: {err.strerror or err}") from None
+            raise unwritable(lock, err) from None
         outcome.statuses.append(result)
         _note(result)
     outcome.seconds = time.monotonic() - start

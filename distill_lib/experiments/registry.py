@@ -56,6 +56,8 @@ def _problem(error: Any, model: type[Parameters]) -> str:
     if isinstance(cause := error.get("ctx", {}).get("error"), UserError):
         return f"{name}: {cause}"
     choices = get_args(model.model_fields[name].annotation) if name in model.model_fields else ()
+    if error["type"] == "too_short":
+        return f"{name}: an empty list; name at least one, or leave the parameter out for all"
     if error["type"] == "literal_error":
         return str(unknown(name, error["input"], map(str, choices)))
     return f"{name}: {error['msg']} (got {error['input']!r})"
@@ -70,14 +72,17 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
     about a name that the notebook does not have. So a further name is refused if the parameters cell or papermill's
     injected cell assigned it when it last ran. All other names are variables of the notebook or of its reader, and are
     left alone: a notebook can be run again in the same kernel, and cells can be added anywhere.
-    Where no parameters cell is known, as in a script, every plain value counts that exists at the call.
+    Where no parameters cell is known, as in a script, every plain value counts that existed at the first call.
+    What papermill (its paths) and ploomber (`upstream`, `product`) put there themselves is theirs.
 
     Raises: UserError: see `check_parameters`.
     """
     fields, plain = experiment(name).parameters.model_fields, (str, int, float, bool, list, tuple, dict, type(None))
     assigned = _parameter_cells(namespace.get("In", []))
-    others = namespace.keys() - {"In", "Out"} if assigned is None else assigned
-    others = {k for k in others if not k.lower().startswith(("_", "papermill_"))}  # papermill can inject its paths
+    if assigned is None:
+        whose, names = namespace.setdefault("_at_first", (id(namespace), namespace.keys() - {"In", "Out"}))
+        assigned = names if whose == id(namespace) else namespace.keys() - {"In", "Out"}
+    others = {k for k in assigned if not k.lower().startswith(("_", "papermill_")) and k not in ("upstream", "product")}
     return check_parameters(
         name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))}
     )

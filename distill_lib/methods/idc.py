@@ -27,6 +27,7 @@ from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, augment, like
+from ..data.distilled import decode
 from ..networks.gradients import Derivatives
 from .common import matching
 
@@ -195,25 +196,6 @@ def initial_images(real: ImageSet, cfg: Config, rng: torch.Generator) -> Tensor:
         return shrunk.unflatten(0, (-1, cfg.ipc))
 
     return torch.cat([torch.cat([small(i, j) for j in range(f)], -1) for i in range(f)], -2)
-
-
-def decode(images: Tensor, factor: int) -> Tensor:
-    """Every stored image's factor x factor small images, enlarged to full size.
-
-    Args:
-        images: (K, m, C, H, W).
-    Returns: (K, factor² m, C, H, W), all images' top left part first, then the part to its right, and so on.
-    Source:  the official code: padded with 0.5 to a multiple of the factor, bilinear, corners not aligned.
-    """
-    if factor == 1:
-        return images
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
-    h, w = padded.shape[-2] // factor, padded.shape[-1] // factor
-    parts = padded.unflatten(-1, (factor, w)).unflatten(-3, (factor, h))  # (K, m, C, f, h, f, w)
-    parts = parts.permute(0, 3, 5, 1, 2, 4, 6).flatten(1, 3)  # (K, f f m, C, h, w)
-    enlarged = F.interpolate(parts.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
-    return enlarged.unflatten(0, parts.shape[:2])
 
 
 def formations(cfg: Config) -> list[tuple[int, int]]:

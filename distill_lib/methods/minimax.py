@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import time
 from dataclasses import field
@@ -17,15 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import paths, store
 from ..core.batches import Batches
-from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import read_tensors, undamaged, write_json, write_tensors
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, as_dict, replace, settings
@@ -199,13 +195,11 @@ def tuned(real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop | None 
         if missing:
             tune(file, model, real, start, tuning, loop or Loop())
     network = _tunable(model.network, tuning)
-    try:
-        saved = load_file(file)
+    with undamaged(file, "delete it to tune again"):
+        saved, _ = read_tensors(file)
         if extra := set(saved) - {k for k, p in network.named_parameters() if p.requires_grad}:
             raise KeyError(", ".join(sorted(extra)))
         network.load_state_dict(saved, strict=False)
-    except (SafetensorError, OSError, KeyError, RuntimeError) as err:
-        raise UserError(f"{file}: damaged ({err}); delete it to tune again") from None
     return dataclasses.replace(model, network=network.eval().requires_grad_(False))
 
 
@@ -258,16 +252,9 @@ def tune(file: Path, model: Model, real: ImageSet, start: Pretraining, tuning: T
         follow(average, network, tuning.ema)
         loop.log(**log)
         clock["seconds"] += time.perf_counter() - began
-    about = {
-        "dataset": real.facts.name,
-        "data_sha256": real.sha256(),
-        "base": as_dict(start),
-        "settings": as_dict(tuning),
-        "seconds": round(clock["seconds"], 1),
-        "parameters": sum(p.numel() for p in weights.values()),
-        "looks": store.thinned(loop.history),
-    }
-    tensors = {k: v.cpu().contiguous() for k, v in average.state_dict().items() if k in weights}
-    atomically(file.parent / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
-    atomically(file, lambda part: save_file(tensors, part))
+    about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "base": as_dict(start)}
+    about |= {"settings": as_dict(tuning), "seconds": round(clock["seconds"], 1)}
+    about |= {"parameters": sum(p.numel() for p in weights.values()), "looks": store.thinned(loop.history)}
+    write_json(file.parent / "settings.json", about)
+    write_tensors(file, {k: v for k, v in average.state_dict().items() if k in weights})
     store.forget(loop, "minimax", "encode")

@@ -32,6 +32,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     """Draw the set.
 
     Returns: K x ipc of them, normalised, class after class.
+    Raises:  UserError: a class has fewer than ipc images.
     """
+    real.enough(cfg.ipc)
     images = real.draw_classes(cfg.ipc, stream(seed, "Random"))
     return ImageSet.from_classes(images, like=real, method="Random", seed=seed)

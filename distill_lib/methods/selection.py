@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import replace, settings
@@ -87,10 +86,7 @@ def distill(
     loop = loop or Loop()
     trained = reference.on_real(real, cfg.training, seed, loop)
     rng, chosen, classes = stream(seed, "Forgetting"), [], trained.classes(real)
-    for name, places in zip(real.facts.class_names, classes, strict=True):
-        if len(places) < cfg.ipc:
-            few = f"{real.facts.name} has only {len(places)} images of class {name!r} to choose from"
-            raise UserError(f"ipc {cfg.ipc}: {few}")
+    real.enough(cfg.ipc, classes)
     for k in loop.steps("choose", real.num_classes, {"chosen": chosen, "rng": rng}):
         index = trained.index[classes[k]]
         if rule == "Forgetting":

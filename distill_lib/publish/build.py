@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +81,16 @@ def build(
     Args:
         ran: notebooks whose executed copies in `profile` to show; all other live pages show the recorded results, and
              are executed first where that is not done yet.
-        out: where the book goes; by default `_build` for the recorded book, else the profile's folder in `runs/`.
+        out: where the book goes; by default `_build` for the recorded book, else, and where that cannot be written, the
+             profile's folder in `runs/`.
     Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an
         image without alternative text, a page that would load something from outside.
     """
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded", meanwhile=_import_sphinx)
-    place = out or (root / "_build" if profile == "recorded" else paths.runs() / profile / "book")
+    at_root = profile == "recorded" and os.access(root, os.W_OK)
+    place = out or (root / "_build" if at_root else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),
         "latex_individualpages": False,

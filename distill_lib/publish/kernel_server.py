@@ -25,10 +25,29 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from ..core.errors import UserError
+
 LOADED = (  # not distill_lib.figures, which ties itself to the shell that imports it
     "torch torch._dynamo pandas seaborn matplotlib.pyplot matplotlib.backends.backend_svg IPython.core.completer "
     "scipy.stats sklearn.cluster distill_lib.experiments distill_lib.evaluation distill_lib.tables"
 ).split()
+
+
+SOCKET = 95  # bytes of a socket's path that every system takes (Linux 107, macOS 103), with jupyter's "-5" behind it
+
+
+def short_folder() -> tempfile.TemporaryDirectory:
+    """A temporary folder whose path leaves room for sockets in it.
+
+    Raises: UserError: no folder for temporary files has a path that is short enough and can be written to.
+    """
+    for place in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(place)) + len("/distill-12345678/12345678/k") <= SOCKET and os.access(place, os.W_OK):
+            return tempfile.TemporaryDirectory(prefix="distill-", dir=place)
+    raise UserError(
+        f"notebooks talk through sockets, whose paths have at most {SOCKET} bytes: TMPDIR ({tempfile.gettempdir()}) is "
+        "too long, and /tmp cannot be written to; set TMPDIR to a shorter folder"
+    )
 
 
 class Kernels:
@@ -43,7 +62,9 @@ class Kernels:
         self._forked: list[_Forked] = []
 
     def __enter__(self) -> Kernels:
-        self._folder = tempfile.TemporaryDirectory(prefix="distill-")
+        if not hasattr(os, "fork"):
+            raise UserError("pages are executed by forked processes, which Windows lacks: use its Linux subsystem, WSL")
+        self._folder = short_folder()
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
         self._parent = subprocess.Popen([sys.executable, "-m", __name__], env=self._environment({}), **options)
         return self

@@ -31,7 +31,7 @@ from .. import experiments
 from ..core import paths
 from ..core.device import pick
 from ..core.errors import UserError, unknown
-from ..core.files import atomically
+from ..core.files import atomically, writing
 from .kernel_server import Kernels
 
 MEMORY_PER_PAGE = 2 * 2**30  # bytes to have free for each page that runs at the same time
@@ -221,10 +221,11 @@ def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
     start, page, profile = time.monotonic(), task.page, task.profile
     folder = paths.runs() / profile / "partial" / page.name
     source, copy, summary = folder / "source.ipynb", folder / "executed.ipynb", folder / "cells.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    summary.unlink(missing_ok=True)
     notebook = page.notebook()
-    nbformat.write(notebook, source)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        summary.unlink(missing_ok=True)
+        nbformat.write(notebook, source)
     shown.started(page, summary)
     try:
         executed = papermill.execute_notebook(
@@ -285,7 +286,7 @@ def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     lock = paths.ROOT / "requirements.lock"
     common.update(lock.read_bytes() if lock.exists() else b"")
     shown = (paths.results(kept) for kept in ("small", "full", "benchmarks"))
-    for folder in (paths.ROOT / "distill_lib", paths.reported(), *shown):
+    for folder in (paths.ROOT / "distill_lib", *shown):
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 common.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())

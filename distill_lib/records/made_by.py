@@ -36,11 +36,14 @@ def provenance(device: Any) -> dict[str, Any]:
 
 @functools.cache
 def code_state() -> dict[str, Any]:
-    """Commit of the checkout and whether its code was changed since; empty outside a git checkout.
+    """Commit of the checkout and whether its code was changed since; empty outside a git checkout, also where an
+    installed package lies inside another project's.
 
     Without git, `DISTILL_COMMIT` may name the commit the copy was taken from.
     """
     try:
+        if not paths.CHECKOUT:
+            raise OSError
         git = functools.partial(subprocess.run, cwd=paths.ROOT, capture_output=True, text=True, check=True, timeout=10)
         commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()[:12]
         dirty = bool(git(["git", "status", "--porcelain", "--", "distill_lib"]).stdout.strip())

@@ -1,4 +1,4 @@
-"""What the papers print: one CSV per paper in results/reported, one row per table cell. Loader, checks, look-up,
+"""What the papers print: one CSV per paper in printed/, one row per table cell. Loader, checks, look-up,
 layout.
 
     reported.lookup("skd/table1_accuracy", "DM", "CIFAR10", 10)["text"]      # '48.9 ± 0.6'
@@ -251,7 +251,7 @@ def _rows(paper: str, folder: Path | None) -> tuple[dict[str, Any], ...]:
         changed = file.stat().st_mtime_ns
     except OSError as err:
         raise UserError(
-            f"{file}: no file with the published numbers of {paper} ({err.strerror}); restore it from git"
+            f"{file}: no file with the published numbers of {paper} ({err.strerror}); restore it from git, or install again"
         ) from None
     return _read(file, changed)
 

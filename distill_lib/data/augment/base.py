@@ -72,13 +72,15 @@ class Augmentation(abc.ABC):
         """
         if x.ndim not in (4, 5) or not x.is_floating_point():
             raise UserError(
-                f"augmentation needs normalised float images (N, C, H, W) or (G, n, C, H, W); got {tuple(x.shape)} {x.dtype}"
+                "augmentation needs normalised float images (N, C, H, W) or (G, n, C, H, W); "
+                f"got {tuple(x.shape)} {x.dtype}"
             )
         groups, images = (1, x.shape[0]) if x.ndim == 4 else x.shape[:2]
         if len(params.u) != groups or params.u.shape[1] not in (1, images):
             raise UserError(
-                f"parameters drawn for {len(params.u)} groups of {params.u.shape[1]} images do not fit {groups} groups of {images}; "
-                f"draw(rng, groups={groups}) shares one set per group, draw(rng, groups={groups}, images={images}) has one per image"
+                f"parameters drawn for {len(params.u)} groups of {params.u.shape[1]} images do not fit "
+                f"{groups} groups of {images}; draw(rng, groups={groups}) shares one set per group, "
+                f"draw(rng, groups={groups}, images={images}) has one per image"
             )
         if x.dtype in (torch.float16, torch.bfloat16):  # too coarse for sampling positions
             return self.apply(x.float(), params).to(x.dtype)
@@ -99,5 +101,6 @@ class Augmentation(abc.ABC):
 def _needs_colour(x: Tensor, name: str) -> None:
     if x.shape[2] != 3:
         raise UserError(
-            f"augmentation {name!r} needs colour images (3 channels); got {x.shape[2]}. The dsa and idc families take any"
+            f"augmentation {name!r} needs colour images (3 channels); got {x.shape[2]}. "
+            "The dsa and idc families take any"
         )

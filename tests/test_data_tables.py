@@ -1,0 +1,276 @@
+"""Your own arrays (.npz) and tables (parquet): the right images under the right labels, or the one line that says what
+is wrong where."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill_lib import data
+from distill_lib.core.errors import UserError
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 3\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+
+
+def pixels(seed):
+    return np.random.default_rng(seed).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+
+
+def png(seed):
+    out = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+def table(n, seed=0, image="image", label="label", kind="struct", labels=None, **more):
+    encoded = [png(seed + i) for i in range(n)]
+    columns = {
+        "struct": lambda: pa.array([{"bytes": b, "path": None} for b in encoded]),
+        "binary": lambda: pa.array(encoded, pa.binary()),
+        "large": lambda: pa.array(encoded, pa.large_binary()),
+        "bytes in a list": lambda: pa.array([list(b) for b in encoded], pa.list_(pa.uint8())),
+        "pixels in lists": lambda: pa.array([pixels(seed + i).tolist() for i in range(n)]),
+    }
+    labels = [i % 2 for i in range(n)] if labels is None else labels
+    return pa.table({image: columns[kind](), label: labels, **more})
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path)
+    return path
+
+
+def per_class(s):
+    return torch.bincount(s.labels, minlength=s.num_classes).tolist()
+
+
+def same(s, seeds):
+    return np.array_equal(s.images.numpy(), np.stack([pixels(i).transpose(2, 0, 1) for i in seeds]))
+
+
+# --- parquet ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["struct", "binary", "large", "bytes in a list", "pixels in lists"])
+def test_images_of_every_storage_are_read(kind, tmp_path):
+    write(tmp_path / "set" / "train.parquet", table(6, kind=kind))
+    write(tmp_path / "set" / "test.parquet", table(4, seed=50, kind=kind))
+    real, test = data.load(tmp_path / "set")
+    assert same(real, range(6)) and same(test, range(50, 54)) and real.labels.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("train.parquet", "test.parquet"),
+        ("mnist-train.parquet", "mnist-test.parquet"),
+        ("mnist_train.parquet", "mnist_test.parquet"),
+        ("Train.parquet", "TEST.parquet"),
+        ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+        ("default/train/0000.parquet", "default/test/0000.parquet"),
+        ("train/part-0.snappy.parquet", "test/part-0.snappy.parquet"),
+        ("train.parquet", "holdout.parquet"),
+        ("train.parquet", "dev.parquet"),
+        ("my_training_set.parquet", "my_validation_set.parquet"),
+    ],
+)
+def test_parts_are_told_apart_whatever_they_are_called(train, test, tmp_path):
+    write(tmp_path / "set" / train, table(20))
+    write(tmp_path / "set" / test, table(10, seed=50))
+    real, judged = data.load(tmp_path / "set")
+    assert same(real, range(20)) and same(judged, range(50, 60))
+
+
+def test_shards_of_a_part_stay_together_and_a_part_may_name_its_columns_otherwise(tmp_path):
+    for i in range(2):
+        write(tmp_path / "set" / f"train-{i:05d}-of-00002.parquet", table(6, seed=10 * i))
+    write(tmp_path / "set" / "test.parquet", table(4, seed=50, image="img", label="labels", extra=["x"] * 4))
+    real, test = data.load(tmp_path / "set")
+    assert same(real, [*range(6), *range(10, 16)]) and same(test, range(50, 54))
+
+
+def test_one_file_by_itself(tmp_path, monkeypatch):
+    write(tmp_path / "cells.parquet", table(20))
+    real, test = data.load(tmp_path / "cells.parquet")
+    assert per_class(real) == [8, 8] and per_class(test) == [2, 2] and real.facts.name == "cells"
+    monkeypatch.chdir(tmp_path)
+    assert data.load("cells.parquet")[0].sha256() == real.sha256()
+
+
+def test_paths_in_a_table_count_from_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "set" / "img").mkdir(parents=True)
+    for i in range(10):
+        (tmp_path / "set" / "img" / f"{i}.png").write_bytes(png(i))
+    names = [f"img/{i}.png" for i in range(10)]
+    monkeypatch.chdir(tmp_path)
+    as_text = pa.table({"image": names, "label": [0, 1] * 5})
+    as_struct = pa.table({"image": [{"bytes": None, "path": n} for n in names], "label": [0, 1] * 5})
+    for rows in (as_text, as_struct):
+        write(tmp_path / "set" / "train.parquet", rows)
+        assert per_class(data.load(tmp_path / "set")[0]) == [4, 4]
+
+
+def classes(rows, names):
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def structs(*rows):
+    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+
+
+GOOD, LABELS = {"bytes": png(0), "path": None}, [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "files, says",
+    [
+        (
+            {"t": pa.table({"image": structs(GOOD, None, GOOD), "label": LABELS})},
+            "row 1: no image .column image is null",
+        ),
+        (
+            {"t": pa.table({"image": structs(GOOD, {"bytes": None, "path": None}, GOOD), "label": LABELS})},
+            "row 1: no image .column image is null",
+        ),
+        (
+            {"t": pa.table({"image": structs(GOOD, GOOD, {"bytes": b"", "path": None}), "label": LABELS})},
+            "row 2: no image .column image is empty",
+        ),
+        (
+            {"t": pa.table({"image": structs(GOOD, {"bytes": None, "path": "no/0.png"}, GOOD), "label": LABELS})},
+            r"row 1: names .*set/no/0\.png, and no such file is there",
+        ),
+        (
+            {
+                "t": pa.table(
+                    {"image": structs(GOOD, {"bytes": b"text", "path": None}, GOOD, GOOD), "label": [0, 1] * 2}
+                )
+            },
+            "row 1: cannot be read as an image",
+        ),
+        ({"t": table(3, labels=[0, None, 1])}, "row 1: no label .column label is null"),
+        ({"t": table(3, labels=["a", "b", "a"])}, "column label: holds string; needed whole numbers"),
+        ({"t": table(3, labels=[0.0, 1.0, 0.0])}, "column label: holds double; needed whole numbers"),
+        ({"t": table(3, labels=[[0], [1], [0]])}, "column label: holds list"),
+        ({"t": table(4, labels=[0, 1, 0, 2**40])}, "labels run from 0 to 1099511627776"),
+        ({"t": table(4, labels=[0, 1, 0, 90000])}, "labels run from 0 to 90000 in 4 images; needed 0, 1, 2"),
+        (
+            {"t": table(4, labels=pa.array([0, 1, 0, 2**63 + 5], pa.uint64()))},
+            "labels run from 0 to 9223372036854775813",
+        ),
+        ({"t": table(4, labels=[1, 2, 1, 2])}, "labels run from 1 to 2; numbers of classes begin at 0: subtract 1"),
+        ({"t": table(4, labels=[-1, 0, 1, 0])}, "labels run from -1 to 1"),
+        (
+            {"t": table(4, label="species")},
+            r"has the columns image .*, species .*; needed one image column and a column",
+        ),
+        ({"t": table(4, image="a").append_column("b", [[b"x"] * 4])}, "needed one image column"),
+        ({"t": pa.table({"image": [[1, 2], [3, 4]] * 2, "label": [0, 0, 1, 1]})}, "row .: cannot be read as an image"),
+        ({"t": pa.table({"image": [[[300, 2]]] * 2, "label": [0, 1]})}, "row 0, column image: a list that is no"),
+        ({"t": pa.table({"image": [1, 2], "label": [0, 1]})}, "row 0: column image holds int64; needed encoded images"),
+        ({"t": pa.table({"image": [[[1]], [[1, 2]]], "label": [0, 1]})}, "pixel lists of several sizes"),
+        ({"t": table(0)}, "no images|null"),
+        ({"train": table(4), "other": table(4)}, "other.parquet names no split beside train; rename it"),
+        ({"a_train": table(4), "b_train": table(4)}, "2 data sets side by side .*give the folder or the file of one"),
+        ({"x/train": table(4), "y/train": table(4)}, "2 data sets side by side"),
+        (
+            {"train": classes(table(4), ["ant", "bee"]), "test": classes(table(4), ["bee", "ant"])},
+            "test.parquet: its classes|train.parquet: its classes",
+        ),
+        ({"train": b"PAR1 cut"}, r"train\.parquet: truncated or damaged"),
+        ({"train": LFS.encode()}, r"train\.parquet: truncated or damaged .a Git LFS pointer.*git lfs pull"),
+        ({"train": b"<!DOCTYPE html>"}, r"train\.parquet: truncated or damaged .a web page"),
+        ({"train": b""}, r"train\.parquet: truncated or damaged .the file is empty"),
+    ],
+)
+def test_a_table_that_cannot_be_read_names_file_row_and_column(files, says, tmp_path):
+    for name, content in files.items():
+        path = tmp_path / "set" / f"{name}.parquet"
+        if isinstance(content, bytes):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        else:
+            write(path, content)
+    with pytest.raises(UserError, match=says) as error:
+        data.load(tmp_path / "set")
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("cache/prepared/*.safetensors"))
+
+
+# --- npz -------------------------------------------------------------------------------------------------------------
+X, Y = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8), np.arange(20) % 4
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("images", "labels", "test_images", "test_labels"),
+    ],
+)
+def test_an_npz_names_its_parts_in_one_of_three_ways(keys, tmp_path):
+    arrays = dict(zip(keys, (X, Y, X[:8] // 2, Y[:8])))
+    np.savez(tmp_path / "mine.npz", **arrays, class_names=np.array([b"ant", b"bee", b"cow", b"dog"]), more=np.ones(3))
+    real, test = data.load(tmp_path / "mine.npz")
+    assert np.array_equal(real.images[:, 0].numpy(), X) and np.array_equal(test.images[:, 0].numpy(), X[:8] // 2)
+    assert real.facts.class_names == ("ant", "bee", "cow", "dog")
+    assert "not read from mine.npz: more" in real.facts.notes
+
+
+def names_of(*names):
+    return {"images": X, "labels": Y, "class_names": np.array(names)}
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (names_of("a", "b", "b", "c"), "class_names names 'b' twice"),
+        ({**names_of(), "class_names": np.array("ant")}, r"class_names has shape \(\); needed a list"),
+        ({**names_of(), "class_names": np.array(list("abcd"), dtype=object)}, "class_names holds Python objects"),
+        ({**names_of(), "class_names": np.array([b"\xff", b"b", b"c", b"d"])}, "bytes that are no UTF-8 text"),
+        (names_of("a", "b"), "labels run from 0 to 3; the set has 2 classes"),
+        ({"images": X[:, :0, :0], "labels": Y}, r"images have shape \(20, 0, 0\)"),
+        ({"images": X, "labels": Y.astype(np.uint64) + 2**63}, "labels run from 9223372036854775808"),
+        ({"images": X, "labels": Y * 10**11}, "labels run from 0 to 300000000000"),
+        ({"images": X, "labels": Y * 10**6}, "labels run from 0 to 3000000 in 20 images; needed 0, 1, 2"),
+        ({"images": X, "labels": Y + 1}, "labels run from 1 to 4; numbers of classes begin at 0: subtract 1"),
+        ({"images": X, "labels": Y.astype(object)}, "labels holds Python objects"),
+        ({"test_images": X, "test_labels": Y}, "holds test; a train part is needed"),
+        ({"images": X, "target": Y}, "has the keys images, target; needs train_images"),
+    ],
+)
+def test_an_npz_that_cannot_be_read_names_its_key(content, says, tmp_path):
+    np.savez(tmp_path / "mine.npz", **content)
+    with pytest.raises(UserError, match=says) as error:
+        data.load(tmp_path / "mine.npz")
+    assert "allow_pickle" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (LFS.encode(), "a Git LFS pointer"),
+        (b"<html>503</html>", "a web page"),
+        (b"", "the file is empty"),
+        (b"PK\x03\x04 cut", "a zip archive, cut short"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+    ],
+)
+def test_what_is_no_npz_is_called_by_its_name(content, says, tmp_path):
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(UserError, match=f"mine.npz: cannot be read as plain arrays .*{says}"):
+        data.load(tmp_path / "mine.npz")
+    np.save(tmp_path / "mine.npy", X)
+    (tmp_path / "mine.npy").rename(tmp_path / "mine.npz")
+    with pytest.raises(UserError, match="a single array"):
+        data.load(tmp_path / "mine.npz")
