@@ -65,14 +65,8 @@ class Kernels:
         if not hasattr(os, "fork"):
             raise UserError("pages are executed by forked processes, which Windows lacks: use its Linux subsystem, WSL")
         self._folder = short_folder()
-        self._parent = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self._environment({}),
-            start_new_session=True,
-        )
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+        self._parent = subprocess.Popen([sys.executable, "-m", __name__], env=self._environment({}), **options)
         return self
 
     def __exit__(self, *exc: Any) -> None:
