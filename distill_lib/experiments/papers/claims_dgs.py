@@ -12,7 +12,7 @@ from ..claims import Arm, Claim, Scale, against, experiment, more_than
 from .claims_skd import WIDE
 
 DATASET = "FashionMNIST"
-# Sets differ by far more than networks trained on one of them (`results/pilots.csv`): so one network a set, many sets.
+# Sets differ by far more than networks trained on one of them (`records/pilots.csv`): so one network a set, many sets.
 SCALE = Scale(DATASET, "vico_dsa@300ep", num_eval=1, network="ConvNetW32")
 REPEATS = {10: 60, 50: 20}  # by images per class
 DELTA = 1.0  # points; the paper prints 0.6 to 2.7 for DGS over Minimax

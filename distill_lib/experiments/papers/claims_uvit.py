@@ -49,7 +49,7 @@ def _growing(method: str, ipc: int, **settings: Any) -> Arm:
     return Arm(method, config, "published loops")
 
 
-# Images per class that are drawn in no more seconds than a method takes for ten; `results/pilots.csv` has the seconds.
+# Images per class that are drawn in no more seconds than a method takes for ten; `records/pilots.csv` has the seconds.
 IN_THE_TIME_OF = {"DM": 15, "DC": 15, "MTT": 25}
 
 
