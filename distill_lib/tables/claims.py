@@ -109,13 +109,14 @@ def sentences(found: list[Finding]) -> Findings:
 
 
 def summary() -> pd.DataFrame:
-    """A row per paper: its claims by verdict; those whose repeats are not complete are counted apart."""
+    """A row per paper: its claims by verdict ("no effect": none larger than δ); those whose repeats are not complete are
+    counted apart."""
     rows = []
     for paper in papers():
         found = of(paper)
         final = Counter(f.word for f in found if not f.provisional)
         open_ = sum(f.provisional and f.effect.n > 0 for f in found)
-        words = {word: final[word] for word in WORDS if word != "not run"}
+        words = {word.removesuffix(" larger than δ"): final[word] for word in WORDS if word != "not run"}
         rows.append(
             {
                 "paper": PAPERS[paper],
