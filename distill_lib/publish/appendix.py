@@ -71,6 +71,7 @@ def code_pages(out: Path) -> Iterator[str]:
             yield _write(out, f"code/{name}", name, '<a href="{root}index.html">the book</a>', body, style)
 
 
+CSV = re.compile(r'<a download="[^"]*" href="data:text/csv[^>]*>CSV</a>')
 HOW_TO_RUN = """*From the book: `{name}`, with its outputs as they stand there.*
 
 To run it, install the library from a copy of the project: `pip install -e .` in its folder, with Python 3.11 or newer.
@@ -98,5 +99,8 @@ def runnable(notebook: Any, name: str, titles: dict[str, Any]) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = ROLE.sub(plain, cell.source)
+        for output in cell.get("outputs", []):  # a table's link to itself as CSV would double the file
+            if shown := output.get("data", {}).get("text/html"):
+                output["data"]["text/html"] = CSV.sub("", shown)
     notebook.cells.insert(0, new_markdown_cell(HOW_TO_RUN.format(name=name), id="how-to-run"))
     return notebook
