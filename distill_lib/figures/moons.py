@@ -27,7 +27,7 @@ def moons(shown: dict[str, tuple[ImageSet, ImageSet]]) -> Figure:
         right = 100 * (_nearest(x, few, kind) == y).mean()
         area = _nearest(plane.reshape(-1, 2), few, kind).reshape(plane.shape[:2])
         axis.contourf(plane[..., 0], plane[..., 1], area, levels=[-0.5, 0.5, 1.5], colors=list(shades), alpha=0.12)
-        axis.scatter(*x.T, s=2, c=shades[y], alpha=0.5)
+        axis.scatter(*x.T, s=2, c=shades[y], alpha=0.5, rasterized=True)  # hundreds of points a panel
         for k, shape in enumerate("os"):
             axis.scatter(*few[kind == k].T, s=70, marker=shape, color=shades[k], edgecolor="white", linewidth=1.2)
         axis.set(xlim=(-1.6, 2.6), ylim=(-1.2, 1.7), xticks=[], yticks=[])

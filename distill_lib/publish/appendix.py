@@ -27,7 +27,7 @@ PAGE = """<!DOCTYPE html>
 STYLE = """:root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }
 main { margin: auto; max-width: 60rem; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
 pre { border: 1px solid; overflow-x: auto; padding: 0.5rem; } @media print { pre { white-space: pre-wrap; } }"""
-CODE = ("distill_lib", "book/examples")
+CODE = re.compile(r'href="(?:\.\./)*code/([^"#]+)\.html"')  # what leads to a page of code
 
 
 def _write(out: Path, name: str, title: str, back: str, body: str, style: str = "") -> str:
@@ -59,17 +59,19 @@ def record_pages(out: Path) -> Iterator[str]:
 
 
 def code_pages(out: Path) -> Iterator[str]:
-    """A page for every file of code that the book links to. Yields: the pages' names."""
-    formatter = HtmlFormatter(linenos="inline", lineanchors="line", style="a11y-high-contrast-light")
+    """A page for every file of code that a page links to. Yields: the pages' names."""
+    formatter = HtmlFormatter(style="a11y-high-contrast-light")
     style = formatter.get_style_defs(".highlight") + "\n.highlight { background: #fff; color: #000; }"
-    for folder in CODE:
-        for file in sorted((paths.ROOT / folder).rglob("*.py")):
-            name = file.relative_to(paths.ROOT).as_posix()
+    linked = {name for page in out.glob("*/**/*.html") for name in CODE.findall(page.read_text())}
+    for name in sorted(linked):
+        file = paths.ROOT / name
+        if file.is_file():  # what is missing is named where it is linked
             body = highlight(file.read_text(), get_lexer_for_filename(name), formatter)
             body = body.replace("<pre>", "<pre tabindex='0'>", 1)
             yield _write(out, f"code/{name}", name, '<a href="{root}index.html">the book</a>', body, style)
 
 
+CSV = re.compile(r'<a download="[^"]*" href="data:text/csv[^>]*>CSV</a>')
 HOW_TO_RUN = """*From the book: `{name}`, with its outputs as they stand there.*
 
 To run it, install the library from a copy of the project: `pip install -e .` in its folder, with Python 3.11 or newer.
@@ -97,5 +99,8 @@ def runnable(notebook: Any, name: str, titles: dict[str, Any]) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = ROLE.sub(plain, cell.source)
+        for output in cell.get("outputs", []):  # a table's link to itself as CSV would double the file
+            if shown := output.get("data", {}).get("text/html"):
+                output["data"]["text/html"] = CSV.sub("", shown)
     notebook.cells.insert(0, new_markdown_cell(HOW_TO_RUN.format(name=name), id="how-to-run"))
     return notebook
