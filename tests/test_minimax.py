@@ -309,9 +309,8 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
     from distill_lib import figures
 
     figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))
-    sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]
-    n = [len(real.class_index[k]) for k in (0, 0, 1, 1)]
-    assert sums == [x for count in n for x in (count, 15, 3)]
+    sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]  # percent of each set
+    assert sums == [100] * 12
     assert len(tables_dgs.variation(found)) == 2
     shown = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"profile": "small", "ipc": 3}))
     again = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"ipc": 3}))
@@ -321,7 +320,8 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
     own = scores[real.class_index[0]]
     assert values[5] == own[(own - 0.5).abs().argmin()].item()
     rows = figures.examples_by_difficulty(shown).axes  # a row per class and set: ten scores and its name
-    assert [len(axis.texts) for axis in rows] == [11] * 4 and rows[0].texts[5].get_text() == f"{values[5]:.2f}"
+    assert [len(axis.texts) for axis in rows] == [11] * 4
+    assert abs(values[5] - 0.5) > 0.1 and rows[0].texts[5].get_text() == "none"  # no image near that difficulty
 
 
 def test_pre_defined_targets_are_drawn_from_their_counts():

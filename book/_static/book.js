@@ -36,7 +36,7 @@ function sortable(table) {
       const sign = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
       heads.forEach((other) => other?.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-      const text = (row) => row.cells[column].textContent.trim();
+      const text = (row) => said(row.cells[column]);
       const empty = (row) => Number.isNaN(number(text(row)));
       const rows = [...body.rows].sort((a, b) => (empty(a) || empty(b) ? 1 : sign) * compare(text(a), text(b)));
       body.append(...rows);
@@ -73,7 +73,7 @@ function filterable(table) {
   const search = add("search", Object.assign(document.createElement("input"), { type: "search" }));
   const choices = columns.map(([name, column]) => {
     const select = document.createElement("select");
-    const values = [...new Set(rows.map((row) => row.cells[column].textContent.trim()))];
+    const values = [...new Set(rows.map((row) => said(row.cells[column])))];
     select.append(new Option("all", ""), ...values.filter(Boolean).map((value) => new Option(value, value)));
     return [add(name, select), column];
   });
@@ -81,13 +81,20 @@ function filterable(table) {
     const words = search.value.toLowerCase().split(/\s+/);
     rows.forEach((row) => {
       const text = row.textContent.toLowerCase();
-      row.hidden = !(words.every((word) => text.includes(word)) && choices.every(([select, column]) => !select.value || row.cells[column].textContent.trim() === select.value));
+      row.hidden = !(words.every((word) => text.includes(word)) && choices.every(([select, column]) => !select.value || said(row.cells[column]) === select.value));
     });
     count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   }
   box.append(count);
   table.closest(".distill-shown").prepend(box);
   apply();
+}
+
+// What a cell says, without the buttons in it.
+function said(cell) {
+  const copy = cell.cloneNode(true);
+  copy.querySelectorAll(".distill-copy, .distill-record").forEach((part) => part.remove());
+  return copy.textContent.trim();
 }
 
 // A table that goes on behind an edge of its box fades there; one that is wider than the text takes the margin too.
@@ -100,7 +107,8 @@ function edges(box) {
   const cell = box.closest("div.cell");
   if (cell && box.scrollWidth > box.clientWidth + 1) cell.classList.add("tag_full-width");
   box.addEventListener("scroll", look, { passive: true });
-  new ResizeObserver(look).observe(box);
+  const observer = new ResizeObserver(look);
+  [box, ...box.children].forEach((part) => observer.observe(part));
   look();
 }
 
