@@ -285,7 +285,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
             arm.config.smoke(),
             scale.stand_in,
             brief,
-            num_eval=1,
+            num_eval=min(2, scale.num_eval),  # a spread needs two
             num_sets=SMOKE_REPEATS,
             seed=params.seed,
             network="ConvNetW32",
