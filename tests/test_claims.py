@@ -323,4 +323,4 @@ def test_workers_of_a_cluster_compute_the_same_repeats(tmp_path, monkeypatch):
         monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / f"runs{i}"))
         run(name, params, cells, say=lambda line: None, **({"workers": 2} if run is cluster.run else {}))
         found.append({c: records.load(c, "smoke").test_accuracy_pct for c in cells})
-    assert found[0] == found[1] and all(len(values) == 2 for values in found[0].values())
+    assert found[0] == found[1] and all(len(values) == 4 for values in found[0].values())
