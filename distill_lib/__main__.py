@@ -296,7 +296,7 @@ def fill(
 
     jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
     for job in jobs[:20]:
-        print(f"{job}: {estimate.words(job.seconds, None)}")
+        print(f"{job}: {estimate.words(job.seconds, None)}" + (f" (as {job.basis})" if job.seconds else ""))
     if len(jobs) > 20:
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]

@@ -165,7 +165,7 @@ def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) ->
                 loop=run.loop(folder / network, digest),
                 real=real,
             )
-            for network in task.networks or (task.key["network"],)
+            for network in task.judges
         ]
         evaluation = found[0] if len(found) == 1 else _mean(found)
         metrics = {

@@ -110,6 +110,11 @@ class Task:
         """The method, of METHODS, that makes the sets."""
         return self.method or self.cell.method
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The networks that are trained on every set."""
+        return self.networks or (self.network or self.cell.network,)
+
     @functools.cached_property
     def key(self) -> dict[str, Any]:
         """What a record must agree with to be reused."""
