@@ -24,8 +24,9 @@ from .progress import Spent
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-def digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+def digest(value: Any) -> str:
+    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plain_name(name: str) -> str:

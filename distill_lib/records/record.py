@@ -298,10 +298,5 @@ def _num_classes(record: Record) -> int | None:
     return like(record.key.get("dataset", "")).num_classes or None
 
 
-def digest(value: Any) -> str:
-    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
-    return _digest(value)[:16]
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

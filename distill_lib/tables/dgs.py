@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,15 +37,6 @@ def of_network(outcome: Outcome, network: str) -> Outcome:
     return Outcome(outcome.params, [s for s in outcome if s.cell.network == network], outcome.printed, outcome.seconds)
 
 
-def _artefact(experiment: str, profile: str, ipc: int, ending: str) -> Path:
-    return paths.results(profile) / experiment / f"imagewoof_ipc{ipc}.{ending}"
-
-
-def _kept(experiment: str, params: Any, ending: str) -> Path | None:
-    profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
-    return next((f for p in profiles if (f := _artefact(experiment, p, params.ipc, ending)).exists()), None)
-
-
 def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
     """Table 1's set of DGS at this IPC, the real set and the scores of its images, made where they are not there."""
     cell = Cell(TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", PROTOCOL)
@@ -69,9 +59,9 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     chosen from the pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`,
     `achieved`, `total_variation`.
     """
-    file = _kept(FIGURE2, params, "jsonl")  # `.json` here are records
+    name = f"{FIGURE2}/imagewoof_ipc{params.ipc}.jsonl"  # `.json` here are records
     if params.profile == "recorded":
-        if not file:
+        if not (file := paths.kept("recorded", name)):
             return {}
         about, *classes = map(json.loads, file.read_text().splitlines())
         return {"about": about, "classes": {line.pop("class"): line for line in classes}}
@@ -95,7 +85,7 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     about["total variation by class"] = {name: line["total_variation"] for name, line in lines}
     rows = [about, *({"class": name, **line} for name, line in classes.items())]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    atomically(_artefact(FIGURE2, params.profile, params.ipc, "jsonl"), lambda part: part.write_text(text))
+    atomically(paths.results(params.profile) / name, lambda part: part.write_text(text))
     return {"about": about, "classes": classes}
 
 
@@ -122,9 +112,9 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
 def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9,
     and their scores."""
-    file = _kept(FIGURE3, params, "safetensors")
+    name = f"{FIGURE3}/imagewoof_ipc{params.ipc}.safetensors"
     if params.profile == "recorded":
-        return _unpacked(ImageSet.load(file)) if file else {}
+        return _unpacked(ImageSet.load(file)) if (file := paths.kept("recorded", name)) else {}
     task, real, made, scores = _dgs(params)
     images, labels, shown = [], [], []
     for k in _two(real):
@@ -142,7 +132,7 @@ def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]
             shown.append({"name": f"{real.facts.class_names[k]}, {source}", "scores": own[nearest].tolist()})
     facts = made.synthetic_facts(shown=shown, data=task.dataset, scorer=made.facts.extra["scorer"])
     kept = ImageSet(torch.cat(images), torch.tensor(labels), facts)
-    kept.save(_artefact(FIGURE3, params.profile, params.ipc, "safetensors"))
+    kept.save(paths.results(params.profile) / name)
     return _unpacked(kept)
 
 

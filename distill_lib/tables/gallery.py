@@ -21,7 +21,6 @@ from ..experiments.compute import Run, distilled
 from ..experiments.papers.skd import (
     BESIDE,
     FAIR,
-    FIGURE2,
     GALLERY,
     GENERATORS,
     ROWS,
@@ -36,7 +35,7 @@ from ..generators.generated import GeneratedSet
 from ..methods import METHODS
 from ..records import Cell
 from .numbers import number
-from .skd import drawn
+from .skd import artefact, drawn
 
 Shelf = dict[str, tuple[ImageSet, str]]  # method -> its set, and its accuracy in words
 EPOCHS = {"smoke": 10, "small": 100, "full": 1000}  # of the network that is trained at each moment of a time-lapse
@@ -45,10 +44,6 @@ EPOCHS = {"smoke": 10, "small": 100, "full": 1000}  # of the network that is tra
 def _file(profile: str, experiment: str, dataset: str, method: str, ipc: int = 1) -> Path:
     stem = Cell("", method, dataset, ipc, "", "").stem
     return paths.results(profile) / experiment / f"{stem}.safetensors"
-
-
-def _profiles(params: Any) -> tuple[str, ...]:
-    return ("full", "small") if params.profile == "recorded" else (params.profile,)
 
 
 def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
@@ -67,7 +62,7 @@ def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
         for ipc in params.ipcs:
             shelf: Shelf = {}
             for method in params.methods:
-                for profile in _profiles(params):
+                for profile in paths.shown(params.profile):
                     if shown := _one(method, dataset, ipc, profile, params):
                         shelf[method] = shown, _accuracy(method, dataset, ipc, profile)
                         break
@@ -80,8 +75,7 @@ def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParam
     """A method's set as pictures: kept, drawn by Figure 2's generators, or made now."""
     if (file := _file(profile, GALLERY, dataset, method, ipc)).exists():
         return ImageSet.load(file)
-    plain = method.replace(" (", "-").replace(" ", "-").rstrip(")")
-    drawn_file = paths.results(profile) / FIGURE2 / f"{dataset}_{plain}.safetensors".lower()
+    drawn_file = paths.results(profile) / artefact(dataset, method)
     if method in GENERATORS and drawn_file.exists():
         many = ImageSet.load(drawn_file)
         return many.subset(torch.cat([members[:ipc] for members in many.class_index]))
@@ -116,7 +110,7 @@ def films(params: TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
     found = {}
     for dataset in params.datasets:
         for method in params.methods:
-            for profile in _profiles(params):
+            for profile in paths.shown(params.profile):
                 file = _file(profile, TIMELAPSE, dataset, method)
                 if params.profile != "recorded" and not file.exists():
                     task = _task(method, dataset, 1, params)

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .. import experiments, records
+from ..core import paths
 from ..core.settings import as_dict
 from ..data import DATASETS
 from ..evaluation import statistics
@@ -62,7 +63,7 @@ def rows(paper: str | None = None) -> pd.DataFrame:
 
 def _kept(cell: Cell) -> dict[str, Record]:
     """The cell's records by profile."""
-    return {p: r for p in ("full", "small") if (r := records.load(cell, p))}
+    return {p: r for p in paths.RESULT_PROFILES if (r := records.load(cell, p))}
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
@@ -97,7 +98,7 @@ def _row(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) -> di
         "network": row["network"] if cell is None else cell.network,
         "variant": row["variant"],
         "published": row["text"],
-        **{p: numbers.number(found[p], p) if p in found else "" for p in ("full", "small")},
+        **{p: numbers.number(found[p], p) if p in found else "" for p in paths.RESULT_PROFILES},
         "counted": "" if counted is None else f"{counted:g}",
         "difference": "",
         "status": status,
@@ -270,7 +271,7 @@ def of_outcome(outcome: Outcome) -> str:
         for row in reported.cells_of(name):
             cell = of.get(tuple(row[k] for k in reported.KEY))
             if cell in cells or (cell is None and whole):
-                shown = numbers.measured(cell, outcome) if cell else {}
+                shown = numbers.records_of(cell, outcome) if cell else {}
                 done += bool(shown)
                 found[_status(reported.in_percent(row), cell, shown)[0]] += 1
     if outcome.params.profile == "smoke":

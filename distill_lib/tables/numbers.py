@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import records
+from ..core import paths
 from ..data import sized
 from ..experiments import Outcome
 from ..experiments.registry import paper_data
@@ -40,11 +41,10 @@ def number(record: Record, profile: str) -> str:
     return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
 
 
-def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
+def records_of(cell: Cell, outcome: Outcome) -> dict[str, Record]:
     """Records of a cell by profile: full and small in the recorded view, else the run's own profile."""
     if outcome.params.profile == "recorded":
-        found = {p: records.load(cell, p) for p in ("full", "small")}
-        return {p: r for p, r in found.items() if r}
+        return {p: r for p in paths.RESULT_PROFILES if (r := records.load(cell, p))}
     record = next((s.record for s in outcome if s.cell == cell and s.record), None)
     return {outcome.params.profile: record} if record else {}
 
@@ -52,7 +52,7 @@ def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
 def each(outcome: Outcome) -> Iterator[tuple[Cell, str, Record]]:
     """Every measured cell of an outcome: cell, profile, record."""
     for status in outcome:
-        for profile, record in measured(status.cell, outcome).items():
+        for profile, record in records_of(status.cell, outcome).items():
             yield status.cell, profile, record
 
 

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from ..experiments import Outcome
 from ..records import Cell, Record
 from .compare import Axis, along
-from .numbers import NOT_RUN, measured
+from .numbers import NOT_RUN, records_of
 
 
 def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> tuple[float, float, float]:
@@ -58,7 +58,7 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
         line.
     """
     out: list[dict[str, Any]] = []
-    found = {(p, s.cell): r for s in outcome for p, r in measured(s.cell, outcome).items()}
+    found = {(p, s.cell): r for s in outcome for p, r in records_of(s.cell, outcome).items()}
     for profile in dict.fromkeys(p for p, _ in found):
         settings: dict[tuple[str, int | None], list[Cell]] = {}
         for s in outcome:

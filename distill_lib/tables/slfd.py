@@ -80,7 +80,7 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
 
     In the profile `recorded` only what is kept is shown.
     """
-    for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
+    for profile in paths.shown(params.profile):
         shown = {}
         for name, task in shown_tasks(figure, params.model_copy(update={"profile": profile})).items():
             file = _artefact(profile, figure, name)

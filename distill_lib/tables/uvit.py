@@ -144,7 +144,7 @@ def beside_leaderboard(profile: str) -> pd.DataFrame:
     """What is not comparable with the leaderboard: our largest recorded time budget per data set, with its machine."""
     out = []
     for dataset in DATASETS[2:]:
-        for kind in ("full", "small") if profile == "recorded" else (profile,):
+        for kind in paths.shown(profile):
             cells = {s: Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s") for s in SECONDS}
             found = [(s, r) for s, cell in cells.items() if (r := records.load(cell, kind))]
             if found:
@@ -175,7 +175,7 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
     """
     shown: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     for dataset in params.datasets:
-        for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
+        for profile in paths.shown(params.profile):
             if params.profile != "recorded" and not _draw(dataset, params):
                 continue
             file, beside = (_artefact(profile, dataset, name) for name in ("samples", "nearest"))

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from .. import experiments, records
+from ..core import paths
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
 from ..experiments.claims import findings as claim_findings
@@ -210,7 +211,7 @@ def entries() -> list[dict[str, Any]]:
     What the small budget left untrained is left out.
     """
     out = []
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             record = records.read(file)
             cell, key = record.cell, record.key
