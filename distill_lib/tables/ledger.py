@@ -42,14 +42,13 @@ STATUSES = {
 }
 FULL = ("matched", "differs", "undecided", "measured")
 FREE = ("ImageNette", "ImageWoof")  # cuts of ImageNet that are published for download
-PAPERS = ("skd", "uvit", "dgs", "slfd")  # in reading order
 
 
 def rows(paper: str | None = None) -> pd.DataFrame:
     """One row per cell that a paper prints, in the papers' order.
 
     Args:
-        paper: slfd, uvit, skd or dgs; None for all.
+        paper: skd, uvit, dgs or slfd; None for all.
     Returns: columns experiment, method, data set, IPC, network, variant, published; full and small: mean and spread as
         measured there ("underfit" where the networks are not trained); counted: our value where it is counted from the
         code; difference (percentage points, of full where there is one), status (one of `STATUSES`), reason, compared
@@ -57,7 +56,7 @@ def rows(paper: str | None = None) -> pd.DataFrame:
         record, see `html.Shown`.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
-    names = [name for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)]
+    names = [name for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)]
     return pd.DataFrame([line for name in names for line in _lines(name)])
 
 
@@ -220,7 +219,9 @@ def _free(dataset: str) -> bool:
 # --- counting ---------------------------------------------------------------------------------------------------------
 def counts(paper: str | None = None) -> dict[str, Counter[str]]:
     """`counts_of` every table and figure, in the papers' order."""
-    return {name: counts_of(name) for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)}
+    return {
+        name: counts_of(name) for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)
+    }
 
 
 def counts_of(name: str) -> Counter[str]:
