@@ -78,7 +78,7 @@ def test_the_repeats_that_would_decide_are_the_fewest(centre, spread):
     n = effects.needed(centre, spread, delta=0.5)
 
     def decides(count):
-        half = effects._half(spread, count)
+        half = effects.half_width(spread, count)
         return abs(centre) > half or abs(centre) + half < 0.5
 
     assert decides(n) and (n == 2 or not decides(n - 1))

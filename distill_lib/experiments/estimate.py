@@ -330,7 +330,8 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
                 continue
             if part.stage:
                 count = _stage_operations(part.settings, task.config, task.dataset)
-                out[part.key] = Share(part.key, *known.seconds([("stage", part.what)], count))
+                names = [("stage", part.what), _evaluations(task)[-1]]  # networks in training, of any kind
+                out[part.key] = Share(part.key, *known.seconds(names, count))
             else:
                 names = [(kind, task.maker) for kind in ("distill", "with stage")]
                 out[part.key] = Share(part.key, *known.seconds(names, distill))

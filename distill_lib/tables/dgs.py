@@ -17,17 +17,7 @@ from ..core.settings import replace
 from ..data import ImageSet
 from ..experiments import Outcome, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.dgs import (
-    CLASSES,
-    FIGURE2,
-    FIGURE3,
-    PROTOCOL,
-    TABLE1,
-    Figure2Parameters,
-    Figure3Parameters,
-    config_of,
-    task_of,
-)
+from ..experiments.papers import dgs as paper
 from ..methods import dgs
 from ..records import Cell
 
@@ -39,8 +29,8 @@ def of_network(outcome: Outcome, network: str) -> Outcome:
 
 def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
     """Table 1's set of DGS at this IPC, the real set and the scores of its images, made where they are not there."""
-    cell = Cell(TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", PROTOCOL)
-    task = task_of(cell, config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
+    cell = Cell(paper.TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", paper.PROTOCOL)
+    task = paper.task_of(cell, paper.config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
     real = data.load(task.dataset)[0].to(pick())
     made, _ = distilled(task, 0, Run(params.profile), real)
     return task, real, made, dgs.scored(real, task.config.scoring).real
@@ -49,17 +39,17 @@ def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
 def _two(real: ImageSet) -> list[int]:
     """The paper's two classes; the first two of a stand-in."""
     names = list(real.facts.class_names)
-    return [names.index(c) for c in CLASSES] if set(CLASSES) <= set(names) else [0, 1]
+    return [names.index(c) for c in paper.CLASSES] if set(paper.CLASSES) <= set(names) else [0, 1]
 
 
-def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
+def difficulty_of(params: paper.Figure2Parameters) -> dict[str, Any]:
     """What Figure 2 shows, kept beside the records; {} where it was not run.
 
     Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images
     chosen from the pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`,
     `achieved`, `total_variation`.
     """
-    name = f"{FIGURE2}/imagewoof_ipc{params.ipc}.jsonl"  # `.json` here are records
+    name = f"{paper.FIGURE2}/imagewoof_ipc{params.ipc}.jsonl"  # `.json` here are records
     if params.profile == "recorded":
         if not (file := paths.kept("recorded", name)):
             return {}
@@ -109,10 +99,10 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
     return rows
 
 
-def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
+def examples(params: paper.Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9,
     and their scores."""
-    name = f"{FIGURE3}/imagewoof_ipc{params.ipc}.safetensors"
+    name = f"{paper.FIGURE3}/imagewoof_ipc{params.ipc}.safetensors"
     if params.profile == "recorded":
         return _unpacked(ImageSet.load(file)) if (file := paths.kept("recorded", name)) else {}
     task, real, made, scores = _dgs(params)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from .. import records
 from ..core import paths
 from ..data import sized
+from ..evaluation import statistics
 from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
@@ -25,11 +25,8 @@ def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
 
 def spread(values: list[float], digits: int = 1) -> str:
     """'48.9 ± 0.6': mean and population standard deviation over networks; the mean alone for a single network."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.std(values):.{digits}f}"
 
 
 def number(record: Record, profile: str) -> str:

@@ -10,7 +10,7 @@ from ..core.device import pick
 from ..data import ImageSet
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.skd import FIGURE2, ROWS, TABLE1, Figure2Parameters, table1_task
+from ..experiments.papers import skd as paper
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from ..records import Cell
@@ -18,10 +18,10 @@ from ..records import Cell
 
 def artefact(dataset: str, name: str, ending: str = "safetensors") -> str:
     """A file of Figure 2, below the folder of a profile's results."""
-    return f"{FIGURE2}/{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
+    return f"{paper.FIGURE2}/{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
 
 
-def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
+def samples(params: paper.Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
     """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all
     methods.
 
@@ -35,7 +35,7 @@ def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
                 if file := paths.kept("recorded", artefact(dataset, method)):
                     shown.setdefault(dataset, {})[method] = ImageSet.load(file)
                 continue
-            task = table1_task(Cell(TABLE1, method, dataset, 1, "ConvNet", ROWS[method]), params)
+            task = paper.table1_task(Cell(paper.TABLE1, method, dataset, 1, "ConvNet", paper.ROWS[method]), params)
             if isinstance(task, Skip):
                 continue
             real = data.load(task.dataset)[0].to(pick())
@@ -58,7 +58,7 @@ def health(task: Task, real: ImageSet) -> pd.DataFrame:
     return pd.DataFrame(cgan.train(real, task.config.gan).health)
 
 
-def health_kept(params: Figure2Parameters) -> dict[str, pd.DataFrame]:
+def health_kept(params: paper.Figure2Parameters) -> dict[str, pd.DataFrame]:
     """The health tables that are kept, by data set."""
     found = {d: paths.kept(params.profile, artefact(d, "health", "csv")) for d in params.datasets}
     return {d: pd.read_csv(file) for d, file in found.items() if file}
