@@ -37,7 +37,7 @@ def stage1(task: Task) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Part:
+class SharedPart:
     """Work that several cells share under one `key`: a stage before the sets, or a distilled set."""
 
     key: str
@@ -46,19 +46,19 @@ class Part:
     stage: bool
 
 
-def shared_parts(task: Task, index: int) -> list[Part]:
+def shared_parts(task: Task, index: int) -> list[SharedPart]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
     parts = []
     for what, settings in stage1(task).items():
         # the stages other than a training have their seed among their settings
         seed = task.seed + index if isinstance(settings, Training) else None
         digest = store.digest([task.dataset, what, as_dict(settings), seed])
-        parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
+        parts.append(SharedPart(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
     if optional(method, "EVERY_IPC"):
         config["ipc"] = None
     key = f"set-{store.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
-    return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
+    return [*parts, SharedPart(key, f"set of {task.maker}", task.config, stage=False)]
 
 
 def made(profile: str) -> set[str]:

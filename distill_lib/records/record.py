@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from ..core import paths
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import write_json
 from ..core.settings import as_dict, build, settings
 from ..data import like
 
@@ -135,8 +135,7 @@ class Record:
 
     def save(self, profile: str) -> Path:
         """Write the record to its file in the profile's folder, whole or not at all."""
-        body = self.to_json()
-        return atomically(path(self.cell, profile), lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+        return write_json(path(self.cell, profile), self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         body = {
@@ -248,7 +247,7 @@ def sets_and_networks(record: Record) -> str:
     return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
 
 
-TRAINED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
+TRAINED_FROM = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
 ABOVE_CHANCE = 1.5  # times the accuracy of guessing
 
 
@@ -258,7 +257,7 @@ def underfit(record: Record) -> str:
     A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
     divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat if they differ, in
     its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
-    networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
+    networks, has come `TRAINED_FROM` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
     with a cross-entropy: 112 had come at least 52 % of the way, 44 at most 35 %, and none lay between. The average
     counts because at one image per class the last epoch is a single batch, with CutMix or without.
 
@@ -273,7 +272,7 @@ def underfit(record: Record) -> str:
     rules, losses = record.key.get("protocol", {}), _by_network(record, "train_loss")
     if losses and rules.get("loss", "ce") != "mse":
         start = math.log(classes)
-        bound = start - TRAINED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
+        bound = start - TRAINED_FROM * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
         high = [f"{network} at a training loss of {mean:.2f}" for network, mean in losses.items() if not mean <= bound]
         return f"{', '.join(high)}, {start:.2f} before training" if high else ""
     each = _by_network(record, "accuracy_pct") or {_network(record): fmean(record.test_accuracy_pct)}

@@ -22,12 +22,12 @@ from ..experiments.definition import Parameters
 from ..records import Record
 from .findings import Findings, mean
 
-PAPERS = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
+PAPER_TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 
 
 def papers() -> list[str]:
     """The papers that have claims."""
-    return [paper for paper in PAPERS if f"{paper}/claims" in experiments.experiments()]
+    return [paper for paper in PAPER_TITLES if f"{paper}/claims" in experiments.experiments()]
 
 
 def of(paper: str, params: Parameters | None = None) -> list[Finding]:
@@ -119,7 +119,7 @@ def summary() -> pd.DataFrame:
         words = {word.removesuffix(" larger than δ"): final[word] for word in WORDS if word != "not run"}
         rows.append(
             {
-                "paper": PAPERS[paper],
+                "paper": PAPER_TITLES[paper],
                 "claims": len(found),
                 **words,
                 "provisional": open_,

@@ -111,7 +111,7 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
     value, who."""
     out = []
     for row in reported.cells_of(paper.FIGURE4):
-        if row["dataset"] in paper.PAPERS:
+        if row["dataset"] in paper.IN_PAPER:
             team = row["axes"]["team"] + " (this paper)" * (row["method"] == paper.METHOD)
             track, value = int(row["axes"]["track"]), 100 * row["value"]
             out.append({"track": track, "team": team, "dataset": row["dataset"], "value": value, "who": "printed"})
@@ -144,7 +144,7 @@ def beside_leaderboard(profile: str) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-FREE = ("MIT", "CC")  # licences, by their first letters, under which training images may lie beside the results
+COPYABLE = ("MIT", "CC")  # licences, by their first letters, under which training images may lie beside the results
 
 
 def _artefact(profile: str, dataset: str, name: str) -> Path:
@@ -210,7 +210,7 @@ def _draw(dataset: str, params: paper.SamplesParameters) -> bool:
     ImageSet(made.images.cpu(), made.labels.cpu(), facts).save(_artefact(params.profile, dataset, "samples"))
     beside = _artefact(params.profile, dataset, "nearest")
     beside.unlink(missing_ok=True)
-    if real.facts.licence.startswith(FREE):
+    if real.facts.licence.startswith(COPYABLE):
         ImageSet(near.images.cpu(), real.hard_labels[near.index].cpu(), real.facts).save(beside)
     return True
 

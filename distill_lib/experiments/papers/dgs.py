@@ -26,7 +26,7 @@ POOLS = [2, 3, 4, 5, 6]
 # first layers, which makes them as slow as at 224; the small budget gives ResNetAP-10 the ImageNet stem instead and
 # half the channels, and smoke mostly ConvNets. Smoke's data are in colour, as the protocol's augmentation needs.
 SIDE = {"full": 224, "small": 64}
-TRAINED = {
+TRAINED_NETWORKS = {
     "full": {"ConvNet-6": "ConvNetD6", "ResNetAP-10": "IDC-ResNetAP10", "ResNet-18": "IDC-ResNet18"},
     "small": {"ConvNet-6": "ConvNetD6W32", "ResNetAP-10": "IDC-LargeThinResNetAP10"},
     "smoke": {"ConvNet-6": "ConvNetD2W32", "ResNetAP-10": "ConvNetW32", "ResNet-18": "IDC-ThinResNet10"},
@@ -50,14 +50,14 @@ def config_of(method: str, dataset: str, ipc: int | None, profile: str) -> Any:
     if method in ("DM", "IDC-1"):
         return replace(config, network=MATCHED)
     if method in ("Herding", "K-Center"):
-        return changed(config, "training.network", TRAINED[profile]["ResNetAP-10"])
+        return changed(config, "training.network", TRAINED_NETWORKS[profile]["ResNetAP-10"])
     return config
 
 
 def task_of(cell: Cell, config: Any, params: Parameters) -> Task:
     """A cell's task with these settings, in the profile's budget."""
     profile, full_data = params.profile, cell.ipc is None
-    both = {"seed": params.seed, "network": TRAINED[profile][cell.network]}
+    both = {"seed": params.seed, "network": TRAINED_NETWORKS[profile][cell.network]}
     if profile == "smoke":
         epochs = SMOKE_FULL_EPOCHS if full_data else SMOKE_EPOCHS
         return Task(cell, config, COLOUR, f"{PROTOCOL}@{epochs}ep", num_eval=1, tested=10, **both)
