@@ -42,7 +42,7 @@ def _two(real: ImageSet) -> list[int]:
     return [names.index(c) for c in paper.CLASSES] if set(paper.CLASSES) <= set(names) else [0, 1]
 
 
-def difficulty_of(params: paper.Figure2Parameters) -> dict[str, Any]:
+def difficulty_of(params: paper.FigureParameters) -> dict[str, Any]:
     """What Figure 2 shows, kept beside the records; {} where it was not run.
 
     Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images
@@ -99,7 +99,7 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
     return rows
 
 
-def examples(params: paper.Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
+def examples(params: paper.FigureParameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9,
     and their scores."""
     name = f"{paper.FIGURE3}/imagewoof_ipc{params.ipc}.safetensors"

@@ -10,7 +10,7 @@ from ...evaluation.metrics.generative import Scores
 from ...generators.uvit import ARCHITECTURES, parameter_count
 from ...methods import METHODS
 from ...records import Cell
-from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, names_of, page
+from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, grid, names_of, page
 from ..sample_scores import Quality, measure
 
 TABLE1, TABLE2 = "uvit/table1_configurations", "uvit/table2_fid"
@@ -98,14 +98,11 @@ class BudgetParameters(_Rows):
 
 
 def budget_cells(params: BudgetParameters) -> list[Cell]:
-    cells = [
-        Cell(BUDGET, method, dataset, ipc, "ConvNet", STEPS)
-        for dataset in params.datasets
-        for method in params.methods
-        for ipc in params.ipcs
-    ]
-    timed = [Cell(BUDGET, METHOD, d, None, "ConvNet", STEPS, f"{s} s") for d in params.datasets for s in params.seconds]
-    return cells + (timed if METHOD in params.methods else [])
+    cells = grid(BUDGET, dataset=params.datasets, method=params.methods, ipc=params.ipcs, protocol=STEPS)
+    if METHOD not in params.methods:
+        return cells
+    times = [f"{seconds} s" for seconds in params.seconds]
+    return cells + grid(BUDGET, dataset=params.datasets, variant=times, method=METHOD, protocol=STEPS)
 
 
 def budget_task(cell: Cell, params: Parameters) -> Task | Skip:
