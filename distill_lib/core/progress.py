@@ -55,7 +55,7 @@ class Spent:
         return sum(self.seconds.values())
 
     def include(self, name: str, other: Spent) -> None:
-        """Count what another phase has cost, once."""
+        """Take over the cost of another object as phase `name`; a second call replaces it."""
         self.seconds[name] = other.total
         for own, others in ((self.cpu_seconds, other.cpu_seconds), (self.joules, other.joules)):
             if others:
@@ -168,7 +168,7 @@ class Activity:
             self._say(line)
 
     def tell(self, name: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Takes the place of `Loop.tell`."""
+        """Given to loops as their `tell`: updates the note, and now and then the log."""
         tick()
         now = time.monotonic()
         if self._about and (now - self._written > 2 or done == total):

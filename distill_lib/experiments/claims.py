@@ -109,7 +109,7 @@ def _spread_of_architectures(record: Record) -> dict[int, float]:
 
 
 def _metric(start: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
-    """The one metric of every set whose name starts so."""
+    """Reads the one metric of a record whose name starts with `start`: its value for every set."""
 
     def of(record: Record) -> dict[int, float]:
         (name,) = [k for k in record.metrics if k.startswith(start)]

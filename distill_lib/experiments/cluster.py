@@ -231,7 +231,7 @@ def _slurm(refused: list[str]) -> Any:
 
 
 def _first_worker(client: Client, ends: float | None, say: Callable[[str], None], refused: list[str]) -> None:
-    """Wait for it, and say so every minute."""
+    """Wait for the first worker, and say every minute that there is none yet."""
     start, told = time.monotonic(), PATIENCE
     while not client.nthreads():
         if refused:
@@ -328,7 +328,7 @@ def _set(task: Task, index: int, order: WorkerOrder, waited_for: list[str]) -> s
 
 
 def _until(make: Callable[[Run, ImageSet], Any], task: Task, order: WorkerOrder) -> str:
-    """Make something of a task's training set; how that ended."""
+    """Make something from a task's training set. Returns: "done", "stopped" by the time limit, or "failed"."""
     try:
         run = order.run()
         make(run, run.load(task.dataset)[0])
@@ -407,7 +407,7 @@ def _plugin(values: dict[str, str]) -> Any:
     from distributed import WorkerPlugin  # optional
 
     class Settings(WorkerPlugin):
-        """Also for workers that join later."""
+        """Sets the variables of every worker, also of those that join later."""
 
         def setup(self, worker: Any) -> None:
             os.environ.update(values)

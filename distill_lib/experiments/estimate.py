@@ -1,4 +1,4 @@
-"""What a cell will cost: seconds of the nearest recent record, scaled by counted operations, and the memory that it took.
+"""What a cell will cost: seconds of the nearest recent record, scaled by counted operations, and the memory it took.
 
 Operations are images through a network (`method_costs`; `work` of a stage's settings; the training and the test of an
 evaluation) times the operations of one image. Records say in how many seconds a device computes them: processor
@@ -151,7 +151,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Peak:
-    """The memory that a process took, in MB, and for what."""
+    """The memory, in MB, that computing a cell took, and what decides it."""
 
     memory_mb: float
     method: str
@@ -266,7 +266,7 @@ def _processor(device: str) -> bool:
 
 
 def _kind(device: str) -> str:
-    """A device in words whatever its number of threads."""
+    """The name of a device, with "any threads" in place of a number of threads."""
     return re.sub(r"\d+ threads$", "any threads", device)
 
 
@@ -341,7 +341,7 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
 
 
 def total_seconds(parts: list[Share] | None) -> float | None:
-    """Of all parts; None if one of them is unknown."""
+    """The seconds of all parts together; None if those of one are unknown."""
     return None if parts is None or any(p.seconds is None for p in parts) else sum(p.seconds for p in parts)
 
 
@@ -381,13 +381,13 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
 
 
 def words(seconds: float | None, memory_mb: float | None) -> str:
-    """'about 3.2 min, 1.0 GB', or what of it is known."""
+    """Seconds and memory in words: 'about 3.2 min, 1.0 GB', or 'time unknown'."""
     time = "time unknown" if seconds is None else f"about {duration(seconds)}"
     return time + (f", {memory_mb / 1000:.1f} GB" if memory_mb else "")
 
 
 def total(rows_: list[dict[str, Any]]) -> str:
-    """A plan in one line."""
+    """A plan's rows in one line: how many cells stand where, and what those to compute will cost."""
     todo = [r for r in rows_ if r["state"] in TO_COMPUTE]
     known = [r.get("added_seconds", r["seconds"]) for r in todo if r["seconds"] is not None]
     states = Counter(r["state"] for r in rows_)
@@ -409,7 +409,7 @@ def total(rows_: list[dict[str, Any]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'3.2 min'."""
+    """Seconds in the largest unit that fits: '3.2 min'."""
     for unit, size in (("years", 31_557_600), ("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"

@@ -46,7 +46,7 @@ WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s
 
 
 def _folder() -> Path:
-    """Where the measurements lie."""
+    """The folder of the measurements."""
     return paths.results("benchmarks")
 
 
@@ -58,7 +58,7 @@ def file(device: str, threads: int) -> Path:
 
 @dataclass(frozen=True)
 class Report:
-    """What one file holds."""
+    """The measurements of one device with one number of threads."""
 
     device: str
     threads: int
@@ -91,7 +91,7 @@ def read(path: Path) -> Report:
 
 
 def reports() -> list[Report]:
-    """All of them, in order of their files' names."""
+    """Every report, in the order of the files' names."""
     return [read(path) for path in sorted(_folder().glob("*.json"))]
 
 
@@ -184,7 +184,7 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def of_memory(entry: dict[str, Any]) -> bool:
-    """Whether an entry holds a measured peak, and its seconds say nothing."""
+    """Whether an entry is a measurement of peak memory, whose seconds are not meant to be compared."""
     return "measured_mb" in entry["facts"]
 
 

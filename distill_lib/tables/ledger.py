@@ -123,7 +123,7 @@ def _address(row: dict[str, Any]) -> str:
 
 
 def _counted(row: dict[str, Any]) -> float | None:
-    """Our value of a row that follows from the code."""
+    """Our value of a printed row, if it follows from the code without a measurement."""
     known = experiments.experiments().get(row["experiment"])
     return known.counted(row) if known else None
 
@@ -175,7 +175,7 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
 
 
 def _stale(record: Record, profile: str) -> str:
-    """What is not as it would be measured now, in words; "" where nothing changed, or the record does not say."""
+    """How a record's settings differ from those of today, in words; "" if they are the same or it has none."""
     definition = experiments.experiment(record.cell.experiment)
     task = definition.task(record.cell, experiments.check_parameters(record.cell.experiment, {"profile": profile}))
     changed = (
@@ -262,7 +262,7 @@ def progress(paper: str | None = None) -> str:
 
 
 def of_outcome(outcome: Outcome) -> str:
-    """As `progress`, of the printed cells that a run's outcome is about, by the records it shows."""
+    """`progress` for the printed cells of a run's outcome, by the records that the outcome shows."""
     cells = dict.fromkeys(s.cell for s in outcome)
     found: Counter[str] = Counter()
     done = 0

@@ -93,7 +93,7 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
 
 
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
-    """`budget_points` as text."""
+    """The rows of `budget_points` as a table to read: numbers rounded and joined with their units."""
 
     def line(p: pd.Series) -> dict[str, Any]:
         rate, images = p["images per second"], p["images"]

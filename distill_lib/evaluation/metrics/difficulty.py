@@ -152,7 +152,7 @@ def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]
 def _of_real(
     classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None
 ) -> Tensor:
-    """As `_scores`, kept in a file; computed in steps that a time limit may end."""
+    """`_scores` of the real set, kept in a file and computed in steps, so that a time limit can interrupt them."""
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if file.exists():

@@ -33,7 +33,7 @@ def _arms(dataset: str, ipc: int) -> dict[str, Arm]:
 
 
 def _fair(dataset: str, ipc: int) -> Scale:
-    """A generator draws its images once."""
+    """One protocol for all rows: a generator draws its images once, as many as others store."""
     return Scale(dataset, f"vico_dsa@{EPOCHS[ipc]}ep", num_eval=3)
 
 

@@ -26,7 +26,7 @@ DELTA = 1.0  # points
 
 
 def _uvit(ipc: int, **settings: Any) -> Arm:
-    """Images of one generator: the small budget's."""
+    """Images of the generator that the small budget trains."""
     name = ", ".join(f"{value} {what}" for what, value in settings.items())
     return Arm("U-ViT", replace(METHODS["U-ViT"].of_profile(DATASET, "small", ipc), **settings), name)
 
@@ -44,7 +44,7 @@ def _matched(method: str) -> Arm:
 
 
 def _growing(method: str, ipc: int, **settings: Any) -> Arm:
-    """A method's published loops, few of their rounds."""
+    """A method with its published loops, but only a few rounds of them."""
     config = replace(METHODS[method].paper_config(DATASET, ipc), network=NETWORK, batch_real=64, **settings)
     return Arm(method, config, "published loops")
 

@@ -40,8 +40,7 @@ SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the
 
 
 def unseen(side: int, profile: str = "full") -> tuple[str, ...]:
-    """The four networks for images of so many pixels, as GLaD's code has them; in the small budget with a narrower
-    ResNet-18."""
+    """The four networks that GLaD's code trains on images of this size; the small budget has a narrower ResNet-18."""
     if side >= 64:
         return ("IDC-LargeThinResNet18" if profile == "small" else "ResNet18", "GLaD-VGG11", "ViT", "AlexNet")
     return ("IDC-ThinResNet18" if profile == "small" else "ResNet18", "VGG11", "ViTCIFAR", "AlexNet")
@@ -101,7 +100,7 @@ def _in_pixels(cell: Cell, match: str, profile: str) -> tuple[str, Any]:
 
 
 def task_for(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
-    """The task of a cell on a data set of so many pixels, in the profile's budget."""
+    """The task of a cell in the profile's budget, on a data set whose images are `side` pixels wide."""
     method, config = method_and_config(cell, params.profile)
     networks = unseen(side, params.profile) if cell.network == MEAN else ()
     both = {"seed": params.seed, "networks": networks, "method": None if method == cell.method else method}
