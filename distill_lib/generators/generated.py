@@ -20,7 +20,6 @@ from ..data import READERS, Facts, ImageSet
 from . import cgan
 
 FORMAT = "distill_lib.GeneratedSet/1"
-FAMILIES = {"cgan": cgan}
 
 
 class GeneratedSet(ImageSet):
@@ -89,9 +88,9 @@ class GeneratedSet(ImageSet):
         """
         try:
             tensors, about = read_tensors(path)
-            if about.get("format") != FORMAT or about.get("family") not in FAMILIES:
+            if about.get("format") != FORMAT or about.get("family") != "cgan":
                 raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
-            generator = FAMILIES[about["family"]].rebuild(json.loads(about["architecture"]))
+            generator = cgan.rebuild(json.loads(about["architecture"]))
             generator.load_state_dict(tensors)
             facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about["facts"]).items()}
             return GeneratedSet(generator, Facts(**facts), int(about["ipc"]), int(about["seed"]))

@@ -31,7 +31,7 @@ from ..core.device import Pieces, chunked
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..networks.gradients import Derivatives
 from ..networks.winograd import Products
@@ -76,9 +76,8 @@ class Config:
 
     def _reduced(self, **changes: int) -> Config:
         """Smaller numbers; the discrimination loss keeps its share although it sums over fewer images."""
-        smaller = {k: min(getattr(self, k), v) for k, v in changes.items()}
-        discrimination = self.discrimination * self.batch_real / smaller["batch_real"]
-        return replace(self, milestones=(), discrimination=discrimination, **smaller)
+        few = lowered(self, **changes)
+        return replace(few, milestones=(), discrimination=self.discrimination * self.batch_real / few.batch_real)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:

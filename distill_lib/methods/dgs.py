@@ -25,7 +25,7 @@ from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
 from ..generators.dit import Pretraining, Sampling
 from ..networks.reference import Training
-from .minimax import Tuning, draw_pool, tuned
+from .minimax import Tuning, draw_pool, model
 
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
@@ -121,10 +121,7 @@ def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make the stages, unless they are there already."""
-    if cfg.tuning is None:
-        dit.base(real, cfg.base, loop)
-    else:
-        tuned(real, cfg.base, cfg.tuning, loop)
+    model(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

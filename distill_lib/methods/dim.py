@@ -84,5 +84,5 @@ def dim_loss(network: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, cfg
     target, ours = network_pool.answers(network, real, fake, embedding=cfg.target == "feat")
     if cfg.target == "feat":
         return (target.mean(0) - ours.mean(0)).square().sum()
-    target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+    target, ours = (network_pool.pair_up(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
     return F.mse_loss(ours.log_softmax(1), target.log_softmax(1))

@@ -18,7 +18,7 @@ from .. import networks
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
@@ -44,6 +44,13 @@ class Students:
     second_order: Literal["dropped"] | None = None  # terms from step to step: kept, as MTT; dropped, as GLaD's code
     experts: Experts = field(default_factory=lambda: Experts(epochs=15))
 
+    def smoke(self) -> Students:
+        few = {"syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 10}
+        return replace(self, experts=self.experts.smoke(), **few)
+
+    def small(self) -> Students:
+        return replace(self, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=self.experts.small())
+
 
 @settings
 class Config:
@@ -58,27 +65,14 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        experts = replace(self.students.experts, count=1, epochs=2, batch=32, per_epoch=128)
-        steps = {"syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 10}
-        return replace(
-            self,
-            iterations=min(self.iterations, 10),
-            batch_real=min(self.batch_real, 16),
-            space=self.space.smoke(),
-            students=replace(self.students, experts=experts, **steps),
-        )
+        few = lowered(self, iterations=10, batch_real=16)
+        return replace(few, space=self.space.smoke(), students=self.students.smoke())
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
-        experts = replace(self.students.experts, count=2, epochs=6, batch=64, per_epoch=2_048)
-        iterations, batch = SMALL[self.match]
-        return replace(
-            self,
-            iterations=min(self.iterations, iterations),
-            batch_real=batch,
-            space=self.space.small(self.match),
-            students=replace(self.students, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=experts),
-        )
+        iterations, batch_real = SMALL[self.match]
+        few = replace(lowered(self, iterations=iterations), batch_real=batch_real)
+        return replace(few, space=self.space.small(self.match), students=self.students.small())
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:

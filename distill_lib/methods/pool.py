@@ -30,9 +30,8 @@ class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images in the pool for each one kept
     source: Literal["GAN", "real"] = "GAN"
-    rule: Literal["difficulty", "shuffled", "random", "first"] = (
-        "difficulty"  # DGS's; the same with the scores of a class shuffled; uniformly; those drawn first
-    )
+    # DGS's; the same with the scores of a class shuffled; uniformly; those drawn first
+    rule: Literal["difficulty", "shuffled", "random", "first"] = "difficulty"
     gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN, DiM and SKD
     sampler: Sampler = field(default_factory=Sampler)
     scoring: Scoring = field(default_factory=lambda: Scoring(scorer="trained"))

@@ -34,7 +34,7 @@ from .common import network_pool
 from .common.network_pool import Matching
 
 VERSION = 1
-NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
+ABOUT_NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
 EVERY_IPC = True  # one generator serves every ipc
 prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 
@@ -77,7 +77,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     def loss(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         target, ours = network_pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
-        target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+        target, ours = (network_pool.pair_up(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
         return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
 
     generator = network_pool.second_stage(trained, cfg.matching, loss if cfg.weight else None, seed, loop)

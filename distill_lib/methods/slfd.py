@@ -23,7 +23,7 @@ from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
 from ..generators.cgan import GAN
@@ -77,13 +77,13 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        few = min(self.iterations, 10), min(self.batch_real, 16)
-        return replace(self, iterations=few[0], batch_real=few[1], space=self.space.smoke())
+        return replace(lowered(self, iterations=10, batch_real=16), space=self.space.smoke())
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
-        iterations, batch = min(self.iterations, SMALL[self.match][0]), SMALL[self.match][1]
-        return replace(self, iterations=iterations, batch_real=batch, space=self.space.small(self.match))
+        iterations, batch_real = SMALL[self.match]
+        few = lowered(self, iterations=iterations)
+        return replace(few, batch_real=batch_real, space=self.space.small(self.match))
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
@@ -203,7 +203,7 @@ class Normal:
 
     @torch.no_grad()
     def numbers(self) -> dict[str, Any] | None:
-        """Plain numbers of a small event, from which `final` makes the distributions again; None for a large one."""
+        """The distributions as plain lists, which `final` reads; None if there is more than one per image, or E > 20."""
         if self.mean.shape[-1] > 20 or self.mean.ndim > 2:
             return None
         return {"mean": self.mean.tolist(), "d": self.d.tolist(), "factor": self.factor.tolist(), "full": self.full}

@@ -16,7 +16,7 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, like
 from ..generators import uvit
-from ..generators.uvit import ARCHITECTURES, Training
+from ..generators.uvit import ARCHITECTURES, UViTTraining
 
 VERSION = 1
 
@@ -28,7 +28,7 @@ class Config:
     seconds: float | None = 600.0  # the challenge's ten minutes; how many images that is depends on the machine
     images: Count | None = None  # in all
     ipc: Count | None = None  # of every class
-    training: Training = field(default_factory=Training)  # stage 1, shared by all sets of a data set
+    training: UViTTraining = field(default_factory=UViTTraining)  # stage 1, shared by all sets of a data set
     training_seed: int = 0
     sampler: str = "dpm_fast"
     steps: Count = 50  # network evaluations per image
@@ -58,7 +58,7 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
     Args:
         ipc: images per class; None: as many as ten minutes give.
     """
-    training = Training(flip=like(dataset).mirrors)
+    training = UViTTraining(flip=like(dataset).mirrors)
     if dataset == "CIFAR100":
         training = replace(training, start="cifar10_uvit_small.pth")
     elif dataset == "TinyImageNet" or "@64px" in dataset:
@@ -74,7 +74,7 @@ def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
     return {"smoke": cfg.smoke, "small": cfg.small, "full": lambda: cfg}[profile]()
 
 
-def stage1(cfg: Config) -> dict[str, Training]:
+def stage1(cfg: Config) -> dict[str, UViTTraining]:
     """What cells share before their sets differ."""
     return {"U-ViT": cfg.training}
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ...core import paths, store
+from ...core import store
 from ...core import weights as core_weights
 from ...core.batches import Batches
 from ...core.device import send
@@ -28,16 +27,14 @@ from ...core.errors import UserError
 from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import as_dict
-from ...core.settings import build as build_settings
+from ...core.settings import as_dict, build
 from ...data import ImageSet
 from ..diffusion.discrete import Schedule
-from ..training import follow, lr_share, set_lr
+from ..training import follow, kept_in, lr_share, set_lr
 from . import autoencoder
 from . import weights as dit_weights
 from .encoded import EncodedSet, LatentSpace, encoder_of, latents
-from .forecast import outlook, say
-from .network import Architecture, DiT, build
+from .network import DiT, DiTArchitecture
 from .settings import VERSION, Precision, Pretraining
 
 
@@ -97,8 +94,7 @@ def base(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> Model:
 def trained_file(real: ImageSet, cfg: Pretraining) -> Path:
     """Where a DiT trained by these settings lies."""
     key = {"base": as_dict(cfg), "data": real.sha256(), "version": VERSION}
-    name = f"dit-{store.plain_name(real.facts.name)}-{store.digest(key)}"
-    return paths.runs() / "generators" / name / "dit.safetensors"
+    return kept_in("dit", store.plain_name(real.facts.name), key) / "dit.safetensors"
 
 
 def _published(real: ImageSet, cfg: Pretraining, channels: int, latent: int, side: int) -> DiT:
@@ -115,7 +111,7 @@ def _published(real: ImageSet, cfg: Pretraining, channels: int, latent: int, sid
     return network
 
 
-def architecture(real: ImageSet, cfg: Pretraining) -> Architecture:
+def architecture(real: ImageSet, cfg: Pretraining) -> DiTArchitecture:
     """The network that would be trained on `real`."""
     encoder = encoder_of(real, cfg)
     side = (cfg.side or real.shape[1]) // encoder.factor
@@ -124,7 +120,7 @@ def architecture(real: ImageSet, cfg: Pretraining) -> Architecture:
 
 def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) -> None:
     data, rng = latents(real, cfg, loop), stream(cfg.seed, "DiT")
-    network = build(architecture(real, cfg)).draw_weights(rng).to(real.device).train()
+    network = DiT(architecture(real, cfg)).draw_weights(rng).to(real.device).train()
     one = torch.ones(network.arch.channels, 1, 1, device=real.device)
     scale = data.encoder.scale
     mean, std = (0 * one, one / scale) if scale else data.moments()
@@ -134,12 +130,9 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     optimizer = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0, fused=True)
     conditions = torch.arange(real.num_classes)
     steps = Steps(network, space, Schedule.named(cfg.schedule), cfg.precision, cfg.drop, conditions, rng)
-    say(outlook(f"DiT on {real.facts.name}", network, 3.0, cfg.steps, cfg.batch))
-    batches, clock = Batches(len(real), cfg.batch, last="drop"), {"seconds": 0.0}
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng}
-    live |= {"order": batches.order, "clock": clock}
+    batches = Batches(len(real), cfg.batch, last="drop")
+    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
     for step in loop.steps("dit", cfg.steps, live):
-        start = time.perf_counter()
         set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
         taken = steps.take(data, index, real.hard_labels.cpu()[index])
@@ -148,10 +141,9 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
         optimizer.step()
         follow(average, network, min(cfg.ema, (1 + step) / (10 + step)))
         loop.log(error=taken.error, bound=taken.bound)
-        clock["seconds"] += time.perf_counter() - start
     about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "settings": as_dict(cfg)}
-    about |= {"seconds": round(clock["seconds"], 1), "parameters": sum(p.numel() for p in weights)}
-    write_json(file.parent / "settings.json", about | {"looks": store.thinned(loop.history)})
+    about |= {"parameters": sum(p.numel() for p in weights), "looks": store.thinned(loop.history)}
+    write_json(file.parent / "settings.json", about)
     saved = {f"network.{k}": v for k, v in average.state_dict().items()} | {"latent_mean": mean, "latent_std": std}
     write_tensors(file, saved, {"architecture": json.dumps(as_dict(network.arch))})
     store.forget(loop, "dit", "encode")
@@ -161,7 +153,7 @@ def _read(file: Path) -> tuple[DiT, Tensor, Tensor]:
     """A network that was trained here, and mean and deviation of its latents."""
     with undamaged(file, "delete it to train the DiT again"):
         saved, about = read_tensors(file)
-        network = build(build_settings(Architecture, json.loads(about["architecture"])))
+        network = DiT(build(DiTArchitecture, json.loads(about["architecture"])))
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
         return network, saved["latent_mean"], saved["latent_std"]
 

@@ -31,8 +31,7 @@ EMBEDDING = 320  # numbers that describe a class
 
 
 class FullyConnected(nn.Module):
-    """Linear layer whose stored weights are larger by 1 / `lr_multiplier` and a root of the inputs than those it
-    multiplies with."""
+    """Linear layer with an equalised learning rate: it multiplies with weight * lr_multiplier / sqrt(inputs)."""
 
     def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, activation: bool = False):
         super().__init__()
@@ -138,8 +137,6 @@ class StyleGANXL(LayeredGenerator):
         layers:  in order; the last is toRGB.
         classes: rows of the table of class features.
     """
-
-    family = "StyleGAN-XL"
 
     def __init__(self, layers: Sequence[Layer], classes: int = 1000, z_dim: int = 64, w_dim: int = 512):
         super().__init__()

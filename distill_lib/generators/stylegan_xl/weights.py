@@ -63,19 +63,6 @@ def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
     return made.eval().requires_grad_(False)
 
 
-def to_tensors(generator: StyleGANXL) -> dict[str, Tensor]:
-    """The weights under the official names: what `from_tensors` reads."""
-    out = {}
-    for name, tensor in generator.state_dict().items():
-        parts = name.split(".")
-        if parts[0] == "layers":
-            parts = ["synthesis", generator.plan[int(parts[1])].name, *(p for p in parts[2:] if p != "resampling")]
-        elif parts[0] == "input":
-            parts = ["synthesis", *parts]
-        out[".".join(parts)] = tensor.detach().cpu().contiguous()
-    return out
-
-
 def read(file: Path | str) -> StyleGANXL:
     """A generator from a safetensors file of the official names, as `unpickle.convert` writes it.
 

@@ -105,13 +105,13 @@ class Latents:
             has = f"the generator has {len(layers)} layers ({', '.join(layers)})"
             raise UserError(f"layer {n}: {has}; f can be taken after 1 to {len(layers) - 1} of them; None: codes alone")
         self.units, self.pieces = _units(real, space.norm), prior.at_once(space.prior, real, n, space.pieces)
-        labels = prior.classes(generator, real, space.prior).repeat_interleave(ipc)
+        labels = prior.drawn_classes(generator, real, space.prior).repeat_interleave(ipc)
         with torch.no_grad():
             self.w = self._codes(labels, rng).clone().contiguous().requires_grad_()
             self.f = None if n is None else self._features(rng).requires_grad_()
-        groups = [{"params": [self.w], "lr": space.lr_img if n is None else space.lr_w}]
-        if self.f is not None:
-            groups.append({"params": [self.f], "lr": space.lr_img})
+        self.leaves = [self.w] if n is None else [self.w, self.f]
+        rates = [space.lr_img] if n is None else [space.lr_w, space.lr_img]
+        groups = [{"params": [leaf], "lr": lr} for leaf, lr in zip(self.leaves, rates, strict=True)]
         self.optimizer = torch.optim.SGD(groups, momentum=space.momentum)
 
     def _codes(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -120,7 +120,7 @@ class Latents:
         return torch.stack([self.generator.mapping(z[:, i], labels) for i in range(draws)]).mean(0)
 
     def _features(self, rng: torch.Generator) -> Tensor:
-        """Of the codes, made finite and cut at 10, as the official code has it."""
+        """The features f of the codes, without NaN or infinity and clamped to 10, as in the official code."""
         parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.pieces)]
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
@@ -141,22 +141,20 @@ class Latents:
     @torch.no_grad()
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
-        leaves = [t for t in (self.w, self.f) if t is not None]
         parts = torch.arange(len(self.w)).split(self.pieces)
-        return torch.cat([self.render(*(t[i] for t in leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
+        return torch.cat([self.render(*(leaf[i] for leaf in self.leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
 
     def pull(self, gradient: Tensor) -> None:
         """Write the gradients of w and f that follow from the gradient (K, ipc, C, H, W) by the images."""
-        leaves = [t for t in (self.w, self.f) if t is not None]
         gradient = gradient.flatten(0, 1)
-        for leaf in leaves:
+        for leaf in self.leaves:
             leaf.grad = torch.zeros_like(leaf)
         for i in torch.arange(len(gradient)).split(self.pieces):
-            parts = [leaf.detach()[i].requires_grad_() for leaf in leaves]
+            parts = [leaf.detach()[i].requires_grad_() for leaf in self.leaves]
             with torch.enable_grad():
                 images = self.render(*parts)
             found = torch.autograd.grad(images, parts, gradient[i], allow_unused=True, materialize_grads=True)
-            for leaf, part in zip(leaves, found, strict=True):
+            for leaf, part in zip(self.leaves, found, strict=True):
                 leaf.grad[i] = part
             del images, found
             give_back(gradient.device)
@@ -167,7 +165,7 @@ class Latents:
 
 
 def _units(real: ImageSet, norm: str) -> ImageSet:
-    """The set, or one of no images with the mean of GLaD's code."""
+    """The set whose normalisation drawn images get: the real one or, with "official", an empty one with GLaD's mean."""
     name = real.facts.name
     if real.whitening is not None:
         raise UserError(f"{name}: a generator draws pixels; give the set without whitening")

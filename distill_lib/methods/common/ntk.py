@@ -159,9 +159,6 @@ class Kernel(abc.ABC):
         step = min(n, self.rows, tiles.size)
         return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
-    def __repr__(self) -> str:
-        return f"ntk.kernel_named({self.name!r})"
-
 
 def _columns(m: int, rows: slice, tiles: Pieces, tile: Callable[[slice], Any]) -> list[Any]:
     """`tile` over slices of the m columns, as many as `tiles` allows for these rows; it learns what did not fit."""
