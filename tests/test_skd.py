@@ -313,10 +313,10 @@ def test_the_papers_settings():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"pool": ()}, "a pool of 0 networks"),
-        ({"pool_steps": -1}, "-1 pool steps"),
+        ({"pool": ()}, "pool: Tuple should have at least 1 item"),
+        ({"pool_steps": -1}, "pool_steps: .*greater than or equal to 0"),
         ({"batch": 1}, "in batches of 1"),
-        ({"epochs": 0}, "0 epochs"),
+        ({"epochs": 0}, "epochs: .*greater than or equal to 1"),
         ({"pool": ("ResNet-10",)}, "stands for two networks"),
     ],
 )

@@ -288,7 +288,7 @@ def test_foreign_weights_are_named(model, tmp_path):
     state = {**model.state_dict(), "time_embed.0.weight": torch.zeros(2, 2), "norm.bias": torch.zeros(3)}
     del state["norm.weight"]
     with pytest.raises(
-        UserError, match=r"norm.weight is missing; time_embed.0.weight is unknown; norm.bias is \(3,\), not \(16,\)"
+        UserError, match=r'Missing key.*"norm.weight".*Unexpected.*"time_embed.0.weight".*norm.bias: .*\[3\]'
     ):
         uvit.from_state(state, OF)
 
@@ -706,8 +706,8 @@ def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], dropped[:3]))
     without = dropped[3] == real.num_classes
     assert torch.equal(plain[3][~without], dropped[3][~without]) and 0.1 < without.float().mean() < 0.4
-    with pytest.raises(UserError, match="label_drop 1"):
-        replace(cfg, label_drop=1.0).architecture(real)
+    with pytest.raises(UserError, match="label_drop: Input should be less than 1"):
+        replace(cfg, label_drop=1.0)
 
 
 def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():

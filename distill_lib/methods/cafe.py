@@ -108,6 +108,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     images_each, classes_each = Pieces(images_at_once(real.shape[1:], real.device)), Pieces(real.num_classes)
     how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
+    train_epoch = functools.partial(matching.train_epoch, derivatives, parameters, labels=labels, rng=rng, **how)
     live = {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
     for iteration in loop.steps("distill", cfg.iterations, live):
         network.redraw(rng)
@@ -117,8 +118,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             omega = dsa.draw(rng, groups=real.num_classes)  # one operation and one set of parameters per class
             real_batch = dsa.apply(real.draw_classes(cfg.batch_real, rng), omega)  # (K, batch_real, C, H, W)
             seen = dsa.apply(synthetic, omega)
-            views = real_batch, seen.detach()
-            loss, gradient = image_gradient(network, *views, weights, cfg, images_each, classes_each)
+            loss, gradient = image_gradient(network, real_batch, seen.detach(), weights, cfg, images_each, classes_each)
             optimizer.zero_grad()
             seen.backward(gradient)
             optimizer.step()
@@ -127,8 +127,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
                 break
             epochs = Watcher(cfg, real.num_classes)
             while epochs.count < cfg.max_epochs and (epochs.spread is None or epochs.spread <= cfg.moved):
-                images = synthetic.detach().flatten(0, 1)
-                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
+                train_epoch(synthetic.flatten(0, 1))
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)

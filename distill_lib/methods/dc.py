@@ -12,6 +12,7 @@ images nor momentum, so the two are the same step.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -90,6 +91,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
+    how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
+    train_epoch = partial(matching.train_epoch, derivatives, parameters, labels=labels, rng=rng, **how)
     live = {"synthetic": synthetic, "optimizer": optimizer, "network": network, "rng": rng}
     for step in loop.steps("distill", cfg.iterations * cfg.outer_loop, live):
         if step % cfg.outer_loop == 0:
@@ -103,8 +106,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         seen.backward(gradient)
         optimizer.step()
         if (step + 1) % cfg.outer_loop:
-            images, how = synthetic.flatten(0, 1), {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
             for _ in range(cfg.inner_epochs):
-                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
+                train_epoch(synthetic.flatten(0, 1))
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method=method, seed=seed)

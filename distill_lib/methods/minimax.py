@@ -26,7 +26,7 @@ from ..core.rng import stream
 from ..core.settings import Count, as_dict, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import DiT, Model, Pretraining, Sampling, Steps, base, drawn_pool, latents
+from ..generators.dit import DiT, Model, Pretraining, Sampling, base, drawn_pool, latents
 from ..generators.dit.settings import VERSION as STORE_VERSION
 from ..generators.training import follow, kept_in
 
@@ -219,40 +219,36 @@ def _tunable(network: DiT, tuning: Tuning) -> DiT:
 def tune(file: Path, model: Model, real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop) -> None:
     """Fine-tune the model of stage 1 and write the average of the tuned parameters, with settings beside it."""
     data, rng, labels = latents(real, start, loop), stream(tuning.seed, "Minimax"), real.hard_labels.cpu()
-    network = _tunable(model.network, tuning).train()
-    average = copy.deepcopy(network).requires_grad_(False)
-    weights = {k: p for k, p in network.named_parameters() if p.requires_grad}
+    model = dataclasses.replace(model, network=_tunable(model.network, tuning).train())
+    average = copy.deepcopy(model.network).requires_grad_(False)
+    weights = {k: p for k, p in model.network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(list(weights.values()), lr=tuning.lr, weight_decay=0.0, fused=True)
-    steps = Steps(network, model.space, model.schedule, model.precision, tuning.drop, model.labels, rng)
     size = real.num_classes, tuning.memory, math.prod(model.latent)
-    seen, made = LatentMemory(*size, real.device), LatentMemory(*size, real.device)
+    remembered, generated = LatentMemory(*size, real.device), LatentMemory(*size, real.device)
+    lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
+    last = len(model.schedule) if tuning.up_to is None else tuning.up_to  # timestep with the two losses
     batches = Batches(len(real), tuning.batch, last="drop")
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
-    live |= {"real": seen.live(), "generated": made.live()}
+    live = {"network": model.network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
+    live |= {"real": remembered.live(), "generated": generated.live()}
     for step in loop.steps("minimax", tuning.steps, live):
         index = batches.index(step, rng)
         classes = labels[index]
-        taken = steps.take(data, index, classes)
-        loss, log = taken.error + taken.bound, {"error": taken.error, "bound": taken.bound}
-        chosen = torch.nonzero(taken.t <= (len(model.schedule) if tuning.up_to is None else tuning.up_to)).flatten()
-        near = taken.predicted[chosen.to(taken.predicted.device)]
-        if (tuning.lambda_r or tuning.lambda_d) and len(chosen):
-            lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
-            log["minimax"] = minimax_loss(near, classes[chosen], real=seen, generated=made, **lambdas)
+        found = model.losses(data, index, classes, tuning.drop, rng)
+        loss, log = found.error + found.bound, {"error": found.error, "bound": found.bound}
+        chosen = torch.nonzero(found.t <= last).flatten()
+        predicted = found.predicted[chosen.to(found.predicted.device)]
+        if any(lambdas.values()) and len(chosen):
+            log["minimax"] = minimax_loss(predicted, classes[chosen], real=remembered, generated=generated, **lambdas)
             loss = loss + log["minimax"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        seen.add(taken.z, classes)
-        made.add(near.detach(), classes[chosen])
-        follow(average, network, tuning.ema)
+        remembered.add(found.z, classes)
+        generated.add(predicted.detach(), classes[chosen])
+        follow(average, model.network, tuning.ema)
         loop.log(**log)
     about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "base": as_dict(start)}
-    about |= {
-        "settings": as_dict(tuning),
-        "parameters": sum(p.numel() for p in weights.values()),
-        "looks": store.thinned(loop.history),
-    }
-    write_json(file.parent / "settings.json", about)
+    about |= {"settings": as_dict(tuning), "parameters": sum(p.numel() for p in weights.values())}
+    write_json(file.parent / "settings.json", about | {"looks": store.thinned(loop.history)})
     write_tensors(file, {k: v for k, v in average.state_dict().items() if k in weights})
     store.forget(loop, "minimax", "encode")

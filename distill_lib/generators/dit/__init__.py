@@ -5,5 +5,5 @@ from .drawing import as_set, drawn_pool, first
 from .encoded import latents
 from .network import DiT, DiTArchitecture, TimestepEmbedder, guided, positions
 from .settings import Pretraining, Sampling, has_published
-from .training import Model, Steps, architecture, base, trained_file
+from .training import Model, architecture, base, trained_file
 from .weights import read

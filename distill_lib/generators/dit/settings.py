@@ -7,7 +7,7 @@ from typing import Literal
 from ...core.settings import Count, replace, settings
 from ...data import DATASETS, sized
 from ..diffusion import discrete
-from .network import DiTArchitecture, Numerics
+from .network import Numerics
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
@@ -60,12 +60,6 @@ class Pretraining:
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
-
-    def trained_here(self, channels: int, side: int, num_classes: int) -> DiTArchitecture:
-        """The network that is trained here on latents (channels, side, side)."""
-        patch = self.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
-        sizes = (side, channels, patch, self.width, self.depth, self.heads)
-        return DiTArchitecture(*sizes, num_classes=num_classes).check()
 
 
 @settings

@@ -1,7 +1,7 @@
 """A class-conditional latent diffusion model: published weights, or a DiT trained here.
 
     model = base(real, Pretraining())                # stage 1: DiT-XL/2, or a smaller DiT trained on `real`
-    taken = Steps(network, model.space, ...).take(data, index, labels)     # the losses of one batch
+    losses = model.losses(data, index, labels, drop, rng)      # of one batch of the encoded set `data`
 
 Every stage keeps what it made in `runs/`, under a hash of all it depends on; a second process that asks for the same
 waits. Stage 2, DiffFit with the two losses of Minimax, is in `methods.minimax`.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core import store
 from ...core import weights as core_weights
@@ -39,11 +39,28 @@ from .settings import VERSION, Precision, Pretraining
 
 
 @dataclass(frozen=True)
+class StepLosses:
+    """What a step of training gives for one batch.
+
+    Attributes:
+        error, bound: the two parts of the loss.
+        z, predicted: the clean latents (B, C, h, w), and what the network takes them to be.
+        t:            (B,) steps of the schedule.
+    """
+
+    error: Tensor
+    bound: Tensor
+    z: Tensor
+    predicted: Tensor
+    t: Tensor
+
+
+@dataclass(frozen=True)
 class Model:
     """A network that draws the classes of a set.
 
     Attributes:
-        network: in eval mode, no gradients.
+        network: in eval mode and without gradients, unless it is in training.
         labels:  (K,) the network's label of every class.
     """
 
@@ -60,7 +77,27 @@ class Model:
         return arch.channels, arch.side, arch.side
 
     def answer(self, *inputs: Tensor) -> Tensor:
-        return answer(self.network, self.precision, *inputs)
+        """The network's answer in float32, with products in the precision asked for."""
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.network(*inputs).float()
+
+    def losses(self, data: EncodedSet, index: Tensor, labels: Tensor, drop: float, rng: torch.Generator) -> StepLosses:
+        """Both losses of the images `index` (B,) of classes `labels` (B,), noised to random steps.
+
+        Args:
+            index, labels: on the CPU.
+            drop: share of the labels that are replaced by "no class".
+        """
+        z = self.space.seen(data.draw(index, rng))
+        t = torch.randint(len(self.schedule), (len(index),), generator=rng)
+        noise = send(torch.randn(z.shape, generator=rng), z.device)
+        dropped = torch.rand(len(index), generator=rng) < drop
+        given = send(torch.where(dropped, self.network.arch.num_classes, self.labels[labels]), z.device)
+        z_t = self.schedule.noised(z, t, noise)
+        found = self.answer(z_t, send(self.schedule.timesteps[t], z.device), given)
+        error, bound = self.schedule.losses(found, z, z_t, t, noise)
+        predicted = self.schedule.clean(z_t, t, found[:, : z.shape[1]])
+        return StepLosses(error.mean(), bound.mean(), z, predicted, t)
 
 
 def base(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> Model:
@@ -115,7 +152,9 @@ def architecture(real: ImageSet, cfg: Pretraining) -> DiTArchitecture:
     """The network that would be trained on `real`."""
     encoder = encoder_of(real, cfg)
     side = (cfg.side or real.shape[1]) // encoder.factor
-    return cfg.trained_here(encoder.channels or real.shape[0], side, real.num_classes)
+    patch = cfg.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
+    sizes = (side, encoder.channels or real.shape[0], patch, cfg.width, cfg.depth, cfg.heads)
+    return DiTArchitecture(*sizes, num_classes=real.num_classes).check()
 
 
 def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) -> None:
@@ -128,19 +167,18 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     average = copy.deepcopy(network).requires_grad_(False)
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0, fused=True)
-    conditions = torch.arange(real.num_classes)
-    steps = Steps(network, space, Schedule.named(cfg.schedule), cfg.precision, cfg.drop, conditions, rng)
+    model = Model(network, space, torch.arange(real.num_classes), Schedule.named(cfg.schedule), cfg.precision)
     batches = Batches(len(real), cfg.batch, last="drop")
     live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
     for step in loop.steps("dit", cfg.steps, live):
         set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
-        taken = steps.take(data, index, real.hard_labels.cpu()[index])
+        found = model.losses(data, index, real.hard_labels.cpu()[index], cfg.drop, rng)
         optimizer.zero_grad()
-        (taken.error + taken.bound).backward()
+        (found.error + found.bound).backward()
         optimizer.step()
         follow(average, network, min(cfg.ema, (1 + step) / (10 + step)))
-        loop.log(error=taken.error, bound=taken.bound)
+        loop.log(error=found.error, bound=found.bound)
     about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "settings": as_dict(cfg)}
     about |= {"parameters": sum(p.numel() for p in weights), "looks": store.thinned(loop.history)}
     write_json(file.parent / "settings.json", about)
@@ -156,52 +194,3 @@ def _read(file: Path) -> tuple[DiT, Tensor, Tensor]:
         network = DiT(build(DiTArchitecture, json.loads(about["architecture"])))
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
         return network, saved["latent_mean"], saved["latent_std"]
-
-
-# --- a step of training ---
-@dataclass(frozen=True)
-class Taken:
-    """What one batch gave.
-
-    Attributes:
-        error, bound: the two parts of the loss.
-        z, predicted: the clean latents (B, C, h, w), and what the network takes them to be.
-        t:            (B,) steps of the schedule.
-    """
-
-    error: Tensor
-    bound: Tensor
-    z: Tensor
-    predicted: Tensor
-    t: Tensor
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Noised latents of a batch through the network: the same in both stages."""
-
-    network: DiT
-    space: LatentSpace
-    schedule: Schedule
-    precision: Precision
-    drop: float
-    conditions: Tensor  # (K,) the network's label of every class
-    rng: torch.Generator
-
-    def take(self, data: EncodedSet, index: Tensor, labels: Tensor) -> Taken:
-        """Args: index, labels: (B,) on the CPU."""
-        z, rng = self.space.seen(data.draw(index, self.rng)), self.rng
-        t = torch.randint(len(self.schedule), (len(index),), generator=rng)
-        noise = send(torch.randn(z.shape, generator=rng), z.device)
-        dropped = torch.rand(len(index), generator=rng) < self.drop
-        given = send(torch.where(dropped, self.network.arch.num_classes, self.conditions[labels]), z.device)
-        z_t = self.schedule.noised(z, t, noise)
-        found = answer(self.network, self.precision, z_t, send(self.schedule.timesteps[t], z.device), given)
-        error, bound = self.schedule.losses(found, z, z_t, t, noise)
-        return Taken(error.mean(), bound.mean(), z, self.schedule.clean(z_t, t, found[:, : z.shape[1]]), t)
-
-
-def answer(network: nn.Module, precision: Precision, *inputs: Tensor) -> Tensor:
-    """The network's answer in float32, with products in the precision asked for."""
-    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return network(*inputs).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
     try:
         made.load_state_dict(renamed)
     except RuntimeError as err:
-        raise UserError("not the tensors of a StyleGAN-XL generator: " + " ".join(str(err).split())) from None
+        raise UserError("not the tensors of a StyleGAN-XL generator: " + textwrap.shorten(str(err), 400)) from None
     return made.eval().requires_grad_(False)
 
 

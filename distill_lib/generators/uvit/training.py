@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import pydantic
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class UViTTraining:
     mlp_ratio: Count = 4
     output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
     positions: Literal["random", "sinusoids"] = "random"  # start of the patches' learned positions (sinusoids: ours)
-    label_drop: float = 0.0  # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
+    # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
+    label_drop: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     start: str | None = None  # file of public weights to go on from; None: random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
@@ -89,8 +91,6 @@ class UViTTraining:
         channels, height, side = real.shape
         if height != side:
             raise UserError(f"U-ViT: images of {height} x {side} pixels; works for squares")
-        if not 0 <= self.label_drop < 1:
-            raise UserError(f"U-ViT: label_drop {self.label_drop}; a share from 0 to below 1")
         sizes = (side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio)
         return UViTArchitecture(*sizes, real.num_classes, self.label_drop > 0, self.output).check()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from pathlib import Path
 
 import torch
@@ -60,14 +61,10 @@ def surgery(state: dict[str, Tensor], labels: int, rng: torch.Generator) -> dict
 def from_state(state: dict[str, Tensor], arch: UViTArchitecture, checkpointing: bool = False) -> UViT:
     """A network with these weights. Raises: UserError: naming what is missing, unknown or of another shape."""
     model = UViT(arch, checkpointing=checkpointing)
-    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in state.items()}
-    problems = [f"{k} is missing" for k in own if k not in given] + [f"{k} is unknown" for k in given if k not in own]
-    problems += [f"{k} is {v}, not {own[k]}" for k, v in given.items() if k in own and v != own[k]]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(f"weights do not fit this U-ViT: {'; '.join(problems[:4])}{more}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as err:
+        raise UserError(f"weights do not fit this U-ViT: {textwrap.shorten(str(err), 400)}") from None
     return model
 
 
