@@ -49,7 +49,7 @@ class GeneratedSet(ImageSet):
 
     @classmethod
     def made(cls, method: str, real: ImageSet, generator: cgan.Generator, ipc: int, seed: int) -> GeneratedSet:
-        """What a method distilled from `real`, with its facts."""
+        """The set that a method distilled from `real`, with its facts."""
         return cls(generator, real.synthetic_facts(method=method, seed=seed), ipc, seed)
 
     def drawing(self, ipc: int) -> GeneratedSet:

@@ -124,7 +124,7 @@ def _image_bytes(side: int, width: int | None, layer: int | None) -> float:
 
 
 def _file(name: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
-    """Where weights lie: "imagenet" is imagenet64.safetensors at 64 pixels."""
+    """The file of weights; "imagenet" is imagenet64.safetensors at 64 pixels."""
     name = imagenet.format(side) if name == "imagenet" else name
     command = "python -m distill_lib.generators.stylegan_xl.unpickle FILE.pkl FILE.safetensors"
     convert = f"convert them with `{command}`, and " if name.endswith(".safetensors") else ""
@@ -149,5 +149,5 @@ def drawn_classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> 
 
 
 def stage1(prior: Prior) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": prior.gan} if (prior.family, prior.weights) == ("cGAN", "trained") else {}

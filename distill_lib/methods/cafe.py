@@ -228,7 +228,7 @@ def real_means(maps_of: Maps, real: Tensor, at_once: Pieces) -> tuple[list[Tenso
 
 
 def images_at_once(side: tuple[int, int], device: torch.device) -> int:
-    """As many images as keep the widest maps in the cache of a CPU, or use a GPU well."""
+    """Images per pass: as many as keep the widest maps in the cache of a CPU, or use a GPU well."""
     return max(1, (2**21 if device.type == "cuda" else 2**14) // (side[0] * side[1]))  # 16 or 2048 of 32 x 32
 
 

@@ -107,8 +107,9 @@ def every_class_has_as_many_finite_images(trial: Trial) -> None:
     made, real = trial.made, trial.real
     counts = torch.bincount(made.hard_labels.cpu(), minlength=real.num_classes).tolist()
     _must(made.shape == real.shape, f"images of {tuple(made.shape)}; the real ones are {tuple(real.shape)}")
-    equal = len(set(counts)) == 1 and counts[0] >= trial.cfg.ipc
-    _must(equal, f"{counts} images of the classes; {trial.cfg.ipc} of each are wanted")
+    wanted = getattr(trial.cfg, "ipc", 1)
+    equal = len(set(counts)) == 1 and counts[0] >= wanted
+    _must(equal, f"{counts} images of the classes; {wanted} of each are wanted")
     known = made.images.dtype in (torch.float32, torch.uint8)
     _must(known, f"images of {made.images.dtype}; they must be float32 or uint8")
     _must(bool(torch.isfinite(made.images.float()).all()), "some pixels are not finite")

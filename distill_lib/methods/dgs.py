@@ -53,7 +53,7 @@ Target = Literal["scale", "hill", "ground", "slope", "cliff"]
 
 @settings
 class Sampler:
-    """How images are chosen from a pool."""
+    """Settings of the choice from a pool."""
 
     target: Target = "scale"  # the real images' histogram, scaled; or one of four pre-defined ones at ipc 10, 20, 50
     transform: Literal["log", "none"] = "log"
@@ -65,7 +65,7 @@ class Sampler:
 
 @settings
 class Scoring:
-    """What scores the difficulty."""
+    """Settings of the scorer of difficulty."""
 
     scorer: difficulty.Name = "resnet50"
     among: difficulty.Among = "all"  # a pretrained scorer's classes: all of ImageNet's, or the set's (ours)
@@ -115,7 +115,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 
 
@@ -160,7 +160,7 @@ _SCORERS: dict[tuple, Scorer] = {}
 # --- choosing ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Chosen:
-    """What sampling one class did.
+    """The images chosen of one class, and how.
 
     Attributes:
         places:          (ipc,) which images of the class's pool, distinct.

@@ -115,7 +115,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 
 def step_size(cfg: Config, step: int) -> float:
-    """Of images and labels: from lr_img to a tenth of it, as a cosine."""
+    """Step size of images and labels: it falls from lr_img to a tenth of it, as a cosine."""
     return cfg.lr_img * (0.1 + 0.9 * (1 + math.cos(math.pi * step / cfg.iterations)) / 2)
 
 

@@ -86,7 +86,7 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, GAN | Experts]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior) | ({"expert trajectories": cfg.students.experts} if cfg.match == "MTT" else {})
 
 

@@ -146,7 +146,11 @@ def loss_and_gradients(
 
 
 def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: int, m: int, iterations: int) -> str:
-    """One line: what a run takes, with n synthetic and m real images a step, from the time of two pairs of images."""
+    """One line on the time and memory of a run, extrapolated from the time of two pairs of images.
+
+    Args:
+        n, m: synthetic and real images of a step.
+    """
     x = torch.zeros(2, *real.shape, device=real.device)
     x[1] = 1  # any two images: the time does not depend on what they show
     for _ in range(2):  # the first pass warms up
@@ -164,18 +168,14 @@ def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: 
 
 
 @torch.no_grad()
-def predict(synthetic: ImageSet, images: Tensor, cfg: Config) -> Tensor:
-    """(N, K) predictions of the kernel regression on the synthetic set, for images (N, C, H, W) in its units."""
-    kernel, (support, labels) = kernel_of(cfg), synthetic.all()
+def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
+    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
+    kernel, (support, labels), test = kernel_of(cfg), synthetic.all(), test.under(synthetic.whitening)
     tiles = kernel.tiles(support, cfg.tile_mb)
     values = ntk.centred_labels(labels, synthetic.num_classes) if labels.ndim == 1 else labels
     weights = ntk.solve(kernel.matrix(support, support, tiles), values, cfg.ridge)  # (n, K)
-    return kernel.matrix(support, images, tiles).double().T @ weights
-
-
-def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
-    test = test.under(synthetic.whitening)
-    parts = torch.arange(len(test), device=test.device).split(2_000)
-    answers = torch.cat([predict(synthetic, test.take(part)[0], cfg).argmax(1) for part in parts])
-    return {"kernel_accuracy_pct": [100 * (answers == test.hard_labels).sum().item() / len(test)]}
+    correct = 0
+    for part in torch.arange(len(test), device=test.device).split(2_000):
+        predicted = kernel.matrix(support, test.take(part)[0], tiles).double().T @ weights  # (2000, K)
+        correct += (predicted.argmax(1) == test.hard_labels[part]).sum().item()
+    return {"kernel_accuracy_pct": [100 * correct / len(test)]}

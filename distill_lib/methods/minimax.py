@@ -90,7 +90,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
 
 
@@ -203,7 +203,7 @@ def tuned(real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop | None 
 
 
 def tuned_file(real: ImageSet, start: Pretraining, tuning: Tuning) -> Path:
-    """Where the parameters tuned by these settings lie."""
+    """The file of the parameters tuned by these settings."""
     key = {"base": as_dict(start), "tuning": as_dict(tuning), "data": real.sha256(), "version": STORE_VERSION}
     return kept_in("minimax", store.plain_name(real.facts.name), key) / "tuned.safetensors"
 

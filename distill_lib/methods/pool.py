@@ -53,7 +53,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": cfg.gan} if cfg.source == "GAN" else {}
 
 

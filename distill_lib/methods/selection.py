@@ -62,7 +62,7 @@ def paper_config(dataset: str, ipc: int, never_learned: Literal["most", "none"] 
 
 
 def stage1(cfg: Config) -> dict[str, Training]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"feature network": cfg.training}
 
 

@@ -92,7 +92,7 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior)
 
 
@@ -102,7 +102,7 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[Any]]:
-    """How the module changed on the way, for the record: norm of the means, trace of the covariance, correlations."""
+    """The module's course, for the record: norm of the means, trace of the covariance, correlations."""
     return {f"module, {k}": v for k, v in synthetic.facts.extra["module"].items()}
 
 

@@ -23,7 +23,7 @@ VERSION = 1
 
 @settings
 class Config:
-    """How much is generated: one of `seconds`, `images` and `ipc`."""
+    """One of `seconds`, `images` and `ipc` says how much is generated."""
 
     seconds: float | None = 600.0  # the challenge's ten minutes; how many images that is depends on the machine
     images: Count | None = None  # in all
@@ -75,7 +75,7 @@ def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, UViTTraining]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"U-ViT": cfg.training}
 
 

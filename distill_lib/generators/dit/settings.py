@@ -43,7 +43,7 @@ class Pretraining:
     seed: int = 0
 
     def smoke(self) -> Pretraining:
-        """In pixels, for seconds."""
+        """A tiny DiT in pixels, trained for seconds."""
         course = dict(steps=12, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32")
         return replace(self.in_pixels(), width=32, depth=2, heads=2, **course)
 
@@ -64,7 +64,7 @@ class Pretraining:
 
 @settings
 class Sampling:
-    """How images are drawn. The defaults are those of Minimax's code."""
+    """Settings of drawing. The defaults are those of Minimax's code."""
 
     steps: Count = 50
     guidance: float = 4.0
@@ -88,6 +88,6 @@ class Sampling:
 
 
 def has_published(dataset: str) -> bool:
-    """Whether published weights know the classes of a data set: subsets of ImageNet."""
+    """Whether the published weights know the classes of a data set, as they do those of subsets of ImageNet."""
     found = DATASETS.get(sized(dataset)[0])
     return found is not None and bool(found.imagenet_indices)

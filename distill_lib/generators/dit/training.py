@@ -40,7 +40,7 @@ from .settings import VERSION, Precision, Pretraining
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What a step of training gives for one batch.
+    """The losses of one batch, and what Minimax needs of it.
 
     Attributes:
         error, bound: the two parts of the loss.
@@ -129,7 +129,7 @@ def base(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> Model:
 
 
 def trained_file(real: ImageSet, cfg: Pretraining) -> Path:
-    """Where a DiT trained by these settings lies."""
+    """The file of a DiT trained by these settings."""
     key = {"base": as_dict(cfg), "data": real.sha256(), "version": VERSION}
     return kept_in("dit", store.plain_name(real.facts.name), key) / "dit.safetensors"
 

@@ -23,7 +23,7 @@ Forms = tuple[Tensor, Tensor]  # Winograd forms of a weight: (36, O, I) forwards
 
 
 class Kept:
-    """What is computed from fixed tensors, computed again when they have changed."""
+    """A value computed from tensors, which is computed again only when they have changed."""
 
     def __init__(self):
         self.key, self.value = None, None

@@ -202,5 +202,5 @@ class UViT(nn.Module):
 
 @functools.lru_cache(maxsize=64)
 def parameter_count(arch: UViTArchitecture) -> int:
-    """How many numbers the weights of these sizes are."""
+    """Number of parameters of a network of these sizes."""
     return memory.parameter_count(UViT(arch, device="meta"))

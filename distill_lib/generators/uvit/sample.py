@@ -135,7 +135,7 @@ class Generated:
         yield from (load_file(file)["images"] for file in _files(self.folder))
 
     def load(self, like: ImageSet, **extra: Any) -> ImageSet:
-        """As a synthetic set with `like`'s facts, uint8; the last, incomplete round of classes is left out.
+        """The images as a synthetic set with `like`'s facts, uint8, without the last, incomplete round of classes.
 
         Raises: UserError: there is not one image of every class.
         """

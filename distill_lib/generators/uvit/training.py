@@ -47,8 +47,7 @@ PIECE_MB = 8192  # of activations
 
 @settings
 class UViTTraining:
-    """How a U-ViT is trained. The defaults are the paper's for CIFAR-100, and its base code's where the paper is
-    silent."""
+    """Settings of a U-ViT's training. The defaults are the paper's for CIFAR-100 and, where it is silent, its base code's."""
 
     patch: Count = 2
     width: Count = 512
@@ -100,7 +99,7 @@ class UViTTraining:
 
 
 class Drawn(NamedTuple):
-    """What one step sees: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
+    """The inputs of one step: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
 
     images: Tensor
     t: Tensor
@@ -287,7 +286,7 @@ def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: UViTTraining, pi
 
 
 def image_bytes(arch: UViTArchitecture, cfg: UViTTraining) -> int:
-    """What the backward pass keeps of one image."""
+    """Bytes that the backward pass keeps of one image."""
     size = 2 if cfg.precision == "bfloat16" else 4
     token = arch.width * size
     block = (8 + 2 * arch.mlp_ratio) * token + 4 * arch.width * (4 - size) // 2
@@ -338,7 +337,7 @@ class TrainedUViT:
 
     @property
     def seconds(self) -> float:
-        """What training took."""
+        """Seconds that training took."""
         return json.loads((self.folder / "settings.json").read_text())["seconds"]
 
     def model(self, step: int | None = None) -> UViT:
@@ -354,7 +353,7 @@ class TrainedUViT:
 
 
 def place(real: ImageSet, cfg: UViTTraining, seed: int) -> TrainedUViT:
-    """Where the training of these settings lies, whether or not it was run."""
+    """The training of these settings on disk, whether or not it was run."""
     start = hashlib.sha256(_published(cfg.start).read_bytes()).hexdigest() if cfg.start else None
     key = {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION}
     return TrainedUViT(kept_in("uvit", real.facts.name, key))

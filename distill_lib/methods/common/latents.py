@@ -53,7 +53,7 @@ SMALL_GAN = replace(  # 2,000 steps
 
 @settings
 class CodeSpace:
-    """Where the images come from, and the steps in it."""
+    """Settings of the latents: their generator and layer, their start, and the step sizes."""
 
     prior: Prior = field(default_factory=Prior)
     layer: int | None = 16  # n: f are the features after n layers; None: codes alone, at the step size lr_img
@@ -82,7 +82,7 @@ class CodeSpace:
         return CodeSpace(Prior(), lr_w=lr_w).small(match)
 
     def small(self, match: str) -> CodeSpace:
-        """With a conditional GAN trained in minutes, or of its shape with random weights."""
+        """The generator is a conditional GAN trained in minutes, or one of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
         own, (layer, lr_img) = Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), SMALL_SPACE[match]
         return replace(self, prior=own, layer=layer, lr_img=lr_img)
@@ -130,7 +130,7 @@ class Latents:
         return f
 
     def live(self) -> dict[str, Any]:
-        """What steps change, for `Loop.steps`."""
+        """The tensors and the optimiser that steps change, for `Loop.steps`."""
         return {"w": self.w, "latents": self.optimizer} | ({} if self.f is None else {"f": self.f})
 
     def render(self, w: Tensor, f: Tensor | None = None) -> Tensor:

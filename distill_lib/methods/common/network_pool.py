@@ -33,7 +33,7 @@ LARGE = ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
 
 @settings
 class Matching:
-    """How stage 2 runs. The defaults are DiM's; lr_pool and what follows it, DiM's evaluation."""
+    """Settings of stage 2. The defaults are DiM's; those from `lr_pool` on are from DiM's evaluation code."""
 
     epochs: Count = 100  # one network of the pool each
     batch: Count = 64  # real images, generated images, and images of a pool step

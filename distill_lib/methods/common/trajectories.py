@@ -10,7 +10,6 @@ A student starts from an expert's weights and is trained on the synthetic images
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from ...core import paths, store
 from ...core.batches import Batches
 from ...core.device import send
 from ...core.errors import UserError
-from ...core.files import atomically, read_tensors, undamaged, write_tensors
+from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
@@ -122,14 +121,9 @@ def train_experts(real: ImageSet, experts: Experts, loop: Loop | None = None) ->
             wanted = f"{missing} experts of {found.expert_bytes / 1e6:.0f} MB take {need / 1e9:.1f} GB"
             advice = "Train fewer experts or set DISTILL_RUNS to a larger disk"
             raise UserError(f"{wanted}; {folder} has {free / 1e9:.1f} GB free. {advice}")
-        about = {
-            "settings": shared,
-            "dataset": real.facts.name,
-            "data_sha256": real.sha256(),
-            "parameters": {n: list(p.shape) for n, p in network.named_parameters()},
-            "bytes_per_expert": found.expert_bytes,
-        }
-        atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1)))
+        about = {"settings": shared, "dataset": real.facts.name, "data_sha256": real.sha256()}
+        about |= {"parameters": {n: list(p.shape) for n, p in network.named_parameters()}}
+        write_json(folder / "settings.json", about | {"bytes_per_expert": found.expert_bytes})
     for patience in (0.0, None):  # first what nobody works at, then wait for what others do
         for number in range(experts.count):
             try:
@@ -171,8 +165,7 @@ def _whitening(folder: Path, real: ImageSet) -> Whitening:
     file = folder / "whitening.safetensors"
     if not file.exists():
         fitted = Whitening.fit(real, eps=0.1)
-        tensors = {"mean": fitted.mean, "matrix": fitted.matrix}
-        write_tensors(file, tensors)
+        write_tensors(file, {"mean": fitted.mean, "matrix": fitted.matrix})
     with undamaged(file, "delete it to fit it again"):
         return Whitening(**read_tensors(file)[0]).to(real.device)
 
@@ -239,7 +232,7 @@ def student_loss(
     augmentation: augment.Augmentation,
     between_steps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far a student ends from the expert, as a share of the expert's way, and its derivatives.
+    """Squared distance of a student's end from the expert's, over that of the expert's own way, and its derivatives.
 
     With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n
     and L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,
