@@ -10,7 +10,6 @@ with random weights; `cGAN`, DiM's conditional GAN, trained on the real set and 
 from __future__ import annotations
 
 import functools
-from dataclasses import field
 from typing import Literal
 
 import torch
@@ -24,7 +23,6 @@ from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet
 from . import cgan, stylegan_xl, uvit
-from .cgan import GAN
 from .layered import LayeredGenerator
 from .prior_networks import Conditional, Denoiser, Small
 
@@ -43,7 +41,7 @@ class Prior:
     width: int | None = None
     # classes asked of the generator: the set's own if it knows them, or random ones
     classes: Literal["own", "random"] = "own"
-    gan: GAN = field(default_factory=GAN)
+    gan: cgan.GAN = cgan.GAN()
     seed: int = 0  # of random weights and of random classes
 
     def smoke(self) -> Prior:
@@ -148,6 +146,6 @@ def drawn_classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> 
     return torch.randperm(generator.num_classes, generator=stream(prior.seed, "classes"))[:k].to(real.device)
 
 
-def stage1(prior: Prior) -> dict[str, GAN]:
+def stage1(prior: Prior) -> dict[str, cgan.GAN]:
     """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": prior.gan} if (prior.family, prior.weights) == ("cGAN", "trained") else {}

@@ -9,7 +9,7 @@ The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,7 +23,6 @@ from ..data import ImageSet
 from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
-from ..generators.dit import Pretraining, Sampling
 from ..networks.reference import Training
 from .minimax import Tuning, draw_pool, model
 
@@ -69,7 +68,7 @@ class Scoring:
 
     scorer: difficulty.Name = "resnet50"
     among: difficulty.Among = "all"  # a pretrained scorer's classes: all of ImageNet's, or the set's (ours)
-    training: Training = field(default_factory=Training)  # of "trained" and "held_out"
+    training: Training = Training()  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
 
 
@@ -77,11 +76,11 @@ class Scoring:
 class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images drawn for each one kept
-    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and Minimax
-    tuning: Tuning | None = field(default_factory=Tuning)  # stage 2, shared with Minimax; None: a pool of plain DiT
-    sampling: Sampling = field(default_factory=Sampling)
-    sampler: Sampler = field(default_factory=Sampler)
-    scoring: Scoring = field(default_factory=Scoring)
+    base: dit.Pretraining = dit.Pretraining()  # stage 1, shared with DiT and Minimax
+    tuning: Tuning | None = Tuning()  # stage 2, shared with Minimax; None: a pool of plain DiT
+    sampling: dit.Sampling = dit.Sampling()
+    sampler: Sampler = Sampler()
+    scoring: Scoring = Scoring()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -110,11 +109,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the tables on ImageNet subsets; else, ours: a DiT in pixels, a scorer trained on the set."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    sampling, scoring = Sampling(channels="all"), Scoring(scorer="trained")
-    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
+    sampling, scoring = dit.Sampling(channels="all"), Scoring(scorer="trained")
+    return Config(ipc=ipc, base=dit.Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
 
 
-def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
+def stage1(cfg: Config) -> dict[str, dit.Pretraining | Tuning]:
     """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
@@ -69,9 +68,9 @@ class Tuning:
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and DGS
-    tuning: Tuning = field(default_factory=Tuning)  # stage 2, shared with DGS
-    sampling: Sampling = field(default_factory=Sampling)
+    base: Pretraining = Pretraining()  # stage 1, shared with DiT and DGS
+    tuning: Tuning = Tuning()  # stage 2, shared with DGS
+    sampling: Sampling = Sampling()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""

@@ -12,7 +12,6 @@ The paper's numbers are the best of an evaluation every 100 iterations, chosen o
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Literal
 
 import torch
@@ -39,7 +38,7 @@ class Config:
     lr_lr: float = 1e-5  # SGD step size on the student's step size
     lr_teacher: float = 0.001  # the student's step size at the start
     init: Literal["real", "noise"] = "real"
-    experts: Experts = field(default_factory=Experts)
+    experts: Experts = Experts()
     source: str = "published"  # of this setting: published by the authors, or what it was reconstructed from
 
     def smoke(self) -> Config:

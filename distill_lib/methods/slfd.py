@@ -12,7 +12,7 @@ field of `StochasticModule` or `Config` whose comment says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from ..core.rng import stream
 from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
-from ..generators.cgan import GAN
 from .common import matching
 from .common.latents import SMALL, CodeSpace, Latents
 from .glad import GradientMatcher, Matcher
@@ -72,8 +71,8 @@ class Config:
     network: str = "ConvNet"
     batch_real: Count = 256  # real images per class and step
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # one draw per class and step, for real and rendered images
-    space: CodeSpace = field(default_factory=CodeSpace)
-    module: StochasticModule = field(default_factory=StochasticModule)
+    space: CodeSpace = CodeSpace()
+    module: StochasticModule = StochasticModule()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -91,7 +90,7 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     return Config(ipc=ipc, match=match, space=CodeSpace.published(dataset, match), dsa=augment.strategy_for(dataset))
 
 
-def stage1(cfg: Config) -> dict[str, GAN]:
+def stage1(cfg: Config) -> dict[str, Any]:
     """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior)
 

@@ -15,7 +15,6 @@ Source: Cazenavette et al. 2023 (GLaD) and its code, commit fe62863.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
 from typing import Any, Literal
 
 import torch
@@ -27,7 +26,6 @@ from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
-from ...generators.cgan import GAN
 from ...generators.layered import LayeredGenerator
 from ...generators.prior import Prior
 
@@ -39,7 +37,7 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
 SMALL_GAN = replace(  # 2,000 steps
-    GAN().small(),
+    cgan.GAN().small(),
     width=16,
     batch=16,
     epochs=10,
@@ -47,7 +45,7 @@ SMALL_GAN = replace(  # 2,000 steps
     gp_every=8,
     looks=4,
     samples=400,
-    judge=replace(GAN().small().judge, epochs=4, per_class=500),
+    judge=replace(cgan.GAN().small().judge, epochs=4, per_class=500),
 )
 
 
@@ -55,7 +53,7 @@ SMALL_GAN = replace(  # 2,000 steps
 class CodeSpace:
     """Settings of the latents: their generator and layer, their start, and the step sizes."""
 
-    prior: Prior = field(default_factory=Prior)
+    prior: Prior = Prior()
     layer: int | None = 16  # n: f are the features after n layers; None: codes alone, at the step size lr_img
     lr_img: float = 1.0  # SGD step size of f
     lr_w: float = 0.001  # of the codes
