@@ -71,6 +71,9 @@ class Scoring:
     training: Training = Training()  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
 
+    def smoke(self, ipc: int) -> Scoring:
+        return replace(self, training=replace(self.training.smoke(ipc), network="ConvNetW32", epochs=1))
+
 
 @settings
 class Config:
@@ -84,14 +87,9 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
-        return replace(
-            self,
-            base=self.base.smoke(),
-            tuning=self.tuning and self.tuning.smoke(),
-            sampling=self.sampling.smoke(),
-            scoring=replace(self.scoring, scorer="trained", training=training),
-        )
+        scoring = replace(self.scoring.smoke(self.ipc), scorer="trained")
+        tuning, sampling = self.tuning and self.tuning.smoke(), self.sampling.smoke()
+        return replace(self, base=self.base.smoke(), tuning=tuning, sampling=sampling, scoring=scoring)
 
     def small(self) -> Config:
         """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2.

@@ -35,8 +35,7 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
-        return replace(self, gan=self.gan.smoke(), scoring=replace(self.scoring, training=training, folds=2))
+        return replace(self, gan=self.gan.smoke(), scoring=replace(self.scoring.smoke(self.ipc), folds=2))
 
     def small(self) -> Config:
         """A narrower GAN and a scorer that is trained for less long."""

@@ -36,17 +36,11 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 # the small budget, which is ours
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
-SMALL_GAN = replace(  # 2,000 steps
-    cgan.GAN().small(),
-    width=16,
-    batch=16,
-    epochs=10,
-    per_epoch=3_200,
-    gp_every=8,
-    looks=4,
-    samples=400,
-    judge=replace(cgan.GAN().small().judge, epochs=4, per_class=500),
+# 2,000 steps
+SMALL_GAN = replace(
+    cgan.GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400
 )
+SMALL_GAN = replace(SMALL_GAN, judge=replace(SMALL_GAN.judge, epochs=4, per_class=500))
 
 
 @settings
