@@ -186,12 +186,12 @@ def test_a_checkpoint_of_minimaxs_code_reads_with_its_scales(tmp_path, inputs):
 
 def test_a_foreign_file_is_one_clear_error(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="not the state dict of a DiT"):
+    with pytest.raises(UserError, match="damaged.*give the state dict of a DiT"):
         dit.read(tmp_path / "other.safetensors")
     torch.save({"x": nn.Linear(1, 1)}, tmp_path / "pickle.pt")
     with pytest.raises(UserError, match="pickle.pt: cannot be read as weights .*more than tensors"):
         dit.read(tmp_path / "pickle.pt")
-    with pytest.raises(UserError, match="not a DiT as diffusers writes it"):
+    with pytest.raises(UserError, match="damaged.*a DiT as diffusers writes it"):
         dit.read(tmp_path)
     with pytest.raises(UserError, match="patches of 3 do not tile latents of 8"):
         DiT(replace(TINY, patch=3))

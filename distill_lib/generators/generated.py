@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import read_tensors, write_tensors
+from ..core.files import read_tensors, undamaged, write_tensors
 from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import READERS, Facts, ImageSet
@@ -86,7 +85,7 @@ class GeneratedSet(ImageSet):
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        try:
+        with undamaged(path, "write a generator with GeneratedSet.save"):
             tensors, about = read_tensors(path)
             if about.get("format") != FORMAT or about.get("family") != "cgan":
                 raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
@@ -94,8 +93,6 @@ class GeneratedSet(ImageSet):
             generator.load_state_dict(tensors)
             facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about["facts"]).items()}
             return GeneratedSet(generator, Facts(**facts), int(about["ipc"]), int(about["seed"]))
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as err:
-            raise UserError(f"{path}: cannot be read as a generator ({err})") from None
 
 
 READERS[FORMAT] = GeneratedSet.load

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core import weights
 from ...core.errors import UserError
+from ...core.files import undamaged
 from .network import DiT, DiTArchitecture, Numerics
 
 
@@ -32,19 +33,15 @@ def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
     path = Path(path)
     if path.is_dir():
         path = path / "transformer" if (path / "transformer").is_dir() else path
-        try:
+        with undamaged(path, "give the folder of a DiT as diffusers writes it"):
             arch = from_config(json.loads((path / "config.json").read_text()), numerics or "diffusers")
             network = DiT(arch)
             network.load_state_dict({"pos_embed": network.pos_embed.data, **from_diffusers(tensors(path), arch)})
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as err:
-            raise UserError(f"{path}: not a DiT as diffusers writes it ({err})") from None
-        return network
-    state = from_minimax(tensors(path))
-    try:
-        network = DiT(infer(state, numerics or "official"))
-        network.load_state_dict(state)
-    except (KeyError, RuntimeError, ValueError) as err:
-        raise UserError(f"{path}: not the state dict of a DiT ({err})") from None
+    else:
+        state = from_minimax(tensors(path))
+        with undamaged(path, "give the state dict of a DiT"):
+            network = DiT(infer(state, numerics or "official"))
+            network.load_state_dict(state)
     return network
 
 

@@ -7,11 +7,10 @@ import textwrap
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.files import read_tensors
+from ...core.files import read_tensors, undamaged
 from .layers import GRID_RATE, MARGIN, Layer
 from .network import StyleGANXL
 
@@ -69,7 +68,5 @@ def read(file: Path | str) -> StyleGANXL:
 
     Raises: UserError: a missing, damaged or foreign file.
     """
-    try:
+    with undamaged(file, "convert the official pickle again"):
         return from_tensors(read_tensors(file)[0])
-    except (SafetensorError, OSError) as err:
-        raise UserError(f"{file}: cannot be read ({err})") from None
