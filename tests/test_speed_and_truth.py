@@ -251,14 +251,53 @@ def test_two_benchmarks_run_and_nothing_is_written_by_a_quick_look(tmp_path):
     assert not list(tmp_path.rglob("*"))
 
 
-def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The command with one benchmark, of no work, on a machine that does nothing else."""
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    ran = {"memory_mb": 0.0, "result": np.ones(1), "facts": {}, "operations": 1, "bytes": 1}
+
+    class Side:
+        def __init__(self, target, *args):
+            self.answer = lambda: (1e9, 1e9) if target is suite.peaks else ran
+
+        def once(self):
+            return 1.0, 1.0
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(suite, "Side", Side)
+    monkeypatch.setattr(suite, "chosen", lambda names: [made()])
+    monkeypatch.setattr(suite, "SETTLE", 0.0)
+    monkeypatch.setattr(suite, "busy_cores", lambda: 0.0)
+
+
+def test_a_busy_machine_is_not_measured_unless_told_to(toy, monkeypatch):
+    monkeypatch.setattr(suite, "busy_cores", lambda: 0.2)
+    with pytest.raises(SystemExit, match="toy: other work takes 0.2 cores .*--busy-anyway"):
+        suite.main(["toy", "--threads", "1"])
+    assert not benchmarks.reports()
+    suite.main(["toy", "--threads", "1", "--busy-anyway"])
+    about = benchmarks.reports()[0].entries["toy"]["made_by"]
+    assert about["busy_cores"] == 0.2
+    assert about["processor"]["avx2"] == torch.cpu._is_avx2_supported() and set(about["processor"]) == set(
+        suite.FEATURES
+    )
+
+
+def test_the_load_of_others_is_measured():
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert suite.busy_cores(0.5) > 0.5
+    finally:
+        spinning.kill()
+        spinning.wait()
+
+
+def test_disagreement_fails_and_is_not_recorded(toy, tmp_path, monkeypatch, capsys):
     found = entry(made(), [1.0], [2.0])
     monkeypatch.setattr(suite, "measured", lambda *args, **more: found)
-    monkeypatch.setattr(suite, "chosen", lambda names: [made()])
-    monkeypatch.setattr(
-        suite, "Side", lambda *args: type("Peaks", (), {"answer": lambda self: (1e9, 1e9), "end": lambda self: None})()
-    )
     with pytest.raises(SystemExit, match="failed: toy"):
         suite.main(["toy", "--threads", "1"])
     assert "RESULTS DISAGREE" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))

@@ -22,8 +22,8 @@ peak_flops, peak_bytes
 target
     What is to be reached: {"ratio": at least}, {"seconds": at most} or {"added_seconds": at most}.
 facts, size, seconds, made_by
-    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
-    machine before.
+    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, instructions of
+    the `processor`, and `busy_cores`, which other work took just before.
 """
 
 from __future__ import annotations
