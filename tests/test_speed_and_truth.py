@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -150,16 +151,17 @@ def test_rows_with_a_target_come_first():
     assert list(benchmarks.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
 
 
-def test_memory_has_a_table_of_its_own_the_largest_first():
-    def of(name, measured):
-        what = f"a step of {name}: peak memory"
-        return entry(made(), [1], [1]) | {"name": name, "what": what, "facts": {"measured_mb": measured}}
+def test_the_page_s_table_names_the_loop_that_a_row_is_compared_with():
+    plain, alone = entry(made(), [1], [1]), entry(made(), [1], [1]) | {"plain": None}
+    official = plain | {"what": "another", "compared": "the official code's loop", "ratio": 12.3}
+    table = benchmarks.overview([plain, alone, official])
+    assert table.values.tolist() == [["another", "", "12", "50 %"], ["a toy step", "5", "", "50 %"]]
 
-    rows = [entry(made(), [1], [1]), of("DM", 904), of("GLaD", 7821)]
-    assert [benchmarks.of_memory(e) for e in rows] == [False, True, True]
-    table = benchmarks.memory(rows)
-    assert list(table["what"]) == ["a step of GLaD", "a step of DM"] and list(table["measured MB"]) == [7821, 904]
-    assert len(benchmarks.memory(rows[:1])) == 0
+
+def test_the_page_on_speed_types_no_number_that_is_measured():
+    prose = re.sub(r"```.*?```", "", (ROOT / "book/speed.md").read_text().split("# Speed", 1)[1], flags=re.DOTALL)
+    units = r"(?:×|times\b|%|percent|s\b|ms\b|seconds?|minutes?|hours?|MB|GB|GFLOP)"
+    assert not re.findall(rf"\d[\d.,]* ?{units}", prose)
 
 
 @pytest.mark.parametrize(
