@@ -40,7 +40,7 @@ from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
+MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "gpu_kit", "__main__"))
 LEAST = 3  # repeats before a budget may end a benchmark
 SETTLE = (
     0.2  # seconds before a turn: idle threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds
