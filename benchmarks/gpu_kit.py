@@ -6,7 +6,7 @@
 
 Every step has a share of the minutes; one that fails or is cut short is reported, and the next one begins. Its results
 are packed after every step, so a run that is killed keeps them. A run whose OUT holds an earlier run's files goes on
-from its checkpoint and keeps its records. Book page: book/gpu.md
+from its checkpoint and keeps its records. Book page: book/scale_out.md
 
 Only the standard library is imported here: the machine has PyTorch, torchvision, seaborn and typer, and what the kit
 brings.
@@ -55,6 +55,7 @@ PACKAGES = {  # what the machine lacks: name in requirements.lock -> module
 FILE_BYTES = 16_000_000  # of every file in OUT
 PARTS = 5  # files of the checkpoint; beside them lie manifest.json, results.zip and log.txt
 GRACE_S = 15.0  # for a step to save its state once its time is up
+CUT = "cut short: its time was up"
 STOPPED = "stopped: its time was up, and its state is saved"
 CHECKPOINTED = ("work", "sets", "made")  # below runs/<profile>
 
@@ -83,7 +84,9 @@ def steps(device: str, tests: Path) -> list[Step]:
             Step("tests", 0.25, [*pytest, "-m", "not gpu"]),
             Step("benchmarks", 0.25, ["benchmarks", "dm", "--quick", "--device", device]),
             Step("Random", 0.25, measure(run, "method=Random,dataset=FashionMNIST,ipc=1", 1), True),
-            Step("SKD, stage 1", 0.25, measure(run, "method=SKD,dataset=MNIST,ipc=1,protocol=vico_dsa", 1), True),
+            Step(
+                "SKD, stage 1", 0.25, measure(run, "method=SKD,dataset=FashionMNIST,ipc=1,protocol=vico_dsa", 1), True
+            ),
         ]
     fill = "fill skd/table1_accuracy --profile full"
     names = ["dm", "dc", "mtt", "evaluate", "cgan-train", "skd", "uvit-train", "uvit-draw"]
@@ -303,7 +306,7 @@ def ended(process: subprocess.Popen, until: float) -> str:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, sign)
     if time.monotonic() > until:
-        return "cut short: its time was up"
+        return CUT
     return {0: "done", 3: STOPPED}.get(status, f"failed: exit status {status}, see the log")
 
 

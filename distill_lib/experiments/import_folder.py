@@ -1,4 +1,4 @@
-"""Add what `make gpu` brought from another machine to the results here. Book page: book/gpu.md
+"""Add what `make gpu` brought from another machine to the results here. Book page: book/scale_out.md
 
 Everything is read and checked before anything is written.
 """
