@@ -322,6 +322,19 @@ def fill(
         raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
 
+@app.command("import")
+def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote on another machine.")]) -> None:
+    """Add the records that a run of `make gpu` brought, with who measured them, to those of this checkout.
+
+    Exit status: 0, also where a record was left out; 2 a folder that cannot be trusted: nothing is written.
+    """
+    from .experiments import import_folder
+
+    found = import_folder(folder)
+    print("\n".join([*(f"added    {line}" for line in found.added), *(f"left out {line}" for line in found.left_out)]))
+    print(f"{len(found.added)} added, {len(found.left_out)} left out")
+
+
 @app.command()
 def explain(
     cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
