@@ -15,6 +15,7 @@ from test_notebooks import write
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.publish import build, check, pages
+from distill_lib.records import reported
 from distill_lib.tables import findings, ledger, widgets
 
 PAGES = build._contents(paths.ROOT)
@@ -344,7 +345,7 @@ def test_the_front_page_says_what_was_measured_and_what_each_paper_s_finding_is(
     text = desk.locator("article").inner_text()
     assert f"print {ledger.total(counts)} numbers" in text and "claim" in text.lower()
     assert desk.locator(".distill-bars .paper").count() == 4
-    for paper in ledger.PAPERS:
+    for paper in reported.PAPERS:
         assert findings.headline(paper)[0] in text
     box = desk.locator(".distill-bars .bar").first.bounding_box()
     assert box["y"] + box["height"] < 900
@@ -353,7 +354,7 @@ def test_the_front_page_says_what_was_measured_and_what_each_paper_s_finding_is(
     assert sum(map(int, shown)) == measured
 
 
-@pytest.mark.parametrize("paper", ledger.PAPERS)
+@pytest.mark.parametrize("paper", reported.PAPERS)
 def test_a_paper_s_page_has_a_figure_and_numbers_of_ours_on_the_first_screen(html, desk, paper):
     desk.goto((html / "book" / f"{paper}.html").as_uri())
     assert desk.locator("article figure img").first.bounding_box()["y"] < 700

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from .. import experiments, records
+from ..core import paths
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
 from ..experiments.claims import findings as claim_findings
@@ -77,7 +78,7 @@ def headline() -> str:
 
 def bars() -> Html:
     """A bar per paper: how many of its numbers have which status; below it the paper's first finding."""
-    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in ledger.PAPERS}
+    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in reported.PAPERS}
     rows, texts = [], []
     for paper, counts in found.items():
         parts = {part: sum(counts[s] for s in statuses) for part, statuses in PARTS.items()}
@@ -102,7 +103,7 @@ def bars() -> Html:
 
 def claims() -> Shown:
     """The papers' claims with their verdicts: those that have repeats; the caption counts the others."""
-    of = [e for paper in ledger.PAPERS for e in experiments.experiments().values() if e.name == f"{paper}/claims"]
+    of = [e for paper in reported.PAPERS for e in experiments.experiments().values() if e.name == f"{paper}/claims"]
     found = [(e, finding) for e in of for finding in claim_findings(e, "recorded")]
     run = [(e, f) for e, f in found if f.word != "not run"]
     decided = [f for _, f in run if f.word != "undecided" and not f.provisional]
@@ -210,7 +211,7 @@ def entries() -> list[dict[str, Any]]:
     What the small budget left untrained is left out.
     """
     out = []
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             record = records.read(file)
             cell, key = record.cell, record.key
