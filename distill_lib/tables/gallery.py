@@ -18,6 +18,7 @@ from ..data import ImageSet
 from ..evaluation import evaluate
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
+from ..experiments.definition import at_budget
 from ..experiments.papers.skd import (
     BESIDE,
     FAIR,
@@ -52,8 +53,12 @@ def _profiles(params: Any) -> tuple[str, ...]:
 
 
 def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
-    protocol = ROWS.get(method) or BESIDE[method][0]
-    return table1_task(Cell(TABLE1, method, dataset, ipc, "ConvNet", protocol), params)
+    """Table 1's; at the small budget also of the settings that Table 1 leaves out, since pictures need no evaluation."""
+    cell = Cell(TABLE1, method, dataset, ipc, "ConvNet", ROWS.get(method) or BESIDE[method][0])
+    if params.profile == "small":
+        config = at_budget(METHODS[method].paper_config(dataset, ipc), "small")
+        return Task(cell, config, dataset, cell.protocol, seed=params.seed)
+    return table1_task(cell, params)
 
 
 def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
@@ -74,6 +79,27 @@ def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
             if shelf:
                 found[dataset, ipc] = shelf
     return found
+
+
+def missing(
+    params: GalleryParameters, found: dict[tuple[str, int], Shelf]
+) -> dict[tuple[str, int], dict[str, list[str]]]:
+    """The methods that the shelves lack, by data set and images per class and then by the reason."""
+    out: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for (dataset, ipc), shelf in found.items():
+        for method in params.methods:
+            if method not in shelf:
+                out.setdefault((dataset, ipc), {}).setdefault(_reason(method, dataset, ipc, params), []).append(method)
+    return out
+
+
+def _reason(method: str, dataset: str, ipc: int, params: GalleryParameters) -> str:
+    """Why a method has no images."""
+    own = ROWS.get(method) or BESIDE[method][0]
+    if any(records.load(Cell(TABLE1, method, dataset, ipc, "ConvNet", own), p) for p in ("full", "small")):
+        return "measured, but the images were not kept"
+    task = _task(method, dataset, ipc, params) if params.profile == "smoke" else None
+    return task.reason if isinstance(task, Skip) else "not distilled yet"
 
 
 def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParameters) -> ImageSet | None:
