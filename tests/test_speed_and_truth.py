@@ -266,6 +266,7 @@ def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
 
 def test_figures_show_what_was_measured():
     e = entry(made(), [1], [1])
+    assert len(benchmarks.ratios([e])) == len(figures.ratios({"a machine": benchmarks.ratios([e])}).axes) == 1
     drawn = figures.roofline({"a machine": (benchmarks.roofline([e]), 8e9, 2e9)}).axes[0]
     marks = {tuple(line.get_xydata()[0]) for line in drawn.lines if line.get_marker() not in ("None", None, "")}
     assert marks == {(4.0, 0.8), (4.0, 4.0)}

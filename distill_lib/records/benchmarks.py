@@ -183,6 +183,13 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns="facts") if len(frame) and not frame["facts"].any() else frame
 
 
+def ratios(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """Columns name, ratio, low and high of the entries that have a plain reference and are not about memory."""
+    found = [e for e in entries if e["plain"] and not of_memory(e)]
+    lines = [(e["name"], e["ratio"], e["ratio_low"], e["ratio_high"]) for e in found]
+    return pd.DataFrame(lines, columns=["name", "ratio", "low", "high"])
+
+
 def of_memory(entry: dict[str, Any]) -> bool:
     """Whether an entry holds a measured peak, and its seconds say nothing."""
     return "measured_mb" in entry["facts"]
