@@ -6,7 +6,7 @@ from .distributions import correlations, difficulty_histograms, objective_map, r
 from .images import examples_by_difficulty, film_strip, image_grid, samples_and_nearest
 from .look import colour, marker, style
 from .moons import moons
-from .speed import ratios, roofline, seconds_over_size
+from .speed import roofline, seconds_over_size
 from .training import fid_curves, gan_health, module_history
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "objective_map",
     "paper_and_ours",
     "ranking",
-    "ratios",
     "refined_bars",
     "roofline",
     "samples_and_nearest",

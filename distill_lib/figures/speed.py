@@ -1,4 +1,4 @@
-"""Speed: ratios, roofline and growth."""
+"""Speed: roofline and growth."""
 
 from __future__ import annotations
 
@@ -8,33 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from .look import GREY, OURS, SHAPES, colour, style
-
-
-def ratios(machines: dict[str, pd.DataFrame]) -> Figure:
-    """How many times faster than a plain reference: a mark per benchmark with its range, largest first, a panel per
-    machine.
-
-    Args:
-        machines: name -> columns name, ratio, low, high.
-    """
-    style(fitted=True)
-    heights = [len(points) + 3 for points in machines.values()]
-    options = {"squeeze": False, "layout": "constrained", "height_ratios": heights}
-    figure, axes = plt.subplots(len(machines), 1, figsize=(7.2, 0.24 * sum(heights)), **options)
-    for axis, (machine, points) in zip(axes[:, 0], machines.items()):
-        points = points.sort_values("ratio", ascending=False)
-        for y, row in enumerate(points.itertuples()):
-            axis.plot([row.low, row.high], [y, y], color=OURS, lw=1.5)
-            axis.plot(row.ratio, y, "o", color=OURS, ms=5)
-        axis.axvline(1, color=GREY, ls="--", lw=1)
-        axis.set_yticks(range(len(points)), points["name"], fontsize=9)
-        axis.set(xscale="log", xlabel="times faster than the plain reference", title=machine)
-        axis.set_ylim(len(points) - 0.5, -0.5)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.minorticks_off()
-    return figure
+from .look import SHAPES, colour, style
 
 
 def roofline(machines: dict[str, tuple[pd.DataFrame, float, float]]) -> Figure:
