@@ -55,6 +55,8 @@ def std(values: Sequence[float], ddof: int = 0) -> float:
 
 def half_width(spread: float, n: int, level: float = 0.95) -> float:
     """Half the width of the t-interval of the mean of n values with this sample deviation."""
+    from scipy.special import stdtrit  # here: a machine that only computes need not have scipy
+
     return float(stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
 
 
