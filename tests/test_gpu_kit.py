@@ -103,7 +103,8 @@ cli.main()
 
 def test_the_kit_starts_on_a_machine_that_has_little_installed(bare):
     """The machine has PyTorch, torchvision, seaborn and typer; nothing else is imported but what the kit brings."""
-    done = subprocess.run([sys.executable, "-c", START], cwd=bare, capture_output=True, text=True)
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(bare)}
+    done = subprocess.run([sys.executable, "-c", START], cwd=bare, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
