@@ -41,7 +41,7 @@ from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
+MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "gpu_kit", "__main__"))
 BUSY = 0.1  # cores that other work may take
 FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16")  # of a processor, as torch.cpu names them
 LEAST = 3  # repeats before a budget may end a benchmark

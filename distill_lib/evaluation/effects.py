@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtr, stdtrit
-
 from ..core.errors import UserError
 from .statistics import mean, std
 
@@ -61,6 +59,8 @@ def paired(differences: Sequence[float], delta: float) -> Effect:
     """
     if not (math.isfinite(delta) and delta > 0):
         raise UserError(f"delta {delta}: the smallest difference that matters is a number above zero")
+    from scipy.special import stdtr  # here: a machine that only computes need not have scipy
+
     n = len(differences)
     if n < 2:
         centre = mean(differences) if n else math.nan
@@ -89,6 +89,8 @@ def needed(centre: float, spread: float, delta: float) -> int | None:
 
 def _half(spread: float, n: int) -> float:
     """Half the width of the interval of a mean of n values."""
+    from scipy.special import stdtrit  # here: a machine that only computes need not have scipy
+
     return float(stdtrit(n - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(n)
 
 
