@@ -42,7 +42,8 @@ FORMULAS = """() => {
     return [all.length, all.filter(fine).length];
 }"""
 CUT = """() => [...document.querySelectorAll('.distill-scroll')]
-    .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1 && !box.matches('.more-right, .more-left'))
+    .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1)
+    .filter(box => !box.matches('.more-right, .more-left'))
     .map(box => box.getAttribute('aria-label'))"""  # tables that go on without a visible edge
 BARE = """() => [...document.querySelectorAll('div.cell_output img')]
     .filter(image => !image.closest('.distill-gallery') && !image.closest('figure')?.querySelector('figcaption'))

@@ -37,7 +37,7 @@ def _file(profile: str, experiment: str, dataset: str, method: str, ipc: int = 1
 
 
 def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
-    """Table 1's; at the small budget also of the settings that Table 1 leaves out, since pictures need no evaluation."""
+    """Table 1's; at the small budget also settings that Table 1 leaves out: pictures need no evaluation."""
     cell = Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", paper.ROWS.get(method) or paper.BESIDE[method][0])
     if params.profile == "small":
         config = at_budget(METHODS[method].paper_config(dataset, ipc), "small")
