@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
 import json
 import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -322,6 +325,19 @@ def fill(
         raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
 
+@app.command("import")
+def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote on another machine.")]) -> None:
+    """Add the records that a run of `make gpu` brought, with who measured them, to those of this checkout.
+
+    Exit status: 0, also where a record was left out; 2 a folder that cannot be trusted: nothing is written.
+    """
+    from .experiments import import_folder
+
+    found = import_folder(folder)
+    print("\n".join([*(f"added    {line}" for line in found.added), *(f"left out {line}" for line in found.left_out)]))
+    print(f"{len(found.added)} added, {len(found.left_out)} left out")
+
+
 @app.command()
 def explain(
     cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
@@ -414,6 +430,13 @@ def evaluate(
     ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 or 3: convert your own data to grey or colour.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Which folders of your own data hold which part: --split train=day,dusk --split test=night."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The class folders of your own data to read, in label order: ant,bee.")
+    ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
@@ -425,30 +448,67 @@ def evaluate(
     values = [way for way, given in said.items() if given]
     if len(values) > 1:
         raise UserError(f"--{' and --'.join(values)} exclude each other: say which the float images are")
-    names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
-    found = files.evaluate_file(
-        file,
-        dataset,
-        judges,
-        names,
-        num_eval,
-        seed,
-        values=values[0] if values else None,
-        baseline=baseline,
-        ceiling_epochs=ceiling_epochs,
-        resolution=resolution,
-        channels=channels,
-        device=device,
-        factor=factor,
-        order=order,
-        numbers=numbers,
-    )
+    options = {"baseline": baseline, "ceiling_epochs": ceiling_epochs, "device": device}
+    options |= {"factor": factor, "order": order, "numbers": numbers, "values": values[0] if values else None}
+    options |= {"resolution": resolution, "channels": channels, "split": _split(split)}
+    options |= {"classes": None if classes is None else _names(classes)}
+    try:
+        found = files.evaluate_file(file, dataset, _names(protocol), _names(networks), num_eval, seed, **options)
+    except UserError as err:
+        raise UserError(as_options(str(err))) from None
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return
     _print_table(f"{file} on {dataset}", files.rows(found))
     for note in dict.fromkeys(n for e in found for n in e.notes):
         print(f"- {note}")
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them; as JSON where a name has a comma: `["a, b", "c"]`."""
+    if text.startswith("["):
+        try:
+            return list(map(str, json.loads(text)))
+        except json.JSONDecodeError:
+            raise UserError(
+                f'{text}: begins like a list; write ["a, b", "c"] as JSON, or names with commas between'
+            ) from None
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _split(pairs: list[str] | None) -> dict[str, list[str]] | None:
+    """`part=folders`, once or more for a part, as `data.load` takes them."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs or []:
+        part, equals, given = pair.partition("=")
+        if not equals:
+            raise UserError(f"--split {pair!r}: write part=folder, as in --split train=day,dusk --split test=night")
+        found.setdefault(part, []).extend(_names(given))
+    return found or None
+
+
+def as_options(message: str) -> str:
+    """The arguments of `data.load` that a message advises, as options of the command line.
+
+    >>> as_options("say which: split={'train': ['a', 'b'], 'test': 'c'}; or classes=['a', 'b']; or pass channels=1")
+    'say which: --split train=a,b --split test=c; or --classes a,b; or pass --channels 1'
+    """
+
+    def joined(value: str | list[str]) -> str:
+        names = [value] if isinstance(value, str) else value
+        return json.dumps(names) if any("," in name for name in names) else ",".join(names)
+
+    def option(found: re.Match) -> str:
+        try:
+            value = ast.literal_eval(found[2])
+        except SyntaxError:  # a name with a bracket in it: the argument still says it
+            return found[0]
+        given = {f"{part}=": at for part, at in value.items()} if isinstance(value, dict) else {"": value}
+        return " ".join(f"--{found[1]} {shlex.quote(start + joined(at))}" for start, at in given.items())
+
+    message = re.sub(r"\b(split|classes)=(\{.*?\}|\[.*?\])", option, message)
+    message = re.sub(r"\b(split|classes|channels|resolution)=(?=[\s,:;])", r"--\1", message)
+    return re.sub(r"\b(channels|resolution)=(?=[\w'])", r"--\1 ", message)
 
 
 uvit = typer.Typer(

@@ -18,7 +18,7 @@ from distill_lib.experiments import Skip, Task, compute, engine
 from distill_lib.experiments.papers import uvit as pages
 from distill_lib.experiments.sample_scores import Quality, measure
 from distill_lib.figures import diagrams
-from distill_lib.generators.uvit import Architecture, UViT
+from distill_lib.generators.uvit import UViT, UViTArchitecture
 from distill_lib.methods import METHODS
 from distill_lib.records import Cell, Record, reported
 from distill_lib.tables import uvit as tables_uvit
@@ -399,5 +399,5 @@ def test_drawings_name_what_the_paper_names_and_what_it_does_not_have():
         assert part in overview
     words = [t.get_text() for t in diagrams.uvit_architecture(8).axes[0].texts]
     assert "no down- or upsampling" in " ".join(words) and words.count("8 blocks") == 2
-    tokens = [b.numel() for b in UViT(Architecture(width=32, depth=2, heads=2, num_classes=10)).pos_embed]
+    tokens = [b.numel() for b in UViT(UViTArchitecture(width=32, depth=2, heads=2, num_classes=10)).pos_embed]
     assert "[label, time, patches]" in " ".join(words) and tokens == [32 * (2 + 256)]

@@ -150,6 +150,13 @@ def find_file(name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def need_file(name: str, what: str, first: str = "", instead: str = "") -> Path:
+    """As `find_file`. Raises: UserError: it is not found; see `not_here`."""
+    if (file := find_file(name)) is None:
+        raise not_here(what, first, instead)
+    return file
+
+
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What a `.safetensors` file holds, or one that torch wrote (.pth, .pt, .bin), and its metadata.
 

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtr
-
 from ..core.errors import UserError
 from .statistics import half_width, mean, std
 
@@ -61,6 +59,8 @@ def paired(differences: Sequence[float], delta: float) -> Effect:
     """
     if not (math.isfinite(delta) and delta > 0):
         raise UserError(f"delta {delta}: the smallest difference that matters is a number above zero")
+    from scipy.special import stdtr  # here: a machine that only computes need not have scipy
+
     n = len(differences)
     if n < 2:
         centre = mean(differences) if n else math.nan

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
 from ..core.errors import UserError
@@ -56,6 +55,8 @@ def std(values: Sequence[float], ddof: int = 0) -> float:
 
 def half_width(spread: float, n: int, level: float = 0.95) -> float:
     """Half the width of the t-interval of the mean of n values with this sample deviation."""
+    from scipy.special import stdtrit  # here: a machine that only computes need not have scipy
+
     return float(stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
 
 
@@ -211,6 +212,8 @@ def units(values: Sequence[float], sets: Sequence[int] | None) -> tuple[list[flo
 
 def _welch(difference: float, error: float, df: float) -> tuple[float, float]:
     """Half-width of the 90 % interval of a difference, and the two-sided p-value of its being zero."""
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit  # here: a machine that only computes need not have scipy
+
     if error == 0:
         return 0.0, float(difference == 0)
     quantile = ndtri(0.95) if math.isinf(df) else stdtrit(df, 0.95)

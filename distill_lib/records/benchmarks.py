@@ -22,8 +22,8 @@ peak_flops, peak_bytes
 target
     What is to be reached: {"ratio": at least}, {"seconds": at most} or {"added_seconds": at most}.
 facts, size, seconds, made_by
-    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
-    machine before.
+    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, instructions of
+    the `processor`, and `busy_cores`, which other work took just before.
 """
 
 from __future__ import annotations
@@ -183,16 +183,18 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns="facts") if len(frame) and not frame["facts"].any() else frame
 
 
-def of_memory(entry: dict[str, Any]) -> bool:
-    """Whether an entry is a measurement of peak memory, whose seconds are not meant to be compared."""
-    return "measured_mb" in entry["facts"]
-
-
-def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry of memory, the largest peak first: what was run, and its megabytes."""
-    found = sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
-    rows = [(e["what"].removesuffix(": peak memory"), e["facts"]["measured_mb"]) for e in found]
-    return pd.DataFrame(rows, columns=["what", "measured MB"])
+def overview(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry that another loop is the reference of, the largest gain first: what was run, how many times as
+    long that loop takes, in the column of the plain or of the official one, and which share of the machine's arithmetic
+    ours uses."""
+    rows, loops = [], [e for e in entries if e["plain"] and set(e["target"]) <= {"ratio"}]
+    for e in sorted(loops, key=lambda e: -e["ratio"]):
+        official = any(word in e["compared"] for word in ("official", "published"))
+        flops, times = rate(e, "ours"), f"{e['ratio']:.2g}" if e["ratio"] < 10 else f"{e['ratio']:.0f}"
+        share = f"{100 * flops / e['peak_flops']:.0f} %" if flops and e["peak_flops"] else ""
+        rows.append((e["what"], "" if official else times, times if official else "", share))
+    columns = ["what", "times the plain loop", "times the official loop", "share of the limit"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _spread(side: dict[str, Any] | None) -> str:

@@ -124,17 +124,32 @@ def summary() -> pd.DataFrame:
 
 
 def overall() -> Findings:
-    """How many claims are decided, in a sentence, and which."""
-    every = [f for paper in papers() for f in of(paper)]
-    done = [f for f in every if not f.provisional]
+    """How many claims are decided, in a sentence, and which; and where no repeat has been computed, by number."""
+    every = {paper: of(paper) for paper in papers()}
+    found = [f for claims in every.values() for f in claims]
+    done = [f for f in found if not f.provisional]
     decided = [f for f in done if f.word not in ("undecided", "not run")]
     out = [
-        f"Of {len(every)} planned claims {len(done)} have all their repeats, and {len(decided)} of these are decided."
+        f"Of {len(found)} planned claims {len(done)} have all their repeats, and {len(decided)} of these are decided."
     ]
     for word in ("holds", "reversed", "no effect larger than δ"):
         if some := [f.claim.name for f in decided if f.word == word]:
             out.append(f"*{word}*: {'; '.join(some)}.")
+    left = {PAPER_TITLES[paper]: sum(not f.effect.n for f in claims) for paper, claims in every.items()}
+    if texts := [f"{n} of {paper}" for paper, n in left.items() if n]:
+        out.append(f"Not run yet: {', '.join(texts)}.")
     return Findings(out)
+
+
+def run() -> pd.DataFrame:
+    """Every claim with a repeat, as `figures.forest` takes it: a panel per paper and unit, decided claims first."""
+    parts = [pd.DataFrame()]
+    for paper in papers():
+        some = sorted((f for f in of(paper) if f.effect.n), key=lambda f: (f.provisional, WORDS.index(f.word)))
+        if some:
+            named = points(some).assign(name=[f.claim.name for f in some])
+            parts += [part.assign(panel=f"{PAPER_TITLES[paper]}, in {unit}") for unit, part in named.groupby("unit")]
+    return pd.concat(parts)
 
 
 def pilots() -> pd.DataFrame:

@@ -18,6 +18,7 @@ from ..data import ImageSet
 from ..evaluation import evaluate
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
+from ..experiments.definition import at_budget
 from ..experiments.papers import skd as paper
 from ..figures.images import stretched
 from ..generators.generated import GeneratedSet
@@ -36,8 +37,12 @@ def _file(profile: str, experiment: str, dataset: str, method: str, ipc: int = 1
 
 
 def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
-    protocol = paper.ROWS.get(method) or paper.BESIDE[method][0]
-    return paper.table1_task(Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", protocol), params)
+    """Table 1's; at the small budget also settings that Table 1 leaves out: pictures need no evaluation."""
+    cell = Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", paper.ROWS.get(method) or paper.BESIDE[method][0])
+    if params.profile == "small":
+        config = at_budget(METHODS[method].paper_config(dataset, ipc), "small")
+        return Task(cell, config, dataset, cell.protocol, seed=params.seed)
+    return paper.table1_task(cell, params)
 
 
 def shelves(params: paper.GalleryParameters) -> dict[tuple[str, int], Shelf]:
@@ -58,6 +63,27 @@ def shelves(params: paper.GalleryParameters) -> dict[tuple[str, int], Shelf]:
             if shelf:
                 found[dataset, ipc] = shelf
     return found
+
+
+def missing(
+    params: paper.GalleryParameters, found: dict[tuple[str, int], Shelf]
+) -> dict[tuple[str, int], dict[str, list[str]]]:
+    """The methods that the shelves lack, by data set and images per class and then by the reason."""
+    out: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for (dataset, ipc), shelf in found.items():
+        for method in params.methods:
+            if method not in shelf:
+                out.setdefault((dataset, ipc), {}).setdefault(_reason(method, dataset, ipc, params), []).append(method)
+    return out
+
+
+def _reason(method: str, dataset: str, ipc: int, params: paper.GalleryParameters) -> str:
+    """Why a method has no images."""
+    own = paper.ROWS.get(method) or paper.BESIDE[method][0]
+    if any(records.load(Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", own), p) for p in paths.RESULT_PROFILES):
+        return "measured, but the images were not kept"
+    task = _task(method, dataset, ipc, params) if params.profile == "smoke" else None
+    return task.reason if isinstance(task, Skip) else "not distilled yet"
 
 
 def _one(method: str, dataset: str, ipc: int, profile: str, params: paper.GalleryParameters) -> ImageSet | None:
