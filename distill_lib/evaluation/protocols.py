@@ -203,7 +203,7 @@ def _plain(settings_: Any) -> dict[str, Any]:
 
 
 # --- presets --------------------------------------------------------------------------------------
-NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN", "digits"))  # a mirrored digit is none
+NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among these codes' sets
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
 IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))
