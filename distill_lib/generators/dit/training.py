@@ -135,6 +135,7 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     conditions = torch.arange(real.num_classes)
     steps = Steps(network, space, Schedule.named(cfg.schedule), cfg.precision, cfg.drop, conditions, rng)
     say(outlook(f"DiT on {real.facts.name}", network, 3.0, cfg.steps, cfg.batch))
+    labels = real.hard_labels.cpu()
     batches, clock = Batches(len(real), cfg.batch, last="drop"), {"seconds": 0.0}
     live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng}
     live |= {"order": batches.order, "clock": clock}
@@ -142,7 +143,7 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
         start = time.perf_counter()
         set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
-        taken = steps.take(data, index, real.hard_labels.cpu()[index])
+        taken = steps.take(data, index, labels[index])
         optimizer.zero_grad()
         (taken.error + taken.bound).backward()
         optimizer.step()

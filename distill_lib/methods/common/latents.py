@@ -121,7 +121,7 @@ class Latents:
 
     def _features(self, rng: torch.Generator) -> Tensor:
         """Of the codes, made finite and cut at 10, as the official code has it."""
-        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.pieces)]
+        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in self._parts()]
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
             inner = tuple(range(1, f.ndim))
@@ -133,6 +133,10 @@ class Latents:
         """What steps change, for `Loop.steps`."""
         return {"w": self.w, "latents": self.optimizer} | ({} if self.f is None else {"f": self.f})
 
+    def _parts(self) -> tuple[Tensor, ...]:
+        """Places of the images that go through the generator at a time."""
+        return torch.arange(len(self.w), device=self.w.device).split(self.pieces)
+
     def render(self, w: Tensor, f: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images in the set's units, differentiable."""
         images = self.generator(w) if f is None else self.generator.from_f(f, w, self.space.layer)
@@ -142,8 +146,7 @@ class Latents:
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
         leaves = [t for t in (self.w, self.f) if t is not None]
-        parts = torch.arange(len(self.w)).split(self.pieces)
-        return torch.cat([self.render(*(t[i] for t in leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
+        return torch.cat([self.render(*(t[i] for t in leaves)) for i in self._parts()]).unflatten(0, (-1, self.ipc))
 
     def pull(self, gradient: Tensor) -> None:
         """Write the gradients of w and f that follow from the gradient (K, ipc, C, H, W) by the images."""
@@ -151,7 +154,7 @@ class Latents:
         gradient = gradient.flatten(0, 1)
         for leaf in leaves:
             leaf.grad = torch.zeros_like(leaf)
-        for i in torch.arange(len(gradient)).split(self.pieces):
+        for i in self._parts():
             parts = [leaf.detach()[i].requires_grad_() for leaf in leaves]
             with torch.enable_grad():
                 images = self.render(*parts)
