@@ -62,7 +62,8 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
         about = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
-        made = Tensor._make_wrapper_subclass(cls, here.size(), device=register(), **about)
+        with torch.inference_mode(False):  # a view of an ordinary tensor is one too
+            made = Tensor._make_wrapper_subclass(cls, here.size(), device=register(), **about)
         made.here = here
         return made
 
