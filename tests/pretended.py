@@ -11,6 +11,7 @@ Python. Every operation runs on the processor after a check, so whole methods do
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections import Counter
@@ -62,8 +63,7 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
         about = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
-        with torch.inference_mode(False):  # a view of an ordinary tensor is one too
-            made = Tensor._make_wrapper_subclass(cls, here.size(), device=register(), **about)
+        made = Tensor._make_wrapper_subclass(cls, here.size(), device=register(), **about)
         made.here = here
         return made
 
@@ -96,8 +96,16 @@ class Device(TorchDispatchMode):
                 finally:
                     this.steps -= 1
 
-        self._patch = mock.patch.object(Loop, "steps", watched)
-        self._patch.start()
+        def enter(block):  # inference mode, in which no backend in Python works, as no_grad
+            block.before = torch.is_grad_enabled()
+            torch.set_grad_enabled(block.before and not block.mode)
+
+        def leave(block, *args):
+            torch.set_grad_enabled(block.before)
+
+        self._patches = contextlib.ExitStack()
+        self._patches.enter_context(mock.patch.object(Loop, "steps", watched))
+        self._patches.enter_context(mock.patch.multiple(torch.inference_mode, __enter__=enter, __exit__=leave))
         self._lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) then asks for a move
         return super().__enter__()
@@ -105,7 +113,7 @@ class Device(TorchDispatchMode):
     def __exit__(self, *args) -> None:
         super().__exit__(*args)
         torch._C._set_only_lift_cpu_tensors(self._lifted)
-        self._patch.stop()
+        self._patches.close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return self.computed(func, args, kwargs or {})
