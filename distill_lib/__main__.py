@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import gc
 import json
 import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -26,7 +30,7 @@ LISTED = ["methods", "datasets", "networks", "protocols", "experiments"]
 Parameter = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")
 ]
-Profile = Annotated[str, typer.Option(help="smoke, small or full.")]
+ProfileOption = Annotated[str, typer.Option(help="smoke, small or full.")]
 Experiments = Annotated[list[str], typer.Argument(help="For example skd/table1_accuracy; several run one by one.")]
 Cells = Annotated[
     str | None,
@@ -153,7 +157,7 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
 @app.command()
 def run(
     experiments: Experiments,
-    profile: Profile = "smoke",
+    profile: ProfileOption = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
@@ -206,9 +210,7 @@ def run(
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")
     if profile != "smoke":
-        from .records import export as index_
-
-        index_.write(paths.runs() / "index.csv")
+        _write_index()
     if failed:
         from .core.progress import log_path
 
@@ -233,7 +235,7 @@ def seconds(text: str) -> float:
 @app.command()
 def plan(
     experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
@@ -241,9 +243,12 @@ def plan(
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and
     why."""
+    gc.disable()  # looking for garbage among hundreds of thousands of imported objects takes a second
     from . import experiments as engine
     from .experiments import estimate
 
+    gc.freeze()
+    gc.enable()
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
     rows = estimate.rows(statuses, profile, sets)
@@ -296,7 +301,7 @@ def fill(
 
     jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
     for job in jobs[:20]:
-        print(f"{job}: {estimate.words(job.seconds, None)}")
+        print(f"{job}: {estimate.words(job.seconds, None)}" + (f" (as {job.basis})" if job.seconds else ""))
     if len(jobs) > 20:
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]
@@ -315,9 +320,7 @@ def fill(
     done = filling.run(jobs, left, lambda line: print(line, flush=True), device)
     finished = ", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines)
     print(finished or "nothing was finished in this time; what was begun is saved")
-    from .records import export as index_
-
-    index_.write(paths.runs() / "index.csv")
+    _write_index()
     if done["failed"]:
         raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
@@ -338,7 +341,7 @@ def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote o
 @app.command()
 def explain(
     cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
@@ -359,13 +362,18 @@ def explain(
         print(json.dumps(now.task.key, indent=1))
 
 
+def _write_index(output: Path | None = None) -> tuple[Path, int, list[str]]:
+    """The file, the number of its rows, and what is wrong with each record that has none."""
+    from .records import export
+
+    file = output or paths.runs() / "index.csv"
+    return file, *export.write(file)
+
+
 @app.command()
 def index(output: Annotated[Path | None, typer.Option(help="By default index.csv in the runs folder.")] = None) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
-    from .records import export as index_
-
-    file = output or paths.runs() / "index.csv"
-    count, damaged = index_.write(file)
+    file, count, damaged = _write_index(output)
     print(f"{count} records in {file}")
     if damaged:
         raise UserError(f"{len(damaged)} records have no row: " + "; ".join(damaged))
@@ -383,7 +391,7 @@ def watch(
         if as_json:
             print(json.dumps(notes, indent=1))
         elif notes:
-            _print_table("running", [progress.describe(note) for note in notes])
+            _print_table("running", [progress.as_row(note) for note in notes])
         else:
             print("nothing is running")
         if every <= 0:
@@ -422,6 +430,13 @@ def evaluate(
     ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 or 3: convert your own data to grey or colour.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Which folders of your own data hold which part: --split train=day,dusk --split test=night."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The class folders of your own data to read, in label order: ant,bee.")
+    ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured as JSON.")] = False,
 ) -> None:
@@ -433,24 +448,14 @@ def evaluate(
     values = [way for way, given in said.items() if given]
     if len(values) > 1:
         raise UserError(f"--{' and --'.join(values)} exclude each other: say which the float images are")
-    names, judges = ([n.strip() for n in text.split(",") if n.strip()] for text in (networks, protocol))
-    found = files.evaluate_file(
-        file,
-        dataset,
-        judges,
-        names,
-        num_eval,
-        seed,
-        values=values[0] if values else None,
-        baseline=baseline,
-        ceiling_epochs=ceiling_epochs,
-        resolution=resolution,
-        channels=channels,
-        device=device,
-        factor=factor,
-        order=order,
-        numbers=numbers,
-    )
+    options = {"baseline": baseline, "ceiling_epochs": ceiling_epochs, "device": device}
+    options |= {"factor": factor, "order": order, "numbers": numbers, "values": values[0] if values else None}
+    options |= {"resolution": resolution, "channels": channels, "split": _split(split)}
+    options |= {"classes": None if classes is None else _names(classes)}
+    try:
+        found = files.evaluate_file(file, dataset, _names(protocol), _names(networks), num_eval, seed, **options)
+    except UserError as err:
+        raise UserError(as_options(str(err))) from None
     if as_json:
         print(json.dumps([e.as_dict() for e in found], indent=1))
         return
@@ -459,25 +464,71 @@ def evaluate(
         print(f"- {note}")
 
 
+def _names(text: str) -> list[str]:
+    """Names with commas between them; as JSON where a name has a comma: `["a, b", "c"]`."""
+    if text.startswith("["):
+        try:
+            return list(map(str, json.loads(text)))
+        except json.JSONDecodeError:
+            raise UserError(
+                f'{text}: begins like a list; write ["a, b", "c"] as JSON, or names with commas between'
+            ) from None
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _split(pairs: list[str] | None) -> dict[str, list[str]] | None:
+    """`part=folders`, once or more for a part, as `data.load` takes them."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs or []:
+        part, equals, given = pair.partition("=")
+        if not equals:
+            raise UserError(f"--split {pair!r}: write part=folder, as in --split train=day,dusk --split test=night")
+        found.setdefault(part, []).extend(_names(given))
+    return found or None
+
+
+def as_options(message: str) -> str:
+    """The arguments of `data.load` that a message advises, as options of the command line.
+
+    >>> as_options("say which: split={'train': ['a', 'b'], 'test': 'c'}; or classes=['a', 'b']; or pass channels=1")
+    'say which: --split train=a,b --split test=c; or --classes a,b; or pass --channels 1'
+    """
+
+    def joined(value: str | list[str]) -> str:
+        names = [value] if isinstance(value, str) else value
+        return json.dumps(names) if any("," in name for name in names) else ",".join(names)
+
+    def option(found: re.Match) -> str:
+        try:
+            value = ast.literal_eval(found[2])
+        except SyntaxError:  # a name with a bracket in it: the argument still says it
+            return found[0]
+        given = {f"{part}=": at for part, at in value.items()} if isinstance(value, dict) else {"": value}
+        return " ".join(f"--{found[1]} {shlex.quote(start + joined(at))}" for start, at in given.items())
+
+    message = re.sub(r"\b(split|classes)=(\{.*?\}|\[.*?\])", option, message)
+    message = re.sub(r"\b(split|classes|channels|resolution)=(?=[\s,:;])", r"--\1", message)
+    return re.sub(r"\b(channels|resolution)=(?=[\w'])", r"--\1 ", message)
+
+
 uvit = typer.Typer(
     no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images."
 )
 app.add_typer(uvit, name="uvit")
-PROFILES = ["smoke", "small", "full"]
 
 
 @uvit.command("train")
 def uvit_train(
     dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")
     ] = False,
 ) -> None:
     """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train
     CIFAR100`."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    if profile not in paths.PROFILES[1:]:
+        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
     uvit_commands.train(dataset, profile, scratch)
@@ -490,14 +541,14 @@ def uvit_generate(
         str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     seconds: Annotated[float | None, typer.Option(help="How long to generate.")] = None,
     images: Annotated[int | None, typer.Option(help="Or how many images.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    if profile not in paths.PROFILES[1:]:
+        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
     uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)

@@ -34,7 +34,7 @@ def present(name, **options):
         pytest.skip(str(err))
 
 
-# --- facts -------------------------------------------------------------------------------------------------------------
+# --- facts -----------------------------------------------------------------------------------------------------------
 def test_a_name_leads_to_the_set_whose_settings_hold():
     assert {
         name: data.like(name).name
@@ -172,8 +172,7 @@ def test_unknown_names_list_what_exists():
         data.load_with_validation("digits", folders="x")
 
 
-# --- inside the package
-# ----------------------------------------------------------------------------------------------------
+# --- inside the package ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name, shape, train, test",
     [
@@ -246,7 +245,7 @@ def test_make_bundled_writes_what_load_reads(tmp_path, monkeypatch):
     assert per_class(real) == [5] * 10 and per_class(test) == [3] * 10
 
 
-# --- normalisation ---------------------------------------------------------------------------------------------------------
+# --- normalisation ---------------------------------------------------------------------------------------------------
 def test_measured_mean_and_std_are_those_of_the_training_pixels():
     real, test = data.load("BloodCells-mini", normalisation="measured")
     x = real.images.double() / 255
@@ -265,7 +264,7 @@ def test_normalisation_is_chosen_by_name():
         data.load("BloodCells-mini", normalisation="MNIST")
 
 
-# --- validation ------------------------------------------------------------------------------------------------------------
+# --- validation ------------------------------------------------------------------------------------------------------
 def test_a_held_out_part_is_balanced_seeded_and_disjoint():
     real, _ = data.load("digits")
     rest, val = data.split(real, 7, seed=3)
@@ -292,7 +291,7 @@ def test_load_with_validation_holds_out_where_the_source_has_no_validation_part(
     assert per_class(train) == [180] * 10 and per_class(val) == [20] * 10 and len(test) == 1000
 
 
-# --- resolutions -----------------------------------------------------------------------------------------------------------
+# --- resolutions -----------------------------------------------------------------------------------------------------
 def test_a_name_may_say_the_resolution():
     said, asked = data.load("BloodCells-mini@16px")[0], data.load("BloodCells-mini", 16)[0]
     assert said.shape == (3, 16, 16) and torch.equal(said.images, asked.images) and said.facts == asked.facts
@@ -312,8 +311,7 @@ def test_a_bundled_set_at_another_resolution_says_how():
     assert data.load("FashionMNIST-mini", 32, resize="bicubic")[0].sha256() != real.sha256()
 
 
-# --- sets on this machine, against their documentation
-# ---------------------------------------------------------------------
+# --- sets on this machine, against their documentation ---------------------------------------------------------------
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 

@@ -83,7 +83,7 @@ def write_images(root, classes, n=2, size=(8, 8), mode="RGB", suffix="png"):
             Image.fromarray(a).convert(mode).save(root / c / f"{c}_{i}.{suffix}")
 
 
-# --- forms -----------------------------------------------------------------------------------------------------------------
+# --- forms -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("sub, suffix", [("MNIST/raw", ""), ("MNIST/raw", ".gz"), ("mnist", ".gz")])
 def test_idx_files_plain_and_gzipped(place, sub, suffix):
     images, labels = write_mnist(place / sub, suffix)
@@ -427,7 +427,7 @@ def test_ilsvrcs_own_validation_part_carries_no_note(place):
     assert not any("fastai" in n for n in data.load("ImageIDC", 8)[1].facts.notes)
 
 
-# --- resizing --------------------------------------------------------------------------------------------------------------
+# --- resizing --------------------------------------------------------------------------------------------------------
 def test_resize_rules_on_an_image_that_needs_no_scaling():
     a = pixels(4, 8, 3)  # height 4, width 8
     crop = np.asarray(distill_lib_data.resize(Image.fromarray(a), 4, "bilinear"))
@@ -455,7 +455,7 @@ def test_halving_weighs_four_pixels_one_three_three_one():
             assert abs(small[i, j] - w @ a[2 * i - 1 : 2 * i + 3, 2 * j - 1 : 2 * j + 3] @ w) <= 1
 
 
-# --- wrong input -----------------------------------------------------------------------------------------------------------
+# --- wrong input -----------------------------------------------------------------------------------------------------
 def damaged(path, how):
     raw = path.read_bytes()
     path.write_bytes({"half": raw[: len(raw) // 2], "empty": b"", "text": b"not data"}[how])
@@ -558,7 +558,7 @@ def test_not_found_names_the_file_the_places_and_the_command(place):
         data.load("BloodCells")
 
 
-# --- downloads -------------------------------------------------------------------------------------------------------------
+# --- downloads -------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A local stand-in for the network: `download_url` copies from this folder and checks the md5 as torchvision's
@@ -618,8 +618,7 @@ def test_every_downloadable_set_names_an_address_and_an_md5():
             assert "curl" in distill_lib_data.how_to_fetch(data.DATASETS[name], 28)
 
 
-# --- prepared copies
-# ---------------------------------------------------------------------------------------------------------
+# --- prepared copies -------------------------------------------------------------------------------------------------
 def test_a_set_is_prepared_once_and_memory_mapped(place):
     write_npz(place / "cifar10.npz", classes=10, n=2000, size=32)
     real, _ = data.load("CIFAR10")

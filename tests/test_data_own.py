@@ -39,7 +39,7 @@ def per_class(s):
     return torch.bincount(s.labels, minlength=s.num_classes).tolist()
 
 
-# --- npz -----------------------------------------------------------------------------------------------------------------
+# --- npz -------------------------------------------------------------------------------------------------------------
 def test_an_npz_of_images_and_labels_loses_a_fifth_of_every_class_to_a_test_set(tmp_path):
     x, y = pixels(50, 12, 12, 3), np.arange(50) % 5
     np.savez(tmp_path / "mine.npz", images=x, labels=y, class_names=np.array(list("abcde")))
@@ -82,7 +82,7 @@ def test_a_class_nobody_belongs_to_or_with_one_image_is_refused(tmp_path):
     assert prepared() == []
 
 
-# --- image folders ---------------------------------------------------------------------------------------------------------
+# --- image folders ---------------------------------------------------------------------------------------------------
 def test_a_folder_with_train_val_and_test(tmp_path):
     write(tmp_path / "photos" / "train")
     write(tmp_path / "photos" / "validation", n=3)
@@ -193,7 +193,7 @@ def test_a_path_is_told_from_a_name(tmp_path, monkeypatch):
         data.load("photos")
 
 
-# --- Hugging Face ----------------------------------------------------------------------------------------------------------
+# --- Hugging Face ----------------------------------------------------------------------------------------------------
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
 
 

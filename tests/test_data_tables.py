@@ -1,6 +1,7 @@
 """Your own arrays (.npz) and tables (parquet): the right images under the right labels, or the one line that says what
 is wrong where."""
 
+import ast
 import io
 import json
 
@@ -117,6 +118,104 @@ def test_paths_in_a_table_count_from_its_folder(tmp_path, monkeypatch):
     for rows in (as_text, as_struct):
         write(tmp_path / "set" / "train.parquet", rows)
         assert per_class(data.load(tmp_path / "set")[0]) == [4, 4]
+
+
+def class_folders(root, *parts):
+    for part in parts or [""]:
+        for name in ("ant", "bee"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(5):
+                (root / part / name / f"{i}.png").write_bytes(png(len(part) + 10 * i + len(name)))
+
+
+@pytest.mark.parametrize(
+    "parts, tables, tells",
+    [
+        (
+            [],
+            ["meta.parquet"],
+            r"holds meta\.parquet and 10 images .*the path .*/meta\.parquet; .*split=\{'all': \['\*'\]\}",
+        ),
+        ([], ["ant/meta.parquet"], r"holds ant/meta\.parquet and 10 images"),
+        (["train", "test"], ["train.parquet", "test.parquet"], r"'train': \['train/\*'\], 'test': \['test/\*'\]"),
+        (["x/train", "x/test"], ["data/train.parquet"], r"'train': \['x/train/\*'\], 'test': \['x/test/\*'\]"),
+    ],
+    ids=["one table beside classes", "in a class", "tables and parts", "each in a folder"],
+)
+def test_tables_beside_class_folders_are_asked_about(parts, tables, tells, tmp_path):
+    class_folders(tmp_path / "set", *parts)
+    for name in tables:
+        write(tmp_path / "set" / name, table(10))
+    with pytest.raises(UserError, match=tells) as error:
+        data.load(tmp_path / "set")
+    chosen = ast.literal_eval(str(error.value).rpartition("split=")[2])  # what the line advises works
+    real, test = data.load(tmp_path / "set", split=chosen)
+    assert real.facts.class_names == ("ant", "bee") and len(real) + len(test) == 10 * max(1, len(parts))
+    assert f"left out: {len(tables)} file" in " ".join(real.facts.notes)
+    assert sum(map(len, data.load(tmp_path / "set" / tables[0]))) == 10
+
+
+def test_what_lies_beside_tables_is_counted(tmp_path):
+    write(tmp_path / "set" / "train.parquet", table(6))
+    write(tmp_path / "set" / "test.parquet", table(4))
+    (tmp_path / "set" / "banner.png").write_bytes(png(0))
+    (tmp_path / "set" / "README.md").write_text("hello")
+    (tmp_path / "set" / ".cache").mkdir()
+    (tmp_path / "set" / ".cache" / "train.parquet").write_bytes(b"old")
+    real, _ = data.load(tmp_path / "set")
+    assert len(real) == 6 and real.facts.notes == (
+        "left out: 1 image beside the folders",
+        "left out: 1 file that is not read: 1 .md",
+        "left out, no data: 1 file in .cache (1)",
+    )
+    with pytest.raises(UserError, match="needs train/<class>/"):
+        data.load(tmp_path / "set", classes=["ant", "bee"])
+
+
+DEEP = {
+    "JPEG 2000, grey": lambda: encoded(np.full((8, 8), 3000, np.uint16), "JPEG2000"),
+    "JPEG 2000, colour": lambda: sixteen_bits(encoded(pixels(0), "JPEG2000")),
+    "JPEG 2000, colour, bare": lambda: sixteen_bits(encoded(pixels(0), "JPEG2000", no_jp2=True)),
+    "SGI, grey": lambda: encoded(pixels(0)[..., 0], "SGI", bpc=2),
+    "SGI, colour": lambda: encoded(pixels(0), "SGI", bpc=2),
+    "PNG, grey": lambda: encoded(np.full((8, 8), 3000, np.uint16), "PNG"),
+    "TIFF, float": lambda: encoded(np.full((8, 8), 0.5, np.float32), "TIFF"),
+}
+
+
+def encoded(array, kind, **options):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind, **options)
+    return out.getvalue()
+
+
+def sixteen_bits(raw):
+    """A JPEG 2000 image whose header says 16 bits for each of three components."""
+    at = raw.index(b"\xff\x4f\xff\x51") + 42
+    return (
+        raw[:at] + bytes([15]) + raw[at + 1 : at + 3] + bytes([15]) + raw[at + 4 : at + 6] + bytes([15]) + raw[at + 7 :]
+    )
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_more_than_8_bits_in_a_cell_or_under_another_ending_are_refused(kind, tmp_path):
+    rows = [{"bytes": b, "path": None} for b in (png(0), png(1), png(2), DEEP[kind]())]
+    write(tmp_path / "set" / "t.parquet", pa.table({"image": structs(*rows), "label": [0, 1] * 2}))
+    with pytest.raises(UserError, match=r"t\.parquet, row 3: more than 8 bits per channel"):
+        data.load(tmp_path / "set", channels=3)
+    class_folders(tmp_path / "folder")
+    (tmp_path / "folder" / "ant" / "9.png").write_bytes(DEEP[kind]())
+    with pytest.raises(UserError, match=r"9\.png: more than 8 bits per channel"):
+        data.load(tmp_path / "folder", channels=3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "SGI", "WEBP", "BMP", "TIFF"])
+def test_eight_bits_in_a_cell_are_read_in_every_format(kind, tmp_path):
+    lossless = {"WEBP": {"lossless": True}}.get(kind, {})
+    rows = [{"bytes": encoded(pixels(i), kind, **lossless), "path": None} for i in range(6)]
+    write(tmp_path / "set" / "train.parquet", pa.table({"image": structs(*rows), "label": [0, 1] * 3}))
+    write(tmp_path / "set" / "test.parquet", table(4))
+    assert same(data.load(tmp_path / "set")[0], range(6))
 
 
 def classes(rows, names):

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import struct
 import zipfile
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from distill_lib import __main__ as cli
 from distill_lib import data
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
@@ -31,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def tree(root, *patterns, n=2, classes=ANT_BEE):
-    """Files below `root`; `<class>` in a pattern stands for every class, and a name without an ending gets `n` images."""
+    """Files below `root`; `<class>` in a pattern is every class, and a name without an ending gets `n` images."""
     for pattern in patterns:
         for c in classes if "<class>" in pattern else [""]:
             at = root / pattern.replace("<class>", c).lstrip("/")
@@ -251,6 +253,7 @@ def test_what_the_user_says_about_parts_and_classes_is_done(tmp_path):
         ({"split": {"train": "*/*"}}, r"more than one \*"),
         ({"split": {"train": "*", "test": "*"}}, "are one file"),
         ({"classes": "ant"}, "give a list of folder names"),
+        ({"classes": []}, r"classes=\[\]: give a list of folder names"),
         ({"classes": ["ant", "cat"]}, "no folder for class cat; it has ant, bee"),
         ({"classes": ["ant", "ant"]}, "stands there twice"),
         ({"classes": ["ant"]}, "at least two classes; found ant"),
@@ -265,6 +268,47 @@ def test_a_choice_that_does_not_fit_is_one_clear_error(choice, says, tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[0, 0, 1, 1])
     with pytest.raises(UserError, match="are for a folder of images"):
         data.load(tmp_path / "a.npz", **choice)
+
+
+def test_the_command_line_says_and_takes_what_the_library_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    for part in ("day", "night, late"):
+        images(tmp_path / "s" / part)
+    np.savez(tmp_path / "d.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=[0, 1])
+    words = ["distill", "evaluate", str(tmp_path / "d.npz"), "--dataset", str(tmp_path / "s")]
+    words += ["--protocol", "vico_noaug@1ep", "--networks", "MLP", "--num-eval", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert """--split train=day --split 'test=["night, late"]'""" in said and "split={" not in said
+    advice = re.search(r"the last one tests: (.*); classes", said)[1]
+    monkeypatch.setattr("sys.argv", [*words, *shlex.split(advice), "--classes", "bee,ant"])
+    assert cli.main() is None and " accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--split", "day"], "--split 'day': write part=folder, as in --split train=day,dusk --split test=night"),
+        (["--split", "train=none"], "no class folders"),
+        (
+            ["--split", "learn=day"],
+            "--split learn=day: give the folders of each part: --split train=a --split test=b,c",
+        ),
+        (["--split", "train="], "give the folders of each part"),
+        (["--classes", "ant,cow"], "no folder for class cow; it has ant, bee"),
+        (["--classes", ""], "--classes '': give a list of folder names"),
+        (["--classes", '["ant", '], '["ant", : begins like a list; write ["a, b", "c"] as JSON'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_choice_on_the_command_line_that_does_not_fit(words, says, tmp_path, monkeypatch, capsys):
+    tree(tmp_path / "s", "<class>")
+    monkeypatch.setattr("sys.argv", ["distill", "evaluate", "none.pt", "--dataset", str(tmp_path / "s"), *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------

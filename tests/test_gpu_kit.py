@@ -119,7 +119,7 @@ def test_every_step_of_a_gpu_names_cells_that_exist():
             assert experiments.select(experiments.experiment(TABLE).cells(params), cells)
 
 
-# --- a run --------------------------------------------------------------------------------------------------------------
+# --- a run --------------------------------------------------------------------------------------------------------
 def test_a_step_that_does_not_end_is_ended():
     process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     assert gpu_kit.ended(process, time.monotonic()) == gpu_kit.CUT and process.poll() is not None
@@ -168,7 +168,7 @@ def test_a_device_that_is_not_there_is_one_line(bare):
     assert done.stderr.count("\n") == 1
 
 
-# --- back home ----------------------------------------------------------------------------------------------------------
+# --- back home ----------------------------------------------------------------------------------------------------
 FOUND = records.path(Cell(TABLE, "Random", "MNIST", 1), "full")
 
 

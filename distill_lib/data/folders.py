@@ -126,6 +126,7 @@ class Tree:
         self.no_data: Counter[str] = Counter()  # files by the name that says they are no data
         self.endings: Counter[str] = Counter()  # files by an ending that is not read
         self.loops: list[str] = []
+        self.tables: list[Path] = []  # parquet files
         self.chosen: tuple[str, ...] = ()  # the classes that the user names
         self.ids: dict[Path, object] = {}  # of every image: equal for two names of one file
         self.top = self._list(root, "", ())
@@ -165,6 +166,7 @@ class Tree:
                 self.ids[file] = (about.st_dev, about.st_ino) if about.st_ino else file
             else:
                 regular = stat.S_ISREG(about.st_mode)
+                self.tables += [file] if regular and ending == ".parquet" else []
                 self.endings[(ending or "without an ending") if regular else "pipe or device"] += 1
                 folder.others += 1
         return folder
@@ -218,18 +220,22 @@ def _unused(folder: Folder, used: set[Path]) -> list[tuple[str, int]]:
 
 
 # --- the readings ----------------------------------------------------------------------------------------------------
-def image_folder(root: Path, split: Split | None = None, classes: Sequence[str] | None = None) -> Source:
+def image_folder(
+    root: Path, split: Split | None = None, classes: Sequence[str] | None = None, tree: Tree | None = None
+) -> Source:
     """Your own tree of images, with what is left out of it in the notes.
 
     Args:
         split:   which folders hold which part, in place of what their names say: {"train": ["a", "b"], "test": "c"}.
                  A * stands for the class: "*/train", "c/*" (which "c" is short for). "all" is a part still to be split.
         classes: the names of the class folders to read, in label order; by default all, sorted.
+        tree:    of `root`, where it was listed already.
     Raises: UserError: no reading, or several: they are listed, each with the argument that chooses it.
     """
-    if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
+    strings = not isinstance(classes, str) and all(isinstance(name, str) for name in classes or [])
+    if classes is not None and not (classes and strings):
         raise UserError(f"classes={classes!r}: give a list of folder names")
-    tree = Tree(root)
+    tree = tree or Tree(root)
     tree.chosen = tuple(classes or ())
     notes: list[str] = []
     if split is not None:
@@ -274,10 +280,34 @@ def _ambiguous(root: Path, why: str, readings: Sequence[tuple[str, str]]) -> NoR
     raise UserError(f"{root}: {why}. Say which it is: {listed}")
 
 
+def beside_tables(tree: Tree) -> None:
+    """Raises: UserError: the tree can be read as an image folder too, besides the tables that lie in it."""
+    try:
+        parts = _parts(tree, tree.top, [])
+        split = {
+            part: sorted({f"{f.at.rpartition('/')[0]}/*".lstrip("/") for fs in by.values() for f in fs})
+            for part, by in parts.items()
+        }
+        if any(_said(tree, split)[part].keys() != by.keys() for part, by in parts.items()):
+            return
+    except UserError:
+        return
+    some, count = _some(str(f.relative_to(tree.path)) for f in tree.tables), len(tree.top.everything)
+    readings = [
+        (
+            "the tables",
+            f"the path {tree.tables[0]}" if len(tree.tables) == 1 else "the path of a folder that holds them alone",
+        )
+    ]
+    _ambiguous(
+        tree.path, f"holds {some} and {_count(count)} in class folders", [*readings, ("the images", f"split={split}")]
+    )
+
+
 def _said(tree: Tree, split: Split) -> Parts:
     """The parts as the user gives them."""
     if not isinstance(split, Mapping) or set(split) - {*WORDS, "all"} or not all(split.values()):
-        raise UserError(f"split={split!r}: give the folders of each part: {{'train': 'a', 'test': ['b', 'c']}}")
+        raise UserError(f"split={split!r}: give the folders of each part: split={{'train': 'a', 'test': ['b', 'c']}}")
     parts: Parts = {}
     for part, patterns in split.items():
         by = parts.setdefault(part, {})

@@ -204,10 +204,8 @@ class ImageSet:
         """Raises: UserError: a class has fewer than `ipc` images, or fewer of those at the positions `classes`."""
         for name, places in zip(self.facts.class_names, classes or self.class_index):
             if len(places) < ipc:
-                raise UserError(
-                    f"ipc {ipc}: {self.facts.name} has only {len(places)} image{'s'[: len(places) != 1]} of class {name!r} "
-                    "to choose from"
-                )
+                has = f"{len(places)} image{'s'[: len(places) != 1]} of class {name!r}"
+                raise UserError(f"ipc {ipc}: {self.facts.name} has only {has} to choose from")
 
     def draw_index(self, n: int, rng: torch.Generator) -> Tensor:
         """(K, n) positions: n images of every class, without replacement within a class (with, where a class has

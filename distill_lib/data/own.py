@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,22 +43,41 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
         except UserError as err:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(str(err).replace(str(folder), str(path))) from None
-    table = tables.found(path)
-    tree = path.is_dir() and not table
-    if not tree and (split is not None or classes is not None):
+    choice = split is not None or classes is not None
+    tree = folders.Tree(path) if path.is_dir() else None
+    if tree and (not tables.inside(tree) or (choice and tree.top.everything)):
+        found = folders.image_folder(path, split, classes, tree)
+    elif choice:
         raise UserError(f"{path}: split= and classes= are for a folder of images")
-    if path.is_file() and path.suffix == ".npz":
+    elif tree:
+        found = _tables(tree)
+    elif path.is_file() and path.suffix == ".npz":
         found = arrays.npz(path)
-    elif table:
+    elif path.is_file() and path.suffix.lower() in (".parquet", ".arrow"):
         found = tables.read(path)
-    elif not path.is_dir():
+    else:
         what = "not an .npz or .parquet file or an archive" if path.exists() else "no such file or folder"
         raise UserError(f"{path}: {what}; give an .npz or .parquet file, a folder, or a .zip or .tar of one")
-    else:
-        found = folders.image_folder(path, split, classes)
     if not found.class_names:
         found.class_names = _numbered(found)
     return _with_test(found)
+
+
+def _tables(tree: folders.Tree) -> Source:
+    """The tables in a folder, and notes of what else lies there.
+
+    Raises: UserError: there are class folders of images too, which the tables do not name.
+    """
+    found, named = tables.read(tree.path, tree.tables), set()
+    if tree.top.everything:
+        named = {i for part in found.splits for i in found.read(part).images if isinstance(i, Path)}
+        if not named:
+            folders.beside_tables(tree)
+    tree.endings -= Counter(f.suffix.lower() for f in found.files)
+    if (tree.path / "state.json").is_file() or (tree.path / "dataset_dict.json").is_file():
+        del tree.endings[".json"]  # which say what the set is
+    found.notes = tuple(tree.notes(named))
+    return found
 
 
 def _numbered(found: Source) -> tuple[str, ...]:

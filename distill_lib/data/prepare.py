@@ -3,6 +3,7 @@ memory-mapped."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -37,6 +38,7 @@ RESIZE = {
     "bicubic": "shorter side to the resolution (bicubic, antialiased), then a centre crop",
     "squeeze": "both sides to the resolution (bilinear, antialiased); the aspect ratio is lost",
 }
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "TIFF", "WEBP")  # others may run code (EPS)
 GREY, COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
 ORIENTATION = ExifTags.Base.Orientation
 UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError)  # of Pillow
@@ -90,7 +92,7 @@ def open_image(item: Path | bytes | np.ndarray, decode: bool = True, name: str =
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[-1] == 1 else item)
     name = name or (f"{item}" if isinstance(item, Path) else "an image stored in the set")
     try:
-        image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+        image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=_formats())
         bits = _deep(image)
         if decode and not bits:
             image.load()
@@ -104,14 +106,29 @@ def open_image(item: Path | bytes | np.ndarray, decode: bool = True, name: str =
     return image
 
 
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _deep(image: Image.Image) -> str:
     """What says that an image has more than 8 bits per channel: its mode, or how its file stores pixels; else ""."""
     if image.mode.startswith(("I", "F")):
         return image.mode
-    stored = str([tile[3] for tile in image.tile]) if isinstance(image, ImageFile) else ""
-    found = re.search(r"[A-Za-z]+;(1[0-6]|32|64)[BLNSF]", stored)
+    stored = str([(tile[0], tile[3]) for tile in image.tile]) if isinstance(image, ImageFile) else ""
+    found = re.search(r"[A-Za-z]+;(1[0-6]|32|64)[BLNSF]|SGI16", stored)
     per_sample = getattr(image, "tag_v2", {}).get(258, ())  # TIFF's bits per sample
+    if image.format == "JPEG2000":
+        per_sample = _jpeg2000_bits(image)
     return found[0] if found else f"{max(per_sample)} bits" if max(per_sample, default=8) > 8 else ""
+
+
+def _jpeg2000_bits(image: ImageFile) -> list[int]:
+    """Bits of every component, from the codestream's SIZ marker: Pillow cuts colours to 8 bits without a word."""
+    image.fp.seek(0)
+    siz = image.fp.read().partition(b"\xff\x4f\xff\x51")[2][36:]  # what stands before are sizes
+    return [(bits & 127) + 1 for bits in siz[2 : 2 + 3 * int.from_bytes(siz[:2]) : 3]]
 
 
 def _pixels(part: Part, i: int, mode: str, as_shown: bool, seen: Seen) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from .arrays import whole_numbers
-from .folders import split_of
+from .folders import Tree, split_of
 from .read import SPLITS, Part, Source, unreadable
 
 IMAGES = ("image", "img", "images", "picture", "photo", "pixels", "x")
@@ -29,15 +29,13 @@ class _Columns:
     names: tuple[str, ...]
 
 
-def found(path: Path) -> bool:
-    """Whether `path` is one of these."""
-    if path.is_file():
-        return path.suffix.lower() in (".parquet", ".arrow")
-    return any((path / f).is_file() for f in ("dataset_dict.json", "state.json")) or bool(_parquet(path))
+def inside(tree: Tree) -> bool:
+    """Whether a folder holds such files."""
+    return bool(tree.tables) or any((tree.path / f).is_file() for f in ("dataset_dict.json", "state.json"))
 
 
-def read(path: Path) -> Source:
-    """The set.
+def read(path: Path, parquet: Sequence[Path] = ()) -> Source:
+    """The set in a file, or in a folder with these parquet files.
 
     Raises: UserError: pyarrow is missing; damaged files; several sets; no image or label column; a row without image or
     label, with its number.
@@ -46,7 +44,7 @@ def read(path: Path) -> Source:
         import pyarrow  # noqa: F401  optional
     except ImportError:
         raise UserError(f"{path}: reading Hugging Face folders needs pyarrow: pip install pyarrow") from None
-    parts = _files(path)
+    parts = _files(path, parquet)
     columns = {f: _columns(f) for files in parts.values() for f in files}
     names = next(iter(columns.values())).names
     for f, has in columns.items():
@@ -70,13 +68,7 @@ def read(path: Path) -> Source:
 
 
 # --- which files belong to which split -------------------------------------------------------------------------------
-def _parquet(root: Path) -> list[Path]:
-    """Parquet files below a folder, those of hidden folders left out."""
-    files = sorted(f for f in root.rglob("*.parquet") if f.is_file())
-    return [f for f in files if not any(part.startswith(".") for part in f.relative_to(root).parts)]
-
-
-def _files(path: Path) -> dict[str, list[Path]]:
+def _files(path: Path, parquet: Sequence[Path]) -> dict[str, list[Path]]:
     if path.is_file():
         return {"all": [path]}
     if (path / "dataset_dict.json").is_file():
@@ -90,7 +82,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
         return {split: splits[name] for split, name in named}
     if (path / "state.json").is_file():
         return {"all": _saved(path)}
-    return _by_name(path, _parquet(path))
+    return _by_name(path, parquet)
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -116,7 +108,7 @@ def _incomplete(folder: Path, err: Exception) -> UserError:
     return UserError(f"{folder}: not a complete Hugging Face data set folder ({type(err).__name__}: {err})")
 
 
-def _by_name(root: Path, files: list[Path]) -> dict[str, list[Path]]:
+def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """The files of every split, by the words in their names, else in those of their folders.
 
     Raises: UserError: several sets lie side by side, or files beside named splits name none.

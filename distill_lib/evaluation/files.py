@@ -21,6 +21,7 @@ from ..core.rng import stream
 from ..core.settings import replace
 from ..data import ImageSet
 from ..data.distilled import Values, read
+from ..data.folders import Split
 from . import protocols
 from .evaluator import Evaluation, evaluate
 from .protocols import Protocol
@@ -41,6 +42,8 @@ def evaluate_file(
     resolution: int | None = None,
     normalisation: str | None = None,
     channels: int | None = None,
+    split: Split | None = None,
+    classes: Sequence[str] | None = None,
     device: str | None = None,
     loop: Loop | None = None,
     **how: Any,
@@ -54,8 +57,8 @@ def evaluate_file(
         protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard",
                   "dd_ranking+soft").
         baseline: also evaluate as many random real images of every class, under the same protocols.
-        ceiling_epochs: also train on all real images for so many epochs, under the same protocols otherwise.
-        resolution, normalisation, channels: passed on to `data.load`.
+        ceiling_epochs: also train on all real images for this many epochs, otherwise under the same protocols.
+        resolution, normalisation, channels, split, classes: passed on to `data.load`.
         how:      `factor`, `order`, `numbers` of `read`.
         The others as in `evaluate`.
     Returns: one `Evaluation` per protocol and network, then those of the baseline and of the ceiling; `rows` makes a
@@ -65,7 +68,8 @@ def evaluate_file(
     chosen = [protocols.protocol(p) for p in ([protocol] if isinstance(protocol, str | Protocol) else protocol)]
     if not chosen:
         raise unknown("protocol", "", protocols.PROTOCOLS)
-    real, test = data.load(dataset, resolution, normalisation=normalisation, channels=channels)
+    choice = {"channels": channels, "split": split, "classes": classes}
+    real, test = data.load(dataset, resolution, normalisation=normalisation, **choice)
     given = read(path, like=test, values=values, **how)
     sets = [(given, chosen)]
     if baseline:
