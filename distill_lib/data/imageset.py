@@ -178,17 +178,19 @@ class ImageSet:
         """Every image, normalised, and every label: for sets that fit in memory as float32."""
         return self.normalise(self.images), self.labels
 
-    def pixels(self) -> Tensor:
-        """(N, C, H, W) float32 in [0, 1], for showing; values a method pushed outside are clipped."""
-        if self.images.dtype == torch.uint8:
-            return self.images.float() / 255
+    def pixels(self, index: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) float32 in [0, 1], of all images or those at positions `index`; values a method pushed outside
+        are clipped."""
+        images = self.images if index is None else self.images[send(index, self.device)]
+        if images.dtype == torch.uint8:
+            return images.float() / 255
         if self.whitening is not None:
-            return self.whitening.undo(self.images).clamp(0, 1)
-        return self.facts.pixels(self.images).clamp(0, 1)
+            return self.whitening.undo(images).clamp(0, 1)
+        return self.facts.pixels(images).clamp(0, 1)
 
     def signed(self, index: Tensor) -> Tensor:
         """(n, C, H, W) float32 in [-1, 1]: the images at positions `index` as generators draw them."""
-        return self.subset(index).pixels() * 2 - 1
+        return self.pixels(index) * 2 - 1
 
     # --- classes and draws -----------------------------------------------------------------------------------------
     @functools.cached_property
