@@ -122,7 +122,7 @@ class Protocol:
         return self.budget or self.full_epochs(ipc, images)
 
     def full_epochs(self, ipc: int, images: int) -> int:
-        """Nominal epochs of the unbudgeted protocol."""
+        """Epochs before `extra_epoch`, without a budget."""
         if self.steps_of_ipc:
             return replace(self, budget=None).nominal_epochs(ipc, images)
         if self.steps_by_images:
@@ -130,7 +130,7 @@ class Protocol:
         return _row(self.epochs_by_ipc, ipc) if self.epochs_by_ipc else self.epochs
 
     def num_epochs(self, ipc: int, images: int) -> int:
-        """Passes over the set that are trained."""
+        """How often training passes over the set."""
         return self.nominal_epochs(ipc, images) + self.extra_epoch
 
     def batches(self, images: int) -> int:
@@ -138,7 +138,7 @@ class Protocol:
         return math.ceil(images / self.batch)
 
     def num_checks(self, ipc: int, images: int) -> int:
-        """Looks during training; under a budget in proportion."""
+        """How often accuracy is looked at during training; a budget lowers the number in proportion."""
         if not self.checks or not self.budget:
             return self.checks
         return max(1, min(self.budget, round(self.checks * self.budget / self.full_epochs(ipc, images))))

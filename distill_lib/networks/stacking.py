@@ -25,12 +25,13 @@ class Stack:
 
     On a CPU the networks run one after another, ConvNets by the compiled kernel: that took a third of the time of their
     layers and a fifth of that of grouped convolutions (five networks, 20 images each). Running them as one would gain
-    little more: at one image per class, the least that is trained on, four fifths of a step are spent inside the kernel,
-    which takes a quarter more time per image than at ten. On a GPU they run as one, under `vmap`.
+    little more: at one image per class, the least that is trained on, four fifths of a step are spent inside the
+    kernel, which takes a quarter more time per image than at ten. On a GPU they run as one, under `vmap`.
 
     Args:
         precision: of multiplications. In bfloat16 a ConvNet runs its layers, which on a CPU are slower than the kernel;
-                   other architectures take about 0.55 of the time where the CPU multiplies bfloat16. Logits are float32.
+                   other architectures take about 0.55 of the time where the CPU multiplies bfloat16. Logits are
+                   float32.
 
     Attributes:
         params:  name -> (n, ...) tensor, a leaf that requires gradients.
