@@ -1,8 +1,7 @@
 """The compiled ConvNet kernel against the network's own layers: what most steps of the library stand on.
 
 embed: embeddings without a graph. train: an evaluator's step, loss and gradients of every weight of five networks;
-biases before a norm have gradient zero, and layers return their rounding for it. unseen: what bfloat16 gains the
-networks that the kernel does not serve.
+biases before a norm have gradient zero, and layers return their rounding for it.
 """
 
 from __future__ import annotations
@@ -73,37 +72,6 @@ def train(side: str, device: str, images: int, channels: int, pixels: int) -> su
         return torch.cat([found[i].flatten() for i in kept])
 
     return plain if side == "plain" else ours
-
-
-def unseen(name: str) -> None:
-    """An evaluator's step of another architecture as the protocols' variant `bfloat16` takes it; without dropout."""
-
-    @suite.benchmark(
-        f"unseen-{name.lower()}",
-        "loss and gradients of {network} in bfloat16, {images} images, {channels} x {pixels} x {pixels}",
-        "the same layers in float32",
-        size={"network": name, "images": 40, **SIZE},
-        quick={"network": name, "images": 4, **SIZE},
-        tolerance=0.1,
-    )
-    def step(side: str, device: str, network: str, images: int, channels: int, pixels: int) -> suite.Call:
-        shape = (channels, pixels, pixels)
-        net = networks.fresh(network, (shape, 10), stream(0, "benchmark")).to(device)
-        stack = networks.stack([net], "float32" if side == "plain" else "bfloat16").eval()
-        x, labels = (
-            torch.randn(images, *shape, generator=stream(1)).to(device),
-            torch.arange(images, device=device) % 10,
-        )
-
-        def call() -> Tensor:
-            found = torch.autograd.grad(F.cross_entropy(stack(x)[0], labels), list(stack.params.values()))
-            return torch.cat([g.flatten() for g in found])
-
-        return call
-
-
-for name in ("ResNet18", "VGG11", "AlexNet", "ViTCIFAR"):
-    unseen(name)
 
 
 if __name__ == "__main__":
