@@ -54,7 +54,7 @@ def read(path: Path, parquet: Sequence[Path] = ()) -> Source:
     def part(split: str) -> Part:
         images, labels, where = [], [], []
         for f in parts[split]:
-            table = _table(f).select([columns[f].image, columns[f].label])
+            table = _open(f, [columns[f].image, columns[f].label])
             labels.append(_labels(table.column(columns[f].label), f, columns[f].label))
             images += _images(table.column(columns[f].image), f, columns[f].image)
             where += [f"{f}, row {i}" for i in range(table.num_rows)]
@@ -126,33 +126,29 @@ def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         raise UserError(f"{root}: {len(sets)} data sets side by side ({shown}); give the folder or the file of one")
     if "all" in parts and len(parts) > 1:
         odd, named = parts["all"][0].relative_to(root), ", ".join(s for s in parts if s != "all")
-        raise UserError(
-            f"{root}: {odd} names no split beside {named}; rename it to train-..., validation-... or test-..."
-        )
+        rename = "rename it to train-..., validation-... or test-..."
+        raise UserError(f"{root}: {odd} names no split beside {named}; {rename}")
     return parts
 
 
 # --- what a file holds -----------------------------------------------------------------------------------------------
-def _open(file: Path, schema_only: bool) -> Any:
+def _open(file: Path, columns: list[str] | None = None) -> Any:
+    """The schema of a file; the table of these columns."""
     import pyarrow as pa  # optional
     import pyarrow.parquet as pq
 
     try:
         if file.suffix.lower() == ".parquet":
-            return pq.read_schema(file) if schema_only else pq.read_table(file)
+            return pq.read_table(file, columns=columns, partitioning=None) if columns else pq.read_schema(file)
         with pa.memory_map(str(file)) as m:
             stream = pa.ipc.open_stream(m)
-            return stream.schema if schema_only else stream.read_all()
+            return stream.read_all().select(columns) if columns else stream.schema
     except (pa.ArrowException, OSError, ValueError, MemoryError) as err:
         raise unreadable(file, err, "truncated or damaged") from None
 
 
-def _table(file: Path) -> Any:
-    return _open(file, schema_only=False)
-
-
 def _columns(file: Path) -> _Columns:
-    schema = _open(file, schema_only=True)
+    schema = _open(file)
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         kinds = {c: (features.get(c) or {}).get("_type") for c in schema.names}
@@ -172,14 +168,9 @@ def _labels(column: Any, file: Path, name: str) -> np.ndarray:
     if column.null_count:
         row = next(i for i, value in enumerate(column) if not value.is_valid)
         raise UserError(f"{file}, row {row}: no label (column {name} is null)")
-    where = f"{file}, column {name}"
-    try:
-        labels = np.asarray(column.to_numpy())
-    except (ValueError, TypeError, NotImplementedError):
-        raise UserError(f"{where}: holds {column.type}; needed whole numbers without gaps") from None
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{where}: holds {column.type}; needed whole numbers without gaps")
-    return whole_numbers(labels, where)
+    if not re.match(r"(dictionary<values=)?u?int\d", str(column.type)):
+        raise UserError(f"{file}, column {name}: holds {column.type}; needed whole numbers without gaps")
+    return whole_numbers(column.to_numpy(), f"{file}, column {name}")
 
 
 def _images(column: Any, file: Path, name: str) -> list[Any]:
@@ -214,7 +205,6 @@ def _pixels(rows: Sequence[Any], where: str) -> np.ndarray | bytes:
     if good and found.ndim == 1:
         return found.astype(np.uint8).tobytes()  # a file, byte by byte; what decodes it says if it is none
     if not good or not (found.ndim == 2 or (found.ndim == 3 and found.shape[-1] in (1, 3))):
-        raise UserError(
-            f"{where}: a list that is no (H, W) or (H, W, C) pixels of 0 to 255; store encoded images (PNG)"
-        )
+        needed = "(H, W) or (H, W, C) pixels of 0 to 255"
+        raise UserError(f"{where}: a list that is no {needed}; store encoded images (PNG)")
     return found.astype(np.uint8)
