@@ -103,16 +103,21 @@ class Folder:
             yield from f.below()
 
     @property
+    def only(self) -> Folder | None:
+        """The one folder in it, where there is nothing else but folders in that one."""
+        return self.full[0] if len(self.full) == 1 and not self.images and self.full[0].full else None
+
+    @property
     def opened(self) -> Folder:
         """The first folder, from this one down, that has images or several folders."""
-        only = self.full[0] if len(self.full) == 1 and not self.images else self
-        return only.opened if only.full and only is not self else self
+        return self.only.opened if self.only else self
 
     def inner(self) -> Folder:
         """Where its classes lie: a part may be wrapped once more, as in `seg_train/seg_train/<class>`."""
-        only = self.full[0] if len(self.full) == 1 and not self.images else self
-        wraps = only.full and (only.name == self.name or only.name.casefold() in FILLERS or split_of(only.name)[0])
-        return only.inner() if wraps and only is not self else self
+        wraps = self.only and (
+            self.only.name.casefold() in (self.name.casefold(), *FILLERS) or split_of(self.only.name)[0]
+        )
+        return self.only.inner() if wraps else self
 
 
 class Tree:

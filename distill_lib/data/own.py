@@ -101,17 +101,9 @@ def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
     ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
     name = path.name if path.is_dir() else path.name[: -len(ending)]
-    return Dataset(
-        name=f"{name}-own" if name in DATASETS else name,
-        family="own",
-        class_names=found.class_names,
-        channels=0,
-        resolution=0,
-        counts={"train": 0, "test": 0},
-        normalisation=MEASURED,
-        licence="the owner's",
-        source=f"your own {found.form}",
-    )
+    facts = {"normalisation": MEASURED, "licence": "the owner's", "source": f"your own {found.form}"}
+    facts |= {"name": f"{name}-own" if name in DATASETS else name, "class_names": found.class_names}
+    return Dataset(family="own", channels=0, resolution=0, counts={"train": 0, "test": 0}, **facts)
 
 
 def shape(part: Part, where: object, resolution: int | None, channels: int | None) -> tuple[int, int]:

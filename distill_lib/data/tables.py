@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,7 @@ def _files(path: Path, parquet: Sequence[Path]) -> dict[str, list[Path]]:
     if path.is_file():
         return {"all": [path]}
     if (path / "dataset_dict.json").is_file():
-        try:
-            splits = {name: _saved(path / name) for name in json.loads(_text(path / "dataset_dict.json"))["splits"]}
-        except (ValueError, KeyError, TypeError) as err:
-            raise _incomplete(path, err) from None
+        splits = _described(path / "dataset_dict.json", lambda body: {n: _saved(path / n) for n in body["splits"]})
         named = [(split_of(name)[0], name) for name in splits]
         if len({split for split, _ in named}) < len(named) or not {s for s, _ in named} <= set(SPLITS):
             raise UserError(f"{path}: has the parts {', '.join(splits)}; needed train, and test or validation")
@@ -86,26 +83,23 @@ def _files(path: Path, parquet: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _saved(folder: Path) -> list[Path]:
-    try:
-        files = [folder / f["filename"] for f in json.loads(_text(folder / "state.json"))["_data_files"]]
-    except (ValueError, KeyError, TypeError) as err:
-        raise _incomplete(folder, err) from None
+    files = _described(folder / "state.json", lambda body: [folder / f["filename"] for f in body["_data_files"]])
     if not files:
         raise UserError(f"{folder}: no data files in it")
     return files
 
 
-def _text(file: Path) -> str:
+def _described(file: Path, read: Callable[[Any], Any]) -> Any:
+    """What `read` takes from a JSON file of a saved set."""
     try:
-        return file.read_text(encoding="utf-8")
+        return read(json.loads(file.read_text(encoding="utf-8")))
+    except UserError:
+        raise
     except OSError as err:
         raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
-
-
-def _incomplete(folder: Path, err: Exception) -> UserError:
-    if isinstance(err, UserError):
-        return err
-    return UserError(f"{folder}: not a complete Hugging Face data set folder ({type(err).__name__}: {err})")
+    except (ValueError, KeyError, TypeError) as err:
+        what = f"{type(err).__name__}: {err}"
+        raise UserError(f"{file.parent}: not a complete Hugging Face data set folder ({what})") from None
 
 
 def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
