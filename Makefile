@@ -3,6 +3,10 @@
 #   make test ARGS="-k book"
 PROFILE ?= smoke
 PYTHON ?= python3
+MINUTES ?= 13
+OUT ?= runs/gpu_out
+DEVICE ?= cuda
+KIT ?= runs/gpu_kit
 BIN := .venv/bin
 READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -23,6 +27,12 @@ lint: $(READY)  # style: ruff, with the rules of pyproject.toml
 benchmark: $(READY)  # speed and memory against plain references: ARGS="dm mtt --repeats 7", ARGS=--list
 	$(BIN)/python benchmarks $(ARGS)
 
+gpu:  # what a machine with a GPU is asked in MINUTES, into OUT; DEVICE=cpu tries it at tiny sizes; no network, no .venv
+	$(PYTHON) benchmarks/gpu_kit.py run $(OUT) --minutes $(MINUTES) --device $(DEVICE) --kit $(KIT)
+
+gpu-kit:  # the packages that such a machine lacks, into KIT
+	$(PYTHON) benchmarks/gpu_kit.py collect $(KIT)
+
 clean:  # remove the environment and the book; results and runs stay
 	rm -rf _build .venv
 
@@ -36,4 +46,4 @@ $(READY):  # uv, not pip: the same files whatever pip is configured to do, every
 	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/ready-* && touch $@
 
-.PHONY: reproduce book test lint benchmark clean
+.PHONY: reproduce book test lint benchmark gpu gpu-kit clean

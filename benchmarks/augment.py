@@ -17,7 +17,6 @@ import numpy as np
 import suite
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import rotate
 from torch import Tensor
 
 from distill_lib.core.rng import stream
@@ -215,6 +214,8 @@ def plain_dc(names: tuple[str, ...], x: Tensor, u: Tensor) -> Tensor:
             top, left = (side - h) // 2, (side - w) // 2
             image = canvas[:, top : top + h, left : left + w]
         else:
+            from scipy.ndimage import rotate  # here: a machine that only computes need not have scipy
+
             turned = rotate(image, int(row[5] * 90) - 45, (-2, -1), cval=float(mean.mean()))
             top, left = (turned.shape[-2] - h) // 2, (turned.shape[-1] - w) // 2
             image = turned[:, top : top + h, left : left + w]

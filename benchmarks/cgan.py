@@ -49,7 +49,7 @@ def matching(real: data.ImageSet, device: str, plain: bool):
         shared = dsa.draw(rng)
         theirs, ours = (dsa.apply(cgan.normalised(x, real), shared) for x in (images, fake))
         answers = (network(theirs).detach(), network(ours)) if plain else network_pool.answers(network, theirs, ours)
-        target, found = (network_pool.paired(x, labels, cfg.matching, K) for x in answers)
+        target, found = (network_pool.pair_up(x, labels, cfg.matching, K) for x in answers)
         return cfg.weight * cfg.tau**2 * skd.skd_loss(target, found, cfg)
 
     return loss

@@ -9,7 +9,7 @@ must agree on, or None if there is nothing to compare:
 Each side has a process of its own, so that neither changes the other's memory, and both stay until the last repeat:
 they take turns, after a pause each, so that a busy machine slows both. Before anything is timed, each side runs once at
 the quick size, and once in full for its result, its peak memory and (plain) its counted operations. A benchmark whose
-results differ by more than its tolerance fails.
+results differ by more than its tolerance fails. A busy machine is not measured, unless `--busy-anyway` says so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,7 +41,9 @@ from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "__main__"))
+MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "gpu_kit", "__main__"))
+BUSY = 0.1  # cores that other work may take
+FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16")  # of a processor, as torch.cpu names them
 LEAST = 3  # repeats before a budget may end a benchmark
 SETTLE = (
     0.2  # seconds before a turn: idle threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds
@@ -278,14 +281,16 @@ def measured(
     device: str,
     threads: int,
     machine: tuple[float, float],
+    others: float,
     until: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early.
+    """The entry of one benchmark at one size; `until`, as `time.monotonic()`, ends its repeats early, and `others` is
+    what `busy_cores` said before.
 
     Raises: Failed.
     """
-    began, load_before = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    began = time.monotonic()
     module, names = of.build.__module__, ("plain", "ours") if of.compared else ("ours",)
     sides: dict[str, Side] = {}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -310,7 +315,7 @@ def measured(
         | {
             "size": size,
             "seconds": round(time.monotonic() - began, 1),
-            "made_by": made_by(device, threads) | {"load_before": load_before},
+            "made_by": made_by(device, threads) | {"busy_cores": round(others, 2)},
         }
     )
 
@@ -367,7 +372,19 @@ def entry(
 
 
 def made_by(device: str, threads: int) -> dict[str, Any]:
-    return {k: v for k, v in provenance(device).items() if k != "python"} | {"threads": threads}
+    about = {k: v for k, v in provenance(device).items() if k != "python"}
+    return about | {"threads": threads, "processor": processor()}
+
+
+def processor() -> dict[str, bool]:
+    """Which of the instructions that decide a processor's speed here it has."""
+    has = torch.cpu.get_capabilities()
+    return {name: bool(has.get(name, False)) for name in FEATURES}
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """How many cores worked during this time, in which this process waits: the load of others."""
+    return psutil.cpu_percent(seconds) / 100 * psutil.cpu_count()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -415,6 +432,9 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
     options.add_argument(
         "--budget", type=float, help="seconds after which no benchmark begins and none is repeated more than it must"
     )
+    options.add_argument(
+        "--busy-anyway", action="store_true", help=f"measure although other work takes more than {BUSY} of a core"
+    )
     args = options.parse_args(argv)
     if args.repeats < 1 or args.threads < 1:
         raise SystemExit("--repeats and --threads: at least 1")
@@ -460,8 +480,13 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         if until is not None and time.monotonic() > until:
             print(f"{name}: not measured, the time is up", flush=True)
             continue
+        others = 0.0 if args.quick else busy_cores()
+        if others > BUSY and not args.busy_anyway:
+            refused = f"{name}: other work takes {others:.1f} cores of this machine, which would be measured too"
+            raise SystemExit(f"{refused}; stop it, or give --busy-anyway to record it with that load")
         try:
-            found = measured(of, size, 1 if args.quick else args.repeats, device, args.threads, machine, until, **more)
+            repeats = 1 if args.quick else args.repeats
+            found = measured(of, size, repeats, device, args.threads, machine, others, until, **more)
         except Failed as err:
             bad.append(name)
             print(f"{name}: FAILED\n{err}", flush=True)

@@ -20,7 +20,7 @@ from distill_lib.generators import dit, uvit
 from distill_lib.generators.diffusion.continuous import sample
 from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.generators.training import lr_share
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, UViT
+from distill_lib.generators.uvit import ARCHITECTURES, UViT, UViTArchitecture
 from distill_lib.methods.uvit import Config, paper_config
 
 K = 10
@@ -49,7 +49,7 @@ def plain(model: UViT) -> UViT:
     return other
 
 
-def train_plainly(real: data.ImageSet, cfg: uvit.Training) -> nn.Module:
+def train_plainly(real: data.ImageSet, cfg: uvit.UViTTraining) -> nn.Module:
     """The reader's loop: what `uvit.fit` computes."""
     model = plain(uvit.initial(real, cfg, 0)).to(real.device)
     average = {k: v.clone() for k, v in model.state_dict().items()}
@@ -105,7 +105,7 @@ NARROW, SMALL = {"patch": 2, "width": 64, "heads": 4}, {"patch": 4, "width": 128
 QUICK = {"patch": 4, "width": 32, "heads": 2}
 
 
-def architecture(patch: int, width: int, heads: int) -> Architecture:
+def architecture(patch: int, width: int, heads: int) -> UViTArchitecture:
     """A U-ViT of five blocks for 32 x 32 x 3 and ten classes."""
     return replace(ARCHITECTURES["Tiny"], patch=patch, width=width, heads=heads, num_classes=K)
 
@@ -116,7 +116,7 @@ def training(side: str, device: str, patch: int, width: int, heads: int, steps: 
     pixels = torch.randint(256, (batch * 4, *of.shape), generator=stream(0, "benchmark")).byte()
     real = data.ImageSet(pixels, torch.arange(len(pixels)) % K, facts).to(device)
     cfg = replace(
-        uvit.Training(),
+        uvit.UViTTraining(),
         patch=of.patch,
         width=of.width,
         depth=of.depth,
@@ -225,8 +225,8 @@ def solver(side: str, device: str, images: int) -> suite.Call:
 )
 def latents(side: str, device: str, batch: int, channels: int, pixels: int, width: int, depth: int) -> suite.Call:
     rng, heads = stream(0, "benchmark"), max(1, width // 64)
-    of = dit.Architecture(side=pixels, channels=channels, width=width, depth=depth, heads=heads, num_classes=K)
-    network, schedule = dit.build(of).draw_weights(rng).to(device).train(), Schedule.linear()
+    of = dit.DiTArchitecture(side=pixels, channels=channels, width=width, depth=depth, heads=heads, num_classes=K)
+    network, schedule = dit.DiT(of).draw_weights(rng).to(device).train(), Schedule.linear()
     with torch.no_grad():  # as in training: adaLN-zero starts with every block switched off
         for p in network.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=rng).to(device))

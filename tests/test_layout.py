@@ -91,7 +91,7 @@ PACKAGE = paths.ROOT / "distill_lib"
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_collected_while_parsing():
-    """A finaliser that fails inside `ast.parse` prints a traceback, which parses too: Python 3.11 gets the two mixed up."""
+    """A finaliser that fails inside `ast.parse` prints a traceback, which parses too: Python 3.11 mixes up the two."""
     gc.collect()
     gc.disable()
     yield

@@ -15,6 +15,7 @@ from distill_lib.core.native import convnet
 from distill_lib.generators import cgan, prior, uvit
 from distill_lib.generators.cgan import network as cgan_network
 from distill_lib.generators.prior import Prior
+from distill_lib.generators.uvit import training
 from distill_lib.methods import METHODS
 from distill_lib.methods.common.latents import CodeSpace, Latents
 from distill_lib.networks import fast
@@ -90,7 +91,7 @@ def test_the_largest_generator_goes_in_smaller_pieces():
 
 
 def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
-    cfg = uvit.Training(patch=4, width=32, depth=2, heads=2, precision="float32")
+    cfg = uvit.UViTTraining(patch=4, width=32, depth=2, heads=2, precision="float32")
     of, rng = cfg.architecture(CIFAR10), torch.Generator().manual_seed(0)
     images, noise = (torch.randn(10, 3, 32, 32, generator=rng) for _ in range(2))
     t = torch.rand(10, generator=rng)
@@ -104,10 +105,10 @@ def test_a_batch_of_a_uvit_in_pieces_has_the_same_gradients():
 
 
 def test_published_uvit_batches_go_in_pieces_and_small_ones_do_not():
-    for cfg in (uvit.Training(), uvit.Training().small()):
+    for cfg in (uvit.UViTTraining(), uvit.UViTTraining().small()):
         of = cfg.architecture(CIFAR10)
-        at_once = uvit.at_once(of, cfg)
-        assert at_once * uvit.image_bytes(of, cfg) <= uvit.PIECE_MB * 2**20
+        at_once = training.piece_size(of, cfg)
+        assert at_once * training.image_bytes(of, cfg) <= training.PIECE_MB * 2**20
         assert (at_once < cfg.batch) == (cfg.batch == 1024)
 
 

@@ -12,7 +12,7 @@ from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import as_dict, build, replace, settings
+from distill_lib.core.settings import as_dict, build, lowered, replace, settings
 from distill_lib.methods import METHODS, check, optional, random_real, variant
 from distill_lib.methods.contract import REQUIRED
 
@@ -163,6 +163,11 @@ def test_a_variant_is_its_method_under_other_settings():
         "Another row.",
     )
     assert (METHODS["IDC-1"].VERSION, METHODS["IDC"].VERSION) == (1, 2) and not hasattr(METHODS["IDC"], "stage1")
+
+
+def test_numbers_of_settings_are_lowered_and_never_raised():
+    cfg = METHODS["DC"].Config(iterations=5)
+    assert lowered(cfg, iterations=9, outer_loop=3) == replace(cfg, outer_loop=3)
 
 
 def test_the_full_data_row_is_the_real_set_itself(real):

@@ -115,7 +115,7 @@ def test_the_first_appearance_of_a_class_adds_nothing():
 
 # --- DiffFit ----------------------------------------------------------------------------------------------------------
 def test_difffit_trains_biases_labels_and_scales_alone():
-    network = dit.difffit(dit.build(dit.Architecture(side=8, channels=4, width=16, depth=4, heads=2, num_classes=3)))
+    network = dit.difffit(dit.DiT(dit.DiTArchitecture(side=8, channels=4, width=16, depth=4, heads=2, num_classes=3)))
     trained = {k for k, p in network.named_parameters() if p.requires_grad}
     assert all("bias" in k or "gamma" in k or "y_embed" in k for k in trained)
     gammas = [k for k in trained if "gamma" in k]

@@ -65,7 +65,6 @@ ALLOWED = {  # pages and words -> why they may stand there
     ("notebooks/skd/fair_ranking.ipynb", "with 95 % confidence"): "a level of confidence",
     ("book/slfd.md", "at most 94 %"): "arithmetic: 94 of 100 labels",
     ("book/slfd.md", "up to 6 points"): "arithmetic: 94 of 100 labels",
-    ("book/speed.md", "about 5 %"): "tests/test_cafe.py measures it",
     ("book/uvit.md", "enerate for ten minutes"): "the challenge's limit",
     ("book/uvit.md", "ten minutes of generation"): "the challenge's limit",
     ("book/uvit.md", "60 seconds of generation"): "a setting of the small budget",

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -150,16 +151,17 @@ def test_rows_with_a_target_come_first():
     assert list(benchmarks.table(rows)["benchmark"]) == ["c", "d", "b", "a"]
 
 
-def test_memory_has_a_table_of_its_own_the_largest_first():
-    def of(name, measured):
-        what = f"a step of {name}: peak memory"
-        return entry(made(), [1], [1]) | {"name": name, "what": what, "facts": {"measured_mb": measured}}
+def test_the_page_s_table_names_the_loop_that_a_row_is_compared_with():
+    plain, alone = entry(made(), [1], [1]), entry(made(), [1], [1]) | {"plain": None}
+    official = plain | {"what": "another", "compared": "the official code's loop", "ratio": 12.3}
+    table = benchmarks.overview([plain, alone, official])
+    assert table.values.tolist() == [["another", "", "12", "50 %"], ["a toy step", "5", "", "50 %"]]
 
-    rows = [entry(made(), [1], [1]), of("DM", 904), of("GLaD", 7821)]
-    assert [benchmarks.of_memory(e) for e in rows] == [False, True, True]
-    table = benchmarks.memory(rows)
-    assert list(table["what"]) == ["a step of GLaD", "a step of DM"] and list(table["measured MB"]) == [7821, 904]
-    assert len(benchmarks.memory(rows[:1])) == 0
+
+def test_the_page_on_speed_types_no_number_that_is_measured():
+    prose = re.sub(r"```.*?```", "", (ROOT / "book/speed.md").read_text().split("# Speed", 1)[1], flags=re.DOTALL)
+    units = r"(?:×|times\b|%|percent|s\b|ms\b|seconds?|minutes?|hours?|MB|GB|GFLOP)"
+    assert not re.findall(rf"\d[\d.,]* ?{units}", prose)
 
 
 @pytest.mark.parametrize(
@@ -251,14 +253,53 @@ def test_two_benchmarks_run_and_nothing_is_written_by_a_quick_look(tmp_path):
     assert not list(tmp_path.rglob("*"))
 
 
-def test_disagreement_fails_and_is_not_recorded(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The command with one benchmark, of no work, on a machine that does nothing else."""
     monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    ran = {"memory_mb": 0.0, "result": np.ones(1), "facts": {}, "operations": 1, "bytes": 1}
+
+    class Side:
+        def __init__(self, target, *args):
+            self.answer = lambda: (1e9, 1e9) if target is suite.peaks else ran
+
+        def once(self):
+            return 1.0, 1.0
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(suite, "Side", Side)
+    monkeypatch.setattr(suite, "chosen", lambda names: [made()])
+    monkeypatch.setattr(suite, "SETTLE", 0.0)
+    monkeypatch.setattr(suite, "busy_cores", lambda: 0.0)
+
+
+def test_a_busy_machine_is_not_measured_unless_told_to(toy, monkeypatch):
+    monkeypatch.setattr(suite, "busy_cores", lambda: 0.2)
+    with pytest.raises(SystemExit, match="toy: other work takes 0.2 cores .*--busy-anyway"):
+        suite.main(["toy", "--threads", "1"])
+    assert not benchmarks.reports()
+    suite.main(["toy", "--threads", "1", "--busy-anyway"])
+    about = benchmarks.reports()[0].entries["toy"]["made_by"]
+    assert about["busy_cores"] == 0.2
+    assert about["processor"]["avx2"] == torch.cpu._is_avx2_supported() and set(about["processor"]) == set(
+        suite.FEATURES
+    )
+
+
+def test_the_load_of_others_is_measured():
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert suite.busy_cores(0.5) > 0.5
+    finally:
+        spinning.kill()
+        spinning.wait()
+
+
+def test_disagreement_fails_and_is_not_recorded(toy, tmp_path, monkeypatch, capsys):
     found = entry(made(), [1.0], [2.0])
     monkeypatch.setattr(suite, "measured", lambda *args, **more: found)
-    monkeypatch.setattr(suite, "chosen", lambda names: [made()])
-    monkeypatch.setattr(
-        suite, "Side", lambda *args: type("Peaks", (), {"answer": lambda self: (1e9, 1e9), "end": lambda self: None})()
-    )
     with pytest.raises(SystemExit, match="failed: toy"):
         suite.main(["toy", "--threads", "1"])
     assert "RESULTS DISAGREE" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))

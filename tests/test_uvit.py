@@ -23,11 +23,19 @@ from distill_lib.data import ImageSet
 from distill_lib.experiments import uvit_commands
 from distill_lib.generators import uvit
 from distill_lib.generators.transformer import sinusoids
-from distill_lib.generators.uvit import ARCHITECTURES, Architecture, Training, UViT, parameter_count, sample, training
+from distill_lib.generators.uvit import (
+    ARCHITECTURES,
+    UViT,
+    UViTArchitecture,
+    UViTTraining,
+    parameter_count,
+    sample,
+    training,
+)
 from distill_lib.methods import uvit as method
 
-OF = Architecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
-TINY = replace(Training().smoke(), steps=6, batch=16, warm_up=2, looks=3)
+OF = UViTArchitecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
+TINY = replace(UViTTraining().smoke(), steps=6, batch=16, warm_up=2, looks=3)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +288,7 @@ def test_foreign_weights_are_named(model, tmp_path):
     state = {**model.state_dict(), "time_embed.0.weight": torch.zeros(2, 2), "norm.bias": torch.zeros(3)}
     del state["norm.weight"]
     with pytest.raises(
-        UserError, match=r"norm.weight is missing; time_embed.0.weight is unknown; norm.bias is \(3,\), not \(16,\)"
+        UserError, match=r'Missing key.*"norm.weight".*Unexpected.*"time_embed.0.weight".*norm.bias: .*\[3\]'
     ):
         uvit.from_state(state, OF)
 
@@ -292,16 +300,12 @@ def test_unconditional_weights_get_a_label_token_in_front():
     assert 0 < float(new["pos_embed"][:, 0].abs().max()) < 0.1 and new["label_emb.weight"].shape == (7, 16)
     assert "label_emb.weight" not in old
     uvit.from_state(new, replace(OF, num_classes=7))
-    with pytest.raises(UserError, match="unconditional"):
-        uvit.surgery(old, 7, stream(1), rows={0: 3})
 
 
-def test_conditional_weights_get_new_labels_and_may_keep_rows():
+def test_conditional_weights_get_new_labels():
     old = UViT(OF, stream(0, "weights")).state_dict()
-    new = uvit.surgery(old, 4, stream(1, "surgery"), rows={2: 9})
-    assert new["label_emb.weight"].shape == (4, 16) and torch.equal(
-        new["label_emb.weight"][2], old["label_emb.weight"][9]
-    )
+    new = uvit.surgery(old, 4, stream(1, "surgery"))
+    assert new["label_emb.weight"].shape == (4, 16)
     assert not torch.equal(new["label_emb.weight"][0], old["label_emb.weight"][0])
     assert all(new[k] is old[k] for k in old if k != "label_emb.weight")
 
@@ -416,20 +420,13 @@ def test_a_training_that_diverges_says_so(real):
         uvit.fit(real, replace(TINY, lr=float("inf"), steps=4), 0)
 
 
-def test_a_training_is_kept_with_what_the_monitor_said_and_not_repeated(real, capsys):
-    seen = []
-
-    def monitor(step, model):
-        seen.append(step)
-        return {"fid": float(step)}
-
-    first = uvit.trained(real, TINY, 0, monitor=monitor)
-    assert "parameters, 6 tokens, batches of 16: about" in capsys.readouterr().err  # memory, before training
+def test_a_training_is_kept_with_its_looks_and_not_repeated(real, monkeypatch):
+    first = uvit.trained(real, TINY, 0)
+    monkeypatch.setattr(training, "fit", None)
     again = uvit.trained(real, TINY, 0)
-    assert seen == [2, 4, 6] and first.folder == again.folder and first.steps == [2, 4, 6]
-    assert [look["fid"] for look in again.health["looks"]] == [2, 4, 6] and all(
-        0 < look["loss"] < 2 for look in again.health["looks"]
-    )
+    assert first.folder == again.folder and first.steps == [2, 4, 6]
+    assert [look["step"] for look in again.health["looks"]] == [2, 4, 6]
+    assert all(0 < look["loss"] < 2 for look in again.health["looks"])
     assert torch.equal(again.model().pos_embed, again.model(6).pos_embed) and not torch.equal(
         again.model(2).pos_embed, again.model(6).pos_embed
     )
@@ -444,27 +441,6 @@ def test_a_training_is_kept_with_what_the_monitor_said_and_not_repeated(real, ca
 def test_settings_no_network_fits_are_one_clear_error(changes, says, real):
     with pytest.raises(UserError, match=says):
         uvit.trained(real, replace(TINY, **changes))
-
-
-def test_memory_grows_with_what_the_backward_pass_keeps(real):
-    """Counted by autograd's own hooks on a network without data."""
-    cfg = replace(Training().small(), batch=4)
-    of = Architecture(32, 3, 4, 128, 4, 4, 4, 10)
-    model, kept = UViT(of, stream(0, "weights")), {}
-    own = {p.data_ptr() for p in model.parameters()}
-
-    def note(t):
-        if t.untyped_storage().data_ptr() not in own:
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    x, t, y = inputs(of, 4)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        loss = uvit.noise_loss(model, x, t / 999, x, y)
-    counted = (sum(kept.values()) + 20 * parameter_count(of)) / 2**20
-    assert uvit.memory_mb(of, cfg) == pytest.approx(counted, rel=0.25) and loss.isfinite()
-    large = replace(cfg, batch=1024)
-    assert uvit.memory_mb(of, replace(large, checkpointing=True)) < 0.4 * uvit.memory_mb(of, large)
 
 
 @pytest.mark.timeout(300)
@@ -730,8 +706,8 @@ def test_labels_are_left_out_as_often_as_asked_and_nothing_else_changes(real):
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], dropped[:3]))
     without = dropped[3] == real.num_classes
     assert torch.equal(plain[3][~without], dropped[3][~without]) and 0.1 < without.float().mean() < 0.4
-    with pytest.raises(UserError, match="label_drop 1"):
-        replace(cfg, label_drop=1.0).architecture(real)
+    with pytest.raises(UserError, match="label_drop: Input should be less than 1"):
+        replace(cfg, label_drop=1.0)
 
 
 def test_guidance_goes_on_from_the_noise_without_label_to_that_with_it():

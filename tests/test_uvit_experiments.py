@@ -18,7 +18,7 @@ from distill_lib.experiments import Skip, Task, compute, engine
 from distill_lib.experiments.papers import uvit as pages
 from distill_lib.experiments.sample_scores import Quality, measure
 from distill_lib.figures import diagrams
-from distill_lib.generators.uvit import Architecture, UViT
+from distill_lib.generators.uvit import UViT, UViTArchitecture
 from distill_lib.methods import METHODS
 from distill_lib.records import Cell, Record, reported
 from distill_lib.tables import uvit as tables_uvit
@@ -57,7 +57,7 @@ def test_figure4_measures_the_papers_own_entry():
 @pytest.mark.parametrize("name", WITH_CELLS)
 def test_both_data_sets_are_judged_by_the_network_of_the_challenges_script(name):
     """Width 128 and depth 3, at 64 pixels too: the parameters of its ConvNet as its file defines it."""
-    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.PAPERS}
+    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.IN_PAPER}
     shapes = {"CIFAR100": ((3, 32, 32), 100, 504_420), "TinyImageNet": ((3, 64, 64), 200, 1_938_120)}
     assert judged.keys() == shapes.keys()
     for dataset, (shape, classes, parameters) in shapes.items():
@@ -399,5 +399,5 @@ def test_drawings_name_what_the_paper_names_and_what_it_does_not_have():
         assert part in overview
     words = [t.get_text() for t in diagrams.uvit_architecture(8).axes[0].texts]
     assert "no down- or upsampling" in " ".join(words) and words.count("8 blocks") == 2
-    tokens = [b.numel() for b in UViT(Architecture(width=32, depth=2, heads=2, num_classes=10)).pos_embed]
+    tokens = [b.numel() for b in UViT(UViTArchitecture(width=32, depth=2, heads=2, num_classes=10)).pos_embed]
     assert "[label, time, patches]" in " ".join(words) and tokens == [32 * (2 + 256)]

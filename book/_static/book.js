@@ -282,6 +282,9 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("table.distill-table, table.dataframe").forEach(sortable);
   document.querySelectorAll("table.distill-table").forEach(words);
   document.querySelectorAll(".distill-copy").forEach(addresses);
+  document.querySelectorAll(".bd-article figure").forEach((figure) => {
+    if (figure.scrollWidth > figure.clientWidth + 1) figure.tabIndex = 0; // a chart on a phone: the keyboard scrolls it too
+  });
   document.querySelectorAll(".distill-more").forEach(hiddenColumns);
   document.querySelectorAll(".distill-film").forEach(film);
   document.querySelectorAll(".distill-explorer").forEach(explorer);

@@ -13,9 +13,10 @@ from pydantic.dataclasses import dataclass as _dataclass
 
 from .errors import UserError
 
-__all__ = ["Count", "added", "as_dict", "build", "replace", "settings"]
+__all__ = ["Count", "Whole", "added", "as_dict", "build", "lowered", "replace", "settings"]
 
 Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
+Whole = Annotated[int, pydantic.Field(ge=0)]  # none or more
 
 
 @dataclass_transform(frozen_default=True)
@@ -39,6 +40,11 @@ def settings(cls: type) -> type:
 def added(default: Any) -> Any:
     """A setting that came later: keys and records leave it out at its default, so that earlier ones stay valid."""
     return pydantic.Field(default=default, exclude_if=lambda value: value == default)
+
+
+def lowered(cfg: Any, **most: int) -> Any:
+    """The settings with each of these numbers at most as large as given."""
+    return replace(cfg, **{name: min(getattr(cfg, name), value) for name, value in most.items()})
 
 
 @functools.cache

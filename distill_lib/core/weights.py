@@ -38,7 +38,7 @@ def find_folder(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path:
-    """As `find_folder`.
+    """The folder of weights that `find_folder` finds.
 
     Raises: UserError: it is not found; says where it may lie and how to get it.
     """
@@ -123,7 +123,7 @@ def find(name: str) -> Path | None:
 
 
 def need(name: str) -> Path:
-    """As `find`.
+    """The file of weights that `find` finds.
 
     Raises: UserError: they are not found; says where they may lie.
     """
@@ -148,6 +148,13 @@ def find_file(name: str) -> Path | None:
     weights; None where it is in none of these."""
     places = (folder / name for folder in (Path(), paths.ROOT, *paths.weight_folders()))
     return next((place for place in places if place.is_file()), None)
+
+
+def need_file(name: str, what: str, first: str = "", instead: str = "") -> Path:
+    """As `find_file`. Raises: UserError: it is not found; see `not_here`."""
+    if (file := find_file(name)) is None:
+        raise not_here(what, first, instead)
+    return file
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -28,7 +28,7 @@ def forest(points: pd.DataFrame) -> Figure:
     panels = list(points.groupby("panel", sort=False))
     heights = [len(part) + 2.2 for _, part in panels]
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(8.4, 0.3 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
+        len(panels), 1, figsize=(8.4, 0.34 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
     )
     for axis, (panel, part) in zip(axes[:, 0], panels):
         for y, row in enumerate(part.itertuples()):
@@ -40,8 +40,8 @@ def forest(points: pd.DataFrame) -> Figure:
                 axis.errorbar(
                     row.mean, y, xerr=bar, fmt=SHAPES[row.word], color=shade, markerfacecolor=fill, capsize=2, ms=7
                 )
-            text = f"provisional: {word}" if row.provisional and row.word != "not run" else word
-            axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=shade)
+            text = textwrap.fill(f"provisional: {word}" if row.provisional and row.word != "not run" else word, 26)
+            axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=shade)
         axis.axvline(0, color="0.3", lw=1)
         far = part[["mean", "low", "high"]].abs().max().max()
         edge = max(1.0, part["delta"].max(), 0.0 if pd.isna(far) else far) * 1.3
@@ -50,9 +50,9 @@ def forest(points: pd.DataFrame) -> Figure:
         axis.set_xticks(every := [*(-t for t in reversed(ticks)), 0, *ticks], [f"{t:+g}" if t else "0" for t in every])
         axis.minorticks_off()
         axis.set(xlim=(-edge, edge), ylim=(len(part) - 0.5, -0.5))
-        axis.set_xlabel(part["unit"].iloc[0], fontsize=9)
-        axis.set_yticks(range(len(part)), part["name"], fontsize=8)
-        axis.set_title(textwrap.fill(panel, 72), fontsize=9, loc="left")
-        axis.tick_params(axis="x", labelsize=8)
+        axis.set_xlabel(part["unit"].iloc[0], fontsize=9.5)
+        axis.set_yticks(range(len(part)), [textwrap.fill(name, 34) for name in part["name"]], fontsize=9)
+        axis.set_title(textwrap.fill(panel, 72), fontsize=10.5, loc="left")
+        axis.tick_params(axis="x", labelsize=9)
         axis.grid(axis="y", visible=False)
     return figure

@@ -112,9 +112,10 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
 def stretched(images: ImageSet) -> Tensor:
     """(N, C, H, W) in [0, 1]: each image over its own range, within 2.5 standard deviations about its mean.
 
-    Distilled images leave the range of valid pixels, and clipping would hide what they hold.
+    Distilled images leave the range of valid pixels, and clipping would hide what they hold. A whitening is undone.
     """
-    x = images.all()[0]
+    whitened = images.whitening is not None and images.images.is_floating_point()
+    x = images.whitening.undo(images.images) if whitened else images.all()[0]
     mean, std = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
     x = x.clamp(mean - 2.5 * std, mean + 2.5 * std)
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)

@@ -1,3 +1,1 @@
 """Networks that draw images from noise and labels: one file per family."""
-
-from __future__ import annotations

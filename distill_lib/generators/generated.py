@@ -9,18 +9,16 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import read_tensors, write_tensors
+from ..core.files import read_tensors, undamaged, write_tensors
 from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import READERS, Facts, ImageSet
 from . import cgan
 
 FORMAT = "distill_lib.GeneratedSet/1"
-FAMILIES = {"cgan": cgan}
 
 
 class GeneratedSet(ImageSet):
@@ -50,7 +48,7 @@ class GeneratedSet(ImageSet):
 
     @classmethod
     def made(cls, method: str, real: ImageSet, generator: cgan.Generator, ipc: int, seed: int) -> GeneratedSet:
-        """What a method distilled from `real`, with its facts."""
+        """The set that a method distilled from `real`, with its facts."""
         return cls(generator, real.synthetic_facts(method=method, seed=seed), ipc, seed)
 
     def drawing(self, ipc: int) -> GeneratedSet:
@@ -87,16 +85,14 @@ class GeneratedSet(ImageSet):
 
         Raises: UserError: missing, truncated or foreign file.
         """
-        try:
+        with undamaged(path, "write a generator with GeneratedSet.save"):
             tensors, about = read_tensors(path)
-            if about.get("format") != FORMAT or about.get("family") not in FAMILIES:
+            if about.get("format") != FORMAT or about.get("family") != "cgan":
                 raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
-            generator = FAMILIES[about["family"]].rebuild(json.loads(about["architecture"]))
+            generator = cgan.rebuild(json.loads(about["architecture"]))
             generator.load_state_dict(tensors)
             facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about["facts"]).items()}
             return GeneratedSet(generator, Facts(**facts), int(about["ipc"]), int(about["seed"]))
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as err:
-            raise UserError(f"{path}: cannot be read as a generator ({err})") from None
 
 
 READERS[FORMAT] = GeneratedSet.load

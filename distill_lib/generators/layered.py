@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class LayeredGenerator(nn.Module):
-    """What GLaD and SLFD need of a generator.
+    """A generator as GLaD and SLFD need it.
 
     Attributes:
         mapping: noise (B, z_dim) and classes (B,) to codes (B, num_ws, w_dim).
@@ -32,11 +32,11 @@ class LayeredGenerator(nn.Module):
     image_shape: tuple[int, int, int]
 
     def start(self, w: Tensor) -> Tensor:
-        """What goes into the first layer."""
+        """The input of the first layer."""
         raise NotImplementedError
 
     def run(self, x: Tensor, w: Tensor, first: int, last: int) -> Tensor:
-        """Through the layers from number `first` up to `last`, which is not included."""
+        """The features after the layers from number `first` up to `last`, which is not included."""
         raise NotImplementedError
 
     def to_f(self, w: Tensor, n: int) -> Tensor:

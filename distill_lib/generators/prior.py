@@ -10,7 +10,6 @@ with random weights; `cGAN`, DiM's conditional GAN, trained on the real set and 
 from __future__ import annotations
 
 import functools
-from dataclasses import field
 from typing import Literal
 
 import torch
@@ -24,12 +23,11 @@ from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet
 from . import cgan, stylegan_xl, uvit
-from .cgan import GAN
 from .layered import LayeredGenerator
 from .prior_networks import Conditional, Denoiser, Small
 
-PIECE_MB = 4096  # of StyleGAN-XL's maps on the way there and back; an image of 32 pixels has 1,400
-SLACK = 1.3  # on a CPU, bytes for a byte of the maps: freed memory that is kept, and what convolutions copy
+PIECE_MB = 4096  # of StyleGAN-XL's maps in a forward and a backward pass; an image of 32 pixels takes 1,400
+SLACK = 1.3  # bytes taken on a CPU for each byte of the maps: freed memory that is kept, and copies in convolutions
 
 
 @settings
@@ -43,7 +41,7 @@ class Prior:
     width: int | None = None
     # classes asked of the generator: the set's own if it knows them, or random ones
     classes: Literal["own", "random"] = "own"
-    gan: GAN = field(default_factory=GAN)
+    gan: cgan.GAN = cgan.GAN()
     seed: int = 0  # of random weights and of random classes
 
     def smoke(self) -> Prior:
@@ -82,7 +80,7 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> LayeredGenerator:
         width = prior.width or 512
         patch = 4 if real.shape[2] % 4 == 0 else 1
         sizes = (real.shape[2], real.shape[0], patch, width, 4, max(1, width // 64))
-        return Denoiser(uvit.UViT(uvit.Architecture(*sizes, num_classes=real.num_classes), rng))
+        return Denoiser(uvit.UViT(uvit.UViTArchitecture(*sizes, num_classes=real.num_classes), rng))
     if prior.family == "small":
         if prior.weights != "random":
             raise UserError(f"small generator with weights {prior.weights!r}: random is what there is")
@@ -124,17 +122,14 @@ def _image_bytes(side: int, width: int | None, layer: int | None) -> float:
 
 
 def _file(name: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
-    """Where weights lie: "imagenet" is imagenet64.safetensors at 64 pixels."""
+    """The file of weights; "imagenet" is imagenet64.safetensors at 64 pixels."""
     name = imagenet.format(side) if name == "imagenet" else name
-    if (file := weights.find_file(name)) is None:
-        module = "distill_lib.generators.stylegan_xl.unpickle"
-        convert = f"convert them with `python -m {module} FILE.pkl FILE.safetensors`, and "
-        first = "download the official ones, " + (convert if name.endswith(".safetensors") else "")
-        raise weights.not_here(name, first)
-    return str(file)
+    command = "python -m distill_lib.generators.stylegan_xl.unpickle FILE.pkl FILE.safetensors"
+    convert = f"convert them with `{command}`, and " if name.endswith(".safetensors") else ""
+    return str(weights.need_file(name, name, f"download the official ones, {convert}"))
 
 
-def classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> Tensor:
+def drawn_classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> Tensor:
     """(K,) which class of the generator each class of the set is drawn as.
 
     Its ImageNet index if both have one; its own label if the generator has as many classes; else random distinct
@@ -151,6 +146,6 @@ def classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> Tensor
     return torch.randperm(generator.num_classes, generator=stream(prior.seed, "classes"))[:k].to(real.device)
 
 
-def stage1(prior: Prior) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+def stage1(prior: Prior) -> dict[str, cgan.GAN]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": prior.gan} if (prior.family, prior.weights) == ("cGAN", "trained") else {}

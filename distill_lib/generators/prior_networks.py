@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from ..core.errors import UserError
 from . import cgan, uvit
@@ -47,8 +48,6 @@ class Small(LayeredGenerator):
         width: channels at the first two sides.
     """
 
-    family = "small"
-
     def __init__(
         self, shape: tuple[int, int, int], num_classes: int, width: int = 256, z_dim: int = 64, w_dim: int = 128
     ):
@@ -89,8 +88,8 @@ class Small(LayeredGenerator):
 
     @torch.no_grad()
     def redraw(self, rng: torch.Generator) -> Small:
-        """Random weights, in place: normal ones, which the modulation brings to unit variance; toRGB as small as its
-        inputs are many."""
+        """Random weights, in place: standard normal, which the modulation brings to unit variance; half as large in
+        toRGB, which has none."""
         for module in self.modules():
             if isinstance(module, (FullyConnected, _Block)):
                 scale = 1 / module.lr_multiplier if isinstance(module, FullyConnected) else 0.5 if module.rgb else 1.0
@@ -109,7 +108,6 @@ class Conditional(LayeredGenerator):
     A layer ends with its ReLU; f after the first is 4 x 4. From n = 1 on the code changes nothing any more.
     """
 
-    family = "cGAN"
     num_ws = 1
 
     def __init__(self, generator: cgan.Generator):
@@ -142,17 +140,9 @@ class Conditional(LayeredGenerator):
     def redraw(self, rng: torch.Generator, images: int = 256) -> Conditional:
         """Random weights, in place; batch norm takes its mean and variance from this many images."""
         cgan.redraw(self.generator, rng)
-        norms = [m for m in self.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the average over all passes; there is one
         labels = torch.arange(images, device=self.generator.last.weight.device) % self.num_classes
-        self.generator.train()(self.generator.noise(images, rng), labels)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        self.generator.eval()
-        return self
+        update_bn([self.mapping(self.generator.noise(images, rng), labels)], self)
+        return self.eval()
 
 
 class Denoiser(LayeredGenerator):
@@ -165,7 +155,6 @@ class Denoiser(LayeredGenerator):
     U-ViT to its codes, beyond a change of shape; this is ours.
     """
 
-    family = "U-ViT"
     num_ws = 1
 
     def __init__(self, model: uvit.UViT):

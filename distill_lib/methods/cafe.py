@@ -31,7 +31,7 @@ from ..core.device import Pieces, chunked
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..networks.gradients import Derivatives
 from ..networks.winograd import Products
@@ -76,9 +76,8 @@ class Config:
 
     def _reduced(self, **changes: int) -> Config:
         """Smaller numbers; the discrimination loss keeps its share although it sums over fewer images."""
-        smaller = {k: min(getattr(self, k), v) for k, v in changes.items()}
-        discrimination = self.discrimination * self.batch_real / smaller["batch_real"]
-        return replace(self, milestones=(), discrimination=discrimination, **smaller)
+        few = lowered(self, **changes)
+        return replace(few, milestones=(), discrimination=self.discrimination * self.batch_real / few.batch_real)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
@@ -109,6 +108,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     images_each, classes_each = Pieces(images_at_once(real.shape[1:], real.device)), Pieces(real.num_classes)
     how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
+    train_epoch = functools.partial(matching.train_epoch, derivatives, parameters, labels=labels, rng=rng, **how)
     live = {"synthetic": synthetic, "optimizer": optimizer, "rng": rng}
     for iteration in loop.steps("distill", cfg.iterations, live):
         network.redraw(rng)
@@ -118,8 +118,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
             omega = dsa.draw(rng, groups=real.num_classes)  # one operation and one set of parameters per class
             real_batch = dsa.apply(real.draw_classes(cfg.batch_real, rng), omega)  # (K, batch_real, C, H, W)
             seen = dsa.apply(synthetic, omega)
-            views = real_batch, seen.detach()
-            loss, gradient = image_gradient(network, *views, weights, cfg, images_each, classes_each)
+            loss, gradient = image_gradient(network, real_batch, seen.detach(), weights, cfg, images_each, classes_each)
             optimizer.zero_grad()
             seen.backward(gradient)
             optimizer.step()
@@ -128,8 +127,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
                 break
             epochs = Watcher(cfg, real.num_classes)
             while epochs.count < cfg.max_epochs and (epochs.spread is None or epochs.spread <= cfg.moved):
-                images = synthetic.detach().flatten(0, 1)
-                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
+                train_epoch(synthetic.flatten(0, 1))
                 epochs.note(query(network, real, cfg.batch_query, rng))
         loop.log(loss=loss, updates=updates.count, query_accuracy_pct=100 * updates.accuracy)
     return ImageSet.from_classes(synthetic, like=real, method="CAFE", seed=seed)
@@ -230,7 +228,7 @@ def real_means(maps_of: Maps, real: Tensor, at_once: Pieces) -> tuple[list[Tenso
 
 
 def images_at_once(side: tuple[int, int], device: torch.device) -> int:
-    """As many images as keep the widest maps in the cache of a CPU, or use a GPU well."""
+    """Images per pass: as many as keep the widest maps in the cache of a CPU, or use a GPU well."""
     return max(1, (2**21 if device.type == "cuda" else 2**14) // (side[0] * side[1]))  # 16 or 2048 of 32 x 32
 
 

@@ -5,13 +5,10 @@ The row below DiM and SKD in their tables: stage 1 alone.
 
 from __future__ import annotations
 
-from dataclasses import field
-
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common.network_pool import Matching, second_stage
 
@@ -23,7 +20,7 @@ prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 @settings
 class Config:
     ipc: Count = 10  # images per class and epoch, or of the fixed set
-    gan: GAN = field(default_factory=GAN)  # stage 1, shared with DiM and SKD
+    gan: cgan.GAN = cgan.GAN()  # stage 1, shared with DiM and SKD
     longer: Matching | None = None  # go on for as many steps as this second stage has, without matching: a control
 
     def smoke(self) -> Config:

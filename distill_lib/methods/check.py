@@ -24,7 +24,7 @@ from ..core.settings import as_dict, build
 from ..data import ImageSet
 from .contract import OPTIONAL, REQUIRED, Method
 
-TRIES = 500  # starts of a run that is stopped after every step
+MOST_STARTS = 500  # starts of a run that is stopped after every step
 
 
 class Trial:
@@ -69,7 +69,7 @@ def version_is_a_number(trial: Trial) -> None:
 
 
 def parts_are_functions(trial: Trial) -> None:
-    """All but `VERSION`, `Config` and `EVERY_IPC` are called."""
+    """Every part but the numbers `VERSION` and `EVERY_IPC` can be called."""
     found = {n: getattr(trial.method, n) for n in (*REQUIRED, *OPTIONAL) if hasattr(trial.method, n)}
     for name, part in found.items():
         _must(callable(part) or name in ("VERSION", "EVERY_IPC"), f"{name} is {part!r}, which cannot be called")
@@ -107,8 +107,9 @@ def every_class_has_as_many_finite_images(trial: Trial) -> None:
     made, real = trial.made, trial.real
     counts = torch.bincount(made.hard_labels.cpu(), minlength=real.num_classes).tolist()
     _must(made.shape == real.shape, f"images of {tuple(made.shape)}; the real ones are {tuple(real.shape)}")
-    equal = len(set(counts)) == 1 and counts[0] >= trial.cfg.ipc
-    _must(equal, f"{counts} images of the classes; {trial.cfg.ipc} of each are wanted")
+    wanted = getattr(trial.cfg, "ipc", 1)
+    equal = len(set(counts)) == 1 and counts[0] >= wanted
+    _must(equal, f"{counts} images of the classes; {wanted} of each are wanted")
     known = made.images.dtype in (torch.float32, torch.uint8)
     _must(known, f"images of {made.images.dtype}; they must be float32 or uint8")
     _must(bool(torch.isfinite(made.images.float()).all()), "some pixels are not finite")
@@ -137,14 +138,14 @@ def the_real_set_is_never_written_to(trial: Trial) -> None:
 
 def a_resumed_run_equals_an_unbroken_one(trial: Trial) -> None:
     """A run that is stopped after every step gives the same set, bit for bit."""
-    for _ in range(TRIES):
+    for _ in range(MOST_STARTS):
         try:
             resumed = trial.distill(loop=Loop(trial.folder / "checkpoints", deadline=time.monotonic()), runs="resumed")
             break
         except TimeUp:
             continue
     else:
-        raise UserError(f"a run that is stopped after every step does not end within {TRIES} starts")
+        raise UserError(f"a run that is stopped after every step does not end within {MOST_STARTS} starts")
     _must(_same(trial.made, resumed), "a resumed run differs; give all that changes, random streams too, to loop.steps")
 
 

@@ -22,7 +22,7 @@ class Method(Protocol):
     """A module or an object with these names. Names with a value or a body here are optional: this is their default."""
 
     VERSION: int  # raise it when the numbers change: older records become stale
-    Config: type  # settings with `smoke()` and `small()`: the same method at a budget of seconds and of minutes
+    Config: type  # settings: `ipc`, and `smoke()` and `small()`, the same method at a budget of seconds and of minutes
     EVERY_IPC: bool = False  # whether one set, such as a generator, serves every number of images per class
 
     @staticmethod

@@ -12,6 +12,7 @@ images nor momentum, so the two are the same step.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,13 +20,13 @@ import torch
 from .. import networks
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..networks.gradients import Derivatives
 from .common import matching
 
 VERSION = 1
-DSA = """DSA: DC with differentiable siamese augmentation (Zhao & Bilen, ICML 2021). Book page: book/dc.md
+ABOUT_DSA = """DSA: DC with differentiable siamese augmentation (Zhao & Bilen, ICML 2021). Book page: book/dc.md
 
 Real and synthetic images of a class are seen through the same random transformation, and the derivative goes back
 through it. Such images keep their value when a network is trained on them with augmentation.
@@ -53,20 +54,13 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        few = min(self.iterations, 15), min(self.outer_loop, 2)
-        return replace(self, iterations=few[0], outer_loop=few[1], inner_epochs=1, batch_real=16)
+        return replace(lowered(self, iterations=15, outer_loop=2), inner_epochs=1, batch_real=16)
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer networks, smaller real batches, shorter paths."""
         updates, epochs = (150, 5) if self.ipc < 10 else (60, 3)
-        outer_loop = min(self.outer_loop, 5)
-        return replace(
-            self,
-            iterations=min(self.iterations, updates // outer_loop),
-            outer_loop=outer_loop,
-            inner_epochs=min(self.inner_epochs, epochs),
-            batch_real=32,
-        )
+        few = replace(lowered(self, outer_loop=5, inner_epochs=epochs), batch_real=32)
+        return lowered(few, iterations=updates // few.outer_loop)
 
 
 def paper_config(dataset: str, ipc: int, siamese: bool = False) -> Config:
@@ -97,6 +91,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     optimizer = torch.optim.SGD([synthetic], lr=cfg.lr_img, momentum=cfg.momentum_img)
     network = networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
+    how = {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
+    train_epoch = partial(matching.train_epoch, derivatives, parameters, labels=labels, rng=rng, **how)
     live = {"synthetic": synthetic, "optimizer": optimizer, "network": network, "rng": rng}
     for step in loop.steps("distill", cfg.iterations * cfg.outer_loop, live):
         if step % cfg.outer_loop == 0:
@@ -110,8 +106,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         seen.backward(gradient)
         optimizer.step()
         if (step + 1) % cfg.outer_loop:
-            images, how = synthetic.flatten(0, 1), {"batch": cfg.batch_train, "lr": cfg.lr_net, "augmentation": dsa}
             for _ in range(cfg.inner_epochs):
-                matching.train_epoch(derivatives, parameters, images, labels, rng, **how)
+                train_epoch(synthetic.flatten(0, 1))
         loop.log(loss=distance.sum())
     return ImageSet.from_classes(synthetic, like=real, method=method, seed=seed)

@@ -9,7 +9,7 @@ The sampler needs a pool and scores, and no diffusion model: `sampled(pool, ...)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,9 +23,8 @@ from ..data import ImageSet
 from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
-from ..generators.dit import Pretraining, Sampling
 from ..networks.reference import Training
-from .minimax import Tuning, draw_pool, tuned
+from .minimax import Tuning, draw_pool, model
 
 VERSION = 2
 EPSILON = 1e-4  # lowest transformed score, and what takes the place of a lowest score of zero
@@ -53,7 +52,7 @@ Target = Literal["scale", "hill", "ground", "slope", "cliff"]
 
 @settings
 class Sampler:
-    """How images are chosen from a pool."""
+    """Settings of the choice from a pool."""
 
     target: Target = "scale"  # the real images' histogram, scaled; or one of four pre-defined ones at ipc 10, 20, 50
     transform: Literal["log", "none"] = "log"
@@ -65,34 +64,32 @@ class Sampler:
 
 @settings
 class Scoring:
-    """What scores the difficulty."""
+    """Settings of the scorer of difficulty."""
 
     scorer: difficulty.Name = "resnet50"
     among: difficulty.Among = "all"  # a pretrained scorer's classes: all of ImageNet's, or the set's (ours)
-    training: Training = field(default_factory=Training)  # of "trained" and "held_out"
+    training: Training = Training()  # of "trained" and "held_out"
     folds: Count = 5  # of "held_out"
+
+    def smoke(self, ipc: int) -> Scoring:
+        return replace(self, training=replace(self.training.smoke(ipc), network="ConvNetW32", epochs=1))
 
 
 @settings
 class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images drawn for each one kept
-    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and Minimax
-    tuning: Tuning | None = field(default_factory=Tuning)  # stage 2, shared with Minimax; None: a pool of plain DiT
-    sampling: Sampling = field(default_factory=Sampling)
-    sampler: Sampler = field(default_factory=Sampler)
-    scoring: Scoring = field(default_factory=Scoring)
+    base: dit.Pretraining = dit.Pretraining()  # stage 1, shared with DiT and Minimax
+    tuning: Tuning | None = Tuning()  # stage 2, shared with Minimax; None: a pool of plain DiT
+    sampling: dit.Sampling = dit.Sampling()
+    sampler: Sampler = Sampler()
+    scoring: Scoring = Scoring()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
-        return replace(
-            self,
-            base=self.base.smoke(),
-            tuning=self.tuning and self.tuning.smoke(),
-            sampling=self.sampling.smoke(),
-            scoring=replace(self.scoring, scorer="trained", training=training),
-        )
+        scoring = replace(self.scoring.smoke(self.ipc), scorer="trained")
+        tuning, sampling = self.tuning and self.tuning.smoke(), self.sampling.smoke()
+        return replace(self, base=self.base.smoke(), tuning=tuning, sampling=sampling, scoring=scoring)
 
     def small(self) -> Config:
         """A DiT trained for half an hour and tuned for five minutes on one CPU core, scored by MobileNetV2.
@@ -110,21 +107,18 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the tables on ImageNet subsets; else, ours: a DiT in pixels, a scorer trained on the set."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    sampling, scoring = Sampling(channels="all"), Scoring(scorer="trained")
-    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
+    sampling, scoring = dit.Sampling(channels="all"), Scoring(scorer="trained")
+    return Config(ipc=ipc, base=dit.Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
 
 
-def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, dit.Pretraining | Tuning]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
     """Make the stages, unless they are there already."""
-    if cfg.tuning is None:
-        dit.base(real, cfg.base, loop)
-    else:
-        tuned(real, cfg.base, cfg.tuning, loop)
+    model(real, cfg.base, cfg.tuning, loop)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:
@@ -163,7 +157,7 @@ _SCORERS: dict[tuple, Scorer] = {}
 # --- choosing ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Chosen:
-    """What sampling one class did.
+    """The images chosen of one class, and how.
 
     Attributes:
         places:          (ipc,) which images of the class's pool, distinct.

@@ -6,7 +6,6 @@ generates should give the same log-probabilities as real images of their class, 
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Literal
 
 import torch
@@ -17,10 +16,8 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
-from .common.network_pool import Matching
 
 VERSION = 1
 EVERY_IPC = True  # one generator serves every ipc
@@ -31,8 +28,8 @@ WEIGHTS = {"logit": 0.01, "feat": 0.001, "grad": 0.001}  # constants of the offi
 @settings
 class Config:
     ipc: Count = 10  # images per class and epoch, or of the fixed set
-    gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN and SKD
-    matching: Matching = field(default_factory=Matching)  # stage 2
+    gan: cgan.GAN = cgan.GAN()  # stage 1, shared with CGAN and SKD
+    matching: network_pool.Matching = network_pool.Matching()  # stage 2
     target: Literal["logit", "feat", "grad"] = "logit"  # as the official README's command; the code's default is "grad"
     weight: float | None = None  # None: the official constant of the target
 
@@ -47,7 +44,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the official code and README. The paper trains one generator for every ipc."""
-    return Config(ipc=ipc, matching=Matching(pool=network_pool.pool_for(dataset)))
+    return Config(ipc=ipc, matching=network_pool.Matching(pool=network_pool.pool_for(dataset)))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:
@@ -84,5 +81,5 @@ def dim_loss(network: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, cfg
     target, ours = network_pool.answers(network, real, fake, embedding=cfg.target == "feat")
     if cfg.target == "feat":
         return (target.mean(0) - ours.mean(0)).square().sum()
-    target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+    target, ours = (network_pool.pair_up(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
     return F.mse_loss(ours.log_softmax(1), target.log_softmax(1))

@@ -5,13 +5,10 @@ The row below Minimax and DGS in their tables (Peebles and Xie): stage 1 alone, 
 
 from __future__ import annotations
 
-from dataclasses import field
-
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import Pretraining, Sampling
 from .minimax import draw_pool
 
 VERSION = 1
@@ -20,8 +17,8 @@ VERSION = 1
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with Minimax and DGS
-    sampling: Sampling = field(default_factory=Sampling)
+    base: dit.Pretraining = dit.Pretraining()  # stage 1, shared with Minimax and DGS
+    sampling: dit.Sampling = dit.Sampling()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -36,11 +33,11 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the published rows on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"))
+    return Config(ipc=ipc, base=dit.Pretraining().in_pixels(), sampling=dit.Sampling(channels="all"))
 
 
-def stage1(cfg: Config) -> dict[str, Pretraining]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, dit.Pretraining]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base}
 
 

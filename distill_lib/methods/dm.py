@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import replace, settings
+from ..core.settings import lowered, replace, settings
 from ..data import ImageSet, augment
 from .common.matching import embeddings, mean_embeddings
 
@@ -35,11 +35,11 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        return replace(self, iterations=min(self.iterations, 40), batch_real=32)
+        return replace(lowered(self, iterations=40), batch_real=32)
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: fewer steps on smaller real batches."""
-        return replace(self, iterations=min(self.iterations, 400), batch_real=32)
+        return replace(lowered(self, iterations=400), batch_real=32)
 
 
 def paper_config(dataset: str, ipc: int) -> Config:

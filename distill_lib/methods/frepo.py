@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from ..core.device import Pieces, out_of_memory, send
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, Whitening, like, sized
 from ..networks import fast
 from .common import ntk
@@ -34,15 +34,15 @@ Embed = Callable[[Tensor], Tensor]  # (N, C, H, W) -> features (N, D)
 
 @settings
 class Config:
-    ipc: int = 10  # images per class
-    iterations: int = 500_000  # updates of images and labels
+    ipc: Count = 10  # images per class
+    iterations: Count = 500_000  # updates of images and labels
     network: str = "FRePoConvBN"  # batch norm helps here; evaluation is without
     lr_img: float = 3e-4  # LAMB: step length over that of all images, or of all labels; falls to a tenth, as a cosine
     lr_net: float = 3e-4  # Adam
-    batch_target: int = 1_024  # real images per update, of all classes
-    batch_net: int = 1_000  # synthetic images per step of a network, at most
-    pool: int = 10  # networks
-    max_updates: int = 100  # a network with more steps than this is replaced
+    batch_target: Count = 1_024  # real images per update, of all classes
+    batch_net: Count = 1_000  # synthetic images per step of a network, at most
+    pool: Count = 10  # networks
+    max_updates: Count = 100  # a network with more steps than this is replaced
     ridge: float = 1e-6  # share of the kernel's mean diagonal
     learn_labels: bool = True
     use_flip: bool = False  # the synthetic images and their mirror images regress together
@@ -59,8 +59,7 @@ class Config:
         return self._reduced(iterations=300, network="FRePoConvW32BN", batch_target=256, pool=5, max_updates=30)
 
     def _reduced(self, network: str, **changes: int) -> Config:
-        smaller = {k: min(getattr(self, k), v) for k, v in changes.items()}
-        return replace(self, network=network, lr_img=0.01, lr_net=1e-3, source="reduced", **smaller)
+        return replace(lowered(self, **changes), network=network, lr_img=0.01, lr_net=1e-3, source="reduced")
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
@@ -83,13 +82,10 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     Returns: K x ipc float32 images, whitened if cfg.zca says so, with labels (N, K) whose arg-max was the class at the
              start, or hard labels if they are not learned.
-    Raises:  UserError: numbers below one, or a network that cannot take the images.
+    Raises:  UserError: a network that cannot take the images.
     Source:  algorithm 1 of the paper; loss, initial labels and the pool's counters as in the published code.
     """
     loop, rng = loop or Loop(), stream(seed, "FRePo")
-    counts = ("ipc", "iterations", "batch_target", "batch_net", "pool", "max_updates")
-    if low := [f"{k} {getattr(cfg, k)}" for k in counts if getattr(cfg, k) < 1]:
-        raise UserError(f"FRePo: {', '.join(low)}: at least 1")
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="standardised"))
     classes = torch.arange(real.num_classes, device=real.device).repeat_interleave(cfg.ipc)
@@ -100,8 +96,8 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     pool = NetworkPool(cfg, real, rng)
     batches = Batches(len(real), min(cfg.batch_target, len(real)), last="drop")
     at_once = Pieces(images_at_once(real, 128)), Pieces(images_at_once(real, 64))  # of targets and of synthetic images
-    live = {"synthetic": images, "labels": labels, "optimizer": optimizer}
-    live |= {"pool": pool, "order": batches.order, "rng": rng}
+    live = {"synthetic": images, "labels": labels, "optimizer": optimizer, "order": batches.order, "rng": rng}
+    live |= pool.live
     for step in loop.steps("distill", cfg.iterations, live):
         optimizer.param_groups[0]["lr"] = step_size(cfg, step)
         index = batches.index(step, rng)
@@ -119,7 +115,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 
 def step_size(cfg: Config, step: int) -> float:
-    """Of images and labels: from lr_img to a tenth of it, as a cosine."""
+    """Step size of images and labels: it falls from lr_img to a tenth of it, as a cosine."""
     return cfg.lr_img * (0.1 + 0.9 * (1 + math.cos(math.pi * step / cfg.iterations)) / 2)
 
 
@@ -216,17 +212,20 @@ class NetworkPool:
 
     At the start all weights are fresh; only the counters are spread over 0 .. max_updates, so that the networks are
     replaced at different times. Source: published code.
+
+    Attributes:
+        live: what steps change, for `Loop.steps`.
     """
 
     def __init__(self, cfg: Config, real: ImageSet, rng: torch.Generator):
         self.cfg = cfg
         fresh = lambda: networks.fresh(cfg.network, real, rng).to(real.device).requires_grad_(False)
         self.networks = [fresh() for _ in range(cfg.pool)]
-        self.optimizers = [self._adam(network) for network in self.networks]
+        self.optimizers = [torch.optim.Adam(n.parameters(), lr=cfg.lr_net, fused=True) for n in self.networks]
         self.counters = [i * cfg.max_updates // cfg.pool for i in range(cfg.pool)]
-
-    def _adam(self, network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.cfg.lr_net, fused=True)
+        parts = {f"network {i}": network for i, network in enumerate(self.networks)}
+        parts |= {f"optimizer {i}": optimizer for i, optimizer in enumerate(self.optimizers)}
+        self.live = parts | {"counters": self.counters}
 
     def embedding(self, number: int) -> Embed:
         """The features of a network, in eval mode: batch norm by its running statistics."""
@@ -237,27 +236,14 @@ class NetworkPool:
         """One step of a network on the synthetic set, or a new network if it had more than `max_updates`."""
         if self.counters[number] > self.cfg.max_updates:
             self.networks[number].redraw(rng)
-            self.optimizers[number], self.counters[number] = self._adam(self.networks[number]), 0
+            self.optimizers[number].state.clear()
+            self.counters[number] = 0
             return
         if len(images) > self.cfg.batch_net:
             index = send(torch.randperm(len(images), generator=rng)[: self.cfg.batch_net], images.device)
             images, labels = images[index], labels[index]
         train_step(self.networks[number], self.optimizers[number], images, labels)
         self.counters[number] += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": [n.state_dict() for n in self.networks],
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "counters": self.counters,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for network, saved in zip(self.networks, state["networks"], strict=True):
-            network.load_state_dict(saved)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.counters = state["counters"]
 
 
 def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:

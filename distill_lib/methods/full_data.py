@@ -14,8 +14,7 @@ class Config:
     def smoke(self) -> Config:
         return self
 
-    def small(self) -> Config:
-        return self
+    small = smoke
 
 
 def paper_config(dataset: str, ipc: int | None = None) -> Config:

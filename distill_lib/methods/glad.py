@@ -8,7 +8,6 @@ The paper's numbers are the best of ten evaluations, chosen on test data. Here t
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any, Literal
 
 import torch
@@ -18,10 +17,9 @@ from .. import networks
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
-from ..generators.cgan import GAN
 from ..networks.gradients import Derivatives, ImageLoss
 from .common import matching
 from .common.latents import SMALL, CodeSpace, Latents
@@ -42,7 +40,14 @@ class Students:
     lr_teacher: float = 0.01  # the student's step size at the start
     lr_lr: float = 1e-6  # SGD step size on it
     second_order: Literal["dropped"] | None = None  # terms from step to step: kept, as MTT; dropped, as GLaD's code
-    experts: Experts = field(default_factory=lambda: Experts(epochs=15))
+    experts: Experts = Experts(epochs=15)
+
+    def smoke(self) -> Students:
+        few = {"syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 10}
+        return replace(self, experts=self.experts.smoke(), **few)
+
+    def small(self) -> Students:
+        return replace(self, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=self.experts.small())
 
 
 @settings
@@ -53,32 +58,19 @@ class Config:
     network: str = "ConvNet"  # of DC and DM
     batch_real: Count = 256  # real images per class and step, of DC and DM
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # one draw per class and step, for real and rendered images
-    space: CodeSpace = field(default_factory=CodeSpace)
-    students: Students = field(default_factory=Students)  # of MTT
+    space: CodeSpace = CodeSpace()
+    students: Students = Students()  # of MTT
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        experts = replace(self.students.experts, count=1, epochs=2, batch=32, per_epoch=128)
-        steps = {"syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 10}
-        return replace(
-            self,
-            iterations=min(self.iterations, 10),
-            batch_real=min(self.batch_real, 16),
-            space=self.space.smoke(),
-            students=replace(self.students, experts=experts, **steps),
-        )
+        few = lowered(self, iterations=10, batch_real=16)
+        return replace(few, space=self.space.smoke(), students=self.students.smoke())
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
-        experts = replace(self.students.experts, count=2, epochs=6, batch=64, per_epoch=2_048)
-        iterations, batch = SMALL[self.match]
-        return replace(
-            self,
-            iterations=min(self.iterations, iterations),
-            batch_real=batch,
-            space=self.space.small(self.match),
-            students=replace(self.students, syn_steps=8, expert_epochs=1, max_start_epoch=5, experts=experts),
-        )
+        iterations, batch_real = SMALL[self.match]
+        few = replace(lowered(self, iterations=iterations), batch_real=batch_real)
+        return replace(few, space=self.space.small(self.match), students=self.students.small())
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
@@ -91,8 +83,8 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     return Config(ipc=ipc, match=match, space=CodeSpace.published(dataset, match), dsa=dsa, students=students)
 
 
-def stage1(cfg: Config) -> dict[str, GAN | Experts]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, Any]:
+    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior) | ({"expert trajectories": cfg.students.experts} if cfg.match == "MTT" else {})
 
 

@@ -25,7 +25,7 @@ from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment, like
 from ..data.distilled import decode
 from ..networks.gradients import Derivatives
@@ -33,9 +33,7 @@ from .common import matching
 
 VERSION = 1
 # VERSION 2 has other parts at the start, and a bound on decoded images; with factor 1 nothing changed
-MULTI_FORMATION = (
-    "IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"
-)
+ABOUT_IDC = "IDC: IDC-1 with several small images in each stored one (Kim et al., ICML 2022). Book page: book/idc.md"
 
 
 @settings
@@ -65,17 +63,17 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        few = {"inner": min(self.inner, 10), "batch_real": 16, "images_net": 64, "batch_net": 32}
-        return replace(self, iterations=1, early_epochs=0, **few)
+        few = {"iterations": 1, "batch_real": 16, "images_net": 64, "batch_net": 32, "early_epochs": 0}
+        return replace(lowered(self, inner=10), **few)
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: sixty updates, with a step size for so few of them."""
-        few = {"inner": min(self.inner, 30), "batch_real": 32, "images_net": 128}
-        return replace(self, iterations=2, early_epochs=0, lr_img=max(self.lr_img, 2e-3), **few)
+        few = {"iterations": 2, "batch_real": 32, "images_net": 128, "early_epochs": 0}
+        return replace(lowered(self, inner=30), lr_img=max(self.lr_img, 2e-3), **few)
 
 
 # data set: metric, lr_img, images_net of the official code; others take the values of CIFAR10
-SMALL_SETS = {
+PUBLISHED = {
     "CIFAR10": ("mse", 5e-3, 2_000),
     "SVHN": ("mse", 5e-3, 500),
     "MNIST": ("l1", 1e-4, 500),
@@ -109,7 +107,7 @@ def paper_config(dataset: str, ipc: int, factor: int | None = 1) -> Config:
             early_epochs=10,
             decoding="bound" if factor >= 3 and ipc >= 20 else None,
         )
-    metric, lr_img, images_net = SMALL_SETS.get(known.name, SMALL_SETS["CIFAR10"])
+    metric, lr_img, images_net = PUBLISHED.get(known.name, PUBLISHED["CIFAR10"])
     cfg = Config(ipc=ipc, factor=factor or 2, metric=metric, lr_img=lr_img, images_net=images_net)
     if known.name != "MNIST":
         return cfg
@@ -218,7 +216,7 @@ def formations(cfg: Config) -> list[tuple[int, int]]:
 
 
 def decoded_images(cfg: Config) -> int:
-    """How many of a class there are while matching, before a part of them is drawn."""
+    """Decoded images per class while matching, before `decoded_subset` chooses among them."""
     return sum(n * factor**2 for factor, n in formations(cfg))
 
 

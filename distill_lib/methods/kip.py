@@ -21,7 +21,7 @@ from ..core.device import Pieces, describe
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, Whitening, like
 from .common import ntk
 
@@ -30,8 +30,8 @@ VERSION = 1
 
 @settings
 class Config:
-    ipc: int = 10  # images per class
-    iterations: int = 50_000  # updates of the images
+    ipc: Count = 10  # images per class
+    iterations: Count = 50_000  # updates of the images
     kernel: str = "KIPConv"  # see `ntk.kernel_named`
     ridge: float = 1e-6  # share of the kernel's mean diagonal
     lr: float = 0.04  # Adam, of images and labels
@@ -45,7 +45,7 @@ class Config:
 
     def smoke(self) -> Config:
         """The same method with a fully connected kernel, small enough for two CPU cores in seconds."""
-        return replace(self, kernel="FC1", iterations=min(self.iterations, 40), batch_target=200, source="reduced")
+        return replace(lowered(self, iterations=40), kernel="FC1", batch_target=200, source="reduced")
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: a fully connected kernel, smaller target batches.
@@ -53,7 +53,7 @@ class Config:
         Few steps: with this kernel more of them raise the accuracy of the regression and lower that of networks trained
         on the set.
         """
-        return replace(self, kernel="FC1", iterations=min(self.iterations, 100), batch_target=2_000, source="reduced")
+        return replace(lowered(self, iterations=100), kernel="FC1", batch_target=2_000, source="reduced")
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
@@ -82,9 +82,10 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     loop, rng = loop or Loop(), stream(seed, "KIP")
     kernel, per_class = kernel_of(cfg), cfg.batch_target // real.num_classes
     kernel.check(real.shape)
-    if per_class < 1 or min(cfg.ipc, cfg.iterations) < 1:
-        given = f"ipc {cfg.ipc}, iterations {cfg.iterations}, batch_target {cfg.batch_target}"
-        raise UserError(f"{given}: at least 1, 1, and one image of each of the {real.num_classes} classes")
+    if per_class < 1:
+        raise UserError(
+            f"batch_target {cfg.batch_target}: at least one image of each of the {real.num_classes} classes"
+        )
     if cfg.zca:
         real = real.under(Whitening.fit(real, of="alone"))
     classes = torch.arange(real.num_classes, device=real.device)
@@ -145,7 +146,11 @@ def loss_and_gradients(
 
 
 def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: int, m: int, iterations: int) -> str:
-    """One line: what a run takes, with n synthetic and m real images a step, from the time of two pairs of images."""
+    """One line on the time and memory of a run, extrapolated from the time of two pairs of images.
+
+    Args:
+        n, m: synthetic and real images of a step.
+    """
     x = torch.zeros(2, *real.shape, device=real.device)
     x[1] = 1  # any two images: the time does not depend on what they show
     for _ in range(2):  # the first pass warms up
@@ -163,18 +168,14 @@ def forecast(kernel: ntk.ConvolutionalKernel, real: ImageSet, tiles: Pieces, n: 
 
 
 @torch.no_grad()
-def predict(synthetic: ImageSet, images: Tensor, cfg: Config) -> Tensor:
-    """(N, K) predictions of the kernel regression on the synthetic set, for images (N, C, H, W) in its units."""
-    kernel, (support, labels) = kernel_of(cfg), synthetic.all()
+def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
+    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
+    kernel, (support, labels), test = kernel_of(cfg), synthetic.all(), test.under(synthetic.whitening)
     tiles = kernel.tiles(support, cfg.tile_mb)
     values = ntk.centred_labels(labels, synthetic.num_classes) if labels.ndim == 1 else labels
     weights = ntk.solve(kernel.matrix(support, support, tiles), values, cfg.ridge)  # (n, K)
-    return kernel.matrix(support, images, tiles).double().T @ weights
-
-
-def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[float]]:
-    """Test accuracy of the kernel regression itself, in percent; networks trained on the set have another one."""
-    test = test.under(synthetic.whitening)
-    parts = torch.arange(len(test), device=test.device).split(2_000)
-    answers = torch.cat([predict(synthetic, test.take(part)[0], cfg).argmax(1) for part in parts])
-    return {"kernel_accuracy_pct": [100 * (answers == test.hard_labels).sum().item() / len(test)]}
+    correct = 0
+    for part in torch.arange(len(test), device=test.device).split(2_000):
+        predicted = kernel.matrix(support, test.take(part)[0], tiles).double().T @ weights  # (2000, K)
+        correct += (predicted.argmax(1) == test.hard_labels[part]).sum().item()
+    return {"kernel_accuracy_pct": [100 * correct / len(test)]}

@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
-from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import paths, store
+from ..core import store
 from ..core.batches import Batches
 from ..core.files import read_tensors, undamaged, write_json, write_tensors
 from ..core.loop import Loop
@@ -27,13 +25,9 @@ from ..core.rng import stream
 from ..core.settings import Count, as_dict, replace, settings
 from ..data import ImageSet
 from ..generators import dit
-from ..generators.dit import DiT, Pretraining, Sampling
-from ..generators.dit.drawing import drawn_pool
-from ..generators.dit.encoded import latents
-from ..generators.dit.forecast import outlook, say
+from ..generators.dit import DiT, Model, Pretraining, Sampling, base, drawn_pool, latents
 from ..generators.dit.settings import VERSION as STORE_VERSION
-from ..generators.dit.training import Model, Steps, base
-from ..generators.training import follow
+from ..generators.training import follow, kept_in
 
 VERSION = 1
 
@@ -74,9 +68,9 @@ class Tuning:
 @settings
 class Config:
     ipc: Count = 10  # images per class: the first of a pool
-    base: Pretraining = field(default_factory=Pretraining)  # stage 1, shared with DiT and DGS
-    tuning: Tuning = field(default_factory=Tuning)  # stage 2, shared with DGS
-    sampling: Sampling = field(default_factory=Sampling)
+    base: Pretraining = Pretraining()  # stage 1, shared with DiT and DGS
+    tuning: Tuning = Tuning()  # stage 2, shared with DGS
+    sampling: Sampling = Sampling()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
@@ -95,7 +89,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
 
 
@@ -130,8 +124,12 @@ def draw_pool(
     Raises: see `base`.
     """
     made_by = {"base": as_dict(start), "tuning": None if tuning is None else as_dict(tuning)}
-    model = lambda: base(real, start, loop) if tuning is None else tuned(real, start, tuning, loop)
-    return drawn_pool(real, model, made_by, sampling, per_class, seed, loop)
+    return drawn_pool(real, lambda: model(real, start, tuning, loop), made_by, sampling, per_class, seed, loop)
+
+
+def model(real: ImageSet, start: Pretraining, tuning: Tuning | None, loop: Loop | None = None) -> Model:
+    """The model of stage 2 or, without `tuning`, of stage 1. Raises: see `base`."""
+    return base(real, start, loop) if tuning is None else tuned(real, start, tuning, loop)
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -190,24 +188,23 @@ def tuned(real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop | None 
 
     Raises: see `base`.
     """
-    file, model = tuned_file(real, start, tuning), base(real, start, loop)
+    file, pretrained = tuned_file(real, start, tuning), base(real, start, loop)
     with store.once(file, "Minimax fine-tuning", loop, real.device) as missing:
         if missing:
-            tune(file, model, real, start, tuning, loop or Loop())
-    network = _tunable(model.network, tuning)
+            tune(file, pretrained, real, start, tuning, loop or Loop())
+    network = _tunable(pretrained.network, tuning)
     with undamaged(file, "delete it to tune again"):
         saved, _ = read_tensors(file)
         if extra := set(saved) - {k for k, p in network.named_parameters() if p.requires_grad}:
             raise KeyError(", ".join(sorted(extra)))
         network.load_state_dict(saved, strict=False)
-    return dataclasses.replace(model, network=network.eval().requires_grad_(False))
+    return dataclasses.replace(pretrained, network=network.eval().requires_grad_(False))
 
 
 def tuned_file(real: ImageSet, start: Pretraining, tuning: Tuning) -> Path:
-    """Where the parameters tuned by these settings lie."""
+    """The file of the parameters tuned by these settings."""
     key = {"base": as_dict(start), "tuning": as_dict(tuning), "data": real.sha256(), "version": STORE_VERSION}
-    name = f"minimax-{store.plain_name(real.facts.name)}-{store.digest(key)}"
-    return paths.runs() / "generators" / name / "tuned.safetensors"
+    return kept_in("minimax", store.plain_name(real.facts.name), key) / "tuned.safetensors"
 
 
 def _tunable(network: DiT, tuning: Tuning) -> DiT:
@@ -221,40 +218,36 @@ def _tunable(network: DiT, tuning: Tuning) -> DiT:
 def tune(file: Path, model: Model, real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop) -> None:
     """Fine-tune the model of stage 1 and write the average of the tuned parameters, with settings beside it."""
     data, rng, labels = latents(real, start, loop), stream(tuning.seed, "Minimax"), real.hard_labels.cpu()
-    network = _tunable(model.network, tuning).train()
-    average = copy.deepcopy(network).requires_grad_(False)
-    weights = {k: p for k, p in network.named_parameters() if p.requires_grad}
+    model = dataclasses.replace(model, network=_tunable(model.network, tuning).train())
+    average = copy.deepcopy(model.network).requires_grad_(False)
+    weights = {k: p for k, p in model.network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(list(weights.values()), lr=tuning.lr, weight_decay=0.0, fused=True)
-    steps = Steps(network, model.space, model.schedule, model.precision, tuning.drop, model.labels, rng)
-    say(outlook(f"Minimax on {real.facts.name}", network, tuning.passes, tuning.steps, tuning.batch))
     size = real.num_classes, tuning.memory, math.prod(model.latent)
-    seen, made = LatentMemory(*size, real.device), LatentMemory(*size, real.device)
-    batches, clock = Batches(len(real), tuning.batch, last="drop"), {"seconds": 0.0}
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
-    live |= {"clock": clock, "real": seen.live(), "generated": made.live()}
+    remembered, generated = LatentMemory(*size, real.device), LatentMemory(*size, real.device)
+    lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
+    last = len(model.schedule) if tuning.up_to is None else tuning.up_to  # timestep with the two losses
+    batches = Batches(len(real), tuning.batch, last="drop")
+    live = {"network": model.network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
+    live |= {"real": remembered.live(), "generated": generated.live()}
     for step in loop.steps("minimax", tuning.steps, live):
-        began = time.perf_counter()
         index = batches.index(step, rng)
         classes = labels[index]
-        taken = steps.take(data, index, classes)
-        loss, log = taken.error + taken.bound, {"error": taken.error, "bound": taken.bound}
-        chosen = torch.nonzero(taken.t <= (len(model.schedule) if tuning.up_to is None else tuning.up_to)).flatten()
-        near = taken.predicted[chosen.to(taken.predicted.device)]
-        if (tuning.lambda_r or tuning.lambda_d) and len(chosen):
-            lambdas = {"lambda_r": tuning.lambda_r, "lambda_d": tuning.lambda_d}
-            log["minimax"] = minimax_loss(near, classes[chosen], real=seen, generated=made, **lambdas)
+        found = model.losses(data, index, classes, tuning.drop, rng)
+        loss, log = found.error + found.bound, {"error": found.error, "bound": found.bound}
+        chosen = torch.nonzero(found.t <= last).flatten()
+        predicted = found.predicted[chosen.to(found.predicted.device)]
+        if any(lambdas.values()) and len(chosen):
+            log["minimax"] = minimax_loss(predicted, classes[chosen], real=remembered, generated=generated, **lambdas)
             loss = loss + log["minimax"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        seen.add(taken.z, classes)
-        made.add(near.detach(), classes[chosen])
-        follow(average, network, tuning.ema)
+        remembered.add(found.z, classes)
+        generated.add(predicted.detach(), classes[chosen])
+        follow(average, model.network, tuning.ema)
         loop.log(**log)
-        clock["seconds"] += time.perf_counter() - began
     about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "base": as_dict(start)}
-    about |= {"settings": as_dict(tuning), "seconds": round(clock["seconds"], 1)}
-    about |= {"parameters": sum(p.numel() for p in weights.values()), "looks": store.thinned(loop.history)}
-    write_json(file.parent / "settings.json", about)
+    about |= {"settings": as_dict(tuning), "parameters": sum(p.numel() for p in weights.values())}
+    write_json(file.parent / "settings.json", about | {"looks": store.thinned(loop.history)})
     write_tensors(file, {k: v for k, v in average.state_dict().items() if k in weights})
     store.forget(loop, "minimax", "encode")

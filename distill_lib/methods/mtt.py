@@ -12,14 +12,13 @@ The paper's numbers are the best of an evaluation every 100 iterations, chosen o
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Literal
 
 import torch
 
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment, like
 from .common.trajectories import Experts, Student, check_students, train_experts
 
@@ -30,31 +29,30 @@ VERSION = 1
 class Config:
     ipc: Count = 10  # images per class
     iterations: int = 5_001  # updates of the images, one student each; the official loop runs 0 to 5,000 inclusive
-    syn_steps: int = 30  # steps of a student
-    expert_epochs: int = 2  # epochs of the expert that the student should make up for
-    max_start_epoch: int = 20  # students start after 0 .. max_start_epoch - 1 epochs of an expert
+    syn_steps: Count = 30  # steps of a student
+    expert_epochs: Count = 2  # epochs of the expert that the student should make up for
+    max_start_epoch: Count = 20  # students start after 0 .. max_start_epoch - 1 epochs of an expert
     batch_syn: Count | None = None  # synthetic images per step of a student; None for all
     lr_img: float = 100.0  # SGD step size on the pixels; large, because a pixel's derivative is tiny
     momentum_img: float = 0.5  # of images and step size
     lr_lr: float = 1e-5  # SGD step size on the student's step size
     lr_teacher: float = 0.001  # the student's step size at the start
     init: Literal["real", "noise"] = "real"
-    experts: Experts = field(default_factory=Experts)
+    experts: Experts = Experts()
     source: str = "published"  # of this setting: published by the authors, or what it was reconstructed from
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        experts = replace(self.experts, count=1, epochs=2, batch=32, per_epoch=128)
-        return self._reduced(experts, iterations=10, syn_steps=4, max_start_epoch=2, batch_syn=10)
+        return self._reduced(self.experts.smoke(), iterations=10, syn_steps=4, max_start_epoch=2, batch_syn=10)
 
     def small(self) -> Config:
         """A budget two CPU cores finish in minutes: few, short experts on part of the set; students of few steps."""
-        experts, steps = replace(self.experts, count=2, epochs=6, batch=64, per_epoch=2_048), min(self.syn_steps, 8)
-        return self._reduced(experts, iterations=100, syn_steps=steps, max_start_epoch=5, batch_syn=20)
+        steps = min(self.syn_steps, 8)
+        return self._reduced(self.experts.small(), iterations=100, syn_steps=steps, max_start_epoch=5, batch_syn=20)
 
     def _reduced(self, experts: Experts, iterations: int, **changes: int) -> Config:
-        few = min(self.iterations, iterations)
-        return replace(self, iterations=few, expert_epochs=1, lr_teacher=0.01, experts=experts, **changes)
+        few = lowered(self, iterations=iterations)
+        return replace(few, expert_epochs=1, lr_teacher=0.01, experts=experts, **changes)
 
 
 ZCA = Experts(zca=True)
@@ -104,7 +102,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:
-    """What cells share before their sets differ."""
+    """Settings of stage 1, which several sets share, by name."""
     return {"expert trajectories": cfg.experts}
 
 

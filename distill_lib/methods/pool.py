@@ -7,7 +7,6 @@ sampler can be repeated often: every rule chooses from the same pool, which the 
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,7 @@ from ..core.rng import stream
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN
 from . import dgs
-from .dgs import Sampler, Scoring
 
 VERSION = 1
 
@@ -30,17 +27,15 @@ class Config:
     ipc: Count = 10  # images per class
     pool: Count = 5  # images in the pool for each one kept
     source: Literal["GAN", "real"] = "GAN"
-    rule: Literal["difficulty", "shuffled", "random", "first"] = (
-        "difficulty"  # DGS's; the same with the scores of a class shuffled; uniformly; those drawn first
-    )
-    gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN, DiM and SKD
-    sampler: Sampler = field(default_factory=Sampler)
-    scoring: Scoring = field(default_factory=lambda: Scoring(scorer="trained"))
+    # DGS's; the same with the scores of a class shuffled; uniformly; those drawn first
+    rule: Literal["difficulty", "shuffled", "random", "first"] = "difficulty"
+    gan: cgan.GAN = cgan.GAN()  # stage 1, shared with CGAN, DiM and SKD
+    sampler: dgs.Sampler = dgs.Sampler()
+    scoring: dgs.Scoring = dgs.Scoring(scorer="trained")
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        training = replace(self.scoring.training.smoke(self.ipc), network="ConvNetW32", epochs=1)
-        return replace(self, gan=self.gan.smoke(), scoring=replace(self.scoring, training=training, folds=2))
+        return replace(self, gan=self.gan.smoke(), scoring=replace(self.scoring.smoke(self.ipc), folds=2))
 
     def small(self) -> Config:
         """A narrower GAN and a scorer that is trained for less long."""
@@ -53,8 +48,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
     return Config(ipc=ipc)
 
 
-def stage1(cfg: Config) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, cgan.GAN]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": cfg.gan} if cfg.source == "GAN" else {}
 
 

@@ -16,15 +16,14 @@ from ..core.rng import stream
 from ..core.settings import replace, settings
 from ..data import ImageSet, like
 from ..networks import reference
-from ..networks.reference import Training
 
 VERSION = 1
-K_CENTER = """K-Center: cover every class in feature space (Sener & Savarese 2018). Book page: book/selection.md
+ABOUT_K_CENTER = """K-Center: cover every class in feature space (Sener & Savarese 2018). Book page: book/selection.md
 
 The farthest image comes next. The first centre is the image nearest to the class mean, so at one image per class
 K-Center and Herding choose the same. Later centres are outliers, and accuracy may fall with more of them.
 """
-FORGETTING = """Forgetting: what a network forgets most in training (Toneva et al. 2019). Book page: book/selection.md
+ABOUT_FORGETTING = """Forgetting: what a network forgets most (Toneva et al. 2019). Book page: book/selection.md
 
 Forgotten means classified right at one visit in training and wrong at the next, counted during one training run. The
 chosen images are hard ones, so a few of them train worse than random images do.
@@ -37,7 +36,7 @@ Zhao and Bai 2022), of an author of the baseline, counts events alone. That come
 @settings
 class Config:
     ipc: int = 10  # images per class
-    training: Training = Training()  # of the network; one network serves all three rules
+    training: reference.Training = reference.Training()  # of the network; one network serves all three rules
     never_learned: Literal["most", "none"] | None = None  # Forgetting: such images first, or no event (None: the same)
 
     def smoke(self) -> Config:
@@ -58,11 +57,11 @@ def paper_config(dataset: str, ipc: int, never_learned: Literal["most", "none"] 
     """
     known = like(dataset)
     network = "ResNetAP-10" if known.is_imagenet_subset and not known.union else "ConvNet"
-    return Config(ipc=ipc, training=Training(network=network), never_learned=never_learned)
+    return Config(ipc=ipc, training=reference.Training(network=network), never_learned=never_learned)
 
 
-def stage1(cfg: Config) -> dict[str, Training]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, reference.Training]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"feature network": cfg.training}
 
 

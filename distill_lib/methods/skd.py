@@ -16,7 +16,6 @@ default.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
 import pydantic
@@ -28,13 +27,11 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet
 from ..generators import cgan
-from ..generators.cgan import GAN
 from ..generators.generated import GeneratedSet
 from .common import network_pool
-from .common.network_pool import Matching
 
 VERSION = 1
-NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
+ABOUT_NO_STANDARDISATION = 'The row "No Stand.": softmax(x / tau) in place of equations 3 to 5. Book page: book/skd.md'
 EVERY_IPC = True  # one generator serves every ipc
 prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 
@@ -42,8 +39,8 @@ prepare, stage1 = cgan.prepare, cgan.stage1  # stage 1 is the conditional GAN
 @settings
 class Config:
     ipc: Count = 10  # images per class and epoch, or of the fixed set
-    gan: GAN = field(default_factory=GAN)  # stage 1, shared with CGAN and DiM
-    matching: Matching = field(default_factory=Matching)  # stage 2: DiM's, as the paper states no other
+    gan: cgan.GAN = cgan.GAN()  # stage 1, shared with CGAN and DiM
+    matching: network_pool.Matching = network_pool.Matching()  # stage 2: DiM's, as the paper states no other
     weight: float = 0.01  # lambda of equation 7
     tau: Annotated[float, pydantic.Field(gt=0)] = 2.0
     standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
@@ -62,7 +59,7 @@ class Config:
 
 def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
-    weight, matching = 0.001 if dataset == "MNIST" else 0.01, Matching(pool=network_pool.pool_for(dataset))
+    weight, matching = 0.001 if dataset == "MNIST" else 0.01, network_pool.Matching(pool=network_pool.pool_for(dataset))
     return Config(ipc=ipc, weight=weight, standardise=standardise, matching=matching)
 
 
@@ -77,7 +74,7 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
     def loss(network: nn.Module, real_images: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         target, ours = network_pool.answers(network, real_images, fake, embedding=cfg.target == "embedding")
-        target, ours = (network_pool.paired(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
+        target, ours = (network_pool.pair_up(x, labels, cfg.matching, network.num_classes) for x in (target, ours))
         return cfg.weight * cfg.tau**2 * skd_loss(target, ours, cfg)
 
     generator = network_pool.second_stage(trained, cfg.matching, loss if cfg.weight else None, seed, loop)

@@ -12,7 +12,7 @@ field of `StochasticModule` or `Config` whose comment says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -23,10 +23,9 @@ from ..core.device import send
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import Count, replace, settings
+from ..core.settings import Count, lowered, replace, settings
 from ..data import ImageSet, augment
 from ..generators import prior
-from ..generators.cgan import GAN
 from .common import matching
 from .common.latents import SMALL, CodeSpace, Latents
 from .glad import GradientMatcher, Matcher
@@ -72,18 +71,18 @@ class Config:
     network: str = "ConvNet"
     batch_real: Count = 256  # real images per class and step
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # one draw per class and step, for real and rendered images
-    space: CodeSpace = field(default_factory=CodeSpace)
-    module: StochasticModule = field(default_factory=StochasticModule)
+    space: CodeSpace = CodeSpace()
+    module: StochasticModule = StochasticModule()
 
     def smoke(self) -> Config:
         """The same method, small enough for two CPU cores in seconds."""
-        few = min(self.iterations, 10), min(self.batch_real, 16)
-        return replace(self, iterations=few[0], batch_real=few[1], space=self.space.smoke())
+        return replace(lowered(self, iterations=10, batch_real=16), space=self.space.smoke())
 
     def small(self) -> Config:
         """A budget one CPU core finishes in minutes; a conditional GAN trained on the set itself is the prior."""
-        iterations, batch = min(self.iterations, SMALL[self.match][0]), SMALL[self.match][1]
-        return replace(self, iterations=iterations, batch_real=batch, space=self.space.small(self.match))
+        iterations, batch_real = SMALL[self.match]
+        few = lowered(self, iterations=iterations)
+        return replace(few, batch_real=batch_real, space=self.space.small(self.match))
 
 
 def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
@@ -91,8 +90,8 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     return Config(ipc=ipc, match=match, space=CodeSpace.published(dataset, match), dsa=augment.strategy_for(dataset))
 
 
-def stage1(cfg: Config) -> dict[str, GAN]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, Any]:
+    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior)
 
 
@@ -102,7 +101,7 @@ def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
 
 
 def measure(synthetic: ImageSet, test: ImageSet, cfg: Config) -> dict[str, list[Any]]:
-    """How the module changed on the way, for the record: norm of the means, trace of the covariance, correlations."""
+    """The module's course, for the record: norm of the means, trace of the covariance, correlations."""
     return {f"module, {k}": v for k, v in synthetic.facts.extra["module"].items()}
 
 
@@ -203,7 +202,7 @@ class Normal:
 
     @torch.no_grad()
     def numbers(self) -> dict[str, Any] | None:
-        """Plain numbers of a small event, from which `final` makes the distributions again; None for a large one."""
+        """The distributions as plain lists, for `final`; None if there is more than one per image, or E > 20."""
         if self.mean.shape[-1] > 20 or self.mean.ndim > 2:
             return None
         return {"mean": self.mean.tolist(), "d": self.d.tolist(), "factor": self.factor.tolist(), "full": self.full}

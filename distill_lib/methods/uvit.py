@@ -7,7 +7,6 @@ is the authors' entry in the ECCV 2024 challenge.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,18 @@ from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
 from ..data import ImageSet, like
 from ..generators import uvit
-from ..generators.uvit import ARCHITECTURES, Training
 
 VERSION = 1
 
 
 @settings
 class Config:
-    """How much is generated: one of `seconds`, `images` and `ipc`."""
+    """One of `seconds`, `images` and `ipc` says how much is generated."""
 
     seconds: float | None = 600.0  # the challenge's ten minutes; how many images that is depends on the machine
     images: Count | None = None  # in all
     ipc: Count | None = None  # of every class
-    training: Training = field(default_factory=Training)  # stage 1, shared by all sets of a data set
+    training: uvit.UViTTraining = uvit.UViTTraining()  # stage 1, shared by all sets of a data set
     training_seed: int = 0
     sampler: str = "dpm_fast"
     steps: Count = 50  # network evaluations per image
@@ -58,11 +56,11 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
     Args:
         ipc: images per class; None: as many as ten minutes give.
     """
-    training = Training(flip=like(dataset).mirrors)
+    training = uvit.UViTTraining(flip=like(dataset).mirrors)
     if dataset == "CIFAR100":
         training = replace(training, start="cifar10_uvit_small.pth")
     elif dataset == "TinyImageNet" or "@64px" in dataset:
-        mid = {k: getattr(ARCHITECTURES["Mid"], k) for k in ("patch", "width", "depth", "heads")}
+        mid = {k: getattr(uvit.ARCHITECTURES["Mid"], k) for k in ("patch", "width", "depth", "heads")}
         start = "imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None
         training = replace(training, steps=117_000, warm_up=5000, looks=117, checkpointing=True, start=start, **mid)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
@@ -74,8 +72,8 @@ def of_profile(dataset: str, profile: str, ipc: int | None = None) -> Config:
     return {"smoke": cfg.smoke, "small": cfg.small, "full": lambda: cfg}[profile]()
 
 
-def stage1(cfg: Config) -> dict[str, Training]:
-    """What cells share before their sets differ."""
+def stage1(cfg: Config) -> dict[str, uvit.UViTTraining]:
+    """Settings of stage 1, which several sets share, by name."""
     return {"U-ViT": cfg.training}
 
 

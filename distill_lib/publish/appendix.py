@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_for_filename
@@ -42,7 +42,7 @@ def _write(out: Path, name: str, title: str, back: str, body: str, style: str = 
 def record_pages(out: Path) -> Iterator[str]:
     """A page for every record: what it says, where it is shown, and the file as it is. Yields: the pages' names."""
     known = experiments.experiments()
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             try:
                 record = records.read(file)
@@ -75,13 +75,20 @@ CSV = re.compile(r'<a download="[^"]*" href="data:text/csv[^>]*>CSV</a>')
 HOW_TO_RUN = """*From the book: `{name}`, with its outputs as they stand there.*
 
 To run it, install the library from a copy of the project: `pip install -e .` in its folder, with Python 3.11 or newer.
-With `profile = "recorded"` nothing is computed. `smoke` computes in seconds to minutes and writes to `runs/` of that
-copy. `small` and `full` write to its `results/`, or to the folder that `DISTILL_RESULTS` names."""
+With `profile = "recorded"` nothing is computed, and the book's numbers are shown. `smoke` computes in seconds to
+minutes, `small` and `full` take longer. The next cell says into which folders on your machine they write."""
+FOLDERS = """# To keep what you compute beside this notebook, uncomment the next line;
+# the book's own records lie elsewhere, and are then not shown.
+# import os; os.environ.update(DISTILL_RESULTS="results", DISTILL_RUNS="runs")
+from distill_lib.core import paths
+
+print("records of small and full:", paths.results("small").parent.resolve())
+print("sets, and records of smoke:", paths.runs().resolve())"""
 ROLE = re.compile(r"\{([a-z:]+)\}`([^`<>]*?)(?:\s*<([^>`]+)>)?`")
 
 
 def runnable(notebook: Any, name: str, titles: dict[str, Any]) -> Any:
-    """An executed page as a notebook to take away: its roles as plain text, and first what it needs.
+    """An executed page as a notebook to take away: its roles as plain text, first what it needs and where it writes.
 
     Args:
         name:   of the page.
@@ -102,5 +109,6 @@ def runnable(notebook: Any, name: str, titles: dict[str, Any]) -> Any:
         for output in cell.get("outputs", []):  # a table's link to itself as CSV would double the file
             if shown := output.get("data", {}).get("text/html"):
                 output["data"]["text/html"] = CSV.sub("", shown)
-    notebook.cells.insert(0, new_markdown_cell(HOW_TO_RUN.format(name=name), id="how-to-run"))
+    how = new_markdown_cell(HOW_TO_RUN.format(name=name), id="how-to-run")
+    notebook.cells[:0] = [how, new_code_cell(FOLDERS, id="folders")]
     return notebook

@@ -171,8 +171,8 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
     where *= profile == "recorded"
     section += nodes.paragraph(
         "",
-        f"{where}What you compute with small or full is written to the folder results of the copy of the project that "
-        "the library is installed from, or to the folder that DISTILL_RESULTS names; smoke writes to runs there.",
+        f"{where}Your own run writes records to the folder results of your copy of the project (smoke: to runs), or to "
+        "the folders that DISTILL_RESULTS and DISTILL_RUNS name; the downloaded notebook prints their paths.",
     )
     top[0] += section
     for figure in doctree.findall(nodes.figure):
@@ -188,7 +188,7 @@ def _kept(experiment: str) -> list[str]:
         return f"{len(things)} {kind}{'s' * (len(things) > 1)}"
 
     found = []
-    for kept in ("full", "small"):
+    for kept in paths.RESULT_PROFILES:
         folder = paths.results(kept) / experiment
         files = [f for f in sorted(folder.glob("*")) if f.is_file() and not f.name.startswith(".")]
         made_by = {f: json.loads(f.read_text()).get("made_by") for f in files if f.suffix == ".json"}
@@ -239,6 +239,8 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
     source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / MATHJAX
     (out / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(source, out / "_static" / "mathjax" / MATHJAX)
+    for unneeded in (out / "_static").rglob("*.map"):  # for debuggers of the theme: megabytes
+        unneeded.unlink()
     for name, copy in _copies(app).items():
         file = out / "_sources" / f"{name}.ipynb"
         file.parent.mkdir(parents=True, exist_ok=True)

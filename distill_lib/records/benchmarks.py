@@ -22,8 +22,8 @@ peak_flops, peak_bytes
 target
     What is to be reached: {"ratio": at least}, {"seconds": at most} or {"added_seconds": at most}.
 facts, size, seconds, made_by
-    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, load of the
-    machine before.
+    Further numbers; the benchmark's sizes; seconds of measuring; device, threads, torch, commit, time, instructions of
+    the `processor`, and `busy_cores`, which other work took just before.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ import pandas as pd
 
 from ..core import paths
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import write_json
 
 FORMAT = "distill_lib.speed/1"
 WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more"}
 
 
-def folder() -> Path:
-    """Where the measurements lie."""
+def _folder() -> Path:
+    """The folder of the measurements."""
     return paths.results("benchmarks")
 
 
 def file(device: str, threads: int) -> Path:
     """The file of a device, as `device.describe` names it, and a number of threads."""
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r", \d+ threads$", "", device).lower()).strip("-")
-    return folder() / f"{slug}-{threads}threads.json"
+    return _folder() / f"{slug}-{threads}threads.json"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one file holds."""
+    """The measurements of one device with one number of threads."""
 
     device: str
     threads: int
@@ -91,8 +91,8 @@ def read(path: Path) -> Report:
 
 
 def reports() -> list[Report]:
-    """All of them, in order of their files' names."""
-    return [read(path) for path in sorted(folder().glob("*.json"))]
+    """Every report, in the order of the files' names."""
+    return [read(path) for path in sorted(_folder().glob("*.json"))]
 
 
 def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
@@ -101,7 +101,7 @@ def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
     kept = (read(path).entries if path.exists() else {}) | {e["name"]: e for e in entries}
     body = {"format": FORMAT, "device": re.sub(r", \d+ threads$", "", device), "threads": threads}
     body["entries"] = dict(sorted(kept.items()))
-    return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+    return write_json(path, body)
 
 
 # --- what entries say -----------------------------------------------------------------------------
@@ -183,16 +183,18 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns="facts") if len(frame) and not frame["facts"].any() else frame
 
 
-def of_memory(entry: dict[str, Any]) -> bool:
-    """Whether an entry holds a measured peak, and its seconds say nothing."""
-    return "measured_mb" in entry["facts"]
-
-
-def memory(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry of memory, the largest peak first: what was run, and its megabytes."""
-    found = sorted(filter(of_memory, entries), key=lambda e: -e["facts"]["measured_mb"])
-    rows = [(e["what"].removesuffix(": peak memory"), e["facts"]["measured_mb"]) for e in found]
-    return pd.DataFrame(rows, columns=["what", "measured MB"])
+def overview(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry that another loop is the reference of, the largest gain first: what was run, how many times as
+    long that loop takes, in the column of the plain or of the official one, and which share of the machine's arithmetic
+    ours uses."""
+    rows, loops = [], [e for e in entries if e["plain"] and set(e["target"]) <= {"ratio"}]
+    for e in sorted(loops, key=lambda e: -e["ratio"]):
+        official = any(word in e["compared"] for word in ("official", "published"))
+        flops, times = rate(e, "ours"), f"{e['ratio']:.2g}" if e["ratio"] < 10 else f"{e['ratio']:.0f}"
+        share = f"{100 * flops / e['peak_flops']:.0f} %" if flops and e["peak_flops"] else ""
+        rows.append((e["what"], "" if official else times, times if official else "", share))
+    columns = ["what", "times the plain loop", "times the official loop", "share of the limit"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _spread(side: dict[str, Any] | None) -> str:

@@ -17,15 +17,15 @@ import pandas as pd
 from PIL import Image
 
 from .. import experiments, records
+from ..core import paths
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
-from ..experiments.claims import findings as claim_findings
 from ..figures.images import pixels, sheet
 from ..records import reported
 from . import findings, ledger
 from .compare import quoted
 from .gallery import Shelf
-from .html import BOOK, Shown, show
+from .html import BOOK
 
 TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 PARTS = {  # what the bars of the front page tell apart -> the ledger's statuses
@@ -55,8 +55,10 @@ class Html:
 
 def _picture(images: np.ndarray) -> str:
     """Pixels (H, W, 3 or 4) in [0, 1] as the address of a PNG that stands in the page."""
-    file = io.BytesIO()
-    Image.fromarray((images * 255).round().astype(np.uint8)).save(file, "PNG", optimize=True)
+    file, shown = io.BytesIO(), (images * 255).round().astype(np.uint8)
+    if (shown[..., :1] == shown[..., 1:3]).all():  # grey, in half of the bytes
+        shown = shown[..., [0, 3]] if shown.shape[-1] == 4 else shown[..., 0]
+    Image.fromarray(shown).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -77,7 +79,7 @@ def headline() -> str:
 
 def bars() -> Html:
     """A bar per paper: how many of its numbers have which status; below it the paper's first finding."""
-    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in ledger.PAPERS}
+    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in reported.PAPERS}
     rows, texts = [], []
     for paper, counts in found.items():
         parts = {part: sum(counts[s] for s in statuses) for part, statuses in PARTS.items()}
@@ -100,35 +102,17 @@ def bars() -> Html:
     return Html(markup, "\n".join(texts))
 
 
-def claims() -> Shown:
-    """The papers' claims with their verdicts: those that have repeats; the caption counts the others."""
-    of = [e for paper in ledger.PAPERS for e in experiments.experiments().values() if e.name == f"{paper}/claims"]
-    found = [(e, finding) for e in of for finding in claim_findings(e, "recorded")]
-    run = [(e, f) for e, f in found if f.word != "not run"]
-    decided = [f for _, f in run if f.word != "undecided" and not f.provisional]
-    lines = [
-        {
-            "paper": TITLES[e.name.partition("/")[0]],
-            "claim": f.claim.sentence,
-            "ours, in points": str(f.effect),
-            "planned": f.claim.n,
-            "verdict": f.verdict,
-        }
-        for e, f in sorted(run, key=lambda pair: pair[1].provisional)
-    ]
-    columns = ["paper", "claim", "ours, in points", "planned", "verdict"]
-    counted = f"{len(decided)} of {len(found)} claims decided, {len(run) - len(decided)} under way"
-    return show(pd.DataFrame(lines, columns=columns), f"{counted}; a difference with its 95 % interval over repeats.")
-
-
 # --- gallery and time-lapse -------------------------------------------------------------------------------------------
-def gallery(shelves: dict[tuple[str, int], Shelf]) -> Html:
+def gallery(
+    shelves: dict[tuple[str, int], Shelf], missing: dict[tuple[str, int], dict[str, list[str]]] | None = None
+) -> Html:
     """Sets side by side: a method per row, a class per column, the best on top; a click shows the whole set.
 
     The setting with the most methods comes first.
 
     Args:
         shelves: of `gallery.shelves`.
+        missing: of `gallery.missing`: stands below the rows.
     """
     parts, texts = [], []
     for (dataset, ipc), shelf in sorted(shelves.items(), key=lambda item: -len(item[1])):
@@ -137,12 +121,16 @@ def gallery(shelves: dict[tuple[str, int], Shelf]) -> Html:
         heads = "".join(f"<span>{html.escape(name)}</span>" for name in names)
         rows = [_row(method, dataset, *shelf[method]) for method in order]
         what = f"{dataset}, {ipc} image{'s' * (ipc > 1)} per class"
+        left = [f"{', '.join(of)}: {reason}." for reason, of in (missing or {}).get((dataset, ipc), {}).items()]
+        said = f'<p class="missing">Not shown. {html.escape(" ".join(left))}</p>' if left else ""
         parts.append(
             f'<section class="distill-gallery" aria-label="{what}"><h3>{what}</h3>'
             f'<div class="heads" aria-hidden="true"><span></span><div>{heads}</div><span>accuracy</span></div>'
-            f"{''.join(rows)}</section>"
+            f"{''.join(rows)}{said}</section>"
         )
-        texts.append(f"{what}: " + ", ".join(f"{method} {shelf[method][1]}" for method in order))
+        texts.append(
+            f"{what}: " + ", ".join(f"{method} {shelf[method][1]}" for method in order) + f"; {' '.join(left)}"
+        )
     return Html("".join(parts), "\n".join(texts) or "not run")
 
 
@@ -210,7 +198,7 @@ def entries() -> list[dict[str, Any]]:
     What the small budget left untrained is left out.
     """
     out = []
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             record = records.read(file)
             cell, key = record.cell, record.key

@@ -60,11 +60,11 @@ VP = VPSchedule()
 
 
 # --- times ---
-def uniform_lambda(intervals: int, end: float = 1e-4, schedule: VPSchedule = VP) -> list[float]:
+def uniform_lambda(intervals: int, end: float = 1e-4) -> list[float]:
     """intervals + 1 times from 1 to `end`, equally far apart in lambda."""
-    first, last = (float(schedule.lambda_(t)) for t in (1.0, end))
+    first, last = (float(VP.lambda_(t)) for t in (1.0, end))
     lambdas = torch.linspace(first, last, intervals + 1, dtype=torch.float64)
-    return [1.0, *schedule.t_of_lambda(lambdas[1:-1]).tolist(), end]
+    return [1.0, *VP.t_of_lambda(lambdas[1:-1]).tolist(), end]
 
 
 def uniform_time(intervals: int, end: float = 1e-4) -> list[float]:
@@ -82,30 +82,30 @@ def fast_orders(steps: int) -> list[int]:
 class _Interval:
     """Coefficients between two times s > t."""
 
-    def __init__(self, schedule: VPSchedule, s: float, t: float):
-        self.alpha_s, self.sigma_s = float(schedule.alpha(s)), float(schedule.sigma(s))
-        self.alpha_t, self.sigma_t = float(schedule.alpha(t)), float(schedule.sigma(t))
+    def __init__(self, s: float, t: float):
+        self.alpha_s, self.sigma_s = float(VP.alpha(s)), float(VP.sigma(s))
+        self.alpha_t, self.sigma_t = float(VP.alpha(t)), float(VP.sigma(t))
         self.keep = self.alpha_t / self.alpha_s
         # sigma_t (e^h - 1), also if sigma_t is 0
         self.turn = self.alpha_t * self.sigma_s / self.alpha_s - self.sigma_t
 
 
-def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSchedule = VP) -> Tensor:
+def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int) -> Tensor:
     """One step of the single-step DPM-Solver of order 1 (which is DDIM), 2 or 3, with as many network evaluations.
 
     Args:
         x: (B, C, H, W) at time s; returns it at the smaller time t > 0.
     Source: Lu et al. 2022, algorithms 1, 4 and 5, with r1 = 1/2 at order 2 and 1/3, 2/3 at order 3.
     """
-    whole, e_s = _Interval(schedule, s, t), eps(x, s)
+    whole, e_s = _Interval(s, t), eps(x, s)
     if order == 1:
         return whole.keep * x - whole.turn * e_s
-    lambda_s = float(schedule.lambda_(s))
-    h = float(schedule.lambda_(t)) - lambda_s
+    lambda_s = float(VP.lambda_(s))
+    h = float(VP.lambda_(t)) - lambda_s
 
     def part(r: float) -> tuple[float, _Interval]:
-        middle = float(schedule.t_of_lambda(lambda_s + r * h))
-        return middle, _Interval(schedule, s, middle)
+        middle = float(VP.t_of_lambda(lambda_s + r * h))
+        return middle, _Interval(s, middle)
 
     if order == 2:
         s_1, first = part(1 / 2)
@@ -120,7 +120,7 @@ def dpm_step(eps: Eps, x: Tensor, s: float, t: float, order: int, schedule: VPSc
 
 
 # --- solvers ---
-def dpm_fast(eps: Eps, x: Tensor, steps: int, schedule: VPSchedule = VP, end: float = 1e-4) -> Tensor:
+def dpm_fast(eps: Eps, x: Tensor, steps: int) -> Tensor:
     """DPM-Solver-fast: `steps` network evaluations in single steps of order 3, uniform in lambda; the rest is a last
     step of order 2 or 1.
 
@@ -128,13 +128,13 @@ def dpm_fast(eps: Eps, x: Tensor, steps: int, schedule: VPSchedule = VP, end: fl
     spent.
     """
     orders = fast_orders(steps)
-    times = uniform_lambda(len(orders), end, schedule)
+    times = uniform_lambda(len(orders))
     for order, s, t in zip(orders, times[:-1], times[1:], strict=True):
-        x = dpm_step(eps, x, s, t, order, schedule)
+        x = dpm_step(eps, x, s, t, order)
     return x
 
 
-def dpm_multistep(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSchedule = VP) -> Tensor:
+def dpm_multistep(eps: Eps, x: Tensor, times: Sequence[float]) -> Tensor:
     """DPM-Solver++ of order 2, multi-step: one network evaluation for each of the intervals between `times`, the first
     of order 1.
 
@@ -142,7 +142,7 @@ def dpm_multistep(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSched
     """
     before, h_before = None, 0.0
     for s, t in zip(times[:-1], times[1:], strict=True):
-        i, h = _Interval(schedule, s, t), float(schedule.lambda_(t)) - float(schedule.lambda_(s))
+        i, h = _Interval(s, t), float(VP.lambda_(t)) - float(VP.lambda_(s))
         image = (x - i.sigma_s * eps(x, s)) / i.alpha_s  # the network's x_0
         towards = image if before is None else image + (h / h_before / 2) * (image - before)
         x = i.sigma_t / i.sigma_s * x - i.alpha_t * math.expm1(-h) * towards
@@ -150,16 +150,14 @@ def dpm_multistep(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSched
     return x
 
 
-def ddim(eps: Eps, x: Tensor, times: Sequence[float], schedule: VPSchedule = VP) -> Tensor:
+def ddim(eps: Eps, x: Tensor, times: Sequence[float]) -> Tensor:
     """DDIM without noise: steps of order 1 between `times`, the last of which may be 0."""
     for s, t in zip(times[:-1], times[1:], strict=True):
-        x = dpm_step(eps, x, s, t, 1, schedule)
+        x = dpm_step(eps, x, s, t, 1)
     return x
 
 
-def ancestral(
-    eps: Eps, x: Tensor, times: Sequence[float], noise: Callable[[], Tensor], schedule: VPSchedule = VP
-) -> Tensor:
+def ancestral(eps: Eps, x: Tensor, times: Sequence[float], noise: Callable[[], Tensor]) -> Tensor:
     """DDPM: draws from the posterior q(x_t | x_s, x_0) at the network's x_0, for each interval between `times`; the
     last may be 0.
 
@@ -167,7 +165,7 @@ def ancestral(
         noise: returns new standard normal numbers of the shape of x; not called for a step to t = 0.
     """
     for s, t in zip(times[:-1], times[1:], strict=True):
-        i = _Interval(schedule, s, t)
+        i = _Interval(s, t)
         image = (x - i.sigma_s * eps(x, s)) / i.alpha_s
         ratio = i.alpha_s / i.alpha_t
         added = i.sigma_s**2 - ratio**2 * i.sigma_t**2  # variance of q(x_s | x_t)
@@ -185,22 +183,14 @@ SAMPLERS = {
 }
 
 
-def sample(
-    name: str,
-    eps: Eps,
-    x: Tensor,
-    steps: int,
-    noise: Callable[[], Tensor] | None = None,
-    schedule: VPSchedule = VP,
-    end: float = 1e-4,
-) -> Tensor:
-    """From noise at time 1 to images, with `steps` network evaluations.
+def sample(name: str, eps: Eps, x: Tensor, steps: int, noise: Callable[[], Tensor] | None = None) -> Tensor:
+    """From noise at time 1 to images, with `steps` network evaluations: "dpm_fast" and "dpm++2m" down to time 1e-4,
+    "ddim" and "ddpm" to 0.
 
     Args:
         name:  one of `SAMPLERS`.
         x:     (B, C, H, W) standard normal numbers.
         noise: for "ddpm": returns new standard normal numbers like x.
-        end:   last time of "dpm_fast" and "dpm++2m"; "ddim" and "ddpm" end at 0.
     Returns: (B, C, H, W) in the units the network was trained in, not clipped.
     Raises:  UserError: an unknown name, or too few steps.
     """
@@ -210,11 +200,11 @@ def sample(
     if steps < least:
         raise UserError(f"{name}: {steps} steps; at least {least}")
     if name == "dpm_fast":
-        return dpm_fast(eps, x, steps, schedule, end)
+        return dpm_fast(eps, x, steps)
     if name == "dpm++2m":
-        return dpm_multistep(eps, x, uniform_lambda(steps, end, schedule), schedule)
+        return dpm_multistep(eps, x, uniform_lambda(steps))
     if name == "ddim":
-        return ddim(eps, x, uniform_time(steps, 0.0), schedule)
+        return ddim(eps, x, uniform_time(steps, 0.0))
     if noise is None:
         raise UserError("ddpm: give `noise`, which draws the random numbers of every step")
-    return ancestral(eps, x, uniform_time(steps, 0.0), noise, schedule)
+    return ancestral(eps, x, uniform_time(steps, 0.0), noise)

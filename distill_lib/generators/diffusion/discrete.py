@@ -23,7 +23,7 @@ from torch import Tensor
 from ...core.device import send
 from ...core.errors import UserError
 
-Name = Literal["linear", "cosine"]
+ScheduleName = Literal["linear", "cosine"]
 
 
 class Schedule:
@@ -66,8 +66,8 @@ class Schedule:
         return Schedule((1 - level[1:] / level[:-1]).clamp_max(0.999))
 
     @staticmethod
-    def named(name: Name, steps: int = 1000) -> Schedule:
-        return Schedule.cosine(steps) if name == "cosine" else Schedule.linear(steps)
+    def named(name: ScheduleName) -> Schedule:
+        return Schedule.cosine() if name == "cosine" else Schedule.linear()
 
     def __len__(self) -> int:
         return len(self.betas)

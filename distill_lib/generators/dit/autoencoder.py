@@ -40,7 +40,7 @@ class Encoded:
 
 
 class Autoencoder(nn.Module):
-    """Between pixels and latents.
+    """Encodes pixels into latents and decodes them.
 
     Attributes:
         name:     what it was loaded by.

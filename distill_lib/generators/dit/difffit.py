@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...core.settings import replace
-from .network import DiT, build
+from .network import DiT
 
-TRAINED = ("bias", "norm", "gamma", "y_embed")  # parts of the names of what DiffFit trains; no norm here has parameters
+DIFFFIT = ("bias", "norm", "gamma", "y_embed")  # parts of the names of tuned parameters; no norm here has any
 
 
 def difffit(network: DiT) -> DiT:
@@ -13,9 +13,9 @@ def difffit(network: DiT) -> DiT:
 
     Its outputs are those of `network` until it is trained.
     """
-    copy = build(replace(network.arch, scaled=network.arch.depth // 2)).to(network.pos_embed.device)
+    copy = DiT(replace(network.arch, scaled=network.arch.depth // 2)).to(network.pos_embed.device)
     missing, extra = copy.load_state_dict(network.state_dict(), strict=False)
     assert not extra and all("gamma" in name for name in missing)
     for name, p in copy.named_parameters():
-        p.requires_grad_(any(part in name for part in TRAINED))
+        p.requires_grad_(any(part in name for part in DIFFFIT))
     return copy

@@ -17,7 +17,6 @@ from ...core.settings import as_dict
 from ...data import ImageSet
 from ..diffusion import discrete
 from .encoded import resized
-from .forecast import outlook, say
 from .network import guided
 from .settings import VERSION, Sampling
 from .training import Model
@@ -51,7 +50,6 @@ def drawn_pool(
             network = model()
             todo = [i for i, f in enumerate(files) if not f.exists()]
             phase = f"pool-{folder.name}-{len(todo)}"
-            say(outlook("images drawn", network.network, sampling.work(1), len(todo), each * real.num_classes))
             for step in loop.steps(phase, len(todo), {}):
                 i = todo[step]
                 write_tensors(files[i], {"images": _drawn(network, sampling, range(i * each, (i + 1) * each), seed)})

@@ -20,7 +20,7 @@ from .settings import VERSION, Pretraining
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Between pixels and what the network sees: an autoencoder, and a shift and a scale of every channel.
+    """The space in which the network works: an autoencoder's latents, shifted and scaled in every channel.
 
     Attributes:
         mean, std: (C, 1, 1): the network sees (latent - mean) / std.

@@ -1,6 +1,6 @@
 """DiT: a transformer over patches that predicts the noise of latents, given a timestep and a class.
 
-    network = DiT(Architecture(side=32, channels=4)).draw_weights(rng)     # DiT-XL/2 at 256 pixels
+    network = DiT(DiTArchitecture(side=32, channels=4)).draw_weights(rng)     # DiT-XL/2 at 256 pixels
     network = read("DiT-XL-2-256/transformer")                             # official or diffusers' weights
     predict = guided(network, labels, none=1000, scale=4.0)
 
@@ -12,7 +12,6 @@ DiTTransformer2DModel.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Literal, Self
@@ -21,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import memory
 from ...core.errors import UserError
-from ...core.settings import Count, replace, settings
+from ...core.settings import Count, settings
 from ..transformer import Attention, Mlp, PatchEmbed, sinusoids, unpatchify
 
 FREQUENCIES = 256  # numbers a timestep is embedded in
@@ -32,7 +30,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 @settings
-class Architecture:
+class DiTArchitecture:
     """Everything that decides the shapes of the weights. The defaults are DiT-XL/2 for images of 256 pixels."""
 
     side: Count = 32  # of the latents
@@ -69,14 +67,6 @@ class Architecture:
         """Entries between the layers of an MLP."""
         return int(self.width * self.mlp_ratio)
 
-    def flops(self) -> float:
-        """Floating-point operations of one forward pass of one image, a multiply-add counted as two."""
-        w = self.width
-        per_token = 4 * w * w + 2 * w * self.hidden + 2 * self.tokens * w
-        ends = self.tokens * self.patch**2 * self.channels * 3 * w
-        once = self.depth * 6 * w * w + (FREQUENCIES + w) * w + 2 * w * w
-        return 2.0 * (self.depth * self.tokens * per_token + ends + once)
-
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """(B, L, D) tokens, normalised, then scaled and shifted by the condition (B, 1, D)."""
@@ -86,7 +76,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
 class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-zero)."""
 
-    def __init__(self, arch: Architecture, scaled: bool):
+    def __init__(self, arch: DiTArchitecture, scaled: bool):
         super().__init__()
         self.attn = Attention(arch.width, arch.heads, scaled=scaled)
         self.mlp = Mlp(arch.width, arch.hidden, approximate="tanh")
@@ -107,7 +97,7 @@ class DiTBlock(nn.Module):
 class TimestepEmbedder(nn.Module):
     """(B,) timesteps to (B, D): cosines, then sines, through an MLP."""
 
-    def __init__(self, arch: Architecture):
+    def __init__(self, arch: DiTArchitecture):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, arch.width), nn.SiLU(), nn.Linear(arch.width, arch.width))
         half = FREQUENCIES // 2
@@ -123,7 +113,7 @@ class TimestepEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     """(B,) labels to (B, D); the last row stands for no class."""
 
-    def __init__(self, arch: Architecture):
+    def __init__(self, arch: DiTArchitecture):
         super().__init__()
         self.embedding_table = nn.Embedding(arch.num_classes + 1, arch.width)
 
@@ -134,7 +124,7 @@ class LabelEmbedder(nn.Module):
 class FinalLayer(nn.Module):
     """Tokens to the numbers of their patches, shifted and scaled by the condition."""
 
-    def __init__(self, arch: Architecture):
+    def __init__(self, arch: DiTArchitecture):
         super().__init__()
         self.linear = nn.Linear(arch.width, arch.patch**2 * 2 * arch.channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(arch.width, 2 * arch.width))
@@ -150,16 +140,15 @@ class DiT(nn.Module):
     The label `num_classes` stands for no class. Weights are PyTorch's until `draw_weights` or `load_state_dict`.
     """
 
-    family = "dit"
-
-    def __init__(self, arch: Architecture):
+    def __init__(self, arch: DiTArchitecture):
         super().__init__()
         self.arch = arch.check()
-        self.x_embedder = PatchEmbed(arch.channels, arch.width, arch.patch)
-        self.t_embedder, self.y_embedder = TimestepEmbedder(arch), LabelEmbedder(arch)
         self.pos_embed = nn.Parameter(positions(arch.width, arch.side // arch.patch)[None], requires_grad=False)
-        self.blocks = nn.ModuleList(DiTBlock(arch, i < arch.scaled) for i in range(arch.depth))
-        self.final_layer = FinalLayer(arch)
+        with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
+            self.x_embedder = PatchEmbed(arch.channels, arch.width, arch.patch)
+            self.t_embedder, self.y_embedder = TimestepEmbedder(arch), LabelEmbedder(arch)
+            self.blocks = nn.ModuleList(DiTBlock(arch, i < arch.scaled) for i in range(arch.depth))
+            self.final_layer = FinalLayer(arch)
 
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         x = self.x_embedder(z) + self.pos_embed  # (B, L, D)
@@ -184,38 +173,6 @@ class DiT(nn.Module):
                 bound = math.sqrt(6 / (p.shape[0] + p[0].numel()))
                 p.copy_((torch.rand(p.shape, generator=rng, device=rng.device) * 2 - 1) * bound)
         return self
-
-
-@functools.lru_cache(maxsize=64)
-def parameter_count(arch: Architecture) -> int:
-    """How many numbers the weights of these sizes are, places of the patches included, without DiffFit's scales."""
-    with torch.device("meta"):
-        return memory.parameter_count(DiT(replace(arch, scaled=0)))
-
-
-@functools.lru_cache(maxsize=64)
-def image_bytes(arch: Architecture) -> float:
-    """What training keeps of one image: counted with one block and with two; every further one keeps as much as the
-    second."""
-
-    def counted(depth: int) -> float:
-        network = build(replace(arch, depth=depth, scaled=0))
-        weights = [p for p in network.parameters() if p.requires_grad]
-
-        def run(n: int) -> tuple[Tensor, ...]:
-            latents, labels = torch.zeros(n, arch.channels, arch.side, arch.side), torch.zeros(n, dtype=torch.int64)
-            return torch.autograd.grad(network(latents, torch.zeros(n), labels).sum(), weights)
-
-        return memory.bytes_per_image(run)
-
-    one, two = counted(1), counted(2)
-    return one + (arch.depth - 1) * (two - one)
-
-
-def build(arch: Architecture) -> DiT:
-    """A network without a draw from torch's global generator."""
-    with torch.random.fork_rng(devices=[]):
-        return DiT(arch)
 
 
 def positions(width: int, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings of a latent diffusion model, and what they cost."""
+"""Settings of a latent diffusion model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from ...core.settings import Count, replace, settings
 from ...data import DATASETS, sized
 from ..diffusion import discrete
-from .network import Architecture, Numerics, image_bytes, parameter_count
+from .network import Numerics
 
 VERSION = 1  # of what the stages make: part of every key
 Precision = Literal["float32", "bfloat16"]
@@ -32,7 +32,7 @@ class Pretraining:
     width: Count = 384
     depth: Count = 12
     heads: Count = 6
-    schedule: discrete.Name = "linear"
+    schedule: discrete.ScheduleName = "linear"
     steps: Count = 100_000
     batch: Count = 128
     lr: float = 1e-4  # AdamW
@@ -43,7 +43,7 @@ class Pretraining:
     seed: int = 0
 
     def smoke(self) -> Pretraining:
-        """In pixels, for seconds."""
+        """A tiny DiT in pixels, trained for seconds."""
         course = dict(steps=12, batch=16, lr=2e-3, ema=0.9, flips=False, precision="float32")
         return replace(self.in_pixels(), width=32, depth=2, heads=2, **course)
 
@@ -61,16 +61,10 @@ class Pretraining:
         """Images through the network while it is trained, a backward pass counted as two forward ones."""
         return 0.0 if self.weights else 3.0 * self.steps * self.batch
 
-    def trained_here(self, channels: int, side: int, num_classes: int) -> Architecture:
-        """The network that is trained here on latents (channels, side, side)."""
-        patch = self.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
-        sizes = (side, channels, patch, self.width, self.depth, self.heads)
-        return Architecture(*sizes, num_classes=num_classes).check()
-
 
 @settings
 class Sampling:
-    """How images are drawn. The defaults are those of Minimax's code."""
+    """Settings of drawing. The defaults are those of Minimax's code."""
 
     steps: Count = 50
     guidance: float = 4.0
@@ -94,20 +88,6 @@ class Sampling:
 
 
 def has_published(dataset: str) -> bool:
-    """Whether published weights know the classes of a data set: subsets of ImageNet."""
+    """Whether the published weights know the classes of a data set, as they do those of subsets of ImageNet."""
     found = DATASETS.get(sized(dataset)[0])
     return found is not None and bool(found.imagenet_indices)
-
-
-def peak_bytes(arch: Architecture, images: int, gpu: bool, trained: float = 0.0) -> float:
-    """Bytes a step keeps alive: the weights; average, gradients and moments of the trained ones; and activations, of
-    every block if it trains, of one if it draws.
-
-    Args:
-        trained: share of the weights; 0 draws images.
-    """
-    weights = parameter_count(arch) * ((2 if trained else 1) + 3 * trained)
-    if trained:
-        return 4.0 * weights + images * image_bytes(arch)
-    per_block = arch.tokens * (14 * arch.width + 2 * arch.hidden) + (0 if gpu else arch.tokens**2 * arch.heads)
-    return 4.0 * (weights + images * per_block)

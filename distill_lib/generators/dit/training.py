@@ -1,7 +1,7 @@
 """A class-conditional latent diffusion model: published weights, or a DiT trained here.
 
     model = base(real, Pretraining())                # stage 1: DiT-XL/2, or a smaller DiT trained on `real`
-    taken = Steps(network, model.space, ...).take(data, index, labels)     # the losses of one batch
+    losses = model.losses(data, index, labels, drop, rng)      # of one batch of the encoded set `data`
 
 Every stage keeps what it made in `runs/`, under a hash of all it depends on; a second process that asks for the same
 waits. Stage 2, DiffFit with the two losses of Minimax, is in `methods.minimax`.
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...core import paths, store
+from ...core import store
 from ...core import weights as core_weights
 from ...core.batches import Batches
 from ...core.device import send
@@ -28,17 +27,32 @@ from ...core.errors import UserError
 from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import as_dict
-from ...core.settings import build as build_settings
+from ...core.settings import as_dict, build
 from ...data import ImageSet
 from ..diffusion.discrete import Schedule
-from ..training import follow, lr_share, set_lr
+from ..training import follow, kept_in, lr_share, set_lr
 from . import autoencoder
 from . import weights as dit_weights
 from .encoded import EncodedSet, LatentSpace, encoder_of, latents
-from .forecast import outlook, say
-from .network import Architecture, DiT, build
+from .network import DiT, DiTArchitecture
 from .settings import VERSION, Precision, Pretraining
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one batch, and what Minimax needs of it.
+
+    Attributes:
+        error, bound: the two parts of the loss.
+        z, predicted: the clean latents (B, C, h, w), and what the network takes them to be.
+        t:            (B,) steps of the schedule.
+    """
+
+    error: Tensor
+    bound: Tensor
+    z: Tensor
+    predicted: Tensor
+    t: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Model:
     """A network that draws the classes of a set.
 
     Attributes:
-        network: in eval mode, no gradients.
+        network: in eval mode and without gradients, unless it is in training.
         labels:  (K,) the network's label of every class.
     """
 
@@ -63,7 +77,27 @@ class Model:
         return arch.channels, arch.side, arch.side
 
     def answer(self, *inputs: Tensor) -> Tensor:
-        return answer(self.network, self.precision, *inputs)
+        """The network's answer in float32, with products in the precision asked for."""
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.network(*inputs).float()
+
+    def losses(self, data: EncodedSet, index: Tensor, labels: Tensor, drop: float, rng: torch.Generator) -> StepLosses:
+        """Both losses of the images `index` (B,) of classes `labels` (B,), noised to random steps.
+
+        Args:
+            index, labels: on the CPU.
+            drop: share of the labels that are replaced by "no class".
+        """
+        z = self.space.seen(data.draw(index, rng))
+        t = torch.randint(len(self.schedule), (len(index),), generator=rng)
+        noise = send(torch.randn(z.shape, generator=rng), z.device)
+        dropped = torch.rand(len(index), generator=rng) < drop
+        given = send(torch.where(dropped, self.network.arch.num_classes, self.labels[labels]), z.device)
+        z_t = self.schedule.noised(z, t, noise)
+        found = self.answer(z_t, send(self.schedule.timesteps[t], z.device), given)
+        error, bound = self.schedule.losses(found, z, z_t, t, noise)
+        predicted = self.schedule.clean(z_t, t, found[:, : z.shape[1]])
+        return StepLosses(error.mean(), bound.mean(), z, predicted, t)
 
 
 def base(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> Model:
@@ -95,10 +129,9 @@ def base(real: ImageSet, cfg: Pretraining, loop: Loop | None = None) -> Model:
 
 
 def trained_file(real: ImageSet, cfg: Pretraining) -> Path:
-    """Where a DiT trained by these settings lies."""
+    """The file of a DiT trained by these settings."""
     key = {"base": as_dict(cfg), "data": real.sha256(), "version": VERSION}
-    name = f"dit-{store.plain_name(real.facts.name)}-{store.digest(key)}"
-    return paths.runs() / "generators" / name / "dit.safetensors"
+    return kept_in("dit", store.plain_name(real.facts.name), key) / "dit.safetensors"
 
 
 def _published(real: ImageSet, cfg: Pretraining, channels: int, latent: int, side: int) -> DiT:
@@ -115,16 +148,18 @@ def _published(real: ImageSet, cfg: Pretraining, channels: int, latent: int, sid
     return network
 
 
-def architecture(real: ImageSet, cfg: Pretraining) -> Architecture:
+def architecture(real: ImageSet, cfg: Pretraining) -> DiTArchitecture:
     """The network that would be trained on `real`."""
     encoder = encoder_of(real, cfg)
     side = (cfg.side or real.shape[1]) // encoder.factor
-    return cfg.trained_here(encoder.channels or real.shape[0], side, real.num_classes)
+    patch = cfg.patch or next(p for p in range(1, side + 1) if side % p == 0 and side // p <= 8)
+    sizes = (side, encoder.channels or real.shape[0], patch, cfg.width, cfg.depth, cfg.heads)
+    return DiTArchitecture(*sizes, num_classes=real.num_classes).check()
 
 
 def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) -> None:
     data, rng = latents(real, cfg, loop), stream(cfg.seed, "DiT")
-    network = build(architecture(real, cfg)).draw_weights(rng).to(real.device).train()
+    network = DiT(architecture(real, cfg)).draw_weights(rng).to(real.device).train()
     one = torch.ones(network.arch.channels, 1, 1, device=real.device)
     scale = data.encoder.scale
     mean, std = (0 * one, one / scale) if scale else data.moments()
@@ -132,26 +167,21 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     average = copy.deepcopy(network).requires_grad_(False)
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0, fused=True)
-    conditions = torch.arange(real.num_classes)
-    steps = Steps(network, space, Schedule.named(cfg.schedule), cfg.precision, cfg.drop, conditions, rng)
-    say(outlook(f"DiT on {real.facts.name}", network, 3.0, cfg.steps, cfg.batch))
-    batches, clock = Batches(len(real), cfg.batch, last="drop"), {"seconds": 0.0}
-    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng}
-    live |= {"order": batches.order, "clock": clock}
+    model = Model(network, space, torch.arange(real.num_classes), Schedule.named(cfg.schedule), cfg.precision)
+    batches = Batches(len(real), cfg.batch, last="drop")
+    live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
     for step in loop.steps("dit", cfg.steps, live):
-        start = time.perf_counter()
         set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
-        taken = steps.take(data, index, real.hard_labels.cpu()[index])
+        found = model.losses(data, index, real.hard_labels.cpu()[index], cfg.drop, rng)
         optimizer.zero_grad()
-        (taken.error + taken.bound).backward()
+        (found.error + found.bound).backward()
         optimizer.step()
         follow(average, network, min(cfg.ema, (1 + step) / (10 + step)))
-        loop.log(error=taken.error, bound=taken.bound)
-        clock["seconds"] += time.perf_counter() - start
+        loop.log(error=found.error, bound=found.bound)
     about = {"dataset": real.facts.name, "data_sha256": real.sha256(), "settings": as_dict(cfg)}
-    about |= {"seconds": round(clock["seconds"], 1), "parameters": sum(p.numel() for p in weights)}
-    write_json(file.parent / "settings.json", about | {"looks": store.thinned(loop.history)})
+    about |= {"parameters": sum(p.numel() for p in weights), "looks": store.thinned(loop.history)}
+    write_json(file.parent / "settings.json", about)
     saved = {f"network.{k}": v for k, v in average.state_dict().items()} | {"latent_mean": mean, "latent_std": std}
     write_tensors(file, saved, {"architecture": json.dumps(as_dict(network.arch))})
     store.forget(loop, "dit", "encode")
@@ -161,55 +191,6 @@ def _read(file: Path) -> tuple[DiT, Tensor, Tensor]:
     """A network that was trained here, and mean and deviation of its latents."""
     with undamaged(file, "delete it to train the DiT again"):
         saved, about = read_tensors(file)
-        network = build(build_settings(Architecture, json.loads(about["architecture"])))
+        network = DiT(build(DiTArchitecture, json.loads(about["architecture"])))
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
         return network, saved["latent_mean"], saved["latent_std"]
-
-
-# --- a step of training ---
-@dataclass(frozen=True)
-class Taken:
-    """What one batch gave.
-
-    Attributes:
-        error, bound: the two parts of the loss.
-        z, predicted: the clean latents (B, C, h, w), and what the network takes them to be.
-        t:            (B,) steps of the schedule.
-    """
-
-    error: Tensor
-    bound: Tensor
-    z: Tensor
-    predicted: Tensor
-    t: Tensor
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Noised latents of a batch through the network: the same in both stages."""
-
-    network: DiT
-    space: LatentSpace
-    schedule: Schedule
-    precision: Precision
-    drop: float
-    conditions: Tensor  # (K,) the network's label of every class
-    rng: torch.Generator
-
-    def take(self, data: EncodedSet, index: Tensor, labels: Tensor) -> Taken:
-        """Args: index, labels: (B,) on the CPU."""
-        z, rng = self.space.seen(data.draw(index, self.rng)), self.rng
-        t = torch.randint(len(self.schedule), (len(index),), generator=rng)
-        noise = send(torch.randn(z.shape, generator=rng), z.device)
-        dropped = torch.rand(len(index), generator=rng) < self.drop
-        given = send(torch.where(dropped, self.network.arch.num_classes, self.conditions[labels]), z.device)
-        z_t = self.schedule.noised(z, t, noise)
-        found = answer(self.network, self.precision, z_t, send(self.schedule.timesteps[t], z.device), given)
-        error, bound = self.schedule.losses(found, z, z_t, t, noise)
-        return Taken(error.mean(), bound.mean(), z, self.schedule.clean(z_t, t, found[:, : z.shape[1]]), t)
-
-
-def answer(network: nn.Module, precision: Precision, *inputs: Tensor) -> Tensor:
-    """The network's answer in float32, with products in the precision asked for."""
-    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return network(*inputs).float()

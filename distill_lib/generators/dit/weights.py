@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...core import weights
 from ...core.errors import UserError
-from .network import Architecture, DiT, Numerics, build
+from ...core.files import undamaged
+from .network import DiT, DiTArchitecture, Numerics
 
 
 def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
@@ -32,19 +33,15 @@ def read(path: str | Path, numerics: Numerics | None = None) -> DiT:
     path = Path(path)
     if path.is_dir():
         path = path / "transformer" if (path / "transformer").is_dir() else path
-        try:
+        with undamaged(path, "give the folder of a DiT as diffusers writes it"):
             arch = from_config(json.loads((path / "config.json").read_text()), numerics or "diffusers")
-            network = build(arch)
+            network = DiT(arch)
             network.load_state_dict({"pos_embed": network.pos_embed.data, **from_diffusers(tensors(path), arch)})
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as err:
-            raise UserError(f"{path}: not a DiT as diffusers writes it ({err})") from None
-        return network
-    state = from_minimax(tensors(path))
-    try:
-        network = build(infer(state, numerics or "official"))
-        network.load_state_dict(state)
-    except (KeyError, RuntimeError, ValueError) as err:
-        raise UserError(f"{path}: not the state dict of a DiT ({err})") from None
+    else:
+        state = from_minimax(tensors(path))
+        with undamaged(path, "give the state dict of a DiT"):
+            network = DiT(infer(state, numerics or "official"))
+            network.load_state_dict(state)
     return network
 
 
@@ -68,13 +65,13 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return out
 
 
-def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architecture:
+def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> DiTArchitecture:
     """The architecture of an official state dict. It does not say how many heads there are: they are taken to have 72
     numbers, or 64 if 72 do not fit."""
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     head = 72 if width % 72 == 0 else 64 if width % 64 == 0 else width
-    return Architecture(
+    return DiTArchitecture(
         side=math.isqrt(state["pos_embed"].shape[1]) * patch,
         channels=channels,
         patch=patch,
@@ -88,7 +85,7 @@ def infer(state: dict[str, Tensor], numerics: Numerics = "official") -> Architec
     )
 
 
-def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
+def from_config(config: dict, numerics: Numerics = "diffusers") -> DiTArchitecture:
     """The architecture of a diffusers `config.json` (DiTTransformer2DModel, or Transformer2DModel as older files say).
 
     Raises: UserError: a network that is no DiT, or one without learned variances.
@@ -102,7 +99,7 @@ def from_config(config: dict, numerics: Numerics = "diffusers") -> Architecture:
         wanted = f"one that learns variances has {2 * channels}"
         raise UserError(f"a DiT with {outputs} output channels for {channels}; {wanted}")
     heads = config["num_attention_heads"]
-    return Architecture(
+    return DiTArchitecture(
         side=config["sample_size"],
         channels=channels,
         patch=config["patch_size"],
@@ -132,7 +129,7 @@ _EMBEDDERS = {
 }
 
 
-def from_diffusers(state: dict[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
+def from_diffusers(state: dict[str, Tensor], arch: DiTArchitecture) -> dict[str, Tensor]:
     """diffusers' state dict by official names, without the fixed positions.
 
     diffusers keeps a copy of the two embedders in every block; the first is taken.

@@ -2,4 +2,4 @@
 
 from .layers import Layer, design, published_layers
 from .network import FullyConnected, StyleGANXL, Synthesis, unit
-from .weights import from_tensors, read, read_layers, to_tensors
+from .weights import from_tensors, read

@@ -8,6 +8,8 @@ matrices, applied as matrix products on rows and columns. 3x3 convolutions on a 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,19 @@ from .layers import Layer
 
 SLOPE, CLAMP = 0.2, 256.0
 Forms = tuple[Tensor, Tensor]  # Winograd forms of a weight: (36, O, I) forwards, (36, I, O) backwards
+
+
+class Kept:
+    """A value computed from tensors, which is computed again only when they have changed."""
+
+    def __init__(self):
+        self.key, self.value = None, None
+
+    def __call__(self, make: Callable[[], Any], *tensors: Tensor) -> Any:
+        key = [(t.data_ptr(), t._version, t.device) for t in tensors]
+        if key != self.key:
+            self.key, self.value = key, make()
+        return self.value
 
 
 class Resampling(nn.Module):
@@ -32,33 +47,29 @@ class Resampling(nn.Module):
         self.layer = layer
         self.register_buffer("up_filter", torch.zeros(6 * layer.up))
         self.register_buffer("down_filter", torch.zeros(*[6 * layer.down] * (2 if layer.radial else 1)))
-        self._made: dict[tuple, tuple[Tensor, Tensor | None]] = {}
+        self._kept = Kept()
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
-        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices, None for a radial one; made anew
-        when the filters change."""
-        key = tuple((f.data_ptr(), f._version, f.device) for f in (self.up_filter, self.down_filter))
-        if key not in self._made:
-            layer, (low, _), device = self.layer, self.layer.padding, self.up_filter.device
-            inputs, tmp = layer.in_size + layer.kernel - 1, (layer.size - 1) * layer.down + 6 * layer.down
-            up, down = torch.zeros(tmp, inputs), None
-            f = self.up_filter.detach().cpu().flip(0) * layer.up
-            for i in range(inputs):  # sample i stands at i up + low of the padded signal
-                at = i * layer.up + low
-                for j in range(len(f)):
-                    if 0 <= at - j < tmp:
-                        up[at - j, i] = f[j]
-            if not layer.radial:
-                down, g = torch.zeros(layer.size, tmp), self.down_filter.detach().cpu().flip(0)
-                for o in range(layer.size):
-                    down[o, o * layer.down : o * layer.down + len(g)] = g
-                down = down.to(device)
-            self._made = {key: (up.to(device), down)}
-        return self._made[key]
+        """(tmp, in + kernel - 1) and (size, tmp): the separable filters as matrices, None for a radial one."""
+        layer, (low, _), device = self.layer, self.layer.padding, self.up_filter.device
+        inputs, tmp = layer.in_size + layer.kernel - 1, (layer.size - 1) * layer.down + 6 * layer.down
+        up, down = torch.zeros(tmp, inputs), None
+        f = self.up_filter.detach().cpu().flip(0) * layer.up
+        for i in range(inputs):  # sample i stands at i up + low of the padded signal
+            at = i * layer.up + low
+            for j in range(len(f)):
+                if 0 <= at - j < tmp:
+                    up[at - j, i] = f[j]
+        if not layer.radial:
+            down, g = torch.zeros(layer.size, tmp), self.down_filter.detach().cpu().flip(0)
+            for o in range(layer.size):
+                down[o, o * layer.down : o * layer.down + len(g)] = g
+            down = down.to(device)
+        return up.to(device), down
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, C, in + kernel - 1, same) to (B, C, size, size): bias, up, leaky ReLU times sqrt 2, clamp, down."""
-        up, down = self.matrices()
+        up, down = self._kept(self.matrices, self.up_filter, self.down_filter)
         x = _apply(x + bias[:, None, None], up)  # (B, C, tmp, tmp)
         x = (F.leaky_relu(x, SLOPE) * 2**0.5).clamp(-CLAMP, CLAMP)
         return self._radial(x) if down is None else _apply(x, down)  # (B, C, size, size)
@@ -111,34 +122,18 @@ def _products(x: Tensor, weight: Tensor, pad: int) -> Tensor:
     return found[:, :, : h + 2 * pad - 2, : w + 2 * pad - 2]
 
 
-class Weights:
-    """The normalised weights of a convolution in the forms that its products need, made anew when weights change."""
-
-    def __init__(self):
-        self.key, self.value = None, None
-
-    def __call__(self, weight: Tensor, demodulated: bool) -> tuple[Tensor, Tensor, Forms | None]:
-        """Normalised weight (O, I, k, k), its squares summed over k x k (O, I), and the Winograd forms where they
-        pay."""
-        if torch.is_grad_enabled() and weight.requires_grad:
-            return self.make(weight, demodulated)
-        key = (weight.data_ptr(), weight._version, weight.device)
-        if key != self.key:
-            self.key, self.value = key, self.make(weight.detach(), demodulated)
-        return self.value
-
-    @staticmethod
-    def make(weight: Tensor, demodulated: bool) -> tuple[Tensor, Tensor, Forms | None]:
-        if demodulated:
-            weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
-        forms = None
-        fixed = not weight.requires_grad and weight.device.type == "cpu"
-        if fixed and weight.shape[2] == 3 and min(weight.shape[:2]) >= 64:  # then Winograd's products pay
-            change = _winograd(weight.device)[2]
-            turned = weight.flip(2, 3).transpose(0, 1)  # of the derivative by the input
-            flat = ((w.flatten(2).permute(2, 0, 1).reshape(9, -1), w.shape[:2]) for w in (weight, turned))
-            forms = tuple((change @ nine).view(36, *channels).contiguous() for nine, channels in flat)
-        return weight, weight.square().sum((2, 3)), forms
+def normalised_weight(weight: Tensor, demodulated: bool) -> tuple[Tensor, Tensor, Forms | None]:
+    """Normalised weight (O, I, k, k), its squares summed over k x k (O, I), and its Winograd forms where they pay."""
+    if demodulated:
+        weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
+    forms = None
+    fixed = not weight.requires_grad and weight.device.type == "cpu"
+    if fixed and weight.shape[2] == 3 and min(weight.shape[:2]) >= 64:  # then Winograd's products pay
+        change = _winograd(weight.device)[2]
+        turned = weight.flip(2, 3).transpose(0, 1)  # of the derivative by the input
+        flat = ((w.flatten(2).permute(2, 0, 1).reshape(9, -1), w.shape[:2]) for w in (weight, turned))
+        forms = tuple((change @ nine).view(36, *channels).contiguous() for nine, channels in flat)
+    return weight, weight.square().sum((2, 3)), forms
 
 
 def convolve(x: Tensor, s: Tensor, weights: tuple, out: Tensor | None) -> Tensor:

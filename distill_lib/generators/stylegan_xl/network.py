@@ -24,15 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layered import LayeredGenerator
-from .convolution import CLAMP, SLOPE, Resampling, Weights, convolve
+from .convolution import CLAMP, SLOPE, Forms, Kept, Resampling, convolve, normalised_weight
 from .layers import BANDWIDTH, GRID_RATE, MARGIN, Layer, design
 
 EMBEDDING = 320  # numbers that describe a class
 
 
 class FullyConnected(nn.Module):
-    """Linear layer whose stored weights are larger by 1 / `lr_multiplier` and a root of the inputs than those it
-    multiplies with."""
+    """Linear layer with an equalised learning rate: it multiplies with weight * lr_multiplier / sqrt(inputs)."""
 
     def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, activation: bool = False):
         super().__init__()
@@ -113,21 +112,27 @@ class Synthesis(nn.Module):
         self.bias = nn.Parameter(torch.empty(layer.channels))
         self.register_buffer("magnitude_ema", torch.ones(()))
         self.resampling = None if layer.to_rgb else Resampling(layer)
-        self._weights = Weights()
+        self._kept = Kept()
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """(B, inputs, in_size, in_size) and one code (B, w_dim) to (B, channels, size, size)."""
         layer, s = self.layer, self.affine(w)
         gain = self.magnitude_ema.rsqrt()
         if layer.to_rgb:
-            x = convolve(x, s * (gain * layer.inputs**-0.5 / layer.kernel), self._weights(self.weight, False), None)
+            x = convolve(x, s * (gain * layer.inputs**-0.5 / layer.kernel), self._weights(), None)
             return (x + self.bias[:, None, None]).clamp(-CLAMP, CLAMP)
         # cancels except for the 1e-8 below; per image, so that an image does not depend on the others
         s = s * s.square().mean(1, keepdim=True).rsqrt()  # (B, inputs)
-        weights = self._weights(self.weight, True)
+        weights = self._weights()
         out = (s.square() @ weights[1].T + 1e-8).rsqrt()  # (B, channels)
         x = convolve(x, gain * s, weights, out)  # (B, channels, in_size + kernel - 1, same)
         return self.resampling(x, self.bias)  # (B, channels, size, size)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Forms | None]:
+        demodulated = not self.layer.to_rgb
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return normalised_weight(self.weight, demodulated)
+        return self._kept(lambda: normalised_weight(self.weight.detach(), demodulated), self.weight)
 
 
 class StyleGANXL(LayeredGenerator):
@@ -138,8 +143,6 @@ class StyleGANXL(LayeredGenerator):
         layers:  in order; the last is toRGB.
         classes: rows of the table of class features.
     """
-
-    family = "StyleGAN-XL"
 
     def __init__(self, layers: Sequence[Layer], classes: int = 1000, z_dim: int = 64, w_dim: int = 512):
         super().__init__()

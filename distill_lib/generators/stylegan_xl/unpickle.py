@@ -24,7 +24,7 @@ from ...core.files import write_tensors
 
 
 class Inert(dict):
-    """What a name in a pickle stands for: keeps arguments, entries and state, does nothing."""
+    """Stands for any object of a pickle: it keeps arguments, entries and state, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         made = super().__new__(cls)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.files import read_tensors
+from ...core.files import read_tensors, undamaged
 from .layers import GRID_RATE, MARGIN, Layer
 from .network import StyleGANXL
 
@@ -59,21 +59,8 @@ def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
     try:
         made.load_state_dict(renamed)
     except RuntimeError as err:
-        raise UserError("not the tensors of a StyleGAN-XL generator: " + " ".join(str(err).split())) from None
+        raise UserError("not the tensors of a StyleGAN-XL generator: " + textwrap.shorten(str(err), 400)) from None
     return made.eval().requires_grad_(False)
-
-
-def to_tensors(generator: StyleGANXL) -> dict[str, Tensor]:
-    """The weights under the official names: what `from_tensors` reads."""
-    out = {}
-    for name, tensor in generator.state_dict().items():
-        parts = name.split(".")
-        if parts[0] == "layers":
-            parts = ["synthesis", generator.plan[int(parts[1])].name, *(p for p in parts[2:] if p != "resampling")]
-        elif parts[0] == "input":
-            parts = ["synthesis", *parts]
-        out[".".join(parts)] = tensor.detach().cpu().contiguous()
-    return out
 
 
 def read(file: Path | str) -> StyleGANXL:
@@ -81,7 +68,5 @@ def read(file: Path | str) -> StyleGANXL:
 
     Raises: UserError: a missing, damaged or foreign file.
     """
-    try:
+    with undamaged(file, "convert the official pickle again"):
         return from_tensors(read_tensors(file)[0])
-    except (SafetensorError, OSError) as err:
-        raise UserError(f"{file}: cannot be read ({err})") from None

@@ -21,7 +21,7 @@ from ..transformer import Attention, Mlp, PatchEmbed, unpatchify
 
 
 @settings
-class Architecture:
+class UViTArchitecture:
     """Everything that decides the shapes of the weights."""
 
     image_size: Count = 32  # pixels
@@ -69,12 +69,12 @@ class Architecture:
         return self.channels, self.image_size, self.image_size
 
 
-_IMAGENET = Architecture(image_size=64, patch=4, num_classes=1000)
+_IMAGENET = UViTArchitecture(image_size=64, patch=4, num_classes=1000)
 ARCHITECTURES = {
-    "Small": Architecture(),  # CIFAR-10 checkpoint
+    "Small": UViTArchitecture(),  # CIFAR-10 checkpoint
     "Mid": replace(_IMAGENET, width=768, depth=16, heads=12),  # ImageNet 64 x 64 checkpoints, as Large
     "Large": replace(_IMAGENET, width=1024, depth=20, heads=16),
-    "Tiny": Architecture(patch=4, width=128, depth=4, heads=4, num_classes=10),  # ours, for CPUs
+    "Tiny": UViTArchitecture(patch=4, width=128, depth=4, heads=4, num_classes=10),  # ours, for CPUs
 }
 
 
@@ -82,7 +82,7 @@ class UViTBlock(nn.Module):
     """Pre-norm attention and MLP; with `skip`, after a linear layer that joins the tokens with those of an earlier
     block."""
 
-    def __init__(self, arch: Architecture, skip: bool = False):
+    def __init__(self, arch: UViTArchitecture, skip: bool = False):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(arch.width), nn.LayerNorm(arch.width)
         self.attn = Attention(arch.width, arch.heads, bias=False)
@@ -112,7 +112,11 @@ class UViT(nn.Module):
     """
 
     def __init__(
-        self, arch: Architecture, rng: torch.Generator | None = None, checkpointing: bool = False, device: str = "cpu"
+        self,
+        arch: UViTArchitecture,
+        rng: torch.Generator | None = None,
+        checkpointing: bool = False,
+        device: str = "cpu",
     ):
         super().__init__()
         self.arch, self.checkpointing = arch.check(), checkpointing
@@ -197,6 +201,6 @@ class UViT(nn.Module):
 
 
 @functools.lru_cache(maxsize=64)
-def parameter_count(arch: Architecture) -> int:
-    """How many numbers the weights of these sizes are."""
+def parameter_count(arch: UViTArchitecture) -> int:
+    """Number of parameters of a network of these sizes."""
     return memory.parameter_count(UViT(arch, device="meta"))

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ...core.errors import TimeUp, UserError
-from ...core.files import atomically, undamaged
+from ...core.files import undamaged, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...data import ImageSet
@@ -135,7 +135,7 @@ class Generated:
         yield from (load_file(file)["images"] for file in _files(self.folder))
 
     def load(self, like: ImageSet, **extra: Any) -> ImageSet:
-        """As a synthetic set with `like`'s facts, uint8; the last, incomplete round of classes is left out.
+        """The images as a synthetic set with `like`'s facts, uint8, without the last, incomplete round of classes.
 
         Raises: UserError: there is not one image of every class.
         """
@@ -206,7 +206,10 @@ def generate_for(
             network(torch.zeros(n, *model.arch.shape, device=model.device), torch.zeros(n, device=model.device), labels)
             warm = True
         start = time.perf_counter()
-        took = _write(folder / f"batch{made:09d}.safetensors", draw(labels, n, seed, made).cpu(), key, start)
+        batch_images = {"images": draw(labels, n, seed, made).cpu()}
+        took = time.perf_counter() - start
+        about = {"key": json.dumps(key), "seconds": repr(took)}
+        write_tensors(folder / f"batch{made:09d}.safetensors", batch_images, about)
         made, spent, slowest = made + n, spent + took, max(slowest, took)
         if loop.tell:
             done, total = (made, images) if seconds is None else (round(min(spent, seconds)), round(seconds))
@@ -214,19 +217,6 @@ def generate_for(
         if loop.deadline is not None and time.monotonic() > loop.deadline and more():
             raise TimeUp(f"generate: stopped at {made} images, which are kept")
     return Generated(folder, num_classes, made, spent)
-
-
-def _write(file: Path, images: Tensor, key: dict[str, Any], start: float) -> float:
-    """Write a batch and the seconds since `start`; returns those."""
-    took = 0.0
-
-    def write(part: Path) -> None:
-        nonlocal took
-        took = time.perf_counter() - start
-        save_file({"images": images.contiguous()}, part, {"key": json.dumps(key), "seconds": repr(took)})
-
-    atomically(file, write)
-    return took
 
 
 def _past(file: Path, key: dict[str, Any]) -> tuple[int, float]:

@@ -1,6 +1,6 @@
 """The U-ViT's training, which is run once for every data set and settings; the result is kept in `runs/`.
 
-    model = uvit.trained(real, Training(), seed=0).model()         # weights averaged over training
+    model = uvit.trained(real, UViTTraining(), seed=0).model()         # weights averaged over training
     images = uvit.generate(model, labels, seed=0)                  # (N, C, H, W) uint8
     made = uvit.generate_for(model, 600, num_classes=100, seed=0, folder=folder)     # what ten minutes allow, on disk
 
@@ -14,19 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import pydantic
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ...core import store
+from ...core import store, weights
 from ...core.batches import Batches
 from ...core.device import compiled, send
 from ...core.errors import UserError
@@ -38,17 +38,16 @@ from ...data import ImageSet
 from ..diffusion.continuous import VP
 from ..training import follow, kept_in, look_steps, lr_share, set_lr
 from ..transformer import sinusoids
-from .network import Architecture, UViT, parameter_count
-from .weights import find, from_state, load, read, save, surgery
+from .network import UViT, UViTArchitecture
+from .weights import from_state, load, read, save, surgery
 
 VERSION = 1  # of what training makes: part of the key
 PIECE_MB = 8192  # of activations
 
 
 @settings
-class Training:
-    """How a U-ViT is trained. The defaults are the paper's for CIFAR-100, and its base code's where the paper is
-    silent."""
+class UViTTraining:
+    """Settings of a U-ViT's training: by default the paper's for CIFAR-100 and, where it is silent, its base code's."""
 
     patch: Count = 2
     width: Count = 512
@@ -57,8 +56,9 @@ class Training:
     mlp_ratio: Count = 4
     output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
     positions: Literal["random", "sinusoids"] = "random"  # start of the patches' learned positions (sinusoids: ours)
-    label_drop: float = 0.0  # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
-    start: str | None = None  # file of public weights to go on from, see `find`; None: from random ones
+    # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
+    label_drop: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    start: str | None = None  # file of public weights to go on from; None: random ones
     steps: Count = 80_000  # the paper calls them epochs
     batch: Count = 1024  # images a step, over all processes
     lr: float = 2e-4  # AdamW
@@ -72,12 +72,12 @@ class Training:
     checkpointing: bool = False  # of activations: less memory, a third slower; base code: for Mid
     looks: Count = 80  # moments at which weights are kept and samples can be judged
 
-    def smoke(self) -> Training:
+    def smoke(self) -> UViTTraining:
         """Seconds on one CPU core."""
         network = dict(patch=4, width=32, depth=2, heads=2, start=None, precision="float32", checkpointing=False)
         return replace(self, **network, steps=40, batch=32, lr=2e-3, warm_up=10, lr_decay=0.5, ema=0.9, looks=2)
 
-    def small(self) -> Training:
+    def small(self) -> UViTTraining:
         """Three quarters of an hour on one CPU core, with three departures that let so short a training show something:
         v, sinusoids, dropped labels."""
         network = dict(patch=4, width=128, depth=4, heads=4, start=None, precision="float32", checkpointing=False)
@@ -85,26 +85,21 @@ class Training:
         course = dict(steps=8000, batch=32, lr=2e-3, betas=(0.9, 0.99), warm_up=100, lr_decay=0.5, ema=0.998, looks=8)
         return replace(self, **network, **ours, **course)
 
-    def architecture(self, real: ImageSet) -> Architecture:
+    def architecture(self, real: ImageSet) -> UViTArchitecture:
         """Raises: UserError: images this network does not fit."""
         channels, height, side = real.shape
         if height != side:
             raise UserError(f"U-ViT: images of {height} x {side} pixels; works for squares")
-        if not 0 <= self.label_drop < 1:
-            raise UserError(f"U-ViT: label_drop {self.label_drop}; a share from 0 to below 1")
         sizes = (side, channels, self.patch, self.width, self.depth, self.heads, self.mlp_ratio)
-        return Architecture(*sizes, real.num_classes, self.label_drop > 0, self.output).check()
+        return UViTArchitecture(*sizes, real.num_classes, self.label_drop > 0, self.output).check()
 
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
         return 3.0 * self.steps * self.batch
 
 
-Monitor = Callable[[int, UViT], dict[str, float]]  # (steps done, averaged weights) -> values by name
-
-
 class Drawn(NamedTuple):
-    """What one step sees: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
+    """Inputs of one step: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise as the images, labels (B,)."""
 
     images: Tensor
     t: Tensor
@@ -133,7 +128,7 @@ def noise_loss(
     return (error if output == "noise" else error / alpha).square().mean()
 
 
-def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
+def initial(real: ImageSet, cfg: UViTTraining, seed: int) -> UViT:
     """The network before training: random weights, or those of `cfg.start` with a new label embedding.
 
     Raises: UserError: the file is not there, or does not fit.
@@ -146,10 +141,15 @@ def initial(real: ImageSet, cfg: Training, seed: int) -> UViT:
                 raise UserError(f"U-ViT: positions from sinusoids need a width that four divides, not {arch.width}")
             model.pos_embed.data[0, arch.extras :] = sinusoids(arch.image_size // arch.patch, arch.width)
         return model
-    state, given = read(find(cfg.start))
+    state, given = read(_published(cfg.start))
     if replace(given, num_classes=arch.num_classes, no_label=arch.no_label) != arch:
         raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {arch}")
     return from_state(surgery(state, arch.labels, rng), arch, cfg.checkpointing)
+
+
+def _published(start: str) -> Path:
+    """The file of the weights to start from. Raises: UserError: saying where it could lie."""
+    return weights.need_file(start, f"U-ViT ({start})", instead="; or train from random weights with start=None")
 
 
 @dataclass
@@ -161,7 +161,7 @@ class StepInputs:
     """
 
     real: ImageSet
-    cfg: Training
+    cfg: UViTTraining
     rank: int = 0
     world: int = 1
 
@@ -194,7 +194,7 @@ class Fit:
 
     Attributes:
         model: the averaged weights, in eval mode.
-        looks: one entry per look: step, loss (mean since the look before), what the monitor said.
+        looks: one entry per look: step, loss (mean since the look before).
         curve: [step, mean loss of the steps since the entry before].
     """
 
@@ -204,13 +204,19 @@ class Fit:
     seconds: float
 
 
-def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, monitor: Monitor | None = None) -> Fit:
+def fit(
+    real: ImageSet,
+    cfg: UViTTraining,
+    seed: int,
+    loop: Loop | None = None,
+    keep: Callable[[int, UViT], Any] | None = None,
+) -> Fit:
     """Train without keeping the result; on several processes if torch.distributed was started, a share of every batch
     on each.
 
     Args:
-        real:    (N, C, H, W) images without whitening, on the device to compute on.
-        monitor: called at every look, on the first process.
+        real: (N, C, H, W) images without whitening, on the device to compute on.
+        keep: called with the steps done and the averaged weights at every look, on the first process.
     Raises: UserError: images or settings no network here fits.  TimeUp, Diverged: see `Loop`.
     """
     if real.whitening is not None:
@@ -234,7 +240,7 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
     live = {"model": model, "ema": ema, "optimizer": optimizer, "rng": rng, "order": inputs.batches.order}
     live |= {"total": total, "counted": counted, "looks": looks, "curve": curve, "clock": clock}
     shared = DistributedDataParallel(model, [device] if device.type == "cuda" else None) if world > 1 else model
-    network, piece = fast(shared, device), at_once(model.arch, cfg)
+    network, piece = fast(shared, device), piece_size(model.arch, cfg)
     look_at, every = look_steps(cfg.steps, cfg.looks), max(1, cfg.steps // 200)
     for step in loop.steps("uvit", cfg.steps, live):
         start = time.perf_counter()
@@ -252,14 +258,14 @@ def fit(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None, moni
         if step in look_at:
             looks.append({"step": step + 1, "loss": _mean(total[0], world) / counted[0]})
             total[0], counted[0] = 0, 0
-            if monitor and not rank:
-                looks[-1] |= monitor(step + 1, ema.eval())
+            if keep and not rank:
+                keep(step + 1, ema.eval())
         loop.log(loss=loss)
         clock["seconds"] += time.perf_counter() - start
     return Fit(ema.eval(), looks, curve, clock["seconds"])
 
 
-def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: Training, piece: int) -> Tensor:
+def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: UViTTraining, piece: int) -> Tensor:
     """Add the gradients of `noise_loss` to those of the weights, one piece of the batch after the other; returns the
     batch's loss.
 
@@ -279,19 +285,8 @@ def backward(network: Callable[..., Tensor], drawn: Drawn, cfg: Training, piece:
     return total
 
 
-def memory_mb(arch: Architecture, cfg: Training, world: int = 1, images: int | None = None) -> float:
-    """An estimate of what training needs on a device: weights, gradients, moments and average, and what the backward
-    pass keeps.
-
-    Args:
-        images: at once on a process; by default those that `fit` takes.
-    """
-    images = images or min(cfg.batch // world, at_once(arch, cfg))
-    return (5 * 4 * parameter_count(arch) + images * image_bytes(arch, cfg)) / 2**20
-
-
-def image_bytes(arch: Architecture, cfg: Training) -> int:
-    """What the backward pass keeps of one image."""
+def image_bytes(arch: UViTArchitecture, cfg: UViTTraining) -> int:
+    """Bytes that the backward pass keeps of one image."""
     size = 2 if cfg.precision == "bfloat16" else 4
     token = arch.width * size
     block = (8 + 2 * arch.mlp_ratio) * token + 4 * arch.width * (4 - size) // 2
@@ -300,7 +295,7 @@ def image_bytes(arch: Architecture, cfg: Training) -> int:
     return arch.tokens * ((arch.depth + 1) * block + arch.depth // 2 * 2 * token)
 
 
-def at_once(arch: Architecture, cfg: Training) -> int:
+def piece_size(arch: UViTArchitecture, cfg: UViTTraining) -> int:
     """Images whose activations take `PIECE_MB`: a larger batch goes in pieces, whose gradients are added up."""
     return min(cfg.batch, max(1, PIECE_MB * 2**20 // image_bytes(arch, cfg)))
 
@@ -342,7 +337,7 @@ class TrainedUViT:
 
     @property
     def seconds(self) -> float:
-        """What training took."""
+        """Seconds that training took."""
         return json.loads((self.folder / "settings.json").read_text())["seconds"]
 
     def model(self, step: int | None = None) -> UViT:
@@ -357,16 +352,14 @@ class TrainedUViT:
         return sorted(int(f.stem.removeprefix("step")) for f in self.folder.glob("step*.safetensors"))
 
 
-def place(real: ImageSet, cfg: Training, seed: int) -> TrainedUViT:
-    """Where the training of these settings lies, whether or not it was run."""
-    start = hashlib.sha256(find(cfg.start).read_bytes()).hexdigest() if cfg.start else None
+def place(real: ImageSet, cfg: UViTTraining, seed: int) -> TrainedUViT:
+    """The training of these settings on disk, whether or not it was run."""
+    start = hashlib.sha256(_published(cfg.start).read_bytes()).hexdigest() if cfg.start else None
     key = {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION}
     return TrainedUViT(kept_in("uvit", real.facts.name, key))
 
 
-def trained(
-    real: ImageSet, cfg: Training, seed: int = 0, loop: Loop | None = None, monitor: Monitor | None = None
-) -> TrainedUViT:
+def trained(real: ImageSet, cfg: UViTTraining, seed: int = 0, loop: Loop | None = None) -> TrainedUViT:
     """The training of these settings: read from `runs/generators`, or run and put there if it is missing.
 
     A second program that asks for the same training waits for the first one's. Weights are kept at every look.
@@ -382,23 +375,15 @@ def trained(
         return found
     with store.once(found.file, "U-ViT", loop, real.device) as missing:
         if missing:
-            _train(found, real, cfg, seed, loop, monitor)
+            _train(found, real, cfg, seed, loop)
     return found
 
 
-def _train(found: TrainedUViT, real: ImageSet, cfg: Training, seed: int, loop: Loop, monitor: Monitor | None) -> None:
-    arch, world = cfg.architecture(real), _processes()[1]
-    sizes = f"{parameter_count(arch):,} parameters, {arch.tokens} tokens, batches of {cfg.batch}"
-    print(f"U-ViT: {sizes}: about {memory_mb(arch, cfg, world):,.0f} MB", file=sys.stderr)
-
-    def look(step: int, model: UViT) -> dict[str, float]:
-        save(model, found.folder / f"step{step}.safetensors")
-        return monitor(step, model) if monitor else {}
-
-    made = fit(real, cfg, seed, loop, look)
-    about = {"family": "uvit", "architecture": as_dict(arch), "settings": as_dict(cfg)}
+def _train(found: TrainedUViT, real: ImageSet, cfg: UViTTraining, seed: int, loop: Loop) -> None:
+    made = fit(real, cfg, seed, loop, lambda step, model: save(model, found.folder / f"step{step}.safetensors"))
+    about = {"family": "uvit", "architecture": as_dict(made.model.arch), "settings": as_dict(cfg)}
     about |= {"dataset": real.facts.name, "data_sha256": real.sha256(), "seed": seed}
-    about |= {"processes": world, "seconds": round(made.seconds, 1)}
+    about |= {"processes": _processes()[1], "seconds": round(made.seconds, 1)}
     write_json(found.folder / "settings.json", about)
     write_json(found.folder / "health.json", {"looks": made.looks, "curve": made.curve})
     save(made.model, found.file)

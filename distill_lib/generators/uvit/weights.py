@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from ...core import weights
 from ...core.errors import UserError
 from ...core.files import write_tensors
 from ...core.settings import as_dict, build
-from .network import Architecture, UViT
+from .network import UViT, UViTArchitecture
 
 
-def read(file: str | Path) -> tuple[dict[str, Tensor], Architecture]:
+def read(file: str | Path) -> tuple[dict[str, Tensor], UViTArchitecture]:
     """The weights in a `.safetensors` or `.pth` file, a plain dictionary of tensors, and the sizes they have.
 
     A file that does not say how many heads there are has one for 64 entries of a token, as the public ones.
@@ -28,10 +29,10 @@ def read(file: str | Path) -> tuple[dict[str, Tensor], Architecture]:
         works = "give the averaged weights of a U-ViT, such as nnet_ema.pth"
         raise UserError(f"{file}: not a plain dictionary of tensors; {works}")
     said = about.get("architecture")
-    return state, build(Architecture, json.loads(said)) if said else architecture_of(state, str(file))
+    return state, build(UViTArchitecture, json.loads(said)) if said else architecture_of(state, str(file))
 
 
-def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architecture:
+def architecture_of(state: dict[str, Tensor], name: str = "weights") -> UViTArchitecture:
     """The sizes of these weights. Raises: UserError: they are not a U-ViT's."""
     try:
         _, tokens, width = state["pos_embed"].shape
@@ -43,44 +44,27 @@ def architecture_of(state: dict[str, Tensor], name: str = "weights") -> Architec
     blocks = len({k.split(".")[1] for k in state if k.startswith("in_blocks.")})
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     side = math.isqrt(tokens - (2 if classes else 1))
-    return Architecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes).check()
+    return UViTArchitecture(side * patch, channels, patch, width, 2 * blocks, max(1, width // 64), mlp, classes).check()
 
 
-def surgery(
-    state: dict[str, Tensor], labels: int, rng: torch.Generator, rows: dict[int, int] | None = None
-) -> dict[str, Tensor]:
-    """Weights for other classes: a new label embedding; unconditional weights also get a position for it, before all
-    others.
-
-    Args:
-        labels: rows of the new embedding.
-        rows:   new class -> old class whose embedding it takes over.
-    Raises: UserError: `rows` where there was no embedding.
-    """
-    width, state = state["pos_embed"].shape[2], dict(state)
-    old = state.get("label_emb.weight")
-    if rows and old is None:
-        raise UserError("surgery: these weights are unconditional and have no label embedding to take rows from")
-    state["label_emb.weight"] = torch.randn(labels, width, generator=rng)
-    for new, earlier in (rows or {}).items():
-        state["label_emb.weight"][new] = old[earlier]
-    if old is None:
+def surgery(state: dict[str, Tensor], labels: int, rng: torch.Generator) -> dict[str, Tensor]:
+    """Weights for other classes: a new label embedding of `labels` rows. Unconditional weights also get a position for
+    the label, in front of all others."""
+    width, unconditional = state["pos_embed"].shape[2], "label_emb.weight" not in state
+    state = state | {"label_emb.weight": torch.randn(labels, width, generator=rng)}
+    if unconditional:
         position = nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02, generator=rng)
         state["pos_embed"] = torch.cat([position, state["pos_embed"]], 1)
     return state
 
 
-def from_state(state: dict[str, Tensor], arch: Architecture, checkpointing: bool = False) -> UViT:
+def from_state(state: dict[str, Tensor], arch: UViTArchitecture, checkpointing: bool = False) -> UViT:
     """A network with these weights. Raises: UserError: naming what is missing, unknown or of another shape."""
     model = UViT(arch, checkpointing=checkpointing)
-    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in state.items()}
-    problems = [f"{k} is missing" for k in own if k not in given] + [f"{k} is unknown" for k in given if k not in own]
-    problems += [f"{k} is {v}, not {own[k]}" for k, v in given.items() if k in own and v != own[k]]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(f"weights do not fit this U-ViT: {'; '.join(problems[:4])}{more}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as err:
+        raise UserError(f"weights do not fit this U-ViT: {textwrap.shorten(str(err), 400)}") from None
     return model
 
 
@@ -92,10 +76,3 @@ def load(file: str | Path) -> UViT:
 def save(model: UViT, file: Path) -> Path:
     """Write weights and sizes to a `.safetensors` file."""
     return write_tensors(file, model.state_dict(), {"architecture": json.dumps(as_dict(model.arch))})
-
-
-def find(start: str) -> Path:
-    """A file of weights. Raises: UserError: saying where it could lie."""
-    if (file := weights.find_file(start)) is None:
-        raise weights.not_here(f"U-ViT ({start})", instead="; or train from random weights with start=None")
-    return file

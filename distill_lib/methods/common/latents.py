@@ -15,7 +15,6 @@ Source: Cazenavette et al. 2023 (GLaD) and its code, commit fe62863.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
 from typing import Any, Literal
 
 import torch
@@ -27,7 +26,6 @@ from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
 from ...data import NORMALISATIONS, ImageSet, like
 from ...generators import cgan, prior
-from ...generators.cgan import GAN
 from ...generators.layered import LayeredGenerator
 from ...generators.prior import Prior
 
@@ -38,24 +36,18 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 # the small budget, which is ours
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
-SMALL_GAN = replace(  # 2,000 steps
-    GAN().small(),
-    width=16,
-    batch=16,
-    epochs=10,
-    per_epoch=3_200,
-    gp_every=8,
-    looks=4,
-    samples=400,
-    judge=replace(GAN().small().judge, epochs=4, per_class=500),
+# 2,000 steps
+SMALL_GAN = replace(
+    cgan.GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400
 )
+SMALL_GAN = replace(SMALL_GAN, judge=replace(SMALL_GAN.judge, epochs=4, per_class=500))
 
 
 @settings
 class CodeSpace:
-    """Where the images come from, and the steps in it."""
+    """Settings of the latents: their generator and layer, their start, and the step sizes."""
 
-    prior: Prior = field(default_factory=Prior)
+    prior: Prior = Prior()
     layer: int | None = 16  # n: f are the features after n layers; None: codes alone, at the step size lr_img
     lr_img: float = 1.0  # SGD step size of f
     lr_w: float = 0.001  # of the codes
@@ -82,7 +74,7 @@ class CodeSpace:
         return CodeSpace(Prior(), lr_w=lr_w).small(match)
 
     def small(self, match: str) -> CodeSpace:
-        """With a conditional GAN trained in minutes, or of its shape with random weights."""
+        """The generator is a conditional GAN trained in minutes, or one of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
         own, (layer, lr_img) = Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), SMALL_SPACE[match]
         return replace(self, prior=own, layer=layer, lr_img=lr_img)
@@ -105,13 +97,13 @@ class Latents:
             has = f"the generator has {len(layers)} layers ({', '.join(layers)})"
             raise UserError(f"layer {n}: {has}; f can be taken after 1 to {len(layers) - 1} of them; None: codes alone")
         self.units, self.pieces = _units(real, space.norm), prior.at_once(space.prior, real, n, space.pieces)
-        labels = prior.classes(generator, real, space.prior).repeat_interleave(ipc)
+        labels = prior.drawn_classes(generator, real, space.prior).repeat_interleave(ipc)
         with torch.no_grad():
             self.w = self._codes(labels, rng).clone().contiguous().requires_grad_()
             self.f = None if n is None else self._features(rng).requires_grad_()
-        groups = [{"params": [self.w], "lr": space.lr_img if n is None else space.lr_w}]
-        if self.f is not None:
-            groups.append({"params": [self.f], "lr": space.lr_img})
+        self.leaves = [self.w] if n is None else [self.w, self.f]
+        rates = [space.lr_img] if n is None else [space.lr_w, space.lr_img]
+        groups = [{"params": [leaf], "lr": lr} for leaf, lr in zip(self.leaves, rates, strict=True)]
         self.optimizer = torch.optim.SGD(groups, momentum=space.momentum)
 
     def _codes(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -120,7 +112,7 @@ class Latents:
         return torch.stack([self.generator.mapping(z[:, i], labels) for i in range(draws)]).mean(0)
 
     def _features(self, rng: torch.Generator) -> Tensor:
-        """Of the codes, made finite and cut at 10, as the official code has it."""
+        """The features f of the codes, without NaN or infinity and clamped to 10, as in the official code."""
         parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.pieces)]
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
@@ -130,7 +122,7 @@ class Latents:
         return f
 
     def live(self) -> dict[str, Any]:
-        """What steps change, for `Loop.steps`."""
+        """The tensors and the optimiser that steps change, for `Loop.steps`."""
         return {"w": self.w, "latents": self.optimizer} | ({} if self.f is None else {"f": self.f})
 
     def render(self, w: Tensor, f: Tensor | None = None) -> Tensor:
@@ -141,22 +133,20 @@ class Latents:
     @torch.no_grad()
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
-        leaves = [t for t in (self.w, self.f) if t is not None]
         parts = torch.arange(len(self.w)).split(self.pieces)
-        return torch.cat([self.render(*(t[i] for t in leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
+        return torch.cat([self.render(*(leaf[i] for leaf in self.leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
 
     def pull(self, gradient: Tensor) -> None:
         """Write the gradients of w and f that follow from the gradient (K, ipc, C, H, W) by the images."""
-        leaves = [t for t in (self.w, self.f) if t is not None]
         gradient = gradient.flatten(0, 1)
-        for leaf in leaves:
+        for leaf in self.leaves:
             leaf.grad = torch.zeros_like(leaf)
         for i in torch.arange(len(gradient)).split(self.pieces):
-            parts = [leaf.detach()[i].requires_grad_() for leaf in leaves]
+            parts = [leaf.detach()[i].requires_grad_() for leaf in self.leaves]
             with torch.enable_grad():
                 images = self.render(*parts)
             found = torch.autograd.grad(images, parts, gradient[i], allow_unused=True, materialize_grads=True)
-            for leaf, part in zip(leaves, found, strict=True):
+            for leaf, part in zip(self.leaves, found, strict=True):
                 leaf.grad[i] = part
             del images, found
             give_back(gradient.device)
@@ -167,7 +157,7 @@ class Latents:
 
 
 def _units(real: ImageSet, norm: str) -> ImageSet:
-    """The set, or one of no images with the mean of GLaD's code."""
+    """The set whose normalisation drawn images get: the real one or, with "official", an empty one with GLaD's mean."""
     name = real.facts.name
     if real.whitening is not None:
         raise UserError(f"{name}: a generator draws pixels; give the set without whitening")

@@ -11,18 +11,18 @@ for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import networks
 from ...core.device import send
-from ...core.errors import UserError
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import replace, settings
+from ...core.settings import Count, Whole, replace, settings
 from ...data import ImageSet, augment, like
 from ...generators import cgan
 from ...networks import fast
@@ -33,15 +33,16 @@ LARGE = ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
 
 @settings
 class Matching:
-    """How stage 2 runs. The defaults are DiM's; lr_pool and what follows it, DiM's evaluation."""
+    """Settings of stage 2. The defaults are DiM's; those from `lr_pool` on are from DiM's evaluation code."""
 
-    epochs: int = 100  # one network of the pool each
-    batch: int = 64  # real images, generated images, and images of a pool step
-    per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
+    epochs: Count = 100  # one network of the pool each
+    batch: Count = 64  # real images, generated images, and images of a pool step
+    per_epoch: Count | None = None  # random real images an epoch passes over; None for all of them
     lr: float = 5e-6  # Adam, generator and discriminator, whose states go on from stage 1
-    pool: tuple[str, ...] = THIN  # ConvNet3, ResNet10, ResNet18; DiM adds two that 28 pixels are too small for
-    pool_steps: int = 16  # SGD steps of the network on real images before every match
-    warm_up: int = 0  # further steps before the first match of an epoch; DiM's early targets are of random weights
+    # ConvNet3, ResNet10, ResNet18; DiM adds two that 28 pixels are too small for
+    pool: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] = THIN
+    pool_steps: Whole = 16  # SGD steps of the network on real images before every match
+    warm_up: Whole = 0  # further steps before the first match of an epoch; DiM's early targets are of random weights
     lr_pool: float = 0.01
     momentum_pool: float = 0.9
     weight_decay_pool: float = 5e-4
@@ -88,9 +89,6 @@ def second_stage(
     Raises:  UserError: settings that make no step.  TimeUp, Diverged: see `Loop`.
     """
     loop, real = loop or Loop(), trained.real
-    if not cfg.pool or min(cfg.pool_steps, cfg.warm_up) < 0:
-        given = f"a pool of {len(cfg.pool)} networks, {cfg.pool_steps} pool steps, {cfg.warm_up} to warm up"
-        raise UserError(f"matching: {given}; at least one network, no negative number")
     batches, pair = cgan.batches_of(real, cfg.batch, cfg.epochs, cfg.per_epoch), trained.pair()
     pair.set_lr(cfg.lr)
     rng, classifier, dsa = stream(seed, "matching", "gan"), EpochNetwork(real, cfg, seed), augment.idc(cfg.dsa)
@@ -168,7 +166,7 @@ class EpochNetwork:
         self.rng.set_state(state["rng"])
 
 
-def paired(answers: Tensor, labels: Tensor, cfg: Matching, num_classes: int) -> Tensor:
+def pair_up(answers: Tensor, labels: Tensor, cfg: Matching, num_classes: int) -> Tensor:
     """(B, D) answers as they are compared: one by one, or the mean (P, D) of every class present in `labels` (B,)."""
     if cfg.pairing == "sample":
         return answers

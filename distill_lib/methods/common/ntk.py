@@ -98,7 +98,7 @@ class Kernel(abc.ABC):
         """Raise a `UserError` for images (C, H, W) the architecture cannot take."""
 
     def tiles(self, x: Tensor, budget_mb: int | None = None) -> Pieces:
-        """How many pairs go together: as many as fit the budget, by default 256 MB on a CPU and 4 GB on a GPU."""
+        """Pairs of images in a tile: as many as fit the budget, by default 256 MB on a CPU and 4 GB on a GPU."""
         budget = (budget_mb or (4096 if x.is_cuda else 256)) * 2**20
         return Pieces(max(1, budget // self.pair_bytes(tuple(x.shape[1:]))))
 
@@ -158,9 +158,6 @@ class Kernel(abc.ABC):
     def _rows(self, n: int, tiles: Pieces) -> list[slice]:
         step = min(n, self.rows, tiles.size)
         return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-    def __repr__(self) -> str:
-        return f"ntk.kernel_named({self.name!r})"
 
 
 def _columns(m: int, rows: slice, tiles: Pieces, tile: Callable[[slice], Any]) -> list[Any]:
@@ -258,7 +255,8 @@ class ConvolutionalKernel(Kernel):
     def _walk(
         self, x: Tensor, y: Tensor, of_x: list[Tensor] | None, of_y: list[Tensor] | None, seen: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Through the layers. Without variances x and y are the same images; their variances go to `seen`, no NTK."""
+        """NNGP and NTK after the last layer. Without variances x and y are the same images, whose variances are
+        appended to `seen`, and there is no NTK."""
         height, width = x.shape[-2:]
         down, right = self.reach(height), self.reach(width)
         nngp, ntk, mask = _products(x, y, down[0], right[0]), None, _inside(down[0], right[0], height, width, x)

@@ -10,15 +10,13 @@ A student starts from an expert's weights and is trained on the synthetic images
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ... import networks
@@ -26,10 +24,10 @@ from ...core import paths, store
 from ...core.batches import Batches
 from ...core.device import send
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import as_dict, settings
+from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet, Whitening, augment
 from ...networks.gradients import Derivatives
 
@@ -40,15 +38,22 @@ VERSION = 1  # of what an expert is: part of the key
 class Experts:
     """How experts are trained: plain SGD with augmentation; no momentum, no weight decay, a constant step size."""
 
-    count: int = 100
-    epochs: int = 50  # one snapshot after each, and one before
+    count: Count = 100
+    epochs: Count = 50  # one snapshot after each, and one before
     network: str = "ConvNet"
     lr: float = 0.01
     batch: int = 256
     dsa: str = "color_crop_cutout_flip_scale_rotate"  # parameters per image; also of the student
     zca: bool = False  # whiten the images, with eps 0.1, in place of normalising the channels; the student's too
-    per_epoch: int | None = None  # random real images an epoch passes over; None for all of them
+    per_epoch: Count | None = None  # random real images an epoch passes over; None for all of them
     seed: int = 0
+
+    def smoke(self) -> Experts:
+        return replace(self, count=1, epochs=2, batch=32, per_epoch=128)
+
+    def small(self) -> Experts:
+        """Few, short experts on part of the set."""
+        return replace(self, count=2, epochs=6, batch=64, per_epoch=2_048)
 
     def work(self, num_classes: int, images: int) -> float:
         """Images through the network, a backward pass counted as two forward ones."""
@@ -74,7 +79,7 @@ class Trajectories:
 
     @property
     def expert_bytes(self) -> int:
-        """Of one expert on disk, apart from the file's header."""
+        """Size of one expert on disk, without the file's header."""
         return 4 * self.parameters * (self.experts.epochs + 1)
 
     def snapshots(self, number: int, *epochs: int) -> list[Tensor]:
@@ -82,15 +87,12 @@ class Trajectories:
 
         Raises: UserError: a missing or damaged file.
         """
-        again = "delete it to train this expert again"
-        try:
-            with safe_open(self.file(number), "pt") as f:
-                part = f.get_slice("snapshots")
-                if part.get_shape() != [self.experts.epochs + 1, self.parameters]:
-                    raise UserError(f"{self.file(number)}: snapshots of shape {part.get_shape()}; {again}")
-                return [part[epoch].to(self.real.device) for epoch in epochs]
-        except (SafetensorError, OSError) as err:
-            raise UserError(f"{self.file(number)}: cannot be read ({err}); {again}") from None
+        file = self.file(number)
+        with undamaged(file, "delete it to train this expert again"), safe_open(file, "pt") as f:
+            part = f.get_slice("snapshots")
+            if part.get_shape() != [self.experts.epochs + 1, self.parameters]:
+                raise ValueError(f"snapshots of shape {part.get_shape()}")
+            return [part[epoch].to(self.real.device) for epoch in epochs]
 
 
 def train_experts(real: ImageSet, experts: Experts, loop: Loop | None = None) -> Trajectories:
@@ -101,13 +103,9 @@ def train_experts(real: ImageSet, experts: Experts, loop: Loop | None = None) ->
     Args:
         real: (N, C, H, W) images, on the device to compute on.
         loop: shows progress, keeps checkpoints of the expert in training, stops at the deadline.
-    Raises: UserError: not enough disk, or settings that make no experts.  TimeUp.
+    Raises: UserError: not enough disk.  TimeUp.
     """
-    loop, per_epoch = loop or Loop(), experts.per_epoch
-    if min(experts.count, experts.epochs, 1 if per_epoch is None else per_epoch) < 1:
-        given = f"{experts.count} of {experts.epochs} epochs of {per_epoch} images"
-        raise UserError(f"experts: {given}; at least one of each")
-    shared = as_dict(experts) | {"count": None}
+    loop, shared = loop or Loop(), as_dict(experts) | {"count": None}
     units = [list(real.facts.mean), list(real.facts.std)]
     key = {"experts": shared, "data": real.sha256(), "facts": units, "version": VERSION}
     name = f"{experts.network}-{real.facts.name}-{store.digest(key)}".replace("/", "_").replace(":", "_")
@@ -123,14 +121,9 @@ def train_experts(real: ImageSet, experts: Experts, loop: Loop | None = None) ->
             wanted = f"{missing} experts of {found.expert_bytes / 1e6:.0f} MB take {need / 1e9:.1f} GB"
             advice = "Train fewer experts or set DISTILL_RUNS to a larger disk"
             raise UserError(f"{wanted}; {folder} has {free / 1e9:.1f} GB free. {advice}")
-        about = {
-            "settings": shared,
-            "dataset": real.facts.name,
-            "data_sha256": real.sha256(),
-            "parameters": {n: list(p.shape) for n, p in network.named_parameters()},
-            "bytes_per_expert": found.expert_bytes,
-        }
-        atomically(folder / "settings.json", lambda part: part.write_text(json.dumps(about, indent=1)))
+        about = {"settings": shared, "dataset": real.facts.name, "data_sha256": real.sha256()}
+        about |= {"parameters": {n: list(p.shape) for n, p in network.named_parameters()}}
+        write_json(folder / "settings.json", about | {"bytes_per_expert": found.expert_bytes})
     for patience in (0.0, None):  # first what nobody works at, then wait for what others do
         for number in range(experts.count):
             try:
@@ -163,7 +156,7 @@ def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
         if not rest:
             snapshots[done] = flat(parameters)  # a copy: the parameters go on changing
         loop.log(loss=loss[0])
-    atomically(trajectories.file(number), lambda part: save_file({"snapshots": snapshots}, part))
+    write_tensors(trajectories.file(number), {"snapshots": snapshots})
     store.forget(loop, name)  # the checkpoint is as large as the expert itself
 
 
@@ -172,25 +165,19 @@ def _whitening(folder: Path, real: ImageSet) -> Whitening:
     file = folder / "whitening.safetensors"
     if not file.exists():
         fitted = Whitening.fit(real, eps=0.1)
-        tensors = {"mean": fitted.mean.cpu(), "matrix": fitted.matrix.cpu().contiguous()}
-        atomically(file, lambda part: save_file(tensors, part))
-    try:
-        return Whitening(**load_file(file)).to(real.device)
-    except (SafetensorError, OSError, TypeError) as err:
-        raise UserError(f"{file}: cannot be read ({err}); delete it to fit it again") from None
+        write_tensors(file, {"mean": fitted.mean, "matrix": fitted.matrix})
+    with undamaged(file, "delete it to fit it again"):
+        return Whitening(**read_tensors(file)[0]).to(real.device)
 
 
 # --- students ---------------------------------------------------------------------------------------------------------
 def check_students(cfg: Any) -> None:
     """Raises: UserError: students (MTT's settings, or GLaD's `Students`) of epochs that the experts do not have."""
     most = cfg.experts.epochs
-    least = min(cfg.syn_steps, cfg.max_start_epoch, cfg.expert_epochs)
-    if least < 1 or cfg.max_start_epoch - 1 + cfg.expert_epochs > most:
-        raise UserError(
-            f"students of {cfg.syn_steps} steps start before epoch {cfg.max_start_epoch} and aim {cfg.expert_epochs} "
-            f"epochs ahead; experts have {most} epochs. Each number must be at least 1, and max_start_epoch - 1 + "
-            f"expert_epochs at most {most}"
-        )
+    if cfg.max_start_epoch - 1 + cfg.expert_epochs > most:
+        ways = f"students start before epoch {cfg.max_start_epoch} and aim {cfg.expert_epochs} epochs ahead"
+        needs = f"max_start_epoch - 1 + expert_epochs must be at most {most}"
+        raise UserError(f"{ways}; experts have {most} epochs: {needs}")
 
 
 class Student:
@@ -245,7 +232,7 @@ def student_loss(
     augmentation: augment.Augmentation,
     between_steps: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far a student ends from the expert, as a share of the expert's way, and its derivatives.
+    """Squared distance of a student's end from the expert's, over that of the expert's own way, and its derivatives.
 
     With theta_n the student's weights, g_n its gradient in step n and a the step size, theta_{n+1} = theta_n - a g_n
     and L = |theta_N - target|² / |start - target|². Let l_n be the derivative of L by theta_n. Backwards,

@@ -1,0 +1,131 @@
+"""Add what `make gpu` brought from another machine to the results here. Book page: book/scale_out.md
+
+Everything is read and checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .. import records
+from ..core.errors import UserError
+from ..records import Record, benchmarks
+from . import registry, state
+
+FORMAT = "distill_lib.gpu/1"
+PROFILES = ("full", "small", "smoke")
+
+
+@dataclass
+class Imported:
+    """A line for every record and benchmark file: what was added, and what was left out and why."""
+
+    added: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def import_folder(folder: Path) -> Imported:
+    """Add a folder's records, as they are, to those of their profiles, and its benchmarks to their device's file.
+
+    A record of the same settings as one that is here adds the sets that are missing.
+
+    Raises: UserError: a damaged file, a record of an unknown cell, one made from uncommitted or unknown code, or one
+            whose settings differ from those of a record that is here. Nothing was written then.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        _unpack(folder, Path(place))
+        found, writes = Imported(), []
+        for file in sorted(Path(place).glob("records/*/*/*/*.json")):
+            name = file.relative_to(Path(place) / "records").as_posix()
+            try:
+                record = records.read(file)
+            except UserError as err:
+                raise UserError(f"{folder}: {str(err).replace(str(file), name)}; nothing was added") from None
+            _place(found, writes, record, name, folder)
+        for file in sorted(Path(place).glob("benchmarks/*.json")):
+            report = benchmarks.read(file)
+            for entry in report.entries.values():
+                _traced(entry["made_by"], f"{folder}: benchmark {entry['name']}")
+            writes.append((benchmarks.add, (report.device, report.threads, list(report.entries.values()))))
+            found.added.append(f"benchmarks: {report.title}, {len(report.entries)} entries")
+    for write, args in writes:
+        write(*args)
+    return found
+
+
+def _unpack(folder: Path, place: Path) -> None:
+    """Check the folder's files by its manifest, and unpack its results."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT}")
+        for name, about in manifest["files"].items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != about["sha256"]:
+                raise ValueError(f"{name}: another checksum than when it was written")
+        with zipfile.ZipFile(folder / "results.zip") as archive:
+            archive.extractall(place)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as err:
+        problem = f"{type(err).__name__}: {err}" if isinstance(err, (KeyError, TypeError)) else str(err)
+        raise UserError(f"{folder}: not a whole folder of `make gpu` ({problem}); copy it again") from None
+
+
+def _place(found: Imported, writes: list[Any], record: Record, name: str, folder: Path) -> None:
+    """Decide what becomes of a record: a write, or a reason to leave it out. Raises: see `import_folder`."""
+    profile, cell = PurePosixPath(name).parts[0], record.cell
+    where, what = f"{folder}: {name}", f"{cell.experiment} [{profile}]: {cell}"
+    known = registry.experiments().get(cell.experiment)
+    params = registry.check_parameters(cell.experiment, {"profile": profile}) if known and profile in PROFILES else None
+    if params is None or cell not in known.cells(params) or name != f"{profile}/{cell.experiment}/{cell.stem}.json":
+        raise UserError(f"{where}: {what} is no cell of this version, or not in its own file; nothing was added")
+    for by in (record.made_by, *record.made_by.get("earlier", ())):
+        _traced(by, where)
+    here = records.load(cell, profile)
+    if here is not None and (changed := _differences(here, record)):
+        raise UserError(f"{where}: its settings differ from those of the record here: {changed}; nothing was added")
+    task = known.task(cell, params)
+    if changed := state.differences(record.key, getattr(task, "key", {})):
+        found.left_out.append(f"{what}: stale: {'; '.join(changed)}")
+        return
+    new = [i for i in record.done if here is None or i not in here.done]
+    if not new:
+        found.left_out.append(f"{what}: its sets {record.done} are recorded")
+        return
+    if here is not None:
+        if not set(here.done) & set(record.done):
+            record = here.joined(record)
+        elif not _continues(record, here):
+            sets = f"sets {record.done} here are not those of the sets {here.done} recorded"
+            found.left_out.append(f"{what}: it does not go on from the record here: {sets}")
+            return
+    writes.append((record.save, (profile,)))
+    found.added.append(f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {record.key['num_sets']}")
+
+
+def _traced(by: dict[str, Any], where: str) -> None:
+    """Raises: UserError: nobody can tell which code made it."""
+    if not by.get("commit"):
+        raise UserError(f"{where}: does not name the commit that made it; nothing was added")
+    if by.get("changed_since_commit"):
+        raise UserError(f"{where}: was made from uncommitted changes of {by['commit']}; nothing was added")
+
+
+def _differences(here: Record, other: Record) -> str:
+    changed = state.differences(here.key, other.key)
+    if here.key.get("data_sha256") != other.key.get("data_sha256"):
+        changed.append("the data set's pixels or labels")
+    return "; ".join(changed)
+
+
+def _continues(record: Record, here: Record) -> bool:
+    """Whether a record holds every set of the one here, with the same accuracies."""
+
+    def by_set(r: Record) -> dict[int, list[float]]:
+        return {i: [v for v, of in zip(r.test_accuracy_pct, r.sets, strict=True) if of == i] for i in r.done}
+
+    return by_set(here).items() <= by_set(record).items()

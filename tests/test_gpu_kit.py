@@ -1,0 +1,288 @@
+"""The GPU kit: the whole chain without a GPU, what a bare machine lacks, and the way back into the results."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+
+from distill_lib import __main__ as cli
+from distill_lib import experiments, records
+from distill_lib.core.paths import ROOT
+from distill_lib.records import Cell, benchmarks
+
+spec = importlib.util.spec_from_file_location("gpu_kit", ROOT / "benchmarks" / "gpu_kit.py")
+gpu_kit = sys.modules["gpu_kit"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpu_kit)
+
+TABLE = "skd/table1_accuracy"
+
+
+def call(monkeypatch, capsys, *words):
+    """Exit status, stdout, stderr of the command line, in this process."""
+    monkeypatch.setattr(sys, "argv", ["distill", *words])
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+# --- the whole chain --------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A copy of the code without git, as it is carried to another machine; beside it the kit that names its commit."""
+    place = tmp_path_factory.mktemp("machine")
+    for name in ("distill_lib", "benchmarks"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "tests/test_gpu.py", "tests/conftest.py"):
+        (place / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, place / name)
+    (place / "kit").mkdir()
+    known = {"commit": "0123456789ab", "code_sha256": gpu_kit.code_sha256()}
+    (place / "kit" / "commit.json").write_text(json.dumps(known))
+    return place
+
+
+def test_without_a_gpu_the_chain_ends_in_time_and_its_records_come_home(bare, monkeypatch, capsys, tmp_path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("DISTILL_", "PYTHONPATH", "MAKE"))}
+    words = ["make", "gpu", "MINUTES=2", "OUT=out", "DEVICE=cpu", "KIT=kit", f"PYTHON={sys.executable}"]
+    start = time.monotonic()
+    done = subprocess.run(words, cwd=bare, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - start < 125
+    report = json.loads((bare / "out" / "manifest.json").read_text())
+    log = (bare / "out" / "log.txt").read_text()
+    ends = {s["name"]: s["status"] for s in report["steps"]}
+    assert list(ends) == ["tests", "benchmarks", "Random", "SKD, stage 1"], log
+    assert set(ends.values()) <= {"done", gpu_kit.STOPPED, gpu_kit.CUT}, log
+    assert report["made_by"]["commit"] == "0123456789ab" and "passed" in log
+    files = list((bare / "out").iterdir())
+    assert len(files) <= 8 and all(f.stat().st_size <= 16_000_000 for f in files)
+
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    status, out, _ = call(monkeypatch, capsys, "import", str(bare / "out"))
+    assert status == 0 and re.search(r"added .*\[smoke\]: Random, FashionMNIST, IPC 1", out)
+    cells = ["--cells", "method=Random,dataset=FashionMNIST,ipc=1"]
+    status, out, _ = call(monkeypatch, capsys, "plan", TABLE, "--profile", "smoke", *cells)
+    assert status == 0 and out.count("recorded ") == 2
+    status, out, _ = call(monkeypatch, capsys, "import", str(bare / "out"))
+    assert status == 0 and "0 added" in out and "are recorded" in out
+
+
+LACKING = (
+    "scipy sklearn timm medmnist torchmetrics diffusers papermill nbformat jupyter_book sphinx dask hypothesis yaml"
+)
+START = f"""
+import sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in {LACKING.split()}:
+            raise ModuleNotFoundError(f"not on the machine: {{name}}")
+sys.meta_path.insert(0, Missing())
+import pytest
+assert pytest.main(["--collect-only", "-q", "tests/test_gpu.py", "-p", "no:cacheprovider"]) == 0
+sys.path.insert(0, "benchmarks")
+import suite
+assert len(suite.chosen(["dm", "dc", "mtt", "evaluate", "cgan-train", "skd", "uvit-train", "uvit-draw"])) >= 8
+sys.argv = ["distill", "fill", "{TABLE}", "--profile", "full", "--cells", "method=DM|SKD,ipc=1", "--dry-run"]
+from distill_lib import __main__ as cli
+cli.main()
+"""
+
+
+def test_the_kit_starts_on_a_machine_that_has_little_installed(bare):
+    """The machine has PyTorch, torchvision, seaborn and typer; nothing else is imported but what the kit brings."""
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(bare)}
+    done = subprocess.run([sys.executable, "-c", START], cwd=bare, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_what_the_kit_brings_is_locked():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert all(f"\n{name}==" in lock for name in gpu_kit.PACKAGES)
+
+
+def test_every_step_of_a_gpu_names_cells_that_exist():
+    params = experiments.check_parameters(TABLE, {"profile": "full"})
+    todo = gpu_kit.steps("cuda", ROOT / "tests.xml")
+    assert sum(step.share for step in todo) == pytest.approx(1)
+    for step in todo:
+        if "--cells" in step.command:
+            cells = step.command[step.command.index("--cells") + 1]
+            assert experiments.select(experiments.experiment(TABLE).cells(params), cells)
+
+
+# --- a run --------------------------------------------------------------------------------------------------------
+def test_a_step_that_does_not_end_is_ended():
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    assert gpu_kit.ended(process, time.monotonic()) == gpu_kit.CUT and process.poll() is not None
+    process = subprocess.Popen(["false"], start_new_session=True)
+    assert gpu_kit.ended(process, time.monotonic() + 30) == "failed: exit status 1, see the log"
+
+
+def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(gpu_kit, "FILE_BYTES", 1000)
+    out, stage = tmp_path / "out", "generators/cgan-MNIST/gan.safetensors"
+    first = gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    state = os.urandom(3000)
+    for name, body in {
+        stage: state,
+        "full/work/a/big.ckpt": os.urandom(9000),
+        "full/logs/a.log": b"not needed",
+    }.items():
+        (first.work / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (first.work / "runs" / name).write_bytes(body)
+    first.say("a line")
+    first.pack()
+    assert {f.stat().st_size <= 1000 for f in out.glob("checkpoint.zip.*")} == {True}
+    report = json.loads((out / "manifest.json").read_text())
+    assert len(report["not_carried"]) == 1 and "big.ckpt" in report["not_carried"][0]
+    second = gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    assert (second.work / "runs" / stage).read_bytes() == state
+    assert not (second.work / "runs" / "full" / "logs").exists()
+    (out / "checkpoint.zip.1").write_bytes(b"")
+    with pytest.raises(SystemExit, match="checkpoint.zip.1: another checksum"):
+        gpu_kit.Kit(out, tmp_path, 1, "cpu")
+
+
+def test_a_folder_of_something_else_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
+    with pytest.raises(SystemExit, match="holds other files"):
+        gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu")
+
+
+def test_a_device_that_is_not_there_is_one_line(bare):
+    words = [sys.executable, "benchmarks/gpu_kit.py", "run", "elsewhere", "--device", "cuda:99"]
+    done = subprocess.run(words, cwd=bare, capture_output=True, text=True)
+    assert done.returncode == 1 and "the library does not start on cuda:99" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# --- back home ----------------------------------------------------------------------------------------------------
+FOUND = records.path(Cell(TABLE, "Random", "MNIST", 1), "full")
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """Results of this checkout: none yet."""
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+def of_sets(record, *sets, **changes):
+    """A record of some of its sets."""
+    keep = [i for i, s in enumerate(record.sets) if s in sets]
+    chosen = {
+        "test_accuracy_pct": [record.test_accuracy_pct[i] for i in keep],
+        "sets": [record.sets[i] for i in keep],
+        "metrics": {},
+        "made_by": {**record.made_by, "seeds": {k: [v[s] for s in sets] for k, v in record.made_by["seeds"].items()}},
+    }
+    return dataclasses.replace(record, **{**chosen, **changes})
+
+
+def brought(folder, *found, **extra):
+    """A folder as `make gpu` writes it."""
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / "results.zip", "w") as z:
+        for record in found:
+            z.writestr(f"records/full/{TABLE}/{record.cell.stem}.json", json.dumps(record.to_json(), indent=1) + "\n")
+        for name, body in extra.items():
+            z.writestr(f"benchmarks/{name}.json", json.dumps(body))
+    digest = hashlib.sha256((folder / "results.zip").read_bytes()).hexdigest()
+    files = {"results.zip": {"sha256": digest}}
+    (folder / "manifest.json").write_text(json.dumps({"format": gpu_kit.FORMAT, "files": files}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record():
+    return records.read(FOUND)
+
+
+def test_records_keep_who_measured_them_and_are_recorded_in_a_plan(record, home, monkeypatch, capsys, tmp_path):
+    status, out, _ = call(monkeypatch, capsys, "import", str(brought(tmp_path / "out", record)))
+    assert status == 0 and "sets 0, 1, 2, 3, 4 of 5" in out and "1 added, 0 left out" in out
+    assert (home / "full" / TABLE / FOUND.name).read_bytes() == FOUND.read_bytes()
+    cells = "method=Random,dataset=MNIST,ipc=1,protocol=vico_dsa"
+    _, out, _ = call(monkeypatch, capsys, "plan", TABLE, "--profile", "full", "--cells", cells)
+    assert out.startswith("recorded")
+
+
+def test_sets_that_are_missing_here_are_added(record, home, tmp_path):
+    of_sets(record, 0, 1).save("full")
+    found = experiments.import_folder(brought(tmp_path / "out", of_sets(record, 2, 3)))
+    assert found.added == [f"{TABLE} [full]: {record.cell}: sets 2, 3 of 5"]
+    assert records.load(record.cell, "full").done == [0, 1, 2, 3]
+    experiments.import_folder(brought(tmp_path / "out", of_sets(record, 0, 1, 2, 3, 4)))  # went on from what is here
+    assert records.load(record.cell, "full").test_accuracy_pct == record.test_accuracy_pct
+    other = of_sets(record, 0, 1, test_accuracy_pct=[50.0] * 10)
+    assert "are recorded" in experiments.import_folder(brought(tmp_path / "out", other)).left_out[0]
+    of_sets(record, 0).save("full")
+    assert "does not go on" in experiments.import_folder(brought(tmp_path / "out", other)).left_out[0]
+    assert records.load(record.cell, "full").done == [0]
+
+
+def test_benchmarks_come_with_the_records(record, home, tmp_path):
+    made_by = {"commit": "0123456789ab", "changed_since_commit": False}
+    body = {"format": benchmarks.FORMAT, "device": "A GPU", "threads": 4, "entries": {"dm": {"name": "dm"}}}
+    body["entries"]["dm"]["made_by"] = made_by
+    found = experiments.import_folder(brought(tmp_path / "out", record, gpu=body))
+    assert found.added[-1] == "benchmarks: A GPU, 4 threads, 1 entries"
+    assert benchmarks.read(home / "benchmarks" / "a-gpu-4threads.json").entries == body["entries"]
+
+
+def damage(folder):
+    body = bytearray((folder / "results.zip").read_bytes())
+    body[40] ^= 1
+    (folder / "results.zip").write_bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cell": Cell(TABLE, "Random", "Nowhere", 1)}, "is no cell of this version"),
+        ({"cell": Cell("skd/table9", "Random", "MNIST", 1)}, "not in its own file"),
+        ({"made_by": {"commit": "abc", "changed_since_commit": True}}, "made from uncommitted changes of abc"),
+        ({"made_by": {"device": "A GPU"}}, "does not name the commit"),
+        ({"made_by": {"commit": "abc", "earlier": [{"commit": "d", "changed_since_commit": True}]}}, "changes of d"),
+        ({"test_accuracy_pct": [101.0] * 5}, "not a record"),
+        ("settings", "its settings differ from those of the record here: seed: 7 -> 0"),
+        (damage, "another checksum"),
+        (lambda folder: (folder / "results.zip").unlink(), "not a whole folder of `make gpu`"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "not a whole folder of `make gpu`"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_whole(changes, says, record, home, monkeypatch, capsys, tmp_path):
+    good = of_sets(records.read(FOUND.with_name("random_mnist_ipc10_convnet_vico-dsa.json")), 0)
+    bad = of_sets(record, 0, **(changes if isinstance(changes, dict) else {}))
+    folder = brought(tmp_path / "out", good, bad)
+    if changes == "settings":
+        of_sets(record, 0, key={**record.key, "seed": 7}).save("full")
+    elif callable(changes):
+        changes(folder)
+    before = sorted(home.rglob("*"))
+    status, _, err = call(monkeypatch, capsys, "import", str(folder))
+    assert status == 2 and says in err and err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_record_of_other_settings_than_today_s_is_left_out(record, home, tmp_path):
+    old = of_sets(record, 0, key={**record.key, "seed": 7})
+    (line,) = experiments.import_folder(brought(tmp_path / "out", old)).left_out
+    assert "stale: seed: 7 -> 0" in line and not records.files("full")
