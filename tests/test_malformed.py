@@ -1280,8 +1280,6 @@ COMMANDS = {
     ("run", NAME, "-p", "ipcs"): "write name=value",
     ("run", NAME, "--cells", "method=Nothing"): "Nothing",
     ("index", "--output", "/proc/none/index.csv"): "cannot write /proc/none/index.csv",
-    ("reproduce", "--only", "skd/table9"): "skd/table9",
-    ("reproduce", "--profile", "tiny"): "tiny",
     ("uvit", "train", "CIFAR10", "--profile", "tiny"): "unknown profile 'tiny'",
     ("uvit", "train", "Cifar"): "Cifar",
     ("uvit", "generate"): "Missing option '--folder'",
