@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -331,7 +332,7 @@ def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote o
 
     Exit status: 0, also where a record was left out; 2 a folder that cannot be trusted: nothing is written.
     """
-    from .experiments import import_folder
+    from .experiments.import_folder import import_folder
 
     found = import_folder(folder)
     print("\n".join([*(f"added    {line}" for line in found.added), *(f"left out {line}" for line in found.left_out)]))
@@ -444,6 +445,7 @@ def evaluate(
     from .evaluation import files
     from .generators import generated  # noqa: F401  reads sets that are generators
 
+    warnings.filterwarnings("ignore", module="PIL")  # what cannot be read is refused in one line
     said = {"normalised": normalised, "pixels": pixels, "signed": signed, "bytes": in_bytes}
     values = [way for way, given in said.items() if given]
     if len(values) > 1:
@@ -501,7 +503,7 @@ def as_options(message: str) -> str:
     def option(found: re.Match) -> str:
         try:
             value = ast.literal_eval(found[2])
-        except SyntaxError:  # a name with a bracket in it: the argument still says it
+        except (SyntaxError, ValueError):  # a name with a bracket in it: the argument still says it
             return found[0]
         given = {f"{part}=": at for part, at in value.items()} if isinstance(value, dict) else {"": value}
         return " ".join(f"--{found[1]} {shlex.quote(start + joined(at))}" for start, at in given.items())
