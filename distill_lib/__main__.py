@@ -248,7 +248,6 @@ def plan(
     from . import experiments as engine
     from .experiments import estimate
 
-    gc.freeze()
     gc.enable()
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
