@@ -21,7 +21,7 @@ SHAPE, K = (1, 28, 28), 10
 @suite.benchmark(
     "cafe",
     "a CAFE image update: 10 classes of {real} real images and IPC {ipc}, ConvNet, 1 x 28 x 28",
-    "one pass with one graph",
+    "the official form: one pass with one graph",
     size={"ipc": 10, "real": 256},
     quick={"ipc": 1, "real": 2},
     tolerance=1e-2,

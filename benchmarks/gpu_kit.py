@@ -266,7 +266,7 @@ class Kit:
         (self.out / "manifest.json").write_text(json.dumps(self.report, indent=1) + "\n")
 
     def checkpoint(self) -> list[str]:
-        """What interrupted computations left, the largest first, in files of at most 16 MB; returns what did not fit."""
+        """What interrupted computations left, largest first, in files of at most 16 MB; returns what did not fit."""
         runs, room, left_out = self.work / "runs", PARTS * FILE_BYTES * 0.99, []
         whole = self.work / "checkpoint.zip"
         with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
@@ -286,7 +286,7 @@ class Kit:
 
 
 def kept(runs: Path) -> Iterator[Path]:
-    """Files that let an interrupted computation go on: those of the profiles, and what is made once for several sets."""
+    """Files that let an interrupted computation go on: those of the profiles, and what several sets share."""
     folders = [runs / profile / name for profile in ("full", "smoke") for name in CHECKPOINTED]
     made = [
         p for p in runs.glob("*") if p.is_dir() and p.name not in ("full", "smoke", "activity", "locks", "verified")

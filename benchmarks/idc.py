@@ -27,7 +27,7 @@ SHAPE, K = (1, 28, 28), 10
 @suite.benchmark(
     "idc",
     "an IDC-1 step: 10 classes of {real} real images and IPC {ipc}, ConvNet trained on {train}, 1 x 28 x 28",
-    "class by class, one joint pass",
+    "the official form: class by class, one joint pass",
     size={"ipc": 10, "real": 64, "train": 512},
     quick={"ipc": 1, "real": 2, "train": 64},
     tolerance=1e-2,

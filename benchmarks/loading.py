@@ -21,7 +21,7 @@ NAME = "FashionMNIST-mini"
 @suite.benchmark(
     "loading",
     "the {name} set read and normalised",
-    "image after image through the transformation",
+    "the official code: image after image through the transformation",
     size={"name": NAME},
     quick={"name": NAME},
     tolerance=1e-5,

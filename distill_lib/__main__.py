@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import json
 import os
 import re
@@ -29,7 +30,7 @@ LISTED = ["methods", "datasets", "networks", "protocols", "experiments"]
 Parameter = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="name=value, as the notebook takes it; repeat for more.")
 ]
-Profile = Annotated[str, typer.Option(help="smoke, small or full.")]
+ProfileOption = Annotated[str, typer.Option(help="smoke, small or full.")]
 Experiments = Annotated[list[str], typer.Argument(help="For example skd/table1_accuracy; several run one by one.")]
 Cells = Annotated[
     str | None,
@@ -156,7 +157,7 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
 @app.command()
 def run(
     experiments: Experiments,
-    profile: Profile = "smoke",
+    profile: ProfileOption = "smoke",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
@@ -209,9 +210,7 @@ def run(
         print(frame.to_string(index=False) if len(frame) else "nothing measured")
         failed += outcome.of("failed")
     if profile != "smoke":
-        from .records import export as index_
-
-        index_.write(paths.runs() / "index.csv")
+        _write_index()
     if failed:
         from .core.progress import log_path
 
@@ -236,7 +235,7 @@ def seconds(text: str) -> float:
 @app.command()
 def plan(
     experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     parameter: Parameter = None,
     cells: Cells = None,
     sets: Sets = None,
@@ -244,9 +243,12 @@ def plan(
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and
     why."""
+    gc.disable()  # looking for garbage among hundreds of thousands of imported objects takes a second
     from . import experiments as engine
     from .experiments import estimate
 
+    gc.freeze()
+    gc.enable()
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
     rows = estimate.rows(statuses, profile, sets)
@@ -299,7 +301,7 @@ def fill(
 
     jobs, left_out = filling.plan(profile, experiments or None, cells, parse(parameter), sets)
     for job in jobs[:20]:
-        print(f"{job}: {estimate.words(job.seconds, None)}")
+        print(f"{job}: {estimate.words(job.seconds, None)}" + (f" (as {job.basis})" if job.seconds else ""))
     if len(jobs) > 20:
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]
@@ -318,9 +320,7 @@ def fill(
     done = filling.run(jobs, left, lambda line: print(line, flush=True), device)
     finished = ", ".join(f"{len(lines)} {what}" for what, lines in done.items() if lines)
     print(finished or "nothing was finished in this time; what was begun is saved")
-    from .records import export as index_
-
-    index_.write(paths.runs() / "index.csv")
+    _write_index()
     if done["failed"]:
         raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
 
@@ -341,7 +341,7 @@ def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote o
 @app.command()
 def explain(
     cell: Annotated[str, typer.Argument(help="A cell as `distill plan` prints it, or the name of its record.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     parameter: Parameter = None,
 ) -> None:
     """Say why a cell is, or is not, taken from its record, and show all that its number depends on."""
@@ -362,13 +362,18 @@ def explain(
         print(json.dumps(now.task.key, indent=1))
 
 
+def _write_index(output: Path | None = None) -> tuple[Path, int, list[str]]:
+    """The file, the number of its rows, and what is wrong with each record that has none."""
+    from .records import export
+
+    file = output or paths.runs() / "index.csv"
+    return file, *export.write(file)
+
+
 @app.command()
 def index(output: Annotated[Path | None, typer.Option(help="By default index.csv in the runs folder.")] = None) -> None:
     """Write one row per record of the small and full profiles to a CSV file."""
-    from .records import export as index_
-
-    file = output or paths.runs() / "index.csv"
-    count, damaged = index_.write(file)
+    file, count, damaged = _write_index(output)
     print(f"{count} records in {file}")
     if damaged:
         raise UserError(f"{len(damaged)} records have no row: " + "; ".join(damaged))
@@ -386,7 +391,7 @@ def watch(
         if as_json:
             print(json.dumps(notes, indent=1))
         elif notes:
-            _print_table("running", [progress.describe(note) for note in notes])
+            _print_table("running", [progress.as_row(note) for note in notes])
         else:
             print("nothing is running")
         if every <= 0:
@@ -510,21 +515,20 @@ uvit = typer.Typer(
     no_args_is_help=True, help="U-ViT by itself: train stage 1, also on several processes, and generate images."
 )
 app.add_typer(uvit, name="uvit")
-PROFILES = ["smoke", "small", "full"]
 
 
 @uvit.command("train")
 def uvit_train(
     dataset: Annotated[str, typer.Argument(help="For example CIFAR10.")],
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from the public ones.")
     ] = False,
 ) -> None:
     """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train
     CIFAR100`."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    if profile not in paths.PROFILES[1:]:
+        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
     uvit_commands.train(dataset, profile, scratch)
@@ -537,14 +541,14 @@ def uvit_generate(
         str | None, typer.Argument(help="Whose U-ViT, trained by `distill uvit train` or an experiment.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
-    profile: Profile = "full",
+    profile: ProfileOption = "full",
     seconds: Annotated[float | None, typer.Option(help="How long to generate.")] = None,
     images: Annotated[int | None, typer.Option(help="Or how many images.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    if profile not in paths.PROFILES[1:]:
+        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
     uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)

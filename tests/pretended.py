@@ -125,7 +125,11 @@ class Device(TorchDispatchMode):
             return out
         if func.overloadpacket is aten.copy_:
             return args[0]
-        return tree_map(lambda x: inputs.get(id(x)) or There(x) if isinstance(x, Tensor) else x, out)
+
+        def back(x):
+            return x if not isinstance(x, Tensor) else inputs[id(x)] if id(x) in inputs else There(x)
+
+        return tree_map(back, out)
 
     def check(self, func, leaves, there, args, wanted) -> None:
         """Note what waits. Raises: RuntimeError: operands that a GPU would refuse."""

@@ -18,6 +18,7 @@ from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.experiments.papers import skd
 from distill_lib.publish import build, check, pages
+from distill_lib.records import reported
 from distill_lib.tables import claims, findings, ledger, widgets
 
 PAGES = build._contents(paths.ROOT)
@@ -41,7 +42,8 @@ FORMULAS = """() => {
     return [all.length, all.filter(fine).length];
 }"""
 CUT = """() => [...document.querySelectorAll('.distill-scroll')]
-    .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1 && !box.matches('.more-right, .more-left'))
+    .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1)
+    .filter(box => !box.matches('.more-right, .more-left'))
     .map(box => box.getAttribute('aria-label'))"""  # tables that go on without a visible edge
 BARE = """() => [...document.querySelectorAll('div.cell_output img')]
     .filter(image => !image.closest('.distill-gallery') && !image.closest('figure')?.querySelector('figcaption'))
@@ -351,7 +353,7 @@ def test_the_front_page_says_what_was_measured_and_what_each_paper_s_finding_is(
     assert all(sentence.replace("*", "") in text for sentence in claims.overall())
     assert desk.locator("#fig-front-claims img").count() == (len(claims.run()) > 0)
     assert desk.locator(".distill-bars .paper").count() == 4
-    for paper in ledger.PAPERS:
+    for paper in reported.PAPERS:
         assert findings.headline(paper)[0] in text
     box = desk.locator(".distill-bars .bar").first.bounding_box()
     assert box["y"] + box["height"] < 900
@@ -360,7 +362,7 @@ def test_the_front_page_says_what_was_measured_and_what_each_paper_s_finding_is(
     assert sum(map(int, shown)) == measured
 
 
-@pytest.mark.parametrize("paper", ledger.PAPERS)
+@pytest.mark.parametrize("paper", reported.PAPERS)
 def test_a_paper_s_page_has_a_figure_and_numbers_of_ours_on_the_first_screen(html, desk, paper):
     desk.goto((html / "book" / f"{paper}.html").as_uri())
     assert desk.locator("article figure img").first.bounding_box()["y"] < 700

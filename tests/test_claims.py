@@ -78,7 +78,7 @@ def test_the_repeats_that_would_decide_are_the_fewest(centre, spread):
     n = effects.needed(centre, spread, delta=0.5)
 
     def decides(count):
-        half = effects._half(spread, count)
+        half = effects.half_width(spread, count)
         return abs(centre) > half or abs(centre) + half < 0.5
 
     assert decides(n) and (n == 2 or not decides(n - 1))
@@ -182,7 +182,7 @@ def test_a_difference_of_differences_by_hand(monkeypatch):
     c = claim(arms=more_than((four[3], four[0]), (four[2], four[1])), n=3)
     values = {1: [10.0, 11.0], 2: [20.0, 20.0], 3: [25.0, 26.0], 4: [30.0, 32.0]}
     found = {cell: Record(cell, values[cell.ipc], [0, 1], {}) for cell in c.cells("toy/claims")}
-    assert claims.differences(c, found, "toy/claims") == [(30 - 10) - (25 - 20), (32 - 11) - (26 - 20)]
+    assert claims.paired_differences(c, found, "toy/claims") == [(30 - 10) - (25 - 20), (32 - 11) - (26 - 20)]
 
 
 def test_repeats_are_paired_by_their_number_and_networks_are_averaged_within_a_set():
@@ -192,7 +192,7 @@ def test_repeats_are_paired_by_their_number_and_networks_are_averaged_within_a_s
         ours: Record(ours, [70.0, 72.0, 60.0, 62.0], [0, 0, 2, 2], {}),
         theirs: Record(theirs, [50.0, 52.0, 40.0, 40.0], [2, 2, 1, 1], {}),
     }
-    assert claims.differences(c, found, "toy/claims") == [61.0 - 51.0]  # set 2 alone is in both
+    assert claims.paired_differences(c, found, "toy/claims") == [61.0 - 51.0]  # set 2 alone is in both
 
 
 @pytest.mark.parametrize(("paper", "of"), EVERY)

@@ -88,7 +88,7 @@ def test_what_cells_share_is_one_task(folders):
     shared = {}
     for cell in cells:
         task = experiments.status(cell, params).task
-        cluster._shared(Client(), task, list(range(task.num_sets)), cluster.Order("small"), shared)
+        cluster._shared(Client(), task, list(range(task.num_sets)), cluster.WorkerOrder("small"), shared)
     stages = [key for name, key in submitted if name == "_stage1"]
     assert sorted(s.rpartition("-")[0] for s in stages) == ["conditional-GAN", "expert-trajectories", "feature-network"]
     sets = [key for name, key in submitted if name == "_set"]

@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -71,7 +73,7 @@ def order(jobs):
 def learned(monkeypatch, seconds_per_operation=1e-9):
     """Rates as if a record had told them."""
     known = estimate.Rates(["a machine, any threads"])
-    known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(True, seconds_per_operation, 1.0)]
+    known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(seconds_per_operation, 1.0, "a cell")]
     monkeypatch.setattr(estimate, "rates", lambda profile: known)
 
 
@@ -86,16 +88,35 @@ def test_the_cheapest_number_comes_first_and_further_sets_count_more(table, monk
     assert order(fill.plan("full", sets=1)[0]) == [(1, 1), (2, 1), (4, 1)]
 
 
-def test_what_jobs_share_is_divided_among_them(table, monkeypatch):
-    learned(monkeypatch)
-    monkeypatch.setattr(Slow, "stage1", lambda self, cfg: {"stage": Stage()}, raising=False)
-    known = estimate.rates("full")
-    known.rates["a machine, any threads", "stage", "stage"] = [estimate.Rate(True, 900.0, 1.0)]
-    monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
-    with_stage = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
-    monkeypatch.delattr(Slow, "stage1")
-    alone = {order([j])[0]: j.seconds for j in fill.plan("full")[0]}
-    assert all(with_stage[k] - alone[k] == pytest.approx(100.0) for k in alone)  # 900 seconds for nine jobs
+def test_a_stage_is_paid_by_the_first_job_that_needs_it_and_its_cost_is_spread_in_the_order(table, monkeypatch):
+    """The same stage for the cells of two tables, and a third table without one, whose sets cost 500 s each."""
+    toy = registry.experiments()["toy/table"]
+    monkeypatch.setitem(METHODS, "Staged", SimpleNamespace(VERSION=1, stage1=lambda cfg: {"stage": Stage()}))
+    monkeypatch.setitem(WORK, "Staged", WORK["Random"])
+    named = {"toy/table": "Slow", "toy/other": "Staged", "toy/third": "Staged"}
+
+    def table_of(name):
+        cells = [Cell(name, named[name], "digits", ipc, NETWORK, PROTOCOL) for ipc in (1, 2)]
+        return replace(toy, name=name, cells=lambda params: cells)
+
+    tables = {name: table_of(name) for name in named}
+    monkeypatch.setattr(registry, "experiments", lambda: tables)
+
+    def jobs_with(stage):
+        known = estimate.Rates(["a machine, any threads"])
+        monkeypatch.setattr(estimate, "rates", lambda profile: known)
+        monkeypatch.setattr(estimate, "_stage_operations", lambda *args: 1.0)
+        monkeypatch.setattr(estimate, "_operations", lambda task: (0.0, 500.0 if task.maker == "Slow" else 60.0))
+        known.rates["a machine, any threads", "evaluate", NETWORK] = [estimate.Rate(1.0, 1.0, "a cell")]
+        known.rates["a machine, any threads", "stage", "stage"] = [estimate.Rate(stage, 1.0, "a GAN")]
+        return fill.plan("full", sets=1)[0]
+
+    cheap = jobs_with(1200.0)  # 300 s for each of four numbers, and 60 s more: less than 500
+    assert [job.cell.method for job in cheap] == ["Staged"] * 4 + ["Slow"] * 2
+    assert [job.seconds for job in cheap] == [1260.0, 60.0, 60.0, 60.0, 500.0, 500.0] and "a GAN" in cheap[0].basis
+    dear = jobs_with(2400.0)  # 600 s for each of four numbers
+    assert [job.cell.method for job in dear] == ["Slow"] * 2 + ["Staged"] * 4
+    assert {job.cell.experiment for job in dear[2:]} == {"toy/other", "toy/third"}
 
 
 @settings

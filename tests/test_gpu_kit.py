@@ -103,7 +103,8 @@ cli.main()
 
 def test_the_kit_starts_on_a_machine_that_has_little_installed(bare):
     """The machine has PyTorch, torchvision, seaborn and typer; nothing else is imported but what the kit brings."""
-    done = subprocess.run([sys.executable, "-c", START], cwd=bare, capture_output=True, text=True)
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(bare)}
+    done = subprocess.run([sys.executable, "-c", START], cwd=bare, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -122,7 +123,7 @@ def test_every_step_of_a_gpu_names_cells_that_exist():
             assert experiments.select(experiments.experiment(TABLE).cells(params), cells)
 
 
-# --- a run --------------------------------------------------------------------------------------------------------------
+# --- a run --------------------------------------------------------------------------------------------------------
 def test_a_step_that_does_not_end_is_ended():
     process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     assert gpu_kit.ended(process, time.monotonic()) == gpu_kit.CUT and process.poll() is not None
@@ -171,7 +172,7 @@ def test_a_device_that_is_not_there_is_one_line(bare):
     assert done.stderr.count("\n") == 1
 
 
-# --- back home ----------------------------------------------------------------------------------------------------------
+# --- back home ----------------------------------------------------------------------------------------------------
 FOUND = records.path(Cell(TABLE, "Random", "MNIST", 1), "full")
 
 

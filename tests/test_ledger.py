@@ -41,7 +41,7 @@ def test_every_printed_cell_has_a_status_and_a_reason():
     table = ledger.rows()
     assert len(table) == sum(len(reported.cells_of(name)) for name in reported.experiments())
     assert set(table["status"]) <= set(ledger.STATUSES) and table["reason"].str.len().min() > 0
-    names = [name for paper in ledger.PAPERS for name in reported.experiments(paper)]  # in reading order
+    names = [name for paper in reported.PAPERS for name in reported.experiments(paper)]  # in reading order
     assert sorted(names) == sorted(reported.experiments())
     printed = [row["text"] for name in names for row in reported.cells_of(name)]
     assert table["published"].tolist() == printed

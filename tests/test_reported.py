@@ -332,9 +332,12 @@ def test_files_are_plain_text_as_committed():
 # ------------------------------------------------------------------------------------------------------- damaged files
 
 
+PRINTED = paths.reported()
+
+
 def damaged(folder, change):
     """A copy of skd.csv, changed."""
-    (folder / "skd.csv").write_text(change((paths.reported() / "skd.csv").read_text()))
+    (folder / "skd.csv").write_text(change((PRINTED / "skd.csv").read_text()))
     return folder
 
 
@@ -347,6 +350,13 @@ def second_line(change):
         return f"{header}\n{quoted}\n{rest}"
 
     return apply
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The folder that the published numbers are looked for in."""
+    monkeypatch.setattr(reported.paths, "reported", lambda: tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -379,25 +389,26 @@ def second_line(change):
         (second_line({"experiment": "skd/table9"}), "unknown experiment 'skd/table9'"),
     ],
 )
-def test_a_damaged_file_is_one_clear_error(tmp_path, change, message):
+def test_a_damaged_file_is_one_clear_error(elsewhere, change, message):
+    damaged(elsewhere, change)
     with pytest.raises(UserError, match=message):
-        reported.load("skd", folder=damaged(tmp_path, change))
+        reported.load("skd")
 
 
-def test_an_absent_or_unreadable_file_is_one_clear_error(tmp_path):
+def test_an_absent_or_unreadable_file_is_one_clear_error(elsewhere):
     with pytest.raises(UserError, match="no file with the published numbers of skd.*restore it from git"):
-        reported.load("skd", folder=tmp_path)
-    (tmp_path / "skd.csv").write_bytes(b"\xff\xfe\x00")
+        reported.load("skd")
+    (elsewhere / "skd.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not a readable CSV"):
-        reported.load("skd", folder=tmp_path)
+        reported.load("skd")
 
 
-def test_an_edited_file_is_read_again(tmp_path):
-    damaged(tmp_path, lambda t: t)
-    assert reported.lookup("skd/table1_accuracy", "Random", "MNIST", 1, folder=tmp_path)["text"] == "64.9 ± 3.5"
-    (tmp_path / "skd.csv").unlink()
-    damaged(tmp_path, second_line({"value": "65.0"}))
-    assert reported.lookup("skd/table1_accuracy", "Random", "MNIST", 1, folder=tmp_path)["text"] == "65.0 ± 3.5"
+def test_an_edited_file_is_read_again(elsewhere):
+    damaged(elsewhere, lambda t: t)
+    assert reported.lookup("skd/table1_accuracy", "Random", "MNIST", 1)["text"] == "64.9 ± 3.5"
+    (elsewhere / "skd.csv").unlink()
+    damaged(elsewhere, second_line({"value": "65.0"}))
+    assert reported.lookup("skd/table1_accuracy", "Random", "MNIST", 1)["text"] == "65.0 ± 3.5"
 
 
 # --------------------------------------------------------------------------------------------------- pages built on

@@ -87,8 +87,8 @@ def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path,
     params = experiments.check_parameters(skd.FIGURE2, {})
     assert tables_skd.samples(params) == {} and tables_skd.health_kept(params) == {}
     kept = tables_skd.drawn(made(real, 1), 3, seed=0)
-    kept.save(tables_skd._artefact("small", "MNIST", "SKD (no standardisation)", "safetensors"))
-    tables_skd._artefact("small", "MNIST", "health", "csv").write_text(
+    kept.save(paths.results("small") / tables_skd.artefact("MNIST", "SKD (no standardisation)"))
+    (paths.results("small") / tables_skd.artefact("MNIST", "health", "csv")).write_text(
         "step,loss_generator,loss_discriminator,class_accuracy_pct,frechet_distance\n5,1,2,30,40\n9,1,1,60,20\n"
     )
     shown = tables_skd.samples(params)

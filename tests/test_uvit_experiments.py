@@ -57,7 +57,7 @@ def test_figure4_measures_the_papers_own_entry():
 @pytest.mark.parametrize("name", WITH_CELLS)
 def test_both_data_sets_are_judged_by_the_network_of_the_challenges_script(name):
     """Width 128 and depth 3, at 64 pixels too: the parameters of its ConvNet as its file defines it."""
-    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.PAPERS}
+    judged = {t.dataset: t.key["network"] for t in tasks(name, "full") if t.dataset in pages.IN_PAPER}
     shapes = {"CIFAR100": ((3, 32, 32), 100, 504_420), "TinyImageNet": ((3, 64, 64), 200, 1_938_120)}
     assert judged.keys() == shapes.keys()
     for dataset, (shape, classes, parameters) in shapes.items():

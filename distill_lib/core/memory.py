@@ -59,5 +59,5 @@ def bytes_per_image(run: Callable[[int], Any], few: int = 2) -> float:
 
 
 def parameter_count(*modules: nn.Module) -> int:
-    """How many numbers the weights of modules are."""
+    """How many numbers the weights of these modules hold."""
     return sum(p.numel() for module in modules for p in module.parameters())

@@ -70,6 +70,16 @@ def results(profile: str) -> Path:
     return _place("DISTILL_RESULTS", "results") / profile
 
 
+def shown(profile: str) -> tuple[str, ...]:
+    """The profiles whose results a page shows that is in `profile`, the best first."""
+    return RESULT_PROFILES if profile == "recorded" else (profile,)
+
+
+def kept(profile: str, name: str) -> Path | None:
+    """The file of that name below the results that a page in `profile` shows; None if it is not there."""
+    return next((file for one in shown(profile) if (file := results(one) / name).exists()), None)
+
+
 def reported() -> Path:
     """Folder of the numbers the papers print, one CSV per paper."""
     return ROOT / "distill_lib" / "records" / "printed"

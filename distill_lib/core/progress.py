@@ -40,16 +40,12 @@ class Spent:
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
         self.joules: dict[str, float] = {}  # of phases on a device that reports them
-        self.shared: dict[
-            str, dict[str, float]
-        ] = {}  # what was made once and used here -> its `totals`, see `store.once`
+        self.shared: dict[str, dict[str, float]] = {}  # what was made once and used here, with its `totals`
         if file.exists():
             try:
-                saved = json.loads(file.read_text())
-                self.seconds, self.memory_mb = dict(saved["seconds"]), float(saved["memory_mb"])
-                self.cpu_seconds, self.joules = dict(saved.get("cpu_seconds", {})), dict(saved.get("joules", {}))
-                self.shared = dict(saved.get("shared", {}))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                for name, value in json.loads(file.read_text()).items():
+                    setattr(self, name, type(getattr(self, name))(value))
+            except (OSError, ValueError, TypeError, AttributeError):
                 raise UserError(
                     f"{file}: damaged; delete it to go on, with the time spent so far not counted"
                 ) from None
@@ -59,7 +55,7 @@ class Spent:
         return sum(self.seconds.values())
 
     def include(self, name: str, other: Spent) -> None:
-        """Count what another phase has cost, once."""
+        """Take over the cost of another object as phase `name`; a second call replaces it."""
         self.seconds[name] = other.total
         for own, others in ((self.cpu_seconds, other.cpu_seconds), (self.joules, other.joules)):
             if others:
@@ -95,17 +91,9 @@ class Spent:
                 outer.seconds, outer.cpu_seconds = outer.seconds + cost.seconds, outer.cpu_seconds + cost.cpu_seconds
                 outer.joules = (outer.joules or 0.0) + (cost.joules or 0.0)
 
-    def save(self) -> None:
-        self._write(self.seconds, self.cpu_seconds)
-
-    def _write(self, seconds: dict[str, float], cpu_seconds: dict[str, float]) -> None:
-        body = {
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "joules": self.joules,
-            "memory_mb": self.memory_mb,
-            "shared": self.shared,
-        }
+    def save(self, **now: dict[str, float]) -> None:
+        """Write the file, with `now` in place of the values of that name."""
+        body = {k: v for k, v in vars(self).items() if k != "file"} | now
         atomically(self.file, lambda part: part.write_text(json.dumps(body)))
 
 
@@ -131,7 +119,7 @@ def tick() -> None:
         now.written, spent = time.monotonic(), now.spent
         seconds = spent.seconds.get(now.name, 0.0) + time.monotonic() - now.start - now.inside.seconds
         processor = spent.cpu_seconds.get(now.name, 0.0) + time.process_time() - now.cpu - now.inside.cpu_seconds
-        spent._write({**spent.seconds, now.name: seconds}, {**spent.cpu_seconds, now.name: processor})
+        spent.save(seconds={**spent.seconds, now.name: seconds}, cpu_seconds={**spent.cpu_seconds, now.name: processor})
 
 
 class Activity:
@@ -143,7 +131,7 @@ class Activity:
 
     def __init__(self, cells: int = 1):
         self.cells = cells
-        self.file = folder() / f"{platform.node() or 'host'}-{os.getpid()}.json"
+        self.file = _folder() / f"{platform.node() or 'host'}-{os.getpid()}.json"
         self._about: dict[str, Any] = {}
         self._written = self._logged = 0.0
         self._log: Path | None = None
@@ -180,7 +168,7 @@ class Activity:
             self._say(line)
 
     def tell(self, name: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Takes the place of `Loop.tell`."""
+        """Given to loops as their `tell`: updates the note, and now and then the log."""
         tick()
         now = time.monotonic()
         if self._about and (now - self._written > 2 or done == total):
@@ -202,7 +190,7 @@ class Activity:
                 f.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
 
 
-def folder() -> Path:
+def _folder() -> Path:
     return paths.runs() / "activity"
 
 
@@ -217,7 +205,7 @@ def running() -> list[dict[str, Any]]:
     Notes of processes that are gone are removed; a note from another machine counts as gone after ten silent minutes.
     """
     found = []
-    for file in sorted(folder().glob("*.json")):
+    for file in sorted(_folder().glob("*.json")):
         try:
             note = json.loads(file.read_text())
             here = note["host"] == platform.node()
@@ -231,7 +219,7 @@ def running() -> list[dict[str, Any]]:
     return sorted(found, key=lambda note: note["started"])
 
 
-def describe(note: dict[str, Any]) -> dict[str, str]:
+def as_row(note: dict[str, Any]) -> dict[str, str]:
     """A note as a row for people: cell, phase, steps, seconds spent and left in this phase."""
     done, total, seconds = note["done"], note["total"], time.time() - note["started"]
     values = ", ".join(f"{k} {v:.4g}" for k, v in note["values"].items())

@@ -24,20 +24,23 @@ from .progress import Spent
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-def digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+def digest(value: Any) -> str:
+    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plain_name(name: str) -> str:
+    """A name as a part of a file's name."""
     return name.replace("/", "_").replace(":", "_").replace("@", "-")
 
 
 def thinned(history: dict[str, list[tuple[int, float]]], most: int = 60) -> dict[str, list[tuple[int, float]]]:
-    """At most so many looks of the curves of this stage."""
+    """At most `most` points of each curve of this stage, evenly thinned."""
     return {k: v[:: max(1, -(-len(v) // most))] for k, v in history.items() if k in ("error", "bound", "minimax")}
 
 
 def forget(loop: Loop, *names: str) -> None:
+    """Delete the checkpoints of these phases."""
     if loop.folder:
         for name in names:
             (loop.folder / f"{name}.ckpt").unlink(missing_ok=True)

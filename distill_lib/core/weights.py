@@ -38,7 +38,7 @@ def find_folder(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path:
-    """As `find_folder`.
+    """The folder of weights that `find_folder` finds.
 
     Raises: UserError: it is not found; says where it may lie and how to get it.
     """
@@ -123,7 +123,7 @@ def find(name: str) -> Path | None:
 
 
 def need(name: str) -> Path:
-    """As `find`.
+    """The file of weights that `find` finds.
 
     Raises: UserError: they are not found; says where they may lie.
     """

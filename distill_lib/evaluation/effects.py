@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core.errors import UserError
-from .statistics import mean, std
+from .statistics import half_width, mean, std
 
 LEVEL = 0.95
 MOST = 10_000  # repeats; a claim that needs more is said to need more than that
@@ -67,7 +67,7 @@ def paired(differences: Sequence[float], delta: float) -> Effect:
         return Effect(n, centre, -math.inf, math.inf, math.nan, 1.0, delta, None)
     centre, spread = mean(differences), std(differences, ddof=1)
     error = spread / math.sqrt(n)
-    half = _half(spread, n)
+    half = half_width(spread, n)
     p_value = float(centre == 0) if error == 0 else float(2 * stdtr(n - 1, -abs(centre) / error))
     return Effect(n, centre, centre - half, centre + half, spread, p_value, delta, needed(centre, spread, delta))
 
@@ -79,19 +79,12 @@ def needed(centre: float, spread: float, delta: float) -> int | None:
     """
     room = max(abs(centre), delta - abs(centre))
     low, high = 2, MOST
-    if _half(spread, high) >= room:
+    if half_width(spread, high) >= room:
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _half(spread, middle) < room else (middle + 1, high)
+        low, high = (low, middle) if half_width(spread, middle) < room else (middle + 1, high)
     return low
-
-
-def _half(spread: float, n: int) -> float:
-    """Half the width of the interval of a mean of n values."""
-    from scipy.special import stdtrit  # here: a machine that only computes need not have scipy
-
-    return float(stdtrit(n - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

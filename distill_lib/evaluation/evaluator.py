@@ -344,7 +344,7 @@ def _train(job: _Job, members: Sequence[int], lr: float) -> list[_Result]:
     """Train the networks of these numbers together; one result each."""
     p, place = job.protocol, job.place
     fresh = [networks.fresh(job.network, job.source, stream(job.seed, "evaluate", i, "init")) for i in members]
-    nets = networks.stack([network.to(place) for network in fresh]).train()
+    nets = networks.stack([network.to(place) for network in fresh], p.precision).train()
     optimizer = _optimizer(p, list(nets.params.values()))
     average = {k: v.detach().clone() for k, v in nets.params.items()} if p.ema else {}
     loss_sum = torch.zeros(len(members), device=place)  # over the images of the current epoch

@@ -57,7 +57,7 @@ def evaluate_file(
         protocol: one, or several side by side: ("vico_dsa", "vico_dsa+noaug"), or ("dd_ranking+hard",
                   "dd_ranking+soft").
         baseline: also evaluate as many random real images of every class, under the same protocols.
-        ceiling_epochs: also train on all real images for so many epochs, under the same protocols otherwise.
+        ceiling_epochs: also train on all real images for this many epochs, otherwise under the same protocols.
         resolution, normalisation, channels, split, classes: passed on to `data.load`.
         how:      `factor`, `order`, `numbers` of `read`.
         The others as in `evaluate`.

@@ -18,7 +18,7 @@ import re
 from typing import Any, Literal
 
 from ..core.errors import UserError, unknown
-from ..core.settings import build, replace, settings
+from ..core.settings import added, build, replace, settings
 from ..data import like
 
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
@@ -97,6 +97,7 @@ class Protocol:
     checks: int = 0  # looks at the accuracy during training, of which the paper reports the best; a named extra here
     num_eval: int = 20  # networks, if the caller names no number
     cases: tuple[Case, ...] = ()
+    precision: Literal["float32", "bfloat16"] = added("float32")  # of multiplications; weights and losses are float32
 
     def settled(self, dataset: str, network: str, ipc: int, classes: int, soft: bool = False) -> Protocol:
         """This protocol with the cases for one evaluation applied.
@@ -121,7 +122,7 @@ class Protocol:
         return self.budget or self.full_epochs(ipc, images)
 
     def full_epochs(self, ipc: int, images: int) -> int:
-        """Nominal epochs of the unbudgeted protocol."""
+        """Epochs before `extra_epoch`, without a budget."""
         if self.steps_of_ipc:
             return replace(self, budget=None).nominal_epochs(ipc, images)
         if self.steps_by_images:
@@ -129,7 +130,7 @@ class Protocol:
         return _row(self.epochs_by_ipc, ipc) if self.epochs_by_ipc else self.epochs
 
     def num_epochs(self, ipc: int, images: int) -> int:
-        """Passes over the set that are trained."""
+        """How often training passes over the set."""
         return self.nominal_epochs(ipc, images) + self.extra_epoch
 
     def batches(self, images: int) -> int:
@@ -137,7 +138,7 @@ class Protocol:
         return math.ceil(images / self.batch)
 
     def num_checks(self, ipc: int, images: int) -> int:
-        """Looks during training; under a budget in proportion."""
+        """How often accuracy is looked at during training; a budget lowers the number in proportion."""
         if not self.checks or not self.budget:
             return self.checks
         return max(1, min(self.budget, round(self.checks * self.budget / self.full_epochs(ipc, images))))
@@ -413,6 +414,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "soft": {"loss": "soft_ce"},
     "mse": {"loss": "mse"},
     "kl": {"loss": "kl"},
+    "bfloat16": {"precision": "bfloat16"},
 }
 _BUDGET = re.compile(r"([1-9][0-9]*)ep")
 

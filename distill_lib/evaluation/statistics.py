@@ -53,6 +53,13 @@ def std(values: Sequence[float], ddof: int = 0) -> float:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - ddof))
 
 
+def half_width(spread: float, n: int, level: float = 0.95) -> float:
+    """Half the width of the t-interval of the mean of n values with this sample deviation."""
+    from scipy.special import stdtrit  # here: a machine that only computes need not have scipy
+
+    return float(stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
+
+
 def bootstrap_interval(
     values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
@@ -144,8 +151,8 @@ def equal_to_published(
                        networks are what varies.
     Raises: UserError: no values, or numbers that cannot be a mean and its deviation.
     """
-    units, what = _units(values, sets)
-    ours, n = mean(units), len(units)
+    each, what = units(values, sets)
+    ours, n = mean(each), len(each)
     given = published_std is not None and not math.isnan(published_std)
     m = ASSUMED_TRIALS if trials is None else trials
     if not math.isfinite(published) or (given and not 0 <= published_std < math.inf) or m < 1:
@@ -168,14 +175,14 @@ def equal_to_published(
         a, b, df = between**2 + within**2 / len(values), theirs**2 / m, m - 1
         notes.append("one set, whose own spread is not known: the published deviation stands in for it")
     elif given:
-        spread = std(units, ddof=1)
+        spread = std(each, ddof=1)
         if m > 1:
             a, b = spread**2 / n, theirs**2 / m
             df = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)) if a + b else math.inf
         else:  # a deviation of one run, say over networks: taken as known
             a, b, df = spread**2 / n, theirs**2, math.inf if published_std else n - 1
     else:
-        spread = std(units, ddof=1)
+        spread = std(each, ddof=1)
         a, b, df = spread**2 / n, spread**2 / m, n - 1
         notes.append("no published deviation, ours stands in for it")
     half, p_value = _welch(difference, math.sqrt(a + b), df)
@@ -193,7 +200,7 @@ def equal_to_published(
     return Comparison(verdict, difference, low, high, margin, p_value, "; ".join([reason, *notes]))
 
 
-def _units(values: Sequence[float], sets: Sequence[int] | None) -> tuple[list[float], str]:
+def units(values: Sequence[float], sets: Sequence[int] | None) -> tuple[list[float], str]:
     """What varies independently, and its name: the values, or the mean of those of each set."""
     values = _checked(values)
     if sets is None:

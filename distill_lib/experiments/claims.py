@@ -36,7 +36,7 @@ from ..records import Cell, Record
 from .definition import Experiment, Parameters, Skip, Task, names_of
 
 SCALE = "small"  # the profile that claims are decided in
-UNSEEN = "unseen networks"  # in a cell: the mean over the architectures that its scale names
+UNSEEN_NETWORKS = "unseen networks"  # in a cell: the mean over the architectures that its scale names
 SMOKE_REPEATS = 2
 
 
@@ -81,7 +81,7 @@ class Arm:
         return f"{self.method}, {self.name}" if self.name else self.method
 
     def cell(self, experiment: str, scale: Scale) -> Cell:
-        network = UNSEEN if scale.networks else scale.network
+        network = UNSEEN_NETWORKS if scale.networks else scale.network
         ipc = getattr(self.config, "ipc", None)
         return Cell(experiment, self.method, scale.dataset, ipc, network, scale.protocol, self.name)
 
@@ -109,7 +109,7 @@ def _spread_of_architectures(record: Record) -> dict[int, float]:
 
 
 def _metric(start: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
-    """The one metric of every set whose name starts so."""
+    """Reads the one metric of a record whose name starts with `start`: its value for every set."""
 
     def of(record: Record) -> dict[int, float]:
         (name,) = [k for k in record.metrics if k.startswith(start)]
@@ -128,7 +128,7 @@ QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "seconds": _metric("distill_seconds"),
     "doublings of seconds": _metric("distill_seconds", math.log2),
 }
-UNITS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
+UNITS_OF_EFFECTS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
 OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
 
 
@@ -189,7 +189,7 @@ class Claim:
 
     @property
     def unit(self) -> str:
-        return UNITS.get(self.quantity, "points")
+        return UNITS_OF_EFFECTS.get(self.quantity, "points")
 
     def cells(self, experiment: str) -> dict[Cell, float]:
         """The cells of its arms, each with its weight."""
@@ -217,7 +217,7 @@ def _gans(config: Any, method: str) -> list[cgan.GAN]:
     return [of for of in optional(METHODS[method], "stage1")(config).values() if isinstance(of, cgan.GAN)]
 
 
-def measured(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+def measure_sets(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
     """What the task's `scores` ask for: distances of the set to real images, or of every look at the GAN in training
     its step, the share of its samples that a classifier of real images recognises, and their Fréchet distance."""
     if isinstance(task.scores, Scores):
@@ -296,7 +296,7 @@ def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
     model = pydantic.create_model(
         "ClaimParameters", __base__=Parameters, claims=(names_of("claim", lambda: names), names)
     )
-    return Experiment(name, title, model, cells, task, lambda cell: False, measured, claims=claims)
+    return Experiment(name, title, model, cells, task, lambda cell: False, measure_sets, claims=claims)
 
 
 # --- what was found -------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def _untrained(record: Record) -> str:
     return ""
 
 
-def differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
+def paired_differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
     """One difference for each repeat that all arms have, in order, at most as many as are planned."""
     arms = claim.cells(experiment)
     if not all(cell in found for cell in arms):
@@ -363,7 +363,7 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
     for cell in {cell for claim in of.claims for cell in claim.cells(of.name)}:
         if record := records.load(cell, folder):
             found[cell] = record
-    each = [effects.paired(differences(claim, found, of.name), claim.delta) for claim in of.claims]
+    each = [effects.paired(paired_differences(claim, found, of.name), claim.delta) for claim in of.claims]
     adjusted = effects.holm([effect.p_value for effect in each])
     out = []
     for claim, effect, p_value in zip(of.claims, each, adjusted, strict=True):

@@ -71,7 +71,7 @@ def run(
     this = registry.experiment(name)
     cells = this.cells(params) if cells is None else cells
     outcome = Outcome(params, printed=this.printed)
-    order = Order(params.profile, None if time_limit is None else time.time() + time_limit, device)
+    order = WorkerOrder(params.profile, None if time_limit is None else time.time() + time_limit, device)
     with connected(workers, scheduler, order.ends, say) as client:
         _same_folders(client)
         futures, shared = {}, {}
@@ -231,7 +231,7 @@ def _slurm(refused: list[str]) -> Any:
 
 
 def _first_worker(client: Client, ends: float | None, say: Callable[[str], None], refused: list[str]) -> None:
-    """Wait for it, and say so every minute."""
+    """Wait for the first worker, and say every minute that there is none yet."""
     start, told = time.monotonic(), PATIENCE
     while not client.nthreads():
         if refused:
@@ -280,7 +280,7 @@ def _local(local: Any, workers: int | None) -> Any:
     )
 
 
-def _shared(client: Client, task: Task, todo: list[int], order: Order, shared: dict[str, Future]) -> list[Future]:
+def _shared(client: Client, task: Task, todo: list[int], order: WorkerOrder, shared: dict[str, Future]) -> list[Future]:
     """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
     sets = []
     for index in todo:
@@ -297,7 +297,7 @@ def _shared(client: Client, task: Task, todo: list[int], order: Order, shared: d
 
 # --- what workers do ------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Order:
+class WorkerOrder:
     """What a worker is told of a `Run`: clocks and devices are its own.
 
     Attributes:
@@ -314,7 +314,7 @@ class Order:
         return Run(self.profile, deadline, _place(self.device))
 
 
-def _stage1(task: Task, index: int, order: Order, waited_for: list[str]) -> str:
+def _stage1(task: Task, index: int, order: WorkerOrder, waited_for: list[str]) -> str:
     """Train what the sets of several cells start from."""
 
     def make(run: Run, real: ImageSet) -> None:
@@ -323,12 +323,12 @@ def _stage1(task: Task, index: int, order: Order, waited_for: list[str]) -> str:
     return _until(make, task, order)
 
 
-def _set(task: Task, index: int, order: Order, waited_for: list[str]) -> str:
+def _set(task: Task, index: int, order: WorkerOrder, waited_for: list[str]) -> str:
     return _until(lambda run, real: compute.distilled(task, index, run, real), task, order)
 
 
-def _until(make: Callable[[Run, ImageSet], Any], task: Task, order: Order) -> str:
-    """Make something of a task's training set; how that ended."""
+def _until(make: Callable[[Run, ImageSet], Any], task: Task, order: WorkerOrder) -> str:
+    """Make something from a task's training set. Returns: "done", "stopped" by the time limit, or "failed"."""
     try:
         run = order.run()
         make(run, run.load(task.dataset)[0])
@@ -339,7 +339,9 @@ def _until(make: Callable[[Run, ImageSet], Any], task: Task, order: Order) -> st
     return "done"
 
 
-def _cell(cell: Cell, params: Parameters, order: Order, sets: int | None, waited_for: list[str]) -> dict[str, str]:
+def _cell(
+    cell: Cell, params: Parameters, order: WorkerOrder, sets: int | None, waited_for: list[str]
+) -> dict[str, str]:
     left = None if order.ends is None else max(0.0, order.ends - time.time())
     try:
         (found,) = engine.run(
@@ -405,7 +407,7 @@ def _plugin(values: dict[str, str]) -> Any:
     from distributed import WorkerPlugin  # optional
 
     class Settings(WorkerPlugin):
-        """Also for workers that join later."""
+        """Sets the variables of every worker, also of those that join later."""
 
         def setup(self, worker: Any) -> None:
             os.environ.update(values)

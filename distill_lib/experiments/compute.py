@@ -37,7 +37,7 @@ def stage1(task: Task) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Part:
+class SharedPart:
     """Work that several cells share under one `key`: a stage before the sets, or a distilled set."""
 
     key: str
@@ -46,19 +46,19 @@ class Part:
     stage: bool
 
 
-def shared_parts(task: Task, index: int) -> list[Part]:
+def shared_parts(task: Task, index: int) -> list[SharedPart]:
     """What has to be made before set `index` of a task can be evaluated, in order; the set itself comes last."""
     parts = []
     for what, settings in stage1(task).items():
         # the stages other than a training have their seed among their settings
         seed = task.seed + index if isinstance(settings, Training) else None
-        digest = records.digest([task.dataset, what, as_dict(settings), seed])
-        parts.append(Part(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
+        digest = store.digest([task.dataset, what, as_dict(settings), seed])
+        parts.append(SharedPart(f"{what.replace(' ', '-')}-{digest}", what, settings, stage=True))
     method, config = METHODS[task.maker], as_dict(task.config)
     if optional(method, "EVERY_IPC"):
         config["ipc"] = None
-    key = f"set-{records.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
-    return [*parts, Part(key, f"set of {task.maker}", task.config, stage=False)]
+    key = f"set-{store.digest([task.maker, config, task.dataset, task.seed + index, method.VERSION])}"
+    return [*parts, SharedPart(key, f"set of {task.maker}", task.config, stage=False)]
 
 
 def made(profile: str) -> set[str]:
@@ -129,7 +129,7 @@ def compute(
     """
     real, test = run.load(task.dataset)
     key = {**task.key, "data_sha256": {"train": real.sha256(), "test": test.sha256()}}
-    folder = paths.runs() / run.profile / "work" / task.cell.experiment / f"{task.cell.stem}-{records.digest(key)}"
+    folder = paths.runs() / run.profile / "work" / task.cell.experiment / f"{task.cell.stem}-{store.digest(key)}"
     record = known
     for i in missing_sets(task, known, sets):
         one = _set(task, i, run, key, folder / f"set{i}")
@@ -144,7 +144,7 @@ def compute(
 def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) -> Record:
     """The record of one of a task's sets; `folder` keeps checkpoints and costs until the record is written."""
     real, test = run.load(task.dataset)
-    place, method, digest = real.device, METHODS[task.maker], records.digest(key)
+    place, method, digest = real.device, METHODS[task.maker], store.digest(key)
     notes = list(real.facts.notes)
     if task.tested:
         test = test.subset(test.draw_index(task.tested, stream(0, "tested")).flatten())
@@ -165,7 +165,7 @@ def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) ->
                 loop=run.loop(folder / network, digest),
                 real=real,
             )
-            for network in task.networks or (task.key["network"],)
+            for network in task.judges
         ]
         evaluation = found[0] if len(found) == 1 else _mean(found)
         metrics = {
@@ -236,7 +236,7 @@ def distilled(task: Task, index: int, run: Run, real: ImageSet) -> tuple[ImageSe
         "code": method.VERSION,
         "facts": [list(real.facts.mean), list(real.facts.std)],
     }
-    digest = records.digest(key)
+    digest = store.digest(key)
     stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
     file = paths.runs() / run.profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
@@ -110,6 +111,11 @@ class Task:
         """The method, of METHODS, that makes the sets."""
         return self.method or self.cell.method
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The networks that are trained on every set."""
+        return self.networks or (self.network or self.cell.network,)
+
     @functools.cached_property
     def key(self) -> dict[str, Any]:
         """What a record must agree with to be reused."""
@@ -168,6 +174,15 @@ class Experiment:
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
     counted: Callable[[dict[str, Any]], float | None] = lambda row: None
     claims: tuple[Any, ...] = ()
+
+
+def grid(experiment: str, **axes: Any) -> list[Cell]:
+    """The cells of every combination of values of fields of `Cell`: the first field varies slowest.
+
+    A value that is not a list is that of all cells.
+    """
+    lists = [value if isinstance(value, list) else [value] for value in axes.values()]
+    return [Cell(experiment, **dict(zip(axes, values, strict=True))) for values in itertools.product(*lists)]
 
 
 def page(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters, **more: Any) -> Experiment:

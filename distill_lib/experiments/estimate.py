@@ -1,15 +1,15 @@
-"""What a cell will cost: seconds of past records, scaled by counted operations, and the memory that the nearest record
-measured.
+"""What a cell will cost: seconds of the nearest recent record, scaled by counted operations, and the memory it took.
 
 Operations are images through a network (`method_costs`; `work` of a stage's settings; the training and the test of an
 evaluation) times the operations of one image. Records say in how many seconds a device computes them: processor
 seconds on a CPU, which say the same on a busy machine, divided by the threads at hand. What cells share, such as a
-trained generator, is counted once in a total. Without a record of the method, time and memory are unknown. Only a
-measurement tells the truth: every estimate names what it was made from.
+trained generator, is counted once in a total. Without a record of the method, its time is unknown. Only a measurement
+tells the truth: every estimate names what it was made from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import math
@@ -35,43 +35,26 @@ from ..methods import METHODS, optional
 from ..networks.base import Shape
 from ..networks.reference import Training
 from ..records import Record, summaries
-from . import compute
-from . import state as experiments_state
+from . import compute, state
 from .definition import Task
 from .method_costs import WORK
 from .state import TO_COMPUTE, Status
 
 IMAGENET_CLASS = 1_300  # training images of most classes of ILSVRC-2012; the fewest are 732
 ENOUGH = 8  # records of a method and network that are read
-NEAREST = 3  # of them to go by
+NEWEST = 4  # of them to go by: a shared machine is not equally fast on all days
+ALIKE = 4  # times as many pixels, or as few, as the images whose memory is known
 
 
 # --- counting operations ---------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Workload:
-    """What decides how much there is to compute for a set and its evaluation."""
-
-    method: str
-    config: Any
-    dataset: str
-    ipc: int | None
-    networks: tuple[str, ...]
-    protocol: str
-    num_eval: int
-
-
-def _of_task(task: Task) -> Workload:
-    judges = task.networks or (task.key["network"],)
-    return Workload(task.maker, task.config, task.dataset, task.cell.ipc, judges, task.protocol, task.num_eval)
-
-
-def _of_record(record: Record) -> Workload | None:
-    """None for a record of another version, whose settings do not read."""
+def _task_of(record: Record) -> Task | None:
+    """The task behind a record; None for a record of another version, whose settings do not read."""
     key, cell = record.key, record.cell
     try:
-        method, judges = key.get("method", cell.method), tuple(key.get("networks", [key["network"]]))
-        config = build(METHODS[method].Config, key["config"])
-        return Workload(method, config, key["dataset"], cell.ipc, judges, key["protocol"]["name"], key["num_eval"])
+        method, rules = key.get("method", cell.method), key["protocol"]["name"]
+        config, judges = build(METHODS[method].Config, key["config"]), tuple(key.get("networks", ()))
+        judging = {"num_eval": key["num_eval"], "network": key["network"], "networks": judges}
+        return Task(cell, config, key["dataset"], rules, method=method, **judging)
     except (KeyError, UserError):
         return None
 
@@ -88,26 +71,32 @@ def _sizes(dataset: str) -> tuple[Shape, int, int, int] | None:
     return ((facts.channels, side, side), facts.num_classes, images, facts.counts.get("test", 0)) if images else None
 
 
+def _images(task: Task) -> int:
+    """How many images a set has that is evaluated; all real ones where the cell names no number."""
+    _, classes, images, _ = _sizes(task.dataset)
+    return images if task.cell.ipc is None else classes * task.cell.ipc
+
+
 @functools.lru_cache(maxsize=4096)
-def _operations(work: Workload) -> tuple[float | None, float] | None:
+def _operations(task: Task) -> tuple[float | None, float] | None:
     """Operations of making one set, stages apart, and of evaluating it; None for a data set of unknown size.
 
     Those of making it are None for a method without an entry in `WORK`.
     """
-    if (sizes := _sizes(work.dataset)) is None:
+    if (sizes := _sizes(task.dataset)) is None:
         return None
     shape, classes, images, tested = sizes
     distill = None
-    if work.method in WORK:
-        once = per_image(getattr(work.config, "network", "ConvNet"), shape, classes)
-        distill = WORK[work.method](work.config, classes, images) * once
-    trained, evaluate = images if work.ipc is None else classes * work.ipc, 0.0
-    per_class = work.ipc or max(1, images // classes)
-    for network in work.networks:
-        rule = _rule(work.protocol).settled(sized(work.dataset)[0], network, per_class, classes)
+    if task.maker in WORK:
+        once = per_image(getattr(task.config, "network", "ConvNet"), shape, classes)
+        distill = WORK[task.maker](task.config, classes, images) * once
+    trained, evaluate = _images(task), 0.0
+    per_class = task.cell.ipc or max(1, images // classes)
+    for network in task.judges:
+        rule = _rule(task.protocol).settled(sized(task.dataset)[0], network, per_class, classes)
         epochs = rule.num_epochs(per_class, trained)
         passes = 3 * epochs * trained + (1 + min(epochs, rule.num_checks(per_class, trained))) * tested
-        evaluate += work.num_eval * max(1, len(rule.lr_grid)) * passes * per_image(network, shape, classes)
+        evaluate += task.num_eval * max(1, len(rule.lr_grid)) * passes * per_image(network, shape, classes)
     return distill, evaluate
 
 
@@ -153,14 +142,24 @@ def per_image(network: str, shape: Shape, num_classes: int) -> float:
 # --- what records say ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Rate:
-    """What one record says: the seconds that a number of operations took.
+    """The seconds that a number of operations took: processor seconds, or a GPU's; and the record that says so."""
 
-    `counted` says that they are processor seconds, or a GPU's: wall seconds also say how busy the machine was.
-    """
-
-    counted: bool
     seconds: float
     operations: float
+    record: str
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The memory, in MB, that computing a cell took, and what decides it."""
+
+    memory_mb: float
+    method: str
+    network: str
+    pixels: int  # numbers of an image
+    images: int  # that were trained on
+    record: str
+    counted: bool  # of this cell alone, and not of those before it in the same process
 
 
 @dataclass
@@ -171,89 +170,94 @@ class Rates:
         devices: whose records are asked, in this order: the one at hand, then those with most records. A processor is
                  the same with any number of threads.
         threads: of the process that asks, by which processor seconds are divided.
-        rates:   (device, kind, name) -> rates. The kinds are "distill" of a method, "with stage"
-                 of a method whose record may include its stage, "stage" such as "conditional GAN", and "evaluate" of a
-                 network, or of "" for any.
-        peaks:   (device, method, network, shape) -> (images that were trained on, MB of the process, record) of each.
+        rates:   (device, kind, name) -> rates. The kinds are "distill" of a method, "with stage" of a method whose
+                 record may include its stage, "stage" such as "conditional GAN", and "evaluate" of a network under a
+                 protocol, of a network, or of any network. The newest come last.
+        peaks:   by device.
     """
 
     devices: list[str] = field(default_factory=list)
     threads: int = 1
     rates: dict[tuple[str, str, str], list[Rate]] = field(default_factory=lambda: defaultdict(list))
-    peaks: dict[tuple[str, str, str, Shape], list[tuple[int, float, str]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    peaks: dict[str, list[Peak]] = field(default_factory=lambda: defaultdict(list))
 
-    def seconds(self, kind: str, name: str, operations: float | None) -> tuple[float | None, str]:
+    def seconds(self, names: list[tuple[str, str]], operations: float | None) -> tuple[float | None, str]:
         """Predicted seconds and what they are based on; None if no record tells, or the operations are not known.
 
-        Those records count whose numbers of operations are nearest, because small computations take more time per
-        operation than large ones; only those with processor seconds, where there are some.
+        Of the newest records of the first kind and name that has any, that one counts whose number of operations is
+        nearest: small computations take more time per operation than large ones.
         """
         if operations is None:
-            return None, f"what {name} computes is not counted"
+            return None, f"what {names[0][1]} computes is not counted"
         if not operations:
             return 0.0, ""
-        other = ("with stage", name) if kind == "distill" else ("evaluate", "")  # networks in training, of any kind
-        for which, what in [(kind, name), other]:
+        for kind, name in names:
             for device in self.devices:
-                if found := self.rates.get((device, which, what)):
-                    found = [r for r in found if r.counted] or found
-                    if which == "with stage":  # the record that is least likely to include a stage
-                        found = [min(found, key=lambda r: r.seconds / r.operations)]
-                    found = heapq.nsmallest(NEAREST, found, key=lambda r: abs(math.log(r.operations / operations)))
-                    rate = sum(r.seconds for r in found) / sum(r.operations for r in found)
+                if found := self.rates.get((device, kind, name), [])[-NEWEST:]:
+                    if kind == "with stage":  # the record that is least likely to include a stage
+                        rate = min(found, key=lambda r: r.seconds / r.operations)
+                    else:
+                        rate = min(found, key=lambda r: _apart(r.operations, operations))
                     threads = self.threads if _processor(device) else 1
                     on = device.replace("any threads", f"{threads} threads")
-                    return operations * rate / threads, f"{len(found)} records on {on}"
-        return None, f"no record of {'any evaluation' if kind == 'evaluate' else name} to go by"
+                    return operations * rate.seconds / rate.operations / threads, f"{rate.record} on {on}"
+        return None, f"no record of {names[0][1]} to go by"
 
-    def memory(self, work: Workload) -> tuple[float | None, str]:
-        """The peak, in MB, of the nearest record with the method, network and image size, and which record that is.
+    def memory(self, task: Task) -> tuple[float | None, str]:
+        """The peak, in MB, of the most similar record, and which that is; None if none has images of about this size.
 
-        The lowest of those that are equally near, because the others' processes held more from earlier cells.
+        Similar by method, then network, size of the images and number of images. The lowest of equals, because the
+        others' processes held more from earlier cells.
         """
-        shape, classes, images, _ = _sizes(work.dataset)
-        trained = images if work.ipc is None else classes * work.ipc
+        pixels, images = math.prod(_sizes(task.dataset)[0]), _images(task)
+
+        def unlike(peak: Peak) -> tuple[float, ...]:
+            other = (not peak.counted, peak.method != task.maker, peak.network != task.judges[0])
+            return *other, _apart(peak.pixels, pixels), _apart(peak.images, images), peak.memory_mb
+
         for device in self.devices:
-            if found := self.peaks.get((device, work.method, work.networks[0], shape)):
-                _, memory_mb, what = min(found, key=lambda peak: (abs(math.log(peak[0] / trained)), peak[1]))
-                return memory_mb, f"measured for {what}"
-        return None, f"no record of {work.method} with {work.networks[0]} on images of this size"
+            if found := [p for p in self.peaks.get(device, ()) if _apart(p.pixels, pixels) <= math.log(ALIKE)]:
+                peak = min(found, key=unlike)
+                return peak.memory_mb, f"measured for {peak.record}"
+        return None, "no record with images of about this size"
 
     def add(self, record: Record) -> None:
         """Learn from a record; nothing from one whose settings or data set are not known."""
-        work, device = _of_record(record), _kind(str(record.made_by.get("device", "")))
-        if work is None or (operations := _operations(work)) is None:
+        task, device = _task_of(record), _kind(str(record.made_by.get("device", "")))
+        if task is None or (operations := _operations(task)) is None:
             return
-        gpu, done = not _processor(device), len(record.done)
-        stages = _stages(work)
+        gpu, done, name = not _processor(device), len(record.done), str(record.cell)
+        stages = optional(METHODS[task.maker], "stage1")(task.config)
 
-        def learn(kind: str, name: str, seconds: float, count: float) -> None:
-            self.rates[device, kind, name].append(Rate(gpu or bool(record.cpu_seconds), seconds, count))
+        def learn(kind: str, of: str, seconds: float, count: float | None) -> None:
+            if count:
+                self.rates[device, kind, of].append(Rate(seconds, count, name))
 
         distill, evaluate = operations
-        if distill:
-            kind = "distill" if record.shared or not stages else "with stage"
-            learn(kind, work.method, _spent(record, "distill") / done, distill)
-        if evaluate:
-            for name in (record.key["network"], ""):
-                learn("evaluate", name, _spent(record, "evaluate") / done, evaluate)
+        kind = "distill" if record.shared or not stages else "with stage"
+        learn(kind, task.maker, _spent(record, "distill") / done, distill)
+        for kind, of in _evaluations(task):
+            learn(kind, of, _spent(record, "evaluate") / done, evaluate)
         for what, settings in stages.items():
-            once = _stage_operations(settings, work.config, work.dataset)
             costs = [v for k, v in record.shared.items() if k.startswith(what.removesuffix(" trajectories"))]
-            if costs and once is not None:
-                made = len(costs) if isinstance(settings, Training) else 1
-                learn("stage", what, sum(v["seconds" if gpu else "cpu_seconds"] for v in costs) / made, once)
+            made = len(costs) if isinstance(settings, Training) else 1
+            spent = sum(v["seconds" if gpu else "cpu_seconds"] for v in costs)
+            learn("stage", what, spent / (made or 1), costs and _stage_operations(settings, task.config, task.dataset))
         if record.memory_mb:
-            shape, classes, images, _ = _sizes(work.dataset)
-            peak = (classes * work.ipc if work.ipc else images, record.memory_mb, str(record.cell))
-            self.peaks[device, work.method, work.networks[0], shape].append(peak)
+            pixels, counted = math.prod(_sizes(task.dataset)[0]), gpu or bool(record.cpu_seconds)
+            about = (task.maker, task.judges[0], pixels, _images(task), name, counted)
+            self.peaks[device].append(Peak(record.memory_mb, *about))
 
 
-def _stages(work: Workload) -> dict[str, Any]:
-    """What has to be made before a method's sets, with its settings."""
-    return optional(METHODS[work.method], "stage1")(work.config)
+def _evaluations(task: Task) -> list[tuple[str, str]]:
+    """What evaluating a set is called, the most precise first: the network under the protocol, the network, any."""
+    network = task.key["network"]
+    return [("evaluate", name) for name in (f"{network}, {task.protocol.partition('@')[0]}", network, "any network")]
+
+
+def _apart(a: float, b: float) -> float:
+    """How far apart two sizes are: 0 for equal ones, log 2 for twice or half as much."""
+    return abs(math.log(a / b))
 
 
 def _processor(device: str) -> bool:
@@ -262,7 +266,7 @@ def _processor(device: str) -> bool:
 
 
 def _kind(device: str) -> str:
-    """A device in words whatever its number of threads."""
+    """The name of a device, with "any threads" in place of a number of threads."""
     return re.sub(r"\d+ threads$", "any threads", device)
 
 
@@ -282,7 +286,7 @@ def _spent(record: Record, phase: str) -> float:
 def rates(profile: str) -> Rates:
     """What the newest records of every device, method and network say."""
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-    for name in sorted({"full", "small", profile}):
+    for name in sorted({*paths.RESULT_PROFILES, profile}):
         for file, summary in summaries.summaries(name)[0].items():
             key = (_kind(summary.device), summary.method, summary.network)
             groups[key].append((summary.at, f"{paths.results(name)}/{file}.json"))
@@ -294,12 +298,9 @@ def rates(profile: str) -> Rates:
     except UserError:
         here = ""
     known = Rates(sorted(count, key=lambda d: (d != _kind(here), -count[d])), _threads(here))
-    for files in groups.values():
-        for _, file in heapq.nlargest(ENOUGH, files):
-            try:
-                known.add(records.read(Path(file)))
-            except UserError:
-                continue  # reported by whoever wants its number
+    for _, file in sorted(newest for files in groups.values() for newest in heapq.nlargest(ENOUGH, files)):
+        with contextlib.suppress(UserError):  # a damaged record is reported by whoever wants its number
+            known.add(records.read(Path(file)))
     return known
 
 
@@ -319,11 +320,9 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
     Args:
         made: keys of parts that are there already.
     """
-    operations = _operations(_of_task(task))
-    if operations is None:
+    if (operations := _operations(task)) is None:
         return None
     distill, evaluate = operations
-    judging = known.seconds("evaluate", task.key["network"], evaluate)
     out: dict[str, Share] = {}
     for index in sets:
         for part in compute.shared_parts(task, index):
@@ -331,17 +330,24 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
                 continue
             if part.stage:
                 count = _stage_operations(part.settings, task.config, task.dataset)
-                out[part.key] = Share(part.key, *known.seconds("stage", part.what, count))
+                names = [("stage", part.what), _evaluations(task)[-1]]  # networks in training, of any kind
+                out[part.key] = Share(part.key, *known.seconds(names, count))
             else:
-                out[part.key] = Share(part.key, *known.seconds("distill", task.maker, distill))
+                names = [(kind, task.maker) for kind in ("distill", "with stage")]
+                out[part.key] = Share(part.key, *known.seconds(names, distill))
         key = f"{task.cell.experiment}/{task.cell.stem}/{index}"
-        out[key] = Share(key, *judging)
+        out[key] = Share(key, *known.seconds(_evaluations(task), evaluate))
     return list(out.values())
 
 
 def total_seconds(parts: list[Share] | None) -> float | None:
-    """Of all parts; None if one of them is unknown."""
+    """The seconds of all parts together; None if those of one are unknown."""
     return None if parts is None or any(p.seconds is None for p in parts) else sum(p.seconds for p in parts)
+
+
+def basis(parts: list[Share]) -> str:
+    """What the longest of these parts is estimated from, or why one of them is not known."""
+    return max(parts, key=lambda p: math.inf if p.seconds is None else p.seconds).basis if parts else ""
 
 
 def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[dict[str, Any]]:
@@ -354,45 +360,34 @@ def rows(statuses: list[Status], profile: str, sets: int | None = None) -> list[
     known, made = (rates(profile), compute.made(profile)) if todo else (Rates(), set())
     counted, out = set(made), []
     for s in statuses:
-        seconds = added = memory_mb = None
-        basis = memory_basis = ""
-        if s.state in TO_COMPUTE:
-            missing = experiments_state.missing_sets(s.task, s.record if s.state == "partial" else None, sets)
-            parts = shares(s.task, missing, known, made)
-            seconds = total_seconds(parts)
-            if parts is None:
-                basis = memory_basis = "the data set's size is not known before it is loaded"
-            else:
-                basis = max(parts, key=lambda p: math.inf if p.seconds is None else p.seconds).basis if parts else ""
-                memory_mb, memory_basis = known.memory(_of_task(s.task))
-            if seconds is not None:
-                added = round(sum(p.seconds for p in parts if p.key not in counted), 1)
-                counted |= {p.key for p in parts}
-        out.append(
-            {
-                "cell": str(s.cell),
-                "record": s.cell.stem,
-                "state": s.state,
-                "why": s.why,
-                "needs": list(compute.stage1(s.task)) if s.task else [],
-                "seconds": None if seconds is None else round(seconds, 1),
-                "added_seconds": added,
-                "memory_mb": memory_mb,
-                "basis": basis,
-                "memory_basis": memory_basis,
-            }
-        )
+        row = {"cell": str(s.cell), "record": s.cell.stem, "state": s.state, "why": s.why}
+        row["needs"] = list(compute.stage1(s.task)) if s.task else []
+        row |= {"seconds": None, "added_seconds": None, "memory_mb": None, "basis": "", "memory_basis": ""}
+        out.append(row)
+        if s.state not in TO_COMPUTE:
+            continue
+        missing = state.missing_sets(s.task, s.record if s.state == "partial" else None, sets)
+        parts = shares(s.task, missing, known, made)
+        if parts is None:
+            row["basis"] = row["memory_basis"] = "the data set's size is not known before it is loaded"
+            continue
+        row["basis"] = basis(parts)
+        row["memory_mb"], row["memory_basis"] = known.memory(s.task)
+        if (seconds := total_seconds(parts)) is not None:
+            added = sum(p.seconds for p in parts if p.key not in counted)
+            row |= {"seconds": round(seconds, 1), "added_seconds": round(added, 1)}
+            counted |= {p.key for p in parts}
     return out
 
 
 def words(seconds: float | None, memory_mb: float | None) -> str:
-    """'about 3.2 min, 1.0 GB', or what of it is known."""
+    """Seconds and memory in words: 'about 3.2 min, 1.0 GB', or 'time unknown'."""
     time = "time unknown" if seconds is None else f"about {duration(seconds)}"
     return time + (f", {memory_mb / 1000:.1f} GB" if memory_mb else "")
 
 
 def total(rows_: list[dict[str, Any]]) -> str:
-    """A plan in one line."""
+    """A plan's rows in one line: how many cells stand where, and what those to compute will cost."""
     todo = [r for r in rows_ if r["state"] in TO_COMPUTE]
     known = [r.get("added_seconds", r["seconds"]) for r in todo if r["seconds"] is not None]
     states = Counter(r["state"] for r in rows_)
@@ -400,7 +395,7 @@ def total(rows_: list[dict[str, Any]]) -> str:
     line = f"{len(rows_)} cells: " + ", ".join(f"{states[state]} {state}" for state in order if states[state])
     if not todo:
         return line
-    bases = sorted({r["basis"].partition(" on ")[2] for r in todo if r["seconds"] is not None} - {""})
+    bases = sorted({r["basis"].rpartition(" on ")[2] for r in todo if r["seconds"] is not None} - {""})
     on = f" as on {', '.join(bases)}" if bases else ""
     line += "; to compute: " + (f"about {duration(sum(known))}{on}" if known else "time unknown")
     if known and len(known) < len(todo):
@@ -414,7 +409,7 @@ def total(rows_: list[dict[str, Any]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'3.2 min'."""
+    """Seconds in the largest unit that fits: '3.2 min'."""
     for unit, size in (("years", 31_557_600), ("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"

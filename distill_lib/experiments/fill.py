@@ -3,19 +3,20 @@
     jobs, left_out = plan("full")          # every set that is missing, in the order of `run`
     run(jobs, time_limit=7200, say=print)
 
-A job is one distilled set of one cell with its networks. Stages and sets that several jobs share are made once; what a
-job costs counts its share of them. The n-th set of a cell counts n times: the first set gives a number, the others
-narrow its interval. Of claims, whose sets are paired repeats, the one with the least left to compute comes first: its
-verdict counts, not its first number.
+A job is one distilled set of one cell with its networks. A stage or set that several jobs share, of any experiments, is
+made once, with the first of them, and its cost is spread over their numbers when they are ordered. The n-th set of a
+cell counts n times: the first set gives a number, the others narrow its interval. Of claims, whose sets are paired
+repeats, the one with the least left to compute comes first: its verdict counts, not its first number.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import data
@@ -23,7 +24,10 @@ from ..core.errors import TimeUp, UserError
 from ..records import Cell
 from . import claims, compute, engine, estimate, prerequisites, registry, state
 from .definition import Parameters
+from .estimate import Share
 from .state import TO_COMPUTE, Status
+
+Place = tuple[Cell, int]  # a cell, and the number of sets in its record after the job
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,18 @@ class Job:
     Attributes:
         sets:    the number of sets in the cell's record afterwards.
         of:      how many the profile has.
-        seconds: for this set, with its part of what it shares with other jobs; None if no record tells.
         printed: whether the paper prints the cell.
+        seconds: for this set and for what it needs that no job before it makes; None if no record tells.
+        basis:   the record that says so.
     """
 
     cell: Cell
     params: Parameters
     sets: int
     of: int
-    seconds: float | None
     printed: bool
+    seconds: float | None = None
+    basis: str = ""
 
     def __str__(self) -> str:
         return f"{self.cell.experiment}: {self.cell}" + (f", set {self.sets} of {self.of}" if self.of > 1 else "")
@@ -100,25 +106,62 @@ def _left_out(status: Status, profile: str) -> str:
 
 def _ordered(statuses: list[tuple[Status, Parameters]], profile: str, sets: int | None) -> list[Job]:
     known, made = estimate.rates(profile), compute.made(profile)
-    found = []  # status, parameters, number of sets after it, parts
+    jobs: list[Job] = []
+    parts: dict[Place, list[Share] | None] = {}
     for status, params in statuses:
         record = status.record if status.state == "partial" else None
-        done = len(record.done) if record else 0
+        done, printed = len(record.done) if record else 0, registry.experiment(status.cell.experiment).printed
         for n, index in enumerate(state.missing_sets(status.task, record, sets), done + 1):
-            found.append((status, params, n, estimate.shares(status.task, [index], known, made)))
-    users = Counter(part.key for *_, parts in found for part in parts or ())
-    jobs = []
-    for status, params, n, parts in found:
-        unknown = parts is None or any(p.seconds is None for p in parts)
-        seconds = None if unknown else sum(p.seconds / users[p.key] for p in parts)
-        printed = registry.experiment(status.cell.experiment).printed(status.cell)
-        jobs.append(Job(status.cell, params, n, status.task.num_sets, seconds, printed))
-    seconds = {(j.cell, j.sets): math.inf if j.seconds is None else j.seconds for j in jobs}
-    ranks = {job: (cost * job[1], 0) for job, cost in seconds.items()}
+            jobs.append(Job(status.cell, params, n, status.task.num_sets, printed(status.cell)))
+            parts[status.cell, n] = estimate.shares(status.task, [index], known, made)
+    users = Counter(part.key for each in parts.values() for part in each or ())
+    ranks = _cheapest_first(parts, users)
     for name in {j.cell.experiment for j in jobs}:
         if (of := registry.experiment(name)).claims:
-            ranks |= claims.order(of, profile, {job: s for job, s in seconds.items() if job[0].experiment == name})
-    return sorted(jobs, key=lambda j: (ranks[j.cell, j.sets], not j.printed))
+            seconds = {job: _seconds(each, users) for job, each in parts.items() if job[0].experiment == name}
+            ranks |= claims.order(of, profile, seconds)
+    there, out = set(), []
+    for job in sorted(jobs, key=lambda j: (ranks[j.cell, j.sets], not j.printed)):
+        needs = parts[job.cell, job.sets]
+        left = None if needs is None else [part for part in needs if part.key not in there]
+        out.append(replace(job, seconds=estimate.total_seconds(left), basis=estimate.basis(left or [])))
+        there |= {part.key for part in left or ()}
+    return out
+
+
+def _cheapest_first(parts: dict[Place, list[Share] | None], users: Counter[str]) -> dict[Place, tuple[float, int]]:
+    """A rank for every job, lowest first: always the cheapest of those left, a cell's n-th set at n times its seconds.
+
+    Every job pays its share of a stage until the stage is made with the first of them; then it costs the others
+    nothing.
+    """
+    sharing: dict[str, list[Place]] = defaultdict(list)
+    for job, needs in parts.items():
+        for part in needs or ():
+            sharing[part.key].append(job)
+    order, there = {job: i for i, job in enumerate(parts)}, set()
+    left = [(job[1] * _seconds(needs, users), order[job], job) for job, needs in parts.items()]
+    heapq.heapify(left)
+    ranks: dict[Place, tuple[float, int]] = {}
+    last = 0.0
+    while left:
+        cost, _, job = heapq.heappop(left)
+        if job in ranks:
+            continue
+        last = max(last, cost)
+        ranks[job] = (last, len(ranks))
+        new = {part.key for part in parts[job] or ()} - there
+        there |= new
+        for other in {other for key in new for other in sharing[key]} - ranks.keys():
+            heapq.heappush(left, (other[1] * _seconds(parts[other], users, there), order[other], other))
+    return ranks
+
+
+def _seconds(parts: list[Share] | None, users: Counter[str], there: Collection[str] = ()) -> float:
+    """A job's seconds, with its share of the parts that are not there yet; infinite if they are not known."""
+    if estimate.total_seconds(parts) is None:
+        return math.inf
+    return sum(part.seconds / users[part.key] for part in parts if part.key not in there)
 
 
 def run(

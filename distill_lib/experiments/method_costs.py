@@ -20,7 +20,7 @@ def no_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def features_work(cfg: Any, num_classes: int, images: int) -> float:
-    """Every candidate once, for its features."""
+    """Every candidate passes the network once, for its features."""
     return float(min(images, num_classes * (cfg.training.per_class or images)))
 
 
@@ -31,7 +31,7 @@ def gradients_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def distributions_work(cfg: Any, num_classes: int, images: int) -> float:
-    """Real images once, synthetic ones there and back."""
+    """Real images pass the network forwards, synthetic ones forwards and backwards."""
     return cfg.iterations * num_classes * (cfg.batch_real + 3 * cfg.ipc)
 
 
@@ -48,7 +48,7 @@ def decoded_gradients_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def trajectories_work(cfg: Any, num_classes: int, images: int) -> float:
-    """The student's steps, there and back."""
+    """The student's steps, forwards, and backwards through all of them."""
     return 12.0 * cfg.iterations * cfg.syn_steps * (cfg.batch_syn or num_classes * cfg.ipc)
 
 
@@ -62,7 +62,7 @@ def kernels_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def feature_regression_work(cfg: Any, num_classes: int, images: int) -> float:
-    """Features of the targets and, there and back, of the set, and a step of a network of the pool."""
+    """Features of the targets, of the set with their gradients, and a training step of a pool network."""
     n = num_classes * cfg.ipc
     return cfg.iterations * (cfg.batch_target + 3 * n * (1 + cfg.use_flip) + 3 * min(n, cfg.batch_net))
 
@@ -78,7 +78,7 @@ def matched_gan_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def latents_work(cfg: Any, num_classes: int, images: int) -> float:
-    """As for DC, DM or MTT; generator and stochastic module are not counted."""
+    """The matching of DC, DM or MTT; the generator and the stochastic module are not counted."""
     if cfg.match == "MTT":
         students = cfg.students
         return 12 * cfg.iterations * students.syn_steps * (students.batch_syn or num_classes * cfg.ipc)

@@ -156,22 +156,19 @@ def find(text: str) -> Cell:
     Raises: UserError: none or several.
     """
     wanted = text.strip().removesuffix(".json")
-    found = [
-        cell
-        for e in experiments().values()
-        for cell in e.cells(check_parameters(e.name, {}))
-        if wanted in (str(cell), f"{e.name}: {cell}") or cell.stem == wanted or wanted.endswith(f"{e.name}/{cell.stem}")
-    ]
-    if len(found) != 1:
-        if not found:
-            stems = [cell.stem for e in experiments().values() for cell in e.cells(check_parameters(e.name, {}))]
-            close = difflib.get_close_matches(wanted.rpartition("/")[2], stems, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"unknown cell {text!r}: {hint}`distill plan EXPERIMENT --json` lists them")
-        raise UserError(
-            f"{text!r} names {len(found)} cells; write " + " or ".join(f"{c.experiment}/{c.stem}" for c in found)
-        )
-    return found[0]
+    every = {cell: f"{e.name}/{cell.stem}" for e in experiments().values() for cell in e.cells(e.parameters())}
+    found = {
+        cell: where
+        for cell, where in every.items()
+        if wanted in (str(cell), f"{cell.experiment}: {cell}", cell.stem) or wanted.endswith(where)
+    }
+    if not found:
+        close = difflib.get_close_matches(wanted.rpartition("/")[2], [cell.stem for cell in every], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"unknown cell {text!r}: {hint}`distill plan EXPERIMENT --json` lists them")
+    if len(found) > 1:
+        raise UserError(f"{text!r} names {len(found)} cells; write {' or '.join(found.values())}")
+    return next(iter(found))
 
 
 def paper_data(cell: Cell) -> str:

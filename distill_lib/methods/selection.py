@@ -23,7 +23,7 @@ ABOUT_K_CENTER = """K-Center: cover every class in feature space (Sener & Savare
 The farthest image comes next. The first centre is the image nearest to the class mean, so at one image per class
 K-Center and Herding choose the same. Later centres are outliers, and accuracy may fall with more of them.
 """
-ABOUT_FORGETTING = """Forgetting: what a network forgets most in training (Toneva et al. 2019). Book page: book/selection.md
+ABOUT_FORGETTING = """Forgetting: what a network forgets most (Toneva et al. 2019). Book page: book/selection.md
 
 Forgotten means classified right at one visit in training and wrong at the next, counted during one training run. The
 chosen images are hard ones, so a few of them train worse than random images do.

@@ -202,7 +202,7 @@ class Normal:
 
     @torch.no_grad()
     def numbers(self) -> dict[str, Any] | None:
-        """The distributions as plain lists, which `final` reads; None if there is more than one per image, or E > 20."""
+        """The distributions as plain lists, for `final`; None if there is more than one per image, or E > 20."""
         if self.mean.shape[-1] > 20 or self.mean.ndim > 2:
             return None
         return {"mean": self.mean.tolist(), "d": self.d.tolist(), "factor": self.factor.tolist(), "full": self.full}

@@ -42,7 +42,7 @@ def _write(out: Path, name: str, title: str, back: str, body: str, style: str = 
 def record_pages(out: Path) -> Iterator[str]:
     """A page for every record: what it says, where it is shown, and the file as it is. Yields: the pages' names."""
     known = experiments.experiments()
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             try:
                 record = records.read(file)

@@ -188,7 +188,7 @@ def _kept(experiment: str) -> list[str]:
         return f"{len(things)} {kind}{'s' * (len(things) > 1)}"
 
     found = []
-    for kept in ("full", "small"):
+    for kept in paths.RESULT_PROFILES:
         folder = paths.results(kept) / experiment
         files = [f for f in sorted(folder.glob("*")) if f.is_file() and not f.name.startswith(".")]
         made_by = {f: json.loads(f.read_text()).get("made_by") for f in files if f.suffix == ".json"}

@@ -1,7 +1,7 @@
 """What a number is (`Cell`), what was measured for it (`Record`), and who measured it."""
 
 from .made_by import code_state, lock_state, provenance
-from .record import ABOVE_CHANCE, Cell, Record, cost, digest, files, load, path, read, sets_and_networks, underfit
+from .record import ABOVE_CHANCE, Cell, Record, cost, files, load, path, read, sets_and_networks, underfit
 
 __all__ = [
     "ABOVE_CHANCE",
@@ -9,7 +9,6 @@ __all__ = [
     "Record",
     "code_state",
     "cost",
-    "digest",
     "files",
     "load",
     "lock_state",

@@ -39,26 +39,26 @@ import pandas as pd
 
 from ..core import paths
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import write_json
 
 FORMAT = "distill_lib.speed/1"
 WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more"}
 
 
-def folder() -> Path:
-    """Where the measurements lie."""
+def _folder() -> Path:
+    """The folder of the measurements."""
     return paths.results("benchmarks")
 
 
 def file(device: str, threads: int) -> Path:
     """The file of a device, as `device.describe` names it, and a number of threads."""
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r", \d+ threads$", "", device).lower()).strip("-")
-    return folder() / f"{slug}-{threads}threads.json"
+    return _folder() / f"{slug}-{threads}threads.json"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one file holds."""
+    """The measurements of one device with one number of threads."""
 
     device: str
     threads: int
@@ -91,8 +91,8 @@ def read(path: Path) -> Report:
 
 
 def reports() -> list[Report]:
-    """All of them, in order of their files' names."""
-    return [read(path) for path in sorted(folder().glob("*.json"))]
+    """Every report, in the order of the files' names."""
+    return [read(path) for path in sorted(_folder().glob("*.json"))]
 
 
 def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
@@ -101,7 +101,7 @@ def add(device: str, threads: int, entries: list[dict[str, Any]]) -> Path:
     kept = (read(path).entries if path.exists() else {}) | {e["name"]: e for e in entries}
     body = {"format": FORMAT, "device": re.sub(r", \d+ threads$", "", device), "threads": threads}
     body["entries"] = dict(sorted(kept.items()))
-    return atomically(path, lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+    return write_json(path, body)
 
 
 # --- what entries say -----------------------------------------------------------------------------

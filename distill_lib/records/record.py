@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from ..core import paths
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import write_json
 from ..core.settings import as_dict, build, settings
 from ..data import like
 
@@ -26,7 +26,7 @@ FORMAT = 1
 
 @settings
 class Cell:
-    """One entry of a table or figure: what a number is, whoever measures it."""
+    """One entry of a table or figure: what a number is, in the paper and here."""
 
     experiment: str  # skd/table1_accuracy: the notebook, the folder, the page
     method: str
@@ -135,8 +135,7 @@ class Record:
 
     def save(self, profile: str) -> Path:
         """Write the record to its file in the profile's folder, whole or not at all."""
-        body = self.to_json()
-        return atomically(path(self.cell, profile), lambda part: part.write_text(json.dumps(body, indent=1) + "\n"))
+        return write_json(path(self.cell, profile), self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         body = {
@@ -225,7 +224,7 @@ def _problem(record: Record) -> str:
 
 
 def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    """Costs by phase of two parts together; nothing if one of them has none."""
+    """The costs of two parts added up by phase; {} if one part has none."""
     return {k: round(v + b[k], 2) for k, v in a.items()} if a.keys() == b.keys() else {}
 
 
@@ -248,7 +247,7 @@ def sets_and_networks(record: Record) -> str:
     return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
 
 
-TRAINED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
+LEARNED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
 ABOVE_CHANCE = 1.5  # times the accuracy of guessing
 
 
@@ -258,7 +257,7 @@ def underfit(record: Record) -> str:
     A network that knows nothing has a cross-entropy of ln K at K classes, with hard labels as with soft ones, and a KL
     divergence of at most that. CutMix mixes two labels by a uniform share, which leaves half a nat if they differ, in
     its part of the batches. Networks count as trained when their training loss of the last epoch, averaged over the
-    networks, has come `TRAINED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
+    networks, has come `LEARNED` of the way from ln K to what CutMix leaves. When this was chosen there were 156 records
     with a cross-entropy: 112 had come at least 52 % of the way, 44 at most 35 %, and none lay between. The average
     counts because at one image per class the last epoch is a single batch, with CutMix or without.
 
@@ -273,7 +272,7 @@ def underfit(record: Record) -> str:
     rules, losses = record.key.get("protocol", {}), _by_network(record, "train_loss")
     if losses and rules.get("loss", "ce") != "mse":
         start = math.log(classes)
-        bound = start - TRAINED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
+        bound = start - LEARNED * (start - rules.get("cutmix", 0.0) * (1 - 1 / classes) / 2)
         high = [f"{network} at a training loss of {mean:.2f}" for network, mean in losses.items() if not mean <= bound]
         return f"{', '.join(high)}, {start:.2f} before training" if high else ""
     each = _by_network(record, "accuracy_pct") or {_network(record): fmean(record.test_accuracy_pct)}
@@ -292,15 +291,10 @@ def _by_network(record: Record, name: str) -> dict[str, float]:
 
 
 def _num_classes(record: Record) -> int | None:
-    """Of the data set that was measured on; None if neither the record nor the catalogue says."""
+    """Classes of the data set of a record; None if neither the record nor the catalogue says."""
     if per_class := record.metrics.get("per_class_accuracy_pct"):
         return len(per_class[0])
     return like(record.key.get("dataset", "")).num_classes or None
-
-
-def digest(value: Any) -> str:
-    """Short stable hash of a JSON-able value: names checkpoints and files of a setting."""
-    return _digest(value)[:16]
 
 
 def _digest(value: Any) -> str:

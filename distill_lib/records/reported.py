@@ -23,7 +23,7 @@ import pandas as pd
 from ..core import paths
 from ..core.errors import UserError, unknown
 
-PAPERS = ("slfd", "uvit", "skd", "dgs")
+PAPERS = ("skd", "uvit", "dgs", "slfd")  # in reading order
 COLUMNS = (
     "experiment",  # skd/table1_accuracy
     "method",
@@ -89,60 +89,47 @@ NETWORKS = {"ConvNetD6": "ConvNet-6", "IDC-ResNetAP10": "ResNetAP-10", "IDC-ResN
 HEADINGS = {"dataset": "data set", "ipc": "IPC", "match": "matching"}
 
 
-def load(paper: str, folder: Path | None = None) -> pd.DataFrame:
+def load(paper: str) -> pd.DataFrame:
     """Every published number of a paper, one row per table cell.
 
     Args:
-        paper:  slfd, uvit, skd or dgs.
-        folder: where the CSVs lie; by default the ones of the project.
+        paper: skd, uvit, dgs or slfd.
     Returns: `COLUMNS` with value and std as numbers (NaN without one), ipc and trials as integers, and `text`,
         the cell as printed: '48.9 ± 0.6', or 'not in the source'.
     Raises: UserError: unknown paper, or a damaged file: file, line and what is wrong.
     """
-    return _frame(_rows(paper, folder))
+    return _frame(_rows(paper))
 
 
-def load_experiment(experiment: str, folder: Path | None = None) -> pd.DataFrame:
+def load_experiment(experiment: str) -> pd.DataFrame:
     """The rows of one table or figure, in the paper's order; columns as in `load`.
 
     Raises: UserError: unknown experiment, or a damaged file.
     """
-    return _frame(cells_of(experiment, folder))
+    return _frame(cells_of(experiment))
 
 
 def experiments(paper: str | None = None, attributed: bool = False) -> list[str]:
     """The papers' own tables and figures with numbers, or with `attributed` the collections of other papers'
     numbers."""
     kinds = ("attributed",) if attributed else ("table", "figure")
-    names = dict.fromkeys(r["experiment"] for p in ([paper] if paper else PAPERS) for r in _rows(p, None))
+    names = dict.fromkeys(r["experiment"] for p in ([paper] if paper else PAPERS) for r in _rows(p))
     return [n for n in names if n.split("/")[1].startswith(kinds)]
 
 
-def lookup(
-    experiment: str,
-    method: str,
-    dataset: str,
-    ipc: int | None = None,
-    network: str | None = None,
-    variant: str | None = None,
-    quantity: str | None = None,
-    folder: Path | None = None,
-) -> dict[str, Any] | None:
-    """The one published number of a cell, or None if the paper has no such cell.
+def lookup(experiment: str, method: str, dataset: str, *more: Any, **axes: Any) -> dict[str, Any] | None:
+    """The one published number of a cell, or None if the paper has no such cell; arguments as for `rows_of`.
 
-    Args:
-        ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the
-            library's; `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
     Returns: the row, with `text` as printed and `value` and `std` as numbers, None where lost. Accuracies printed as
         fractions are given in percent (`text` stays as printed).
     Raises: UserError: unknown experiment, or different numbers fit: the answer says which axis decides.
     """
-    found = rows_of(experiment, method, dataset, ipc, network, variant, quantity, folder)
+    found = rows_of(experiment, method, dataset, *more, **axes)
     if not found:
         return None
     if len({(r["quantity"], r["text"]) for r in found}) > 1:
-        axes = {k: list(dict.fromkeys(str(r[k]) for r in found)) for k in ("ipc", "network", "variant", "quantity")}
-        choices = "; ".join(f"{k}: {', '.join(v)}" for k, v in axes.items() if len(v) > 1)
+        values = {k: list(dict.fromkeys(str(r[k]) for r in found)) for k in ("ipc", "network", "variant", "quantity")}
+        choices = "; ".join(f"{k}: {', '.join(v)}" for k, v in values.items() if len(v) > 1)
         raise UserError(
             f"{experiment}: {len(found)} different numbers for {method} on {dataset}; say which ({choices})"
         )
@@ -157,13 +144,18 @@ def rows_of(
     network: str | None = None,
     variant: str | None = None,
     quantity: str | None = None,
-    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Every row that fits; arguments as for `lookup`. A number that is printed again at every IPC has several."""
+    """Every row that fits. A number that is printed again at every IPC has several.
+
+    Args:
+        ipc, network, variant, quantity: None (or "") leaves the axis open. `network` is the paper's name or the
+            library's; `variant` names one or more axes: "track=2" finds "track=2, rank=1, team=zheli".
+    Raises: UserError: unknown experiment.
+    """
     wanted = _axes(variant or "")
     return [
         r
-        for r in cells_of(experiment, folder)
+        for r in cells_of(experiment)
         if (r["method"], r["dataset"]) == (method, dataset)
         and (ipc is None or r["ipc"] == ipc)
         and (not network or r["network"] in (network, NETWORKS.get(network)))
@@ -179,9 +171,7 @@ def in_percent(row: dict[str, Any]) -> dict[str, Any]:
     return row | {k: None if row[k] is None else 100 * row[k] for k in ("value", "std")}
 
 
-def matrix(
-    experiment: str, folder: Path | None = None, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]
-) -> pd.DataFrame:
+def matrix(experiment: str, show: Callable[[dict[str, Any]], Any] = lambda row: row["text"]) -> pd.DataFrame:
     """A table in the paper's layout: rows, columns and decimals as printed, 'not in the source' for a lost number.
 
     A number that the paper prints across several columns stands in each of them.
@@ -190,7 +180,7 @@ def matrix(
         show: what stands for a row of the CSV in its cell; by default the number as printed.
     Raises: UserError: unknown experiment, or a damaged file.
     """
-    rows = cells_of(experiment, folder)
+    rows = cells_of(experiment)
     down, across = LAYOUTS[experiment]
     down = [k for k in down if any(_part(r, k) is not None for r in rows)]
     places = [tuple(_part(r, k) for k in across) for r in rows]
@@ -207,10 +197,10 @@ def matrix(
     return frame
 
 
-def notes(experiment: str, folder: Path | None = None) -> pd.DataFrame:
+def notes(experiment: str) -> pd.DataFrame:
     """The provenance notes of a table: each note once, the rows and the number of cells that it concerns."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for r in cells_of(experiment, folder):
+    for r in cells_of(experiment):
         for note in filter(None, r["note"].split("; ")):
             found.setdefault(note, []).append(r)
     lines = [
@@ -220,10 +210,10 @@ def notes(experiment: str, folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["note", "rows", "cells"])
 
 
-def summary(paper: str, folder: Path | None = None) -> pd.DataFrame:
+def summary(paper: str) -> pd.DataFrame:
     """How many cells of each table the source prints, and how many it lost; index: experiment."""
-    names = experiments(paper) if folder is None else list(dict.fromkeys(r["experiment"] for r in _rows(paper, folder)))
-    counts = [Counter(r["status"] for r in cells_of(n, folder)) for n in names]
+    names = experiments(paper)
+    counts = [Counter(r["status"] for r in cells_of(n)) for n in names]
     kinds = [s for s in STATUSES if any(c[s] for c in counts)]
     index = pd.Index(names, name="experiment")
     return pd.DataFrame(
@@ -231,27 +221,26 @@ def summary(paper: str, folder: Path | None = None) -> pd.DataFrame:
     )
 
 
-def cells_of(experiment: str, folder: Path | None = None) -> list[dict[str, Any]]:
+def cells_of(experiment: str) -> list[dict[str, Any]]:
     """The rows of one table or figure as dictionaries, numbers parsed, in the order of the paper. Raises: UserError:
     unknown experiment."""
     paper = experiment.split("/")[0]
-    rows = [r for r in _rows(paper, folder) if r["experiment"] == experiment] if paper in PAPERS else []
+    rows = [r for r in _rows(paper) if r["experiment"] == experiment] if paper in PAPERS else []
     if not rows:
-        raise unknown(
-            "experiment", experiment, dict.fromkeys(r["experiment"] for p in PAPERS for r in _rows(p, folder))
-        )
+        raise unknown("experiment", experiment, dict.fromkeys(r["experiment"] for p in PAPERS for r in _rows(p)))
     return rows
 
 
-def _rows(paper: str, folder: Path | None) -> tuple[dict[str, Any], ...]:
+def _rows(paper: str) -> tuple[dict[str, Any], ...]:
     if paper not in PAPERS:
         raise unknown("paper", paper, PAPERS)
-    file = (folder or paths.reported()) / f"{paper}.csv"
+    file = paths.reported() / f"{paper}.csv"
     try:
         changed = file.stat().st_mtime_ns
     except OSError as err:
         raise UserError(
-            f"{file}: no file with the published numbers of {paper} ({err.strerror}); restore it from git, or install again"
+            f"{file}: no file with the published numbers of {paper} ({err.strerror}); "
+            "restore it from git, or install again"
         ) from None
     return _read(file, changed)
 

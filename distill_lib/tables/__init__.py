@@ -2,7 +2,7 @@
 
 from .compare import across, as_published, counts, details, grid, marks, points
 from .html import show
-from .numbers import measured, spread
+from .numbers import records_of, spread
 from .ranks import mean_interval, rank_ranges, ranked, ranking
 
 __all__ = [
@@ -13,11 +13,11 @@ __all__ = [
     "grid",
     "marks",
     "mean_interval",
-    "measured",
     "points",
     "rank_ranges",
     "ranked",
     "ranking",
+    "records_of",
     "show",
     "spread",
 ]

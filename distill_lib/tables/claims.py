@@ -22,12 +22,12 @@ from ..experiments.definition import Parameters
 from ..records import Record
 from .findings import Findings, mean
 
-PAPERS = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
+PAPER_TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 
 
 def papers() -> list[str]:
     """The papers that have claims."""
-    return [paper for paper in PAPERS if f"{paper}/claims" in experiments.experiments()]
+    return [paper for paper in PAPER_TITLES if f"{paper}/claims" in experiments.experiments()]
 
 
 def of(paper: str, params: Parameters | None = None) -> list[Finding]:
@@ -39,23 +39,17 @@ def of(paper: str, params: Parameters | None = None) -> list[Finding]:
 
 def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
     """A row per claim: what is claimed and where, what was printed, what was measured, how often, and the verdict."""
-    rows = []
-    for f in found:
-        where = {"where the paper says it": f.claim.source, "printed": f.claim.printed} if source else {}
-        rows.append(
-            {
-                "claim": f.claim.sentence,
-                **where,
-                "scale": str(f.claim.scale),
-                f"difference and {INTERVAL}": difference(f),
-                "repeats": f"{f.effect.n} of {f.claim.n}",
-                "verdict": f.verdict,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-INTERVAL = "95 % interval"
+    columns = {
+        "claim": lambda f: f.claim.sentence,
+        "where the paper says it": lambda f: f.claim.source,
+        "printed": lambda f: f.claim.printed,
+        "scale": lambda f: str(f.claim.scale),
+        "difference and 95 % interval": difference,
+        "repeats": lambda f: f"{f.effect.n} of {f.claim.n}",
+        "verdict": lambda f: f.verdict,
+    }
+    shown = [name for name in columns if source or name not in ("where the paper says it", "printed")]
+    return pd.DataFrame([{name: columns[name](f) for name in shown} for f in found])
 
 
 def difference(found: Finding) -> str:
@@ -109,8 +103,8 @@ def sentences(found: list[Finding]) -> Findings:
 
 
 def summary() -> pd.DataFrame:
-    """A row per paper: its claims by verdict ("no effect": none larger than δ); those whose repeats are not complete are
-    counted apart."""
+    """A row per paper: its claims by verdict ("no effect": none larger than δ). Claims that lack repeats are counted
+    apart."""
     rows = []
     for paper in papers():
         found = of(paper)
@@ -119,7 +113,7 @@ def summary() -> pd.DataFrame:
         words = {word.removesuffix(" larger than δ"): final[word] for word in WORDS if word != "not run"}
         rows.append(
             {
-                "paper": PAPERS[paper],
+                "paper": PAPER_TITLES[paper],
                 "claims": len(found),
                 **words,
                 "provisional": open_,
@@ -141,7 +135,7 @@ def overall() -> Findings:
     for word in ("holds", "reversed", "no effect larger than δ"):
         if some := [f.claim.name for f in decided if f.word == word]:
             out.append(f"*{word}*: {'; '.join(some)}.")
-    left = {PAPERS[paper]: sum(not f.effect.n for f in claims) for paper, claims in every.items()}
+    left = {PAPER_TITLES[paper]: sum(not f.effect.n for f in claims) for paper, claims in every.items()}
     if texts := [f"{n} of {paper}" for paper, n in left.items() if n]:
         out.append(f"Not run yet: {', '.join(texts)}.")
     return Findings(out)
@@ -154,12 +148,12 @@ def run() -> pd.DataFrame:
         some = sorted((f for f in of(paper) if f.effect.n), key=lambda f: (f.provisional, WORDS.index(f.word)))
         if some:
             named = points(some).assign(name=[f.claim.name for f in some])
-            parts += [part.assign(panel=f"{PAPERS[paper]}, in {unit}") for unit, part in named.groupby("unit")]
+            parts += [part.assign(panel=f"{PAPER_TITLES[paper]}, in {unit}") for unit, part in named.groupby("unit")]
     return pd.concat(parts)
 
 
 def pilots() -> pd.DataFrame:
-    """Short runs that scales and numbers of repeats were chosen by."""
+    """The short runs by which the scales of claims and their numbers of repeats were chosen."""
     return pd.read_csv(paths.reported().parent / "pilots.csv", keep_default_na=False)
 
 

@@ -12,7 +12,7 @@ from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
 from . import ledger
-from .numbers import NOT_PRINTED, NOT_RUN, UNDERFIT, data_name, heading, measured, number, published, spread
+from .numbers import NOT_PRINTED, NOT_RUN, UNDERFIT, data_name, heading, number, published, records_of, spread
 
 Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
 MORE = ["variant", "kernel regression", "network", "seconds", "shared", "processor seconds", "memory MB", "device"]
@@ -35,7 +35,7 @@ def grid(outcome: Outcome) -> pd.DataFrame:
             columns[dataset, "all images" if ipc is None else f"IPC {ipc}"] = {"paper": {}}
     for cell in sorted(cells, key=lambda c: c.ipc is None):  # full data last: it opens no column others have
         groups = [g for g in columns if g[0] == cell.dataset and (cell.ipc is None or g[1] == f"IPC {cell.ipc}")]
-        row, found = published(cell, outcome), measured(cell, outcome)
+        row, found = published(cell, outcome), records_of(cell, outcome)
         for group in groups:
             columns[group]["paper"][_row(cell, outcome)] = row["text"] if row else ""
         for profile, record in found.items():
@@ -67,7 +67,7 @@ def details(outcome: Outcome) -> pd.DataFrame:
     lines = []
     for s in outcome:
         row = published(s.cell, outcome)
-        for profile, record in measured(s.cell, outcome).items():
+        for profile, record in records_of(s.cell, outcome).items():
             lines.append(_detail(s.cell, row, profile, record))
     empty = ("variant", "kernel regression", "shared", "processor seconds")
     unused = [name for name in empty if not any(line[name] for line in lines)]
@@ -139,7 +139,7 @@ def across(outcome: Outcome, columns: Axis, rows: Axis = "method") -> pd.DataFra
         group, row = groups.setdefault(along(s.cell, columns), {"paper": {}}), along(s.cell, rows)
         if printed := published(s.cell, outcome):
             group["paper"][row] = printed["text"]
-        for profile, record in measured(s.cell, outcome).items():
+        for profile, record in records_of(s.cell, outcome).items():
             group.setdefault(heading(profile, record, s.cell), {})[row] = number(record, profile)
     parts = {}
     for value, group in sorted(groups.items(), key=lambda item: len(item[1]) == 1):
@@ -169,7 +169,7 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
         row = published(cell, outcome)
         if row and row["value"] is not None:
             out.append({**line, "who": "paper", "data": line["asked"], "value": row["value"], "std": row["std"] or 0.0})
-        for profile, record in measured(cell, outcome).items():
+        for profile, record in records_of(cell, outcome).items():
             values = pd.Series(record.test_accuracy_pct)
             own = {"value": values.mean(), "std": values.std(ddof=0)}
             if number(record, profile) != UNDERFIT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,17 +17,7 @@ from ..core.settings import replace
 from ..data import ImageSet
 from ..experiments import Outcome, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.dgs import (
-    CLASSES,
-    FIGURE2,
-    FIGURE3,
-    PROTOCOL,
-    TABLE1,
-    Figure2Parameters,
-    Figure3Parameters,
-    config_of,
-    task_of,
-)
+from ..experiments.papers import dgs as paper
 from ..methods import dgs
 from ..records import Cell
 
@@ -38,19 +27,10 @@ def of_network(outcome: Outcome, network: str) -> Outcome:
     return Outcome(outcome.params, [s for s in outcome if s.cell.network == network], outcome.printed, outcome.seconds)
 
 
-def _artefact(experiment: str, profile: str, ipc: int, ending: str) -> Path:
-    return paths.results(profile) / experiment / f"imagewoof_ipc{ipc}.{ending}"
-
-
-def _kept(experiment: str, params: Any, ending: str) -> Path | None:
-    profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
-    return next((f for p in profiles if (f := _artefact(experiment, p, params.ipc, ending)).exists()), None)
-
-
 def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
     """Table 1's set of DGS at this IPC, the real set and the scores of its images, made where they are not there."""
-    cell = Cell(TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", PROTOCOL)
-    task = task_of(cell, config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
+    cell = Cell(paper.TABLE1, "DGS", "ImageWoof", params.ipc, "ResNetAP-10", paper.PROTOCOL)
+    task = paper.task_of(cell, paper.config_of("DGS", "ImageWoof", params.ipc, params.profile), params)
     real = data.load(task.dataset)[0].to(pick())
     made, _ = distilled(task, 0, Run(params.profile), real)
     return task, real, made, dgs.scored(real, task.config.scoring).real
@@ -59,19 +39,19 @@ def _dgs(params: Any) -> tuple[Task, ImageSet, ImageSet, Any]:
 def _two(real: ImageSet) -> list[int]:
     """The paper's two classes; the first two of a stand-in."""
     names = list(real.facts.class_names)
-    return [names.index(c) for c in CLASSES] if set(CLASSES) <= set(names) else [0, 1]
+    return [names.index(c) for c in paper.CLASSES] if set(paper.CLASSES) <= set(names) else [0, 1]
 
 
-def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
+def difficulty_of(params: paper.FigureParameters) -> dict[str, Any]:
     """What Figure 2 shows, kept beside the records; {} where it was not run.
 
     Returns: `about` (data, scorer, ipc) and `classes`: name -> `real` and `pool` (scores), `places` (of the images
     chosen from the pool), `plain` (those that would be chosen without the logarithm), `bottom`, `top`, `wanted`,
     `achieved`, `total_variation`.
     """
-    file = _kept(FIGURE2, params, "jsonl")  # `.json` here are records
+    name = f"{paper.FIGURE2}/imagewoof_ipc{params.ipc}.jsonl"  # `.json` here are records
     if params.profile == "recorded":
-        if not file:
+        if not (file := paths.kept("recorded", name)):
             return {}
         about, *classes = map(json.loads, file.read_text().splitlines())
         return {"about": about, "classes": {line.pop("class"): line for line in classes}}
@@ -95,7 +75,7 @@ def difficulty_of(params: Figure2Parameters) -> dict[str, Any]:
     about["total variation by class"] = {name: line["total_variation"] for name, line in lines}
     rows = [about, *({"class": name, **line} for name, line in classes.items())]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    atomically(_artefact(FIGURE2, params.profile, params.ipc, "jsonl"), lambda part: part.write_text(text))
+    atomically(paths.results(params.profile) / name, lambda part: part.write_text(text))
     return {"about": about, "classes": classes}
 
 
@@ -119,12 +99,12 @@ def histograms(classes: dict[str, Any], bins: int = 10) -> list[dict[str, Any]]:
     return rows
 
 
-def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]]]:
+def examples(params: paper.FigureParameters) -> dict[str, tuple[ImageSet, list[float]]]:
     """Figure 3: for each class and set ("Shih-Tzu, original") the ten images nearest to difficulty 0, 0.1, ..., 0.9,
     and their scores."""
-    file = _kept(FIGURE3, params, "safetensors")
+    name = f"{paper.FIGURE3}/imagewoof_ipc{params.ipc}.safetensors"
     if params.profile == "recorded":
-        return _unpacked(ImageSet.load(file)) if file else {}
+        return _unpacked(ImageSet.load(file)) if (file := paths.kept("recorded", name)) else {}
     task, real, made, scores = _dgs(params)
     images, labels, shown = [], [], []
     for k in _two(real):
@@ -142,7 +122,7 @@ def examples(params: Figure3Parameters) -> dict[str, tuple[ImageSet, list[float]
             shown.append({"name": f"{real.facts.class_names[k]}, {source}", "scores": own[nearest].tolist()})
     facts = made.synthetic_facts(shown=shown, data=task.dataset, scorer=made.facts.extra["scorer"])
     kept = ImageSet(torch.cat(images), torch.tensor(labels), facts)
-    kept.save(_artefact(FIGURE3, params.profile, params.ipc, "safetensors"))
+    kept.save(paths.results(params.profile) / name)
     return _unpacked(kept)
 
 

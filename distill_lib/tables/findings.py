@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 
 from .. import experiments, records
+from ..core import store
 from ..core.errors import unknown
 from ..core.settings import build, replace
 from ..data import DATASETS, Dataset, sized
@@ -275,7 +276,7 @@ def repeated(found: Iterable[Record]) -> list[str]:
     runs: dict[str, list[str]] = {}
     for r in found:
         name = " ".join(filter(None, [r.cell.experiment.split("/")[1], r.cell.method, r.cell.variant]))
-        run = records.digest({"key": r.key, "values": r.test_accuracy_pct, "network": r.cell.network})
+        run = store.digest({"key": r.key, "values": r.test_accuracy_pct, "network": r.cell.network})
         runs.setdefault(run, []).append(f"`{name}`")
     same = [" = ".join(names) for names in runs.values() if len(names) > 1]
     return [f"One run stands in several tables: {'; '.join(same)}."] if same else []

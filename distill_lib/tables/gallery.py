@@ -19,25 +19,13 @@ from ..evaluation import evaluate
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
 from ..experiments.definition import at_budget
-from ..experiments.papers.skd import (
-    BESIDE,
-    FAIR,
-    FIGURE2,
-    GALLERY,
-    GENERATORS,
-    ROWS,
-    TABLE1,
-    TIMELAPSE,
-    GalleryParameters,
-    TimelapseParameters,
-    table1_task,
-)
+from ..experiments.papers import skd as paper
 from ..figures.images import stretched
 from ..generators.generated import GeneratedSet
 from ..methods import METHODS
 from ..records import Cell
 from .numbers import number
-from .skd import drawn
+from .skd import artefact, drawn
 
 Shelf = dict[str, tuple[ImageSet, str]]  # method -> its set, and its accuracy in words
 EPOCHS = {"smoke": 10, "small": 100, "full": 1000}  # of the network that is trained at each moment of a time-lapse
@@ -48,20 +36,16 @@ def _file(profile: str, experiment: str, dataset: str, method: str, ipc: int = 1
     return paths.results(profile) / experiment / f"{stem}.safetensors"
 
 
-def _profiles(params: Any) -> tuple[str, ...]:
-    return ("full", "small") if params.profile == "recorded" else (params.profile,)
-
-
 def _task(method: str, dataset: str, ipc: int, params: Any) -> Task | Skip:
-    """Table 1's; at the small budget also of the settings that Table 1 leaves out, since pictures need no evaluation."""
-    cell = Cell(TABLE1, method, dataset, ipc, "ConvNet", ROWS.get(method) or BESIDE[method][0])
+    """Table 1's; at the small budget also settings that Table 1 leaves out: pictures need no evaluation."""
+    cell = Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", paper.ROWS.get(method) or paper.BESIDE[method][0])
     if params.profile == "small":
         config = at_budget(METHODS[method].paper_config(dataset, ipc), "small")
         return Task(cell, config, dataset, cell.protocol, seed=params.seed)
-    return table1_task(cell, params)
+    return paper.table1_task(cell, params)
 
 
-def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
+def shelves(params: paper.GalleryParameters) -> dict[tuple[str, int], Shelf]:
     """Sets of Table 1 as pictures, by data set and images per class; those that are kept, or in a profile that computes
     all that it has.
 
@@ -72,7 +56,7 @@ def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
         for ipc in params.ipcs:
             shelf: Shelf = {}
             for method in params.methods:
-                for profile in _profiles(params):
+                for profile in paths.shown(params.profile):
                     if shown := _one(method, dataset, ipc, profile, params):
                         shelf[method] = shown, _accuracy(method, dataset, ipc, profile)
                         break
@@ -82,7 +66,7 @@ def shelves(params: GalleryParameters) -> dict[tuple[str, int], Shelf]:
 
 
 def missing(
-    params: GalleryParameters, found: dict[tuple[str, int], Shelf]
+    params: paper.GalleryParameters, found: dict[tuple[str, int], Shelf]
 ) -> dict[tuple[str, int], dict[str, list[str]]]:
     """The methods that the shelves lack, by data set and images per class and then by the reason."""
     out: dict[tuple[str, int], dict[str, list[str]]] = {}
@@ -93,22 +77,21 @@ def missing(
     return out
 
 
-def _reason(method: str, dataset: str, ipc: int, params: GalleryParameters) -> str:
+def _reason(method: str, dataset: str, ipc: int, params: paper.GalleryParameters) -> str:
     """Why a method has no images."""
-    own = ROWS.get(method) or BESIDE[method][0]
-    if any(records.load(Cell(TABLE1, method, dataset, ipc, "ConvNet", own), p) for p in ("full", "small")):
+    own = paper.ROWS.get(method) or paper.BESIDE[method][0]
+    if any(records.load(Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", own), p) for p in paths.RESULT_PROFILES):
         return "measured, but the images were not kept"
     task = _task(method, dataset, ipc, params) if params.profile == "smoke" else None
     return task.reason if isinstance(task, Skip) else "not distilled yet"
 
 
-def _one(method: str, dataset: str, ipc: int, profile: str, params: GalleryParameters) -> ImageSet | None:
+def _one(method: str, dataset: str, ipc: int, profile: str, params: paper.GalleryParameters) -> ImageSet | None:
     """A method's set as pictures: kept, drawn by Figure 2's generators, or made now."""
-    if (file := _file(profile, GALLERY, dataset, method, ipc)).exists():
+    if (file := _file(profile, paper.GALLERY, dataset, method, ipc)).exists():
         return ImageSet.load(file)
-    plain = method.replace(" (", "-").replace(" ", "-").rstrip(")")
-    drawn_file = paths.results(profile) / FIGURE2 / f"{dataset}_{plain}.safetensors".lower()
-    if method in GENERATORS and drawn_file.exists():
+    drawn_file = paths.results(profile) / artefact(dataset, method)
+    if method in paper.GENERATORS and drawn_file.exists():
         many = ImageSet.load(drawn_file)
         return many.subset(torch.cat([members[:ipc] for members in many.class_index]))
     if params.profile == "recorded" or isinstance(task := _task(method, dataset, ipc, params), Skip):
@@ -129,11 +112,15 @@ def pictures(made: ImageSet, **extra: Any) -> ImageSet:
 
 
 def _accuracy(method: str, dataset: str, ipc: int, profile: str) -> str:
-    record = records.load(Cell(TABLE1, method, dataset, ipc, "ConvNet", FAIR), profile) if profile != "smoke" else None
+    record = (
+        records.load(Cell(paper.TABLE1, method, dataset, ipc, "ConvNet", paper.FAIR), profile)
+        if profile != "smoke"
+        else None
+    )
     return number(record, profile) if record else "not run"
 
 
-def films(params: TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
+def films(params: paper.TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
     """Sets of one image per class at moments of their distillation, by data set and method.
 
     Returns: images moment after moment, class by class; `facts.extra` has `steps` and `accuracy_pct`, that of one
@@ -142,8 +129,8 @@ def films(params: TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
     found = {}
     for dataset in params.datasets:
         for method in params.methods:
-            for profile in _profiles(params):
-                file = _file(profile, TIMELAPSE, dataset, method)
+            for profile in paths.shown(params.profile):
+                file = _file(profile, paper.TIMELAPSE, dataset, method)
                 if params.profile != "recorded" and not file.exists():
                     task = _task(method, dataset, 1, params)
                     if not isinstance(task, Skip):
@@ -154,7 +141,7 @@ def films(params: TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
     return found
 
 
-def _filmed(task: Task, params: TimelapseParameters) -> ImageSet:
+def _filmed(task: Task, params: paper.TimelapseParameters) -> ImageSet:
     real, test = (part.to(pick()) for part in data.load(task.dataset))
     frames: dict[int, ImageSet] = {}
     total = task.config.iterations * getattr(task.config, "outer_loop", 1)
@@ -165,7 +152,7 @@ def _filmed(task: Task, params: TimelapseParameters) -> ImageSet:
             frames[step] = ImageSet.from_classes(live["synthetic"].detach().clone(), like=real)
 
     METHODS[task.maker].distill(real, task.config, seed=task.seed, loop=Loop(watch=keep, bar=False))
-    protocol = f"{FAIR}@{EPOCHS[params.profile]}ep"
+    protocol = f"{paper.FAIR}@{EPOCHS[params.profile]}ep"
     accuracy = [
         evaluate(frame, test, protocol, "ConvNet", num_eval=1, seed=params.seed).mean_pct for frame in frames.values()
     ]

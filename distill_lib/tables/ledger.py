@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .. import experiments, records
+from ..core import paths
 from ..core.settings import as_dict
 from ..data import DATASETS
 from ..evaluation import statistics
@@ -41,14 +42,13 @@ STATUSES = {
 }
 FULL = ("matched", "differs", "undecided", "measured")
 FREE = ("ImageNette", "ImageWoof")  # cuts of ImageNet that are published for download
-PAPERS = ("skd", "uvit", "dgs", "slfd")  # in reading order
 
 
 def rows(paper: str | None = None) -> pd.DataFrame:
     """One row per cell that a paper prints, in the papers' order.
 
     Args:
-        paper: slfd, uvit, skd or dgs; None for all.
+        paper: skd, uvit, dgs or slfd; None for all.
     Returns: columns experiment, method, data set, IPC, network, variant, published; full and small: mean and spread as
         measured there ("underfit" where the networks are not trained); counted: our value where it is counted from the
         code; difference (percentage points, of full where there is one), status (one of `STATUSES`), reason, compared
@@ -56,13 +56,13 @@ def rows(paper: str | None = None) -> pd.DataFrame:
         record, see `html.Shown`.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
-    names = [name for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)]
+    names = [name for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)]
     return pd.DataFrame([line for name in names for line in _lines(name)])
 
 
 def _kept(cell: Cell) -> dict[str, Record]:
     """The cell's records by profile."""
-    return {p: r for p in ("full", "small") if (r := records.load(cell, p))}
+    return {p: r for p in paths.RESULT_PROFILES if (r := records.load(cell, p))}
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def _row(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) -> di
         "network": row["network"] if cell is None else cell.network,
         "variant": row["variant"],
         "published": row["text"],
-        **{p: numbers.number(found[p], p) if p in found else "" for p in ("full", "small")},
+        **{p: numbers.number(found[p], p) if p in found else "" for p in paths.RESULT_PROFILES},
         "counted": "" if counted is None else f"{counted:g}",
         "difference": "",
         "status": status,
@@ -123,7 +123,7 @@ def _address(row: dict[str, Any]) -> str:
 
 
 def _counted(row: dict[str, Any]) -> float | None:
-    """Our value of a row that follows from the code."""
+    """Our value of a printed row, if it follows from the code without a measurement."""
     known = experiments.experiments().get(row["experiment"])
     return known.counted(row) if known else None
 
@@ -175,7 +175,7 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
 
 
 def _stale(record: Record, profile: str) -> str:
-    """What is not as it would be measured now, in words; "" where nothing changed, or the record does not say."""
+    """How a record's settings differ from those of today, in words; "" if they are the same or it has none."""
     definition = experiments.experiment(record.cell.experiment)
     task = definition.task(record.cell, experiments.check_parameters(record.cell.experiment, {"profile": profile}))
     changed = (
@@ -219,7 +219,9 @@ def _free(dataset: str) -> bool:
 # --- counting ---------------------------------------------------------------------------------------------------------
 def counts(paper: str | None = None) -> dict[str, Counter[str]]:
     """`counts_of` every table and figure, in the papers' order."""
-    return {name: counts_of(name) for one in ([paper] if paper else PAPERS) for name in reported.experiments(one)}
+    return {
+        name: counts_of(name) for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)
+    }
 
 
 def counts_of(name: str) -> Counter[str]:
@@ -260,7 +262,7 @@ def progress(paper: str | None = None) -> str:
 
 
 def of_outcome(outcome: Outcome) -> str:
-    """As `progress`, of the printed cells that a run's outcome is about, by the records it shows."""
+    """`progress` for the printed cells of a run's outcome, by the records that the outcome shows."""
     cells = dict.fromkeys(s.cell for s in outcome)
     found: Counter[str] = Counter()
     done = 0
@@ -270,7 +272,7 @@ def of_outcome(outcome: Outcome) -> str:
         for row in reported.cells_of(name):
             cell = of.get(tuple(row[k] for k in reported.KEY))
             if cell in cells or (cell is None and whole):
-                shown = numbers.measured(cell, outcome) if cell else {}
+                shown = numbers.records_of(cell, outcome) if cell else {}
                 done += bool(shown)
                 found[_status(reported.in_percent(row), cell, shown)[0]] += 1
     if outcome.params.profile == "smoke":

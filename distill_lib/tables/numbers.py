@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from .. import records
+from ..core import paths
 from ..data import sized
+from ..evaluation import statistics
 from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
@@ -24,11 +25,8 @@ def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
 
 def spread(values: list[float], digits: int = 1) -> str:
     """'48.9 ± 0.6': mean and population standard deviation over networks; the mean alone for a single network."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.std(values):.{digits}f}"
 
 
 def number(record: Record, profile: str) -> str:
@@ -40,11 +38,10 @@ def number(record: Record, profile: str) -> str:
     return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
 
 
-def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
+def records_of(cell: Cell, outcome: Outcome) -> dict[str, Record]:
     """Records of a cell by profile: full and small in the recorded view, else the run's own profile."""
     if outcome.params.profile == "recorded":
-        found = {p: records.load(cell, p) for p in ("full", "small")}
-        return {p: r for p, r in found.items() if r}
+        return {p: r for p in paths.RESULT_PROFILES if (r := records.load(cell, p))}
     record = next((s.record for s in outcome if s.cell == cell and s.record), None)
     return {outcome.params.profile: record} if record else {}
 
@@ -52,7 +49,7 @@ def measured(cell: Cell, outcome: Outcome) -> dict[str, Record]:
 def each(outcome: Outcome) -> Iterator[tuple[Cell, str, Record]]:
     """Every measured cell of an outcome: cell, profile, record."""
     for status in outcome:
-        for profile, record in measured(status.cell, outcome).items():
+        for profile, record in records_of(status.cell, outcome).items():
             yield status.cell, profile, record
 
 

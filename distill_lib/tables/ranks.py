@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
+from ..evaluation import statistics
 from ..experiments import Outcome
 from ..records import Cell, Record
 from .compare import Axis, along
-from .numbers import NOT_RUN, measured
+from .numbers import NOT_RUN, records_of
 
 
 def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> tuple[float, float, float]:
@@ -23,12 +22,11 @@ def mean_interval(values: list[float], sets: list[int], level: float = 0.95) -> 
         sets:   for each network, which set it was trained on.
     Returns: mean, low, high, both within 0 and 100; NaN for a single network, which has no interval.
     """
-    by_set = [[v for v, s in zip(values, sets, strict=True) if s == which] for which in dict.fromkeys(sets)]
-    units = np.array([np.mean(v) for v in by_set] if len(by_set) > 1 else values)
-    mean, n = float(units.mean()), len(units)
-    if n == 1:
+    units, _ = statistics.units(values, sets if len(set(sets)) > 1 else None)
+    mean = statistics.mean(units)
+    if len(units) == 1:
         return mean, math.nan, math.nan
-    half = float(stdtrit(n - 1, (1 + level) / 2) * units.std(ddof=1) / math.sqrt(n))
+    half = statistics.half_width(statistics.std(units, ddof=1), len(units), level)
     return mean, max(mean - half, 0.0), min(mean + half, 100.0)
 
 
@@ -58,7 +56,7 @@ def ranking(outcome: Outcome, labels: Axis) -> pd.DataFrame:
         line.
     """
     out: list[dict[str, Any]] = []
-    found = {(p, s.cell): r for s in outcome for p, r in measured(s.cell, outcome).items()}
+    found = {(p, s.cell): r for s in outcome for p, r in records_of(s.cell, outcome).items()}
     for profile in dict.fromkeys(p for p, _ in found):
         settings: dict[tuple[str, int | None], list[Cell]] = {}
         for s in outcome:

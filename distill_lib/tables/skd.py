@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from .. import data
@@ -12,21 +10,18 @@ from ..core.device import pick
 from ..data import ImageSet
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.skd import FIGURE2, ROWS, TABLE1, Figure2Parameters, table1_task
+from ..experiments.papers import skd as paper
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from ..records import Cell
 
 
-def _artefact(profile: str, dataset: str, name: str, ending: str) -> Path:
-    return (
-        paths.results(profile)
-        / FIGURE2
-        / f"{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
-    )
+def artefact(dataset: str, name: str, ending: str = "safetensors") -> str:
+    """A file of Figure 2, below the folder of a profile's results."""
+    return f"{paper.FIGURE2}/{dataset}_{name}.{ending}".lower().replace(" ", "-").replace("(", "").replace(")", "")
 
 
-def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
+def samples(params: paper.Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
     """Images of every generator: data set -> method -> per_class images of every class, from the same noise for all
     methods.
 
@@ -37,20 +32,17 @@ def samples(params: Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
     for dataset in params.datasets:
         for method in params.methods:
             if params.profile == "recorded":
-                kept = [
-                    f for f in (_artefact(p, dataset, method, "safetensors") for p in ("full", "small")) if f.exists()
-                ]
-                if kept:
-                    shown.setdefault(dataset, {})[method] = ImageSet.load(kept[0])
+                if file := paths.kept("recorded", artefact(dataset, method)):
+                    shown.setdefault(dataset, {})[method] = ImageSet.load(file)
                 continue
-            task = table1_task(Cell(TABLE1, method, dataset, 1, "ConvNet", ROWS[method]), params)
+            task = paper.table1_task(Cell(paper.TABLE1, method, dataset, 1, "ConvNet", paper.ROWS[method]), params)
             if isinstance(task, Skip):
                 continue
             real = data.load(task.dataset)[0].to(pick())
             made, _ = distilled(task, 0, Run(params.profile), real)
             images = drawn(made, params.per_class, params.seed)
-            images.save(_artefact(params.profile, dataset, method, "safetensors"))
-            health(task, real).to_csv(_artefact(params.profile, dataset, "health", "csv"), index=False)
+            images.save(paths.results(params.profile) / artefact(dataset, method))
+            health(task, real).to_csv(paths.results(params.profile) / artefact(dataset, "health", "csv"), index=False)
             shown.setdefault(dataset, {})[method] = images
     return shown
 
@@ -66,8 +58,7 @@ def health(task: Task, real: ImageSet) -> pd.DataFrame:
     return pd.DataFrame(cgan.train(real, task.config.gan).health)
 
 
-def health_kept(params: Figure2Parameters) -> dict[str, pd.DataFrame]:
+def health_kept(params: paper.Figure2Parameters) -> dict[str, pd.DataFrame]:
     """The health tables that are kept, by data set."""
-    profiles = ("full", "small") if params.profile == "recorded" else (params.profile,)
-    found = {d: [f for p in profiles if (f := _artefact(p, d, "health", "csv")).exists()] for d in params.datasets}
-    return {d: pd.read_csv(files[0]) for d, files in found.items() if files}
+    found = {d: paths.kept(params.profile, artefact(d, "health", "csv")) for d in params.datasets}
+    return {d: pd.read_csv(file) for d, file in found.items() if file}

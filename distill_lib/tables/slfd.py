@@ -13,29 +13,9 @@ from ..core import paths
 from ..core.device import pick
 from ..core.rng import stream
 from ..data import DATASETS, ImageSet, sized
-from ..experiments import Parameters, Task, paper_data
+from ..experiments import Parameters, Task, experiment, paper_data
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.slfd import (
-    ABLATIONS,
-    FIGURE1,
-    FIGURE3,
-    FIGURE4,
-    FIGURE5,
-    FIGURE6,
-    LETTERS,
-    MEAN,
-    SUBSETS,
-    TABLE1,
-    TABLE5,
-    TABLE6,
-    TABLE7,
-    column_name,
-    row_name,
-    table1_task,
-    table5_task,
-    table6_task,
-    table7_task,
-)
+from ..experiments.papers import slfd as paper
 from ..methods import slfd
 from ..records import Cell
 from .numbers import each, heading, spread
@@ -44,30 +24,24 @@ from .numbers import each, heading, spread
 def shown_tasks(figure: str, params: Parameters) -> dict[str, Task]:
     """The sets of a figure by their names, as its table makes them in the profile; those the profile skips are left
     out."""
-
-    def of(task: Any, *cells: Cell) -> dict[str, Task]:
-        found = {f"{column_name(c)}, {row_name(c).removesuffix(', ConvNet')}": task(c, params) for c in cells}
-        return {name: t for name, t in found.items() if isinstance(t, Task)}
-
-    if figure in (FIGURE1, FIGURE3):
-        return of(table1_task, Cell(TABLE1, "SLFD", "ImageNette", 1, "ConvNet", "glad", "match=DC, space=latent"))
-    if figure == FIGURE4:
-        return of(
-            table1_task, *(Cell(TABLE1, "SLFD", d, 1, "ConvNet", "glad", "match=DC, space=latent") for d in SUBSETS)
-        )
-    if figure == FIGURE5:
-        match = ", match=DM" if params.profile == "smoke" else ""
-        sides = (f"resolution={side}{match}" for side in ("64", "128", "256"))
-        return of(table5_task, *(Cell(TABLE5, "SLFD", "PathMNIST", 1, MEAN, "glad", side) for side in sides))
-    if figure == FIGURE6:
-        return of(
-            table6_task,
-            *(Cell(TABLE6, "SLFD", d, 1, MEAN, "glad", f"generator={g}") for g in ("UViT", "GAN") for d in LETTERS),
-        )
-    every = (
-        (d, f"resolution={side}, rank={rank}") for side in ("128", "256") for d in LETTERS for rank in ("10", "full")
-    )
-    return of(table7_task, *(Cell(TABLE7, "SLFD", d, 1, MEAN, "glad", variant) for d, variant in every))
+    latent, match = "match=DC, space=latent", ", match=DM" if params.profile == "smoke" else ""
+    sides, letters = ("64", "128", "256"), paper.LETTERS
+    one = [("ImageNette", latent)]
+    sets = {  # data set and variant
+        paper.FIGURE1: one,
+        paper.FIGURE3: one,
+        paper.FIGURE4: [(d, latent) for d in paper.SUBSETS],
+        paper.FIGURE5: [("PathMNIST", f"resolution={side}{match}") for side in sides],
+        paper.FIGURE6: [(d, f"generator={g}") for g in ("UViT", "GAN") for d in letters],
+        paper.FIGURE7: [(d, f"resolution={s}, rank={r}") for s in sides[1:] for d in letters for r in ("10", "full")],
+    }
+    tables = {paper.FIGURE5: paper.TABLE5, paper.FIGURE6: paper.TABLE6, paper.FIGURE7: paper.TABLE7}
+    name, found = tables.get(figure, paper.TABLE1), {}
+    for dataset, variant in sets[figure]:
+        cell = Cell(name, "SLFD", dataset, 1, "ConvNet" if name == paper.TABLE1 else paper.MEAN, "glad", variant)
+        if isinstance(task := experiment(name).task(cell, params), Task):
+            found[f"{paper.column_name(cell)}, {paper.row_name(cell).removesuffix(', ConvNet')}"] = task
+    return found
 
 
 def _artefact(profile: str, figure: str, name: str, ending: str = "safetensors") -> Path:
@@ -80,7 +54,7 @@ def images(figure: str, params: Parameters) -> dict[str, ImageSet]:
 
     In the profile `recorded` only what is kept is shown.
     """
-    for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
+    for profile in paths.shown(params.profile):
         shown = {}
         for name, task in shown_tasks(figure, params.model_copy(update={"profile": profile})).items():
             file = _artefact(profile, figure, name)
@@ -103,7 +77,11 @@ def title(made: ImageSet, cell: Cell, profile: str) -> str:
     own = f"{made.facts.name} at {made.shape[-1]} px"
     asked, side, _ = sized(paper_data(cell))
     asked = f"{asked} at {side or DATASETS[asked].resolution} px"
-    row = [part for part in row_name(cell).split(", ") if part not in ("ConvNet", f"{cell.axes.get('resolution')} px")]
+    row = [
+        part
+        for part in paper.row_name(cell).split(", ")
+        if part not in ("ConvNet", f"{cell.axes.get('resolution')} px")
+    ]
     return f"{own}{'' if own == asked else f', stand-in for {asked}'}\n{profile}: {', '.join(row)}"
 
 
@@ -132,7 +110,7 @@ def history(outcome: Any) -> pd.DataFrame:
     """How the module changed while sets were distilled: columns row, step, mean_norm, covariance_trace."""
     rows, kinds = [], ("step", "mean_norm", "covariance_trace")
     for cell, _, record in each(outcome):
-        name = cell.variant if cell.experiment == ABLATIONS else row_name(cell)
+        name = cell.variant if cell.experiment == paper.ABLATIONS else paper.row_name(cell)
         looks = zip(*(record.metrics.get(f"module, {kind}", []) for kind in kinds), strict=True)
         rows += [dict(zip(kinds, look), row=name) for look in looks]
     return pd.DataFrame(rows, columns=["row", "step", "mean_norm", "covariance_trace"])
@@ -145,6 +123,6 @@ def by_network(outcome: Any) -> pd.DataFrame:
         start = "accuracy_pct, "
         parts = {k.removeprefix(start): spread(v) for k, v in record.metrics.items() if k.startswith(start)}
         if parts:
-            about = {"row": row_name(cell), "on": heading(profile, record, cell)}
+            about = {"row": paper.row_name(cell), "on": heading(profile, record, cell)}
             rows.append({**about, "average": spread(record.test_accuracy_pct), **parts})
     return pd.DataFrame(rows)

@@ -18,24 +18,7 @@ from ..evaluation.metrics.generative import Scores, neighbours_of
 from ..evaluation.statistics import mean
 from ..experiments import Outcome, Skip, Task
 from ..experiments.compute import Run, distilled
-from ..experiments.papers.uvit import (
-    BUDGET,
-    CLASSES,
-    DATASETS,
-    FIGURE4,
-    LIMIT,
-    METHOD,
-    PAPERS,
-    SAMPLES,
-    SECONDS,
-    STEPS,
-    TABLE1,
-    TABLE2,
-    SamplesParameters,
-    Table2Parameters,
-    loaded,
-    table2_task,
-)
+from ..experiments.papers import uvit as paper
 from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
 from ..records import Cell, Record, reported
 from .numbers import NOT_RUN, each, spread
@@ -61,7 +44,7 @@ def fid_table(outcome: Outcome) -> pd.DataFrame:
         found[cell.dataset].append(line | {"ConvNet's accuracy (%)": spread(record.test_accuracy_pct)})
     out = []
     for dataset, lines in found.items():
-        printed = reported.lookup(TABLE2, METHOD, dataset, quantity="fid")
+        printed = reported.lookup(paper.TABLE2, paper.METHOD, dataset, quantity="fid")
         text = printed["text"] if printed else ""
         out += [{"data": dataset, "paper": text, **line} for line in lines or [{"ours": NOT_RUN}]]
     return pd.DataFrame(out, dtype=object).fillna("")
@@ -110,7 +93,7 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
 
 
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
-    """`budget_points` as text."""
+    """The rows of `budget_points` as a table to read: numbers rounded and joined with their units."""
 
     def line(p: pd.Series) -> dict[str, Any]:
         rate, images = p["images per second"], p["images"]
@@ -127,14 +110,14 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
     """Both tracks as printed, accuracies in percent, and ours where it was measured in full: track, team, dataset,
     value, who."""
     out = []
-    for row in reported.cells_of(FIGURE4):
-        if row["dataset"] in PAPERS:
-            team = row["axes"]["team"] + " (this paper)" * (row["method"] == METHOD)
+    for row in reported.cells_of(paper.FIGURE4):
+        if row["dataset"] in paper.IN_PAPER:
+            team = row["axes"]["team"] + " (this paper)" * (row["method"] == paper.METHOD)
             track, value = int(row["axes"]["track"]), 100 * row["value"]
             out.append({"track": track, "team": team, "dataset": row["dataset"], "value": value, "who": "printed"})
     for cell, profile, record in each(outcome):
         if profile == "full":
-            team = f"ours, {LIMIT} s on {record.made_by.get('device', 'an unnamed device')}"
+            team = f"ours, {paper.LIMIT} s on {record.made_by.get('device', 'an unnamed device')}"
             value = mean(record.test_accuracy_pct)
             out.append({"track": 2, "team": team, "dataset": cell.dataset, "value": value, "who": "ours"})
     return pd.DataFrame(out)
@@ -143,9 +126,12 @@ def leaderboard(outcome: Outcome) -> pd.DataFrame:
 def beside_leaderboard(profile: str) -> pd.DataFrame:
     """What is not comparable with the leaderboard: our largest recorded time budget per data set, with its machine."""
     out = []
-    for dataset in DATASETS[2:]:
-        for kind in ("full", "small") if profile == "recorded" else (profile,):
-            cells = {s: Cell(BUDGET, METHOD, dataset, None, "ConvNet", STEPS, f"{s} s") for s in SECONDS}
+    for dataset in paper.DATASETS[2:]:
+        for kind in paths.shown(profile):
+            cells = {
+                s: Cell(paper.BUDGET, paper.METHOD, dataset, None, "ConvNet", paper.STEPS, f"{s} s")
+                for s in paper.SECONDS
+            }
             found = [(s, r) for s, cell in cells.items() if (r := records.load(cell, kind))]
             if found:
                 seconds, record = found[-1]
@@ -158,14 +144,14 @@ def beside_leaderboard(profile: str) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-FREE = ("MIT", "CC")  # licences, by their first letters, under which training images may lie beside the results
+COPYABLE = ("MIT", "CC")  # licences, by their first letters, under which training images may lie beside the results
 
 
 def _artefact(profile: str, dataset: str, name: str) -> Path:
-    return paths.results(profile) / SAMPLES / f"{dataset.lower()}_{name}.safetensors"
+    return paths.results(profile) / paper.SAMPLES / f"{dataset.lower()}_{name}.safetensors"
 
 
-def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | None]]:
+def samples(params: paper.SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | None]]:
     """By data set and profile: samples, and the training image nearest to each, in pixels; None where it may not be
     copied.
 
@@ -175,7 +161,7 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
     """
     shown: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     for dataset in params.datasets:
-        for profile in ("full", "small") if params.profile == "recorded" else (params.profile,):
+        for profile in paths.shown(params.profile):
             if params.profile != "recorded" and not _draw(dataset, params):
                 continue
             file, beside = (_artefact(profile, dataset, name) for name in ("samples", "nearest"))
@@ -184,19 +170,19 @@ def samples(params: SamplesParameters) -> dict[str, tuple[ImageSet, ImageSet | N
             made = ImageSet.load(file)
             near = ImageSet.load(beside) if beside.exists() else None
             if near is None and params.profile != "recorded":  # the data are at hand
-                real, _ = data.load(loaded(dataset, profile))
+                real, _ = data.load(paper.loaded(dataset, profile))
                 near = real.subset(torch.tensor(made.facts.extra["nearest training images"]))
             shown[f"{made.facts.name}, {profile}"] = (made, near)
     return shown
 
 
-def _draw(dataset: str, params: SamplesParameters) -> bool:
+def _draw(dataset: str, params: paper.SamplesParameters) -> bool:
     """Write samples of one data set, and their neighbours where its licence allows copies; whether the profile has the
     data set."""
-    each = 1 if CLASSES.get(dataset, 10) >= 100 else params.per_class
-    task = table2_task(
-        Cell(TABLE2, METHOD, dataset, None, "ConvNet", STEPS),
-        Table2Parameters(profile=params.profile, seed=params.seed),
+    each = 1 if paper.CLASSES.get(dataset, 10) >= 100 else params.per_class
+    task = paper.table2_task(
+        Cell(paper.TABLE2, paper.METHOD, dataset, None, "ConvNet", paper.STEPS),
+        paper.Table2Parameters(profile=params.profile, seed=params.seed),
     )
     if isinstance(task, Skip):
         return False
@@ -208,7 +194,7 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
     by = features.recogniser(real, scores.trained)
     near, alike = neighbours_of(made, real, test), neighbours_of(made, real, test, by)
     extra = {
-        "method": METHOD,
+        "method": paper.METHOD,
         "config": as_dict(task.config),
         "seed": params.seed,
         "recognised by": by.about,
@@ -224,7 +210,7 @@ def _draw(dataset: str, params: SamplesParameters) -> bool:
     ImageSet(made.images.cpu(), made.labels.cpu(), facts).save(_artefact(params.profile, dataset, "samples"))
     beside = _artefact(params.profile, dataset, "nearest")
     beside.unlink(missing_ok=True)
-    if real.facts.licence.startswith(FREE):
+    if real.facts.licence.startswith(COPYABLE):
         ImageSet(near.images.cpu(), real.hard_labels[near.index].cpu(), real.facts).save(beside)
     return True
 
@@ -248,7 +234,7 @@ def samples_table(shown: dict[str, tuple[ImageSet, ImageSet | None]]) -> pd.Data
 def configurations() -> pd.DataFrame:
     """Table 1 beside the models as built here: parameters are those of the module, counted."""
     said = {}
-    for row in reported.cells_of(TABLE1):
+    for row in reported.cells_of(paper.TABLE1):
         said.setdefault(row["axes"]["model"], {})[row["quantity"]] = row["text"]
     variants = [  # name, the paper's row, sizes
         ("Small, unconditional", "UViT-Small", replace(ARCHITECTURES["Small"], num_classes=0)),

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from .. import experiments, records
+from ..core import paths
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
 from ..figures.images import pixels, sheet
@@ -78,7 +79,7 @@ def headline() -> str:
 
 def bars() -> Html:
     """A bar per paper: how many of its numbers have which status; below it the paper's first finding."""
-    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in ledger.PAPERS}
+    found = {paper: sum(ledger.counts(paper).values(), Counter()) for paper in reported.PAPERS}
     rows, texts = [], []
     for paper, counts in found.items():
         parts = {part: sum(counts[s] for s in statuses) for part, statuses in PARTS.items()}
@@ -197,7 +198,7 @@ def entries() -> list[dict[str, Any]]:
     What the small budget left untrained is left out.
     """
     out = []
-    for profile in ("full", "small"):
+    for profile in paths.RESULT_PROFILES:
         for file in records.files(profile):
             record = records.read(file)
             cell, key = record.cell, record.key

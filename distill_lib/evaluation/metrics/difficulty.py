@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +27,7 @@ from ... import networks
 from ...core import paths, weights
 from ...core.device import chunked
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import read_tensors, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...data import ImageSet
@@ -153,15 +152,15 @@ def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]
 def _of_real(
     classify: Callable[[Tensor], Tensor], labels: Tensor, real: ImageSet, name: str, loop: Loop | None
 ) -> Tensor:
-    """As `_scores`, kept in a file; computed in steps that a time limit may end."""
+    """`_scores` of the real set, kept in a file and computed in steps, so that a time limit can interrupt them."""
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if file.exists():
-        return load_file(file)["scores"]
+        return read_tensors(file)[0]["scores"]
     scores, parts = torch.zeros(len(real), dtype=torch.float64), torch.arange(len(real)).split(50)
     for step in (loop or Loop()).steps("difficulty", len(parts), {"scores": scores}):
         scores[parts[step]] = _scores(classify, labels, real.subset(parts[step]))
-    atomically(file, lambda part: save_file({"scores": scores}, part))
+    write_tensors(file, {"scores": scores})
     return scores
 
 
@@ -214,7 +213,7 @@ def resnet50() -> nn.Module:
 def mobilenet_v2() -> nn.Module:
     """Google's quantised MobileNetV2 1.0/224, in float: 1001 outputs, the first is "background". Raises: UserError: no
     weights."""
-    network = mobilenet_of(load_file(weights.need("MobileNetV2")))
+    network = mobilenet_of(read_tensors(weights.need("MobileNetV2"))[0])
     return _Pretrained(network, 224, (128 / 255,) * 3, (128 / 255,) * 3)
 
 

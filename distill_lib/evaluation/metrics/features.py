@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +22,7 @@ from ... import networks
 from ...core import paths, store, weights
 from ...core.device import chunked, keep_memory
 from ...core.errors import UserError
-from ...core.files import atomically
+from ...core.files import read_tensors, undamaged, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import as_dict, replace
@@ -204,25 +202,15 @@ def reference(real: ImageSet, by: Extractor, images: int | None = None, keep: in
         keep:   of which the features themselves are kept.
     """
     n = min(images or len(real), len(real))
-    key = {
-        "extractor": by.key,
-        "name": by.name,
-        "data": real.sha256(),
-        "images": n,
-        "keep": keep,
-        "seed": seed,
-        "version": VERSION,
-    }
-    name = f"{by.name}-{real.facts.name}-{store.digest(key)}.safetensors".replace("/", "_").replace(":", "_")
+    key = {"extractor": by.key, "name": by.name, "data": real.sha256(), "images": n, "keep": keep, "seed": seed}
+    digest = store.digest({**key, "version": VERSION})
+    name = f"{by.name}-{real.facts.name}-{digest}.safetensors".replace("/", "_").replace(":", "_")
     file = paths.runs() / "features" / name
     if not file.exists():
         index = torch.randperm(len(real), generator=stream(seed, "features", "real"))[:n].to(real.device)
         x = by.features(as_bytes(real.subset(index)))
         mean, covariance = moments(x)
-        tensors = {"mean": mean, "covariance": covariance, "features": x[:keep]}
-        atomically(file, lambda part: save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part))
-    try:
-        saved = {k: v.to(real.device) for k, v in load_file(file).items()}
+        write_tensors(file, {"mean": mean, "covariance": covariance, "features": x[:keep]})
+    with undamaged(file, "delete it to compute the features again"):
+        saved = {k: v.to(real.device) for k, v in read_tensors(file)[0].items()}
         return Reference(n, (saved["mean"], saved["covariance"]), saved["features"])
-    except (SafetensorError, OSError, KeyError) as err:
-        raise UserError(f"{file}: damaged ({err}); delete it to compute the features again") from None

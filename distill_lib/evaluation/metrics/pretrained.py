@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...core import weights
 from ...core.errors import UserError
+from ...core.files import read_tensors, undamaged
 
 
 class CIFARResNet(nn.Module):
@@ -87,10 +86,8 @@ def _folded(tensors: dict[str, Tensor], conv: str, norm: str, eps: float = 1e-5)
 def cifar_resnet(name: str) -> CIFARResNet:
     """The ResNet-20 or ResNet-56 of CIFAR-10. Raises: UserError: the weights are not here or damaged."""
     file = weights.need(name)
-    try:
-        return CIFARResNet.load(load_file(file))
-    except SafetensorError as err:
-        raise UserError(f"{file}: damaged ({err})") from None
+    with undamaged(file, "replace it"):
+        return CIFARResNet.load(read_tensors(file)[0])
 
 
 def inception(tensors: dict[str, Tensor] | None = None) -> nn.Module:

@@ -12,21 +12,16 @@ from ..claims import Arm, Claim, Scale, Watched, against, experiment, more_than
 DATASET, NETWORK = "FashionMNIST", "ConvNetW32"
 # Sets of all sizes are trained on for as many optimiser steps.
 SCALE = Scale(DATASET, "challenge_steps@300ep", num_eval=1, network=NETWORK, scores=Watched())
-QUALITY = Scale(
-    DATASET,
-    "challenge_steps@100ep",
-    num_eval=1,
-    network=NETWORK,
-    scores=replace(Scores().small(), samples=200),  # as many as a set has
-)
-TIMES = Scale(DATASET, "challenge_steps@1ep", num_eval=1, network=NETWORK, tested=10, scores=Watched())
+SAMPLES = replace(Scores().small(), samples=200)  # as many as a set has
+QUALITY = replace(SCALE, protocol="challenge_steps@100ep", scores=SAMPLES)
+TIMES = replace(SCALE, protocol="challenge_steps@1ep", tested=10)
 REPEATS = {1: 60, 10: 40, 50: 15}  # by images per class: random real images at few per class spread most
 FEWER, TIMED = 10, 5
 DELTA = 1.0  # points
 
 
 def _uvit(ipc: int, **settings: Any) -> Arm:
-    """Images of one generator: the small budget's."""
+    """Images of the generator that the small budget trains."""
     name = ", ".join(f"{value} {what}" for what, value in settings.items())
     return Arm("U-ViT", replace(METHODS["U-ViT"].of_profile(DATASET, "small", ipc), **settings), name)
 
@@ -44,73 +39,69 @@ def _matched(method: str) -> Arm:
 
 
 def _growing(method: str, ipc: int, **settings: Any) -> Arm:
-    """A method's published loops, few of their rounds."""
+    """A method with its published loops, but only a few rounds of them."""
     config = replace(METHODS[method].paper_config(DATASET, ipc), network=NETWORK, batch_real=64, **settings)
     return Arm(method, config, "published loops")
 
 
+def _claim(name: str, sentence: str, source: str, ours: Arm, theirs: Arm, n: int, **more: Any) -> Claim:
+    """A claim about accuracies, for which the paper prints no number."""
+    return Claim(name, sentence, source, "no number", SCALE, against(ours, theirs), n, delta=DELTA, **more)
+
+
 # Images per class that are drawn in no more seconds than a method takes for ten; `records/pilots.csv` has the seconds.
 IN_THE_TIME_OF = {"DM": 15, "DC": 15, "MTT": 25}
-
-
-def _claims() -> list[Claim]:
-    none, cover = "no number", "Section 1: it captures the distribution of the real images"
-    out = [
-        Claim(
+GROWING = {"DC": {"iterations": 2}, "DM": {"iterations": 100}}
+CLAIMS = [
+    *(
+        _claim(
             f"generated over real: IPC {ipc}",
             f"{ipc} generated image{'s' * (ipc > 1)} per class train better networks than as many real ones.",
-            cover,
-            none,
-            SCALE,
-            against(_uvit(ipc), _real(ipc)),
+            "Section 1: it captures the distribution of the real images",
+            _uvit(ipc),
+            _real(ipc),
             n,
-            delta=DELTA,
             smoke=ipc == 10,
         )
         for ipc, n in REPEATS.items()
-    ]
-    out += [
-        Claim(
+    ),
+    *(
+        _claim(
             f"more images: {many} over {few} per class",
             f"{many} generated images per class train better networks than {few}.",
             "Section 1: as many synthetic images as possible",
-            none,
-            SCALE,
-            against(_uvit(many), _uvit(few)),
+            _uvit(many),
+            _uvit(few),
             REPEATS[many],
-            delta=DELTA,
         )
         for few, many in ((1, 10), (10, 50))
-    ]
-    out += [
-        Claim(
+    ),
+    *(
+        _claim(
             f"generation over {method}: equal seconds",
             f"In the seconds that {method} takes for ten images per class, generation draws a set that trains better "
             "networks.",
             "Abstract and Section 1: matching gets out of bounds, generation is linear",
-            none,
-            SCALE,
-            against(_uvit(ipc), _matched(method)),
+            _uvit(ipc),
+            _matched(method),
             FEWER,
-            delta=DELTA,
         )
         for method, ipc in IN_THE_TIME_OF.items()
-    ]
-    growing = {"DC": {"iterations": 2}, "DM": {"iterations": 100}}
-    out += [
+    ),
+    *(
         Claim(
             f"seconds of {method} grow faster",
             f"From 1 to 10 images per class the seconds of {method} grow more steeply than those of generation.",
             "Abstract; Section 1: linearly, against exponentially for matching",
-            none,
+            "no number",
             TIMES,
-            more_than((_growing(method, 10, **settings), _growing(method, 1, **settings)), (_uvit(10), _uvit(1))),
+            more_than((_growing(method, 10, **few), _growing(method, 1, **few)), (_uvit(10), _uvit(1))),
             TIMED,
             quantity="doublings of seconds",
         )
-        for method, settings in growing.items()
-    ]
-    out += [
+        for method, few in GROWING.items()
+    ),
+    *(
         Claim(
             f"sampler steps: {many} over {few}",
             f"{many} sampler steps give a lower FID than {few}.",
@@ -122,9 +113,6 @@ def _claims() -> list[Claim]:
             quantity="FID",
         )
         for few, many in ((5, 10), (10, 20), (20, 50))
-    ]
-    return out
-
-
-CLAIMS = _claims()
+    ),
+]
 EXPERIMENTS = [experiment("uvit/claims", "U-ViT, claims", CLAIMS)]

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.settings import Count, replace
 from ...methods import METHODS
 from ...records import Cell
-from ..definition import COLOUR, Experiment, Numbers, Parameters, Skip, Task, at_budget, changed, names_of, page
+from ..definition import COLOUR, Experiment, Numbers, Parameters, Skip, Task, at_budget, changed, grid, names_of, page
 
 TABLE1, TABLE2 = "dgs/table1_imagewoof", "dgs/table2_subsets"
 TABLE3, TABLE4 = "dgs/table3_distributions", "dgs/table4_pool_size"
@@ -26,7 +26,7 @@ POOLS = [2, 3, 4, 5, 6]
 # first layers, which makes them as slow as at 224; the small budget gives ResNetAP-10 the ImageNet stem instead and
 # half the channels, and smoke mostly ConvNets. Smoke's data are in colour, as the protocol's augmentation needs.
 SIDE = {"full": 224, "small": 64}
-TRAINED = {
+TRAINED_NETWORKS = {
     "full": {"ConvNet-6": "ConvNetD6", "ResNetAP-10": "IDC-ResNetAP10", "ResNet-18": "IDC-ResNet18"},
     "small": {"ConvNet-6": "ConvNetD6W32", "ResNetAP-10": "IDC-LargeThinResNetAP10"},
     "smoke": {"ConvNet-6": "ConvNetD2W32", "ResNetAP-10": "ConvNetW32", "ResNet-18": "IDC-ThinResNet10"},
@@ -50,14 +50,14 @@ def config_of(method: str, dataset: str, ipc: int | None, profile: str) -> Any:
     if method in ("DM", "IDC-1"):
         return replace(config, network=MATCHED)
     if method in ("Herding", "K-Center"):
-        return changed(config, "training.network", TRAINED[profile]["ResNetAP-10"])
+        return changed(config, "training.network", TRAINED_NETWORKS[profile]["ResNetAP-10"])
     return config
 
 
 def task_of(cell: Cell, config: Any, params: Parameters) -> Task:
     """A cell's task with these settings, in the profile's budget."""
     profile, full_data = params.profile, cell.ipc is None
-    both = {"seed": params.seed, "network": TRAINED[profile][cell.network]}
+    both = {"seed": params.seed, "network": TRAINED_NETWORKS[profile][cell.network]}
     if profile == "smoke":
         epochs = SMOKE_FULL_EPOCHS if full_data else SMOKE_EPOCHS
         return Task(cell, config, COLOUR, f"{PROTOCOL}@{epochs}ep", num_eval=1, tested=10, **both)
@@ -112,12 +112,8 @@ class Table2Parameters(Parameters):
 
 
 def table2_cells(params: Table2Parameters) -> list[Cell]:
-    return [
-        Cell(TABLE2, method, dataset, ipc, "ResNetAP-10", PROTOCOL)
-        for method in params.methods
-        for dataset in params.datasets
-        for ipc in params.ipcs
-    ]
+    axes = {"method": params.methods, "dataset": params.datasets, "ipc": params.ipcs}
+    return grid(TABLE2, **axes, network="ResNetAP-10", protocol=PROTOCOL)
 
 
 def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -135,6 +131,11 @@ TOO_CLOSE = (
 )
 
 
+def _varied(table: str, variants: list[str], ipcs: list[int]) -> list[Cell]:
+    axes = {"variant": variants, "ipc": ipcs, "method": "DGS", "dataset": "ImageWoof"}
+    return grid(table, **axes, network="ResNetAP-10", protocol=PROTOCOL)
+
+
 def _own_setting(cell: Cell, params: Parameters, field: str, value: Any) -> Task | Skip:
     """The task of a cell that changes one of DGS's settings."""
     if params.profile == "small":
@@ -150,11 +151,7 @@ class Table3Parameters(Parameters):
 
 
 def table3_cells(params: Table3Parameters) -> list[Cell]:
-    return [
-        Cell(TABLE3, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"distribution={name}")
-        for name in params.distributions
-        for ipc in params.ipcs
-    ]
+    return _varied(TABLE3, [f"distribution={name}" for name in params.distributions], params.ipcs)
 
 
 def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -167,11 +164,7 @@ class Table4Parameters(Parameters):
 
 
 def table4_cells(params: Table4Parameters) -> list[Cell]:
-    return [
-        Cell(TABLE4, "DGS", "ImageWoof", ipc, "ResNetAP-10", PROTOCOL, f"pool={times}xIPC")
-        for times in params.pools
-        for ipc in params.ipcs
-    ]
+    return _varied(TABLE4, [f"pool={times}xIPC" for times in params.pools], params.ipcs)
 
 
 def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -180,12 +173,8 @@ def table4_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 
 # --- Figures 2 and 3: scores and images of two classes --------------------------------------------
-class Figure2Parameters(Parameters):
-    ipc: Count = 10  # images per class; the pool holds five times as many
-
-
-class Figure3Parameters(Parameters):
-    ipc: Count = 10  # images per class of the distilled set
+class FigureParameters(Parameters):
+    ipc: Count = 10  # images per class of the distilled set; the pool holds five times as many
 
 
 NO_CELL = "no cell is measured for this page"
@@ -195,7 +184,7 @@ EXPERIMENTS = [
     Experiment(TABLE3, "DGS, Table 3: target distributions", Table3Parameters, table3_cells, table3_task),
     Experiment(TABLE4, "DGS, Table 4: size of the pool", Table4Parameters, table4_cells, table4_task),
     page(FIGURE1, "DGS, Figure 1: workflow", NO_CELL),
-    page(FIGURE2, "DGS, Figure 2: difficulty", NO_CELL, Figure2Parameters),
-    page(FIGURE3, "DGS, Figure 3: examples", NO_CELL, Figure3Parameters),
+    page(FIGURE2, "DGS, Figure 2: difficulty", NO_CELL, FigureParameters),
+    page(FIGURE3, "DGS, Figure 3: examples", NO_CELL, FigureParameters),
     page(FIGURE4, "DGS, Figure 4: pre-defined targets", NO_CELL),
 ]

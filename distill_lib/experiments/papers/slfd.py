@@ -10,7 +10,7 @@ from ...generators.prior import Prior
 from ...methods import METHODS
 from ...methods.common.latents import SMALL
 from ...records import Cell
-from ..definition import COLOUR, Experiment, Parameters, Skip, Task, at_budget, changed, names_of, page
+from ..definition import COLOUR, Experiment, Parameters, Skip, Task, at_budget, changed, grid, names_of, page
 
 TABLE1, TABLE2, TABLE3 = "slfd/table1_imagenet_subsets", "slfd/table2_highres", "slfd/table3_merged"
 TABLE4, TABLE5, TABLE6 = "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table6_uvit"
@@ -40,8 +40,7 @@ SMALL_NETWORK = "ConvNetW32"  # that sets are distilled with, and the one of the
 
 
 def unseen(side: int, profile: str = "full") -> tuple[str, ...]:
-    """The four networks for images of so many pixels, as GLaD's code has them; in the small budget with a narrower
-    ResNet-18."""
+    """The four networks that GLaD's code trains on images of this size; the small budget has a narrower ResNet-18."""
     if side >= 64:
         return ("IDC-LargeThinResNet18" if profile == "small" else "ResNet18", "GLaD-VGG11", "ViT", "AlexNet")
     return ("IDC-ThinResNet18" if profile == "small" else "ResNet18", "VGG11", "ViTCIFAR", "AlexNet")
@@ -101,7 +100,7 @@ def _in_pixels(cell: Cell, match: str, profile: str) -> tuple[str, Any]:
 
 
 def task_for(cell: Cell, params: Parameters, dataset: str, side: int) -> Task:
-    """The task of a cell on a data set of so many pixels, in the profile's budget."""
+    """The task of a cell in the profile's budget, on a data set whose images are `side` pixels wide."""
     method, config = method_and_config(cell, params.profile)
     networks = unseen(side, params.profile) if cell.network == MEAN else ()
     both = {"seed": params.seed, "networks": networks, "method": None if method == cell.method else method}
@@ -140,12 +139,9 @@ class Table1Parameters(Parameters):
 def table1_cells(params: Table1Parameters) -> list[Cell]:
     """Mean of the unseen networks for every row, and the distillation network for those of DC and DM."""
     cells = []
-    for row in params.rows:
-        method, match, space = ROWS1[row]
-        for network in [MEAN] if match == "MTT" else [MEAN, "ConvNet"]:
-            cells += [
-                Cell(TABLE1, method, d, 1, network, "glad", f"match={match}, space={space}") for d in params.datasets
-            ]
+    for method, match, space in map(ROWS1.get, params.rows):
+        axes = {"network": [MEAN] if match == "MTT" else [MEAN, "ConvNet"], "dataset": params.datasets}
+        cells += grid(TABLE1, **axes, method=method, ipc=1, protocol="glad", variant=f"match={match}, space={space}")
     return cells
 
 
@@ -170,7 +166,8 @@ class LetterParameters(Parameters):
 
 
 def table2_cells(params: LetterParameters) -> list[Cell]:
-    return [Cell(TABLE2, m, d, 1, MEAN, "glad", "resolution=256") for m in ("GLaD", "SLFD") for d in params.datasets]
+    axes = {"method": ["GLaD", "SLFD"], "dataset": params.datasets}
+    return grid(TABLE2, **axes, ipc=1, network=MEAN, protocol="glad", variant="resolution=256")
 
 
 def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -264,12 +261,8 @@ def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 # --- Tables 6 and 7 -------------------------------------------------------------------------------
 def table6_cells(params: LetterParameters) -> list[Cell]:
-    return [
-        Cell(TABLE6, method, d, 1, MEAN, "glad", f"generator={which}")
-        for which in ("GAN", "UViT")
-        for method in ("GLaD", "SLFD")
-        for d in params.datasets
-    ]
+    axes = {"variant": ["generator=GAN", "generator=UViT"], "method": ["GLaD", "SLFD"], "dataset": params.datasets}
+    return grid(TABLE6, **axes, ipc=1, network=MEAN, protocol="glad")
 
 
 def table6_task(cell: Cell, params: Parameters) -> Task | Skip:

@@ -10,7 +10,7 @@ from ...evaluation.metrics.generative import Scores
 from ...generators.uvit import ARCHITECTURES, parameter_count
 from ...methods import METHODS
 from ...records import Cell
-from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, names_of, page
+from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, grid, names_of, page
 from ..sample_scores import Quality, measure
 
 TABLE1, TABLE2 = "uvit/table1_configurations", "uvit/table2_fid"
@@ -20,8 +20,8 @@ METHOD = "U-ViT"
 PROTOCOL = "challenge"  # of the printed entry: every image seen in each epoch
 STEPS = "challenge_steps"  # of our sets of many sizes: as many optimiser steps for each
 EPOCHS = {"smoke": 10, "small": 300}  # of a set of ten images per class, which fix the steps; full: the protocol's 1000
-PAPERS = ["CIFAR100", "TinyImageNet"]
-DATASETS = [*PAPERS, "FashionMNIST", "CIFAR10"]  # the last two are ours: small budgets suffice for ten classes
+IN_PAPER = ["CIFAR100", "TinyImageNet"]
+DATASETS = [*IN_PAPER, "FashionMNIST", "CIFAR10"]  # the last two are ours: small budgets suffice for ten classes
 CLASSES = {"CIFAR100": 100, "TinyImageNet": 200}  # else 10
 # The challenge's script has depth 3 at 64 pixels too, where ConvNet has 4; else the cell's network.
 JUDGES = {"TinyImageNet": "ConvNetD3"}
@@ -48,7 +48,7 @@ def _task(cell: Cell, params: Parameters, config: Any, size: int | None, **more:
 
 def _other_data(cell: Cell, params: Parameters) -> Skip | None:
     """The data sets that the smaller profiles leave out."""
-    if params.profile != "full" and cell.dataset in PAPERS:
+    if params.profile != "full" and cell.dataset in IN_PAPER:
         return Skip(f"{params.profile} computes FashionMNIST and CIFAR10")
     if params.profile == "smoke" and cell.dataset != "FashionMNIST":
         return Skip("smoke computes the FashionMNIST stand-in")
@@ -98,14 +98,11 @@ class BudgetParameters(_Rows):
 
 
 def budget_cells(params: BudgetParameters) -> list[Cell]:
-    cells = [
-        Cell(BUDGET, method, dataset, ipc, "ConvNet", STEPS)
-        for dataset in params.datasets
-        for method in params.methods
-        for ipc in params.ipcs
-    ]
-    timed = [Cell(BUDGET, METHOD, d, None, "ConvNet", STEPS, f"{s} s") for d in params.datasets for s in params.seconds]
-    return cells + (timed if METHOD in params.methods else [])
+    cells = grid(BUDGET, dataset=params.datasets, method=params.methods, ipc=params.ipcs, protocol=STEPS)
+    if METHOD not in params.methods:
+        return cells
+    times = [f"{seconds} s" for seconds in params.seconds]
+    return cells + grid(BUDGET, dataset=params.datasets, variant=times, method=METHOD, protocol=STEPS)
 
 
 def budget_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -131,7 +128,7 @@ LIMIT = 600  # seconds of the challenge
 
 
 class Figure4Parameters(Parameters):
-    datasets: names_of("dataset", lambda: PAPERS) = PAPERS  # ours is measured on these
+    datasets: names_of("dataset", lambda: IN_PAPER) = IN_PAPER  # ours is measured on these
 
 
 def figure4_cells(params: Figure4Parameters) -> list[Cell]:

@@ -184,8 +184,8 @@ SAMPLERS = {
 
 
 def sample(name: str, eps: Eps, x: Tensor, steps: int, noise: Callable[[], Tensor] | None = None) -> Tensor:
-    """From noise at time 1 to images, with `steps` network evaluations. "dpm_fast" and "dpm++2m" end at time 1e-4, "ddim"
-    and "ddpm" at 0.
+    """From noise at time 1 to images, with `steps` network evaluations: "dpm_fast" and "dpm++2m" down to time 1e-4,
+    "ddim" and "ddpm" to 0.
 
     Args:
         name:  one of `SAMPLERS`.

@@ -47,7 +47,7 @@ PIECE_MB = 8192  # of activations
 
 @settings
 class UViTTraining:
-    """Settings of a U-ViT's training. The defaults are the paper's for CIFAR-100 and, where it is silent, its base code's."""
+    """Settings of a U-ViT's training: by default the paper's for CIFAR-100 and, where it is silent, its base code's."""
 
     patch: Count = 2
     width: Count = 512
@@ -99,7 +99,7 @@ class UViTTraining:
 
 
 class Drawn(NamedTuple):
-    """The inputs of one step: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise like the images, labels (B,)."""
+    """Inputs of one step: images (B, C, H, W) in [-1, 1], times (B,) in [0, 1], noise as the images, labels (B,)."""
 
     images: Tensor
     t: Tensor

@@ -255,8 +255,8 @@ class ConvolutionalKernel(Kernel):
     def _walk(
         self, x: Tensor, y: Tensor, of_x: list[Tensor] | None, of_y: list[Tensor] | None, seen: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """NNGP and NTK after the last layer. Without variances x and y are the same images, whose variances are appended to
-        `seen`, and there is no NTK."""
+        """NNGP and NTK after the last layer. Without variances x and y are the same images, whose variances are
+        appended to `seen`, and there is no NTK."""
         height, width = x.shape[-2:]
         down, right = self.reach(height), self.reach(width)
         nngp, ntk, mask = _products(x, y, down[0], right[0]), None, _inside(down[0], right[0], height, width, x)
