@@ -248,7 +248,6 @@ def plan(
     from . import experiments as engine
     from .experiments import estimate
 
-    gc.freeze()
     gc.enable()
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
@@ -332,7 +331,7 @@ def import_(folder: Annotated[Path, typer.Argument(help="What `make gpu` wrote o
 
     Exit status: 0, also where a record was left out; 2 a folder that cannot be trusted: nothing is written.
     """
-    from .experiments import import_folder
+    from .experiments.import_folder import import_folder
 
     found = import_folder(folder)
     print("\n".join([*(f"added    {line}" for line in found.added), *(f"left out {line}" for line in found.left_out)]))

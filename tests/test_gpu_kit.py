@@ -17,6 +17,7 @@ import pytest
 from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core.paths import ROOT
+from distill_lib.experiments.import_folder import import_folder
 from distill_lib.records import Cell, benchmarks
 
 spec = importlib.util.spec_from_file_location("gpu_kit", ROOT / "benchmarks" / "gpu_kit.py")
@@ -222,15 +223,15 @@ def test_records_keep_who_measured_them_and_are_recorded_in_a_plan(record, home,
 
 def test_sets_that_are_missing_here_are_added(record, home, tmp_path):
     of_sets(record, 0, 1).save("full")
-    found = experiments.import_folder(brought(tmp_path / "out", of_sets(record, 2, 3)))
+    found = import_folder(brought(tmp_path / "out", of_sets(record, 2, 3)))
     assert found.added == [f"{TABLE} [full]: {record.cell}: sets 2, 3 of 5"]
     assert records.load(record.cell, "full").done == [0, 1, 2, 3]
-    experiments.import_folder(brought(tmp_path / "out", of_sets(record, 0, 1, 2, 3, 4)))  # went on from what is here
+    import_folder(brought(tmp_path / "out", of_sets(record, 0, 1, 2, 3, 4)))  # went on from what is here
     assert records.load(record.cell, "full").test_accuracy_pct == record.test_accuracy_pct
     other = of_sets(record, 0, 1, test_accuracy_pct=[50.0] * 10)
-    assert "are recorded" in experiments.import_folder(brought(tmp_path / "out", other)).left_out[0]
+    assert "are recorded" in import_folder(brought(tmp_path / "out", other)).left_out[0]
     of_sets(record, 0).save("full")
-    assert "does not go on" in experiments.import_folder(brought(tmp_path / "out", other)).left_out[0]
+    assert "does not go on" in import_folder(brought(tmp_path / "out", other)).left_out[0]
     assert records.load(record.cell, "full").done == [0]
 
 
@@ -238,7 +239,7 @@ def test_benchmarks_come_with_the_records(record, home, tmp_path):
     made_by = {"commit": "0123456789ab", "changed_since_commit": False}
     body = {"format": benchmarks.FORMAT, "device": "A GPU", "threads": 4, "entries": {"dm": {"name": "dm"}}}
     body["entries"]["dm"]["made_by"] = made_by
-    found = experiments.import_folder(brought(tmp_path / "out", record, gpu=body))
+    found = import_folder(brought(tmp_path / "out", record, gpu=body))
     assert found.added[-1] == "benchmarks: A GPU, 4 threads, 1 entries"
     assert benchmarks.read(home / "benchmarks" / "a-gpu-4threads.json").entries == body["entries"]
 
@@ -280,5 +281,5 @@ def test_what_cannot_be_trusted_is_refused_whole(changes, says, record, home, mo
 
 def test_a_record_of_other_settings_than_today_s_is_left_out(record, home, tmp_path):
     old = of_sets(record, 0, key={**record.key, "seed": 7})
-    (line,) = experiments.import_folder(brought(tmp_path / "out", old)).left_out
+    (line,) = import_folder(brought(tmp_path / "out", old)).left_out
     assert "stale: seed: 7 -> 0" in line and not records.files("full")

@@ -2,7 +2,6 @@
 
 from .definition import Experiment, Numbers, Parameters, Skip, Task
 from .engine import run
-from .import_folder import import_folder
 from .registry import check_parameters, experiment, experiments, find, paper_data, parameters, select
 from .state import TO_COMPUTE, Outcome, Status, differences, plan, status
 
@@ -20,7 +19,6 @@ __all__ = [
     "experiment",
     "experiments",
     "find",
-    "import_folder",
     "paper_data",
     "parameters",
     "plan",
