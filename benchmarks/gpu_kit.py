@@ -186,7 +186,7 @@ class Kit:
     def prepare(self) -> None:
         """Install what is missing, find the commit, and ask the library who measures.
 
-        Raises: SystemExit: packages are missing and there is no kit, or the library does not start.
+        Raises: SystemExit: packages are missing and no kit has them, or the library does not start.
         """
         missing = [name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
         if missing:
@@ -195,7 +195,8 @@ class Kit:
                 raise SystemExit(f"not installed: {', '.join(missing)}; make gpu-kit collects them into {self.kit}")
             target = self.work / "packages"
             pip = ["-m", "pip", "install", "--isolated", "--quiet", "--no-index", "--no-deps", "--find-links", self.kit]
-            subprocess.run([sys.executable, *pip, "--target", target, *wheels], check=True)
+            if subprocess.run([sys.executable, *pip, "--target", target, *wheels]).returncode:
+                raise SystemExit(f"the wheels of {self.kit} cannot be installed: they are for Python {PYTHON} on Linux")
             self.env["PYTHONPATH"] = f"{target}{os.pathsep}{ROOT}"
         about = self.kit / "commit.json"
         if about.is_file():  # the library takes it where the machine has no git checkout

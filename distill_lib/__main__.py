@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -444,6 +445,7 @@ def evaluate(
     from .evaluation import files
     from .generators import generated  # noqa: F401  reads sets that are generators
 
+    warnings.filterwarnings("ignore", module="PIL")  # what cannot be read is refused in one line
     said = {"normalised": normalised, "pixels": pixels, "signed": signed, "bytes": in_bytes}
     values = [way for way, given in said.items() if given]
     if len(values) > 1:
@@ -501,7 +503,7 @@ def as_options(message: str) -> str:
     def option(found: re.Match) -> str:
         try:
             value = ast.literal_eval(found[2])
-        except SyntaxError:  # a name with a bracket in it: the argument still says it
+        except (SyntaxError, ValueError):  # a name with a bracket in it: the argument still says it
             return found[0]
         given = {f"{part}=": at for part, at in value.items()} if isinstance(value, dict) else {"": value}
         return " ".join(f"--{found[1]} {shlex.quote(start + joined(at))}" for start, at in given.items())

@@ -11,6 +11,7 @@ Python. Every operation runs on the processor after a check, so whole methods do
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections import Counter
@@ -66,6 +67,9 @@ class There(Tensor):
         made.here = here
         return made
 
+    def tolist(self):
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return Device.current.computed(func, args, kwargs or {})
@@ -92,8 +96,16 @@ class Device(TorchDispatchMode):
                 finally:
                     this.steps -= 1
 
-        self._patch = mock.patch.object(Loop, "steps", watched)
-        self._patch.start()
+        def enter(block):  # inference mode, in which no backend in Python works, as no_grad
+            block.before = torch.is_grad_enabled()
+            torch.set_grad_enabled(block.before and not block.mode)
+
+        def leave(block, *args):
+            torch.set_grad_enabled(block.before)
+
+        self._patches = contextlib.ExitStack()
+        self._patches.enter_context(mock.patch.object(Loop, "steps", watched))
+        self._patches.enter_context(mock.patch.multiple(torch.inference_mode, __enter__=enter, __exit__=leave))
         self._lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) then asks for a move
         return super().__enter__()
@@ -101,7 +113,7 @@ class Device(TorchDispatchMode):
     def __exit__(self, *args) -> None:
         super().__exit__(*args)
         torch._C._set_only_lift_cpu_tensors(self._lifted)
-        self._patch.stop()
+        self._patches.close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return self.computed(func, args, kwargs or {})
@@ -160,7 +172,7 @@ class Device(TorchDispatchMode):
         if not self.steps:
             return
         frame = sys._getframe()
-        while frame and not frame.f_code.co_filename.startswith(PACKAGE):
+        while frame and (not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_name.startswith("<")):
             frame = frame.f_back
         where = "backward"
         if frame:

@@ -559,6 +559,15 @@ def test_not_found_names_the_file_the_places_and_the_command(place):
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
+def test_the_command_that_fetches_names_the_home_folder_itself(place, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("DISTILL_DATA", "~/sets")
+    with pytest.raises(UserError) as error:
+        data.load("CIFAR10", download=False)
+    assert f"curl -L --create-dirs -o '{place}/sets/cifar-10-python.tar.gz'" in str(error.value)
+    assert "'~" not in str(error.value)
+
+
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A local stand-in for the network: `download_url` copies from this folder and checks the md5 as torchvision's
@@ -657,7 +666,7 @@ def test_a_truncated_prepared_file_is_named(place):
     for f in prepared():
         file = paths.cache() / "prepared" / f
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"CIFAR10-train.*damaged prepared data set .* delete it to prepare it again"):
+    with pytest.raises(UserError, match=r"CIFAR10-train.*damaged .*; delete it to prepare it again"):
         data.load("CIFAR10")
 
 

@@ -18,7 +18,27 @@ from distill_lib.evaluation.metrics.generative import Judge, Scores
 from distill_lib.methods import METHODS
 from distill_lib.networks.reference import Training
 
-WAITS: dict[tuple[str, str], str] = {}  # function, what its step waits for -> why that is right
+# function, what a step waits for -> why that is right
+ONCE, LOOK = "once for a set, then kept", "a look at the state, a few times in a training"
+WAITS = {
+    ("data/imageset.py: class_index", "a copy to the processor"): ONCE,
+    ("methods/selection.py: distill", "a copy to the processor"): "what was chosen, once for a class",
+    ("methods/selection.py: herding", "a number"): "a choice depends on the one before it; a few choices in all",
+    ("methods/selection.py: k_center", "a number"): "a choice depends on the one before it; a few choices in all",
+    ("methods/cafe.py: query", "a number"): "the accuracy decides whether the network is trained on",
+    ("methods/common/ntk.py: solve", "a number"): "a matrix that cannot be solved ends the run at once",
+    ("methods/common/trajectories.py: _train_one", "a copy to the processor"): "an expert's weights, once an epoch",
+    ("generators/cgan/training.py: _train", "a number"): LOOK,
+    ("generators/cgan/training.py: _seen", "a number"): LOOK,
+    ("evaluation/metrics/frechet.py: moments", "a number"): LOOK,
+    ("evaluation/metrics/frechet.py: frechet_distance", "a number"): LOOK,
+    ("methods/slfd.py: summary", "a number"): LOOK,
+    ("methods/slfd.py: summary", "a copy to the processor"): LOOK,
+    ("evaluation/evaluator.py: _accuracies", "a copy to the processor"): LOOK,
+    ("generators/uvit/training.py: _mean", "a number"): LOOK,
+    ("core/files.py: write_tensors", "a copy to the processor"): "weights that are kept at a few steps",
+    ("generators/dit/drawing.py: _drawn", "a copy to the processor"): "a drawn pool is kept on the processor",
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +99,7 @@ def test_numbers_and_derivatives_are_those_of_the_processor():
     found = []
     with Device() as device:
         for place in ("cpu", device.device):
-            a, b = x.to(place).requires_grad_(), w.to(place).requires_grad_()
+            a, b = (t.clone().to(place).requires_grad_() for t in (x, w))
             torch.nn.functional.conv2d(a, b).relu().square().sum().backward()
             found.append((a.grad, b.grad))
         assert all(isinstance(g, There) for g in found[1])

@@ -283,7 +283,7 @@ def test_a_stage_has_a_rate_of_its_own_and_leaves_the_methods_alone(results):
 def test_a_record_that_may_include_its_stage_tells_the_method_s_seconds_all_the_same(results):
     record(task("Herding"), distill=60.0, evaluate=30.0).save("small")
     found = row(task("Herding"))
-    assert found["seconds"] > 90 and found["basis"].endswith("records on a machine, 1 threads")
+    assert found["seconds"] > 90 and found["basis"].endswith(" on a machine, 1 threads")
 
 
 def test_a_cut_of_imagenet_is_counted_with_the_images_of_most_classes(results):

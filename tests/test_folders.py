@@ -200,6 +200,11 @@ def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
         ),
         (["train/<class>", "train/train/<class>", "test/<class>"], "train/train holds folders named like those"),
         (["batch_1", "batch_2"], "numbered like folds"),
+        (["Entrainement/<class>", "Test/<class>"], r"split=\{'train': 'Entrainement', 'test': 'Test'\}"),
+        (
+            ["images/train/<class>", "images/test/<class>", "masks/train/<class>"],
+            "images/test lies in a class .*a set of its own: the path .*/images",
+        ),
         (["a/day/<class>", "b/night/<class>"], r"'test': 'b/night'"),
         (["<class>/images", "<class>/masks"], r"split=\{'all': '\*/images'\}"),
         (["fold1/<class>", "fold2/<class>", "fold3/<class>"], r"'train': \['fold1', 'fold2'\], 'test': 'fold3'"),

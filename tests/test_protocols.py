@@ -172,7 +172,7 @@ def test_the_page_prints_values_and_reasons():
     assert rows["epochs_by_ipc"]["here"].startswith("up to 1: 3000, up to 10: 2000,")
     assert rows["cases"]["here"].startswith("100 classes or more: epochs_by_ipc up to 1: 2000")
     assert "every hundredth" in rows["checks"]["why"] and rows["checks"]["here"] == "100"
-    assert departures("vico_dsa")[-1]["here"] == "MNIST, SVHN, digits: augmentation dsa:color_crop_cutout_scale_rotate"
+    assert departures("vico_dsa")[-1]["here"] == "MNIST, SVHN: augmentation dsa:color_crop_cutout_scale_rotate"
 
 
 @pytest.mark.parametrize("name", [*PROTOCOLS, "vico_dsa+soft@60ep"])

@@ -375,7 +375,7 @@ def test_samples_are_kept_with_their_neighbours_and_shown_again(results, digits,
         (),
         ("CC",),
     ):  # what a small run keeps is what the book shows; images go with it where the licence lets them
-        monkeypatch.setattr(tables_uvit, "FREE", free)
+        monkeypatch.setattr(tables_uvit, "COPYABLE", free)
         ((_, at_hand),) = tables_uvit.samples(params).values()
         assert torch.equal(at_hand.images, near.images)
         for kind in ("samples", "nearest"):

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ class Diverged(UserError):
     """A logged value became NaN or infinite; the last good checkpoint is kept."""
 
 
+@dataclass(eq=False)
 class Loop:
     """How to run a long computation.
 
-    Args:
+    Attributes:
         folder:   where checkpoints go; None keeps none.
         key:      what the computation is (a hash of its settings); a checkpoint with another key is ignored.
         every:    seconds between checkpoints.
@@ -47,24 +49,20 @@ class Loop:
         watch:    called as watch(name, step, live) before every step and once after the last: for film strips.
         tell:     called as tell(name, done, total, values) about once a second: for whoever watches.
         title:    what the progress bar says before the phase's name.
+        history:  the values that were logged and looked at, with their steps.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        key: str = "",
-        every: float = 30.0,
-        check: int = 50,
-        deadline: float | None = None,
-        bar: bool | None = None,
-        watch: Callable[[str, int, dict[str, Any]], None] | None = None,
-        tell: Callable[[str, int, int, dict[str, float]], None] | None = None,
-        title: str = "",
-    ):
-        self.folder, self.key, self.every, self.check = folder, key, every, check
-        self.deadline, self.bar, self.watch, self.tell, self.title = deadline, bar, watch, tell, title
-        self.history: dict[str, list[tuple[int, float]]] = {}
-        self._logged: dict[str, Tensor | float] = {}
+    folder: Path | None = None
+    key: str = ""
+    every: float = 30.0
+    check: int = 50
+    deadline: float | None = None
+    bar: bool | None = None
+    watch: Callable[[str, int, dict[str, Any]], None] | None = None
+    tell: Callable[[str, int, int, dict[str, float]], None] | None = None
+    title: str = ""
+    history: dict[str, list[tuple[int, float]]] = field(default_factory=dict, init=False)
+    _logged: dict[str, Tensor | float] = field(default_factory=dict, init=False)
 
     def log(self, **values: Tensor | float) -> None:
         """Name the step's values (scalars). Tensors stay on the device until the next look."""

@@ -39,12 +39,10 @@ def headers(path: Path) -> Shapes:
                             found[info.filename.removesuffix(".npy")] = _header(f, info.file_size)
     except Exception as err:  # many kinds, from zip, zlib and the text of headers
         raise unreadable(path, err, "cannot be read as plain arrays") from None
-    objects = [key for key, (_, dtype) in found.items() if dtype.hasobject]
-    if objects:
-        raise UserError(
-            f"{path}: {', '.join(objects)} holds Python objects, which are never run: "
-            "it cannot be read as plain arrays; save numbers, and text as numpy.array(names, dtype=str)"
-        )
+    if objects := ", ".join(key for key, (_, dtype) in found.items() if dtype.hasobject):
+        why = "which are never run: it cannot be read as plain arrays"
+        save = "save numbers, and text as numpy.array(names, dtype=str)"
+        raise UserError(f"{path}: {objects} holds Python objects, {why}; {save}")
     return found
 
 
@@ -112,10 +110,8 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join
     if {"images", "labels"} <= set(shapes) and "train" not in pairs:
         pairs = {"train" if pairs else "all": ("images", "labels"), **pairs}
     if not pairs:
-        raise UserError(
-            f"{path}: has the keys {', '.join(sorted(shapes)) or '(none)'}; "
-            "needs train_images, train_labels, test_images, test_labels, or images and labels"
-        )
+        needs = "needs train_images, train_labels, test_images, test_labels, or images and labels"
+        raise UserError(f"{path}: has the keys {', '.join(sorted(shapes)) or '(none)'}; {needs}")
     names_key = next((k for k in NAMES if k in shapes), None)
     unread = sorted(set(shapes) - {k for pair in pairs.values() for k in pair} - {names_key})
 
@@ -132,19 +128,15 @@ def npz(path: Path, published_md5: Callable[[], str | None] = lambda: None, join
         if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
             images = images.transpose(0, 2, 3, 1)
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)) or 0 in images.shape[1:]:
-            raise UserError(
-                f"{path}: {of_images} have shape {images.shape}; "
-                "needed (N, H, W) or (N, H, W, C) with 1 or 3 channels, and pixels in them"
-            )
+            needed = "(N, H, W) or (N, H, W, C) with 1 or 3 channels, and pixels in them"
+            raise UserError(f"{path}: {of_images} have shape {images.shape}; needed {needed}")
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if join_marks and labels.ndim == 2:
             labels = labels.any(1)
         if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) != len(images):
-            raise UserError(
-                f"{path}: {of_labels} are {labels.dtype} {labels.shape}; "
-                f"needed one whole number for each of {len(images)} images"
-            )
+            needed = f"one whole number for each of {len(images)} images"
+            raise UserError(f"{path}: {of_labels} are {labels.dtype} {labels.shape}; needed {needed}")
         return Part(images, whole_numbers(labels, f"{path} ({of_labels})"), verified())
 
     names = _class_names(path, names_key, shapes) if names_key else ()

@@ -97,23 +97,15 @@ def _datasets() -> dict[str, Dataset]:
             members = list({r["wnid"]: r for r in members}.values())
         classes = tuple(r["name"] for r in members) or _several(row["classes"])
         found[name] = Dataset(
-            name=name,
-            family=row["family"],
+            **{k: row[k] for k in ("name", "family", "normalisation", "licence", "source", "frame", "follows")},
+            **{k: int(row[k]) for k in ("channels", "resolution")},
+            **{k: dict(pair.split("=") for pair in _several(row[k])) for k in ("sha256", "copies")},
             class_names=classes or tuple(f"class {k}" for k in range(200)),  # Tiny ImageNet's files hold its names
-            channels=int(row["channels"]),
-            resolution=int(row["resolution"]),
             counts={split: int(row[split]) for split in ("train", "val", "test") if row[split]},
-            normalisation=row["normalisation"],
-            licence=row["licence"],
-            source=row["source"],
             notes=_several(row["notes"]),
             sizes=tuple(map(int, _several(row["sizes"]))),
             wnids=tuple(r["wnid"] for r in members),
             imagenet_indices=tuple(int(r["index"]) for r in members),
-            frame=row["frame"],
-            sha256=dict(pair.split("=") for pair in _several(row["sha256"])),
-            copies=dict(pair.split("=") for pair in _several(row["copies"])),
-            follows=row["follows"],
             union=bool(row["union"]),
         )
     return found

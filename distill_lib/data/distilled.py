@@ -57,10 +57,8 @@ class _Reading:
         if not known or self.numbers == "paper" or list(known.wnids) == sorted(known.wnids):
             return None
         if self.numbers is None:
-            self.notes.append(
-                "class numbers taken in the order of the papers' tables; where they count sorted wnids, as "
-                "torchvision's ImageFolder does, say --numbers sorted"
-            )
+            sorted_ = "where they count sorted wnids, as torchvision's ImageFolder does, say --numbers sorted"
+            self.notes.append(f"class numbers taken in the order of the papers' tables; {sorted_}")
             self.numbers = "paper"
             return None
         return torch.tensor([known.wnids.index(w) for w in sorted(known.wnids)])
@@ -108,7 +106,7 @@ def read(
     Raises:  UserError: says what the file has and what would work.
     """
     for what, given, known in (("values", values, Values), ("order", order, Order), ("numbers", numbers, Numbers)):
-        if given is not None and given not in get_args(known):
+        if given not in (None, *get_args(known)):
             raise unknown(what, given, get_args(known))
     if factor < 1:
         raise UserError(f"factor {factor}: at least 1")
@@ -131,10 +129,8 @@ def read(
         pixels = images.float() / 255 if images.dtype == torch.uint8 else like.facts.pixels(images)
         images = like.facts.normalise(decode(pixels[None], factor)[0])
         labels = labels.repeat(factor**2, *[1] * (labels.ndim - 1))
-    facts = dataclasses.replace(
-        like.facts, split="synthetic", source=of.path.name, licence="not stated", notes=tuple(of.notes), extra={}
-    )
-    return ImageSet(images, labels, facts)
+    about = {"source": of.path.name, "licence": "not stated", "notes": tuple(of.notes)}
+    return ImageSet(images, labels, dataclasses.replace(like.synthetic_facts(), **about))
 
 
 def decode(images: Tensor, factor: int) -> Tensor:
@@ -172,11 +168,8 @@ def _content(path: Path) -> Any:
                 raise files.unreadable(path, err, "not a readable safetensors file") from None
         case other:
             with open(path, "rb") as f:
-                what = files.instead(f.read(512))
-            raise UserError(
-                f"{path}: cannot read {other or 'a file without an ending'}; "
-                + (what or f"a distilled set is {ENDINGS}")
-            )
+                what = files.instead(f.read(512)) or f"a distilled set is {ENDINGS}"
+            raise UserError(f"{path}: cannot read {other or 'a file without an ending'}; {what}")
 
 
 def _tensor(array: np.ndarray) -> Tensor | list[str] | None:
@@ -206,10 +199,8 @@ def _torch(path: Path) -> Any:
         code = re.search(r"GLOBAL ([\w.]+)", str(err))
         reason = ValueError(f"it holds {code[1]}") if code else err
         said = files.unreadable(path, reason, "cannot be read as plain tensors")
-        raise UserError(
-            f"{said}; files that hold code are never run: save it again with "
-            "torch.save({'images': images, 'labels': labels}, path)"
-        ) from None
+        again = "save it again with torch.save({'images': images, 'labels': labels}, path)"
+        raise UserError(f"{said}; files that hold code are never run: {again}") from None
 
 
 def _own(path: Path) -> bool:
@@ -270,12 +261,12 @@ def _classes(content: Any, names: list[str], of: _Reading) -> list[int] | None:
     """The class of each tensor, where a list or dictionary holds one tensor of images for each; None where not."""
     if isinstance(content, dict):
         found = [int(n) if (k := of.number(n)) is None and n.isdecimal() else k for n in names]
+        if None not in found and len(set(found)) < len(found):
+            raise of.fail(f"two of its tensors are one class: {', '.join(names[:8])}")
         return None if None in found else found
     if len(names) != of.like.num_classes:
-        raise of.fail(
-            f"a list of {len(names)} tensors of images; needed one of images, or one for each of "
-            f"{of.like.num_classes} classes"
-        )
+        needed = f"needed one of images, or one for each of {of.like.num_classes} classes"
+        raise of.fail(f"a list of {len(names)} tensors of images; {needed}")
     of.notes.append(f"a list of {len(names)} tensors: one per class, in the order of the classes")
     return list(range(len(names)))
 
@@ -311,14 +302,11 @@ def _images_key(leaves: dict[str, Tensor], fitting: dict[str, Tensor], content: 
             of.notes.append(f"images from {named[0]}")
         return named[0]
     if named:
-        raise of.fail(
-            f"several could be the images: {_listed({k: leaves[k] for k in named})}; leave one, under `images`"
-        )
+        several = _listed({k: leaves[k] for k in named})
+        raise of.fail(f"several could be the images: {several}; leave one, under `images`")
     if wrong := [v for k, v in leaves.items() if _named(k, IMAGES)]:
-        raise of.fail(
-            f"images are {tuple(wrong[0].shape)}, {of.like.facts.name} has (N, {c}, {h}, {w}); "
-            "for another resolution give it with the data set"
-        )
+        has = f"{of.like.facts.name} has (N, {c}, {h}, {w}); for another resolution give it with the data set"
+        raise of.fail(f"images are {tuple(wrong[0].shape)}, {has}")
     what = f"has {_listed(leaves)}" if leaves else f"holds a {type(content).__name__}"
     raise of.fail(f"{what}; expected images under one of {', '.join(IMAGES)}, and labels")
 
@@ -339,10 +327,9 @@ def _given_labels(leaves: dict[str, Tensor], lead: Sequence[int], of: _Reading) 
     named = named or [key for key in leaves if re.search("label|target", key.lower())]
     key = next((key for key in named or fitting if key in fitting), None)
     if key is None or (not named and len(fitting) > 1):
-        raise of.fail(
-            f"beside {n} images it has {_listed(leaves)}; expected ({n},) classes or ({n}, {k}) soft labels under one "
-            "name, `labels`; or the images alone, class after class"
-        )
+        needed = f"({n},) classes or ({n}, {k}) soft labels under one name, `labels`"
+        only = "or the images alone, class after class"
+        raise of.fail(f"beside {n} images it has {_listed(leaves)}; expected {needed}; {only}")
     if not _named(key, LABELS) or len(fitting) > 1:
         unused = [other for other in fitting if other != key]
         of.notes.append(f"labels from {key}" + (f"; not read: {', '.join(unused)}" if unused else ""))
@@ -389,23 +376,17 @@ def _in_order(lead: Sequence[int], of: _Reading) -> Tensor:
     k, n = of.like.num_classes, math.prod(lead)
     if n % k:
         raise of.fail(f"{n} images without labels cannot be the same number of each of {k} classes")
-    if len(lead) == 2:
-        may = [order for order, classes in zip(get_args(Order), lead) if classes == k]
-        if not may or (of.order or may[0]) not in may:
-            raise of.fail(
-                f"images without labels are {tuple(lead)} of each shape; {k} classes need ({k}, ipc) or (ipc, {k})"
-            )
-        if len(may) == 2 and of.order is None:
-            raise of.fail(f"images without labels are ({k}, {k}): say --order classes or --order rounds")
-        order = of.order or may[0]
-    else:
-        order = of.order or "classes"
-    of.notes.append(
-        "no labels in the file: taken "
-        + ("class after class" if order == "classes" else "in rounds, one of every class in turn")
-        + f", {n // k} of each"
-    )
-    labels = torch.arange(k)
+    may = [order for order, classes in zip(get_args(Order), lead) if classes == k]
+    if len(lead) == 1:
+        may = list(get_args(Order))
+    elif not may or (of.order or may[0]) not in may:
+        shape = f"{tuple(lead)} of each shape; {k} classes need ({k}, ipc) or (ipc, {k})"
+        raise of.fail(f"images without labels are {shape}")
+    elif len(may) == 2 and of.order is None:
+        raise of.fail(f"images without labels are ({k}, {k}): say --order classes or --order rounds")
+    order, labels = of.order or may[0], torch.arange(k)
+    how = {"classes": "class after class", "rounds": "in rounds, one of every class in turn"}[order]
+    of.notes.append(f"no labels in the file: taken {how}, {n // k} of each")
     return labels.repeat_interleave(n // k) if order == "classes" else labels.repeat(n // k)
 
 
@@ -443,17 +424,11 @@ def _values(images: Tensor, of: _Reading, values: Values | None) -> Tensor:
     if not images.is_floating_point():
         if images.is_complex() or images.dtype == torch.bool or images.is_quantized:
             raise of.fail(f"images are {images.dtype}; expected uint8 pixels or floats")
-        low, high = images.min().item(), images.max().item()
-        if (
-            values in ("normalised", "signed")
-            or low < 0
-            or high > 255
-            or (values and images.dtype != torch.uint8 and values != "bytes")
-        ):
-            raise of.fail(
-                f"images are {images.dtype} from {low} to {high}; expected uint8 pixels or floats"
-                + ("; 8-bit images are pixels and cannot be normalised values" if images.dtype == torch.uint8 else "")
-            )
+        low, high, as_bytes = images.min().item(), images.max().item(), images.dtype == torch.uint8
+        said = (None, "bytes", "pixels") if as_bytes else (None, "bytes")
+        if values not in said or low < 0 or high > 255:
+            why = "; 8-bit images are pixels and cannot be normalised values" if as_bytes else ""
+            raise of.fail(f"images are {images.dtype} from {low} to {high}; expected uint8 pixels or floats{why}")
         return images.to(torch.uint8)
     images = images.float()
     low, high = images.min().item(), images.max().item()
@@ -466,17 +441,14 @@ def _values(images: Tensor, of: _Reading, values: Values | None) -> Tensor:
         "normalised": low < 0 and max(-low, high) <= 100,
     }
     may = " or ".join(WAYS[way] for way, fits in possible.items() if fits) or "none of " + ", ".join(WAYS)
-    facts = of.like.facts
+    facts, run = of.like.facts, f"{low:.3g} to {high:.3g}"
     if values is None:
-        raise of.fail(
-            f"float values from {low:.3g} to {high:.3g} may be {may}: say which "
-            f"({facts.name} is normalised with mean {facts.mean} and std {facts.std})"
-        )
+        units = f"{facts.name} is normalised with mean {facts.mean} and std {facts.std}"
+        raise of.fail(f"float values from {run} may be {may}: say which ({units})")
+    way = WAYS[values].removeprefix("--")
     if not possible[values]:
-        raise of.fail(
-            f"values from {low:.3g} to {high:.3g} are no {WAYS[values].removeprefix('--')}; they may be {may}"
-        )
-    of.notes.append(f"images taken as {WAYS[values].removeprefix('--')} ({low:.3g} to {high:.3g})")
+        raise of.fail(f"values from {run} are no {way}; they may be {may}")
+    of.notes.append(f"images taken as {way} ({run})")
     if values == "normalised":
         return images
     return facts.normalise({"pixels": images, "signed": (images + 1) / 2, "bytes": images / 255}[values])
@@ -517,16 +489,15 @@ def _class_folders(of: _Reading, top: folders.Folder) -> list[Path]:
     matched = [re.fullmatch(r"(\D*)(\d+)", name) for name in there]
     numbered = all(matched) and len({m[1].casefold() for m in matched}) == 1 and not wnids
     if numbered and not all(of.number(name) is not None for name in there):
-        labels = [int(m[2]) for m in matched]
-        if sorted(labels) == list(range(1, len(names) + 1)):
-            labels = [k - 1 for k in labels]
-            of.notes.append(f"folders count from 1: {there[labels.index(0)]} is class 0, {names[0]}")
-        if len(set(labels)) < len(labels):
+        at = {int(m[2]): name for m, name in zip(matched, there)}
+        if len(at) < len(there):
             raise of.fail(f"{', '.join(there[:5])}: two folders have the same number; rename or join them")
-        if sorted(labels) == list(range(len(names))):
-            places = of.places
-            at = {k if places is None else int(places[k]): name for k, name in zip(labels, there)}
-            return [of.path / at[k] for k in range(len(names))]
+        if sorted(at) == list(range(1, len(names) + 1)):
+            of.notes.append(f"folders count from 1: {at[1]} is class 0, {names[0]}")
+            at = {k - 1: name for k, name in at.items()}
+        if sorted(at) == list(range(len(names))):
+            order = range(len(names)) if of.places is None else of.places.argsort().tolist()
+            return [of.path / at[k] for k in order]
     odd = [name for name in there if name not in wnids and of.number(name) is None]
     wrong = [f"{', '.join(odd[:5])} is no class of {of.like.facts.name}"] if odd else []
     try:
@@ -544,11 +515,12 @@ def _class_folders(of: _Reading, top: folders.Folder) -> list[Path]:
 
 def _fitting(own: ImageSet, of: _Reading) -> ImageSet:
     """A set of our own, which brings its facts; they must be those of the test set."""
-    for what in ("shape", "num_classes"):
-        if getattr(own, what) != getattr(of.like, what):
-            raise of.fail(
-                f"{what.replace('_', ' of ')} {getattr(own, what)}, {of.like.facts.name} has {getattr(of.like, what)}"
-            )
-    if (mine := own.facts.class_names) != of.like.facts.class_names:
-        raise of.fail(f"classes {mine[:5]}, {of.like.facts.name} has {of.like.facts.class_names[:5]}")
+    facts = {
+        "shape": lambda s: s.shape,
+        "number of classes": lambda s: s.num_classes,
+        "classes": lambda s: s.facts.class_names,
+    }
+    for what, fact in facts.items():
+        if fact(own) != fact(of.like):
+            raise of.fail(f"{what} {str(fact(own))[:90]}, {of.like.facts.name} has {str(fact(of.like))[:90]}")
     return own

@@ -4,6 +4,7 @@ checksum."""
 from __future__ import annotations
 
 import errno
+import functools
 import glob
 import hashlib
 import lzma
@@ -14,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +25,8 @@ import torch
 
 from ..core import paths, rng
 from ..core.errors import UserError
-from . import arrays, folders, prepare, read
+from ..core.files import unwritable
+from . import arrays, folders, read
 from .catalogue import Dataset
 from .read import Part, Source
 
@@ -34,6 +36,11 @@ BUNDLED_SHA256 = {
     "PneumoniaMNIST-mini": "3ecdf29e1d62c8695b5d0d0266ddf2d1fd5bc1e31603ee7cf6abe1b7e82dbdbb",
 }
 FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas/"
+FILES = {  # where a set is published, the file, its md5
+    "TinyImageNet": [("http://cs231n.stanford.edu/", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")],
+    "ImageNette": [(FASTAI, "imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3")],
+    "ImageWoof": [(FASTAI, "imagewoof2-320.tgz", "0f46d997ec2264e97609196c95897a44")],
+}
 ARCHIVES = {  # file -> the folder inside it; read where one lies in a data folder
     "CIFAR10": {"cifar-10-python.tar.gz": "cifar-10-batches-py"},
     "CIFAR100": {"cifar-100-python.tar.gz": "cifar-100-python"},
@@ -42,11 +49,7 @@ ARCHIVES = {  # file -> the folder inside it; read where one lies in a data fold
     "ImageWoof": {f"imagewoof2{size}.tgz": f"imagewoof2{size}" for size in ("", "-320", "-160")},
 }
 FOLDERS = {  # further names of a set's image folder, besides its own name
-    "BloodCells": (
-        "bloodcells/dataset2-master/dataset2-master/images",
-        "bloodcells/dataset2-master/images",
-        "dataset2-master/images",
-    ),
+    "BloodCells": tuple(f"{at}dataset2-master/images" for at in ("bloodcells/dataset2-master/", "bloodcells/", "")),
     "ImageNette": tuple(ARCHIVES["ImageNette"].values()),
     "ImageWoof": tuple(ARCHIVES["ImageWoof"].values()),
 }
@@ -64,11 +67,9 @@ def bundled(dataset: Dataset) -> Source:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as err:
         raise UserError(f"{path}: cannot be read ({err.strerror}); install distill_lib again") from None
-    if found != BUNDLED_SHA256[dataset.name]:
-        raise UserError(
-            f"{path}: damaged: its sha256 is {found}, not {BUNDLED_SHA256[dataset.name]}; "
-            "restore it (git checkout, or install distill_lib again)"
-        )
+    if found != (want := BUNDLED_SHA256[dataset.name]):
+        remedy = "restore it (git checkout, or install distill_lib again)"
+        raise UserError(f"{path}: damaged: its sha256 is {found}, not {want}; {remedy}")
     return arrays.npz(path)
 
 
@@ -96,18 +97,16 @@ def hold_out(
     Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
     if not per_class > 0:
-        raise UserError(
-            f"cannot hold out {per_class} images of each class: give a number of images, or a share between 0 and 1"
-        )
+        what = "give a number of images, or a share between 0 and 1"
+        raise UserError(f"cannot hold out {per_class} images of each class: {what}")
     g, held = rng.stream(seed, "hold-out"), []
     for k in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == k)
         n = max(1, round(per_class * len(members))) if per_class < 1 else int(per_class)
         if n >= len(members):
             which = f"{k} ({names[k]})" if names and names[k] != str(k) else k
-            raise UserError(
-                f"cannot hold out {n} images of class {which}: it has {len(members)}, and at least one must stay"
-            )
+            has = f"it has {len(members)}, and at least one must stay"
+            raise UserError(f"cannot hold out {n} images of class {which}: {has}")
         held.append(members[torch.randperm(len(members), generator=g)[:n].numpy()])
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held), held
@@ -123,12 +122,8 @@ def wanted(dataset: Dataset, size: int) -> list[str]:
         "tiny": ["tiny-imagenet-200"],
         "imagenet": ["imagenet/train/<wnid> with imagenet/val/<wnid>"],
     }.get(dataset.family, [])
-    return [
-        *names,
-        *ARCHIVES.get(dataset.name, {}),
-        _npz_names(dataset, size)[0],
-        f"{low}/train/<class> with {low}/test/<class>",
-    ]
+    folder = f"{low}/train/<class> with {low}/test/<class>"
+    return [*names, *ARCHIVES.get(dataset.name, {}), _npz_names(dataset, size)[0], folder]
 
 
 def _npz_names(dataset: Dataset, size: int) -> list[str]:
@@ -151,37 +146,39 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
         raise UserError(f"{folder}: not a folder, and not an .npz file")
     if not folder.is_dir():
         return None
-    name = dataset.name
-    here = (".",) if itself else ()
+    for reader, place in _forms(dataset, folder, size, itself):
+        if source := reader(place):
+            return source
+    return None
+
+
+def _forms(
+    dataset: Dataset, folder: Path, size: int, itself: bool
+) -> Iterator[tuple[Callable[[Path], Source | None], Path]]:
+    """Every form that a set may have in a folder, in the order in which they are tried: how and where to read it."""
+    name, here = dataset.name, (".",) if itself else ()
+    folder_of = functools.partial(folders.named_folder, class_names=dataset.class_names, wnids=dataset.wnids)
     if dataset.family == "idx":
         for sub in (f"{name}/raw", DEBIAN.get(name, name.lower()), name.lower(), *here):
-            if source := read.idx_folder(folder / sub):
-                return source
+            yield read.idx_folder, folder / sub
     if dataset.family == "cifar":
         inside = next(iter(ARCHIVES[name].values()))
         own = folder.parent if itself and folder.name == inside else folder
-        if source := read.cifar_folder(own / inside, name):
-            return source
+        yield functools.partial(read.cifar_folder, name=name), own / inside
     if dataset.family == "imagenet":
         for sub in paths.IMAGENET_FOLDERS:
             if any((folder / sub / "train" / w).is_dir() for w in dataset.wnids):
-                if source := folders.named_folder(folder / sub, dataset.class_names, dataset.wnids):
-                    return source
+                yield folder_of, folder / sub
     for file in _npz_names(dataset, size):
         if (folder / file).is_file():
-            return _npz(dataset, folder / file, size)
-    if dataset.family == "tiny":
-        for sub in ("tiny-imagenet-200", "tinyimagenet", name, *here):
-            if source := folders.tiny_imagenet(folder / sub):
-                return source
-    else:
-        for sub in (name, name.lower(), *FOLDERS.get(name, ()), *here):
-            if source := folders.named_folder(folder / sub, dataset.class_names, dataset.wnids):
-                return source
+            yield functools.partial(_npz, dataset, size=size), folder / file
+    tiny = dataset.family == "tiny"
+    subs = ("tiny-imagenet-200", "tinyimagenet", name) if tiny else (name, name.lower(), *FOLDERS.get(name, ()))
+    for sub in (*subs, *here):
+        yield folders.tiny_imagenet if tiny else folder_of, folder / sub
     for archive in ARCHIVES.get(name, {}):
         if (folder / archive).is_file():
-            return _in_archive(dataset, folder / archive, size)
-    return None
+            yield functools.partial(_in_archive, dataset, size=size), folder / archive
 
 
 def _in_archive(dataset: Dataset, archive: Path, size: int) -> Source:
@@ -198,21 +195,14 @@ def _in_archive(dataset: Dataset, archive: Path, size: int) -> Source:
 
 
 def _npz(dataset: Dataset, path: Path, size: int) -> Source:
-    def published() -> str | None:
-        if dataset.family != "medmnist":
-            return None
-        from medmnist.info import INFO  # here: it imports pandas and scikit-learn, a second
-
-        return INFO[dataset.name.lower()]["MD5" if size == 28 else f"MD5_{size}"]
-
-    source = arrays.npz(path, published, join_marks=dataset.name == "ChestMNIST")
+    published = [lambda: downloads(dataset, size)[0][2]] if dataset.family == "medmnist" else []
+    source = arrays.npz(path, *published, join_marks=dataset.name == "ChestMNIST")
     if "train" not in source.splits or not {"test", "val"} & set(source.splits):
         need = "train_images, train_labels, test_images, test_labels"
         raise UserError(f"{path}: holds {', '.join(source.splits)}; {dataset.name} needs {need}")
     if source.class_names and len(source.class_names) != dataset.num_classes:
-        raise UserError(
-            f"{path}: has {len(source.class_names)} class names; {dataset.name} has {dataset.num_classes} classes"
-        )
+        has = f"{dataset.name} has {dataset.num_classes} classes"
+        raise UserError(f"{path}: has {len(source.class_names)} class names; {has}")
     return source
 
 
@@ -224,7 +214,7 @@ def lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except OSError as err:
-        raise prepare.unwritable(path.parent, err) from None
+        raise unwritable(path, err) from None
     try:
         yield
     finally:
@@ -267,7 +257,9 @@ def unpacked(archive: Path) -> Path:
                 raise UserError(f"{archive}: not unpacked, it would write outside its folder ({err})") from None
             except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as err:
                 if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-                    raise prepare.unwritable(target.parent, err) from None
+                    raise unwritable(target, err) from None
+                if isinstance(err, OSError) and err.errno:
+                    raise UserError(f"{archive}: cannot be unpacked here ({err.strerror})") from None
                 why = str(err).partition("\n")[0]
                 raise UserError(f"{archive}: truncated or damaged archive ({why}); fetch it again") from None
             finally:
@@ -275,27 +267,41 @@ def unpacked(archive: Path) -> Path:
     return target
 
 
+def not_in(archive: Path, folder: Path, err: UserError) -> UserError:
+    """An error about the archive that `folder` was unpacked from; what was unpacked is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return UserError(str(err).replace(str(folder), str(archive)))
+
+
 def _unpack(archive: Path, to: Path) -> None:
     with open(archive, "rb") as f:
         if why := read.instead(f.read(512)):
             raise UserError(f"{archive}: {why}")
-    if archive.suffix.lower() != ".zip":
+
+    def once(member: tarfile.TarInfo, at: str) -> tarfile.TarInfo:
+        if member.isfile() and (to / member.name).is_file():
+            raise UserError(f"{archive}: holds {member.name} twice; unpack it yourself and give the folder")
+        return tarfile.data_filter(member, at)
+
+    if tarfile.is_tarfile(archive) or not (archive.suffix.lower() == ".zip" or zipfile.is_zipfile(archive)):
         with tarfile.open(archive) as tar:
-            tar.extractall(to, filter="data")
+            tar.extractall(to, filter=once)
+            while tar.fileobj.read(2**20):  # to the checksum of a gzip archive, at its end
+                pass
         return
-    by_hand = "unpack it yourself (7z x) and give the folder"
     with zipfile.ZipFile(archive) as z:
         for member in z.infolist():
-            member.filename = member.filename.replace("\\", "/")  # some Windows tools write names so
-            if member.filename.startswith("/") or ".." in member.filename.split("/"):
-                raise UserError(f"{archive}: not unpacked, it would write outside its folder ({member.filename})")
-            if member.flag_bits & 1:
-                raise UserError(f"{archive}: protected by a password; {by_hand}")
-            if member.compress_type not in (0, 8, 12, 14):  # stored, deflate, bzip2, LZMA
-                kind = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
-                raise UserError(f"{archive}: packed with {kind}, which Python cannot read; {by_hand}")
-            if (to / member.filename).is_file():
-                raise UserError(f"{archive}: holds {member.filename} twice; {by_hand}")
+            name = member.filename = member.filename.replace("\\", "/")  # some Windows tools write names so
+            packing = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
+            if name.startswith("/") or ".." in name.split("/"):
+                raise UserError(f"{archive}: not unpacked, it would write outside its folder ({name})")
+            wrong = {
+                "protected by a password": member.flag_bits & 1,
+                f"packed with {packing}, which Python cannot read": member.compress_type not in (0, 8, 12, 14),
+                f"holds {name} twice": (to / name).is_file(),
+            }
+            if why := next((why for why, so in wrong.items() if so), ""):
+                raise UserError(f"{archive}: {why}; unpack it yourself (7z x) and give the folder")
             z.extract(member, to)
 
 
@@ -315,15 +321,7 @@ def downloads(dataset: Dataset, size: int) -> list[tuple[list[str], str, str]]:
         suffix = "" if size == 28 else f"_{size}"
         info = INFO[dataset.name.lower()]
         return [([info[f"url{suffix}"]], f"{dataset.name.lower()}{suffix}.npz", info[f"MD5{suffix}"])]
-    fixed = {
-        "TinyImageNet": ("http://cs231n.stanford.edu/", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
-        "ImageNette": (FASTAI, "imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3"),
-        "ImageWoof": (FASTAI, "imagewoof2-320.tgz", "0f46d997ec2264e97609196c95897a44"),
-    }
-    if dataset.name in fixed:
-        at, file, md5 = fixed[dataset.name]
-        return [([at + file], file, md5)]
-    return []
+    return [([at + file], file, md5) for at, file, md5 in FILES.get(dataset.name, ())]
 
 
 def how_to_fetch(dataset: Dataset, size: int) -> str:
@@ -334,9 +332,8 @@ def how_to_fetch(dataset: Dataset, size: int) -> str:
         return f"get ILSVRC-2012 from image-net.org (registration needed) and unpack it to {where}"
     if dataset.name == "BloodCells":
         return f"kaggle datasets download paultimothymooney/blood-cells --unzip -p {folder}/bloodcells"
-    return " && ".join(
-        f"curl -L --create-dirs -o '{folder / place}' '{urls[0]}'" for urls, place, _ in downloads(dataset, size)
-    )
+    files = [(folder / place, urls[0]) for urls, place, _ in downloads(dataset, size)]
+    return " && ".join(f"curl -L --create-dirs -o '{place}' '{url}'" for place, url in files)
 
 
 def download(dataset: Dataset, size: int) -> None:
@@ -400,10 +397,7 @@ def locate(dataset: Dataset, size: int, folder: Path | None, allow_download: boo
             why = f" Downloading failed: {str(err).rstrip(chr(46))}."
     elif folder is None and not allow_download:
         why = " Downloading is off."
-    where = ", ".join(map(str, places))
-    raise UserError(
-        f"{dataset.name}: not found. Wanted one of {'; '.join(wanted(dataset, size))} in {where}.{why} "
-        f"Fetch it with: {how_to_fetch(dataset, size)}"
-        + ("" if folder else " ; or set DISTILL_DATA to the folders that hold your data sets")
-        + ("; or pass resize='bicubic' to enlarge the 28 px images" if dataset.sizes and size != 28 else "")
-    )
+    looked = f"Wanted one of {'; '.join(wanted(dataset, size))} in {', '.join(map(str, places))}.{why}"
+    more = "" if folder else " ; or set DISTILL_DATA to the folders that hold your data sets"
+    more += "; or pass resize='bicubic' to enlarge the 28 px images" if dataset.sizes and size != 28 else ""
+    raise UserError(f"{dataset.name}: not found. {looked} Fetch it with: {how_to_fetch(dataset, size)}{more}")

@@ -103,16 +103,21 @@ class Folder:
             yield from f.below()
 
     @property
+    def only(self) -> Folder | None:
+        """The one folder in it, where there is nothing else but folders in that one."""
+        return self.full[0] if len(self.full) == 1 and not self.images and self.full[0].full else None
+
+    @property
     def opened(self) -> Folder:
         """The first folder, from this one down, that has images or several folders."""
-        only = self.full[0] if len(self.full) == 1 and not self.images else self
-        return only.opened if only.full and only is not self else self
+        return self.only.opened if self.only else self
 
     def inner(self) -> Folder:
         """Where its classes lie: a part may be wrapped once more, as in `seg_train/seg_train/<class>`."""
-        only = self.full[0] if len(self.full) == 1 and not self.images else self
-        wraps = only.full and (only.name == self.name or only.name.casefold() in FILLERS or split_of(only.name)[0])
-        return only.inner() if wraps and only is not self else self
+        wraps = self.only and (
+            self.only.name.casefold() in (self.name.casefold(), *FILLERS) or split_of(self.only.name)[0]
+        )
+        return self.only.inner() if wraps else self
 
 
 class Tree:
@@ -144,9 +149,8 @@ class Tree:
         for name in entries:
             file, ending = path / name, os.path.splitext(name)[1].lower()
             if NOT_DATA.fullmatch(name):
-                self.no_data["._*" if name.startswith("._") else name] += (
-                    sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
-                )
+                n = sum(len(f) for _, _, f in os.walk(file)) if file.is_dir() else 1
+                self.no_data["._*" if name.startswith("._") else name] += n
                 continue
             try:
                 about = os.stat(file)
@@ -178,20 +182,14 @@ class Tree:
             total = f"{_count(sum(n for _, n in left))}, " if len(left) > 6 else ""
             notes.append(f"left out: {total}{_some(f'{_count(n)} {where}' for where, n in left)}")
         if self.endings:
-            kinds = _some(f"{n} {ending}" for ending, n in sorted(self.endings.items()))
-            notes.append(
-                f"left out: {_count(self.endings.total(), 'file')} that {_are(self.endings)} not read: {kinds}"
-            )
+            kinds, n = _some(f"{n} {ending}" for ending, n in sorted(self.endings.items())), self.endings.total()
+            notes.append(f"left out: {_count(n, 'file')} that {'is' if n == 1 else 'are'} not read: {kinds}")
         if self.no_data:
             names = _some(f"{name} ({n})" for name, n in sorted(self.no_data.items()))
             notes.append(f"left out, no data: {_count(self.no_data.total(), 'file')} in {names}")
         if self.loops:
             notes.append(f"left out, links to a folder above them: {_some(self.loops)}")
         return [printable(note) for note in notes]
-
-
-def _are(counts: Counter[str]) -> str:
-    return "is" if counts.total() == 1 else "are"
 
 
 def _count(n: int, what: str = "image") -> str:
@@ -246,11 +244,14 @@ def image_folder(
         parts = _parts(tree, tree.top, notes)
     first = "train" if "train" in parts else "all"
     names = tuple(classes or sorted(parts[first]))
-    _check_classes(root, parts, names, first, chosen=classes is not None)
+    _check_classes(tree, parts, names, first, chosen=classes is not None)
     parts = {part: {name: by[name] for name in names} for part, by in parts.items()}
     files, twins = _files(tree, parts)
     if twins:
         notes.append(f"{_count(len(twins))} reached by links too: read once")
+    deep = [name for name in names if any(len(f.opened.full) > 1 for by in parts.values() for f in by[name])]
+    if deep and split is None:
+        notes.append(f"read as one class with all folders in it: {_some(deep)}")
     plain = Counter(map(_plain, names))
     if alike := [name for name in names if plain[_plain(name)] > 1]:
         notes.append(f"classes of their own, though their names are alike: {_some(alike)}")
@@ -268,40 +269,38 @@ def _source(form: str, root: Path, files: Mapping[str, Sequence[Sequence[Path]]]
     for part, classes in files.items():
         if empty := [name for name, mine in zip(names, classes) if not mine]:
             where = "" if part == "all" else f" in the {part} part"
-            raise UserError(
-                f"{root}: class {_some(empty)} has no images{where} (looked for {', '.join(IMAGE_SUFFIXES)})"
-            )
+            looked = f"(looked for {', '.join(IMAGE_SUFFIXES)})"
+            raise UserError(f"{root}: class {_some(empty)} has no images{where} {looked}")
     listed = [f for classes in files.values() for mine in classes for f in mine]
     return Source(form, root, listed, tuple(files), lambda part: folder_part(files[part]), tuple(names))
 
 
-def _ambiguous(root: Path, why: str, readings: Sequence[tuple[str, str]]) -> NoReturn:
-    listed = "; ".join(f"{what}: {how}" for what, how in readings)
-    raise UserError(f"{root}: {why}. Say which it is: {listed}")
+def _ambiguous(tree: Tree, why: str, readings: Mapping[str, str | list[str] | Split]) -> NoReturn:
+    """Every reading with what chooses it: a split, the list of classes, or what else to do in words."""
+    how = {dict: "split={}", list: "classes={}", str: "{}"}
+    listed = "; ".join(f"{what}: {how[type(choice)].format(choice)}" for what, choice in readings.items())
+    raise UserError(f"{tree.path}: {why}. Say which it is: {listed}")
 
 
 def beside_tables(tree: Tree) -> None:
     """Raises: UserError: the tree can be read as an image folder too, besides the tables that lie in it."""
     try:
         parts = _parts(tree, tree.top, [])
-        split = {
-            part: sorted({f"{f.at.rpartition('/')[0]}/*".lstrip("/") for fs in by.values() for f in fs})
-            for part, by in parts.items()
-        }
+        at = {part: {_every(f.at.rpartition("/")[0]) for fs in by.values() for f in fs} for part, by in parts.items()}
+        split = {part: sorted(places) for part, places in at.items()}
         if any(_said(tree, split)[part].keys() != by.keys() for part, by in parts.items()):
             return
     except UserError:
         return
-    some, count = _some(str(f.relative_to(tree.path)) for f in tree.tables), len(tree.top.everything)
-    readings = [
-        (
-            "the tables",
-            f"the path {tree.tables[0]}" if len(tree.tables) == 1 else "the path of a folder that holds them alone",
-        )
-    ]
-    _ambiguous(
-        tree.path, f"holds {some} and {_count(count)} in class folders", [*readings, ("the images", f"split={split}")]
-    )
+    tables = f"the path {tree.tables[0]}" if len(tree.tables) == 1 else "the path of a folder that holds them alone"
+    why = f"holds {_some(str(f.relative_to(tree.path)) for f in tree.tables)} and"
+    why = f"{why} {_count(len(tree.top.everything))} in class folders"
+    _ambiguous(tree, why, {"the tables": tables, "the images": split})
+
+
+def _every(at: str) -> str:
+    """The pattern of every folder in one."""
+    return f"{at}/*".lstrip("/")
 
 
 def _said(tree: Tree, split: Split) -> Parts:
@@ -317,9 +316,8 @@ def _said(tree: Tree, split: Split) -> Parts:
                 raise UserError(f"split: {pattern!r} has more than one *; the one * stands for the class")
             found = _match(tree.top, steps if any("*" in step for step in steps) else [*steps, "*"])
             if not found:
-                raise UserError(
-                    f"split: no class folders in {tree.path} are at {pattern!r}; found {_some(tree.top.folders)}"
-                )
+                found = _some(tree.top.folders)
+                raise UserError(f"split: no class folders in {tree.path} are at {pattern!r}; found {found}")
             for name, folder in found:
                 by.setdefault(name, []).append(folder)
     if "train" not in parts and set(parts) != {"all"}:
@@ -361,29 +359,27 @@ def _parts(tree: Tree, top: Folder, notes: list[str]) -> Parts:
     if len(groups) > 1:
         if all(f.flat for f in top.full) and not rest and all(len(fs) == 1 for g in groups for fs in g.values()):
             return _by_part((part, split_of(fs[0].name)[1], fs) for group in groups for part, fs in group.items())
-        sets = [{part: fs[0].at for part, fs in g.items()} for g in groups]
-        _ambiguous(tree.path, "several sets lie side by side", [("one of them", f"split={one}") for one in sets])
+        first = [{part: fs[0].at for part, fs in g.items()} for g in groups]
+        _ambiguous(tree, "several sets lie side by side", {f"the set of {one['train']}": one for one in first})
     group = groups[0] if groups else {}
-    train = group.get("train", [])
+    train, named = group.get("train", []), [f.name for fs in group.values() for f in fs]
     if any(not f.flat for f in train):
         return _of_splits(tree, top, group, rest, notes)
     if group and not rest:
-        which = ", ".join(f.name for fs in group.values() for f in fs)
         if "train" not in group:
-            raise UserError(f"{tree.path}: has {which}, but no train folder; name it with split={{'train': ...}}")
-        images = _count(len(train[0].everything))
-        raise UserError(
-            f"{train[0].path}: no class folders in it ({images}); put those of each class into a folder{_hint(tree)}"
-        )
-    doubtful = [f.name for part, fs in group.items() for f in fs if part != "train" or not f.flat]
-    if doubtful or any(not f.flat for f in rest if group):
+            have = f"has {', '.join(named)}, but no train folder"
+            raise UserError(f"{tree.path}: {have}; name it with split={{'train': 'its folder'}}")
+        what = f"no class folders in it ({_count(len(train[0].everything))}); put those of each class into a folder"
+        raise UserError(f"{train[0].path}: {what}{_hint(tree)}")
+    if any(part != "train" for part in group) or any(not f.flat for f in rest if group):
+        if len(rest) == 1 and not any(f.flat for f in top.full):
+            parts = {"train": rest[0].at, **{part: fs[0].at for part, fs in group.items()}}
+            why = f"{rest[0].at} may be the train part"
+            _ambiguous(tree, why, {"it is": parts, "a class": {"all": _every(top.at)}})
         every = [f.name for f in top.full]
-        without = [name for name in every if name not in {f.name for fs in group.values() for f in fs}]
-        _ambiguous(
-            tree.path,
-            f"{', '.join(f.name for fs in group.values() for f in fs)} may be a class or a part without labels",
-            [("a class", f"classes={every}"), ("a part, left out", f"classes={without}")],
-        )
+        without = [name for name in every if name not in named]
+        why = f"{', '.join(named)} may be a class or a part without labels"
+        _ambiguous(tree, why, {"a class": every, "a part, left out": without})
     notes += [printable(f"{f.at} is read as a class: it has images and no folders") for f in train]
     return _of_classes(tree, top)
 
@@ -391,15 +387,12 @@ def _parts(tree: Tree, top: Folder, notes: list[str]) -> Parts:
 def _groups(folders: Sequence[Folder]) -> list[dict[str, list[Folder]]]:
     """Folders named after parts: one group by the plain words, else one by what else the names of a train and a test
     folder have in common, as `seg_train` and `seg_test`."""
-    plain: dict[str, list[Folder]] = {}
     more: dict[str, dict[str, list[Folder]]] = {}
     for f in folders:
         part, rest = split_of(f.name)
-        if part and not rest:
-            plain.setdefault(part, []).append(f)
-        elif part:
+        if part:
             more.setdefault(rest, {}).setdefault(part, []).append(f)
-    if plain:  # then a part without a plain name may have a longer one
+    if plain := more.pop("", {}):  # then a part without a plain name may have a longer one
         longer = {part: [f for group in more.values() for f in group.get(part, [])] for part in WORDS}
         found = {part: plain.get(part) or longer[part] for part in WORDS}
         return [{part: fs for part, fs in found.items() if fs}]
@@ -422,13 +415,12 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
     for part, fs in group.items():
         if len(fs) > 1:
             one = {p: f[0].at for p, f in group.items()}
-            both = {p: [f.at for f in fs] if p == part else f[0].at for p, f in group.items()}
             why = f"{', '.join(f.name for f in fs)} are all named after the {part} part"
-            _ambiguous(tree.path, why, [("one of them", f"split={one}"), ("all", f"split={both}")])
+            _ambiguous(tree, why, {"one of them": one, "all": {**one, part: [f.at for f in fs]}})
     if rest and set(group) == {"train"}:
-        every = {"all": f"{top.at}/*".lstrip("/")}
-        readings = [("a class", f"split={every}"), ("the train part", f"split={{'train': {group['train'][0].at!r}}}")]
-        _ambiguous(tree.path, f"{group['train'][0].name} lies beside {_some(f.name for f in rest)}", readings)
+        train = group["train"][0]
+        readings = {"a class": {"all": _every(top.at)}, "the train part": {"train": train.at}}
+        _ambiguous(tree, f"{train.name} lies beside {_some(f.name for f in rest)}", readings)
     if empty := [f.at for f in top.folders.values() if not f.everything]:
         notes.append(printable(f"without images: {', '.join(empty)}"))
     parts: Parts = {}
@@ -442,44 +434,40 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
 
 def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
     """Every folder in `top` is a class, unless the folders in them say otherwise."""
-    full, at = [f for f in top.full if not tree.chosen or f.name in tree.chosen], f"{top.at}/".lstrip("/")
-    beside = {f.name for f in full}
+    full, every = [f for f in top.full if not tree.chosen or f.name in tree.chosen], _every(top.at)
+    beside, below = {f.name for f in full}, {"classes, with all below them": {"all": every}}
     for f in full:
         if copy := sorted({g.name for g in f.opened.full} & (beside - {f.name})):
-            every = {"all": f"{at}*"}
-            readings = [("a copy, left out", f"classes={sorted(beside - {f.name})}"), ("a class", f"split={every}")]
-            _ambiguous(tree.path, f"{f.at} holds folders named like those beside it ({_some(copy)})", readings)
+            why = f"{f.at} holds folders named like those beside it ({_some(copy)})"
+            _ambiguous(tree, why, {"a copy, left out": sorted(beside - {f.name}), "a class": {"all": every}})
     inner = [{g.name for g in f.opened.full} for f in full]
     if not inside and all(inner) and all(_splits_of_class(f) for f in full):
         return _by_part((part, f.name, [g]) for f in full for part, g in _splits_of_class(f).items())
     shared = [name for name, n in Counter(name for names in inner for name in names).items() if n > 1]
-    wrapped = (
-        len(shared) == 1 and all(names <= set(shared) for names in inner) and not any(f.images and f.full for f in full)
-    )
+    mixed = any(f.images and f.full for f in full)
+    wrapped = len(shared) == 1 and all(names <= set(shared) for names in inner) and not mixed
     folds = len(full) > 1 and all(FOLD.fullmatch(f.name) for f in full)
     if folds or (shared and not (wrapped and not split_of(shared[0])[0])):
-        names, readings = [f.at for f in full], []
+        readings: dict[str, str | list[str] | Split] = {}
         images = next((name for name in shared if name.casefold() in FILLERS), "")
         if images:
-            readings.append((f"classes, images in {images}", f"split={{'all': {f'{at}*/{images}'!r}}}"))
+            readings[f"classes, images in {images}"] = {"all": f"{every}/{images}"}
         else:
-            readings.append(("one of them", f"the path {tree.path / names[0]}"))
+            readings["one of them"] = f"the path {tree.path / full[0].at}"
         if not inside and any(split_of(name)[0] for name in shared):
             of = {part: [g.at for f in full for g in f.opened.full if split_of(g.name)[0] == part] for part in WORDS}
-            joined = {part: at for part, at in of.items() if at}
-            readings.append(("one set in several folders", f"split={joined}"))
+            readings["one set in several folders"] = {part: at for part, at in of.items() if at}
         elif not inside and not images and all(inner):
             names = [f.opened.at for f in full]
             train = names[:-1] if len(names) > 2 else names[0]
-            readings.append(("one set in several folders", f"split={{'all': {names}}}"))
-            readings.append(("the last one tests", f"split={{'train': {train!r}, 'test': {names[-1]!r}}}"))
-        readings.append(("classes, with all below them", f"split={{'all': {f'{at}*'!r}}}"))
+            readings["one set in several folders"] = {"all": names}
+            readings["the last one tests"] = {"train": train, "test": names[-1]}
         why = f"hold folders of the same names ({_some(sorted(shared))})" if shared else "are numbered like folds"
-        _ambiguous(tree.path, f"{_some(f.at for f in full)} {why}", readings)
+        _ambiguous(tree, f"{_some(f.at for f in full)} {why}", readings | below)
     for f in full:
         if hidden := next((g for g in f.below() if split_of(g.name) in {(part, "") for part in WORDS}), None):
-            readings = [("classes, with all below them", f"split={{'all': {f'{at}*'!r}}}")]
-            _ambiguous(tree.path, f"{hidden.at} lies in a class and is named after a part", readings)
+            why = f"{hidden.at} lies in a class and is named after a part"
+            _ambiguous(tree, why, {**below, "a set of its own": f"the path {tree.path / f.at}"})
     return {"all": {f.name: [f] for f in top.folders.values()}}
 
 
@@ -491,7 +479,7 @@ def _splits_of_class(folder: Folder) -> dict[str, Folder]:
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
-def _check_classes(root: Path, parts: Parts, names: Sequence[str], first: str, chosen: bool) -> None:
+def _check_classes(tree: Tree, parts: Parts, names: Sequence[str], first: str, chosen: bool) -> None:
     """Raises: UserError: fewer than two classes, or a class that a part has and another has not."""
     if len(set(names)) != len(names):
         raise UserError(f"classes={list(names)}: a name stands there twice")
@@ -500,17 +488,15 @@ def _check_classes(root: Path, parts: Parts, names: Sequence[str], first: str, c
         for lacking, lacks in ((first, extra), (part, [name for name in names if name not in by])):
             if lacks:
                 near = [n for n in parts[lacking] if _plain(n) in set(map(_plain, lacks))]
-                hint = f"; its {_some(near)} differs in case, accents' form, punctuation or zeros" if near else ""
-                has = hint or f"; it has {_some(sorted(parts[lacking]))}"
+                has = f"; its {_some(near)} differs in case, accents' form, punctuation or zeros"
+                has = has if near else f"; it has {_some(sorted(parts[lacking]))}"
                 who = "" if lacking == "all" else f"the {lacking} part has "
-                raise UserError(f"{root}: {who}no folder for class {_some(lacks)}{has}")
+                raise UserError(f"{tree.path}: {who}no folder for class {_some(lacks)}{has}")
     if len(names) < 2:
-        raise UserError(f"{root}: needs a folder for each of at least two classes; found {_some(names) or 'none'}")
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{root}: the name of the folder {name} is not UTF-8; rename the folder") from None
+        found = f"{_some(names) or 'none'}{_hint(tree)}"
+        raise UserError(f"{tree.path}: needs a folder for each of at least two classes; found {found}")
+    if odd := [name for name in names if printable(name) != name]:
+        raise UserError(f"{tree.path}: the name of the folder {odd[0]} is not UTF-8; rename the folder")
 
 
 def _plain(name: str) -> str:
@@ -557,11 +543,12 @@ def _needed(tree: Tree, top: Folder) -> str:
 
 
 def _hint(tree: Tree) -> str:
-    if any(ending in ARCHIVES for ending in tree.endings):
-        return "; give the path of the archive itself, or unpack it"
-    if any(ending in TABLES for ending in tree.endings):
-        return "; labels in a table are not read: move the images into class folders"
-    return ""
+    hints = {
+        ARCHIVES: "give the path of the archive itself, or unpack it",
+        (".npz", ".arrow"): "give the path of the file itself",
+        TABLES: "labels in a table are not read: move the images into class folders",
+    }
+    return next((f"; {hint}" for endings, hint in hints.items() if any(e in endings for e in tree.endings)), "")
 
 
 # --- sets whose classes are known ------------------------------------------------------------------------------------
@@ -592,13 +579,10 @@ def class_folders(root: Path, class_names: Sequence[str], wnids: Sequence[str] =
     if missing:
         flat = any(p.name.startswith("ILSVRC2012_val_") for p in list(root.iterdir())[:1])
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        help_ = "torchvision.datasets.ImageNet(root, split='val') sorts them into class folders"
-        raise UserError(
-            f"{root}: no folder for {len(missing)} of {len(class_names)} classes: {some}"
-            + (f"; the validation images lie flat: {help_}" if flat else "")
-        )
-    twice = [p.name for p, n in Counter(folders).items() if n > 1 and not wnids]
-    if twice:
+        how = "torchvision.datasets.ImageNet(root, split='val') sorts them into class folders"
+        how = f"; the validation images lie flat: {how}" if flat else ""
+        raise UserError(f"{root}: no folder for {len(missing)} of {len(class_names)} classes: {some}{how}")
+    if twice := [p.name for p, n in Counter(folders).items() if n > 1 and not wnids]:
         raise UserError(f"{root}: {twice[0]} would be the folder of two classes; name the folders after the classes")
     return folders
 

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.device import send
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import write_tensors
 from .whitening import Whitening
 
 
@@ -82,22 +81,17 @@ class ImageSet:
 
     def __init__(self, images: Tensor, labels: Tensor, facts: Facts, whitening: Whitening | None = None):
         if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
-            raise UserError(
-                f"{facts.name}: images must be (N, C, H, W), uint8 pixels or float32 normalised; "
-                f"got {tuple(images.shape)} {images.dtype}"
-            )
+            needed = "(N, C, H, W), uint8 pixels or float32 normalised"
+            raise UserError(f"{facts.name}: images must be {needed}; got {tuple(images.shape)} {images.dtype}")
         if len(facts.mean) != images.shape[1] or len(facts.std) != images.shape[1]:
-            raise UserError(
-                f"{facts.name}: {images.shape[1]} channels, but mean and std have {len(facts.mean)}, {len(facts.std)}"
-            )
+            have = f"mean and std have {len(facts.mean)}, {len(facts.std)}"
+            raise UserError(f"{facts.name}: {images.shape[1]} channels, but {have}")
         n, classes = len(images), len(facts.class_names)
         hard = labels.ndim == 1 and labels.dtype == torch.int64
         soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == classes
         if not (hard or soft) or len(labels) != n:
-            raise UserError(
-                f"{facts.name}: labels must be ({n},) int64 or ({n}, {classes}) float; "
-                f"got {tuple(labels.shape)} {labels.dtype}"
-            )
+            needed = f"({n},) int64 or ({n}, {classes}) float"
+            raise UserError(f"{facts.name}: labels must be {needed}; got {tuple(labels.shape)} {labels.dtype}")
         if hard and n and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
             span = f"{int(labels.min())}..{int(labels.max())}"
             raise UserError(f"{facts.name}: label {span} out of range for {classes} classes")
@@ -111,12 +105,8 @@ class ImageSet:
         """A synthetic set from (K, ipc, C, H, W) normalised images, class k in row k, with `like`'s facts."""
         classes, ipc = images.shape[:2]
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        return cls(
-            images.detach().reshape(classes * ipc, *images.shape[2:]).float(),
-            labels,
-            like.synthetic_facts(**extra),
-            like.whitening,
-        )
+        images = images.detach().reshape(classes * ipc, *images.shape[2:]).float()
+        return cls(images, labels, like.synthetic_facts(**extra), like.whitening)
 
     def synthetic_facts(self, **extra: Any) -> Facts:
         """This set's facts, for a set distilled from it."""
@@ -178,17 +168,19 @@ class ImageSet:
         """Every image, normalised, and every label: for sets that fit in memory as float32."""
         return self.normalise(self.images), self.labels
 
-    def pixels(self) -> Tensor:
-        """(N, C, H, W) float32 in [0, 1], for showing; values a method pushed outside are clipped."""
-        if self.images.dtype == torch.uint8:
-            return self.images.float() / 255
+    def pixels(self, index: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) float32 in [0, 1], of all images or those at positions `index`; values a method pushed outside
+        are clipped."""
+        images = self.images if index is None else self.images[send(index, self.device)]
+        if images.dtype == torch.uint8:
+            return images.float() / 255
         if self.whitening is not None:
-            return self.whitening.undo(self.images).clamp(0, 1)
-        return self.facts.pixels(self.images).clamp(0, 1)
+            return self.whitening.undo(images).clamp(0, 1)
+        return self.facts.pixels(images).clamp(0, 1)
 
     def signed(self, index: Tensor) -> Tensor:
         """(n, C, H, W) float32 in [-1, 1]: the images at positions `index` as generators draw them."""
-        return self.subset(index).pixels() * 2 - 1
+        return self.pixels(index) * 2 - 1
 
     # --- classes and draws -----------------------------------------------------------------------------------------
     @functools.cached_property
@@ -239,9 +231,8 @@ class ImageSet:
     def to(self, device: torch.device | str) -> ImageSet:
         if self.device == torch.device(device):
             return self
-        moved = ImageSet(
-            self.images.to(device), self.labels.to(device), self.facts, self.whitening and self.whitening.to(device)
-        )
+        whitening = self.whitening and self.whitening.to(device)
+        moved = ImageSet(self.images.to(device), self.labels.to(device), self.facts, whitening)
         if hasattr(self, "_sha256"):
             moved._sha256 = self._sha256
         return moved
@@ -254,17 +245,15 @@ class ImageSet:
         if whitening is self.whitening or (whitening is not None and whitening.equals(self.whitening)):
             return self
         if self.images.dtype != torch.uint8:
-            raise UserError(
-                f"{self.facts.name}: images stored as float32 keep the normalisation or whitening they were made under"
-            )
+            stored = "images stored as float32 keep the normalisation or whitening they were made under"
+            raise UserError(f"{self.facts.name}: {stored}")
         return ImageSet(self.images, self.labels, self.facts, whitening and whitening.to(self.device))
 
     def subset(self, index: Tensor, **facts: Any) -> ImageSet:
         """The images at `index`, with `facts` (fields of `Facts`) replaced."""
         index = index.to(self.device)
-        return ImageSet(
-            self.images[index], self.labels[index], dataclasses.replace(self.facts, **facts), self.whitening
-        )
+        facts = dataclasses.replace(self.facts, **facts)
+        return ImageSet(self.images[index], self.labels[index], facts, self.whitening)
 
     def sha256(self) -> str:
         """Hash of shape, pixels and labels, equal on every device."""
@@ -278,11 +267,9 @@ class ImageSet:
     # --- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
-        tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous()}
-        if self.whitening is not None:
-            tensors |= self.whitening.tensors()
+        tensors = {"images": self.images, "labels": self.labels} | (self.whitening.tensors() if self.whitening else {})
         about = {"format": "distill_lib.ImageSet/1", "facts": json.dumps(dataclasses.asdict(self.facts))}
-        return atomically(Path(path), lambda part: save_file(tensors, part, about))
+        return write_tensors(Path(path), tensors, about)
 
     @staticmethod
     def load(path: str | Path) -> ImageSet:
@@ -297,25 +284,21 @@ class ImageSet:
                 if reader := READERS.get(meta.get("format", "")):
                     return reader(path)
                 if meta.get("format") == "distill_lib.GeneratedSet/1":
-                    raise UserError(
-                        f"{path}: a set that is a generator; import distill_lib.generators.generated to read it"
-                    )
+                    remedy = "import distill_lib.generators.generated to read it"
+                    raise UserError(f"{path}: a set that is a generator; {remedy}")
                 if meta.get("format") != "distill_lib.ImageSet/1":
                     raise UserError(f"{path}: a safetensors file, but not an ImageSet; write one with ImageSet.save")
                 facts = json.loads(meta["facts"])
                 # copies, which lie in memory as those of a set just made do: a product's rounding may depend on where a
                 # tensor begins
                 images, labels = f.get_tensor("images").clone(), f.get_tensor("labels").clone()
-                parts = {
-                    k.removeprefix("whitening."): f.get_tensor(k).clone()
-                    for k in f.keys()
-                    if k.startswith("whitening.")
-                }
+                stored = [k for k in f.keys() if k.startswith("whitening.")]
+                parts = {k.removeprefix("whitening."): f.get_tensor(k).clone() for k in stored}
                 whitening = Whitening(**parts) if parts else None
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as err:
+            facts = Facts(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        except (SafetensorError, OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as err:
             raise UserError(f"{path}: cannot be read as an ImageSet ({err})") from None
-        facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-        return ImageSet(images, labels, Facts(**facts), whitening)
+        return ImageSet(images, labels, facts, whitening)
 
 
 def _pick(members: Tensor, n: int, rng: torch.Generator) -> Tensor:

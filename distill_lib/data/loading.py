@@ -68,9 +68,7 @@ def load(
     Raises:  UserError: unknown name, set not found, damaged file, label out of range, class without images, mixed
              channels, a folder that can be read in several ways.
     """
-    how = {"folder": folder, "resize": resize, "normalisation": normalisation, "channels": channels}
-    choice = {"download": download, "split": split, "classes": classes}
-    parts = _load(name, ("train", "test"), resolution, **how, **choice)
+    parts = _load(("train", "test"), **locals())
     return parts["train"], parts["test"]
 
 
@@ -97,11 +95,9 @@ def load_with_validation(
                    validation set.
     Returns: training, validation and test set.
     """
-    wanted = ("train", "val", "test")
-    keys = ("folder", "resize", "normalisation", "channels", "download", "split", "classes")
-    if bad := set(options) - set(keys):
-        raise unknown("option", sorted(bad)[0], keys)
-    parts = _load(name, wanted, resolution, **options)
+    if bad := sorted(set(options) - set(OPTIONS)):
+        raise unknown("option", bad[0], OPTIONS)
+    parts = _load(("train", "val", "test"), name, resolution, **options)
     if "val" not in parts:
         parts["train"], parts["val"] = split(parts["train"], per_class, seed)
     return parts["train"], parts["val"], parts["test"]
@@ -145,39 +141,27 @@ def facts_table(brief: bool = False) -> list[dict[str, Any]]:
             rows.append({k: "-" if v is None else v for k, v in row.items() if k != "normalisation"})
             continue
         mean, std = NORMALISATIONS.get(d.normalisation, (None, None))
-        rows.append(
-            row
-            | {"mean": mean, "std": std, "source": d.source, "notes": d.notes, "sizes": d.sizes or (d.resolution,)}
-            | {"sha256": d.sha256, "class_names": d.class_names, "imagenet_indices": d.imagenet_indices}
-        )
+        row |= {"mean": mean, "std": std, "source": d.source, "notes": d.notes, "sizes": d.sizes or (d.resolution,)}
+        rows.append(row | {key: getattr(d, key) for key in ("sha256", "class_names", "imagenet_indices")})
     return rows
 
 
 # --- how a set is put together ---------------------------------------------------------------------------------------
-def _load(
-    name: str | Path,
-    wanted: tuple[str, ...],
-    resolution: int | None,
-    *,
-    folder: str | Path | None = None,
-    resize: str | None = None,
-    normalisation: str | None = None,
-    channels: int | None = None,
-    download: bool | None = None,
-    split: Split | None = None,
-    classes: Sequence[str] | None = None,
-) -> dict[str, ImageSet]:
+OPTIONS = tuple(load.__kwdefaults__)
+
+
+def _load(wanted: tuple[str, ...], name: str | Path, resolution: int | None, **options: Any) -> dict[str, ImageSet]:
+    folder, resize, normalisation, channels, download, split, classes = map(options.get, OPTIONS)
     if not isinstance(name, Path):
         name, *said = sized(name)
         if any(a and b and a != b for a, b in zip(said, (resolution, resize))):
-            raise UserError(
-                f"{name} at {said} in its name, but resolution={resolution}, resize={resize}: give one or the other"
-            )
+            given = f"resolution={resolution}, resize={resize}"
+            raise UserError(f"{name} at {said} in its name, but {given}: give one or the other")
         resolution, resize = (b if a is None else a for a, b in zip(said, (resolution, resize)))
-    if resize is not None and resize not in RESIZE:
-        raise unknown("resize rule", resize, RESIZE)
-    if normalisation is not None and normalisation not in (*NORMALISATIONS, MEASURED):
-        raise unknown("normalisation", normalisation, (*NORMALISATIONS, MEASURED))
+    named = {"resize rule": (resize, RESIZE), "normalisation": (normalisation, (*NORMALISATIONS, MEASURED))}
+    for kind, (given, known) in named.items():
+        if given is not None and given not in known:
+            raise unknown(kind, given, known)
     if resolution is not None and not (isinstance(resolution, int) and 1 <= resolution <= 2048):
         raise UserError(f"resolution {resolution!r}: give a whole number of pixels from 1 to 2048")
     if isinstance(name, Path) or (name not in DATASETS and own.is_path(name)):
@@ -214,10 +198,10 @@ def _load(
                 shape = built[part][0].shape
                 dataset = dataclasses.replace(copy.dataset, channels=shape[1])
                 copy = dataclasses.replace(copy, dataset=dataset, resolution=shape[2])
-    except UserError:
+    except UserError as err:
         for file in made:
             file.unlink(missing_ok=True)
-        raise
+        raise (find.not_in(source.archive, source.where, err) if source.archive else err) from None
     return _with_facts(copy.dataset, source, built, normalisation or dataset.normalisation)
 
 
@@ -279,9 +263,8 @@ class _Copy:
         elif isinstance(part.images, np.ndarray):
             channels = 1 if part.images.ndim == 3 else part.images.shape[-1]
         if self.dataset.channels not in (0, channels):
-            raise UserError(
-                f"{where}: images have {channels} channels; {self.dataset.name} has {self.dataset.channels}"
-            )
+            has = f"{self.dataset.name} has {self.dataset.channels}"
+            raise UserError(f"{where}: images have {channels} channels; {has}")
         return part, (len(part.labels), channels, size, size)
 
     def _fill(self, out: np.ndarray, part: Part, split: str) -> dict[str, Any]:
@@ -337,8 +320,8 @@ def _sha256(images: np.ndarray, labels: np.ndarray) -> str:
 
 def _with_facts(dataset: Dataset, source: Source, built: dict[str, Built], normalisation: str) -> dict[str, ImageSet]:
     if normalisation == MEASURED:
-        found = built["train"][2]
-        mean, std = found["mean"], [v or 1.0 for v in found["std"]]  # a constant channel is left as it is
+        measured = built["train"][2]
+        mean, std = measured["mean"], [v or 1.0 for v in measured["std"]]  # a constant channel is left as it is
     else:
         mean, std = NORMALISATIONS[normalisation]
         if normalisation == "half":
@@ -346,20 +329,10 @@ def _with_facts(dataset: Dataset, source: Source, built: dict[str, Built], norma
         if len(mean) != dataset.channels:
             has = f"{dataset.name} has {dataset.channels}"
             raise UserError(f"normalisation {normalisation} is for {len(mean)} channels; {has}")
-    notes = dict.fromkeys(
-        [*dataset.notes, *source.notes, *(note for _, _, meta in built.values() for note in meta["notes"])]
-    )
-    facts = Facts(
-        name=dataset.name,
-        class_names=dataset.class_names,
-        mean=tuple(mean),
-        std=tuple(std),
-        licence=dataset.licence,
-        source=dataset.source,
-        notes=tuple(notes),
-        normalisation=normalisation,
-        imagenet_indices=dataset.imagenet_indices,
-    )
+    found = [note for _, _, meta in built.values() for note in meta["notes"]]
+    notes = tuple(dict.fromkeys([*dataset.notes, *source.notes, *found]))
+    same = {k: getattr(dataset, k) for k in ("name", "class_names", "licence", "source", "imagenet_indices")}
+    facts = Facts(**same, mean=tuple(mean), std=tuple(std), notes=notes, normalisation=normalisation)
     sets = {}
     for s, (images, labels, meta) in built.items():
         sets[s] = ImageSet(images, labels, dataclasses.replace(facts, split={"val": "validation"}.get(s, s)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from ..core.errors import UserError
 from . import arrays, folders, prepare, tables
 from .catalogue import DATASETS, MEASURED, Dataset
-from .find import hold_out, unpacked
+from .find import hold_out, not_in, unpacked
 from .read import Part, Source
 
 TEST_SHARE = 0.2  # of every class, where the data come without a test part
@@ -39,10 +38,9 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         folder = unpacked(path)
         try:
-            return source(folder, split, classes)
+            return dataclasses.replace(source(folder, split, classes), archive=path)
         except UserError as err:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(str(err).replace(str(folder), str(path))) from None
+            raise not_in(path, folder, err) from None
     choice = split is not None or classes is not None
     tree = folders.Tree(path) if path.is_dir() else None
     if tree and (not tables.inside(tree) or (choice and tree.top.everything)):
@@ -60,6 +58,8 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
         raise UserError(f"{path}: {what}; give an .npz or .parquet file, a folder, or a .zip or .tar of one")
     if not found.class_names:
         found.class_names = _numbered(found)
+    if len(found.class_names) < 2:
+        raise UserError(f"{path}: has the one class {found.class_names[0]}; needed at least two classes")
     return _with_test(found)
 
 
@@ -86,12 +86,12 @@ def _numbered(found: Source) -> tuple[str, ...]:
     Raises: UserError: no number of a class, 0, 1, 2, ..., may be left out; said before anything is made of its size.
     """
     labels = [found.read(split).labels for split in found.splits]
+    if not any(map(len, labels)):
+        raise UserError(f"{found.where}: no images")
     low, high = min(int(x.min(initial=0)) for x in labels), max(int(x.max(initial=0)) for x in labels)
     if low < 0 or high >= max(map(len, labels), default=0):
-        n = sum(map(len, labels))
-        raise UserError(
-            f"{found.where}: labels run from {low} to {high} in {n} images; needed 0, 1, 2, ... without gaps"
-        )
+        run = f"labels run from {low} to {high} in {sum(map(len, labels))} images"
+        raise UserError(f"{found.where}: {run}; needed 0, 1, 2, ... without gaps")
     if all(x.min(initial=1) == 1 for x in labels):
         raise UserError(f"{found.where}: labels run from 1 to {high}; numbers of classes begin at 0: subtract 1")
     return tuple(map(str, range(high + 1)))
@@ -101,17 +101,9 @@ def describe(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
     ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
     name = path.name if path.is_dir() else path.name[: -len(ending)]
-    return Dataset(
-        name=f"{name}-own" if name in DATASETS else name,
-        family="own",
-        class_names=found.class_names,
-        channels=0,
-        resolution=0,
-        counts={"train": 0, "test": 0},
-        normalisation=MEASURED,
-        licence="the owner's",
-        source=f"your own {found.form}",
-    )
+    facts = {"normalisation": MEASURED, "licence": "the owner's", "source": f"your own {found.form}"}
+    facts |= {"name": f"{name}-own" if name in DATASETS else name, "class_names": found.class_names}
+    return Dataset(family="own", channels=0, resolution=0, counts={"train": 0, "test": 0}, **facts)
 
 
 def shape(part: Part, where: object, resolution: int | None, channels: int | None) -> tuple[int, int]:
@@ -127,16 +119,11 @@ def shape(part: Part, where: object, resolution: int | None, channels: int | Non
         grey, colour = (sum(seen.modes[m] for m in modes) for modes in (prepare.GREY, prepare.COLOUR))
         other = {m: n for m, n in seen.modes.items() if m not in prepare.GREY + prepare.COLOUR}
         mode = next(iter(other), "transparent in places" if seen.odd["clear"] else "")
-        if mode:
-            raise UserError(
-                f"{where}: {other.get(mode, seen.odd['clear'])} images are {mode}; "
-                "pass channels=1 or channels=3 to convert all (what is transparent becomes white)"
-            )
-        if grey and colour:
-            raise UserError(
-                f"{where}: mixed channels: {grey} grey and {colour} colour images; "
-                "pass channels=1 or channels=3 to convert all"
-            )
+        if mode or (grey and colour):
+            what = f"mixed channels: {grey} grey and {colour} colour images; "
+            what = f"{other.get(mode, seen.odd['clear'])} images are {mode}; " if mode else what
+            clear = " (what is transparent becomes white)" if mode else ""
+            raise UserError(f"{where}: {what}pass channels=1 or channels=3 to convert all{clear}")
         channels = 1 if grey else 3
     if resolution is None:
         shorter = min(min(s) for s in seen.sizes)
@@ -160,7 +147,10 @@ def _with_test(found: Source) -> Source:
     def whole() -> tuple[Part, np.ndarray, np.ndarray]:
         part = found.read(only)
         prepare.check_labels(part.labels, found.class_names, found.where)
-        return part, *hold_out(part.labels, TEST_SHARE, 0, found.class_names)
+        try:
+            return part, *hold_out(part.labels, TEST_SHARE, 0, found.class_names)
+        except UserError as err:
+            raise UserError(f"{found.where}: {err}") from None
 
     def read_split(split: str) -> Part:
         part, rest, held = whole()

@@ -13,8 +13,8 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from ..core.errors import UserError
-from ..core.files import atomically
+from ..core.files import atomically, undamaged, unwritable
 from . import read
 from .read import Part
 
@@ -58,18 +58,33 @@ def resize(image: Image.Image, resolution: int, rule: str) -> Image.Image:
     return image.resize((w, h), method).crop((left, top, left + resolution, top + resolution))
 
 
+@dataclass
 class Seen:
     """What was found in a split's images: their sizes (W, H), PIL modes, and what a reader of pixels should know."""
 
-    def __init__(self):
-        self.sizes: set[tuple[int, int]] = set()
-        self.modes: Counter[str] = Counter()
-        self.odd: Counter[str] = Counter()
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    modes: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Seen) -> None:
-        self.sizes |= other.sizes
-        self.modes += other.modes
-        self.odd += other.odd
+    @staticmethod
+    def of(n: int, look: Callable[[int, Seen], None], what: str = "") -> Seen:
+        """What `look` finds in images 0 to n - 1, on all cores; `what` names the bar of progress."""
+
+        def some(start: int) -> Seen:
+            found = Seen()
+            for i in range(start, min(start + 64, n)):
+                look(i, found)
+            return found
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        bar = {"desc": what, "unit": "image", "unit_scale": 64, "leave": False}
+        bar["disable"] = not what or not sys.stderr.isatty()
+        seen = Seen()
+        for found in thread_map(some, range(0, n, 64), max_workers=min(32, cores), **bar):
+            seen.sizes |= found.sizes
+            seen.modes += found.modes
+            seen.odd += found.odd
+        return seen
 
     def notes(self, as_shown: bool) -> list[str]:
         """For `Facts.notes`. `as_shown` as in `fill`."""
@@ -169,26 +184,18 @@ def _orientation(image: Image.Image) -> int:
 
 def survey(part: Part) -> Seen:
     """Sizes, modes and transparency of a split's images, from the files' headers alone."""
-    seen = Seen()
     if isinstance(part.images, np.ndarray):
         h, w = part.images.shape[1:3]
-        seen.sizes.add((w, h))
-        seen.modes["L" if part.images.ndim == 3 or part.images.shape[-1] == 1 else "RGB"] = len(part.images)
-        return seen
+        mode = "L" if part.images.ndim == 3 or part.images.shape[-1] == 1 else "RGB"
+        return Seen({(w, h)}, Counter({mode: len(part.images)}))
 
-    def look(start: int) -> Seen:
-        some = Seen()
-        for i in range(start, min(start + 64, len(part.images))):
-            with open_image(part.images[i], decode=False, name=part.name(i)) as image:
-                some.sizes.add(image.size)
-                some.modes[image.mode] += 1
-                some.odd["clear"] += image.has_transparency_data
-        return some
+    def look(i: int, seen: Seen) -> None:
+        with open_image(part.images[i], decode=False, name=part.name(i)) as image:
+            seen.sizes.add(image.size)
+            seen.modes[image.mode] += 1
+            seen.odd["clear"] += image.has_transparency_data
 
-    with ThreadPoolExecutor(_workers()) as pool:
-        for some in pool.map(look, range(0, len(part.images), 64)):
-            seen.add(some)
-    return seen
+    return Seen.of(len(part.images), look)
 
 
 def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str, as_shown: bool = True) -> Seen:
@@ -199,40 +206,18 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str, as_
                   False: as stored, which is how the papers' codes read the named sets.
     """
     n, channels = out.shape[:2]
-    mode = "L" if channels == 1 else "RGB"
-    seen = Seen()
     if isinstance(part.images, np.ndarray) and part.images.shape[1:3] == (resolution, resolution):
         images = part.images if part.images.ndim == 4 else part.images[..., None]
         if images.shape[-1] == channels:
             for i in range(0, n, 4096):
                 out[i : i + 4096] = images[i : i + 4096].transpose(0, 3, 1, 2)
-            seen.sizes.add((resolution, resolution))
-            return seen
+            return Seen({(resolution, resolution)})
 
-    def some(start: int) -> tuple[int, Seen]:
-        stop, had = min(start + 64, n), Seen()
-        for i in range(start, stop):
-            pixels = np.asarray(resize(_pixels(part, i, mode, as_shown, had), resolution, rule))
-            out[i] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-        return stop - start, had
+    def write_one(i: int, seen: Seen) -> None:
+        pixels = np.asarray(resize(_pixels(part, i, "L" if channels == 1 else "RGB", as_shown, seen), resolution, rule))
+        out[i] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
-    quiet = not sys.stderr.isatty()
-    with (
-        ThreadPoolExecutor(_workers()) as pool,
-        tqdm(total=n, desc=what, unit="image", disable=quiet, leave=False) as bar,
-    ):
-        try:
-            for done, had in pool.map(some, range(0, n, 64)):
-                seen.add(had)
-                bar.update(done)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return seen
-
-
-def _workers() -> int:
-    return min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return Seen.of(n, write_one, what)
 
 
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -254,10 +239,8 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
     if not len(labels):
         raise UserError(f"{where}: no images")
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"{where}: labels run from {labels.min()} to {labels.max()}; "
-            f"the set has {classes} classes, 0 to {classes - 1}"
-        )
+        run = f"labels run from {labels.min()} to {labels.max()}"
+        raise UserError(f"{where}: {run}; the set has {classes} classes, 0 to {classes - 1}")
     empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     if len(empty):
         raise UserError(f"{where}: class {empty[0]} ({class_names[empty[0]]}) has no images")
@@ -266,12 +249,6 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: object
 # --- prepared files --------------------------------------------------------------------------------------------------
 # A prepared file is a safetensors file: labels (N,) int64, then images (N, C, R, R) uint8, with the facts found while
 # preparing in its metadata. Written by hand because the pixels of a large set never fit in memory at once.
-
-
-def unwritable(folder: Path, err: OSError) -> UserError:
-    return UserError(
-        f"cannot write to {folder} ({err.strerror or err}); set DISTILL_CACHE to a folder that can be written to"
-    )
 
 
 def write(
@@ -290,12 +267,10 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     except OSError as err:
-        raise unwritable(path.parent, err) from None
+        raise unwritable(path, err) from None
     if free < start + size:
-        raise UserError(
-            f"{path.parent}: {start + size:,} bytes are needed, {free:,} are free; "
-            "set DISTILL_CACHE to a folder on a larger disk"
-        )
+        needed = f"{start + size:,} bytes are needed, {free:,} are free"
+        raise UserError(f"{path.parent}: {needed}; set DISTILL_CACHE to a folder on a larger disk")
 
     def make(part: Path) -> None:
         with open(part, "r+b") as f:
@@ -324,16 +299,11 @@ def open_prepared(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
 
     Raises: UserError: not a prepared file, or truncated.
     """
-    try:
-        with safe_open(path, "pt") as f:
-            meta = f.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise UserError(f"{path}: not a prepared data set; delete it to prepare it again")
-            return f.get_tensor("images"), f.get_tensor("labels"), json.loads(meta["meta"])
-    except (SafetensorError, OSError, KeyError, ValueError) as err:
-        if isinstance(err, UserError):
-            raise
-        raise UserError(f"{path}: damaged prepared data set ({err}); delete it to prepare it again") from None
+    with undamaged(path, "delete it to prepare it again"), safe_open(path, "pt") as f:
+        meta = f.metadata() or {}
+        if meta.get("format") != FORMAT:
+            raise UserError(f"{path}: not a prepared data set; delete it to prepare it again")
+        return f.get_tensor("images"), f.get_tensor("labels"), json.loads(meta["meta"])
 
 
 def in_memory(

@@ -51,6 +51,7 @@ class Source:
 
     files: everything the pixels depend on; a prepared copy is made again when one of them changes.
     key: what else they depend on: which files are which part and class.
+    archive: what `where` was unpacked from, of your own data.
     """
 
     form: str
@@ -61,6 +62,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     key: str = ""
+    archive: Path | None = None
 
     def fingerprint(self) -> str:
         """Hash of the path, size and time of every file."""
@@ -101,7 +103,7 @@ def idx_folder(folder: Path) -> Source | None:
     found = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         for kind in ("images-idx3", "labels-idx1"):
-            files = [folder / f"{stem}-{kind}-ubyte", folder / f"{stem}-{kind}-ubyte.gz"]
+            files = [folder / f"{stem}-{kind}-ubyte{ending}" for ending in ("", ".gz")]
             found[split, kind] = next((f for f in files if f.is_file()), None)
     missing = [f"{kind} of the {split} part" for (split, kind), file in found.items() if file is None]
     if len(missing) == len(found):
@@ -112,9 +114,8 @@ def idx_folder(folder: Path) -> Source | None:
     def read(split: str) -> Part:
         images, labels = idx(found[split, "images-idx3"]), idx(found[split, "labels-idx1"])
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(
-                f"{found[split, 'images-idx3']}: {images.shape} pixels do not go with {labels.shape} labels"
-            )
+            unlike = f"{images.shape} pixels do not go with {labels.shape} labels"
+            raise UserError(f"{found[split, 'images-idx3']}: {unlike}")
         return Part(images, labels.astype(np.int64))
 
     return Source("idx files", folder, list(found.values()), ("train", "test"), read)
@@ -133,8 +134,6 @@ def cifar_folder(folder: Path, name: str) -> Source | None:
 
     def read(split: str) -> Part:
         for f, want in {**dict(cls.train_list), **dict(cls.test_list), cls.meta["filename"]: cls.meta["md5"]}.items():
-            if not (folder / f).is_file():
-                raise UserError(f"{folder}: {f} is missing; fetch the set again")
             if md5(folder / f) != want:
                 raise UserError(f"{folder / f}: its md5 is not the published {want}; fetch it again")
         whole = cls(str(folder.parent), train=split == "train")

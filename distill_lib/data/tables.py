@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def read(path: Path, parquet: Sequence[Path] = ()) -> Source:
     def part(split: str) -> Part:
         images, labels, where = [], [], []
         for f in parts[split]:
-            table = _table(f).select([columns[f].image, columns[f].label])
+            table = _open(f, [columns[f].image, columns[f].label])
             labels.append(_labels(table.column(columns[f].label), f, columns[f].label))
             images += _images(table.column(columns[f].image), f, columns[f].image)
             where += [f"{f}, row {i}" for i in range(table.num_rows)]
@@ -72,10 +72,7 @@ def _files(path: Path, parquet: Sequence[Path]) -> dict[str, list[Path]]:
     if path.is_file():
         return {"all": [path]}
     if (path / "dataset_dict.json").is_file():
-        try:
-            splits = {name: _saved(path / name) for name in json.loads(_text(path / "dataset_dict.json"))["splits"]}
-        except (ValueError, KeyError, TypeError) as err:
-            raise _incomplete(path, err) from None
+        splits = _described(path / "dataset_dict.json", lambda body: {n: _saved(path / n) for n in body["splits"]})
         named = [(split_of(name)[0], name) for name in splits]
         if len({split for split, _ in named}) < len(named) or not {s for s, _ in named} <= set(SPLITS):
             raise UserError(f"{path}: has the parts {', '.join(splits)}; needed train, and test or validation")
@@ -86,26 +83,23 @@ def _files(path: Path, parquet: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _saved(folder: Path) -> list[Path]:
-    try:
-        files = [folder / f["filename"] for f in json.loads(_text(folder / "state.json"))["_data_files"]]
-    except (ValueError, KeyError, TypeError) as err:
-        raise _incomplete(folder, err) from None
+    files = _described(folder / "state.json", lambda body: [folder / f["filename"] for f in body["_data_files"]])
     if not files:
         raise UserError(f"{folder}: no data files in it")
     return files
 
 
-def _text(file: Path) -> str:
+def _described(file: Path, read: Callable[[Any], Any]) -> Any:
+    """What `read` takes from a JSON file of a saved set."""
     try:
-        return file.read_text(encoding="utf-8")
+        return read(json.loads(file.read_text(encoding="utf-8")))
+    except UserError:
+        raise
     except OSError as err:
         raise UserError(f"{file}: cannot be read: {err.strerror or err}") from None
-
-
-def _incomplete(folder: Path, err: Exception) -> UserError:
-    if isinstance(err, UserError):
-        return err
-    return UserError(f"{folder}: not a complete Hugging Face data set folder ({type(err).__name__}: {err})")
+    except (ValueError, KeyError, TypeError) as err:
+        what = f"{type(err).__name__}: {err}"
+        raise UserError(f"{file.parent}: not a complete Hugging Face data set folder ({what})") from None
 
 
 def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -126,33 +120,29 @@ def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         raise UserError(f"{root}: {len(sets)} data sets side by side ({shown}); give the folder or the file of one")
     if "all" in parts and len(parts) > 1:
         odd, named = parts["all"][0].relative_to(root), ", ".join(s for s in parts if s != "all")
-        raise UserError(
-            f"{root}: {odd} names no split beside {named}; rename it to train-..., validation-... or test-..."
-        )
+        rename = "rename it to train-..., validation-... or test-..."
+        raise UserError(f"{root}: {odd} names no split beside {named}; {rename}")
     return parts
 
 
 # --- what a file holds -----------------------------------------------------------------------------------------------
-def _open(file: Path, schema_only: bool) -> Any:
+def _open(file: Path, columns: list[str] | None = None) -> Any:
+    """The schema of a file; the table of these columns."""
     import pyarrow as pa  # optional
     import pyarrow.parquet as pq
 
     try:
         if file.suffix.lower() == ".parquet":
-            return pq.read_schema(file) if schema_only else pq.read_table(file)
+            return pq.read_table(file, columns=columns, partitioning=None) if columns else pq.read_schema(file)
         with pa.memory_map(str(file)) as m:
             stream = pa.ipc.open_stream(m)
-            return stream.schema if schema_only else stream.read_all()
+            return stream.read_all().select(columns) if columns else stream.schema
     except (pa.ArrowException, OSError, ValueError, MemoryError) as err:
         raise unreadable(file, err, "truncated or damaged") from None
 
 
-def _table(file: Path) -> Any:
-    return _open(file, schema_only=False)
-
-
 def _columns(file: Path) -> _Columns:
-    schema = _open(file, schema_only=True)
+    schema = _open(file)
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         kinds = {c: (features.get(c) or {}).get("_type") for c in schema.names}
@@ -172,14 +162,9 @@ def _labels(column: Any, file: Path, name: str) -> np.ndarray:
     if column.null_count:
         row = next(i for i, value in enumerate(column) if not value.is_valid)
         raise UserError(f"{file}, row {row}: no label (column {name} is null)")
-    where = f"{file}, column {name}"
-    try:
-        labels = np.asarray(column.to_numpy())
-    except (ValueError, TypeError, NotImplementedError):
-        raise UserError(f"{where}: holds {column.type}; needed whole numbers without gaps") from None
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{where}: holds {column.type}; needed whole numbers without gaps")
-    return whole_numbers(labels, where)
+    if not re.match(r"(dictionary<values=)?u?int\d", str(column.type)):
+        raise UserError(f"{file}, column {name}: holds {column.type}; needed whole numbers without gaps")
+    return whole_numbers(column.to_numpy(), f"{file}, column {name}")
 
 
 def _images(column: Any, file: Path, name: str) -> list[Any]:
@@ -214,7 +199,6 @@ def _pixels(rows: Sequence[Any], where: str) -> np.ndarray | bytes:
     if good and found.ndim == 1:
         return found.astype(np.uint8).tobytes()  # a file, byte by byte; what decodes it says if it is none
     if not good or not (found.ndim == 2 or (found.ndim == 3 and found.shape[-1] in (1, 3))):
-        raise UserError(
-            f"{where}: a list that is no (H, W) or (H, W, C) pixels of 0 to 255; store encoded images (PNG)"
-        )
+        needed = "(H, W) or (H, W, C) pixels of 0 to 255"
+        raise UserError(f"{where}: a list that is no {needed}; store encoded images (PNG)")
     return found.astype(np.uint8)

@@ -101,9 +101,7 @@ def rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         {
             "set": _what(e),
             "network": e.network,
-            "accuracy %": f"{e.mean_pct:.1f} ± {e.std_pct:.1f}"
-            if len(e.test_accuracy_pct) > 1
-            else f"{e.mean_pct:.1f}",
+            "accuracy %": f"{e.mean_pct:.1f}" + f" ± {e.std_pct:.1f}" * (len(e.test_accuracy_pct) > 1),
             "networks": len(e.test_accuracy_pct),
             "protocol": e.protocol,
             "epochs": e.epochs,

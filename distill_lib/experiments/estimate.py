@@ -30,7 +30,6 @@ from ..core.errors import UserError
 from ..core.settings import build
 from ..data import DATASETS, sized
 from ..evaluation import protocols
-from ..evaluation.protocols import Protocol
 from ..methods import METHODS, optional
 from ..networks.base import Shape
 from ..networks.reference import Training
@@ -110,9 +109,7 @@ def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
     return settings.work(classes, images) * per_image(network, shape, classes)
 
 
-@functools.lru_cache(maxsize=512)
-def _rule(name: str) -> Protocol:
-    return protocols.protocol(name)
+_rule = functools.lru_cache(maxsize=512)(protocols.protocol)
 
 
 @functools.cache
@@ -271,8 +268,7 @@ def _kind(device: str) -> str:
 
 
 def _threads(device: str) -> int:
-    found = re.search(r"(\d+) threads$", device)
-    return int(found[1]) if found else 1
+    return int(found[1]) if (found := re.search(r"(\d+) threads$", device)) else 1
 
 
 def _spent(record: Record, phase: str) -> float:
@@ -389,7 +385,7 @@ def words(seconds: float | None, memory_mb: float | None) -> str:
 def total(rows_: list[dict[str, Any]]) -> str:
     """A plan's rows in one line: how many cells stand where, and what those to compute will cost."""
     todo = [r for r in rows_ if r["state"] in TO_COMPUTE]
-    known = [r.get("added_seconds", r["seconds"]) for r in todo if r["seconds"] is not None]
+    known = [r["added_seconds"] for r in todo if r["seconds"] is not None]
     states = Counter(r["state"] for r in rows_)
     order = ("recorded", "partial", "missing", "stale", "damaged", "skipped")
     line = f"{len(rows_)} cells: " + ", ".join(f"{states[state]} {state}" for state in order if states[state])
@@ -400,12 +396,11 @@ def total(rows_: list[dict[str, Any]]) -> str:
     line += "; to compute: " + (f"about {duration(sum(known))}{on}" if known else "time unknown")
     if known and len(known) < len(todo):
         line += f", and {len(todo) - len(known)} of unknown cost"
-    most = max((r for r in todo if r["memory_mb"]), key=lambda r: r["memory_mb"], default=None)
-    if most is None:
-        return line
-    line += f"; peak memory about {most['memory_mb'] / 1000:.1f} GB ({most['memory_basis']})"
-    unknown = sum(not r["memory_mb"] for r in todo)
-    return line + (f", of {unknown} unknown" if unknown else "")
+    if measured := [r for r in todo if r["memory_mb"]]:
+        most = max(measured, key=lambda r: r["memory_mb"])
+        line += f"; peak memory about {most['memory_mb'] / 1000:.1f} GB ({most['memory_basis']})"
+        line += f", of {len(todo) - len(measured)} unknown" * (len(measured) < len(todo))
+    return line
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..core import store
 from ..core.batches import Batches
+from ..core.device import send
 from ..core.files import read_tensors, undamaged, write_json, write_tensors
 from ..core.loop import Loop
 from ..core.rng import stream
@@ -174,7 +175,7 @@ def minimax_loss(
     unit, total = F.normalize(predicted.flatten(1), dim=1), predicted.new_zeros(())
     present = sorted(set(labels.tolist()))
     for k in present:
-        mine = unit[(labels == k).to(unit.device)]
+        mine = unit[send(torch.nonzero(labels == k).flatten(), unit.device)]
         if real.count[k]:
             total = total + lambda_r * (1 - (mine @ real.of(k).T).min())
         if generated.count[k]:

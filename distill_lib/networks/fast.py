@@ -5,6 +5,10 @@ the cache folder. It serves a `ConvNet` with instance norm or none, ReLU and ave
 float32 images on the CPU. Everything else, and every machine without a compiler, takes the network's own layers:
 `embed` decides. Second derivatives go through the layers and are as slow as they are; `winograd` has a faster way.
 
+On a core with AVX-512 a step of DM spends 57 % of its time in the products of the 3x3 convolutions, at 89 % of the
+core's peak, so that nothing around them could make it 1.5 times as fast. The layers in bfloat16 take twice the kernel's
+time there, although the core multiplies bfloat16; with AMX it may be otherwise.
+
 Results do not depend on the batch an image comes in. Gradients of weights depend, to rounding, on the number of
 threads.
 """

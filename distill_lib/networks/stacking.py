@@ -29,9 +29,11 @@ class Stack:
     kernel, which takes a quarter more time per image than at ten. On a GPU they run as one, under `vmap`.
 
     Args:
-        precision: of multiplications. In bfloat16 a ConvNet runs its layers, which on a CPU are slower than the kernel;
-                   other architectures take about 0.55 of the time where the CPU multiplies bfloat16. Logits are
-                   float32.
+        precision: of multiplications; logits are float32. On a core that multiplies bfloat16, a step of AlexNet, VGG11,
+                   ResNet18 and ViTCIFAR takes 0.5 to 0.65 of its time in float32; a ConvNet runs its layers instead of
+                   the kernel, which is slower. An instance norm of small maps enlarges what is rounded: gradients of an
+                   untrained ResNet18 or VGG11 differ from those in float32 by half their norm. Ten VGG11s trained on
+                   IPC 1 of FashionMNIST for 50 epochs ended 0.1 ± 1.0 points lower, so small effects are not excluded.
 
     Attributes:
         params:  name -> (n, ...) tensor, a leaf that requires gradients.

@@ -65,7 +65,13 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Network(nn.Module):
-    """A network whose multiplications may be in bfloat16; weights, inputs and outputs are float32."""
+    """A network whose multiplications may be in bfloat16; weights, inputs and outputs are float32.
+
+    On a core with AVX-512 and its bfloat16, a step of both networks takes 0.7 of its time in float32 at width 32, 0.6
+    at 64, 0.5 to 0.57 at 196. Float32 has little more to give there: convolutions take three quarters of a step (width
+    64) to nine tenths (196) and run at 85 % of the core's peak. Tried and left out, as each gained less than a tenth:
+    channels last, layer norm and activation in one pass, and second derivatives by hand.
+    """
 
     precision = "float32"
 

@@ -69,7 +69,7 @@ class EncodedSet:
         device, n = self.real.device, len(index)
         mirrored = torch.randint(2, (n,), generator=rng) if self.flips else torch.zeros(n, dtype=torch.int64)
         if self.kept is None:
-            pixels = resized(self.real.subset(index).pixels(), self.side)
+            pixels = resized(self.real.pixels(index), self.side)
             pixels = torch.where(mirrored.bool().to(device).view(-1, 1, 1, 1), pixels.flip(3), pixels)
             return self.encoder.encode(pixels).sample(rng)
         return Encoded(**{k: v[mirrored, index].to(device).float() for k, v in self.kept.items()}).sample(rng)
@@ -116,7 +116,7 @@ def _encode(
     if first.log_variance is not None:
         kept["log_variance"] = torch.zeros_like(kept["mean"])
     for step in loop.steps("encode", len(parts), kept):
-        pixels = resized(real.subset(parts[step]).pixels(), side)
+        pixels = resized(real.pixels(parts[step]), side)
         for view in range(views):
             found = encoder.encode(pixels.flip(3) if view else pixels)
             for name, values in kept.items():

@@ -168,12 +168,13 @@ def _train(file: Path, real: ImageSet, cfg: Pretraining, side: int, loop: Loop) 
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0, fused=True)
     model = Model(network, space, torch.arange(real.num_classes), Schedule.named(cfg.schedule), cfg.precision)
+    labels = real.hard_labels.cpu()
     batches = Batches(len(real), cfg.batch, last="drop")
     live = {"network": network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
     for step in loop.steps("dit", cfg.steps, live):
         set_lr(optimizer, cfg.lr * lr_share(step, cfg.steps, cfg.warm_up, cfg.lr_decay))
         index = batches.index(step, rng)
-        found = model.losses(data, index, real.hard_labels.cpu()[index], cfg.drop, rng)
+        found = model.losses(data, index, labels[index], cfg.drop, rng)
         optimizer.zero_grad()
         (found.error + found.bound).backward()
         optimizer.step()

@@ -113,7 +113,7 @@ class Latents:
 
     def _features(self, rng: torch.Generator) -> Tensor:
         """The features f of the codes, without NaN or infinity and clamped to 10, as in the official code."""
-        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in torch.arange(len(self.w)).split(self.pieces)]
+        parts = [self.generator.to_f(self.w[i], self.space.layer) for i in self._parts()]
         f = torch.nan_to_num(torch.cat(parts), nan=0.0, posinf=5.0, neginf=-5.0).clamp(-10, 10)
         if self.space.features == "noise":
             inner = tuple(range(1, f.ndim))
@@ -125,6 +125,10 @@ class Latents:
         """The tensors and the optimiser that steps change, for `Loop.steps`."""
         return {"w": self.w, "latents": self.optimizer} | ({} if self.f is None else {"f": self.f})
 
+    def _parts(self) -> tuple[Tensor, ...]:
+        """Places of the images that go through the generator at a time."""
+        return torch.arange(len(self.w), device=self.w.device).split(self.pieces)
+
     def render(self, w: Tensor, f: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images in the set's units, differentiable."""
         images = self.generator(w) if f is None else self.generator.from_f(f, w, self.space.layer)
@@ -133,15 +137,16 @@ class Latents:
     @torch.no_grad()
     def images(self) -> Tensor:
         """(K, ipc, C, H, W) in the set's units, without a graph."""
-        parts = torch.arange(len(self.w)).split(self.pieces)
-        return torch.cat([self.render(*(leaf[i] for leaf in self.leaves)) for i in parts]).unflatten(0, (-1, self.ipc))
+        return torch.cat([self.render(*(leaf[i] for leaf in self.leaves)) for i in self._parts()]).unflatten(
+            0, (-1, self.ipc)
+        )
 
     def pull(self, gradient: Tensor) -> None:
         """Write the gradients of w and f that follow from the gradient (K, ipc, C, H, W) by the images."""
         gradient = gradient.flatten(0, 1)
         for leaf in self.leaves:
             leaf.grad = torch.zeros_like(leaf)
-        for i in torch.arange(len(gradient)).split(self.pieces):
+        for i in self._parts():
             parts = [leaf.detach()[i].requires_grad_() for leaf in self.leaves]
             with torch.enable_grad():
                 images = self.render(*parts)
