@@ -233,7 +233,18 @@ def seconds(text: str) -> float:
     return found
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes most of a second to look through what is imported."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @app.command()
+@_uncollected()
 def plan(
     experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
     profile: ProfileOption = "full",
@@ -244,11 +255,9 @@ def plan(
 ) -> None:
     """Show where every cell stands and what it would cost: recorded, partial, missing, stale and why, or skipped and
     why."""
-    gc.disable()  # looking for garbage among hundreds of thousands of imported objects takes a second
     from . import experiments as engine
     from .experiments import estimate
 
-    gc.enable()
     params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
     rows = estimate.rows(statuses, profile, sets)
