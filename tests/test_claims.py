@@ -84,6 +84,14 @@ def test_the_repeats_that_would_decide_are_the_fewest(centre, spread):
     assert decides(n) and (n == 2 or not decides(n - 1))
 
 
+def test_seconds_are_the_processors_where_a_set_was_distilled_on_one():
+    metrics = {"distill_seconds": [9.0, 8.0], "distill_cpu_seconds": [4.0, 2.0]}
+    record = Record(next(iter(claim("seconds").cells("toy/claims"))), [50.0, 50.0], [0, 1], {}, metrics)
+    assert claims.QUANTITIES["doublings of seconds"](record) == {0: 2.0, 1: 1.0}
+    record.metrics.pop("distill_cpu_seconds")
+    assert claims.QUANTITIES["seconds"](record) == {0: 9.0, 1: 8.0}
+
+
 def spreads():
     """Deviations between paired sets, in points, of the claims about accuracy that have at least ten repeats."""
     found = [f for p in PAPERS for f in claims.findings(experiments.experiment(f"{p}/claims"), "small")]

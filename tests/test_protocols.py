@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import as_dict, build, replace
 from distill_lib.evaluation.protocols import (
@@ -143,10 +144,8 @@ def test_digits_follow_their_own_augmentation_rules():
     assert settled("vico_noaug", "FashionMNIST").augmentation == "none"
     assert settled("vico_noaug", "FashionMNIST").num_epochs(10, 100) == 301
     assert settled("vico_noaug", "CIFAR10", "ConvNetBN").augmentation == "dc:crop_noise"
-    assert (
-        "flip" not in settled("vico_dsa", "MNIST").augmentation
-        and "flip" in settled("vico_dsa", "FashionMNIST").augmentation
-    )
+    for dataset in data.DATASETS:
+        assert ("flip" in settled("vico_dsa", dataset).augmentation) == data.like(dataset).mirrors, dataset
     assert "flip" not in settled("frepo_mse", "FashionMNIST-mini").augmentation
     assert protocol("idc_small").settled("SVHN", "ConvNet", 1, 10).cutmix == 0
     assert protocol("idc_small").settled("SVHN", "ConvNet", 10, 10).cutmix == 0.5

@@ -189,6 +189,13 @@ def test_every_row_of_costs_has_an_address_what_to_copy_and_its_record(outcome):
     assert row["cite"] not in html.split("base64,")[1]
 
 
+def test_a_table_without_rows_is_its_caption_alone():
+    assert (
+        tables.show(pd.DataFrame(columns=["a"]), "0 of 3 cells & none.")._repr_html_()
+        == "<p>0 of 3 cells &amp; none.</p>"
+    )
+
+
 def test_what_was_made_once_for_several_cells_stands_beside_the_seconds(outcome):
     assert "shared" not in tables.details(outcome)
     record = records.load(Cell(TABLE1, "DM", "FashionMNIST", 10), "small")

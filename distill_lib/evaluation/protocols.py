@@ -110,6 +110,8 @@ class Protocol:
         for case in self.cases:
             if case.matches(dataset, network, ipc, classes, soft):
                 fields |= case.change
+        if NO_FLIP in self.cases and not like(dataset).mirrors:
+            fields |= NO_FLIP.change
         locked = {field for part in _variants(self.name) for field in VARIANTS[part]}  # what the name says comes first
         fields = {k: v for k, v in fields.items() if k not in locked}
         return build(Protocol, {**_plain(self), **fields, "cases": ()})
@@ -203,7 +205,8 @@ def _plain(settings_: Any) -> dict[str, Any]:
 
 
 # --- presets --------------------------------------------------------------------------------------
-NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))  # the digits among these codes' sets
+# A mirrored digit is none. Records hold this case, so it stays as it is; `settled` applies it to every set of digits.
+NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
 IMAGENET_EPOCHS_100 = ((1, 2000), (10, 1300), (50, 1000), (200, 600), (500, 300), (10**9, 200))

@@ -51,7 +51,7 @@ def forest(points: pd.DataFrame) -> Figure:
         axis.minorticks_off()
         axis.set(xlim=(-edge, edge), ylim=(len(part) - 0.5, -0.5))
         axis.set_xlabel(part["unit"].iloc[0], fontsize=9.5)
-        axis.set_yticks(range(len(part)), [textwrap.fill(name, 34) for name in part["name"]], fontsize=9)
+        axis.set_yticks(range(len(part)), [textwrap.fill(name, 44) for name in part["name"]], fontsize=9)
         axis.set_title(textwrap.fill(panel, 72), fontsize=10.5, loc="left")
         axis.tick_params(axis="x", labelsize=9)
         axis.grid(axis="y", visible=False)

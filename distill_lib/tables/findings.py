@@ -440,9 +440,10 @@ def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str
     if not rows:
         return ""
     random = {cell: r for cell, r in rows.items() if cell.method == "Random"}
-    parts = [f"{r.key['dataset']} with {cell.network} {mean(r):.1f} %" for cell, r in random.items()]
-    said = f"Random real images, {images_per_class(next(iter(rows)).ipc)}, {guessing(next(iter(rows.values())))}: "
-    said += f"{', '.join(parts)}." if parts else "not measured."
+    parts = [f"{mean(r):.1f} % ({r.key['dataset']}, {cell.network})" for cell, r in random.items()]
+    many, chance = next(iter(rows)).ipc, guessing(next(iter(rows.values())))
+    said = f"Networks trained on random real images, {many} per class, reach {' and '.join(parts)}, {chance}."
+    said = said if parts else "Random real images have not been measured."
     pairs = [(r, random[other]) for c, r in rows.items() if c.method == "DGS" and (other := _like(c, random))]
     if not pairs:
         return f"{said} No generated set counts as measured yet, so the paper's claim is untested here."
@@ -517,8 +518,8 @@ def slfd_first(table1: Found, table4: Found, table5: Found, table7: Found, ablat
         return ""
     control = rows["GLaD"]
     return (
-        f"{control.key['dataset']}, one image per class, {guessing(control)}: GLaD {mean(control):.1f} %, SLFD "
-        f"{span(map(mean, others))} % in {len(others)} readings of the text. "
+        f"{control.key['dataset']}, one image per class: networks reach {mean(control):.1f} % on GLaD's images and "
+        f"{span(map(mean, others))} % on those of {len(others)} readings of SLFD, {guessing(control)}. "
         f"{tally('SLFD', 'GLaD', [(r, control) for r in others], 'readings')}"
     )
 

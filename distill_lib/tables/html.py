@@ -35,6 +35,8 @@ class Shown:
         return (self.caption + "\n" if self.caption else "") + self.frame.to_string()
 
     def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return f"<p>{html.escape(self.caption or NOT_RUN)}</p>"
         name = self.caption.rstrip(".") or "table"
         more = [name for name in self.frame.attrs.get("more", []) if name in self.frame]
         main, rest = self._with_and_without_ours()

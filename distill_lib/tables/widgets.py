@@ -181,14 +181,16 @@ def film(shown: dict[tuple[str, str], ImageSet]) -> Html:
     return Html(markup, "\n".join(" ".join(key) for key in shown) or "not run")
 
 
-def moments(shown: dict[tuple[str, str], ImageSet]) -> pd.DataFrame:
-    """The accuracies of a time-lapse: a row per data set and method, the share of its steps in columns."""
+def moments(shown: dict[tuple[str, str], ImageSet], shares: tuple[int, ...] = (0, 5, 10, 25, 50, 100)) -> pd.DataFrame:
+    """The accuracies of a time-lapse: a row per data set and method, a column per share of its steps (in percent), each
+    that of the moment nearest to it."""
     rows = []
     for (dataset, method), made in shown.items():
         steps, accuracy = (made.facts.extra[k] for k in ("steps", "accuracy_pct"))
-        parts = {f"{100 * s / steps[-1]:.0f} % of steps": f"{a:.1f}" for s, a in zip(steps, accuracy)}
+        near = [min(range(len(steps)), key=lambda i: abs(100 * steps[i] / steps[-1] - share)) for share in shares]
+        parts = {f"{share} % of steps": f"{accuracy[i]:.1f}" for share, i in zip(shares, near)}
         rows.append({"method": method, "data": dataset, "steps": steps[-1], **parts})
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows)
 
 
 # --- explorer ---------------------------------------------------------------------------------------------------------
