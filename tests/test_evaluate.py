@@ -140,11 +140,11 @@ def test_running_out_of_memory_means_fewer_at_a_time_and_the_same_numbers_to_rou
     reference = evaluate(synthetic, test_set, "vico_dsa@2ep", NET, num_eval=3, together=3)
     stack, sizes = networks.stack, []
 
-    def small_memory(nets):
+    def small_memory(nets, *how):
         sizes.append(len(nets))
         if len(nets) > 1:
             raise torch.OutOfMemoryError("no room for two")
-        return stack(nets)
+        return stack(nets, *how)
 
     monkeypatch.setattr(networks, "stack", small_memory)
     with pytest.warns(UserWarning, match="out of memory"):
