@@ -11,7 +11,7 @@ from pretended import Device, There, register
 from distill_lib import data
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import as_dict, build
+from distill_lib.core.settings import as_dict, from_dict
 from distill_lib.evaluation import evaluate, evaluator
 from distill_lib.evaluation.metrics import difficulty
 from distill_lib.evaluation.metrics.generative import Judge, Scores
@@ -60,7 +60,7 @@ def device(monkeypatch, tmp_path):
 def tiny(name):
     cfg = METHODS[name].paper_config("digits", 2).smoke()
     changes = {f: v for f, v in {"iterations": 2, "batch_real": 8}.items() if hasattr(cfg, f)}
-    return build(type(cfg), {**as_dict(cfg), **changes})
+    return from_dict(type(cfg), {**as_dict(cfg), **changes})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -108,7 +108,7 @@ def test_known_effects_get_the_right_verdict_through_the_whole_chain(monkeypatch
     spread, n = measured_spread()
     want = {0: "no effect larger than δ", 1: "holds", -1: "reversed"}
     three = [claim(f"effect {e:+d}", ours=10 + e, theirs=20 + e, n=n) for e in want]
-    of = claims.experiment("toy/claims", "Toy", three)
+    of = claims.experiment_of("toy/claims", "Toy", three)
     rng, right, draws = np.random.default_rng(0), dict.fromkeys(want, 0), 500
 
     def record(cell, sets):
@@ -142,7 +142,7 @@ def test_known_effects_get_the_right_verdict_through_the_whole_chain(monkeypatch
 )
 def test_without_trained_networks_and_generators_there_is_no_verdict(metrics, says, monkeypatch):
     c = claim(n=3)
-    of = claims.experiment("toy/claims", "Toy", [c])
+    of = claims.experiment_of("toy/claims", "Toy", [c])
     values = {2: [70.0, 70.1, 70.2], 1: [60.0, 60.2, 60.1]}
     kept = {"train_loss": [0.01] * 3, "per_class_accuracy_pct": [[60.0] * 10] * 3} | metrics
 
@@ -179,10 +179,10 @@ def test_a_definition_that_makes_no_comparison_is_refused(changes, says):
 
 def test_two_claims_of_one_name_or_two_arms_of_one_cell_are_refused():
     with pytest.raises(UserError, match="one name twice: more images"):
-        claims.experiment("toy/claims", "Toy", [claim(), claim()])
+        claims.experiment_of("toy/claims", "Toy", [claim(), claim()])
     other = replace(SCALE, num_eval=3)
     with pytest.raises(UserError, match="name them apart"):
-        claims.experiment("toy/claims", "Toy", [claim("a"), claim("b", scale=other)])
+        claims.experiment_of("toy/claims", "Toy", [claim("a"), claim("b", scale=other)])
 
 
 def test_a_difference_of_differences_by_hand(monkeypatch):
@@ -226,7 +226,7 @@ def toy(tmp_path, monkeypatch):
     for name in ("RESULTS", "RUNS", "CACHE"):
         monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
     three = [claim("two over one", 2, 1, n=3), claim("four over one", 4, 1, n=4), claim("eight over two", 8, 2, n=3)]
-    of = claims.experiment("toy/claims", "Toy", three)
+    of = claims.experiment_of("toy/claims", "Toy", three)
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/claims": of})
     return of
 
@@ -267,7 +267,7 @@ def test_killed_at_any_repeat_and_started_again_it_gives_the_numbers_of_an_unbro
 def test_more_planned_repeats_keep_those_that_are_done(toy, monkeypatch):
     fill_all()
     before = numbers(toy)
-    more = claims.experiment("toy/claims", "Toy", [replace(c, n=c.n + 1) for c in toy.claims])
+    more = claims.experiment_of("toy/claims", "Toy", [replace(c, n=c.n + 1) for c in toy.claims])
     monkeypatch.setattr(registry, "experiments", lambda: {"toy/claims": more})
     assert all(f.provisional for f in claims.findings(more, "small"))
     assert len(fill.plan("small")[0]) == 4  # one further set for each of four arms

@@ -8,7 +8,7 @@ from distill_lib import data, networks
 from distill_lib.core.device import pick, send, set_rounding
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import as_dict, build
+from distill_lib.core.settings import as_dict, from_dict
 from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
 from distill_lib.records import provenance
@@ -34,7 +34,7 @@ def small():
 def tiny(name):
     cfg = METHODS[name].paper_config("digits", 2).smoke()
     changes = {f: v for f, v in {"iterations": 3, "batch_real": 8}.items() if hasattr(cfg, f)}
-    return build(type(cfg), {**as_dict(cfg), **changes})
+    return from_dict(type(cfg), {**as_dict(cfg), **changes})
 
 
 @pytest.mark.parametrize(("wanted", "convolutions"), [(None, True), ("1", True), ("0", False)])

@@ -1,4 +1,5 @@
-"""The layout of the library: a folder imports only what stands left of it, and no private names of another folder."""
+"""The layout of the library: a folder imports only what stands left of it, no private names of another folder, and no
+name that means two things."""
 
 import ast
 import gc
@@ -86,6 +87,33 @@ def circles(package):
     return found
 
 
+CONTRACT = {"paper_config", "distill", "stage1", "prepare", "measure"}  # what a method offers, next to `Config`
+
+
+def ambiguous(package):
+    """Public classes of two modules, and functions of two modules that are imported without their module.
+
+    Apart: the commands of `__main__`, the contract of a method, and the pages in `experiments/papers`.
+    """
+    classes, functions, files = {}, {}, set()
+    for file in sorted(package.rglob("*.py")):
+        name = "/".join(file.relative_to(package).with_suffix("").parts)
+        files.add(name.replace("/", ".").removesuffix(".__init__"))
+        method, page = name.startswith("methods/"), name.startswith("experiments/papers/")
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                if not (method and node.name == "Config") and not (page and node.name.endswith("Parameters")):
+                    classes.setdefault(node.name, []).append(name)
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+                if not (name == "__main__" or page or (method and node.name in CONTRACT)):
+                    functions.setdefault(node.name, []).append(name)
+    found = [f"{' and '.join(where)}: define the class {name}" for name, where in classes.items() if len(where) > 1]
+    for file, _, target, name in imports(package):
+        if len(where := functions.get(name, ())) > 1 and target not in files and not file.endswith("__init__"):
+            found.append(f"{file}: imports {name} without its module, which {', '.join(where)} define")
+    return found
+
+
 PACKAGE = paths.ROOT / "distill_lib"
 
 
@@ -104,6 +132,10 @@ def test_every_folder_imports_only_what_stands_before_it():
 
 def test_no_files_import_each_other_in_a_circle():
     assert circles(PACKAGE) == []
+
+
+def test_a_public_name_means_one_thing():
+    assert ambiguous(PACKAGE) == []
 
 
 def test_the_library_is_a_handful_of_folders():
@@ -143,4 +175,34 @@ def test_an_arrow_that_runs_back_is_found(files, says, tmp_path):
         (tmp_path / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "toy" / name).write_text(text)
     found = problems(tmp_path / "toy") + circles(tmp_path / "toy")
+    assert (found == []) if says is None else says in found[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"core/a.py": "class A: ...", "data/b.py": "class A: ..."}, "core/a and data/b: define the class A"),
+        ({"methods/a.py": "class Config: ...", "core/b.py": "class Config: ..."}, None),
+        ({f"methods/{m}.py": "class Config: ...\ndef distill(): ..." for m in "ab"}, None),
+        ({"core/a.py": "class Config: ...", "data/b.py": "class Config: ..."}, "define the class Config"),
+        ({f"experiments/papers/{p}.py": "class AParameters: ...\ndef f(): ..." for p in "ab"}, None),
+        (
+            {"core/a.py": "def f(): ...", "data/b.py": "def f(): ...", "data/c.py": "from ..core.a import f"},
+            "data/c: imports f without its module, which core/a, data/b define",
+        ),
+        (
+            {"core/a.py": "def f(): ...", "data/b.py": "def f(): ...\ndef g():\n    from ..core.a import f as other"},
+            "data/b: imports f without its module",
+        ),
+        ({"core/a.py": "def f(): ...", "data/b.py": "def f(): ...", "data/c.py": "from ..core import a"}, None),
+        ({"core/f.py": "def f(): ...", "data/b.py": "def f(): ...", "data/c.py": "from ..core import f"}, None),
+        ({"core/a.py": "def f(): ...", "__main__.py": "from .core.a import f as g\ndef f(): ..."}, None),
+        ({"core/a.py": "def f(): ...", "data/b.py": "def f(): ...", "data/__init__.py": "from .b import f"}, None),
+    ],
+)
+def test_a_name_of_two_modules_is_found(files, says, tmp_path):
+    for name, text in files.items():
+        (tmp_path / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "toy" / name).write_text(text)
+    found = ambiguous(tmp_path / "toy")
     assert (found == []) if says is None else says in found[0]

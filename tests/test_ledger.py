@@ -39,10 +39,10 @@ def line(cell=CELL):
 
 def test_every_printed_cell_has_a_status_and_a_reason():
     table = ledger.rows()
-    assert len(table) == sum(len(reported.cells_of(name)) for name in reported.experiments())
+    assert len(table) == sum(len(reported.cells_of(name)) for name in reported.experiment_names())
     assert set(table["status"]) <= set(ledger.STATUSES) and table["reason"].str.len().min() > 0
-    names = [name for paper in reported.PAPERS for name in reported.experiments(paper)]  # in reading order
-    assert sorted(names) == sorted(reported.experiments())
+    names = [name for paper in reported.PAPERS for name in reported.experiment_names(paper)]  # in reading order
+    assert sorted(names) == sorted(reported.experiment_names())
     printed = [row["text"] for name in names for row in reported.cells_of(name)]
     assert table["published"].tolist() == printed
 
@@ -58,7 +58,7 @@ def test_every_record_of_a_printed_cell_is_in_the_ledger():
     shown = table[table["seconds"] != ""].shape[0]
     cells = {
         (p, c)
-        for name in reported.experiments()
+        for name in reported.experiment_names()
         for c in ledger._cells(name).values()
         for p in ("full", "small")
         if records.path(c, p).exists()
@@ -215,7 +215,7 @@ def test_the_front_page_counts_what_the_record_files_say():
         for file in sorted(paths.results(profile).glob("*/*/*.json")):
             cells.add(tuple(json.loads(file.read_text())["cell"].values()))
     full = small = printed = 0
-    for name in reported.experiments():
+    for name in reported.experiment_names():
         for row in reported.cells_of(name):
             cell = ledger._cells(name).get(tuple(row[k] for k in reported.KEY))
             key = cell and (
@@ -245,7 +245,7 @@ def test_pages_and_commands_count_alike(monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "list", "experiments", "--json")
     assert status == 0
     listed = {line["name"]: line["cells"] for line in json.loads(out)}
-    for name in reported.experiments():
+    for name in reported.experiment_names():
         found, cells = ledger.counts_of(name), listed[name]
         assert cells["printed"] == sum(row["status"] != "others' entry" for row in reported.cells_of(name))
         assert cells["full"] == sum(found[s] for s in ledger.FULL)

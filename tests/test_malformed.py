@@ -31,7 +31,7 @@ from distill_lib import __main__ as cli
 from distill_lib import data, experiments, records
 from distill_lib.core import device
 from distill_lib.core.errors import UserError
-from distill_lib.core.settings import as_dict, build
+from distill_lib.core.settings import as_dict, from_dict
 from distill_lib.methods import METHODS
 from distill_lib.records import record as records_record
 
@@ -202,7 +202,7 @@ def test_malformed_settings(data_):
     else:  # nothing has a setting that is a dictionary of nonsense
         field, value = data_.draw(st.sampled_from(sorted(good))), {"nonsense": data_.draw(plain)}
     with pytest.raises(UserError, match="Valid fields: ") as error:
-        build(config, {**good, field: value})
+        from_dict(config, {**good, field: value})
     assert all(known in str(error.value) for known in list(good)[:1])
 
 

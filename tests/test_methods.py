@@ -12,7 +12,7 @@ from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import as_dict, build, lowered, replace, settings
+from distill_lib.core.settings import as_dict, from_dict, lowered, replace, settings
 from distill_lib.methods import METHODS, check, optional, random_real, variant
 from distill_lib.methods.contract import REQUIRED
 
@@ -25,7 +25,7 @@ def real():
 def tiny(name, ipc=2):
     cfg = METHODS[name].paper_config("digits", ipc).smoke()
     changes = {f: v for f, v in {"iterations": 3, "batch_real": 8}.items() if hasattr(cfg, f)}
-    return build(type(cfg), {**as_dict(cfg), **changes})
+    return from_dict(type(cfg), {**as_dict(cfg), **changes})
 
 
 # Full data is the real set itself; herding's greedy choice has no use for the seed once its features are fixed.

@@ -13,7 +13,7 @@ from distill_lib import data, networks
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
-from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.core.settings import as_dict, from_dict, replace
 from distill_lib.data import ImageSet, augment
 from distill_lib.methods import mtt
 from distill_lib.methods.common import trajectories
@@ -407,4 +407,4 @@ def test_published_settings():
         )
     assert mtt.paper_config("ImageWoof", 10).source == "reconstruction: ImageNet subsets, ipc 1"
     assert mtt.paper_config("CIFAR10", 2).source == "reconstruction: CIFAR10, ipc 1"
-    assert build(mtt.Config, as_dict(cfg)) == cfg
+    assert from_dict(mtt.Config, as_dict(cfg)) == cfg

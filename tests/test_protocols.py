@@ -8,7 +8,7 @@ import torch
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
-from distill_lib.core.settings import as_dict, build, replace
+from distill_lib.core.settings import as_dict, from_dict, replace
 from distill_lib.evaluation.protocols import (
     PROTOCOLS,
     REASONS,
@@ -178,7 +178,7 @@ def test_the_page_prints_values_and_reasons():
 @pytest.mark.parametrize("name", [*PROTOCOLS, "vico_dsa+soft@60ep"])
 def test_a_protocol_survives_json(name):
     p = protocol(name)
-    back = build(Protocol, json.loads(json.dumps(as_dict(p))))
+    back = from_dict(Protocol, json.loads(json.dumps(as_dict(p))))
     assert as_dict(back) == as_dict(p)
     assert back.settled("MNIST", "VGG11", 1, 100) == p.settled("MNIST", "VGG11", 1, 100)
 
@@ -210,7 +210,7 @@ def test_your_own_protocol_passes_through_and_bad_fields_are_named():
     mine = replace(protocol("vico_dsa"), name="mine", batch=32)
     assert protocol(mine) is mine and mine.about == "your own"
     with pytest.raises(UserError, match="optimizer"):
-        build(Protocol, {"name": "mine", "optimizer": "lion"})
+        from_dict(Protocol, {"name": "mine", "optimizer": "lion"})
 
 
 def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():

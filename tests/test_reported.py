@@ -65,8 +65,8 @@ def rows_of(experiment):
 
 
 def test_every_table_has_every_cell():
-    assert {e: len(rows_of(e)) for e in reported.experiments()} == CELLS
-    assert {e: len(rows_of(e)) for e in reported.experiments(attributed=True)} == ATTRIBUTED
+    assert {e: len(rows_of(e)) for e in reported.experiment_names()} == CELLS
+    assert {e: len(rows_of(e)) for e in reported.experiment_names(attributed=True)} == ATTRIBUTED
     for paper in PAPERS:
         assert len(reported.load(paper)) == len(
             {tuple(r[k] for k in reported.KEY) for r in reported.load(paper).to_dict("records")}
@@ -74,7 +74,7 @@ def test_every_table_has_every_cell():
 
 
 def test_what_the_source_lost_is_said_cell_by_cell():
-    for experiment in reported.experiments():
+    for experiment in reported.experiment_names():
         lost = {r["status"] for r in rows_of(experiment)}
         leaderboard = {"printed", reported.OTHERS} if experiment == "uvit/figure4_leaderboard" else {"printed"}
         assert lost == ({LOST} if experiment.startswith("slfd/") else leaderboard), experiment
@@ -104,7 +104,7 @@ def test_numbers_of_other_papers_stay_apart_and_name_their_source():
 
 
 def test_names_are_the_ones_of_the_library():
-    for experiment in reported.experiments():
+    for experiment in reported.experiment_names():
         for row in rows_of(experiment):
             team = "team=" in row["variant"]
             assert team or row["method"] in METHODS, row
@@ -315,7 +315,7 @@ def test_summary_counts_cells():
 
 def test_every_accuracy_lies_between_zero_and_the_full_data():
     for paper in ("skd", "dgs"):
-        for experiment in reported.experiments(paper):
+        for experiment in reported.experiment_names(paper):
             for row in rows_of(experiment):
                 full = reported.lookup(experiment, "Full data", row["dataset"], network=row["network"])
                 assert 0 < row["value"] <= (full["value"] if full else 100), row
@@ -454,7 +454,7 @@ def test_every_printed_table_of_a_paper_has_a_notebook_that_its_page_belongs_to(
     contents = (paths.ROOT / "_toc.yml").read_text().splitlines()
     pages = {line.partition("file: ")[2] for line in contents}
     assert f"book/{paper}" in pages
-    assert {f"notebooks/{experiment}" for experiment in reported.experiments(paper)} <= pages
+    assert {f"notebooks/{experiment}" for experiment in reported.experiment_names(paper)} <= pages
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_p
 
 def test_a_damaged_network_file_is_a_clear_error(real):
     reference.on_real(real, TINY, seed=0)
-    file = reference.artefact(real, TINY, 0)
+    file = reference.weights_file(real, TINY, 0)
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UserError, match=r"damaged feature network .* delete it to train it again"):
         reference.on_real(real, TINY, seed=0)

@@ -16,7 +16,7 @@ from distill_lib.evaluation import protocols
 from distill_lib.evaluation.metrics.generative import Scores
 from distill_lib.experiments import Skip, Task, compute, engine
 from distill_lib.experiments.papers import uvit as pages
-from distill_lib.experiments.sample_scores import Quality, measure
+from distill_lib.experiments.sample_scores import Quality, score_samples
 from distill_lib.figures import diagrams
 from distill_lib.generators.uvit import UViT, UViTArchitecture
 from distill_lib.methods import METHODS
@@ -158,7 +158,7 @@ def scored(digits):
         scores=of,
     )
     synthetic = METHODS["U-ViT"].distill(digits[0], config, 0)
-    return task, synthetic, measure(task, synthetic, *digits, Loop())
+    return task, synthetic, score_samples(task, synthetic, *digits, Loop())
 
 
 def test_scores_carry_their_features_and_number_and_the_curve_ends_with_the_final_weights(scored, digits):
@@ -204,9 +204,9 @@ def test_an_interrupted_measurement_goes_on_where_it_was(scored, digits, tmp_pat
 
     monkeypatch.setattr(uvit, "generate", counted)
     with pytest.raises(TimeUp, match="0 of 2 moments"):
-        measure(task, synthetic, *digits, Loop(tmp_path, deadline=time.monotonic() - 1))
+        score_samples(task, synthetic, *digits, Loop(tmp_path, deadline=time.monotonic() - 1))
     (tmp_path / "curve.json").write_text(json.dumps(unbroken["curve"][0][:1]))
-    assert measure(task, synthetic, *digits, Loop(tmp_path)) == unbroken and len(drawn) == 1
+    assert score_samples(task, synthetic, *digits, Loop(tmp_path)) == unbroken and len(drawn) == 1
 
 
 def test_a_cell_with_scores_records_them_beside_its_accuracy(scored, digits, results, monkeypatch):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -56,8 +56,3 @@ def bytes_per_image(run: Callable[[int], Any], few: int = 2) -> float:
     if len(first) != len(second):  # other operations for more images
         first, second = [max(first)], [max(second)]
     return max(b - a for a, b in zip(first, second, strict=True)) / few
-
-
-def parameter_count(*modules: nn.Module) -> int:
-    """How many numbers the weights of these modules hold."""
-    return sum(p.numel() for module in modules for p in module.parameters())

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as _dataclass
 
 from .errors import UserError
 
-__all__ = ["Count", "Whole", "added", "as_dict", "build", "lowered", "replace", "settings"]
+__all__ = ["Count", "Whole", "added", "as_dict", "from_dict", "lowered", "replace", "settings"]
 
 Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 Whole = Annotated[int, pydantic.Field(ge=0)]  # none or more
@@ -57,7 +57,7 @@ def as_dict(value: Any) -> dict[str, Any]:
     return _adapter(type(value)).dump_python(value, mode="json")
 
 
-def build(cls: type, values: dict[str, Any]) -> Any:
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Settings from plain JSON types.
 
     Raises: UserError: naming every bad field and listing the valid ones.

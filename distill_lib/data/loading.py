@@ -171,7 +171,7 @@ def _load(wanted: tuple[str, ...], name: str | Path, resolution: int | None, **o
             raise UserError(f"channels={channels!r}: give 1 (grey) or 3 (colour)")
         path = Path(name).expanduser().resolve()
         source = own.source(path, split, classes)
-        dataset = own.describe(path, source)
+        dataset = own.dataset_of(path, source)
     else:
         if name not in DATASETS:
             known = unknown("dataset", name, DATASETS)
@@ -270,7 +270,7 @@ class _Copy:
     def _fill(self, out: np.ndarray, part: Part, split: str) -> dict[str, Any]:
         """Write a part's pixels into `out` (N, C, R, R); returns what is kept with them."""
         seen = prepare.fill(out, part, out.shape[-1], self.rule, f"{self.dataset.name} {split}", as_shown=self.own)
-        mean, std = prepare.moments(out)
+        mean, std = prepare.mean_and_std(out)
         notes = seen.notes(as_shown=self.own) + self._deviations(part, split, seen.sizes, out.shape[-1])
         return {"sha256": _sha256(out, part.labels), "mean": mean, "std": std, "notes": notes}
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..core import rng
+from . import loading
 from .imageset import ImageSet
-from .loading import load
 
 CUTS = {  # px, training and test images per class
     "FashionMNIST": (28, 200, 100),
@@ -38,7 +38,7 @@ def make(folder: Path) -> dict[str, str]:
     made = {}
     for name, (resolution, *per_class) in CUTS.items():
         arrays = {}
-        for full, n in zip(load(name, resolution), per_class, strict=True):
+        for full, n in zip(loading.load(name, resolution), per_class, strict=True):
             arrays[f"{full.facts.split}_images"], arrays[f"{full.facts.split}_labels"] = cut(full, n)
         path = folder / f"{name}-mini.npz"
         np.savez_compressed(path, **arrays)

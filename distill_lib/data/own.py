@@ -97,7 +97,7 @@ def _numbered(found: Source) -> tuple[str, ...]:
     return tuple(map(str, range(high + 1)))
 
 
-def describe(path: Path, found: Source) -> Dataset:
+def dataset_of(path: Path, found: Source) -> Dataset:
     """The facts of your data, as far as the files tell; channels and resolution are found while preparing."""
     ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
     name = path.name if path.is_dir() else path.name[: -len(ending)]

@@ -220,7 +220,7 @@ def fill(out: np.ndarray, part: Part, resolution: int, rule: str, what: str, as_
     return Seen.of(n, write_one, what)
 
 
-def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and std per channel of (N, C, H, W) uint8 pixels in [0, 1], exact: from counts of the 256 values."""
     counts = np.zeros((images.shape[1], 256))
     step = max(1, 2**22 // (images.shape[2] * images.shape[3]))  # images that take 32 MB as bincount's int64

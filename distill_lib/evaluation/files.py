@@ -19,8 +19,7 @@ from ..core.errors import UserError, unknown
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import replace
-from ..data import ImageSet
-from ..data.distilled import Values, read
+from ..data import ImageSet, distilled
 from ..data.folders import Split
 from . import protocols
 from .evaluator import Evaluation, evaluate
@@ -36,7 +35,7 @@ def evaluate_file(
     networks: Sequence[str] = ("ConvNet",),
     num_eval: int | None = None,
     seed: int = 0,
-    values: Values | None = None,
+    values: distilled.Values | None = None,
     baseline: bool = False,
     ceiling_epochs: int | None = None,
     resolution: int | None = None,
@@ -70,7 +69,7 @@ def evaluate_file(
         raise unknown("protocol", "", protocols.PROTOCOLS)
     choice = {"channels": channels, "split": split, "classes": classes}
     real, test = data.load(dataset, resolution, normalisation=normalisation, **choice)
-    given = read(path, like=test, values=values, **how)
+    given = distilled.read(path, like=test, values=values, **how)
     sets = [(given, chosen)]
     if baseline:
         ipc = max(1, round(len(given) / given.num_classes))

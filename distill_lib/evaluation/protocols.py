@@ -18,7 +18,7 @@ import re
 from typing import Any, Literal
 
 from ..core.errors import UserError, unknown
-from ..core.settings import added, build, replace, settings
+from ..core.settings import added, from_dict, replace, settings
 from ..data import like
 
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
@@ -114,7 +114,7 @@ class Protocol:
             fields |= NO_FLIP.change
         locked = {field for part in _variants(self.name) for field in VARIANTS[part]}  # what the name says comes first
         fields = {k: v for k, v in fields.items() if k not in locked}
-        return build(Protocol, {**_plain(self), **fields, "cases": ()})
+        return from_dict(Protocol, {**_plain(self), **fields, "cases": ()})
 
     def nominal_epochs(self, ipc: int, images: int) -> int:
         """Epochs before `extra_epoch`; if steps are fixed, the budget counts epochs of the set that fixes them."""

@@ -5,8 +5,8 @@ networks. An arm is a cell, a repeat one of its distilled sets; set number i of 
 are paired. What is compared, how often (`n`), at which scale and against which smallest difference that matters
 (`delta`) stands in the definition, before anything is run.
 
-    skd_claims = experiment("skd/claims", "SKD: claims", [Claim(...), ...])   # cells that `plan`, `run` and `fill` take
-    [f.verdict for f in findings(skd_claims, "small")]                  # in words, claim by claim
+    skd_claims = experiment_of("skd/claims", "SKD: claims", [Claim(...), ...])  # `plan`, `run`, `fill` take its cells
+    [f.verdict for f in findings(skd_claims, "small")]                          # in words, claim by claim
 
 A claim has its verdict at the planned n; before that it is provisional.
 """
@@ -246,7 +246,7 @@ class Repeats(Task):
         return {k: v for k, v in super().key.items() if k != "num_sets"}
 
 
-def experiment(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
+def experiment_of(name: str, title: str, claims: Iterable[Claim]) -> Experiment:
     """The experiment whose cells are the arms of these claims; an arm that several claims share is measured once.
 
     Raises: UserError: two claims of one name, or two arms of one cell that differ in how it is measured.

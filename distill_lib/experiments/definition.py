@@ -176,7 +176,7 @@ class Experiment:
     claims: tuple[Any, ...] = ()
 
 
-def grid(experiment: str, **axes: Any) -> list[Cell]:
+def cross(experiment: str, **axes: Any) -> list[Cell]:
     """The cells of every combination of values of fields of `Cell`: the first field varies slowest.
 
     A value that is not a list is that of all cells.

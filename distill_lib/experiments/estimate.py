@@ -27,7 +27,7 @@ from .. import networks, records
 from ..core import paths
 from ..core.device import describe, pick
 from ..core.errors import UserError
-from ..core.settings import build
+from ..core.settings import from_dict
 from ..data import DATASETS, sized
 from ..evaluation import protocols
 from ..methods import METHODS, optional
@@ -51,7 +51,7 @@ def _task_of(record: Record) -> Task | None:
     key, cell = record.key, record.cell
     try:
         method, rules = key.get("method", cell.method), key["protocol"]["name"]
-        config, judges = build(METHODS[method].Config, key["config"]), tuple(key.get("networks", ()))
+        config, judges = from_dict(METHODS[method].Config, key["config"]), tuple(key.get("networks", ()))
         judging = {"num_eval": key["num_eval"], "network": key["network"], "networks": judges}
         return Task(cell, config, key["dataset"], rules, method=method, **judging)
     except (KeyError, UserError):

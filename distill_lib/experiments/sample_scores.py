@@ -28,7 +28,7 @@ class Quality:
     version: int = 1
 
 
-def measure(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
+def score_samples(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet, loop: Loop) -> dict[str, list[Any]]:
     """Scores of the set by name, and `curve`: those of samples at every kept moment of training, from the same noise.
 
     Interrupted, it goes on with the moment it was at.

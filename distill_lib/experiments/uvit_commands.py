@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.settings import replace
 from ..generators import uvit
-from ..methods.uvit import Config, of_profile
+from ..methods import uvit as method
 
 
 def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.TrainedUViT:
@@ -33,7 +33,7 @@ def train(dataset: str, profile: str = "full", scratch: bool = False) -> uvit.Tr
         scratch: start from random weights, not from the public ones.
     Raises: UserError: an unknown data set, weights or data that are not here.
     """
-    cfg = of_profile(dataset, profile)
+    cfg = method.of_profile(dataset, profile)
     training = replace(cfg.training, start=None) if scratch else cfg.training
     local = os.environ.get("LOCAL_RANK")
     device = pick(f"cuda:{local}" if local and torch.cuda.is_available() else None)
@@ -75,9 +75,9 @@ def generate(
     if (dataset is None) == (weights is None):
         raise UserError("give a data set or --weights, one of the two")
     if weights:
-        cfg, model = Config(), uvit.load(weights)
+        cfg, model = method.Config(), uvit.load(weights)
     else:
-        cfg = of_profile(dataset, profile)
+        cfg = method.of_profile(dataset, profile)
         found = uvit.place(data.load(dataset)[0], cfg.training, cfg.training_seed)
         if not found.file.exists():
             train_it = f"distill uvit train {dataset} --profile {profile}"

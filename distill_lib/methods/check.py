@@ -20,7 +20,7 @@ import torch
 
 from ..core.errors import TimeUp, UserError
 from ..core.loop import Loop
-from ..core.settings import as_dict, build
+from ..core.settings import as_dict, from_dict
 from ..data import ImageSet
 from .contract import OPTIONAL, REQUIRED, Method
 
@@ -80,9 +80,9 @@ def settings_are_checked_and_survive_a_record(trial: Trial) -> None:
     for cfg in (trial.method.paper_config(trial.real.facts.name, 1), trial.cfg):
         kind = type(cfg)
         _must(kind is trial.method.Config, f"paper_config gives a {kind.__name__}; it must give the method's Config")
-        _must(build(kind, as_dict(cfg)) == cfg, f"{cfg} is another one when it is read back from {as_dict(cfg)}")
+        _must(from_dict(kind, as_dict(cfg)) == cfg, f"{cfg} is another one when it is read back from {as_dict(cfg)}")
         try:
-            build(kind, {**as_dict(cfg), "misspelt": 3})
+            from_dict(kind, {**as_dict(cfg), "misspelt": 3})
         except UserError:
             pass
         else:

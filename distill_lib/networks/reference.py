@@ -88,12 +88,12 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
     Raises: TimeUp: the loop's deadline passed (the state is saved where the loop has a folder).
     """
     loop = loop or Loop()
-    file = artefact(real, cfg, seed)
+    file = weights_file(real, cfg, seed)
     with store.once(file, "feature network", loop, real.device) as missing:
         return _train(file, real, cfg, seed, loop) if missing else _read(file, real, cfg)
 
 
-def artefact(real: ImageSet, cfg: Training, seed: int) -> Path:
+def weights_file(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
     key = {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}
     name = f"{cfg.network}-{real.facts.name}-{store.digest(key)}.safetensors"

@@ -25,7 +25,7 @@ from . import pages
 
 
 @dataclass(frozen=True)
-class Summary:
+class Reproduction:
     """What a run did: notebooks, cells computed and reused, wall seconds, peak memory of all processes, the book."""
 
     profile: str
@@ -49,7 +49,7 @@ def reproduce(
     parameters: dict[str, Any] | None = None,
     jobs: int | None = None,
     root: Path = paths.ROOT,
-) -> Summary:
+) -> Reproduction:
     """Run every notebook in a profile, build the book of that run, and print what was done.
 
     Args:
@@ -68,7 +68,7 @@ def reproduce(
         results = pages.run(chosen, profile, parameters, jobs, recorded=others, meanwhile=_import_sphinx)
         index = build(profile, root, ran=chosen)
     computed, reused = (sum(getattr(r, kind) for r in results) for kind in ("computed", "reused"))
-    summary = Summary(profile, len(results), computed, reused, time.monotonic() - start, peak[0], index)
+    summary = Reproduction(profile, len(results), computed, reused, time.monotonic() - start, peak[0], index)
     print(summary, flush=True)
     return summary
 

@@ -58,7 +58,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("distill_ran", [], "env", (list,))
     app.add_config_value("distill_repository", "", "env", (str,))  # address of a public copy of the code, if any
     app.add_source_parser(ExecutedParser, override=True)
-    app.add_role("src", Source())
+    app.add_role("src", SourceLink())
     app.connect("config-inited", _configure)
     app.connect("env-get-outdated", _outdated)
     app.connect("doctree-read", _check_outputs)
@@ -72,7 +72,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-class Source(SphinxRole):
+class SourceLink(SphinxRole):
     """{src}`distill_lib/methods/dm.py`: a link to code, in the public copy if there is one, else in the book."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:

@@ -13,7 +13,8 @@ from typing import Any
 from ..core import paths
 from ..core.errors import UserError
 from ..core.files import atomically
-from .record import Record, files, path, read, underfit
+from . import record as records_record
+from .record import Record, files, path, underfit
 
 
 def row(record: Record, profile: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def rows() -> tuple[list[dict[str, Any]], list[str]]:
     for profile in paths.RESULT_PROFILES:
         for file in files(profile):
             try:
-                record = read(file)
+                record = records_record.read(file)
                 if path(record.cell, profile) != file:
                     raise UserError(f"{file}: holds the record of another cell ({record.cell})")
                 found.append(row(record, profile))

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from ..core import paths
 from ..core.errors import UserError
 from ..core.files import write_json
-from ..core.settings import as_dict, build, settings
+from ..core.settings import as_dict, from_dict, settings
 from ..data import like
 
 FORMAT = 1
@@ -196,7 +196,7 @@ def read(file: Path) -> Record:
             "restore it or delete it to compute the cell again"
         )
     try:
-        record = Record(**{**body, "cell": build(Cell, body["cell"])})
+        record = Record(**{**body, "cell": from_dict(Cell, body["cell"])})
     except (TypeError, KeyError, UserError) as err:
         raise UserError(f"{file}: not a record ({err})") from None
     if problem := _problem(record):

@@ -109,7 +109,7 @@ def load_experiment(experiment: str) -> pd.DataFrame:
     return _frame(cells_of(experiment))
 
 
-def experiments(paper: str | None = None, attributed: bool = False) -> list[str]:
+def experiment_names(paper: str | None = None, attributed: bool = False) -> list[str]:
     """The papers' own tables and figures with numbers, or with `attributed` the collections of other papers'
     numbers."""
     kinds = ("attributed",) if attributed else ("table", "figure")
@@ -212,7 +212,7 @@ def notes(experiment: str) -> pd.DataFrame:
 
 def summary(paper: str) -> pd.DataFrame:
     """How many cells of each table the source prints, and how many it lost; index: experiment."""
-    names = experiments(paper)
+    names = experiment_names(paper)
     counts = [Counter(r["status"] for r in cells_of(n)) for n in names]
     kinds = [s for s in STATUSES if any(c[s] for c in counts)]
     index = pd.Index(names, name="experiment")

@@ -20,7 +20,7 @@ from ..evaluation.effects import WORDS
 from ..experiments.claims import Finding, findings
 from ..experiments.definition import Parameters
 from ..records import Record
-from .findings import Findings, mean
+from .findings import Findings, mean_pct
 
 PAPER_TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 
@@ -169,7 +169,7 @@ def arms(found: list[Finding]) -> pd.DataFrame:
                 "arm": str(arm),
                 "scale": str(f.claim.scale),
                 "sets": len(record.done),
-                "accuracy (%)": f"{mean(record):.1f}",
+                "accuracy (%)": f"{mean_pct(record):.1f}",
                 "training loss": f"{sum(loss) / len(loss):.3f}" if loss else "not kept",
                 "generator recognised (%)": recognised(record),
                 "seconds a repeat": f"{sum(record.seconds.values()) / len(record.done):.0f}",

@@ -16,7 +16,7 @@ from statistics import median
 from .. import experiments, records
 from ..core import store
 from ..core.errors import unknown
-from ..core.settings import build, replace
+from ..core.settings import from_dict, replace
 from ..data import DATASETS, Dataset, sized
 from ..evaluation import statistics
 from ..evaluation.protocols import Protocol
@@ -98,7 +98,7 @@ def not_trained(name: str, profile: str = "small") -> str:
 
 
 # --- one record, two records ------------------------------------------------------------------------------------------
-def mean(record: Record) -> float:
+def mean_pct(record: Record) -> float:
     return statistics.mean(record.test_accuracy_pct)
 
 
@@ -112,7 +112,7 @@ def classes(record: Record) -> int:
 
 def deviation(record: Record) -> float:
     """In points, the larger of the deviation over networks and the standard error of an accuracy on so many images."""
-    share, tested = mean(record) / 100, record.key.get("tested")
+    share, tested = mean_pct(record) / 100, record.key.get("tested")
     images = tested * classes(record) if tested else dataset(record).counts["test"]
     return max(statistics.std(record.test_accuracy_pct), 100 * math.sqrt(share * (1 - share) / images))
 
@@ -121,7 +121,7 @@ def verdict(record: Record, other: Record) -> str:
     """Whether a mean is "above" or "below" another outside the spread, or "inside" it; "no spread" with one network."""
     if min(len(record.test_accuracy_pct), len(other.test_accuracy_pct)) < 2:
         return "no spread"
-    difference = mean(record) - mean(other)
+    difference = mean_pct(record) - mean_pct(other)
     if abs(difference) <= 2 * max(deviation(record), deviation(other)):
         return "inside"
     return "above" if difference > 0 else "below"
@@ -129,7 +129,7 @@ def verdict(record: Record, other: Record) -> str:
 
 def versus(name: str, record: Record, other_name: str, other: Record) -> str:
     """'SKD is 2.8 points below CGAN, outside the spread'."""
-    difference, found = mean(record) - mean(other), verdict(record, other)
+    difference, found = mean_pct(record) - mean_pct(other), verdict(record, other)
     side = "above" if difference > 0 else "below"
     how = {"inside": "inside the spread", "no spread": "of one network, which has no spread"}
     return f"{name} is {abs(difference):.1f} points {side} {other_name}, {how.get(found, 'outside the spread')}"
@@ -145,7 +145,7 @@ def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: 
 
 def rule(record: Record, budget: bool = True) -> tuple[Protocol, int, int]:
     """A record's protocol, with or without its budget; images per class and images of the set that it is applied to."""
-    made, ipc, images = build(Protocol, record.key["protocol"]), record.cell.ipc, record.cell.ipc * classes(record)
+    made, ipc, images = from_dict(Protocol, record.key["protocol"]), record.cell.ipc, record.cell.ipc * classes(record)
     made = made.settled(dataset(record).name, record.key["network"], ipc, classes(record))
     return made if budget else replace(made, budget=None), ipc, images
 
@@ -175,7 +175,7 @@ def signed(points: float) -> str:
 
 def ranking(rows: dict[str, Record]) -> str:
     """'CGAN 72.6, DiM 70.7': best first, in percent."""
-    return ", ".join(f"{name} {mean(r):.1f}" for name, r in sorted(rows.items(), key=lambda row: -mean(row[1])))
+    return ", ".join(f"{name} {mean_pct(r):.1f}" for name, r in sorted(rows.items(), key=lambda row: -mean_pct(row[1])))
 
 
 def guessing(record: Record) -> str:
@@ -297,7 +297,7 @@ def skd(table1: Found, table2: Found, ablations: Found) -> list[str]:
         out.append(f"{tally('SKD', other, pairs, 'measured settings')} The paper prints it above in {wins} of them.")
     for (name, ipc), rows in sampled.items():
         this, every = rows["SKD"], groups[name, ipc].values()
-        ranks = [1 + sum(value(r) > value(this) for r in every) for value in (mean, _print_of)]
+        ranks = [1 + sum(value(r) > value(this) for r in every) for value in (mean_pct, _print_of)]
         out.append(
             f"{name}, {images_per_class(ipc)}, `{this.key['protocol']['name']}`: {ranking(rows)}. "
             f"{order({m: rows[m] for m in ('CGAN', 'DiM', 'SKD')})} {versus('SKD', this, 'CGAN', rows['CGAN'])}; "
@@ -329,14 +329,14 @@ def skd_first(table1: Found, table2: Found, ablations: Found) -> str:
     if not groups:
         return ""
     (name, ipc), rows = max(groups.items(), key=lambda group: group[0][1])
-    best = max(rows, key=lambda row: mean(rows[row]))
-    place, at = (1 + sum(value(r) > value(rows["SKD"]) for r in rows.values()) for value in (mean, _print_of))
-    costs = [mean(r) for r in (columns(table1, "dim_fixed").get((name, ipc), {}).get("SKD"),) if r]
+    best = max(rows, key=lambda row: mean_pct(rows[row]))
+    place, at = (1 + sum(value(r) > value(rows["SKD"]) for r in rows.values()) for value in (mean_pct, _print_of))
+    costs = [mean_pct(r) for r in (columns(table1, "dim_fixed").get((name, ipc), {}).get("SKD"),) if r]
     fixed_set = "".join(f" Networks trained on one fixed set of its images reach {value:.1f} %." for value in costs)
     return (
-        f"{name}, {images_per_class(ipc)}: {best} reaches {mean(rows[best]):.1f} %, random real images "
-        f"{mean(rows['Random']):.1f} % and SKD {mean(rows['SKD']):.1f} %. SKD is number {place} of {len(rows)} rows "
-        f"here and number {at} in print.{fixed_set}"
+        f"{name}, {images_per_class(ipc)}: {best} reaches {mean_pct(rows[best]):.1f} %, random real images "
+        f"{mean_pct(rows['Random']):.1f} % and SKD {mean_pct(rows['SKD']):.1f} %. SKD is number {place} of {len(rows)} "
+        f"rows here and number {at} in print.{fixed_set}"
     )
 
 
@@ -346,7 +346,7 @@ def _print_of(record: Record) -> float:
 
 def order(rows: dict[str, Record]) -> str:
     """How the order of rows by accuracy stands to the printed order, in a sentence."""
-    ours = sorted(rows, key=lambda name: -mean(rows[name]))
+    ours = sorted(rows, key=lambda name: -mean_pct(rows[name]))
     theirs = sorted(rows, key=lambda name: -printed(rows[name].cell))
     if ours == theirs:
         return f"The order, {' above '.join(ours)}, is the printed one."
@@ -360,7 +360,9 @@ def fixed(table1: Found) -> list[str]:
     costs: dict[int, list[float]] = {}
     for column, rows in once.items():
         both = fresh.get(column, {})
-        costs.setdefault(column[1], []).extend(mean(both[name]) - mean(r) for name, r in rows.items() if name in both)
+        costs.setdefault(column[1], []).extend(
+            mean_pct(both[name]) - mean_pct(r) for name, r in rows.items() if name in both
+        )
     return [
         "One fixed set (`dim_fixed`) instead of fresh images in every epoch (`dim`) costs the generators "
         f"{span(lost)} points at {images_per_class(ipc)}."
@@ -373,7 +375,7 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
     """Ours minus the printed mean, row by row."""
     gaps: dict[str, list[float]] = {}
     for name, r in (row for rows in groups.values() for row in rows.items() if row[1].cell.ipc):
-        gaps.setdefault(name, []).append(mean(r) - printed(r.cell))
+        gaps.setdefault(name, []).append(mean_pct(r) - printed(r.cell))
     middle = {name: median(values) for name, values in gaps.items()}
     text = ", ".join(f"{name} {signed(middle[name])}" for name in sorted(middle, key=lambda name: -middle[name]))
     said = f"Ours minus print, the median over the measured settings of a row, in points: {text}. "
@@ -389,7 +391,7 @@ def augmented(table1: Found) -> list[str]:
         for name, r in rows.items()
         if name in plain.get(column, {})
     }
-    texts = "; ".join(f"{name} {signed(mean(a) - mean(b))}" for name, (a, b) in pairs.items())
+    texts = "; ".join(f"{name} {signed(mean_pct(a) - mean_pct(b))}" for name, (a, b) in pairs.items())
     said = f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {texts}. "
     return [said + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))] if pairs else []
 
@@ -409,12 +411,12 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     ceilings = {n: (rows["Full data"], rows["Random"]) for n, rows in both.items()}
     if ceilings:
         above, below = next(iter(ceilings.values()))
-        texts = [f"{n} {mean(full):.1f} % ({printed(random.cell):.1f} %)" for n, (full, random) in ceilings.items()]
+        texts = [f"{n} {mean_pct(full):.1f} % ({printed(random.cell):.1f} %)" for n, (full, random) in ceilings.items()]
         out.append(
             f"On all images (`{above.key['protocol']['name']}`), and in brackets what the paper prints for random "
             f"images, {images_per_class(below.cell.ipc)}: {', '.join(texts)}."
         )
-        if all(mean(full) < printed(random.cell) for full, random in ceilings.values()):
+        if all(mean_pct(full) < printed(random.cell) for full, random in ceilings.values()):
             out.append("So the budget limits these rows, and not the sets: their order says nothing about the methods.")
     for other in ("Minimax", "Random"):
         pairs = [(rows["DGS"], rows[other]) for rows in nets.values() if {"DGS", other} <= rows.keys()]
@@ -440,7 +442,7 @@ def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str
     if not rows:
         return ""
     random = {cell: r for cell, r in rows.items() if cell.method == "Random"}
-    parts = [f"{mean(r):.1f} % ({r.key['dataset']}, {cell.network})" for cell, r in random.items()]
+    parts = [f"{mean_pct(r):.1f} % ({r.key['dataset']}, {cell.network})" for cell, r in random.items()]
     many, chance = next(iter(rows)).ipc, guessing(next(iter(rows.values())))
     said = f"Networks trained on random real images, {many} per class, reach {' and '.join(parts)}, {chance}."
     said = said if parts else "Random real images have not been measured."
@@ -481,7 +483,7 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
     plain = {cell: replace(cell, method="GLaD") for cell in tables if cell.method == "SLFD"}
     pairs = [(tables[cell], tables[other]) for cell, other in plain.items() if other in tables]
     if pairs:
-        gap = max((mean(a) - mean(b) for a, b in pairs), key=abs)
+        gap = max((mean_pct(a) - mean_pct(b) for a, b in pairs), key=abs)
         out.append(f"{tally('SLFD', 'GLaD', pairs)} The largest difference is {signed(gap)} points.")
     pixels = {(c.dataset, c.network, matching(c)): r for c, r in table1.items() if "space=pixel" in c.variant}
     latents = {(c.dataset, c.network, matching(c)): r for c, r in table1.items() if c.method == "GLaD"}
@@ -492,14 +494,15 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
         others = [r for v, r in rows.items() if not v.startswith("GLaD") and v.startswith("DM") == (match == "DM")]
         if control in rows and others:
             out.append(
-                f"Ablations with {match}: GLaD {mean(rows[control]):.1f} %, SLFD {span(map(mean, others))} % over "
-                f"{len(others)} readings. {tally('SLFD', 'GLaD', [(r, rows[control]) for r in others], 'readings')}"
+                f"Ablations with {match}: GLaD {mean_pct(rows[control]):.1f} %, SLFD {span(map(mean_pct, others))} % "
+                f"over {len(others)} readings. "
+                f"{tally('SLFD', 'GLaD', [(r, rows[control]) for r in others], 'readings')}"
             )
     if {"GLaD", "GLaD, DM"} <= rows.keys():
         out.append(f"Ablations: {versus('GLaD with DM', rows['GLaD, DM'], 'GLaD with DC', rows['GLaD'])}.")
     readings = {v: (r, rows["SLFD"]) for v, r in rows.items() if v.startswith("DM, ") and "SLFD" in rows}
     if readings:
-        gains = ", ".join(f"*{v[4:]}* {signed(mean(a) - mean(b))}" for v, (a, b) in readings.items())
+        gains = ", ".join(f"*{v[4:]}* {signed(mean_pct(a) - mean_pct(b))}" for v, (a, b) in readings.items())
         out.append(
             f"Ablations: SLFD with DM minus SLFD with DC, by reading: {gains} points. "
             f"{tally('SLFD with DM', 'SLFD with DC', list(readings.values()), 'readings')}"
@@ -518,8 +521,8 @@ def slfd_first(table1: Found, table4: Found, table5: Found, table7: Found, ablat
         return ""
     control = rows["GLaD"]
     return (
-        f"{control.key['dataset']}, one image per class: networks reach {mean(control):.1f} % on GLaD's images and "
-        f"{span(map(mean, others))} % on those of {len(others)} readings of SLFD, {guessing(control)}. "
+        f"{control.key['dataset']}, one image per class: networks reach {mean_pct(control):.1f} % on GLaD's images and "
+        f"{span(map(mean_pct, others))} % on those of {len(others)} readings of SLFD, {guessing(control)}. "
         f"{tally('SLFD', 'GLaD', [(r, control) for r in others], 'readings')}"
     )
 
@@ -537,11 +540,11 @@ def uvit(table2: Found, budget: Found) -> list[str]:
             f"{cell.dataset}: a classifier of real images recognises {m['recognised_pct'][0]:.0f} % of "
             f"{m['images'][0]:,} "
             + (f"samples, and {distance} is {m[distance][0]:.1f}" if distance else "samples")
-            + f". A ConvNet trained on them reaches {mean(r):.1f} %."
+            + f". A ConvNet trained on them reaches {mean_pct(r):.1f} %."
         )
     for name in dict.fromkeys(cell.dataset for cell in budget):
         cells = {cell: r for cell, r in budget.items() if cell.dataset == name}
-        some = [(cell.variant, r.metrics["images"][0], mean(r)) for cell, r in cells.items() if cell.variant]
+        some = [(cell.variant, r.metrics["images"][0], mean_pct(r)) for cell, r in cells.items() if cell.variant]
         timed = [f"{seconds}: {images:,} images, {accuracy:.1f} %" for seconds, images, accuracy in some]
         out += [f"{name}, accuracy of a ConvNet by seconds of generation: {'; '.join(timed)}."] if timed else []
         real = {cell.ipc: r for cell, r in cells.items() if cell.method == "Random"}
@@ -565,8 +568,9 @@ def uvit(table2: Found, budget: Found) -> list[str]:
 def uvit_first(table2: Found, budget: Found) -> str:
     """How good samples are, and what a ConvNet trained on them reaches."""
     parts = [
-        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches {mean(r):.1f} %, "
-        f"and a classifier of real images recognises {r.metrics['recognised_pct'][0]:.0f} % of them"
+        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches "
+        f"{mean_pct(r):.1f} %, and a classifier of real images recognises "
+        f"{r.metrics['recognised_pct'][0]:.0f} % of them"
         for cell, r in table2.items()
     ]
     known = {cell.dataset for cell in table2} & {"CIFAR100", "TinyImageNet"}

@@ -56,7 +56,7 @@ def rows(paper: str | None = None) -> pd.DataFrame:
         record, see `html.Shown`.
     Raises: UserError: unknown paper; a damaged file of reported numbers or record.
     """
-    names = [name for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)]
+    names = reported.experiment_names(paper)
     return pd.DataFrame([line for name in names for line in _lines(name)])
 
 
@@ -219,14 +219,12 @@ def _free(dataset: str) -> bool:
 # --- counting ---------------------------------------------------------------------------------------------------------
 def counts(paper: str | None = None) -> dict[str, Counter[str]]:
     """`counts_of` every table and figure, in the papers' order."""
-    return {
-        name: counts_of(name) for one in ([paper] if paper else reported.PAPERS) for name in reported.experiments(one)
-    }
+    return {name: counts_of(name) for name in reported.experiment_names(paper)}
 
 
 def counts_of(name: str) -> Counter[str]:
     """How many cells that a table or figure prints have which status; none for one without numbers."""
-    known = name in reported.experiments(name.split("/")[0])
+    known = name in reported.experiment_names(name.split("/")[0])
     return Counter(line["status"] for line in _lines(name)) if known else Counter()
 
 
@@ -315,7 +313,7 @@ def differences(name: str, profile: str) -> pd.DataFrame:
 def maps(profile: str) -> dict[str, pd.DataFrame]:
     """`differences` of every table that has at least one pair, in the order of the papers."""
     out = {}
-    for name in reported.experiments():
+    for name in reported.experiment_names():
         cells = _cells(name).values()
         if any(records.path(cell, profile).exists() for cell in cells) and (
             found := differences(name, profile)

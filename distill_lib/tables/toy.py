@@ -42,7 +42,7 @@ def points(n: int = 300, seed: int = 0) -> ImageSet:
     return ImageSet(place[:, :, None, None].contiguous(), label, facts)
 
 
-def distilled(method: str, real: ImageSet, seed: int = 0, **options: Any) -> ImageSet:
+def distilled_points(method: str, real: ImageSet, seed: int = 0, **options: Any) -> ImageSet:
     """`real` distilled into `EACH` points per class.
 
     Args:
@@ -64,4 +64,4 @@ def _with(config: Any, options: dict[str, Any]) -> Any:
 def side_by_side(*methods: str, seed: int = 0, **options: Any) -> dict[str, tuple[ImageSet, ImageSet]]:
     """Real and synthetic points by method, for `figures.moons`."""
     real = points(seed=seed)
-    return {method: (real, distilled(method, real, seed, **options)) for method in methods or KINDS}
+    return {method: (real, distilled_points(method, real, seed, **options)) for method in methods or KINDS}

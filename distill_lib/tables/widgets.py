@@ -181,7 +181,9 @@ def film(shown: dict[tuple[str, str], ImageSet]) -> Html:
     return Html(markup, "\n".join(" ".join(key) for key in shown) or "not run")
 
 
-def moments(shown: dict[tuple[str, str], ImageSet], shares: tuple[int, ...] = (0, 5, 10, 25, 50, 100)) -> pd.DataFrame:
+def timelapse_accuracies(
+    shown: dict[tuple[str, str], ImageSet], shares: tuple[int, ...] = (0, 5, 10, 25, 50, 100)
+) -> pd.DataFrame:
     """The accuracies of a time-lapse: a row per data set and method, a column per share of its steps (in percent), each
     that of the moment nearest to it."""
     rows = []

@@ -8,7 +8,7 @@ from ...core.settings import replace
 from ...methods import METHODS
 from ...methods.dgs import Scoring
 from ...networks.reference import Training
-from ..claims import Arm, Claim, Scale, against, experiment, more_than
+from ..claims import Arm, Claim, Scale, against, experiment_of, more_than
 from ..definition import changed
 from .claims_skd import WIDE
 
@@ -157,4 +157,4 @@ CLAIMS = [
         for how, seen, scorer in (("", "seen", ""), (" for a held-out scorer", "not seen", ", held-out scorer"))
     ),
 ]
-EXPERIMENTS = [experiment("dgs/claims", "DGS, claims", CLAIMS)]
+EXPERIMENTS = [experiment_of("dgs/claims", "DGS, claims", CLAIMS)]

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.settings import replace
 from ...generators.cgan import GAN
 from ...methods import METHODS
-from ..claims import Arm, Claim, Scale, against, experiment
+from ..claims import Arm, Claim, Scale, against, experiment_of
 
 # Stage 1, one GAN per data set for all arms and repeats: 6,400 steps of 32 images, four times as wide as smoke's and a
 # sixth as wide as the paper's; trained until a classifier of real images recognises no more of its samples.
@@ -135,4 +135,4 @@ CLAIMS = [
     *_claims("CIFAR10", 10, ["SKD over DiM", "standardised logits", "matching over training on"], FEWER),
     *(claim for dataset, ipc in FAIR for claim in _claims(dataset, ipc, ["steadier over networks"], delta=0.2)),
 ]
-EXPERIMENTS = [experiment("skd/claims", "SKD, claims", CLAIMS)]
+EXPERIMENTS = [experiment_of("skd/claims", "SKD, claims", CLAIMS)]

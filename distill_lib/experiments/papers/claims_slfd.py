@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.settings import replace
 from ...methods import METHODS
-from ..claims import Arm, Claim, Scale, Watched, against, experiment
+from ..claims import Arm, Claim, Scale, Watched, against, experiment_of
 from ..definition import changed
 
 DATASET, NETWORK, LOST = "CIFAR10", "ConvNetW32", "lost in the source"
@@ -118,4 +118,4 @@ def _claims() -> list[Claim]:
 
 
 CLAIMS = _claims()
-EXPERIMENTS = [experiment("slfd/claims", "SLFD, claims", CLAIMS)]
+EXPERIMENTS = [experiment_of("slfd/claims", "SLFD, claims", CLAIMS)]

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.settings import replace
 from ...evaluation.metrics.generative import Scores
 from ...methods import METHODS
-from ..claims import Arm, Claim, Scale, Watched, against, experiment, more_than
+from ..claims import Arm, Claim, Scale, Watched, against, experiment_of, more_than
 
 DATASET, NETWORK = "FashionMNIST", "ConvNetW32"
 # Sets of all sizes are trained on for as many optimiser steps.
@@ -115,4 +115,4 @@ CLAIMS = [
         for few, many in ((5, 10), (10, 20), (20, 50))
     ),
 ]
-EXPERIMENTS = [experiment("uvit/claims", "U-ViT, claims", CLAIMS)]
+EXPERIMENTS = [experiment_of("uvit/claims", "U-ViT, claims", CLAIMS)]

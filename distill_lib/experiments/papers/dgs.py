@@ -7,7 +7,7 @@ from typing import Any
 from ...core.settings import Count, replace
 from ...methods import METHODS
 from ...records import Cell
-from ..definition import COLOUR, Experiment, Numbers, Parameters, Skip, Task, at_budget, changed, grid, names_of, page
+from ..definition import COLOUR, Experiment, Numbers, Parameters, Skip, Task, at_budget, changed, cross, names_of, page
 
 TABLE1, TABLE2 = "dgs/table1_imagewoof", "dgs/table2_subsets"
 TABLE3, TABLE4 = "dgs/table3_distributions", "dgs/table4_pool_size"
@@ -113,7 +113,7 @@ class Table2Parameters(Parameters):
 
 def table2_cells(params: Table2Parameters) -> list[Cell]:
     axes = {"method": params.methods, "dataset": params.datasets, "ipc": params.ipcs}
-    return grid(TABLE2, **axes, network="ResNetAP-10", protocol=PROTOCOL)
+    return cross(TABLE2, **axes, network="ResNetAP-10", protocol=PROTOCOL)
 
 
 def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -133,7 +133,7 @@ TOO_CLOSE = (
 
 def _varied(table: str, variants: list[str], ipcs: list[int]) -> list[Cell]:
     axes = {"variant": variants, "ipc": ipcs, "method": "DGS", "dataset": "ImageWoof"}
-    return grid(table, **axes, network="ResNetAP-10", protocol=PROTOCOL)
+    return cross(table, **axes, network="ResNetAP-10", protocol=PROTOCOL)
 
 
 def _own_setting(cell: Cell, params: Parameters, field: str, value: Any) -> Task | Skip:

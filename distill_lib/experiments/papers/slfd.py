@@ -10,7 +10,7 @@ from ...generators.prior import Prior
 from ...methods import METHODS
 from ...methods.common.latents import SMALL
 from ...records import Cell
-from ..definition import COLOUR, Experiment, Parameters, Skip, Task, at_budget, changed, grid, names_of, page
+from ..definition import COLOUR, Experiment, Parameters, Skip, Task, at_budget, changed, cross, names_of, page
 
 TABLE1, TABLE2, TABLE3 = "slfd/table1_imagenet_subsets", "slfd/table2_highres", "slfd/table3_merged"
 TABLE4, TABLE5, TABLE6 = "slfd/table4_cifar10", "slfd/table5_pathmnist", "slfd/table6_uvit"
@@ -141,7 +141,7 @@ def table1_cells(params: Table1Parameters) -> list[Cell]:
     cells = []
     for method, match, space in map(ROWS1.get, params.rows):
         axes = {"network": [MEAN] if match == "MTT" else [MEAN, "ConvNet"], "dataset": params.datasets}
-        cells += grid(TABLE1, **axes, method=method, ipc=1, protocol="glad", variant=f"match={match}, space={space}")
+        cells += cross(TABLE1, **axes, method=method, ipc=1, protocol="glad", variant=f"match={match}, space={space}")
     return cells
 
 
@@ -167,7 +167,7 @@ class LetterParameters(Parameters):
 
 def table2_cells(params: LetterParameters) -> list[Cell]:
     axes = {"method": ["GLaD", "SLFD"], "dataset": params.datasets}
-    return grid(TABLE2, **axes, ipc=1, network=MEAN, protocol="glad", variant="resolution=256")
+    return cross(TABLE2, **axes, ipc=1, network=MEAN, protocol="glad", variant="resolution=256")
 
 
 def table2_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -262,7 +262,7 @@ def table5_task(cell: Cell, params: Parameters) -> Task | Skip:
 # --- Tables 6 and 7 -------------------------------------------------------------------------------
 def table6_cells(params: LetterParameters) -> list[Cell]:
     axes = {"variant": ["generator=GAN", "generator=UViT"], "method": ["GLaD", "SLFD"], "dataset": params.datasets}
-    return grid(TABLE6, **axes, ipc=1, network=MEAN, protocol="glad")
+    return cross(TABLE6, **axes, ipc=1, network=MEAN, protocol="glad")
 
 
 def table6_task(cell: Cell, params: Parameters) -> Task | Skip:

@@ -10,8 +10,8 @@ from ...evaluation.metrics.generative import Scores
 from ...generators.uvit import ARCHITECTURES, parameter_count
 from ...methods import METHODS
 from ...records import Cell
-from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, grid, names_of, page
-from ..sample_scores import Quality, measure
+from ..definition import STAND_INS, Experiment, Numbers, Parameters, Skip, Task, at_budget, cross, names_of, page
+from ..sample_scores import Quality, score_samples
 
 TABLE1, TABLE2 = "uvit/table1_configurations", "uvit/table2_fid"
 FIGURE1, FIGURE2, FIGURE4 = "uvit/figure1_overview", "uvit/figure2_architecture", "uvit/figure4_leaderboard"
@@ -98,11 +98,11 @@ class BudgetParameters(_Rows):
 
 
 def budget_cells(params: BudgetParameters) -> list[Cell]:
-    cells = grid(BUDGET, dataset=params.datasets, method=params.methods, ipc=params.ipcs, protocol=STEPS)
+    cells = cross(BUDGET, dataset=params.datasets, method=params.methods, ipc=params.ipcs, protocol=STEPS)
     if METHOD not in params.methods:
         return cells
     times = [f"{seconds} s" for seconds in params.seconds]
-    return cells + grid(BUDGET, dataset=params.datasets, variant=times, method=METHOD, protocol=STEPS)
+    return cells + cross(BUDGET, dataset=params.datasets, variant=times, method=METHOD, protocol=STEPS)
 
 
 def budget_task(cell: Cell, params: Parameters) -> Task | Skip:
@@ -172,7 +172,7 @@ _FID = Experiment(
     table2_cells,
     table2_task,
     printed=lambda cell: False,
-    measure=measure,
+    measure=score_samples,
     counted=counted,
 )
 _BUDGET = Experiment(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...core.device import chunked, send
 from ...core.errors import UserError
-from ...core.settings import build, settings
+from ...core.settings import from_dict, settings
 from ...data import ImageSet
 
 DRAWN_MB = 32  # of a layer's maps on a CPU, which convolutions copy several times
@@ -64,7 +64,7 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps).permute(0, 3, 1, 2)
 
 
-class Network(nn.Module):
+class MixedPrecisionNetwork(nn.Module):
     """A network whose multiplications may be in bfloat16; weights, inputs and outputs are float32.
 
     On a core with AVX-512 and its bfloat16, a step of both networks takes 0.7 of its time in float32 at width 32, 0.6
@@ -83,7 +83,7 @@ class Network(nn.Module):
         return maps.contiguous(memory_format=torch.channels_last) if self.precision == "bfloat16" else maps
 
 
-class Generator(Network):
+class Generator(MixedPrecisionNetwork):
     """Noise and labels -> images.
 
     A linear layer to 4 x 4, then transposed convolutions that double the side, three 3x3 convolutions after the first
@@ -137,7 +137,7 @@ class Generator(Network):
         return images
 
 
-class Discriminator(Network):
+class Discriminator(MixedPrecisionNetwork):
     """Images -> a score and class logits: eight 3x3 convolutions, each with layer norm over all channels and pixels and
     LeakyReLU (0.01), then 4x4 max pooling and two linear heads. At 28 and 32 pixels the strides are 1, 2, 1, 2, 1, 1,
     1, 2."""
@@ -184,4 +184,4 @@ def normalised(images: Tensor, like: ImageSet) -> Tensor:
 def rebuild(architecture: dict[str, Any]) -> Generator:
     """A generator for weights read from a file."""
     with torch.random.fork_rng(devices=[]):
-        return Generator(build(Architecture, architecture))
+        return Generator(from_dict(Architecture, architecture))

@@ -27,7 +27,7 @@ from ...core.errors import UserError
 from ...core.files import read_tensors, undamaged, write_json, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import as_dict, build
+from ...core.settings import as_dict, from_dict
 from ...data import ImageSet
 from ..diffusion.discrete import Schedule
 from ..training import follow, kept_in, lr_share, set_lr
@@ -192,6 +192,6 @@ def _read(file: Path) -> tuple[DiT, Tensor, Tensor]:
     """A network that was trained here, and mean and deviation of its latents."""
     with undamaged(file, "delete it to train the DiT again"):
         saved, about = read_tensors(file)
-        network = DiT(build(DiTArchitecture, json.loads(about["architecture"])))
+        network = DiT(from_dict(DiTArchitecture, json.loads(about["architecture"])))
         network.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
         return network, saved["latent_mean"], saved["latent_std"]

@@ -20,7 +20,7 @@ from ...core.files import undamaged, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...data import ImageSet
-from ..diffusion.continuous import sample
+from ..diffusion import continuous
 from .network import UViT
 from .training import fast
 
@@ -104,7 +104,7 @@ def _drawing(model: UViT, network: Callable[..., Tensor], steps: int, sampler: s
         def eps(x: Tensor, t: float) -> Tensor:
             return network(x, torch.full((n,), 999 * t, device=model.device), labels)
 
-        return to_uint8(sample(sampler, eps, noise(), steps, noise))
+        return to_uint8(continuous.sample(sampler, eps, noise(), steps, noise))
 
     return draw
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ...core import store, weights
+from ...core import store
 from ...core.batches import Batches
 from ...core.device import compiled, send
 from ...core.errors import UserError
@@ -34,12 +34,14 @@ from ...core.files import write_json
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
+from ...core.weights import need_file
 from ...data import ImageSet
 from ..diffusion.continuous import VP
 from ..training import follow, kept_in, look_steps, lr_share, set_lr
 from ..transformer import sinusoids
+from . import weights
 from .network import UViT, UViTArchitecture
-from .weights import from_state, load, read, save, surgery
+from .weights import from_state, save, surgery
 
 VERSION = 1  # of what training makes: part of the key
 PIECE_MB = 8192  # of activations
@@ -141,7 +143,7 @@ def initial(real: ImageSet, cfg: UViTTraining, seed: int) -> UViT:
                 raise UserError(f"U-ViT: positions from sinusoids need a width that four divides, not {arch.width}")
             model.pos_embed.data[0, arch.extras :] = sinusoids(arch.image_size // arch.patch, arch.width)
         return model
-    state, given = read(_published(cfg.start))
+    state, given = weights.read(_published(cfg.start))
     if replace(given, num_classes=arch.num_classes, no_label=arch.no_label) != arch:
         raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {arch}")
     return from_state(surgery(state, arch.labels, rng), arch, cfg.checkpointing)
@@ -149,7 +151,7 @@ def initial(real: ImageSet, cfg: UViTTraining, seed: int) -> UViT:
 
 def _published(start: str) -> Path:
     """The file of the weights to start from. Raises: UserError: saying where it could lie."""
-    return weights.need_file(start, f"U-ViT ({start})", instead="; or train from random weights with start=None")
+    return need_file(start, f"U-ViT ({start})", instead="; or train from random weights with start=None")
 
 
 @dataclass
@@ -344,7 +346,7 @@ class TrainedUViT:
         """The averaged weights at the end, or at a look. Raises: UserError: no such look, or a damaged file."""
         if step is not None and step not in self.steps:
             raise UserError(f"{self.folder}: no weights of step {step}; there are {', '.join(map(str, self.steps))}")
-        return load(self.file if step is None else self.folder / f"step{step}.safetensors")
+        return weights.load(self.file if step is None else self.folder / f"step{step}.safetensors")
 
     @property
     def steps(self) -> list[int]:

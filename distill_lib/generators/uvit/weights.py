@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...core import weights
 from ...core.errors import UserError
 from ...core.files import write_tensors
-from ...core.settings import as_dict, build
+from ...core.settings import as_dict, from_dict
 from .network import UViT, UViTArchitecture
 
 
@@ -29,7 +29,7 @@ def read(file: str | Path) -> tuple[dict[str, Tensor], UViTArchitecture]:
         works = "give the averaged weights of a U-ViT, such as nnet_ema.pth"
         raise UserError(f"{file}: not a plain dictionary of tensors; {works}")
     said = about.get("architecture")
-    return state, build(UViTArchitecture, json.loads(said)) if said else architecture_of(state, str(file))
+    return state, from_dict(UViTArchitecture, json.loads(said)) if said else architecture_of(state, str(file))
 
 
 def architecture_of(state: dict[str, Tensor], name: str = "weights") -> UViTArchitecture:
