@@ -223,6 +223,22 @@ def test_slurm_that_takes_no_job_says_why_in_a_line(script, says, sbatch, monkey
     assert "_submit_job" not in capfd.readouterr().err  # no traceback of the submission
 
 
+def test_a_refusal_is_told_though_the_cluster_fails_to_close(sbatch, monkeypatch):
+    from distributed.deploy.cluster import Cluster
+
+    closed = Cluster.__exit__
+
+    def fails(self, *error):
+        closed(self, *error)
+        raise AssertionError("Status.running")
+
+    sbatch("exit 1")
+    monkeypatch.setattr(Cluster, "__exit__", fails)
+    params, cells = chosen(protocol="vico_dsa")
+    with pytest.raises(UserError, match="sbatch refused a job: it failed without a word"):
+        cluster.run(NAME, params, cells, scheduler="slurm", time_limit=30, say=lambda line: None)
+
+
 def test_a_job_that_waits_in_the_queue_is_spoken_of_until_the_time_is_up(sbatch, monkeypatch):
     sbatch("echo 'Submitted batch job 42'")
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)

@@ -173,9 +173,14 @@ def connected(
                 return
         else:
             cluster = _local(LocalCluster, workers)
-        with cluster, Client(cluster) as client:
-            _first_worker(client, ends, say, refused)
-            yield client
+        try:
+            with cluster, Client(cluster) as client:
+                _first_worker(client, ends, say, refused)
+                yield client
+        except AssertionError:  # dask's, where the cluster closes while a job is being refused
+            if not refused:
+                raise
+            raise _refusal(refused) from None
 
 
 def _slurm(refused: list[str]) -> Any:
@@ -230,12 +235,16 @@ def _slurm(refused: list[str]) -> Any:
     return cluster
 
 
+def _refusal(refused: list[str]) -> UserError:
+    return UserError(f"sbatch refused a job: {refused[0]}")
+
+
 def _first_worker(client: Client, ends: float | None, say: Callable[[str], None], refused: list[str]) -> None:
     """Wait for the first worker, and say every minute that there is none yet."""
     start, told = time.monotonic(), PATIENCE
     while not client.nthreads():
         if refused:
-            raise UserError(f"sbatch refused a job: {refused[0]}")
+            raise _refusal(refused)
         if ends is not None and time.time() > ends:
             raise TimeUp("the time limit was reached before any worker had started")
         if (waited := time.monotonic() - start) > told:
