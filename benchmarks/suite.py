@@ -36,14 +36,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from distill_lib.core.device import describe, pick
+from distill_lib.core.device import describe, pick, processor
 from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks, provenance
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = sorted(f.stem for f in FOLDER.glob("*.py") if f.stem not in ("suite", "gpu_kit", "__main__"))
 BUSY = 0.1  # cores that other work may take
-FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16")  # of a processor, as torch.cpu names them
 LEAST = 3  # repeats before a budget may end a benchmark
 SETTLE = (
     0.2  # seconds before a turn: idle threads of PyTorch and OpenBLAS keep a processor busy for tens of milliseconds
@@ -374,12 +373,6 @@ def entry(
 def made_by(device: str, threads: int) -> dict[str, Any]:
     about = {k: v for k, v in provenance(device).items() if k != "python"}
     return about | {"threads": threads, "processor": processor()}
-
-
-def processor() -> dict[str, bool]:
-    """Which of the instructions that decide a processor's speed here it has."""
-    has = torch.cpu.get_capabilities()
-    return {name: bool(has.get(name, False)) for name in FEATURES}
 
 
 def busy_cores(seconds: float = 1.0) -> float:

@@ -42,6 +42,7 @@ Sets = Annotated[
     int | None,
     typer.Option(min=1, help="Distilled sets of each cell, from the first on; by default the profile's number."),
 ]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:0 or mps; by default the first CUDA device, else the CPU.")
 ]
@@ -284,9 +285,7 @@ def fill(
     cells: Cells = None,
     sets: Sets = None,
     time_limit: TimeLimit = "",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")
-    ] = None,
+    threads: Threads = None,
     device: Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
@@ -333,6 +332,38 @@ def fill(
     _write_index()
     if done["failed"]:
         raise UserError(f"{len(done['failed'])} cells failed: " + "; ".join(done["failed"]))
+
+
+@app.command()
+def recompute(
+    experiment: Annotated[str, typer.Argument(help="For example skd/table1_accuracy.")],
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "small",
+    parameter: Parameter = None,
+    cells: Cells = None,
+    sets: Annotated[
+        int | None, typer.Option(min=1, help="Sets of each cell; by default all that are recorded.")
+    ] = None,
+    time_limit: TimeLimit = "",
+    threads: Threads = None,
+    device: Device = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Add what was computed to the book's comparison.")] = False,
+) -> None:
+    """Compute recorded cells anew, with nothing reused, and print how far this machine's numbers are from the records.
+
+    Records are not changed. Exit status: 0 also where numbers differ; 2 wrong input, no record, other data; 3 the time
+    limit was reached, and the same command goes on.
+    """
+    limit = seconds(time_limit) if time_limit else None
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    from . import experiments as engine
+    from .experiments.recompute import recompute as compute_again
+
+    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
+    chosen = engine.select(engine.experiment(experiment).cells(params), cells)
+    found = compute_again(experiment, params, chosen, sets, keep, device=device, time_limit=limit)
+    same = sum(r.largest_difference == 0 for r in found)
+    print(f"{len(found)} cells computed again: {same} with the same accuracies, {len(found) - same} with others")
 
 
 @app.command("import")

@@ -283,9 +283,7 @@ def test_a_busy_machine_is_not_measured_unless_told_to(toy, monkeypatch):
     suite.main(["toy", "--threads", "1", "--busy-anyway"])
     about = benchmarks.reports()[0].entries["toy"]["made_by"]
     assert about["busy_cores"] == 0.2
-    assert about["processor"]["avx2"] == torch.cpu._is_avx2_supported() and set(about["processor"]) == set(
-        suite.FEATURES
-    )
+    assert ("avx2" in about["processor"]) == torch.cpu._is_avx2_supported()
 
 
 def test_the_load_of_others_is_measured():

@@ -114,6 +114,12 @@ def describe(device: torch.device | str) -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+def processor() -> list[str]:
+    """Which of the instructions that decide a processor's speed and rounding here it has."""
+    has = torch.cpu.get_capabilities()
+    return [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16") if has.get(name)]
+
+
 @functools.cache
 def can_compile() -> bool:
     """Whether torch.compile finds a C++ compiler; warns once if not. `DISTILL_COMPILE=0` turns compiling off."""

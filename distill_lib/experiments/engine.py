@@ -111,7 +111,7 @@ def _one(cell: Cell, params: Parameters, how: Run, say: Callable[[str], None], n
         return Status(cell, "failed", now.why, now.task)
     try:
         if now.state in ("recorded", "partial"):
-            if changed := _data_change(now):
+            if changed := data_change(now):
                 now = Status(cell, "stale", changed, now.task, now.record)
             elif now.state == "recorded":
                 return Status(cell, "reused", now.why, now.task, now.record)
@@ -134,7 +134,7 @@ def _one(cell: Cell, params: Parameters, how: Run, say: Callable[[str], None], n
     return Status(cell, "computed", "", now.task, record)
 
 
-def _data_change(now: Status) -> str:
+def data_change(now: Status) -> str:
     """How the data set at hand differs from the record's; "" if it is the same or not at hand."""
     stored = now.record.key.get("data_sha256")
     try:

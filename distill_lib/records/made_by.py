@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from ..core import paths
-from ..core.device import describe
+from ..core.device import describe, processor
 from ..core.measure import driver
 
 
 def provenance(device: Any) -> dict[str, Any]:
-    """Who measured: commit, locked requirements, device, driver, versions and time."""
+    """Who measured: commit, locked requirements, device, processor's instructions or driver, versions and time."""
     info = {
         **code_state(),
         **lock_state(),
@@ -28,6 +28,8 @@ def provenance(device: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    if torch.device(device).type == "cpu":
+        info["processor"] = processor()
     if torch.device(device).type == "cuda":
         rounding = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
         info |= {"cuda": torch.version.cuda, "driver": driver() or "not reported", "convolutions": rounding}

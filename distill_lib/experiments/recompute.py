@@ -1,0 +1,158 @@
+"""Recorded cells computed anew on this machine, with nothing reused, beside their records. Book page:
+book/scale_out.md"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from filelock import FileLock, Timeout
+
+from .. import records
+from ..core import paths
+from ..core.device import describe, pick, processor
+from ..core.errors import UserError
+from ..core.progress import Activity
+from ..evaluation import statistics
+from ..records import Cell, Record
+from . import compute, engine, state
+from .compute import Run
+from .definition import Parameters
+from .registry import experiment
+
+FOLDER = "recomputed"  # below the results: recomputed/<machine>/<paper>/<table>/<cell>.json
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A cell's record and the same sets and networks computed once more."""
+
+    record: Record
+    again: Record
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """Accuracy recorded and computed again, in percent, of every network of the sets that were computed again."""
+        values = [
+            v for v, i in zip(self.record.test_accuracy_pct, self.record.sets, strict=True) if i in self.again.sets
+        ]
+        return list(zip(values, self.again.test_accuracy_pct, strict=True))
+
+    @property
+    def mean_difference(self) -> float:
+        """Of the mean accuracy, in points."""
+        return sum(b - a for a, b in self.pairs) / len(self.pairs)
+
+    @property
+    def largest_difference(self) -> float:
+        """Of a network's accuracy, in points, without its sign."""
+        return max(abs(b - a) for a, b in self.pairs)
+
+    def __str__(self) -> str:
+        if self.largest_difference == 0:
+            return f"{len(self.pairs)} networks with the same accuracy"
+        means = " against ".join(f"{statistics.mean(values):.2f}" for values in zip(*self.pairs, strict=True))
+        usual = statistics.std(self.record.test_accuracy_pct)
+        return (
+            f"{means} % computed again: {self.mean_difference:+.2f} points, at most {self.largest_difference:.2f} in a "
+            f"network; the record's standard deviation is {usual:.2f}"
+        )
+
+
+def recompute(
+    name: str,
+    params: Parameters,
+    cells: list[Cell] | None = None,
+    sets: int | None = None,
+    keep: bool = False,
+    say: Callable[[str], None] = print,
+    device: str | None = None,
+    time_limit: float | None = None,
+) -> list[Recomputed]:
+    """Compute recorded cells anew: generators, feature networks, distilled sets, evaluation.
+
+    Everything is made in a folder of its own inside `runs/`, which is emptied at the end; a run that was stopped goes
+    on from there. Records are not changed.
+
+    Args:
+        cells: a selection; by default every cell of the profile, of which those without a valid record are left out.
+        sets:  how many of a record's sets, from the first on; by default all of them.
+        keep:  write what was computed to `results/recomputed`, which the book shows.
+    Raises: UserError: no record to compare with; other data than the record's.  TimeUp: the limit was reached.
+    """
+    if keep and params.profile == "smoke":
+        raise UserError("only numbers of small and full are kept; leave --keep out at smoke")
+    deadline, place = None if time_limit is None else time.monotonic() + time_limit, pick(device)
+    known = [state.status(cell, params) for cell in cells or experiment(name).cells(params)]
+    leading = {s.cell: _leading(s.record) for s in known if s.state in ("recorded", "partial")}
+    valid = [s for s in known if leading.get(s.cell)]
+    if not valid:
+        raise UserError(
+            f"{name}: no recorded cell to compare with; see `distill plan {name} --profile {params.profile}`"
+        )
+    if without := len(known) - len(valid):
+        say(f"left out, without a valid record: {without} cells")
+    for s in valid:
+        if changed := engine.data_change(s):
+            raise UserError(f"{s.cell}: {changed}, so its number cannot be the same")
+    records.code_state()  # remembered: the checkout may change while cells are computed
+    found = []
+    with _runs_of_its_own():
+        how = Run(params.profile, deadline, device, Activity(len(valid)))
+        for number, s in enumerate(valid, 1):
+            wanted = min(leading[s.cell], sets or leading[s.cell])
+            with how.listener.cell(s.cell, params.profile, number, ""):
+                again = compute.compute(s.task, how, sets=wanted)
+            if keep:
+                again.save(f"{FOLDER}/{_machine(place)}")
+            found.append(Recomputed(s.record, again))
+            say(f"[{number}/{len(valid)}] {s.cell}: {found[-1]}")
+    return found
+
+
+def comparisons() -> list[Recomputed]:
+    """What `keep` wrote, beside the records it was compared with; without those whose record has changed since."""
+    found = []
+    for file in sorted(paths.results(FOLDER).glob("*/*/*/*.json")):
+        again = records.read(file)
+        here = [r for p in paths.RESULT_PROFILES if (r := records.load(again.cell, p)) and r.key == again.key]
+        found += [Recomputed(record, again) for record in here if set(again.sets) <= set(record.sets)]
+    return found
+
+
+def _leading(record: Record) -> int:
+    """How many sets a record holds from the first on."""
+    return next((i for i, number in enumerate(record.done) if i != number), len(record.done))
+
+
+def _machine(place: torch.device) -> str:
+    """The device as the name of a folder: amd-epyc-1-threads-avx2."""
+    words = [describe(place), *(processor() if place.type == "cpu" else [])]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+@contextmanager
+def _runs_of_its_own() -> Iterator[None]:
+    """A folder inside `runs/` in its place, so that nothing made before is found; removed where the block ends well.
+
+    Raises: UserError: another process is in it.
+    """
+    before, folder = os.environ.get("DISTILL_RUNS"), paths.runs() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{folder}.lock", timeout=0):
+            os.environ["DISTILL_RUNS"] = str(folder)
+            yield
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"another process recomputes in {folder}: wait for it") from None
+    finally:
+        os.environ.pop("DISTILL_RUNS", None)
+        if before is not None:
+            os.environ["DISTILL_RUNS"] = before

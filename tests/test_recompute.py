@@ -1,0 +1,73 @@
+"""`distill recompute`: recorded cells computed anew, with nothing reused, and compared."""
+
+import dataclasses
+
+import pytest
+from test_experiment import go, table  # noqa: F401
+
+from distill_lib import experiments, records
+from distill_lib.core import paths
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.experiments.recompute import comparisons
+from distill_lib.experiments.recompute import recompute as compute_again
+from distill_lib.tables import recomputed
+
+
+def again(profile="small", **options):
+    params = experiments.check_parameters("toy/table", {"profile": profile, "ipcs": [1]})
+    lines = []
+    return compute_again("toy/table", params, say=lines.append, **options), lines
+
+
+def cell():
+    return experiments.experiment("toy/table").cells(experiments.check_parameters("toy/table", {"profile": "small"}))[0]
+
+
+def test_a_cell_is_made_anew_and_gives_the_same_numbers(table):  # noqa: F811
+    go()
+    before, calls = records.path(cell(), "small").read_bytes(), len(table.calls)
+    (found,), lines = again()
+    assert len(table.calls) == calls + 1, "the distilled set was reused"
+    assert found.largest_difference == found.mean_difference == 0
+    assert lines[-1].endswith("2 networks with the same accuracy")
+    assert records.path(cell(), "small").read_bytes() == before
+    assert not (paths.runs() / "recomputed").exists() and not comparisons()
+
+
+def changed(by):
+    """The record's second network moved by some points."""
+    record = records.load(cell(), "small")
+    first, second = record.test_accuracy_pct
+    dataclasses.replace(record, test_accuracy_pct=[first, second - by]).save("small")
+    return first, second
+
+
+def test_a_difference_is_said_beside_the_spread_and_kept(table):  # noqa: F811
+    go()
+    changed(1.5)
+    (found,), lines = again(keep=True)
+    assert found.mean_difference == pytest.approx(0.75) and found.largest_difference == pytest.approx(1.5)
+    assert "+0.75 points, at most 1.50 in a network" in lines[-1]
+    (shown,) = comparisons()
+    assert shown.pairs == found.pairs and shown.again.made_by["processor"] is not None
+    assert recomputed.table().loc[0, "difference of the means"] == "+0.75"
+    assert "1 recorded cells" in recomputed.sentence()[0] and "moved by 0.75 points" in recomputed.sentence()[0]
+    record = records.load(cell(), "small")  # a record of other settings is not compared with it
+    dataclasses.replace(record, key={**record.key, "seed": 9}).save("small")
+    assert not comparisons() and "No recorded cell" in recomputed.sentence()[0]
+
+
+def test_what_cannot_be_compared_is_an_error(table, monkeypatch):  # noqa: F811
+    with pytest.raises(
+        UserError, match="no recorded cell to compare with; see `distill plan toy/table --profile small"
+    ):
+        again()
+    go()
+    with pytest.raises(UserError, match="leave --keep out at smoke"):
+        again("smoke", keep=True)
+    with pytest.raises(TimeUp):
+        again(time_limit=0.0)
+    record = records.load(cell(), "small")
+    dataclasses.replace(record, key={**record.key, "data_sha256": {"train": "0", "test": "0"}}).save("small")
+    with pytest.raises(UserError, match="pixels or labels differ"):
+        again()
