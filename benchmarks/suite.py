@@ -375,6 +375,13 @@ def made_by(device: str, threads: int) -> dict[str, Any]:
     return about | {"threads": threads, "processor": processor()}
 
 
+def machine_name(device: str) -> str:
+    """The device as the results name it: processors of one name that differ in instructions are kept apart."""
+    name = describe(device).rpartition(", ")[0] or describe(device)
+    best = processor()[-1:] if torch.device(device).type == "cpu" else []
+    return " with ".join([name, *best])
+
+
 def busy_cores(seconds: float = 1.0) -> float:
     """How many cores worked during this time, in which this process waits: the load of others."""
     return psutil.cpu_percent(seconds) / 100 * psutil.cpu_count()
@@ -488,9 +495,9 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         if not benchmarks.agrees(found):
             bad.append(name)
         elif not args.quick:
-            benchmarks.add(describe(device), args.threads, [found])
+            benchmarks.add(machine_name(device), args.threads, [found])
     if not args.quick:
-        print(f"in {benchmarks.file(describe(device), args.threads)}")
+        print(f"in {benchmarks.file(machine_name(device), args.threads)}")
     if bad:
         raise SystemExit(f"failed: {', '.join(bad)}")
 

@@ -194,7 +194,8 @@ def overview(entries: list[dict[str, Any]]) -> pd.DataFrame:
         share = f"{100 * flops / e['peak_flops']:.0f} %" if flops and e["peak_flops"] else ""
         rows.append((e["what"], "" if official else times, times if official else "", share))
     columns = ["what", "times the plain loop", "times the official loop", "share of the limit"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.loc[:, (frame != "").any()] if len(frame) else frame
 
 
 def _spread(side: dict[str, Any] | None) -> str:
