@@ -335,7 +335,7 @@ SMALL_VARIANTS = [name for name in [*CONTROLS, *VARIANTS] if name not in FULL_ON
 
 class AblationParameters(Parameters):
     variants: names_of("variant", lambda: [*CONTROLS, *VARIANTS]) = [*CONTROLS, *VARIANTS]  # rows
-    dataset: str = "ImageNette"  # its name
+    dataset: str = "ImageNette"  # distilled and tested on
 
 
 def ablation_cells(params: AblationParameters) -> list[Cell]:
