@@ -1,6 +1,7 @@
 """`distill recompute`: recorded cells computed anew, with nothing reused, and compared."""
 
 import dataclasses
+import statistics
 
 import pytest
 from test_experiment import go, table  # noqa: F401
@@ -32,6 +33,16 @@ def test_a_cell_is_made_anew_and_gives_the_same_numbers(table):  # noqa: F811
     assert lines[-1].endswith("2 networks with the same accuracy")
     assert records.path(cell(), "small").read_bytes() == before
     assert not (paths.runs() / "recomputed").exists() and not comparisons()
+
+
+def test_further_sets_tell_how_far_the_number_moves_with_the_seed(table):  # noqa: F811
+    go()
+    (found,), lines = again(sets=3, keep=True)
+    assert found.again.done == [0, 1, 2] and len(found.pairs) == 2 and found.largest_difference == 0
+    means = [statistics.mean(found.again.test_accuracy_pct[i : i + 2]) for i in (0, 2, 4)]
+    assert found.spread == pytest.approx(statistics.stdev(means))
+    assert recomputed.table().loc[0, "between seeds"] == f"{found.spread:.2f} (3 sets)"
+    assert "0 of 1 cells moved by more than twice their own" in recomputed.sentence()[0]
 
 
 def changed(by):

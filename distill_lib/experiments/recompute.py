@@ -3,6 +3,7 @@ book/scale_out.md"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -38,11 +40,9 @@ class Recomputed:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """Accuracy recorded and computed again, in percent, of every network of the sets that were computed again."""
-        values = [
-            v for v, i in zip(self.record.test_accuracy_pct, self.record.sets, strict=True) if i in self.again.sets
-        ]
-        return list(zip(values, self.again.test_accuracy_pct, strict=True))
+        """Accuracy recorded and computed again, in percent, of every network of the sets that both hold."""
+        recorded, again = (_by_set(r) for r in (self.record, self.again))
+        return [pair for i in recorded.keys() & again.keys() for pair in zip(recorded[i], again[i], strict=True)]
 
     @property
     def mean_difference(self) -> float:
@@ -54,15 +54,25 @@ class Recomputed:
         """Of a network's accuracy, in points, without its sign."""
         return max(abs(b - a) for a, b in self.pairs)
 
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation between the means of sets from several seeds, in points; None with a single set."""
+        each = _by_set(self.again if len(self.again.done) > 1 else self.record)
+        return statistics.std([statistics.mean(v) for v in each.values()], ddof=1) if len(each) > 1 else None
+
     def __str__(self) -> str:
         if self.largest_difference == 0:
             return f"{len(self.pairs)} networks with the same accuracy"
         means = " against ".join(f"{statistics.mean(values):.2f}" for values in zip(*self.pairs, strict=True))
-        usual = statistics.std(self.record.test_accuracy_pct)
+        spread = "" if self.spread is None else f"; the standard deviation between sets is {self.spread:.2f}"
         return (
             f"{means} % computed again: {self.mean_difference:+.2f} points, at most {self.largest_difference:.2f} in a "
-            f"network; the record's standard deviation is {usual:.2f}"
+            f"network{spread}"
         )
+
+
+def _by_set(record: Record) -> dict[int, list[float]]:
+    return {i: [v for v, of in zip(record.test_accuracy_pct, record.sets, strict=True) if of == i] for i in record.done}
 
 
 def recompute(
@@ -82,7 +92,8 @@ def recompute(
 
     Args:
         cells: a selection; by default every cell of the profile, of which those without a valid record are left out.
-        sets:  how many of a record's sets, from the first on; by default all of them.
+        sets:  how many, from the first on; by default those of the record. Further ones are not compared: they tell how
+               far the number moves with the seed.
         keep:  write what was computed to `results/recomputed`, which the book shows.
     Raises: UserError: no record to compare with; other data than the record's.  TimeUp: the limit was reached.
     """
@@ -106,9 +117,10 @@ def recompute(
     with _runs_of_its_own():
         how = Run(params.profile, deadline, device, Activity(len(valid)))
         for number, s in enumerate(valid, 1):
-            wanted = min(leading[s.cell], sets or leading[s.cell])
+            wanted = sets or leading[s.cell]
+            task = dataclasses.replace(s.task, num_sets=max(s.task.num_sets, wanted))
             with how.listener.cell(s.cell, params.profile, number, ""):
-                again = compute.compute(s.task, how, sets=wanted)
+                again = compute.compute(task, how, sets=wanted)
             if keep:
                 again.save(f"{FOLDER}/{_machine(place)}")
             found.append(Recomputed(s.record, again))
@@ -121,9 +133,14 @@ def comparisons() -> list[Recomputed]:
     found = []
     for file in sorted(paths.results(FOLDER).glob("*/*/*/*.json")):
         again = records.read(file)
-        here = [r for p in paths.RESULT_PROFILES if (r := records.load(again.cell, p)) and r.key == again.key]
-        found += [Recomputed(record, again) for record in here if set(again.sets) <= set(record.sets)]
+        here = [record for p in paths.RESULT_PROFILES if (record := records.load(again.cell, p))]
+        found += [Recomputed(record, again) for record in here if _settings(record) == _settings(again)]
     return found
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """What a number depends on: a record's key without how many sets there are to be."""
+    return {k: v for k, v in record.key.items() if k != "num_sets"}
 
 
 def _leading(record: Record) -> int:

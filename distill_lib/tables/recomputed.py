@@ -17,10 +17,11 @@ def table() -> pd.DataFrame:
         {
             "cell": str(r.record.cell),
             "networks": len(r.pairs),
-            "recorded": spread(r.record.test_accuracy_pct, 2),
-            "computed again": spread(r.again.test_accuracy_pct, 2),
+            "recorded": spread([a for a, _ in r.pairs], 2),
+            "computed again": spread([b for _, b in r.pairs], 2),
             "difference of the means": f"{r.mean_difference:+.2f}",
             "largest of a network": f"{r.largest_difference:.2f}",
+            "between seeds": "one set" if r.spread is None else f"{r.spread:.2f} ({_sets(r)} sets)",
             "recorded on": _device(r.record),
             "computed again on": _device(r.again),
         }
@@ -30,24 +31,28 @@ def table() -> pd.DataFrame:
 
 
 def sentence() -> Findings:
-    """How far the numbers moved, beside how far they move with the seed."""
+    """How far the numbers moved, beside how far they move with the seed of a set."""
     found = comparisons()
     if not found:
         return Findings(["No recorded cell has been computed again yet."])
     moved = [abs(r.mean_difference) for r in found]
-    within = sum(_within(r) for r in found)
     equal = sum(r.largest_difference == 0 for r in found)
-    return Findings(
-        [
-            f"{len(found)} recorded cells were computed again, with nothing reused. {equal} gave the same accuracies; "
-            f"the mean of a cell moved by {statistics.mean(moved):.2f} points on average and {max(moved):.2f} at most. "
-            f"In {within} of {len(found)} cells that is less than the standard deviation over the record's networks."
-        ]
+    said = (
+        f"{len(found)} recorded cells were computed again, with nothing reused. {equal} gave the same accuracies; "
+        f"the mean of a cell moved by {statistics.mean(moved):.2f} points on average and {max(moved):.2f} at most."
     )
+    if several := [r for r in found if r.spread is not None]:
+        usual = statistics.mean([r.spread for r in several])
+        more = [r for r in several if abs(r.mean_difference) > 2 * r.spread]
+        said += (
+            f" Where sets of several seeds were made, the standard deviation between their means is {usual:.2f} points "
+            f"on average; {len(more)} of {len(several)} cells moved by more than twice their own."
+        )
+    return Findings([said])
 
 
-def _within(r: Recomputed) -> bool:
-    return abs(r.mean_difference) < statistics.std(r.record.test_accuracy_pct) or r.mean_difference == 0
+def _sets(r: Recomputed) -> int:
+    return len((r.again if len(r.again.done) > 1 else r.record).done)
 
 
 def _device(record: Record) -> str:
