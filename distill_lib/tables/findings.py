@@ -27,7 +27,7 @@ Found = dict[Cell, Record]  # the measured cells of a table, in its order
 SPREAD = (
     "A difference is *outside the spread* if it is more than twice the larger deviation of the two rows. A row's "
     "deviation is that over its networks, or the standard error that its number of test images leaves, whichever is "
-    "larger."
+    "larger. Where a row has one set, neither says how far a set from another seed would be."
 )
 
 
