@@ -38,15 +38,15 @@ def of(paper: str, params: Parameters | None = None) -> list[Finding]:
 
 
 def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
-    """A row per claim: what is claimed and where, what was printed, what was measured, how often, and the verdict."""
+    """A row per claim: what is claimed, the verdict, what was measured and how often, and what the paper says."""
     columns = {
         "claim": lambda f: f.claim.sentence,
-        "where the paper says it": lambda f: f.claim.source,
-        "printed": lambda f: f.claim.printed,
-        "scale": lambda f: str(f.claim.scale),
+        "verdict": lambda f: f.verdict,
         "difference and 95 % interval": difference,
         "repeats": lambda f: f"{f.effect.n} of {f.claim.n}",
-        "verdict": lambda f: f.verdict,
+        "scale": lambda f: str(f.claim.scale),
+        "where the paper says it": lambda f: f.claim.source,
+        "printed": lambda f: f.claim.printed,
     }
     shown = [name for name in columns if source or name not in ("where the paper says it", "printed")]
     return pd.DataFrame([{name: columns[name](f) for name in shown} for f in found])
