@@ -38,7 +38,7 @@ def of(paper: str, params: Parameters | None = None) -> list[Finding]:
 
 
 def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
-    """A row per claim: what is claimed, the verdict, what was measured and how often, and what the paper says."""
+    """A row per claim, those with repeats first: the claim, its verdict, what was measured, what the paper says."""
     columns = {
         "claim": lambda f: f.claim.sentence,
         "verdict": lambda f: f.verdict,
@@ -49,7 +49,8 @@ def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
         "printed": lambda f: f.claim.printed,
     }
     shown = [name for name in columns if source or name not in ("where the paper says it", "printed")]
-    return pd.DataFrame([{name: columns[name](f) for name in shown} for f in found])
+    run_first = sorted(found, key=lambda f: not f.effect.n)
+    return pd.DataFrame([{name: columns[name](f) for name in shown} for f in run_first])
 
 
 def difference(found: Finding) -> str:
