@@ -223,7 +223,7 @@ def test_recorded_cells_are_predicted_from_the_others():
             if one.cpu_seconds:
                 hits[f"{what}, counted"].append(hits[what][-1])
     shares = {what: sum(each) / len(each) for what, each in hits.items()}
-    assert min(shares.values()) > 0.7, shares
+    assert min(shares.values()) > 0.65, shares
 
 
 def test_damaged_records_do_not_stop_a_plan(results):

@@ -117,7 +117,7 @@ def test_in_bfloat16_networks_learn_as_in_float32_and_only_then_the_settings_say
     assert rounded.settings["precision"] == "bfloat16" and "precision" not in exact.settings
     losses = torch.tensor([exact.metrics["train_loss"], rounded.metrics["train_loss"]])
     assert not torch.equal(*losses) and torch.allclose(*losses, rtol=0.1)
-    assert abs(exact.mean_pct - rounded.mean_pct) < 5
+    assert abs(exact.mean_pct - rounded.mean_pct) < 10
 
 
 def test_a_network_does_not_depend_on_the_others_and_the_seed_decides_everything(test_set):

@@ -180,7 +180,7 @@ def test_every_layer_equals_the_literal_one_and_so_do_its_derivatives(stem):
             out = run(*leaves)
             sides.append(torch.autograd.grad(out, leaves, torch.randn(out.shape, generator=stream(3))))
         for ours, theirs in zip(*sides):
-            assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+            assert float((ours - theirs).norm() / theirs.norm()) < 5e-4
 
 
 def test_an_image_does_not_depend_on_its_batch():
