@@ -1,5 +1,6 @@
 """Tables: the paper's number and ours side by side, never mixed, never invented."""
 
+import base64
 import dataclasses
 
 import pandas as pd
@@ -175,6 +176,19 @@ def test_columns_without_a_number_of_ours_are_folded_behind_those_that_have_one(
     assert list(dict.fromkeys(frame.columns.get_level_values(1)))[0] == "IPC 10"
     shown, folded = tables.show(frame)._repr_html_().split("<details>")
     assert "IPC 10" in shown and "IPC 50" not in shown and "IPC 50" in folded and "ours, small" not in folded
+
+
+@pytest.mark.parametrize("below", [1, 3])
+def test_rows_without_a_number_are_folded_below_the_others_and_stay_in_the_download(below):
+    frame = pd.DataFrame({"claim": ["one", "two", "three"]})
+    frame.attrs["folded"] = below, f"{below} planned"
+    html = tables.show(frame, "Claims.")._repr_html_()
+    shown, folded = html.split("<details>")
+    assert [name in shown for name in frame["claim"]] == [at < 3 - below for at in range(3)]
+    assert all(name in folded for name in frame["claim"][3 - below :]) and f"<summary>{below} planned" in folded
+    assert html.count("Claims.") == 1
+    table = base64.b64decode(html.partition("base64,")[2].partition('"')[0]).decode()
+    assert table.split() == ["claim", "one", "two", "three"]
 
 
 def test_every_row_of_costs_has_an_address_what_to_copy_and_its_record(outcome):

@@ -38,7 +38,7 @@ def of(paper: str, params: Parameters | None = None) -> list[Finding]:
 
 
 def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
-    """A row per claim, those with repeats first: the claim, its verdict, what was measured, what the paper says."""
+    """A row per claim: its verdict, what was measured, what the paper says. Those without a repeat are folded below."""
     columns = {
         "claim": lambda f: f.claim.sentence,
         "verdict": lambda f: f.verdict,
@@ -50,7 +50,10 @@ def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
     }
     shown = [name for name in columns if source or name not in ("where the paper says it", "printed")]
     run_first = sorted(found, key=lambda f: not f.effect.n)
-    return pd.DataFrame([{name: columns[name](f) for name in shown} for f in run_first])
+    frame = pd.DataFrame([{name: columns[name](f) for name in shown} for f in run_first])
+    if left := sum(not f.effect.n for f in found):
+        frame.attrs["folded"] = left, f"{left} planned {'claims' if left > 1 else 'claim'} without a repeat so far"
+    return frame
 
 
 def difference(found: Finding) -> str:

@@ -25,7 +25,8 @@ class Shown:
 
     Column groups with the paper's numbers alone are folded below those that have ours. Columns called `HIDDEN` are not
     shown: a row's address on the page, what a click on it copies, the path of its record, which the book has as a page,
-    and the notebook that its first cell leads to. `frame.attrs["more"]` names columns that a click shows.
+    and the notebook that its first cell leads to. `frame.attrs["more"]` names columns that a click shows, and
+    `frame.attrs["folded"]` says how many of the last rows stand folded below the others, and what they are.
     """
 
     def __init__(self, frame: pd.DataFrame, caption: str = "", filters: list[str] = ()):
@@ -40,15 +41,19 @@ class Shown:
         name = self.caption.rstrip(".") or "table"
         more = [name for name in self.frame.attrs.get("more", []) if name in self.frame]
         main, rest = self._with_and_without_ours()
+        below, what_below = self.frame.attrs.get("folded", (0, ""))
+        above = len(self.frame) - below
+        shown = self._box(main, name, slice(above)) if above else f"<p>{html.escape(self.caption)}</p>"
         tools = [self._csv_link(name)]
         if more:
             tools.insert(0, f'<button type="button" class="distill-more">{len(more)} more columns</button>')
         folded = ""
+        if below:
+            folded += _details(what_below, self._box(main, what_below, slice(above, None), caption=False))
         if len(rest):
             what = "Columns of the paper in which nothing was measured here"
-            folded = f"<details><summary>{what}</summary>{self._box(rest, f'{name}: not measured')}</details>"
-        below = f'<p class="distill-tools">{" ".join(tools)}</p>'
-        return f'<div class="distill-shown">{self._box(main, name)}{folded}{below}</div>'
+            folded += _details(what, self._box(rest, f"{name}: not measured"))
+        return f'<div class="distill-shown">{shown}{folded}<p class="distill-tools">{" ".join(tools)}</p></div>'
 
     def _with_and_without_ours(self) -> tuple[list[int], list[int]]:
         """Places of the columns to show, and of those to fold."""
@@ -60,12 +65,13 @@ class Shown:
         main = [i for i in every if columns[i][:-1] in measured]
         return (main, [i for i in every if i not in main]) if measured else (every, [])
 
-    def _box(self, places: list[int], name: str) -> str:
-        body = "".join(self._table(self.frame.iloc[:, places]))
+    def _box(self, places: list[int], name: str, rows: slice = slice(None), caption: bool = True) -> str:
+        body = "".join(self._table(rows, places, self.caption if caption else ""))
         label = html.escape(name, quote=True)
         return f'<div class="distill-scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>'
 
-    def _table(self, frame: pd.DataFrame) -> Iterator[str]:
+    def _table(self, rows: slice, places: list[int], caption: str) -> Iterator[str]:
+        frame = self.frame.iloc[rows, places]
         index = [] if all(n is None for n in frame.index.names) else list(frame.index.names)
         more, classes = self.frame.attrs.get("more", []), []
         for at, column in enumerate(frame.columns):
@@ -74,12 +80,12 @@ class Shown:
             classes.append([kind for kind, so in kinds.items() if so])
         filters = f' data-filters="{html.escape("|".join(self.filters))}"' if self.filters else ""
         yield f'<table class="distill-table{" levels" if len(index) > 1 else ""}"{filters}>'
-        yield f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        yield f"<caption>{html.escape(caption)}</caption>" if caption else ""
         yield "<thead>" + "".join(self._headings(frame, index, classes)) + "</thead><tbody>"
         none = [""] * len(frame)
-        about = zip(*(self.frame[k] if k in self.frame else none for k in HIDDEN))
-        rows = zip(frame.index, frame.itertuples(index=False, name=None), about)
-        for label, values, (address, cite, record, page) in rows:
+        about = zip(*(self.frame[k].iloc[rows] if k in self.frame else none for k in HIDDEN))
+        every = zip(frame.index, frame.itertuples(index=False, name=None), about)
+        for label, values, (address, cite, record, page) in every:
             cells = [_cell("th", part, [], 'scope="row"') for part in _parts(label)] if index else []
             cells += [_cell("td", v, [*of, *(["not-run"] if v in NO_NUMBER else [])]) for v, of in zip(values, classes)]
             if page:
@@ -114,6 +120,10 @@ class Shown:
         address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
         file = "-".join(re.findall(r"[a-z0-9]+", name.lower())[:8]) or "table"
         return f'<a download="{file}.csv" href="{address}" aria-label="Download as CSV: {html.escape(name)}">CSV</a>'
+
+
+def _details(what: str, body: str) -> str:
+    return f"<details><summary>{html.escape(what)}</summary>{body}</details>"
 
 
 def _address(cite: str, record: str) -> str:
