@@ -90,7 +90,7 @@ def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
     assert "costs the generators 3.0 points at 10 images per class." in findings.fixed(table)[0]
     plain, again = (Cell(T1, "Random", "MNIST", 1, "ConvNet", name) for name in ("vico_noaug", "vico_dsa"))
     (said,) = findings.augmented({plain: made(plain, 58.0, 59.0, 60.0), again: made(again, 53.0, 54.0, 55.0)})
-    assert "Random, MNIST, 1 image per class -5.0." in said and "in 0 of 1 comparisons, and below in 1." in said
+    assert "MNIST, 1 image per class, -5.0 (rows: 1)." in said and "in 0 of 1 comparisons, and below in 1." in said
     assert findings.augmented({plain: made(plain, 58.0)}) == []
 
 

@@ -385,15 +385,17 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
 def augmented(table1: Found) -> list[str]:
     """What the same images score under `vico_dsa` instead of the printed protocol, without its augmentation."""
     plain, again = columns(table1, "vico_noaug"), columns(table1, "vico_dsa")
-    pairs = {
-        f"{name}, {column[0]}, {images_per_class(column[1])}": (r, plain[column][name])
-        for column, rows in again.items()
-        for name, r in rows.items()
-        if name in plain.get(column, {})
-    }
-    texts = "; ".join(f"{name} {signed(mean_pct(a) - mean_pct(b))}" for name, (a, b) in pairs.items())
-    said = f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {texts}. "
-    return [said + tally("`vico_dsa`", "`vico_noaug`", list(pairs.values()))] if pairs else []
+    every, texts = [], []
+    for (dataset, ipc), rows in again.items():
+        if pairs := [
+            (r, plain[dataset, ipc][name]) for name, r in rows.items() if name in plain.get((dataset, ipc), {})
+        ]:
+            changes = [mean_pct(a) - mean_pct(b) for a, b in pairs]
+            between = " to ".join(dict.fromkeys((signed(min(changes)), signed(max(changes)))))
+            texts.append(f"{dataset}, {images_per_class(ipc)}, {between} (rows: {len(pairs)})")
+            every += pairs
+    said = f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
+    return [said + tally("`vico_dsa`", "`vico_noaug`", every)] if every else []
 
 
 # --- DGS --------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Shown:
             tools.insert(0, f'<button type="button" class="distill-more">{len(more)} more columns</button>')
         folded = ""
         if below:
-            folded += _details(what_below, self._box(main, what_below, slice(above, None), caption=False))
+            folded += _details(what_below, self._box(main, what_below, slice(above, None), first=False))
         if len(rest):
             what = "Columns of the paper in which nothing was measured here"
             folded += _details(what, self._box(rest, f"{name}: not measured"))
@@ -65,12 +65,12 @@ class Shown:
         main = [i for i in every if columns[i][:-1] in measured]
         return (main, [i for i in every if i not in main]) if measured else (every, [])
 
-    def _box(self, places: list[int], name: str, rows: slice = slice(None), caption: bool = True) -> str:
-        body = "".join(self._table(rows, places, self.caption if caption else ""))
+    def _box(self, places: list[int], name: str, rows: slice = slice(None), first: bool = True) -> str:
+        body = "".join(self._table(rows, places, first))
         label = html.escape(name, quote=True)
         return f'<div class="distill-scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>'
 
-    def _table(self, rows: slice, places: list[int], caption: str) -> Iterator[str]:
+    def _table(self, rows: slice, places: list[int], first: bool) -> Iterator[str]:
         frame = self.frame.iloc[rows, places]
         index = [] if all(n is None for n in frame.index.names) else list(frame.index.names)
         more, classes = self.frame.attrs.get("more", []), []
@@ -78,9 +78,9 @@ class Shown:
             wordy = (frame.iloc[:, at].map(lambda v: len(str(v))) > WORDY).any()
             kinds = {"paper": _last(column) == "paper", "ours": _ours(column), "text": wordy, "more": column in more}
             classes.append([kind for kind, so in kinds.items() if so])
-        filters = f' data-filters="{html.escape("|".join(self.filters))}"' if self.filters else ""
+        filters = f' data-filters="{html.escape("|".join(self.filters))}"' if self.filters and first else ""
         yield f'<table class="distill-table{" levels" if len(index) > 1 else ""}"{filters}>'
-        yield f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        yield f"<caption>{html.escape(self.caption)}</caption>" if self.caption and first else ""
         yield "<thead>" + "".join(self._headings(frame, index, classes)) + "</thead><tbody>"
         none = [""] * len(frame)
         about = zip(*(self.frame[k].iloc[rows] if k in self.frame else none for k in HIDDEN))

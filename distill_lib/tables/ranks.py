@@ -95,7 +95,7 @@ def _measure(record: Record) -> dict[str, Any]:
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ranking` for reading: rank 2–4 where intervals overlap or 'not run', and on how many sets it stands."""
+    """`ranking` for reading: rank 2–4 where intervals overlap, and how many sets say so. What is not run is folded."""
 
     def line(row: pd.Series) -> dict[str, Any]:
         shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN} | dict(row[["method", "labels"]])
@@ -111,4 +111,8 @@ def ranked(frame: pd.DataFrame) -> pd.DataFrame:
             "budget": row["budget"],
         }
 
-    return pd.DataFrame([line(row) for _, row in frame.iterrows()]).fillna("")
+    run_first = frame.sort_values("mean", key=lambda mean: mean.isna(), kind="stable")
+    lines = pd.DataFrame([line(row) for _, row in run_first.iterrows()]).fillna("")
+    if left := int(frame["mean"].isna().sum()):
+        lines.attrs["folded"] = left, f"{left} rows not run"
+    return lines
