@@ -167,9 +167,9 @@ class Rates:
         devices: whose records are asked, in this order: the one at hand, then those with most records. A processor is
                  the same with any number of threads.
         threads: of the process that asks, by which processor seconds are divided.
-        rates:   (device, kind, name) -> rates. The kinds are "distill" of a method, "with stage" of a method whose
-                 record may include its stage, "stage" such as "conditional GAN", and "evaluate" of a network under a
-                 protocol, of a network, or of any network. The newest come last.
+        rates:   (device, kind, name) -> rates. The kinds are "distill" of a method with its network or of a method,
+                 "with stage" of one whose record may include its stage, "stage" such as "conditional GAN", and
+                 "evaluate" of a network under a protocol, of a network, or of any network. The newest come last.
         peaks:   by device.
     """
 
@@ -185,7 +185,7 @@ class Rates:
         nearest: small computations take more time per operation than large ones.
         """
         if operations is None:
-            return None, f"what {names[0][1]} computes is not counted"
+            return None, f"what {names[0][1].partition(',')[0]} computes is not counted"
         if not operations:
             return 0.0, ""
         for kind, name in names:
@@ -198,7 +198,7 @@ class Rates:
                     threads = self.threads if _processor(device) else 1
                     on = device.replace("any threads", f"{threads} threads")
                     return operations * rate.seconds / rate.operations / threads, f"{rate.record} on {on}"
-        return None, f"no record of {names[0][1]} to go by"
+        return None, f"no record of {names[0][1].partition(',')[0]} to go by"
 
     def memory(self, task: Task) -> tuple[float | None, str]:
         """The peak, in MB, of the most similar record, and which that is; None if none has images of about this size.
@@ -232,7 +232,8 @@ class Rates:
 
         distill, evaluate = operations
         kind = "distill" if record.shared or not stages else "with stage"
-        learn(kind, task.maker, _spent(record, "distill") / done, distill)
+        for of in _makings(task):
+            learn(kind, of, _spent(record, "distill") / done, distill)
         for kind, of in _evaluations(task):
             learn(kind, of, _spent(record, "evaluate") / done, evaluate)
         for what, settings in stages.items():
@@ -244,6 +245,11 @@ class Rates:
             pixels, counted = math.prod(_sizes(task.dataset)[0]), gpu or bool(record.cpu_seconds)
             about = (task.maker, task.judges[0], pixels, _images(task), name, counted)
             self.peaks[device].append(Peak(record.memory_mb, *about))
+
+
+def _makings(task: Task) -> list[str]:
+    """What making a set is called, the most precise first: the method with its network, the method."""
+    return [f"{task.maker}, {getattr(task.config, 'network', 'ConvNet')}", task.maker]
 
 
 def _evaluations(task: Task) -> list[tuple[str, str]]:
@@ -329,7 +335,7 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
                 names = [("stage", part.what), _evaluations(task)[-1]]  # networks in training, of any kind
                 out[part.key] = Share(part.key, *known.seconds(names, count))
             else:
-                names = [(kind, task.maker) for kind in ("distill", "with stage")]
+                names = [(kind, name) for kind in ("distill", "with stage") for name in _makings(task)]
                 out[part.key] = Share(part.key, *known.seconds(names, distill))
         key = f"{task.cell.experiment}/{task.cell.stem}/{index}"
         out[key] = Share(key, *known.seconds(_evaluations(task), evaluate))
