@@ -214,7 +214,8 @@ def test_recorded_cells_are_predicted_from_the_others():
                 key: [entry for entry in entries if entry.record != str(one.cell)] for key, entries in every.items()
             }
         making, judging = estimate._operations(of)
-        made, _ = others.seconds([("distill", of.maker), ("with stage", of.maker)], making)
+        names = [(kind, name) for kind in ("distill", "with stage") for name in estimate._makings(of)]
+        made, _ = others.seconds(names, making)
         judged, _ = others.seconds(estimate._evaluations(of), judging)
         took = sum(estimate._spent(one, phase) for phase in ("distill", "evaluate")) / len(one.done)
         seconds, memory = made is not None and judged is not None and made + judged, others.memory(of)[0]
