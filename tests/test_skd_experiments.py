@@ -53,7 +53,7 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
 
 def test_small_table2_takes_the_generators_that_table1_and_no_others_make():
     params = experiments.check_parameters(skd.TABLE2, {"profile": "small"})
-    task = skd.table2_task(Cell(skd.TABLE2, "SKD", "CIFAR10", 10, "AlexNet", "dim"), params)
+    task = skd.table2_task(Cell(skd.TABLE2, "SKD", "CIFAR10", 10, "ResNet18", "dim"), params)
     assert task.config == skd.table1_task(Cell(TABLE1, "SKD", "FashionMNIST", 10, "ConvNet", "dim"), params).config
     assert task.dataset == "FashionMNIST"
 
