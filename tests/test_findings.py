@@ -40,19 +40,22 @@ def test_a_difference_is_judged_by_the_deviation_over_networks():
     assert findings.verdict(made(cells[0], 69.9, 70.1), narrow) == "below"
     assert findings.verdict(narrow, made(cells[0], 69.9, 70.1)) == "above"
     assert findings.verdict(made(cells[0], 50.0), narrow) == "no spread"
+    three = [made(cell, v - 0.1, v, v + 0.1, sets=[0, 1, 2]) for cell, v in zip(cells, (68.0, 72.0), strict=True)]
+    assert findings.versus("SKD", three[0], "CGAN", three[1]) == "SKD is 4.0 points below CGAN, outside the spread"
+    assert findings.versus("SKD", three[0], "CGAN", narrow).endswith("outside the spread of networks")  # of one set
 
 
 def test_few_test_images_leave_a_spread_of_their_own():
     (one,), (other,) = (woof(name, 10, v, v).values() for name, v in (("DGS", 10.0), ("Random", 12.0)))
     assert findings.deviation(one) == pytest.approx(100 * (0.1 * 0.9 / 500) ** 0.5)  # 50 test images of ten classes
     assert findings.verdict(one, other) == "inside"
-    assert findings.versus("A", other, "B", one) == "A is 2.0 points above B, inside the spread"
+    assert findings.versus("A", other, "B", one) == "A is 2.0 points above B, inside the spread of networks"
 
 
 @pytest.mark.parametrize(
     "cell, trained, whole",
     [
-        (Cell("skd/table2_cross_architecture", "SKD", "CIFAR10", 10, "AlexNet", DIM), "dim@30ep", (60, 2_000)),
+        (Cell("skd/table2_cross_architecture", "SKD", "CIFAR10", 10, "ResNet18", DIM), "dim@30ep", (60, 2_000)),
         (
             Cell("dgs/table1_imagewoof", "DGS", "ImageWoof", 10, "ConvNet-6", "minimax_imagenet"),
             "minimax_imagenet@60ep",
@@ -73,15 +76,18 @@ def test_steps_are_those_of_the_protocol_with_and_without_its_budget(cell, train
 def test_an_order_that_is_turned_round_is_said_to_be():
     said = "\n".join(findings.skd(skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0), {}, {}))
     assert "CGAN above DiM above SKD, is the reverse of the printed one, SKD above DiM above CGAN." in said
-    assert "SKD is 4.0 points below CGAN, outside the spread; the printed difference is +5.0." in said
-    assert "SKD is above CGAN outside the spread in 0 of 1 measured settings, and below in 1. The paper prints" in said
+    assert "SKD is 4.0 points below CGAN, outside the spread of networks; the printed difference is +5.0." in said
+    assert (
+        "SKD is above CGAN outside the spread of networks in 0 of 1 measured settings, and below in 1. The paper prints"
+        in said
+    )
     assert "Of the 4 rows measured here, each under its own protocol, SKD has rank 4; by the printed numbers" in said
 
 
 def test_the_printed_order_is_said_to_be_the_printed_one():
     said = "\n".join(findings.skd(skd_column(CGAN=69.0, DiM=71.0, plain=71.5, SKD=73.0), {}, {}))
     assert "SKD above DiM above CGAN, is the printed one." in said and "reverse" not in said
-    assert "SKD is 4.0 points above CGAN, outside the spread" in said
+    assert "SKD is 4.0 points above CGAN, outside the spread of networks" in said
 
 
 def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
@@ -124,7 +130,7 @@ def test_what_the_generator_loses_is_told_only_beside_real_images():
     assert "is not known" in findings.uvit({}, alone)[0]
     both = alone | {real: made(real, 74.0, 74.2)}
     assert (
-        "the generated set is 4.0 points below as many random real images, outside the spread."
+        "the generated set is 4.0 points below as many random real images, outside the spread of networks."
         in findings.uvit({}, both)[0]
     )
 

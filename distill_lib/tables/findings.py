@@ -27,7 +27,8 @@ Found = dict[Cell, Record]  # the measured cells of a table, in its order
 SPREAD = (
     "A difference is *outside the spread* if it is more than twice the larger deviation of the two rows. A row's "
     "deviation is that over its networks, or the standard error that its number of test images leaves, whichever is "
-    "larger. Where a row has one set, neither says how far a set from another seed would be."
+    "larger. *The spread of networks* is said where a row has one set: how far a set from another seed would be, is "
+    "not known then."
 )
 
 
@@ -127,19 +128,26 @@ def verdict(record: Record, other: Record) -> str:
     return "above" if difference > 0 else "below"
 
 
+def spread(pairs: list[tuple[Record, Record]]) -> str:
+    """What a difference is held against: where a row has one set, the deviation of its networks alone."""
+    return "the spread of networks" if any(len(set(r.sets)) == 1 for pair in pairs for r in pair) else "the spread"
+
+
 def versus(name: str, record: Record, other_name: str, other: Record) -> str:
-    """'SKD is 2.8 points below CGAN, outside the spread'."""
+    """'SKD is 2.8 points below CGAN, outside the spread of networks'."""
     difference, found = mean_pct(record) - mean_pct(other), verdict(record, other)
-    side = "above" if difference > 0 else "below"
-    how = {"inside": "inside the spread", "no spread": "of one network, which has no spread"}
-    return f"{name} is {abs(difference):.1f} points {side} {other_name}, {how.get(found, 'outside the spread')}"
+    side, what = "above" if difference > 0 else "below", spread([(record, other)])
+    how = {"inside": f"inside {what}", "no spread": "of one network, which has no spread"}
+    return f"{name} is {abs(difference):.1f} points {side} {other_name}, {how.get(found, f'outside {what}')}"
 
 
 def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: str = "comparisons") -> str:
-    """'SKD is above CGAN outside the spread in 1 of 3 comparisons, and below in 1.'"""
-    found = [verdict(*pair) for pair in pairs]
+    """'SKD is above CGAN outside the spread of networks in 1 of 3 comparisons, and below in 1.'"""
+    found, what_spread = [verdict(*pair) for pair in pairs], spread(pairs)
     above, below, alone = (found.count(v) for v in ("above", "below", "no spread"))
-    said = f"{name} is above {other_name} outside the spread in {above} of {len(pairs)} {what}, and below in {below}."
+    said = (
+        f"{name} is above {other_name} outside {what_spread} in {above} of {len(pairs)} {what}, and below in {below}."
+    )
     return said + f" Of one network, and so without a spread, are {alone}." * bool(alone)
 
 
