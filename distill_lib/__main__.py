@@ -40,7 +40,9 @@ Cells = Annotated[
 ]
 Sets = Annotated[
     int | None,
-    typer.Option(min=1, help="Distilled sets of each cell, from the first on; by default the profile's number."),
+    typer.Option(
+        min=1, help="Distilled sets of each cell, from the first on: fewer or more than the profile's number."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; by default one per processor core.")]
 Device = Annotated[

@@ -226,6 +226,20 @@ def test_a_record_grows_set_by_set_to_what_all_sets_at_once_give(table, monkeypa
     assert all(v >= first.seconds[k] for k, v in grown.seconds.items())
 
 
+def test_a_record_takes_more_sets_than_the_profile_plans(table, monkeypatch):
+    params = several(monkeypatch, 1)
+    run = lambda sets=None: engine.run("toy/table", params, say=lambda line: None, sets=sets).statuses[0]  # noqa: E731
+    first = run().record
+    (now,) = experiments.plan("toy/table", params, sets=3)
+    assert (now.state, now.why) == ("partial", "1 of 3 sets recorded")
+    grown = run(3).record
+    assert grown.sets == [0, 0, 1, 1, 2, 2] and table.calls == [(1, 0), (1, 1), (1, 2)]
+    assert grown.test_accuracy_pct[:2] == first.test_accuracy_pct and grown.key == first.key
+    assert records.sets_and_networks(grown) == "3 of 3 sets x 2 networks"
+    assert [s.state for s in experiments.plan("toy/table", params)] == ["recorded"] and run(2).state == "reused"
+    assert len(table.calls) == 3
+
+
 def test_a_set_that_is_done_is_recorded_although_the_next_one_fails(table, monkeypatch):
     params = several(monkeypatch, 3)
     make = Counting.distill

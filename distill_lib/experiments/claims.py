@@ -239,7 +239,11 @@ def measure_sets(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet
 
 
 class Repeats(Task):
-    """A task whose record may grow beyond the number of sets it was planned with: that number is not in its key."""
+    """A task whose repeats are fixed before it is run. Their number is not in its key, so that a later plan may raise
+    it."""
+
+    def wanted(self, sets: int | None) -> int:
+        return min(super().wanted(sets), self.num_sets)
 
     @functools.cached_property
     def key(self) -> dict[str, Any]:

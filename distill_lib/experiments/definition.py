@@ -116,6 +116,10 @@ class Task:
         """The networks that are trained on every set."""
         return self.networks or (self.network or self.cell.network,)
 
+    def wanted(self, sets: int | None) -> int:
+        """How many sets are asked for: `sets`, which may be more than planned; None for the planned ones."""
+        return self.num_sets if sets is None else sets
+
     @functools.cached_property
     def key(self) -> dict[str, Any]:
         """What a record must agree with to be reused."""

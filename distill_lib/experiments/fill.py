@@ -67,7 +67,7 @@ def plan(
     Args:
         cells:      a selection as in `experiment.select`; experiments without such a cell are passed over.
         parameters: of the experiments, as notebooks take them.
-        sets:       that are enough for a cell, if the profile has more.
+        sets:       that a cell's record should hold, fewer or more than the profile plans.
     Raises: UserError: an unknown name, or a selection that fits no experiment.
     """
     statuses, left_out, selected = [], Counter(), False
@@ -112,7 +112,9 @@ def _ordered(statuses: list[tuple[Status, Parameters]], profile: str, sets: int 
         record = status.record if status.state == "partial" else None
         done, printed = len(record.done) if record else 0, registry.experiment(status.cell.experiment).printed
         for n, index in enumerate(state.missing_sets(status.task, record, sets), done + 1):
-            jobs.append(Job(status.cell, params, n, status.task.num_sets, printed(status.cell)))
+            jobs.append(
+                Job(status.cell, params, n, max(status.task.num_sets, status.task.wanted(sets)), printed(status.cell))
+            )
             parts[status.cell, n] = estimate.shares(status.task, [index], known, made)
     users = Counter(part.key for each in parts.values() for part in each or ())
     ranks = _cheapest_first(parts, users)

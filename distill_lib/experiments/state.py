@@ -33,7 +33,7 @@ def status(cell: Cell, params: Parameters, sets: int | None = None) -> Status:
     """Where a cell stands in the profile of `params`, without loading data.
 
     Args:
-        sets: distilled sets that are enough, if the profile has more; None for the profile's.
+        sets: distilled sets that a record should hold, fewer or more than the profile plans; None for the profile's.
     """
     task = experiment(cell.experiment).task(cell, params)
     return Status(cell, "skipped", task.reason) if isinstance(task, Skip) else _compared(task, params.profile, sets)
@@ -58,8 +58,7 @@ def _compared(task: Task, profile: str, sets: int | None) -> Status:
 
 def missing_sets(task: Task, record: Record | None, sets: int | None = None) -> list[int]:
     """Numbers of the task's sets, or of its first `sets`, that the record does not hold yet."""
-    wanted = task.num_sets if sets is None else min(sets, task.num_sets)
-    return [i for i in range(wanted) if record is None or i not in record.done]
+    return [i for i in range(task.wanted(sets)) if record is None or i not in record.done]
 
 
 def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: int | None = None) -> list[Status]:
@@ -76,17 +75,17 @@ def plan(name: str, params: Parameters, cells: list[Cell] | None = None, sets: i
             found.append(Status(cell, "skipped", task.reason))
         elif summary is None and file not in damaged:
             found.append(Status(cell, "missing", "never computed", task))
-        elif summary and _holds(summary, task):
+        elif summary and _holds(summary, task, sets):
             found.append(Status(cell, "recorded", f"measured {summary.at or 'at an unknown time'}", task))
         else:
             found.append(_compared(task, params.profile, sets))
     return found
 
 
-def _holds(summary: RecordSummary, task: Task) -> bool:
-    """Whether a record is known to hold all of a task's sets, under its settings."""
+def _holds(summary: RecordSummary, task: Task, sets: int | None) -> bool:
+    """Whether a record is known to hold all of a task's sets, and as many as are asked for, under its settings."""
     same = (summary.cell, summary.settings) == (name_of(task.cell), fingerprint(task.key))
-    return same and summary.sets >= task.num_sets
+    return same and summary.sets >= max(task.num_sets, task.wanted(sets))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

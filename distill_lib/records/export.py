@@ -39,7 +39,7 @@ def row(record: Record, profile: str) -> dict[str, Any]:
         "std_pct": round(statistics.pstdev(values), 4) if len(values) > 1 else "",
         "networks": len(values),
         "sets": len(record.done),
-        "of_sets": key.get("num_sets", ""),
+        "of_sets": max(len(record.done), key["num_sets"]) if "num_sets" in key else "",
         "underfit": underfit(record),
         "distill_seconds": record.seconds.get("distill", ""),
         "evaluate_seconds": record.seconds.get("evaluate", ""),

@@ -242,7 +242,7 @@ def sets_and_networks(record: Record) -> str:
     """How much was measured: "2 of 5 sets x 5 networks" where two of the five sets to make have been evaluated."""
     sizes = sorted({record.sets.count(i) for i in record.done})
     n = len(record.done)
-    planned = record.key.get("num_sets", n)
+    planned = max(n, record.key.get("num_sets", n))
     each = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
     return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
 

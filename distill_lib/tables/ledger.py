@@ -166,7 +166,8 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
         if row is None or row["value"] is None:
             return "not printed" if row is None else "measured", reason, ""
         values = record.test_accuracy_pct
-        sets = record.sets if record.key.get("num_sets", 1) > 1 else None  # one set is all there is: networks vary
+        several = max(len(record.done), record.key.get("num_sets", 1)) > 1
+        sets = record.sets if several else None  # one set is all there is: networks vary
         test = statistics.equal_to_published(values, row["value"], row["std"], row["trials"], sets=sets)
         return test.verdict, reason, test.reason
     other = stand_in(record)
