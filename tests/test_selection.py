@@ -1,12 +1,14 @@
 """Herding, K-Center, Forgetting and the feature network they share: known answers by hand, and the rules of
 choosing."""
 
+import shutil
 import time
 
 import pytest
 import torch
 
 from distill_lib import data, networks
+from distill_lib.core import paths
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
@@ -209,6 +211,22 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_p
         torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), resumed.network.state_dict().values())
     )
     assert torch.equal(whole.forgotten, resumed.forgotten) and torch.equal(whole.learned, resumed.learned)
+
+
+def test_networks_of_other_settings_in_one_checkpoint_folder_are_those_made_alone(real, tmp_path, monkeypatch):
+    """Such as the judge of a GAN and the scorer of its pool, which one set needs; also where one was interrupted, and
+    another run made it since."""
+    settings = [(TINY, 0), (TINY, 1), (replace(TINY, lr=TINY.lr / 2), 0)]
+    alone = [reference.on_real(real, cfg, seed).network.state_dict() for cfg, seed in settings]
+    shutil.rmtree(paths.runs() / "feature_networks")
+    with pytest.raises(TimeUp):
+        reference.on_real(real, *settings[0], Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+    reference.on_real(real, *settings[0])
+    loop = Loop(tmp_path / "ckpt", key="of the set")
+    for (cfg, seed), wanted in zip(settings, alone, strict=True):
+        found = reference.on_real(real, cfg, seed, loop).network.state_dict()
+        assert all(torch.equal(found[k], v) for k, v in wanted.items())
+    assert loop.key == "of the set" and alone[0].keys() == alone[1].keys()
 
 
 def test_a_damaged_network_file_is_a_clear_error(real):

@@ -63,12 +63,13 @@ def once(
     patience: float | None = None,
 ) -> Iterator[bool]:
     """Hold a product's lock while it is looked for and, where it is missing, made: a second process waits for the first
-    one's.
+    one's. Until then the loop's checkpoints are the product's own: another one with phases of the same names, made in
+    the same loop, does not take them for its own.
 
     Args:
         file:     of the product; its lock and its cost lie beside it.
         what:     the product in words: "conditional GAN".
-        loop:     whose deadline ends the wait.
+        loop:     that the product is made in, and whose deadline ends the wait.
         place:    the device it is made on.
         missing:  whether it has to be made, where another sign than the missing file says so.
         patience: seconds to wait for another process; by default until the deadline.
@@ -84,6 +85,9 @@ def once(
         lock.acquire()
     except Timeout:
         raise Busy(f"the time limit was reached while another run made the {what}") from None
+    before = loop.key if loop else ""
+    if loop:
+        loop.key = f"{before.partition(' ')[0]} {file.parent.name}/{file.name}"
     try:
         cost = file.with_name(f"{file.name}.cost.json")
         if not file.exists() if missing is None else missing:
@@ -99,6 +103,8 @@ def once(
             for user in _users:
                 user |= {_name(file, what): spent.totals, **spent.shared}
     finally:
+        if loop:
+            loop.key = before
         lock.release()
 
 

@@ -131,6 +131,7 @@ def _train(file: Path, real: ImageSet, cfg: Training, seed: int, loop: Loop) -> 
     tensors = {f"network.{k}": v.cpu().contiguous() for k, v in network.state_dict().items()}
     tensors |= {"index": index, "forgotten": forgotten.cpu(), "learned": learned.cpu()}
     atomically(file, lambda part: save_file(tensors, part))
+    store.forget(loop, "feature_network")
     return ReferenceNetwork(network.eval().requires_grad_(False), index, forgotten.cpu(), learned.cpu())
 
 

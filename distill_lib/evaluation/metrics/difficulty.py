@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import networks
-from ...core import paths, weights
+from ...core import paths, store, weights
 from ...core.device import chunked
 from ...core.errors import UserError
 from ...core.files import read_tensors, write_tensors
@@ -155,13 +155,15 @@ def _of_real(
     """`_scores` of the real set, kept in a file and computed in steps, so that a time limit can interrupt them."""
     key = json.dumps({"scorer": name, "data": real.sha256(), "version": VERSION})
     file = paths.runs() / "difficulty" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    if file.exists():
-        return read_tensors(file)[0]["scores"]
-    scores, parts = torch.zeros(len(real), dtype=torch.float64), torch.arange(len(real)).split(50)
-    for step in (loop or Loop()).steps("difficulty", len(parts), {"scores": scores}):
-        scores[parts[step]] = _scores(classify, labels, real.subset(parts[step]))
-    write_tensors(file, {"scores": scores})
-    return scores
+    loop = loop or Loop()
+    with store.once(file, "difficulty scores", loop, real.device) as missing:
+        if missing:
+            scores, parts = torch.zeros(len(real), dtype=torch.float64), torch.arange(len(real)).split(50)
+            for step in loop.steps("difficulty", len(parts), {"scores": scores}):
+                scores[parts[step]] = _scores(classify, labels, real.subset(parts[step]))
+            write_tensors(file, {"scores": scores})
+            store.forget(loop, "difficulty")
+    return read_tensors(file)[0]["scores"]
 
 
 @torch.no_grad()
