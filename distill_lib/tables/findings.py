@@ -458,7 +458,7 @@ def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str
     said = said if parts else "Random real images have not been measured."
     pairs = [(r, random[other]) for c, r in rows.items() if c.method == "DGS" and (other := _like(c, random))]
     if not pairs:
-        return f"{said} No generated set counts as measured yet, so the paper's claim is untested here."
+        return f"{said} No generated set of its tables is measured yet; its claims are tested on their own."
     return f"{said} {tally('DGS', 'Random', pairs)}"
 
 
