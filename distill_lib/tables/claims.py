@@ -43,6 +43,7 @@ def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
         "claim": lambda f: f.claim.sentence,
         "verdict": lambda f: f.verdict,
         "difference and 95 % interval": difference,
+        "δ": lambda f: f"{f.claim.delta:g}",
         "repeats": lambda f: f"{f.effect.n} of {f.claim.n}",
         "scale": lambda f: str(f.claim.scale),
         "where the paper says it": lambda f: f.claim.source,
