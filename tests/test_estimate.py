@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -197,6 +198,17 @@ def test_the_nearest_of_the_newest_records_counts_and_another_protocol_s_only_wi
     assert of_protocol == estimate.rates("small").seconds([("evaluate", "ConvNet, mtt"), ("evaluate", "ConvNet")], 1.0)
 
 
+def test_a_processor_with_other_instructions_is_another_device(results, monkeypatch):
+    monkeypatch.setattr(estimate, "processor", lambda: ["avx2"])
+    for ipc, distill, instructions in ((1, 900.0, ["avx2"]), (10, 100.0, ["avx2", "amx_bf16"])):
+        one = record(task("DM", ipc), distill, evaluate=20.0)
+        replace(one, made_by=one.made_by | {"processor": instructions}).save("small")
+    assert estimate.rates("small").devices == ["a machine, avx2, any threads", "a machine, avx2 amx_bf16, any threads"]
+    assert seconds(task("DM", 10)) > 900 and row(task("DM", 10))["basis"].endswith("on a machine, avx2, 1 threads")
+    monkeypatch.setattr(estimate, "processor", lambda: ["avx2", "amx_bf16"])
+    assert seconds(task("DM", 1)) < 900
+
+
 def test_recorded_cells_are_predicted_from_the_others():
     """Leave one out: within a factor of two of what it took. Older records say wall seconds, and memory with that of
     cells before; those that say processor seconds are the yardstick too."""
@@ -206,9 +218,10 @@ def test_recorded_cells_are_predicted_from_the_others():
     known = estimate.Rates()
     for one in sorted(found, key=lambda r: r.made_by["at"]):
         known.add(one)
+    kinds = Counter(map(estimate.kind_of, found))
     hits = {"seconds": [], "memory": [], "seconds, counted": [], "memory, counted": []}
     for one in found:
-        of, others = estimate._task_of(one), estimate.Rates([estimate._kind(one.made_by["device"])])
+        of, others = estimate._task_of(one), estimate.Rates(estimate.nearest_first(kinds, estimate.kind_of(one)))
         for mine, every in ((others.rates, known.rates), (others.peaks, known.peaks)):
             mine |= {
                 key: [entry for entry in entries if entry.record != str(one.cell)] for key, entries in every.items()

@@ -25,7 +25,7 @@ from torch import nn
 
 from .. import networks, records
 from ..core import paths
-from ..core.device import describe, pick
+from ..core.device import describe, pick, processor
 from ..core.errors import UserError
 from ..core.settings import from_dict
 from ..data import DATASETS, sized
@@ -164,8 +164,8 @@ class Rates:
     """What records say.
 
     Attributes:
-        devices: whose records are asked, in this order: the one at hand, then those with most records. A processor is
-                 the same with any number of threads.
+        devices: whose records are asked, in this order: the one at hand, those of its name, those with most records. A
+                 processor is the same with any number of threads, and another one with other instructions.
         threads: of the process that asks, by which processor seconds are divided.
         rates:   (device, kind, name) -> rates. The kinds are "distill" of a method with its network or of a method,
                  "with stage" of one whose record may include its stage, "stage" such as "conditional GAN", and
@@ -220,7 +220,7 @@ class Rates:
 
     def add(self, record: Record) -> None:
         """Learn from a record; nothing from one whose settings or data set are not known."""
-        task, device = _task_of(record), _kind(str(record.made_by.get("device", "")))
+        task, device = _task_of(record), kind_of(record)
         if task is None or (operations := _operations(task)) is None:
             return
         gpu, done, name = not _processor(device), len(record.done), str(record.cell)
@@ -268,9 +268,21 @@ def _processor(device: str) -> bool:
     return device.endswith("threads")
 
 
-def _kind(device: str) -> str:
-    """The name of a device, with "any threads" in place of a number of threads."""
-    return re.sub(r"\d+ threads$", "any threads", device)
+def _kind(device: str, instructions: str) -> str:
+    """The name of a device, a processor's with its instructions and "any threads" in place of a number of threads."""
+    return re.sub(r"\d+ threads$", f"{instructions}, any threads" if instructions else "any threads", device)
+
+
+def kind_of(record: Record) -> str:
+    """The kind of device that a record was made on."""
+    by = record.made_by
+    return _kind(str(by.get("device", "")), " ".join(by.get("processor", [])))
+
+
+def nearest_first(kinds: Counter[str], here: str) -> list[str]:
+    """Kinds of devices, counted: `here`, then those of its name, then those with most records."""
+    name = here.partition(", ")[0]
+    return sorted(kinds, key=lambda kind: (kind != here, kind.partition(", ")[0] != name, -kinds[kind]))
 
 
 def _threads(device: str) -> int:
@@ -290,7 +302,7 @@ def rates(profile: str) -> Rates:
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
     for name in sorted({*paths.RESULT_PROFILES, profile}):
         for file, summary in summaries.summaries(name)[0].items():
-            key = (_kind(summary.device), summary.method, summary.network)
+            key = (_kind(summary.device, summary.processor), summary.method, summary.network)
             groups[key].append((summary.at, f"{paths.results(name)}/{file}.json"))
     count = Counter()
     for (device, *_), files in groups.items():
@@ -299,7 +311,7 @@ def rates(profile: str) -> Rates:
         here = describe(pick())
     except UserError:
         here = ""
-    known = Rates(sorted(count, key=lambda d: (d != _kind(here), -count[d])), _threads(here))
+    known = Rates(nearest_first(count, _kind(here, " ".join(processor()))), _threads(here))
     for _, file in sorted(newest for files in groups.values() for newest in heapq.nlargest(ENOUGH, files)):
         with contextlib.suppress(UserError):  # a damaged record is reported by whoever wants its number
             known.add(records.read(Path(file)))

@@ -22,7 +22,7 @@ from ..core.files import atomically
 from . import record as records_record
 from .record import Cell, Record
 
-FORMAT = 2
+FORMAT = 3
 FRESH_S = 1.0  # a file changed as recently could change again within one tick of its clock
 
 
@@ -35,6 +35,7 @@ class RecordSummary:
     settings: str  # `fingerprint` of its key
     at: str
     device: str
+    processor: str  # the instructions it has, "" for a GPU or an older record
     method: str  # of METHODS, that made the sets
     network: str
     sets: int  # distilled sets it holds
@@ -43,7 +44,8 @@ class RecordSummary:
     def of(cls, record: Record, stamp: str) -> RecordSummary:
         by, key = record.made_by, record.key
         method, network = key.get("method", record.cell.method), key.get("network", "")
-        words = map(str, (by.get("at", ""), by.get("device", ""), method, network))
+        instructions = " ".join(by.get("processor", []))
+        words = map(str, (by.get("at", ""), by.get("device", ""), instructions, method, network))
         return cls(stamp, name_of(record.cell), fingerprint(key), *words, sets=len(record.done))
 
 
