@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -92,22 +93,21 @@ def test_seconds_are_the_processors_where_a_set_was_distilled_on_one():
     assert claims.QUANTITIES["seconds"](record) == {0: 9.0, 1: 8.0}
 
 
-def spreads():
-    """Deviations between paired sets, in points, of the claims about accuracy that have at least ten repeats."""
-    found = [f for p in PAPERS for f in claims.findings(experiments.experiment(f"{p}/claims"), "small")]
-    return {f.claim.name: (f.effect.std, f.claim.n) for f in found if f.effect.n >= 10 and f.claim.unit == "points"}
+def measured(paper, pilot):
+    """The median deviation between paired sets, in points, of a paper's claims with at least ten repeats, or a pilot's
+    where there is none; the repeats and the margin that they plan."""
+    found = [f for f in claims.findings(experiments.experiment(f"{paper}/claims"), "small") if f.claim.unit == "points"]
+    planned = Counter((f.claim.n, f.claim.delta) for f in found).most_common(1)[0][0]
+    some = [f.effect.std for f in found if f.effect.n >= 10 and (f.claim.n, f.claim.delta) == planned]
+    return statistics.median(some or [pilot]), *planned
 
 
-def measured_spread():
-    """The median of `spreads`, or what the first pilot gave, and the repeats that SLFD's claims plan."""
-    return statistics.median([s for s, _ in spreads().values()] or [0.6]), claims_slfd.REPEATS
-
-
-def test_known_effects_get_the_right_verdict_through_the_whole_chain(monkeypatch):
+@pytest.mark.parametrize(("paper", "pilot"), [("slfd", 0.6), ("dgs", 1.5)])
+def test_known_effects_get_the_right_verdict_through_the_whole_chain(paper, pilot, monkeypatch):
     """Records with effects of 0, +1 and -1 points between sets that spread as measured, 500 draws."""
-    spread, n = measured_spread()
+    spread, n, delta = measured(paper, pilot)
     want = {0: "no effect larger than δ", 1: "holds", -1: "reversed"}
-    three = [claim(f"effect {e:+d}", ours=10 + e, theirs=20 + e, n=n) for e in want]
+    three = [claim(f"effect {e:+d}", ours=10 + e, theirs=20 + e, n=n, delta=delta) for e in want]
     of = claims.experiment_of("toy/claims", "Toy", three)
     rng, right, draws = np.random.default_rng(0), dict.fromkeys(want, 0), 500
 

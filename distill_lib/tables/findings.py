@@ -128,7 +128,7 @@ def verdict(record: Record, other: Record) -> str:
     return "above" if difference > 0 else "below"
 
 
-def spread(pairs: list[tuple[Record, Record]]) -> str:
+def which_spread(pairs: list[tuple[Record, Record]]) -> str:
     """What a difference is held against: where a row has one set, the deviation of its networks alone."""
     return "the spread of networks" if any(len(set(r.sets)) == 1 for pair in pairs for r in pair) else "the spread"
 
@@ -136,14 +136,14 @@ def spread(pairs: list[tuple[Record, Record]]) -> str:
 def versus(name: str, record: Record, other_name: str, other: Record) -> str:
     """'SKD is 2.8 points below CGAN, outside the spread of networks'."""
     difference, found = mean_pct(record) - mean_pct(other), verdict(record, other)
-    side, what = "above" if difference > 0 else "below", spread([(record, other)])
+    side, what = "above" if difference > 0 else "below", which_spread([(record, other)])
     how = {"inside": f"inside {what}", "no spread": "of one network, which has no spread"}
     return f"{name} is {abs(difference):.1f} points {side} {other_name}, {how.get(found, f'outside {what}')}"
 
 
 def tally(name: str, other_name: str, pairs: list[tuple[Record, Record]], what: str = "comparisons") -> str:
     """'SKD is above CGAN outside the spread of networks in 1 of 3 comparisons, and below in 1.'"""
-    found, what_spread = [verdict(*pair) for pair in pairs], spread(pairs)
+    found, what_spread = [verdict(*pair) for pair in pairs], which_spread(pairs)
     above, below, alone = (found.count(v) for v in ("above", "below", "no spread"))
     said = (
         f"{name} is above {other_name} outside {what_spread} in {above} of {len(pairs)} {what}, and below in {below}."
