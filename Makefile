@@ -17,8 +17,8 @@ reproduce: $(READY)  # run every notebook, build the book of that run
 book: $(READY)  # the book of the recorded results
 	$(BIN)/python -m distill_lib book
 
-test: $(READY)  # all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  # all tests, files side by side on up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY)  # style: ruff, with the rules of pyproject.toml
 	$(BIN)/ruff check .
