@@ -272,9 +272,25 @@ def test_sets_of_another_machine_keep_their_provenance(table, monkeypatch):
 
 def test_records_that_do_not_belong_together_are_not_joined(table):
     one, other = (s.record for s in go())
-    for wrong in (one, other, dataclasses.replace(one, sets=[1, 1], key={**one.key, "seed": 1})):
-        with pytest.raises(UserError, match="do not belong together"):
+    of_other_data = {**one.key, "data_sha256": {"train": "0", "test": "0"}}
+    for wrong, why in (
+        (one, r"both hold sets \[0\]"),
+        (dataclasses.replace(other, sets=[1, 1]), "cell: "),
+        (dataclasses.replace(one, sets=[1, 1], key={**one.key, "seed": 1}), "seed: 0 -> 1"),
+        (dataclasses.replace(one, sets=[1, 1], key=of_other_data), "pixels or labels"),
+    ):
+        with pytest.raises(UserError, match=f"do not belong together: .*{why}"):
             one.joined(wrong)
+
+
+def test_a_record_made_before_a_setting_came_takes_further_sets(table, monkeypatch):
+    params = several(monkeypatch, 2)
+    (now,) = engine.run("toy/table", params, say=lambda line: None, sets=1).statuses
+    for old in ({**now.record.key, "later": None}, {k: v for k, v in now.record.key.items() if v is not None}):
+        dataclasses.replace(now.record, key=old).save("small")
+        assert [s.state for s in experiments.plan("toy/table", params)] == ["partial"]
+        (grown,) = engine.run("toy/table", params, say=lambda line: None).statuses
+        assert grown.state == "computed" and grown.record.done == [0, 1] and grown.record.key == old
 
 
 @pytest.mark.parametrize(
@@ -406,7 +422,7 @@ def test_another_reading_of_a_row_differs_from_it_in_the_named_setting_alone():
     plain, _, reading = experiments.experiment(NAME).cells(params)
     assert (reading.variant, reading.protocol) == ("never learned first", plain.protocol)
     one, other = (experiments.experiment(NAME).task(c, params).key for c in (plain, reading))
-    assert experiments.differences(one, other) == ["config.never_learned: 'none' -> 'most'"]
+    assert records.differences(one, other) == ["config.never_learned: 'none' -> 'most'"]
 
 
 def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table, monkeypatch):

@@ -63,9 +63,12 @@ def test_a_difference_is_said_beside_the_spread_and_kept(table):  # noqa: F811
     assert shown.pairs == found.pairs and shown.again.made_by["processor"] is not None
     assert recomputed.table().loc[0, "difference of the means"] == "+0.75"
     assert "1 recorded cells" in recomputed.sentence()[0] and "moved by 0.75 points" in recomputed.sentence()[0]
-    record = records.load(cell(), "small")  # a record of other settings is not compared with it
-    dataclasses.replace(record, key={**record.key, "seed": 9}).save("small")
-    assert not comparisons() and "No recorded cell" in recomputed.sentence()[0]
+    record = records.load(cell(), "small")  # a setting that came later and is off changes nothing
+    dataclasses.replace(record, key={**record.key, "later": None}).save("small")
+    assert len(comparisons()) == 1
+    for other in ({"seed": 9}, {"data_sha256": "of other data"}):  # of other settings: not compared
+        dataclasses.replace(record, key={**record.key, **other}).save("small")
+        assert not comparisons() and "No recorded cell" in recomputed.sentence()[0]
 
 
 def test_what_cannot_be_compared_is_an_error(table, monkeypatch):  # noqa: F811

@@ -63,7 +63,7 @@ def test_a_variant_changes_one_setting_and_the_budgets_keep_it(variant):
     base = METHODS["SKD"].paper_config("FashionMNIST", 10)
     config = changed(base, *skd.VARIANTS[variant])
     before, after = as_dict(base), as_dict(config)
-    differs = experiments.differences(before, after)
+    differs = records.differences(before, after)
     assert len(differs) == (0 if variant == "default" else 1)
     assert (config.small() == base.small()) == (variant == "default")
 

@@ -3,7 +3,7 @@
 from .definition import Experiment, Numbers, Parameters, Skip, Task
 from .engine import run
 from .registry import check_parameters, experiment, experiments, find, paper_data, parameters, select
-from .state import TO_COMPUTE, Outcome, Status, differences, plan, status
+from .state import TO_COMPUTE, Outcome, Status, plan, status
 
 __all__ = [
     "TO_COMPUTE",
@@ -15,7 +15,6 @@ __all__ = [
     "Status",
     "Task",
     "check_parameters",
-    "differences",
     "experiment",
     "experiments",
     "find",

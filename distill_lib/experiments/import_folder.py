@@ -16,7 +16,7 @@ from typing import Any
 from .. import records
 from ..core.errors import UserError
 from ..records import Record, benchmarks
-from . import registry, state
+from . import registry
 
 FORMAT = "distill_lib.gpu/1"
 PROFILES = ("full", "small", "smoke")
@@ -86,10 +86,11 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
     for by in (record.made_by, *record.made_by.get("earlier", ())):
         _traced(by, where)
     here = records.load(cell, profile)
-    if here is not None and (changed := _differences(here, record)):
-        raise UserError(f"{where}: its settings differ from those of the record here: {changed}; nothing was added")
+    if here is not None and (changed := here.differs(record)):
+        why = "; ".join(changed)
+        raise UserError(f"{where}: its settings differ from those of the record here: {why}; nothing was added")
     task = known.task(cell, params)
-    if changed := state.differences(record.key, getattr(task, "key", {})):
+    if changed := records.differences(record.key, getattr(task, "key", {})):
         found.left_out.append(f"{what}: stale: {'; '.join(changed)}")
         return
     new = [i for i in record.done if here is None or i not in here.done]
@@ -113,13 +114,6 @@ def _traced(by: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: does not name the commit that made it; nothing was added")
     if by.get("changed_since_commit"):
         raise UserError(f"{where}: was made from uncommitted changes of {by['commit']}; nothing was added")
-
-
-def _differences(here: Record, other: Record) -> str:
-    changed = state.differences(here.key, other.key)
-    if here.key.get("data_sha256") != other.key.get("data_sha256"):
-        changed.append("the data set's pixels or labels")
-    return "; ".join(changed)
 
 
 def _continues(record: Record, here: Record) -> bool:

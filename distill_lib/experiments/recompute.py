@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -134,13 +133,8 @@ def comparisons() -> list[Recomputed]:
     for file in sorted(paths.results(FOLDER).glob("*/*/*/*.json")):
         again = records.read(file)
         here = [record for p in paths.RESULT_PROFILES if (record := records.load(again.cell, p))]
-        found += [Recomputed(record, again) for record in here if _settings(record) == _settings(again)]
+        found += [Recomputed(record, again) for record in here if not record.differs(again, num_sets=False)]
     return found
-
-
-def _settings(record: Record) -> dict[str, Any]:
-    """What a number depends on: a record's key without how many sets there are to be."""
-    return {k: v for k, v in record.key.items() if k != "num_sets"}
 
 
 def _leading(record: Record) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import records
 from ..core import paths
@@ -48,7 +47,7 @@ def _compared(task: Task, profile: str, sets: int | None) -> Status:
         return Status(cell, "damaged", str(err), task)
     if record is None:
         return Status(cell, "missing", "never computed", task)
-    if changed := differences(record.key, task.key):
+    if changed := records.differences(record.key, task.key):
         return Status(cell, "stale", "; ".join(changed), task, record)
     if left := missing_sets(task, record, sets):
         done = len(record.done)
@@ -86,23 +85,6 @@ def _holds(summary: RecordSummary, task: Task, sets: int | None) -> bool:
     """Whether a record is known to hold all of a task's sets, and as many as are asked for, under its settings."""
     same = (summary.cell, summary.settings) == (name_of(task.cell), fingerprint(task.key))
     return same and summary.sets >= max(task.num_sets, task.wanted(sets))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two nested settings, one line each: 'config.iterations: 500 -> 20001'.
-
-    The data hash is compared when the data is loaded, not here: `new` need not hold it.
-    """
-    out = []
-    for k in sorted(old.keys() | new.keys()):
-        a, b = old.get(k), new.get(k)
-        if k == "data_sha256" or a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            out += differences(a, b, f"{prefix}{k}.")
-        else:
-            out.append(f"{prefix}{k}: {a!r} -> {b!r}")
-    return out
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a number is (`Cell`), what was measured for it (`Record`), and who measured it."""
 
 from .made_by import code_state, lock_state, provenance
-from .record import ABOVE_CHANCE, Cell, Record, cost, files, load, path, read, sets_and_networks, underfit
+from .record import ABOVE_CHANCE, Cell, Record, cost, differences, files, load, path, read, sets_and_networks, underfit
 
 __all__ = [
     "ABOVE_CHANCE",
@@ -9,6 +9,7 @@ __all__ = [
     "Record",
     "code_state",
     "cost",
+    "differences",
     "files",
     "load",
     "lock_state",

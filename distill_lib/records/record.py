@@ -96,13 +96,26 @@ class Record:
         """Numbers of the distilled sets it holds; `key["num_sets"]` says how many the protocol has."""
         return sorted(set(self.sets))
 
+    def differs(self, other: Record, num_sets: bool = True) -> list[str]:
+        """What is not the same in what the numbers of two records depend on, one line each; `num_sets`: also in how
+        many sets there are to be."""
+        left_out = {} if num_sets else {"num_sets": None}
+        one, another = self.key | left_out, other.key | left_out
+        changed = [f"cell: {self.cell} -> {other.cell}"] if self.cell != other.cell else []
+        changed += differences(one, another)
+        if one.get("data_sha256") != another.get("data_sha256"):
+            changed.append("the data set's pixels or labels")
+        return changed
+
     def joined(self, other: Record) -> Record:
         """This record with further sets of the same cell, measured later.
 
         Raises: UserError: other settings or data, or sets that are here already.
         """
-        if self.cell != other.cell or self.key != other.key or set(self.sets) & set(other.sets):
-            raise UserError(f"{self.cell}: two records that do not belong together (sets {self.done} and {other.done})")
+        if changed := self.differs(other):
+            raise UserError(f"{self.cell}: two records that do not belong together: {'; '.join(changed)}")
+        if twice := set(self.sets) & set(other.sets):
+            raise UserError(f"{self.cell}: two records that do not belong together: both hold sets {sorted(twice)}")
         joined = {
             k: v + other.metrics[k] if isinstance(v, list) else max(v, other.metrics[k])
             for k, v in self.metrics.items()
@@ -145,6 +158,24 @@ class Record:
         }
         body = {k: v for k, v in body.items() if v or k not in ("cpu_seconds", "joules", "shared")}
         return {**body, "sha256": _digest(body)}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two keys, one line each: 'config.iterations: 500 -> 20001'.
+
+    A setting that is None is as one that is not there, so that one that came later and is off changes nothing. The
+    data hash is not compared: the key of a cell that is yet to be computed does not hold it.
+    """
+    out = []
+    for k in sorted(old.keys() | new.keys()):
+        a, b = old.get(k), new.get(k)
+        if k == "data_sha256" or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differences(a, b, f"{prefix}{k}.")
+        else:
+            out.append(f"{prefix}{k}: {a!r} -> {b!r}")
+    return out
 
 
 def path(cell: Cell, profile: str) -> Path:

@@ -179,9 +179,7 @@ def _stale(record: Record, profile: str) -> str:
     """How a record's settings differ from those of today, in words; "" if they are the same or it has none."""
     definition = experiments.experiment(record.cell.experiment)
     task = definition.task(record.cell, experiments.check_parameters(record.cell.experiment, {"profile": profile}))
-    changed = (
-        [] if isinstance(task, Skip) or "code" not in record.key else experiments.differences(record.key, task.key)
-    )
+    changed = [] if isinstance(task, Skip) or "code" not in record.key else records.differences(record.key, task.key)
     more = f" and {len(changed) - 1} more" * (len(changed) > 1)
     return f"stale ({changed[0]}{more})" if changed else ""
 
@@ -196,7 +194,7 @@ def stand_in(record: Record) -> str:
     wanted = record.cell.dataset if isinstance(task, Skip) else task.dataset
     said = [] if record.key["dataset"] == wanted else [f"on {record.key['dataset']} in place of {wanted}"]
     if not isinstance(task, Skip) and "config" in record.key:
-        other = experiments.differences(record.key["config"], as_dict(task.config))
+        other = records.differences(record.key["config"], as_dict(task.config))
         changed = (line.replace("'", "").replace("None", "none").split(": ", 1) for line in other)
         said += [
             f"the generator's {field.rpartition('.')[2]} {values.replace(' -> ', ' in place of ')}"
