@@ -85,3 +85,9 @@ def test_what_cannot_be_compared_is_an_error(table, monkeypatch):  # noqa: F811
     dataclasses.replace(record, key={**record.key, "data_sha256": {"train": "0", "test": "0"}}).save("small")
     with pytest.raises(UserError, match="pixels or labels differ"):
         again()
+
+
+def test_what_was_computed_again_and_kept_is_shown(monkeypatch):
+    monkeypatch.delenv("DISTILL_RESULTS", raising=False)
+    kept = sorted(paths.results("recomputed").glob("*/*/*/*.json"))
+    assert sorted(str(r.again.cell) for r in comparisons()) == sorted(str(records.read(f).cell) for f in kept)
