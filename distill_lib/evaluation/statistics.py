@@ -1,6 +1,6 @@
 """What a list of accuracies says: mean, spread, interval, whether it equals a published number; and calibration.
 
-    summarise([48.7, 49.2, 48.5, 49.0, 48.8])                     # 48.8 ± 0.2 (5 values, 95 % interval 48.6 to 49.0)
+    summarise([48.7, 49.2, 48.5, 49.0, 48.8])                     # 48.8 ± 0.2 (5 values, 95 % interval 48.5 to 49.2)
     equal_to_published([48.7, 49.2, 48.5], 48.9, 0.6, trials=5)    # matched: ...
 
 Standard deviations are those of the population (ddof 0) unless asked otherwise, as in the public codes of the field.
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.rng import stream
 
 
 # --- one list of values ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (ddof 0: population, 1: sample) and an interval for the mean, of `n` values."""
+    """Mean, standard deviation (ddof 0: population, 1: sample) and t-interval of the mean, of `n` values; for one, the
+    interval is NaN."""
 
     n: int
     mean: float
@@ -60,27 +60,13 @@ def half_width(spread: float, n: int, level: float = 0.95) -> float:
     return float(stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
 
 
-def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean: the same values and seed always give the same interval.
-
-    With fewer than about ten values it is too narrow; it never reaches beyond the smallest and largest value.
-    Source: Efron 1979.
-    """
+def summarise(values: Sequence[float], ddof: int = 0, level: float = 0.95) -> Summary:
+    """All of the above. Raises: UserError: no values, values that are not finite, a level outside 0 to 1."""
     if not 0 < level < 1:
         raise UserError(f"level {level}: a fraction between 0 and 1, such as 0.95")
-    x = torch.tensor(_checked(values), dtype=torch.float64)
-    index = torch.randint(len(x), (resamples, len(x)), generator=stream(seed, "bootstrap"))
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = x[index].mean(1).quantile(ends).tolist()
-    return low, high
-
-
-def summarise(values: Sequence[float], ddof: int = 0, level: float = 0.95, seed: int = 0) -> Summary:
-    """All of the above. Raises: UserError: no values, or values that are not finite."""
-    low, high = bootstrap_interval(values, level, seed=seed)
-    return Summary(len(values), mean(values), std(values, ddof), ddof, low, high, level)
+    centre, n = mean(values), len(values)
+    half = half_width(std(values, ddof=1), n, level) if n > 1 else math.nan
+    return Summary(n, centre, std(values, ddof), ddof, centre - half, centre + half, level)
 
 
 def _checked(values: Sequence[float]) -> list[float]:
@@ -196,7 +182,7 @@ def equal_to_published(
         verdict = "undecided"
     else:
         verdict, why = "undecided", "not wholly outside"
-    reason = f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
+    reason = f"{difference:+.2f} (90 % interval {low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
     return Comparison(verdict, difference, low, high, margin, p_value, "; ".join([reason, *notes]))
 
 

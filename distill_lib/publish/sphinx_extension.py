@@ -21,6 +21,7 @@ from sphinx.util.logging import WarningLogRecordTranslator, WarningSuppressor, g
 
 from ..core import paths
 from ..core.errors import UserError
+from ..experiments import experiments
 from ..records import export
 from ..tables.html import BOOK
 from . import pages
@@ -159,11 +160,14 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
     section = nodes.section("", nodes.title("", "How this page is made"), ids=["made-by"], names=["made-by"])
     section += nodes.paragraph("", "Every table and figure above is the output of this notebook, run with")
     section += nodes.literal_block(command, command, language="console", classes=["distill-command"])
-    found = _kept(name.removeprefix("notebooks/")) if profile == "recorded" else []
+    source = Path(app.env.doc2path(name)).read_text()
+    shown = [of for of in experiments() if of == name.removeprefix("notebooks/") or f'\\"{of}\\"' in source]
+    found = [text for of in shown for text in _kept(of)] if profile == "recorded" else []
     if found:
         section += nodes.paragraph("", "from the records")
         section += nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", text)) for text in found))
-        where = "Each row of the table of costs links to its record. "
+        linked = any("/records/" in raw.astext() for raw in doctree.findall(nodes.raw))
+        where = "Each row of the table of costs links to its record. " * linked
     else:
         where = (
             "It shows no record: what it has follows from the code and the published numbers alone, or was not run. "

@@ -41,7 +41,7 @@ def table(found: list[Finding], source: bool = True) -> pd.DataFrame:
     """A row per claim: its verdict, what was measured, what the paper says. Those without a repeat are folded below."""
     columns = {
         "claim": lambda f: f.claim.sentence,
-        "verdict": lambda f: f.verdict,
+        "verdict": lambda f: f"{f.verdict}: {f.why}" if f.why else f.verdict,
         "difference and 95 % interval": difference,
         "δ": lambda f: f"{f.claim.delta:g}",
         "repeats": lambda f: f"{f.effect.n} of {f.claim.n}",

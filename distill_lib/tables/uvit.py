@@ -21,6 +21,7 @@ from ..experiments.compute import Run, distilled
 from ..experiments.papers import uvit as paper
 from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
 from ..records import Cell, Record, reported
+from .findings import images_per_class
 from .numbers import NOT_RUN, each, spread
 
 
@@ -95,10 +96,13 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
     """The rows of `budget_points` as a table to read: numbers rounded and joined with their units."""
 
+    def budget(x: float, axis: str) -> str:
+        return images_per_class(int(x)) if axis == "images per class" else f"{x:g} {axis}"
+
     def line(p: pd.Series) -> dict[str, Any]:
         rate, images = p["images per second"], p["images"]
         accuracy = f"{p['value']:.1f}" + f" ± {p['std']:.1f}" * (p["networks"] > 1)
-        shown = {"data": p["panel"], "method": p["method"], "budget": f"{p['x']:g} {p['axis']}"}
+        shown = {"data": p["panel"], "method": p["method"], "budget": budget(p["x"], p["axis"])}
         shown |= {"images": "" if pd.isna(images) else f"{images:,.0f}"}
         shown |= {"images/s": "" if pd.isna(rate) else f"{rate:.1f}", "accuracy (%)": accuracy}
         return shown | {"protocol": p["protocol"], "networks": p["networks"]}

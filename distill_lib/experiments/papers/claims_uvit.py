@@ -56,7 +56,8 @@ CLAIMS = [
     *(
         _claim(
             f"generated over real: IPC {ipc}",
-            f"{ipc} generated image{'s' * (ipc > 1)} per class train better networks than as many real ones.",
+            f"{ipc} generated image{'s per class train' if ipc > 1 else ' per class trains'} better networks than as "
+            "many real ones.",
             "Section 1: it captures the distribution of the real images",
             _uvit(ipc),
             _real(ipc),
