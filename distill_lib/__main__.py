@@ -184,12 +184,9 @@ def run(
     every distilled set: `--sets 1` and later `--sets 5` give the same numbers as all five at once. Exit status: 0 every
     selected cell has its record, 2 wrong input or failed cells, 3 the time limit was reached, 130 Ctrl-C.
     """
-    from .experiments import prerequisites
-
-    for name in experiments:
-        prerequisites.check(name, profile, prerequisites.rows(parse(parameter), cells))
     from . import experiments as engine
     from . import tables
+    from .experiments import prerequisites
 
     if engine_name not in ("local", "dask"):
         raise unknown("engine", engine_name, ["local", "dask"])
@@ -198,10 +195,13 @@ def run(
     limit = time.monotonic() + seconds(time_limit) if time_limit else None
     chosen = [(name, engine.check_parameters(name, {"profile": profile, **parse(parameter)})) for name in experiments]
     selected = [engine.select(engine.experiment(name).cells(params), cells) for name, params in chosen]
-    failed: list[engine.Status] = []
+    left_to_do = []
     for (name, params), some in zip(chosen, selected, strict=True):
+        left_to_do.append([s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE])
+        prerequisites.check(name, profile, [s.task.maker for s in left_to_do[-1]])
+    failed: list[engine.Status] = []
+    for (name, params), some, todo in zip(chosen, selected, left_to_do, strict=True):
         if profile == "full":
-            todo = [s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE]
             print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
         left = None if limit is None else max(0.0, limit - time.monotonic())
         options = {"time_limit": left, "say": print, "device": device, "strict": False, "sets": sets}

@@ -93,6 +93,10 @@ def test_seconds_are_the_processors_where_a_set_was_distilled_on_one():
     assert claims.QUANTITIES["seconds"](record) == {0: 9.0, 1: 8.0}
 
 
+def key_of(of, cell):
+    return of.task(cell, of.parameters(profile="small")).key
+
+
 def measured(paper, pilot):
     """The median deviation between paired sets, in points, of a paper's claims with at least ten repeats, or a pilot's
     where there is none; the repeats and the margin that they plan."""
@@ -111,11 +115,12 @@ def test_known_effects_get_the_right_verdict_through_the_whole_chain(paper, pilo
     of = claims.experiment_of("toy/claims", "Toy", three)
     rng, right, draws = np.random.default_rng(0), dict.fromkeys(want, 0), 500
 
+    keys = {cell: key_of(of, cell) for c in three for cell in c.cells(of.name)}
+
     def record(cell, sets):
         values = np.clip(sets[:, None] + rng.normal(0, 0.4, (n, 2)), 0, 100)  # two networks a set
-        key = {"network": "MLP", "dataset": "digits", "protocol": {"loss": "ce"}}
         metrics = {"train_loss": [0.01] * (2 * n)}
-        return Record(cell, values.flatten().tolist(), np.repeat(np.arange(n), 2).tolist(), key, metrics)
+        return Record(cell, values.flatten().tolist(), np.repeat(np.arange(n), 2).tolist(), keys[cell], metrics)
 
     per_set = np.sqrt(max(spread**2 - 0.4**2, 0.01) / 2)  # of an arm: two arms and their networks make the spread
     for _ in range(draws):
@@ -137,6 +142,10 @@ def test_known_effects_get_the_right_verdict_through_the_whole_chain(paper, pilo
         ({}, ""),
         ({"train_loss": [2.3, 2.3]}, "networks are not trained: MLP at a training loss of 2.30"),
         ({"stage 1": [[{"class_accuracy_pct": 11.2}]]}, "the generator is not trained: .* recognises 11.2 %"),
+        (  # a mean over architectures keeps no accuracy by class
+            {"stage 1": [[{"class_accuracy_pct": 11.2}]], "per_class_accuracy_pct": None},
+            "the generator is not trained: .* recognises 11.2 %",
+        ),
         ({"stage 1": [[{"class_accuracy_pct": 80.0}]]}, ""),
     ],
 )
@@ -147,12 +156,37 @@ def test_without_trained_networks_and_generators_there_is_no_verdict(metrics, sa
     kept = {"train_loss": [0.01] * 3, "per_class_accuracy_pct": [[60.0] * 10] * 3} | metrics
 
     def load(cell, profile):
-        return Record(cell, values[cell.ipc], [0, 1, 2], {"network": "MLP", "protocol": {"loss": "ce"}}, kept)
+        metrics = {k: v for k, v in kept.items() if v is not None}
+        return Record(cell, values[cell.ipc], [0, 1, 2], key_of(of, cell), metrics)
 
     monkeypatch.setattr(records, "load", load)
     (found,) = claims.findings(of, "small")
     assert re.match(says, found.why) if says else found.why == ""
     assert found.word == ("undecided" if says else "holds")
+
+
+@pytest.mark.parametrize(
+    ("key", "metrics", "says"),
+    [
+        ({}, {}, ""),
+        ({"seed": 7, "code": {"Random": 99}}, {}, "a record of other settings .*code.Random: 99 -> .*seed: 7"),
+        ({"data_sha256": {"train": "0"}}, {}, "the arms were made from different pixels or labels"),
+        ({}, {"FID-Inception-200": [9.0] * 3}, "measured differently: FID-ConvNetW32-200 and FID-Inception-200"),
+    ],
+)
+def test_arms_that_do_not_share_all_but_the_idea_are_not_compared(key, metrics, says, monkeypatch):
+    of = claims.experiment_of("toy/claims", "Toy", [claim("FID", n=3, quantity="FID")])
+
+    def load(cell, profile):
+        theirs = {"FID-ConvNetW32-200": [float(cell.ipc)] * 3}
+        changed = {**key_of(of, cell), **key} if cell.ipc == 1 else key_of(of, cell)
+        return Record(cell, [50.0] * 3, [0, 1, 2], changed, metrics if metrics and cell.ipc == 1 else theirs)
+
+    monkeypatch.setattr(records, "load", load)
+    (found,) = claims.findings(of, "small")
+    assert re.match(f".*{says}", found.why) if says else not found.why
+    assert found.effect.n == (0 if says else 3) and (not says or found.word == "not run")
+    assert says or tables.arms([found])["IPC"].tolist() == [2, 1]
 
 
 # --- definitions ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from distill_lib import __main__ as cli
 from distill_lib.core import device, paths
 from distill_lib.core.errors import UserError
 from distill_lib.core.files import atomically
-from distill_lib.experiments import check_parameters, parameters
+from distill_lib.experiments import Outcome, check_parameters, parameters
 from distill_lib.publish import kernel_server, pages
 
 
@@ -74,6 +74,17 @@ def test_run_computes_then_reuses(monkeypatch, capsys, tmp_path):
     assert status == 0 and "2 computed" in out and "vico_noaug@40ep" in out and "51.4 ± 3.8" in out
     status, out, _ = call(monkeypatch, capsys, *words)
     assert status == 0 and "2 reused" in out and "computed" not in out
+
+
+def test_run_asks_for_weights_only_where_a_cell_that_is_left_to_compute_needs_them(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("distill_lib.experiments.run", lambda *args, **options: Outcome(args[1]))
+    status, _, err = call(monkeypatch, capsys, "run", "dgs/claims", "--profile", "small")
+    assert status == 0 and not err  # no generator of the paper: its pools are drawn from a GAN
+    words = ["run", "dgs/table1_imagewoof", "--profile", "small", "--cells", "method=DGS"]
+    status, _, err = call(monkeypatch, capsys, *words)
+    assert status == 2 and "dgs/table1_imagewoof at small needs what is not here" in err
+    assert call(monkeypatch, capsys, *words[:-1], "method=Random,network=ConvNet-6")[0] == 0
 
 
 def test_plan_says_where_every_cell_stands(monkeypatch, capsys, tmp_path):

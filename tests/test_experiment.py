@@ -11,9 +11,10 @@ from papermill.translators import PythonTranslator
 
 from distill_lib import data, experiments, networks, records
 from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.evaluation.metrics.generative import Scores
 from distill_lib.experiments import Experiment, Parameters, Skip, Task, compute, engine, registry
 from distill_lib.methods import METHODS, random_real
-from distill_lib.records import Cell
+from distill_lib.records import Cell, Record
 
 NAME = "skd/table1_accuracy"
 
@@ -463,3 +464,14 @@ def test_a_generator_is_trained_once_and_serves_every_ipc(tmp_path, monkeypatch)
     assert len(made) == 1 and [len(s) for s in sets] == [20, 30]
     states_ = [s.generator.state_dict() for s in sets]
     assert all(torch.equal(states_[0][k], states_[1][k]) for k in states_[0])
+
+
+def test_further_sets_are_measured_in_the_feature_space_of_those_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    cell = Cell("toy/table", "Random", "digits", 1, "MLP", "vico_noaug@2ep")
+    task = Task(cell, random_real.Config(ipc=1), "digits", "vico_noaug@2ep", scores=Scores())
+    of = lambda name: Record(cell, [50.0], [0], task.key, {f"FID-{name}-200": [9.0]})  # noqa: E731
+    assert compute._measured_as(None, task).scores.extractor == "auto"
+    assert compute._measured_as(of("ConvNetW32"), task).scores.extractor == "ConvNetW32"
+    with pytest.raises(UserError, match="features of ResNet-56, whose weights are not here: put "):
+        compute._measured_as(of("ResNet-56"), task)

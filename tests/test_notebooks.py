@@ -296,10 +296,14 @@ def test_pages_run_side_by_side_and_recorded_ones_only_when_something_they_depen
         assert str(tmp_path) not in json.dumps(executed.metadata)
 
     assert [r.unchanged for r in pages.run([still], "recorded")] == [True]
-    new = tmp_path / "results" / "small" / "demo.json"
-    new.parent.mkdir(parents=True)
-    new.write_text("{}")
-    assert pages._stored_fingerprint(still, "recorded") not in (None, pages._fingerprints([still])[still])
+    seen = {pages._stored_fingerprint(still, "recorded")}
+    assert seen == set(pages._fingerprints([still]).values())
+    for new in ("results/small/demo.json", "results/recomputed/demo.json", "repository/book/references.bib"):
+        (tmp_path / new).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / new).write_text("{}")
+        seen.add(pages._fingerprints([still])[still])
+    (tmp_path / "repository" / "book" / "page.md").write_text("# A page of its own")
+    assert len(seen) == 4 and pages._fingerprints([still])[still] in seen
 
 
 def test_a_damaged_notebook_is_one_clear_error(tmp_path, runs):

@@ -9,6 +9,7 @@ from test_experiment import go, table  # noqa: F401
 from distill_lib import experiments, records
 from distill_lib.core import paths
 from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.experiments import compute
 from distill_lib.experiments.recompute import comparisons
 from distill_lib.experiments.recompute import recompute as compute_again
 from distill_lib.tables import recomputed
@@ -71,6 +72,35 @@ def test_a_difference_is_said_beside_the_spread_and_kept(table):  # noqa: F811
         assert not comparisons() and "No recorded cell" in recomputed.sentence()[0]
 
 
+def test_fewer_sets_do_not_replace_those_that_were_kept(table):  # noqa: F811
+    go()
+    again(sets=3, keep=True)
+    _, lines = again(sets=1, keep=True)
+    assert lines[-1] == "  not kept: 3 sets computed again on such a machine are there already"
+    (shown,) = comparisons()
+    assert shown.again.done == [0, 1, 2]
+    (file,) = paths.results("recomputed").rglob("*.json")
+    assert file.parent.parent.parent.name == "small"  # so that full does not replace it
+
+
+def test_a_run_that_was_stopped_goes_on(table, monkeypatch):  # noqa: F811
+    go()
+    evaluate, seeds = compute.evaluate, []
+
+    def stopped_once(*args, **options):
+        seeds.append(options["seed"])
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(compute, "evaluate", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        again(sets=2)
+    (found,), _ = again(sets=2)
+    assert seeds == [0, 1000, 1000] and found.again.done == [0, 1] and found.largest_difference == 0
+    assert not (paths.runs() / "recomputed").exists()
+
+
 def test_what_cannot_be_compared_is_an_error(table, monkeypatch):  # noqa: F811
     with pytest.raises(
         UserError, match="no recorded cell to compare with; see `distill plan toy/table --profile small"
@@ -89,5 +119,5 @@ def test_what_cannot_be_compared_is_an_error(table, monkeypatch):  # noqa: F811
 
 def test_what_was_computed_again_and_kept_is_shown(monkeypatch):
     monkeypatch.delenv("DISTILL_RESULTS", raising=False)
-    kept = sorted(paths.results("recomputed").glob("*/*/*/*.json"))
+    kept = sorted(paths.results("recomputed").rglob("*.json"))
     assert sorted(str(r.again.cell) for r in comparisons()) == sorted(str(records.read(f).cell) for f in kept)

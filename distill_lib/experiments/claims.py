@@ -108,22 +108,28 @@ def _spread_of_architectures(record: Record) -> dict[int, float]:
     return {i: statistics.stdev([statistics.fmean(of[i]) for of in each]) for i in record.done}
 
 
-def _metric(start: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
-    """Reads the one metric of a record whose name starts with `start`: its value for every set."""
+# How the metric that a quantity reads begins: the first that a record has. Seconds of distilling a set are the
+# processor's where it ran on one, since other work lengthens them least.
+_SECONDS = ("distill_cpu_seconds", "distill_seconds")
+METRICS = {
+    "difficulty of the pool": ("pool_difficulty_pct",),
+    "FID": ("FID-",),
+    "seconds": _SECONDS,
+    "doublings of seconds": _SECONDS,
+}
+
+
+def metric_of(quantity: str, record: Record) -> str:
+    """The name of the metric that a quantity reads from a record; "" if it reads none, or the record lacks it."""
+    return next((k for start in METRICS.get(quantity, ()) for k in record.metrics if k.startswith(start)), "")
+
+
+def _metric(quantity: str, change: Callable[[float], float] = float) -> Callable[[Record], dict[int, float]]:
+    """Reads a quantity's metric: its value for every set."""
 
     def of(record: Record) -> dict[int, float]:
-        (name,) = [k for k in record.metrics if k.startswith(start)]
-        return {i: change(v) for i, (v,) in _by_set(record, record.metrics[name]).items()}
-
-    return of
-
-
-def _seconds(change: Callable[[float], float]) -> Callable[[Record], dict[int, float]]:
-    """Of distilling a set: the processor's where it ran on one, since other work lengthens them least."""
-
-    def of(record: Record) -> dict[int, float]:
-        own = "distill_cpu_seconds" if "distill_cpu_seconds" in record.metrics else "distill_seconds"
-        return _metric(own, change)(record)
+        values = record.metrics.get(metric_of(quantity, record), [])
+        return {i: change(v) for i, (v,) in _by_set(record, values).items()} if values else {}
 
     return of
 
@@ -133,10 +139,10 @@ QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "accuracy": _accuracy,
     "spread over networks": _spread,
     "spread over architectures": _spread_of_architectures,
-    "difficulty of the pool": _metric("pool_difficulty_pct"),
-    "FID": _metric("FID-"),
-    "seconds": _seconds(float),
-    "doublings of seconds": _seconds(math.log2),
+    "difficulty of the pool": _metric("difficulty of the pool"),
+    "FID": _metric("FID"),
+    "seconds": _metric("seconds"),
+    "doublings of seconds": _metric("doublings of seconds", math.log2),
 }
 UNITS_OF_EFFECTS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
 OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
@@ -351,31 +357,48 @@ def _untrained(record: Record) -> str:
     if low := records.underfit(record):
         return f"networks are not trained: {low}"
     looks = record.metrics.get("stage 1", [[]])[0]
-    shares = record.metrics.get("per_class_accuracy_pct", [[]])[0]
-    if looks and shares and (share := looks[-1]["class_accuracy_pct"]) < records.ABOVE_CHANCE * 100 / len(shares):
+    classes = records.number_of_classes(record)
+    if looks and classes and (share := looks[-1]["class_accuracy_pct"]) < records.ABOVE_CHANCE * 100 / classes:
         return f"the generator is not trained: a classifier of real images recognises {share:.1f} % of its samples"
     return ""
 
 
+def _unlike(claim: Claim, arms: list[Record]) -> str:
+    """Why the arms of a claim cannot be paired; "" if they can."""
+    if len(names := {metric_of(claim.quantity, record) for record in arms}) > 1:
+        return f"the arms were measured differently: {' and '.join(sorted(names)).strip()}"
+    if any(record.key.get("data_sha256") != arms[0].key.get("data_sha256") for record in arms):
+        return "the arms were made from different pixels or labels"
+    return ""
+
+
 def paired_differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:
-    """One difference for each repeat that all arms have, in order, at most as many as are planned."""
+    """One difference for each repeat that all arms have, in order, at most as many as are planned; none of arms that
+    cannot be paired."""
     arms = claim.cells(experiment)
-    if not all(cell in found for cell in arms):
+    if not all(cell in found for cell in arms) or _unlike(claim, [found[cell] for cell in arms]):
         return []
     values = {cell: QUANTITIES[claim.quantity](found[cell]) for cell in arms}
     common = sorted(set.intersection(*(set(v) for v in values.values())))[: claim.n]
     return [math.fsum(weight * values[cell][i] for cell, weight in arms.items()) for i in common]
 
 
-def findings(of: Experiment, profile: str) -> list[Finding]:
+def findings(of: Experiment, profile: str, seed: int = 0) -> list[Finding]:
     """Where every claim of an experiment stands in a profile ("recorded" shows what small has recorded).
 
-    Holm's family is all claims of the paper, those without repeats included.
+    Holm's family is all claims of the paper, those without repeats included. A record of other settings than the
+    claim's, of another version of the code or another seed, is left out, and the finding says so.
     """
-    folder = SCALE if profile in ("recorded", "full") else profile
+    params = of.parameters(profile=SCALE if profile in ("recorded", "full") else profile, seed=seed)
     found: dict[Cell, Record] = {}
+    left_out: dict[Cell, str] = {}
     for cell in {cell for claim in of.claims for cell in claim.cells(of.name)}:
-        if record := records.load(cell, folder):
+        task, record = of.task(cell, params), records.load(cell, params.profile)
+        if record is None or isinstance(task, Skip):
+            continue
+        if changed := records.differences(record.key, task.key):
+            left_out[cell] = f"a record of other settings is left out ({cell}: {'; '.join(changed)})"
+        else:
             found[cell] = record
     each = [effects.paired(paired_differences(claim, found, of.name), claim.delta) for claim in of.claims]
     adjusted = effects.holm([effect.p_value for effect in each])
@@ -386,6 +409,10 @@ def findings(of: Experiment, profile: str) -> list[Finding]:
             each_arm = [found[cell] for cell in claim.cells(of.name)]
             if why := next(filter(None, map(_untrained, each_arm)), ""):
                 word = "undecided"
+        if not effect.n:
+            arms = claim.cells(of.name)
+            why = next((left_out[cell] for cell in arms if cell in left_out), "")
+            why = why or (_unlike(claim, [found[cell] for cell in arms]) if all(c in found for c in arms) else "")
         arms = {arm: found[cell] for arm, _ in claim.arms if (cell := arm.cell(of.name, claim.scale)) in found}
         out.append(Finding(claim, effect, p_value, word, effect.n < claim.n, why, arms))
     return out

@@ -14,15 +14,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .. import data, records
-from ..core import paths, store
+from ..core import paths, store, weights
 from ..core.device import pick
-from ..core.errors import TimeUp
+from ..core.errors import TimeUp, UserError
 from ..core.loop import Loop
 from ..core.progress import Activity, Spent
 from ..core.rng import stream
-from ..core.settings import as_dict
+from ..core.settings import as_dict, replace
 from ..data import ImageSet
 from ..evaluation import Evaluation, evaluate
+from ..evaluation.metrics.features import PRETRAINED
+from ..evaluation.metrics.generative import Scores
 from ..methods import METHODS, optional
 from ..networks.reference import Training
 from ..records import Cell, Record
@@ -132,13 +134,30 @@ def compute(
     folder = paths.runs() / run.profile / "work" / task.cell.experiment / f"{task.cell.stem}-{store.digest(key)}"
     record = known
     for i in missing_sets(task, known, sets):
-        one = _set(task, i, run, key, folder / f"set{i}")
+        one = _set(_measured_as(record, task), i, run, key, folder / f"set{i}")
         record = one if record is None else record.joined(one)
         if keep:
             keep(record)
             shutil.rmtree(folder / f"set{i}", ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _measured_as(record: Record | None, task: Task) -> Task:
+    """The task, with the feature space that the record's sets were measured in where its settings leave that open:
+    distances of two spaces cannot be joined.
+
+    Raises: UserError: the space needs weights that are not here.
+    """
+    if record is None or not isinstance(task.scores, Scores) or task.scores.extractor != "auto":
+        return task
+    name = next((k.removeprefix("FID-").rpartition("-")[0] for k in record.metrics if k.startswith("FID-")), "auto")
+    if name in PRETRAINED and weights.find(name) is None:
+        raise UserError(
+            f"{record.cell}: its sets so far were measured in the features of {name}, whose weights are not here: put "
+            f"{weights.FILES[name].names[0]} into {weights.weights_place()}"
+        )
+    return dataclasses.replace(task, scores=replace(task.scores, extractor=name))
 
 
 def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) -> Record:

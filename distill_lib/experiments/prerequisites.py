@@ -5,9 +5,7 @@ check("dgs/table1_imagewoof", "full")      # names everything that is missing, a
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 from ..core import paths, weights
 from ..core.errors import UserError
@@ -56,15 +54,6 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
         )
     if lines:
         raise UserError(f"{experiment} at {profile} needs what is not here:\n- " + "\n- ".join(lines))
-
-
-def rows(parameters: dict[str, Any], cells: str | None) -> list[str] | None:
-    """The methods that a run's parameters or its selection of cells name; None if they name none, or by a pattern."""
-    named = parameters.get("methods")
-    if named is None and (found := re.search(r"method\s*=\s*([^,]+)", cells or "")):
-        named = found[1].split("|")
-    named = named.split(",") if isinstance(named, str) else named
-    return None if not isinstance(named, list) or any("*" in str(n) for n in named) else [str(n).strip() for n in named]
 
 
 def _has_imagenet() -> bool:

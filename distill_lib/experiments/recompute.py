@@ -4,6 +4,7 @@ book/scale_out.md"""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,6 +21,7 @@ from .. import records
 from ..core import paths
 from ..core.device import describe, pick, processor
 from ..core.errors import UserError
+from ..core.files import write_json
 from ..core.progress import Activity
 from ..evaluation import statistics
 from ..records import Cell, Record
@@ -27,7 +30,7 @@ from .compute import Run
 from .definition import Parameters
 from .registry import experiment
 
-FOLDER = "recomputed"  # below the results: recomputed/<machine>/<paper>/<table>/<cell>.json
+FOLDER = "recomputed"  # below the results: recomputed/<machine>/<profile>/<paper>/<table>/<cell>.json
 
 
 @dataclass(frozen=True)
@@ -119,21 +122,39 @@ def recompute(
             wanted = sets or leading[s.cell]
             task = dataclasses.replace(s.task, num_sets=max(s.task.num_sets, wanted))
             with how.listener.cell(s.cell, params.profile, number, ""):
-                again = compute.compute(task, how, sets=wanted)
-            if keep:
-                again.save(f"{FOLDER}/{_machine(place)}")
+                file = paths.runs() / "again" / s.cell.experiment / f"{s.cell.stem}.json"
+                so_far = records.read(file) if file.exists() else None  # of a run that was stopped
+                so_far = so_far if so_far and not s.record.differs(so_far, num_sets=False) else None
+                save = functools.partial(_save, file)
+                again = compute.compute(task, how, so_far, wanted, save)
             found.append(Recomputed(s.record, again))
             say(f"[{number}/{len(valid)}] {s.cell}: {found[-1]}")
+            if keep:
+                _keep(again, f"{FOLDER}/{_machine(place)}/{params.profile}", say)
     return found
+
+
+def _save(file: Path, record: Record) -> None:
+    write_json(file, record.to_json())
+
+
+def _keep(again: Record, folder: str, say: Callable[[str], None]) -> None:
+    """Write a cell to the book's comparison, unless the record that is there holds more sets of the same settings."""
+    before = records.load(again.cell, folder)
+    if before and not before.differs(again, num_sets=False) and set(before.done) > set(again.done):
+        say(f"  not kept: {len(before.done)} sets computed again on such a machine are there already")
+    else:
+        again.save(folder)
 
 
 def comparisons() -> list[Recomputed]:
     """What `keep` wrote, beside the records it was compared with; without those whose record has changed since."""
     found = []
-    for file in sorted(paths.results(FOLDER).glob("*/*/*/*.json")):
+    for file in sorted(paths.results(FOLDER).glob("*/*/*/*/*.json")):
         again = records.read(file)
-        here = [record for p in paths.RESULT_PROFILES if (record := records.load(again.cell, p))]
-        found += [Recomputed(record, again) for record in here if not record.differs(again, num_sets=False)]
+        record = records.load(again.cell, file.parts[-4])
+        if record and not record.differs(again, num_sets=False):
+            found.append(Recomputed(record, again))
     return found
 
 

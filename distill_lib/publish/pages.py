@@ -285,10 +285,11 @@ def _fingerprints(pages: list[Page]) -> dict[Page, str]:
     common = hashlib.sha256(sys.version.encode())
     lock = paths.ROOT / "requirements.lock"
     common.update(lock.read_bytes() if lock.exists() else b"")
-    shown = (paths.results(kept) for kept in ("small", "full", "benchmarks"))
-    for folder in (paths.ROOT / "distill_lib", *shown):
+    shown = (paths.results(kept) for kept in ("small", "full", "benchmarks", "recomputed"))
+    for folder in (paths.ROOT / "distill_lib", paths.ROOT / "book", *shown):
+        others = folder.name == "book"  # than pages: what these read
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and "__pycache__" not in file.parts and not (others and file.suffix == ".md"):
                 common.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return {
         page: hashlib.sha256(common.digest() + page.name.encode() + page.file.read_bytes()).hexdigest()

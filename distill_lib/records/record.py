@@ -270,12 +270,14 @@ def cost(record: Record) -> str:
 
 
 def sets_and_networks(record: Record) -> str:
-    """How much was measured: "2 of 5 sets x 5 networks" where two of the five sets to make have been evaluated."""
+    """How much was measured: "2 of 5 sets x 5 networks" where two of the five sets to make have been evaluated; "2 sets
+    x 5 networks" where the record does not say how many there are to be, as that of a claim's arm."""
     sizes = sorted({record.sets.count(i) for i in record.done})
     n = len(record.done)
     planned = max(n, record.key.get("num_sets", n))
+    of = f"{n} of {planned}" if "num_sets" in record.key else str(n)
     each = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
-    return f"{n} of {planned} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
+    return f"{of} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
 
 
 LEARNED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves
@@ -297,7 +299,7 @@ def underfit(record: Record) -> str:
     mean accuracy is below `ABOVE_CHANCE` times that of guessing. This also rejects what trained networks learned from
     poor images: such a number cannot be told from that of an untrained network.
     """
-    classes = _num_classes(record)
+    classes = number_of_classes(record)
     if classes is None:
         return ""
     rules, losses = record.key.get("protocol", {}), _by_network(record, "train_loss")
@@ -321,7 +323,7 @@ def _by_network(record: Record, name: str) -> dict[str, float]:
     return each or ({_network(record): fmean(record.metrics[name])} if name in record.metrics else {})
 
 
-def _num_classes(record: Record) -> int | None:
+def number_of_classes(record: Record) -> int | None:
     """Classes of the data set of a record; None if neither the record nor the catalogue says."""
     if per_class := record.metrics.get("per_class_accuracy_pct"):
         return len(per_class[0])

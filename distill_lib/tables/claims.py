@@ -19,7 +19,7 @@ from ..core import paths
 from ..evaluation.effects import WORDS
 from ..experiments.claims import Finding, findings
 from ..experiments.definition import Parameters
-from ..records import Record
+from ..records import Cell, Record
 from .findings import Findings, mean_pct
 
 PAPER_TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
@@ -33,7 +33,7 @@ def papers() -> list[str]:
 def of(paper: str, params: Parameters | None = None) -> list[Finding]:
     """Where the claims of a paper stand; those of `params.claims` alone where parameters are given."""
     this = experiments.experiment(f"{paper}/claims")
-    found = findings(this, params.profile if params else "recorded")
+    found = findings(this, params.profile, params.seed) if params else findings(this, "recorded")
     return [f for f in found if params is None or f.claim.name in params.claims]
 
 
@@ -166,12 +166,13 @@ def pilots() -> pd.DataFrame:
 def arms(found: list[Finding]) -> pd.DataFrame:
     """A row per arm with a record: its accuracy, the training loss its networks end at, how far the generator had come
     in the last fifth of its training, and the seconds of a repeat."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[Cell, dict[str, Any]] = {}
     for f in found:
         for arm, record in f.arms.items():
             loss = [v for k, values in record.metrics.items() if k.startswith("train_loss") for v in values]
-            rows[str(arm), str(f.claim.scale)] = {
+            rows[record.cell] = {
                 "arm": str(arm),
+                "IPC": record.cell.ipc,
                 "scale": str(f.claim.scale),
                 "sets": len(record.done),
                 "accuracy (%)": f"{mean_pct(record):.1f}",
