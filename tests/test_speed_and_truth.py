@@ -154,6 +154,11 @@ def test_rows_with_a_target_come_first():
 def test_the_page_s_table_names_the_loop_that_a_row_is_compared_with():
     plain, alone = entry(made(), [1], [1]), entry(made(), [1], [1]) | {"plain": None}
     official = plain | {"what": "another", "compared": "the official code's loop", "ratio": 12.3}
+    memory = alone | {"name": "memory", "target": {"off_pct": 20.0}}
+    memory["facts"] = {"measured_mb": 900, "estimated_mb": 1000, "off_pct": 11}
+    others = benchmarks.alone([plain, alone, official, memory])
+    assert others["estimated, MB"].tolist() == ["", "1000"] and others["peak memory, MB"].iloc[-1] == "900"
+    assert benchmarks.table([memory])["target"].tolist() == ["≤ 20.0 % off, met"]
     table = benchmarks.overview([plain, alone, official])
     assert table.values.tolist() == [["another", "", "12", "50 %"], ["a toy step", "5", "", "50 %"]]
 

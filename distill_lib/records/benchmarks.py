@@ -42,7 +42,7 @@ from ..core.errors import UserError
 from ..core.files import write_json
 
 FORMAT = "distill_lib.speed/1"
-WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more"}
+WANTED = {"ratio": "≥ {}×", "seconds": "≤ {} s", "added_seconds": "≤ {} s more", "off_pct": "≤ {} % off"}
 
 
 def _folder() -> Path:
@@ -183,11 +183,33 @@ def table(entries: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns="facts") if len(frame) and not frame["facts"].any() else frame
 
 
+def _has_reference(entry: dict[str, Any]) -> bool:
+    return bool(entry["plain"]) and set(entry["target"]) <= {"ratio"}
+
+
+def alone(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per entry that `overview` leaves out: what was run, its seconds, its peak memory and, where a plan
+    estimates that, the estimate."""
+    rows = []
+    for e in (e for e in entries if not _has_reference(e)):
+        estimate, facts = e["facts"].get("estimated_mb"), e["facts"]
+        memory = facts.get("measured_mb") or e["ours"]["memory_mb"]
+        rows.append(
+            {
+                "what": e["what"],
+                "seconds": "" if estimate else f"{e['ours']['median']:.3g}",
+                "peak memory, MB": "" if memory is None else f"{memory:.0f}",
+                "estimated, MB": f"{estimate:.0f}" if estimate else "",
+            }
+        )
+    return pd.DataFrame(rows, columns=["what", "seconds", "peak memory, MB", "estimated, MB"])
+
+
 def overview(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per entry that another loop is the reference of, the largest gain first: what was run, how many times as
     long that loop takes, in the column of the plain or of the official one, and which share of the machine's arithmetic
     ours uses."""
-    rows, loops = [], [e for e in entries if e["plain"] and set(e["target"]) <= {"ratio"}]
+    rows, loops = [], [e for e in entries if _has_reference(e)]
     for e in sorted(loops, key=lambda e: -e["ratio"]):
         official = any(word in e["compared"] for word in ("official", "published"))
         flops, times = rate(e, "ours"), f"{e['ratio']:.2g}" if e["ratio"] < 10 else f"{e['ratio']:.0f}"
