@@ -142,6 +142,7 @@ def beside_leaderboard(profile: str) -> pd.DataFrame:
                 line = {"data set": record.key["dataset"], "profile": kind, "seconds of generation": seconds}
                 line |= {"images": record.metrics["images"][0]}
                 line |= {"test accuracy (%)": round(mean(record.test_accuracy_pct), 1)}
+                line |= {"networks": len(record.test_accuracy_pct)}
                 line |= {"protocol": record.key["protocol"]["name"]}
                 line |= {"training steps": record.key["config"]["training"]["steps"]}
                 out.append(line | {"device": record.made_by.get("device", "")})
