@@ -150,33 +150,42 @@ class Kit:
         self.env |= {"DISTILL_RESULTS": str(self.work / "results"), "DISTILL_RUNS": str(self.work / "runs")}
         self.report: dict[str, Any] = {"format": FORMAT, "minutes": minutes, "steps": []}
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()) and not (out / "manifest.json").is_file():
+        others = [f for f in out.iterdir() if f.name != "log.txt" and f.suffix != ".part"]
+        if others and not (out / "manifest.json").is_file():
             raise SystemExit(f"{out}: holds other files; give an empty folder, or an earlier run's to go on from")
+        files = self.checked() if (out / "manifest.json").is_file() else None  # before anything is deleted
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         if (ROOT / "results" / "full").is_dir() and device != "cpu":
             shutil.copytree(ROOT / "results" / "full", self.places["full"])
-        if (out / "manifest.json").is_file():
-            self.restore()
+        if files is not None:
+            self.restore(files)
 
     def say(self, line: str) -> None:
         with open(self.out / "log.txt", "a") as log:
             log.write(f"{line}\n")
         print(line, flush=True)
 
-    def restore(self) -> None:
-        """Records and checkpoint of the earlier run in OUT. Raises: SystemExit: they are damaged."""
+    def checked(self) -> list[str]:
+        """The files of the earlier run in OUT. Raises: SystemExit: they are damaged."""
         try:
             files = json.loads((self.out / "manifest.json").read_text())["files"]
             if bad := [name for name, about in files.items() if sha256(self.out / name) != about["sha256"]]:
                 raise OSError(f"{', '.join(bad)}: another checksum")
+            return list(files)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+            raise SystemExit(f"{self.out}: an earlier run's files are damaged ({err}); give another folder") from None
+
+    def restore(self, files: list[str]) -> None:
+        """Records and checkpoint of the earlier run in OUT. Raises: SystemExit: they are damaged."""
+        try:
             whole = self.work / "checkpoint.zip"
             whole.write_bytes(b"".join((self.out / name).read_bytes() for name in sorted(files) if ".zip." in name))
             for archive, place in ((self.out / "results.zip", self.work / "earlier"), (whole, self.work / "runs")):
                 if archive.stat().st_size:
                     with zipfile.ZipFile(archive) as z:
                         z.extractall(place)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+        except (OSError, zipfile.BadZipFile) as err:
             raise SystemExit(f"{self.out}: an earlier run's files are damaged ({err}); give another folder") from None
         brought = {f"records/{profile}": place for profile, place in self.places.items()}
         for name, place in {**brought, "benchmarks": self.work / "results" / "benchmarks"}.items():
@@ -209,7 +218,13 @@ class Kit:
         if done.returncode:
             said = (done.stderr.strip() or "no error").splitlines()[-1]
             raise SystemExit(f"the library does not start on {self.device}: {said}")
-        self.report |= {"made_by": json.loads(done.stdout.splitlines()[-1])}
+        by = json.loads(done.stdout.splitlines()[-1])
+        if self.device != "cpu" and (not by.get("commit") or by.get("changed_since_commit")):
+            raise SystemExit(
+                "no number of this run could be imported: the code is not that of a commit; commit first, and carry "
+                f"the checkout unchanged with the folder {self.kit} that make gpu-kit made of it"
+            )
+        self.report |= {"made_by": by}
 
     def run(self) -> None:
         """Every step within its time, and what it brought packed."""
@@ -246,7 +261,8 @@ class Kit:
     # --- what goes back ---
     def pack(self) -> None:
         """Write OUT: records that are new, benchmark records and the test report in results.zip; the checkpoint."""
-        with zipfile.ZipFile(self.out / "results.zip", "w", zipfile.ZIP_DEFLATED) as z:
+        results = self.work / "results.zip"
+        with zipfile.ZipFile(results, "w", zipfile.ZIP_DEFLATED) as z:
             for profile, place in self.places.items():
                 for file in sorted(place.glob("*/*/*.json")):
                     name = file.relative_to(place).as_posix()
@@ -257,17 +273,26 @@ class Kit:
                 z.write(file, f"benchmarks/{file.name}")
             if (self.work / "tests.xml").is_file():
                 z.write(self.work / "tests.xml", "tests.xml")
-        self.report["not_carried"] = self.checkpoint()
+        made, self.report["not_carried"] = self.checkpoint()
+        made["results.zip"] = results.read_bytes()
         log = self.out / "log.txt"
         if log.stat().st_size > FILE_BYTES:  # its end says what happened
             log.write_bytes(log.read_bytes()[-FILE_BYTES:])
-        names = sorted(f.name for f in self.out.iterdir() if f.name != "manifest.json")
-        files = {n: {"bytes": (self.out / n).stat().st_size, "sha256": sha256(self.out / n)} for n in names}
+        # a kill in here leaves the manifest of before with files of before: what is new is written beside, then renamed
+        # at once; the log goes on growing, so it has no checksum
+        files = {n: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in sorted(made.items())}
         self.report |= {"seconds": round(time.monotonic() - self.start, 1), "files": files}
-        (self.out / "manifest.json").write_text(json.dumps(self.report, indent=1) + "\n")
+        made["manifest.json"] = (json.dumps(self.report, indent=1) + "\n").encode()
+        for name, data in made.items():
+            (self.out / f"{name}.part").write_bytes(data)
+        for part in self.out.glob("checkpoint.zip.*"):
+            if part.suffix != ".part" and part.name not in made:
+                part.unlink()
+        for name in made:
+            (self.out / f"{name}.part").replace(self.out / name)
 
-    def checkpoint(self) -> list[str]:
-        """What interrupted computations left, largest first, in files of at most 16 MB; returns what did not fit."""
+    def checkpoint(self) -> tuple[dict[str, bytes], list[str]]:
+        """What interrupted computations left, largest first, as files of at most 16 MB; and what did not fit."""
         runs, room, left_out = self.work / "runs", PARTS * FILE_BYTES * 0.99, []
         whole = self.work / "checkpoint.zip"
         with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
@@ -278,12 +303,9 @@ class Kit:
                     continue
                 z.write(file, name)
                 room -= size
-        for part in self.out.glob("checkpoint.zip.*"):
-            part.unlink()
         data = whole.read_bytes() if z.namelist() else b""
-        for i in range(0, len(data), FILE_BYTES):
-            (self.out / f"checkpoint.zip.{i // FILE_BYTES + 1}").write_bytes(data[i : i + FILE_BYTES])
-        return left_out
+        starts = range(0, len(data), FILE_BYTES)
+        return {f"checkpoint.zip.{i // FILE_BYTES + 1}": data[i : i + FILE_BYTES] for i in starts}, left_out
 
 
 def kept(runs: Path) -> Iterator[Path]:

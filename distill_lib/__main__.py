@@ -197,6 +197,9 @@ def run(
     selected = [engine.select(engine.experiment(name).cells(params), cells) for name, params in chosen]
     left_to_do = []
     for (name, params), some in zip(chosen, selected, strict=True):
+        if profile == "recorded":
+            left_to_do.append([])
+            continue
         left_to_do.append([s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE])
         prerequisites.check(name, profile, [s.task.maker for s in left_to_do[-1]])
     failed: list[engine.Status] = []
@@ -394,7 +397,11 @@ def explain(
     found = engine.find(cell)
     params = engine.check_parameters(found.experiment, {"profile": profile, **parse(parameter)})
     now = engine.status(found, params)
-    verdict = {"recorded": "is taken from its record", "skipped": "is not computed"}.get(now.state, "would be computed")
+    verdict = {
+        "recorded": "is taken from its record",
+        "skipped": "is not computed",
+        "damaged": "cannot be computed",
+    }.get(now.state, "would be computed")
     print(f"{now.cell} [{profile}] {verdict}: {now.why}")
     if now.record:
         where = records.path(now.cell, profile)

@@ -146,12 +146,20 @@ def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_
     assert {f.stat().st_size <= 1000 for f in out.glob("checkpoint.zip.*")} == {True}
     report = json.loads((out / "manifest.json").read_text())
     assert len(report["not_carried"]) == 1 and "big.ckpt" in report["not_carried"][0]
+    first.say("a line of a step that is killed before it is packed")
     second = gpu_kit.Kit(out, tmp_path, 1, "cpu")
     assert (second.work / "runs" / stage).read_bytes() == state
     assert not (second.work / "runs" / "full" / "logs").exists()
     (out / "checkpoint.zip.1").write_bytes(b"")
     with pytest.raises(SystemExit, match="checkpoint.zip.1: another checksum"):
         gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    assert (second.work / "runs" / stage).read_bytes() == state  # nothing was deleted
+
+
+def test_a_run_killed_before_anything_was_packed_begins_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu").say("a line")
+    gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu")
 
 
 def test_a_folder_of_something_else_is_left_alone(monkeypatch, tmp_path):

@@ -228,6 +228,7 @@ def test_memorised_sets_are_trained_whatever_they_score():
 
 
 def test_how_much_was_measured_in_words():
-    assert records.sets_and_networks(record()) == "1 of 1 set x 2 networks"
+    assert records.sets_and_networks(record(key={"num_sets": 1})) == "1 of 1 set x 2 networks"
+    assert records.sets_and_networks(record()) == "1 set x 2 networks"  # an arm of a claim: its plan may grow
     assert records.sets_and_networks(record(sets=[0, 1], key={"num_sets": 5})) == "2 of 5 sets x 1 network"
     assert records.sets_and_networks(record(sets=[0, 0, 3], key={"num_sets": 5})) == "2 of 5 sets x 1 to 2 networks"

@@ -1,6 +1,7 @@
 """Herding, K-Center, Forgetting and the feature network they share: known answers by hand, and the rules of
 choosing."""
 
+import dataclasses
 import shutil
 import time
 
@@ -259,3 +260,27 @@ def test_running_out_of_memory_halves_the_slices_and_changes_nothing():
     assert max(sizes[-4:]) <= 3
     with pytest.raises(RuntimeError, match="broken"):  # any other error is not swallowed
         chunked(lambda x: (_ for _ in ()).throw(RuntimeError("broken")), torch.arange(4.0), 2)
+
+
+def test_a_network_half_trained_for_one_goes_on_for_whoever_asks_next(real, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    cfg = replace(TINY, epochs=3)
+    file = reference.weights_file(real, cfg, 0)
+    with pytest.raises(TimeUp, match="stopped at step 1 of"):
+        reference.on_real(real, cfg, 0, Loop(tmp_path / "herding", "herding", deadline=time.monotonic()))
+    (left,) = file.parent.glob("*.unfinished/*.ckpt")
+    assert torch.load(left, weights_only=True)["step"] == 1 and not (tmp_path / "herding").exists()
+    steps = []
+    watching = Loop(tmp_path / "kcenter", "kcenter", watch=lambda name, step, live: steps.append(step))
+    found = reference.on_real(real, cfg, 0, watching)
+    assert steps[0] == 1 and watching.folder == tmp_path / "kcenter" and watching.key == "kcenter"
+    assert not list(file.parent.glob("*.unfinished"))
+    file.unlink()
+    alone = reference.on_real(real, cfg, 0)
+    for a, b in zip(found.network.parameters(), alone.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_set_in_other_units_has_a_network_of_its_own(real):
+    other = data.ImageSet(real.images, real.labels, dataclasses.replace(real.facts, mean=(0.3,)))
+    assert reference.weights_file(real, TINY, 0) != reference.weights_file(other, TINY, 0)

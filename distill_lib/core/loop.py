@@ -43,6 +43,7 @@ class Loop:
         folder:   where checkpoints go; None keeps none.
         key:      what the computation is (a hash of its settings); a checkpoint with another key is ignored.
         every:    seconds between checkpoints.
+        saves:    whether checkpoints are written; of several processes that compute together, one does.
         check:    steps between looks at the logged values (each look waits for the device).
         deadline: `time.monotonic()` after which to save and raise `TimeUp`.
         bar:      show a progress bar; by default only on a terminal.
@@ -61,6 +62,7 @@ class Loop:
     watch: Callable[[str, int, dict[str, Any]], None] | None = None
     tell: Callable[[str, int, int, dict[str, float]], None] | None = None
     title: str = ""
+    saves: bool = True
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict, init=False)
     _logged: dict[str, Tensor | float] = field(default_factory=dict, init=False)
 
@@ -96,7 +98,7 @@ class Loop:
                     self.tell(name, done, total, {k: v[-1][1] for k, v in self.history.items()})
                     told = now
                 stop = interrupted() or (self.deadline is not None and now > self.deadline and done < total)
-                if self.folder and (stop or done == total or now - saved > self.every):
+                if self.folder and self.saves and (stop or done == total or now - saved > self.every):
                     if self._logged:
                         self._look(name, step)
                     self._save(name, done, live)

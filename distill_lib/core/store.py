@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,8 +64,8 @@ def once(
     patience: float | None = None,
 ) -> Iterator[bool]:
     """Hold a product's lock while it is looked for and, where it is missing, made: a second process waits for the first
-    one's. Until then the loop's checkpoints are the product's own: another one with phases of the same names, made in
-    the same loop, does not take them for its own.
+    one's. Until then the loop's checkpoints are the product's own, beside it: whoever asks for it next goes on from
+    them, and no other product takes them for its own. They are deleted when it is made.
 
     Args:
         file:     of the product; its lock and its cost lie beside it.
@@ -85,9 +86,9 @@ def once(
         lock.acquire()
     except Timeout:
         raise Busy(f"the time limit was reached while another run made the {what}") from None
-    before = loop.key if loop else ""
+    before = (loop.folder, loop.key) if loop else (None, "")
     if loop:
-        loop.key = f"{before.partition(' ')[0]} {file.parent.name}/{file.name}"
+        lend(loop, file)
     try:
         cost = file.with_name(f"{file.name}.cost.json")
         if not file.exists() if missing is None else missing:
@@ -96,6 +97,7 @@ def once(
                 yield True
             spent.shared |= inside
             spent.save()
+            shutil.rmtree(_unfinished(file), ignore_errors=True)
         else:
             yield False
         if cost.exists():  # none beside a product of an earlier version
@@ -104,8 +106,19 @@ def once(
                 user |= {_name(file, what): spent.totals, **spent.shared}
     finally:
         if loop:
-            loop.key = before
+            loop.folder, loop.key = before
         lock.release()
+
+
+def lend(loop: Loop, file: Path) -> None:
+    """Let a loop that keeps checkpoints keep them beside a product, under the product's name."""
+    loop.key = f"{file.parent.name}/{file.name}"
+    if loop.folder:
+        loop.folder = _unfinished(file)
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f"{file.name}.unfinished")
 
 
 @contextmanager

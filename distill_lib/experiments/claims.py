@@ -367,9 +367,17 @@ def _unlike(claim: Claim, arms: list[Record]) -> str:
     """Why the arms of a claim cannot be paired; "" if they can."""
     if len(names := {metric_of(claim.quantity, record) for record in arms}) > 1:
         return f"the arms were measured differently: {' and '.join(sorted(names)).strip()}"
+    if "seconds" in claim.quantity and len(machines := {m for record in arms for m in _machines(record)}) > 1:
+        return f"the arms were timed on different machines: {' and '.join(sorted(machines))}"
     if any(record.key.get("data_sha256") != arms[0].key.get("data_sha256") for record in arms):
         return "the arms were made from different pixels or labels"
     return ""
+
+
+def _machines(record: Record) -> set[str]:
+    """The devices that a record's sets were made on, with their instructions where they are known."""
+    parts = [record.made_by, *record.made_by.get("earlier", ())]
+    return {", ".join([str(by.get("device", "unknown")), *by.get("processor", [])]) for by in parts}
 
 
 def paired_differences(claim: Claim, found: dict[Cell, Record], experiment: str) -> list[float]:

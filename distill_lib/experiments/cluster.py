@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 
-SETTINGS = ("DISTILL_RUNS", "DISTILL_RESULTS", "DISTILL_DATA", "DISTILL_CACHE", "DISTILL_COMPILE", "DISTILL_COMMIT")
+SETTINGS = [
+    f"DISTILL_{name}" for name in "RUNS RESULTS DATA WEIGHTS CACHE COMPILE COMMIT TF32 DEVICE KEEP_MEMORY".split()
+]  # that workers take over
 TRIES = 3  # workers that may die over one task before it counts as failed
 ANSWER = 45  # seconds for `sbatch`
 PATIENCE = 10.0  # seconds without a worker until it is said
@@ -327,7 +329,10 @@ def _stage1(task: Task, index: int, order: WorkerOrder, waited_for: list[str]) -
     """Train what the sets of several cells start from."""
 
     def make(run: Run, real: ImageSet) -> None:
-        optional(METHODS[task.maker], "prepare")(real, task.config, task.seed + index, run.loop(None, ""))
+        loop = run.loop(
+            paths.runs() / run.profile / "work" / "stage 1", ""
+        )  # what is made lends it a folder of its own
+        optional(METHODS[task.maker], "prepare")(real, task.config, task.seed + index, loop)
 
     return _until(make, task, order)
 

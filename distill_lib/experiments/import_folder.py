@@ -105,7 +105,7 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
             found.left_out.append(f"{what}: it does not go on from the record here: {sets}")
             return
     writes.append((record.save, (profile,)))
-    found.added.append(f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {record.key['num_sets']}")
+    found.added.append(f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {task.num_sets}")
 
 
 def _traced(by: dict[str, Any], where: str) -> None:

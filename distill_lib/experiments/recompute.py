@@ -116,7 +116,7 @@ def recompute(
             raise UserError(f"{s.cell}: {changed}, so its number cannot be the same")
     records.code_state()  # remembered: the checkout may change while cells are computed
     found = []
-    with _runs_of_its_own():
+    with _runs_of_its_own(f"{name.replace('/', '-')}-{params.profile}-{_machine(place)}"):
         how = Run(params.profile, deadline, device, Activity(len(valid)))
         for number, s in enumerate(valid, 1):
             wanted = sets or leading[s.cell]
@@ -125,6 +125,8 @@ def recompute(
                 file = paths.runs() / "again" / s.cell.experiment / f"{s.cell.stem}.json"
                 so_far = records.read(file) if file.exists() else None  # of a run that was stopped
                 so_far = so_far if so_far and not s.record.differs(so_far, num_sets=False) else None
+                if so_far and "num_sets" in so_far.key:
+                    so_far = dataclasses.replace(so_far, key={**so_far.key, "num_sets": task.num_sets})
                 save = functools.partial(_save, file)
                 again = compute.compute(task, how, so_far, wanted, save)
             found.append(Recomputed(s.record, again))
@@ -170,12 +172,14 @@ def _machine(place: torch.device) -> str:
 
 
 @contextmanager
-def _runs_of_its_own() -> Iterator[None]:
+def _runs_of_its_own(of: str) -> Iterator[None]:
     """A folder inside `runs/` in its place, so that nothing made before is found; removed where the block ends well.
 
+    Args:
+        of: experiment, profile and machine: what goes on from another's state would be another measurement.
     Raises: UserError: another process is in it.
     """
-    before, folder = os.environ.get("DISTILL_RUNS"), paths.runs() / FOLDER
+    before, folder = os.environ.get("DISTILL_RUNS"), paths.runs() / FOLDER / of
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", timeout=0):

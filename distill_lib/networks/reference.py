@@ -95,7 +95,8 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 
 def weights_file(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
-    key = {"training": as_dict(cfg), "data": real.sha256(), "seed": seed, "version": VERSION}
+    units = [list(real.facts.mean), list(real.facts.std)]
+    key = {"training": as_dict(cfg), "data": real.sha256(), "facts": units, "seed": seed, "version": VERSION}
     name = f"{cfg.network}-{real.facts.name}-{store.digest(key)}.safetensors"
     return paths.runs() / "feature_networks" / name
 

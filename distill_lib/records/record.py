@@ -220,7 +220,9 @@ def read(file: Path) -> Record:
     except (ValueError, KeyError, AttributeError, TypeError) as err:
         raise UserError(f"{file}: not a readable record ({err!r}); delete it to compute the cell again") from None
     if version != FORMAT:
-        raise UserError(f"{file}: record format {version!r}, this version reads {FORMAT}; compute the cell again")
+        raise UserError(
+            f"{file}: record format {version!r}, this version reads {FORMAT}; delete it to compute the cell again"
+        )
     if stored != _digest({"format": version, **body}):
         raise UserError(
             f"{file}: changed since it was written (checksum differs); "
@@ -229,9 +231,9 @@ def read(file: Path) -> Record:
     try:
         record = Record(**{**body, "cell": from_dict(Cell, body["cell"])})
     except (TypeError, KeyError, UserError) as err:
-        raise UserError(f"{file}: not a record ({err})") from None
+        raise UserError(f"{file}: not a record ({err}); delete it to compute the cell again") from None
     if problem := _problem(record):
-        raise UserError(f"{file}: not a record ({problem})")
+        raise UserError(f"{file}: not a record ({problem}); delete it to compute the cell again")
     return record
 
 

@@ -98,14 +98,14 @@ def ranked(frame: pd.DataFrame) -> pd.DataFrame:
     """`ranking` for reading: rank 2–4 where intervals overlap, and how many sets say so. What is not run is folded."""
 
     setting = ["profile", "data", "IPC", "budget"]
-    measured = frame.dropna(subset="mean").groupby(setting, dropna=False).size()
+    measured = frame.groupby(setting, dropna=False)["mean"].transform("count")
 
     def line(row: pd.Series) -> dict[str, Any]:
         shown = {"data": row["data"], "IPC": row["IPC"], "rank": NOT_RUN} | dict(row[["method", "labels"]])
         if pd.isna(row["mean"]):
             return shown
         first, last, sets, networks = (int(row[k]) for k in ("first", "last", "sets", "networks"))
-        alone = measured[tuple(row[setting])] == 1
+        alone = measured[row.name] == 1
         return shown | {
             "rank": "only row" if alone else str(first) if first == last else f"{first}–{last}",
             "ours": f"{row['mean']:.1f}",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ def fit(
     rank, world = _processes()
     loop = loop or Loop()
     if rank:  # the first process saves, and says when to stop
-        loop = Loop(loop.folder, loop.key, every=math.inf, bar=False)
+        loop = Loop(loop.folder, loop.key, bar=False, saves=False)
     inputs, device = StepInputs(real, cfg, rank, world), real.device
     model = initial(real, cfg, seed).to(device).train()
     ema = from_state(model.state_dict(), model.arch).to(device).requires_grad_(False)
@@ -373,6 +372,8 @@ def trained(real: ImageSet, cfg: UViTTraining, seed: int = 0, loop: Loop | None 
     found.folder.mkdir(parents=True, exist_ok=True)
     if rank:  # of the processes that train together, the first holds the lock
         if not found.file.exists():
+            loop = Loop(loop.folder)
+            store.lend(loop, found.file)
             fit(real, cfg, seed, loop)
         return found
     with store.once(found.file, "U-ViT", loop, real.device) as missing:
