@@ -267,7 +267,6 @@ def damage(folder):
         ({"made_by": {"device": "A GPU"}}, "does not name the commit"),
         ({"made_by": {"commit": "abc", "earlier": [{"commit": "d", "changed_since_commit": True}]}}, "changes of d"),
         ({"test_accuracy_pct": [101.0] * 5}, "not a record"),
-        ("settings", "its settings differ from those of the record here: seed: 7 -> 0"),
         (damage, "another checksum"),
         (lambda folder: (folder / "results.zip").unlink(), "not a whole folder of `make gpu`"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "not a whole folder of `make gpu`"),
@@ -277,14 +276,21 @@ def test_what_cannot_be_trusted_is_refused_whole(changes, says, record, home, mo
     good = of_sets(records.read(FOUND.with_name("random_mnist_ipc10_convnet_vico-dsa.json")), 0)
     bad = of_sets(record, 0, **(changes if isinstance(changes, dict) else {}))
     folder = brought(tmp_path / "out", good, bad)
-    if changes == "settings":
-        of_sets(record, 0, key={**record.key, "seed": 7}).save("full")
-    elif callable(changes):
+    if callable(changes):
         changes(folder)
     before = sorted(home.rglob("*"))
     status, _, err = call(monkeypatch, capsys, "import", str(folder))
     assert status == 2 and says in err and err.startswith("error: ") and err.count("\n") == 1
     assert sorted(home.rglob("*")) == before
+
+
+def test_a_record_here_of_other_settings_is_kept_and_the_others_come(record, home, tmp_path):
+    good = of_sets(records.read(FOUND.with_name("random_mnist_ipc10_convnet_vico-dsa.json")), 0)
+    of_sets(record, 0, key={**record.key, "seed": 7}).save("full")
+    found = import_folder(brought(tmp_path / "out", good, of_sets(record, 0)))
+    assert len(found.added) == 1 and "IPC 10" in found.added[0]
+    assert "has other settings (seed: 7 -> 0); delete it to take this one" in found.left_out[0]
+    assert records.load(record.cell, "full").key["seed"] == 7
 
 
 def test_a_record_of_other_settings_than_today_s_is_left_out(record, home, tmp_path):

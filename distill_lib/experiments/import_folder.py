@@ -86,12 +86,14 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
     for by in (record.made_by, *record.made_by.get("earlier", ())):
         _traced(by, where)
     here = records.load(cell, profile)
-    if here is not None and (changed := here.differs(record)):
-        why = "; ".join(changed)
-        raise UserError(f"{where}: its settings differ from those of the record here: {why}; nothing was added")
     task = known.task(cell, params)
     if changed := records.differences(record.key, getattr(task, "key", {})):
         found.left_out.append(f"{what}: stale: {'; '.join(changed)}")
+        return
+    if here is not None and (changed := here.differs(record)):
+        found.left_out.append(
+            f"{what}: the record here has other settings ({'; '.join(changed)}); delete it to take this one"
+        )
         return
     new = [i for i in record.done if here is None or i not in here.done]
     if not new:

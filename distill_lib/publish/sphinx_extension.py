@@ -170,7 +170,8 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
         where = "Each row of the table of costs links to its record. " * linked
     else:
         where = (
-            "It shows no record: what it has follows from the code and the published numbers alone, or was not run. "
+            "No record is its own: what it shows follows from the code, from published numbers or from records of the "
+            "pages that it names, or was not run. "
         )
     where *= profile == "recorded"
     section += nodes.paragraph(
