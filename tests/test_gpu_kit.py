@@ -13,10 +13,12 @@ import time
 import zipfile
 
 import pytest
+from filelock import FileLock
 
 from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core.paths import ROOT
+from distill_lib.experiments import engine
 from distill_lib.experiments.import_folder import import_folder
 from distill_lib.records import Cell, benchmarks
 
@@ -291,6 +293,15 @@ def test_a_record_here_of_other_settings_is_kept_and_the_others_come(record, hom
     assert len(found.added) == 1 and "IPC 10" in found.added[0]
     assert "has other settings (seed: 7 -> 0); delete it to take this one" in found.left_out[0]
     assert records.load(record.cell, "full").key["seed"] == 7
+
+
+def test_a_cell_that_is_being_computed_is_left_out(record, home, tmp_path):
+    lock = engine.lock_file(record.cell, "full")
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        found = import_folder(brought(tmp_path / "out", of_sets(record, 0)))
+    assert not found.added and "is being computed here now" in found.left_out[0]
+    assert len(import_folder(tmp_path / "out").added) == 1
 
 
 def test_a_record_of_other_settings_than_today_s_is_left_out(record, home, tmp_path):

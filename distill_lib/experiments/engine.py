@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -23,6 +24,11 @@ from .compute import Run
 from .definition import Parameters
 from .registry import experiment
 from .state import Outcome, Status, recorded, status
+
+
+def lock_file(cell: Cell, profile: str) -> Path:
+    """Whoever computes a cell holds this lock."""
+    return paths.runs() / "locks" / profile / cell.experiment / f"{cell.stem}.lock"
 
 
 def run(
@@ -68,7 +74,7 @@ def run(
     while waiting:
         cell = waiting.pop(0)
         first_round -= 1
-        lock = paths.runs() / "locks" / params.profile / cell.experiment / f"{cell.stem}.lock"
+        lock = lock_file(cell, params.profile)
         try:  # a cell another process is computing goes to the end of the queue
             lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=0 if first_round >= 0 else 5):

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .. import records
 from ..core.errors import UserError
-from ..records import Record, benchmarks
-from . import registry
+from ..records import Cell, Record, benchmarks
+from . import engine, registry
 
 FORMAT = "distill_lib.gpu/1"
 PROFILES = ("full", "small", "smoke")
@@ -95,6 +97,9 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
             f"{what}: the record here has other settings ({'; '.join(changed)}); delete it to take this one"
         )
         return
+    if _is_computed_now(cell, profile):
+        found.left_out.append(f"{what}: is being computed here now; import again when that is done")
+        return
     new = [i for i in record.done if here is None or i not in here.done]
     if not new:
         found.left_out.append(f"{what}: its sets {record.done} are recorded")
@@ -108,6 +113,16 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
             return
     writes.append((record.save, (profile,)))
     found.added.append(f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {task.num_sets}")
+
+
+def _is_computed_now(cell: Cell, profile: str) -> bool:
+    lock = engine.lock_file(cell, profile)
+    try:
+        if lock.exists():
+            FileLock(lock, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def _traced(by: dict[str, Any], where: str) -> None:
