@@ -444,8 +444,13 @@ def test_settings_no_network_fits_are_one_clear_error(changes, says, real):
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
+@pytest.mark.parametrize("begun", [False, True], ids=["from the start", "from a checkpoint"])
+def test_two_processes_train_the_same_network_as_one(begun, real, runs, tmp_path, monkeypatch):
     """In the environment that torch's launcher gives its processes, on gloo."""
+    cfg = method.paper_config("digits").smoke().training
+    if begun:
+        with pytest.raises(TimeUp, match="stopped at step 1 of"):
+            uvit.trained(real, cfg, 0, Loop(tmp_path / "begun", deadline=time.monotonic()))
     with socket.socket() as s:
         s.bind(("localhost", 0))
         shared = {
@@ -460,7 +465,6 @@ def test_two_processes_train_the_same_network_as_one(real, runs, monkeypatch):
     second = subprocess.Popen(command, env={**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
     uvit_commands.train("digits", "smoke")  # this process is the first
     assert second.wait() == 0 and not torch.distributed.is_initialized()
-    cfg = method.paper_config("digits").smoke().training
     together = uvit.trained(real, cfg)  # found, not trained again
     assert (
         json.loads((together.folder / "settings.json").read_text())["processes"] == 2
