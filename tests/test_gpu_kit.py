@@ -160,8 +160,9 @@ def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_
 
 def test_a_run_killed_before_anything_was_packed_begins_again(monkeypatch, tmp_path):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu").say("a line")
-    gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu")
+    for _ in range(2):
+        gpu_kit.Kit(tmp_path / "out", tmp_path, 1, "cpu").say("a line")
+    assert (tmp_path / "out" / "log.txt").read_text() == "a line\n" * 2
 
 
 def test_a_folder_of_something_else_is_left_alone(monkeypatch, tmp_path):
