@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from test_notebooks import write
 
+from distill_lib import experiments
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.experiments.papers import skd
@@ -151,11 +152,16 @@ def test_every_notebook_s_page_shows_what_it_computed(html):
 def test_every_notebook_s_page_says_how_it_is_made(html, page):
     text = (html / f"{page.name}.html").read_text()
     assert text.count('id="made-by"') == 1 and f"papermill {page.name}.ipynb out.ipynb -p profile recorded" in text
-    said, name = text.partition('id="made-by"')[2], page.name.removeprefix("notebooks/")
-    kept = [f for f in (paths.results("small") / name).glob("*") if f.is_file()]
-    records = sum(f.suffix == ".json" and '"made_by"' in f.read_text() for f in kept)
-    assert (f"results/small/{name}: " in said) == bool(kept)
-    assert (f": {records} record" in said) if records else ("each with settings, seeds" not in said)
+    said, own = text.partition('id="made-by"')[2], page.name.removeprefix("notebooks/")
+    source, total = page.file.read_text(), 0
+    for name in experiments.experiments():  # its own, and those that its cells name
+        shown = name == own or f'\\"{name}\\"' in source
+        kept = [f for f in (paths.results("small") / name).glob("*") if shown and f.is_file()]
+        records = sum(f.suffix == ".json" and '"made_by"' in f.read_text() for f in kept)
+        assert (f"results/small/{name}: " in said) == bool(kept)
+        assert not records or f": {records} record" in said
+        total += records
+    assert bool(total) == ("each with settings, seeds" in said)
     assert text.count("<figcaption>") == text.count(">Command and records</a>")
 
 

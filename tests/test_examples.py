@@ -42,7 +42,7 @@ def library(tmp_path_factory):
     (root / "tests").mkdir()
     for file in ("pyproject.toml", "tests/conftest.py", "tests/test_methods.py"):
         shutil.copy(paths.ROOT / file, root / file)
-    changes = re.findall(r"```\{code-block\} diff\n:caption: (\S+)\n\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    changes = re.findall(r"```\{code-block\} diff\n:caption: `?([^`\s]+)`?\n\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(changes) == 3
     for file, change in changes:
         lines = [(line[0], line[1:]) for line in change.splitlines()]

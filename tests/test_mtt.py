@@ -275,7 +275,7 @@ def test_a_broken_off_expert_goes_on_where_it_was(digits, tmp_path, monkeypatch)
         except TimeUp:
             stops += 1
     assert stops == 5 and torch.equal(load_file(found.file(0))["snapshots"], whole)
-    assert not list((tmp_path / "ckpt").iterdir())  # the checkpoint goes when the expert is there
+    assert not list(found.folder.glob("*.unfinished"))  # the checkpoint goes when the expert is there
 
 
 def test_whitened_experts_see_whitened_images(digits):
