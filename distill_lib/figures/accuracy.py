@@ -92,11 +92,11 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
     """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget; lines at reference and chance.
 
     Args:
-        table: as `tables.ranking` returns it; lines without a number are left out, and a line that is alone.
+        table: as `tables.ranking` returns it; lines without a number are left out, and a panel with one line, beside others.
     Returns: bars the intervals; hollow marks where labels are not hard.
     """
     panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
-    panels = [panel for panel in panels if len(panel[1]) > 1]
+    panels = [panel for panel in panels if len(panel[1]) > 1] or panels
     tallest = max((len(part) for _, part in panels), default=1)
     figure, axes = _grid(len(panels), 0.25 * tallest + 1.1)
     for axis, ((profile, dataset, ipc, budget), part) in zip(axes, panels):
