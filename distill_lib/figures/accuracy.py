@@ -92,7 +92,8 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
     """Ranked accuracies with intervals, a panel per profile, data set, IPC and budget; lines at reference and chance.
 
     Args:
-        table: as `tables.ranking` returns it; lines without a number are left out, and a panel with one line, beside others.
+        table: as `tables.ranking` returns it; lines without a number are left out, as are panels of one line beside
+               others.
     Returns: bars the intervals; hollow marks where labels are not hard.
     """
     panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
