@@ -562,15 +562,6 @@ def test_default_strategies():
         assert augment.strategy_for(dataset) == full
     for dataset in ("MNIST", "SVHN", "digits", "MNIST@16px"):
         assert augment.strategy_for(dataset) == no_flip
-    assert augment.strategy_for("FashionMNIST", "frepo") == "color_crop_rotate_translate_cutout"
-    assert augment.strategy_for("CIFAR10", "frepo") == "flip_color_crop_rotate_translate_cutout"
-    assert augment.strategy_for("MNIST", "idc") == "color_crop_scale_rotate"
-    assert (
-        augment.strategy_for("MNIST", "dc") == "crop_scale_rotate" and augment.strategy_for("CIFAR10", "dc") == "none"
-    )
-    assert augment.strategy_for("MNIST", "dc", network="ConvNetBN") == "crop_noise"
-    with pytest.raises(UserError, match="dsa, idc, frepo, dc"):
-        augment.strategy_for("MNIST", "autoaugment")
 
 
 @pytest.mark.parametrize(

@@ -373,3 +373,15 @@ def test_what_is_no_npz_is_called_by_its_name(content, says, tmp_path):
     (tmp_path / "mine.npy").rename(tmp_path / "mine.npz")
     with pytest.raises(UserError, match="a single array"):
         data.load(tmp_path / "mine.npz")
+
+
+def test_images_that_a_table_names_belong_to_what_is_watched(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    rows = {"image": [f"{i}.png" for i in range(10)], "label": [0, 1] * 5, "target": [0] * 10}
+    pq.write_table(pa.table(rows), tmp_path / "all.parquet")
+    first = data.load(tmp_path / "all.parquet")[0]
+    assert any("labels are those of column label; column target is not read" in note for note in first.facts.notes)
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(png(i + 10))
+    assert not torch.equal(data.load(tmp_path / "all.parquet")[0].images, first.images)

@@ -417,6 +417,34 @@ def test_cross_architecture(test_set):
     assert list(table) == [NET, "MLP"] and table["MLP"].network == "MLP"
 
 
+def test_a_finished_evaluation_without_validation_images_is_not_taken_for_one_with_them(test_set, tmp_path):
+    rules = replace(protocol("dd_ranking@2ep"), lr_grid=(0.01,), checks=2)
+
+    def selected(folder, validation):
+        found = evaluate(toy(30), test_set, rules, NET, num_eval=2, validation=validation, loop=Loop(folder))
+        return found.metrics.get("validation_selected_pct")
+
+    selected(tmp_path, None)
+    assert selected(tmp_path, toy(40, seed=3)) == selected(None, toy(40, seed=3)) is not None
+    assert selected(tmp_path, toy(40, seed=4)) == selected(None, toy(40, seed=4))
+
+
+def test_validation_images_are_each_another_one(test_set):
+    """Even where a class has fewer than a tenth of a thousand."""
+    found = evaluate(toy(10), test_set, "dd_ranking@1ep", NET, num_eval=1, real=toy(30))
+    assert any(note == "validation: 30 images of the real training set" for note in found.notes)
+
+
+def test_sets_of_other_classes_or_sizes_are_refused(test_set):
+    reversed_ = dataclasses.replace(test_set.facts, class_names=test_set.facts.class_names[::-1])
+    other = ImageSet(test_set.images, test_set.labels, reversed_)
+    with pytest.raises(UserError, match="the same in the same order"):
+        evaluate(toy(10), other, "vico_dsa@1ep", NET, num_eval=1)
+    larger = ImageSet(test_set.images.repeat(1, 1, 2, 2), test_set.labels, test_set.facts)
+    with pytest.raises(UserError, match="the real set"):
+        evaluate(toy(10), test_set, "dd_ranking@1ep", NET, num_eval=1, real=larger)
+
+
 # --- interruption ---------------------------------------------------------------------------------
 KILLED = """
 import json, os, signal, sys

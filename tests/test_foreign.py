@@ -23,7 +23,10 @@ from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet, arrays, catalogue
 from distill_lib.data.distilled import read
+from distill_lib.evaluation import evaluate, files
 from distill_lib.evaluation.files import evaluate_file, rows
+from distill_lib.generators import cgan
+from distill_lib.generators.generated import GeneratedSet
 from distill_lib.methods import METHODS, idc
 
 K, IPC = 3, 2
@@ -513,3 +516,39 @@ def test_a_class_with_fewer_images_than_ipc_is_refused_by_whoever_starts_from_re
         config = replace(config, init="real")
     with pytest.raises(UserError, match=says):
         METHODS[name].distill(real, config, seed=0)
+
+
+def test_small_whole_numbers_are_asked_about(tmp_path):
+    torch.save({"images": (PIXELS > 0.5).long(), "labels": LABELS}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="from 0 to 1; say --bytes, or save floats and say --pixels"):
+        read(tmp_path / "a.pt", LIKE)
+    assert read(tmp_path / "a.pt", LIKE, values="bytes").images.dtype == torch.uint8
+
+
+def test_our_own_file_takes_no_reading_of_others(tmp_path):
+    ImageSet(NORMALISED, LABELS, LIKE.synthetic_facts()).save(tmp_path / "own.safetensors")
+    with pytest.raises(UserError, match="leave values and order out"):
+        read(tmp_path / "own.safetensors", LIKE, values="bytes", order="rounds")
+
+
+def test_a_generator_s_file_is_read(tmp_path):
+    real = data.load("digits")[0]
+    gan = cgan.redraw(cgan.Generator(cgan.Architecture(real.shape, 10, width=8)), stream(0))
+    made = GeneratedSet.made("CGAN", real, gan, 1, seed=0)
+    assert torch.equal(read(made.save(tmp_path / "gan.safetensors"), real).images, made.images)
+
+
+def test_the_baseline_is_in_the_units_of_the_set_and_says_what_the_data_are(tmp_path, monkeypatch):
+    real, test = data.load("digits")
+    noted = [dataclasses.replace(s.facts, notes=("a note of the data",)) for s in (real, test)]
+    sets = [ImageSet(s.images, s.labels, facts) for s, facts in zip((real, test), noted)]
+    monkeypatch.setattr(data, "load", lambda *_, **__: sets)
+    seen = []
+    monkeypatch.setattr(files, "evaluate", lambda s, *a, **k: seen.append((s, k["real"])) or judged(s, *a, **k))
+    judged, whitening = evaluate, data.Whitening.fit(real)
+    white = real.subset(torch.arange(20)).under(whitening)
+    path = ImageSet(white.all()[0], white.labels, real.synthetic_facts(), whitening).save(tmp_path / "w.safetensors")
+    found = evaluate_file(path, "digits", "vico_dsa@1ep", ["MLP"], 1, baseline=True, ceiling_epochs=1)
+    assert all(s.whitening is not None and s.whitening.equals(whitening) for s, _ in seen)
+    assert all("a note of the data" in result.notes for result in found)
+    assert len(seen[1][0]) + len(seen[1][1]) == len(real)  # what chooses a learning rate is not trained on

@@ -19,6 +19,7 @@ from distill_lib.data import ImageSet
 from distill_lib.evaluation.metrics import features, generative, neighbours, pretrained
 from distill_lib.evaluation.metrics.frechet import frechet_distance, moments
 from distill_lib.evaluation.metrics.generative import Judge, Scores, kernel_distance, memorisation
+from distill_lib.networks.reference import Training
 
 
 def normal(*shape, seed=0):
@@ -339,6 +340,25 @@ def test_any_number_of_samples_is_balanced(digits):
     some = Judge._some(real, 34)
     assert torch.bincount(some.labels).tolist() == [3, 4, 4, 4, 4, 3, 3, 3, 3, 3]
     assert Judge._some(real, len(real)) is real
+
+
+def test_overlap_is_of_all_classes_whatever_the_order_of_the_samples(judge, digits):
+    """A set stored class after class, more images than overlap is measured on."""
+    real, every = digits[0], torch.cat([m[:12] for m in digits[0].class_index])
+    cfg = dataclasses.replace(judge.cfg, support=40, neighbours=3)
+    few = Judge(real, None, cfg)
+    in_turns = every[Judge._turns(real.subset(every))]
+    scores = [few(real.subset(index)) for index in (every, in_turns)]
+    assert scores[0].keys() == scores[1].keys()
+    for name in ("precision", "recall", "density", "coverage"):
+        assert scores[0][name] == scores[1][name], name
+
+
+def test_features_of_other_units_are_not_taken_for_these(digits, nowhere):
+    """Equal pixels under another normalisation train another network."""
+    other = data.load("digits", normalisation="half")[0]
+    a, b = (features.recogniser(s, replace(Training(), epochs=1, network="ConvNetD1W8"), 0) for s in (digits[0], other))
+    assert digits[0].sha256() == other.sha256() and a.key != b.key
 
 
 def test_the_real_side_is_computed_once_and_kept(judge, digits, nowhere):

@@ -217,3 +217,14 @@ def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():
     p = protocol("frepo_mse")
     assert p.num_epochs(70, 700) == math.ceil(10000 / 2)
     assert p.batches(501) == 2 and p.batches(500) == 1
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.5}, {"batch": 0}, {"epochs": -1}, {"checks": -1}, {"num_eval": 0}])
+def test_a_protocol_that_cannot_be_run_is_refused(change):
+    with pytest.raises(UserError, match=f"bad Protocol: {next(iter(change))}"):
+        replace(protocol("vico_dsa"), name="mine", **change)
+
+
+def test_an_own_protocol_may_have_any_name():
+    own = replace(protocol("vico_dsa"), name="mine+smooth", epochs=7).settled("CIFAR10", "ConvNet", 1, 10)
+    assert (own.epochs, own.augmentation) == (7, protocol("vico_dsa").augmentation)

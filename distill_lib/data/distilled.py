@@ -24,7 +24,7 @@ from ..core.errors import UserError, unknown
 from ..core.paths import expanded
 from . import arrays, catalogue, folders, prepare
 from . import read as files
-from .imageset import ImageSet
+from .imageset import READERS, ImageSet
 
 Values = Literal["normalised", "pixels", "signed", "bytes"]
 Order = Literal["classes", "rounds"]
@@ -116,8 +116,9 @@ def read(
     elif not of.path.exists():
         raise of.fail(f"no such file; a distilled set is {ENDINGS}")
     elif of.path.suffix.lower() == ".safetensors" and _own(of.path):
-        if factor > 1:
-            raise of.fail("this library's own file holds whole images: leave factor out")
+        said = {"factor": factor > 1, "values": values, "order": order, "numbers": numbers}
+        if extra := [what for what, given in said.items() if given]:
+            raise of.fail(f"this library's own file says what it holds: leave {' and '.join(extra)} out")
         return _fitting(ImageSet.load(of.path), of)
     else:
         if (part := re.search(r"(\d+)[-_ ]?of[-_ ]?0*(\d+)", of.path.name)) and int(part[2]) > 1:
@@ -206,7 +207,7 @@ def _torch(path: Path) -> Any:
 def _own(path: Path) -> bool:
     try:
         with safe_open(path, "pt") as f:
-            return (f.metadata() or {}).get("format", "").startswith("distill_lib.ImageSet")
+            return (f.metadata() or {}).get("format", "").startswith(("distill_lib.ImageSet", *READERS))
     except (SafetensorError, OSError) as err:
         raise files.unreadable(path, err, "not a readable safetensors file") from None
 
@@ -429,6 +430,10 @@ def _values(images: Tensor, of: _Reading, values: Values | None) -> Tensor:
         if values not in said or low < 0 or high > 255:
             why = "; 8-bit images are pixels and cannot be normalised values" if as_bytes else ""
             raise of.fail(f"images are {images.dtype} from {low} to {high}; expected uint8 pixels or floats{why}")
+        if high <= 1 and not as_bytes and values is None:
+            raise of.fail(
+                f"images are {images.dtype} from {low} to {high}; say --bytes, or save floats and say --pixels"
+            )
         return images.to(torch.uint8)
     images = images.float()
     low, high = images.min().item(), images.max().item()

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..core.device import send
-from ..core.errors import UserError
+from ..core.errors import UserError, unknown
 from ..core.files import write_tensors
 from .whitening import Whitening
 
@@ -220,6 +220,8 @@ class ImageSet:
         if init == "real":
             self.enough(ipc)
             return self.draw_classes(ipc, rng)
+        if init != "noise":
+            raise unknown("initial images", init, ["real", "noise"])
         return torch.randn(self.num_classes, ipc, *self.shape, generator=rng).to(self.device)
 
     def epoch(self, rng: torch.Generator) -> ImageSet:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..core import rng
+from ..core.files import atomically
 from . import loading
 from .imageset import ImageSet
 
@@ -26,10 +27,16 @@ CUTS = {  # px, training and test images per class
 
 def cut(full: ImageSet, per_class: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (n, H, W) or (n, H, W, 3) and labels (n, 1) of a seeded, class-balanced part of a set."""
+    full.enough(per_class)
     g = rng.stream(0, "bundled", full.facts.name, full.facts.split)
     index = torch.cat([m[torch.randperm(len(m), generator=g)[:per_class]] for m in full.class_index]).sort().values
     images = full.images[index].permute(0, 2, 3, 1).numpy()
     return images.squeeze(-1) if images.shape[-1] == 1 else images, full.labels[index, None].numpy().astype(np.uint8)
+
+
+def _write(part: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(part, "wb") as f:  # given a name, numpy adds an ending to it
+        np.savez_compressed(f, **arrays)
 
 
 def make(folder: Path) -> dict[str, str]:
@@ -41,7 +48,7 @@ def make(folder: Path) -> dict[str, str]:
         for full, n in zip(loading.load(name, resolution), per_class, strict=True):
             arrays[f"{full.facts.split}_images"], arrays[f"{full.facts.split}_labels"] = cut(full, n)
         path = folder / f"{name}-mini.npz"
-        np.savez_compressed(path, **arrays)
+        atomically(path, lambda part, arrays=arrays: _write(part, arrays))
         made[f"{name}-mini"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return made
 

@@ -22,11 +22,14 @@ LABELS = ("label", "labels", "fine_label", "target", "targets", "class", "class_
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a file keeps images and labels, and the names of its classes, where it has them."""
+    """Where a file keeps images and labels, the names of its classes, where it has them, what else could be labels, and
+    whether it may name files of images."""
 
     image: str
     label: str
     names: tuple[str, ...]
+    others: tuple[str, ...]
+    paths: bool
 
 
 def inside(tree: Tree) -> bool:
@@ -64,7 +67,10 @@ def read(path: Path, parquet: Sequence[Path] = ()) -> Source:
             images = np.stack(images)
         return Part(images, np.concatenate(labels), names=where)
 
-    return Source("Hugging Face folder", path, list(columns), tuple(parts), part, names)
+    beside = [f for table, has in columns.items() if has.paths for f in _named(table, has.image)]
+    also = dict.fromkeys((has.label, other) for has in columns.values() for other in has.others)
+    notes = tuple(f"labels are those of column {label}; column {other} is not read" for label, other in also)
+    return Source("Hugging Face folder", path, [*columns, *beside], tuple(parts), part, names, notes)
 
 
 # --- which files belong to which split -------------------------------------------------------------------------------
@@ -155,7 +161,20 @@ def _columns(file: Path) -> _Columns:
     if len(images) != 1 or not labels or len(set(schema.names)) < len(schema.names):
         has = ", ".join(f"{f.name} ({f.type})"[:60] for f in schema)
         raise UserError(f"{file}: has the columns {has}; needed one image column and a column `label`")
-    return _Columns(images[0], labels[0], classes.get(labels[0], ()))
+    paths = bool(re.search("string|path", str(schema.field(images[0]).type)))
+    return _Columns(images[0], labels[0], classes.get(labels[0], ()), tuple(labels[1:]), paths)
+
+
+def _named(file: Path, column: str) -> list[Path]:
+    """The files of images that a table names; those that are not there are an error when they are read."""
+    import pyarrow as pa  # optional
+    import pyarrow.compute as pc
+
+    inside = pa.types.is_struct(_open(file).field(column).type)
+    parquet = file.suffix.lower() == ".parquet"  # of which the paths alone are read
+    found = _open(file, [f"{column}.path" if inside and parquet else column]).column(0)
+    found = (pc.struct_field(found, "path") if pa.types.is_struct(found.type) else found).to_pylist()
+    return [file.parent / f for f in found if isinstance(f, str) and (file.parent / f).is_file()]
 
 
 def _labels(column: Any, file: Path, name: str) -> np.ndarray:

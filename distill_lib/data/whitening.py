@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..core.errors import unknown
+
 if TYPE_CHECKING:
     from .imageset import ImageSet
+
+Of = Literal["pixels", "standardised", "alone"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,7 +33,7 @@ class Whitening:
     alone: Tensor | None = None
 
     @staticmethod
-    def fit(images: ImageSet, eps: float = 0.1, of: Literal["pixels", "standardised", "alone"] = "pixels") -> Whitening:
+    def fit(images: ImageSet, eps: float = 0.1, of: Of = "pixels") -> Whitening:
         """From a real set: W = U diag(1 / sqrt(s + eps)) U' for the covariance U diag(s) U'.
 
         Args:
@@ -37,6 +42,8 @@ class Whitening:
             of:  "pixels" in [0, 1]; "standardised": each channel by its own mean and standard deviation over the set
                  (FRePo); "alone": each image by itself, see `alone` (KIP).
         """
+        if of not in get_args(Of):
+            raise unknown("whitening", of, get_args(Of))
         n, parts = len(images), torch.arange(len(images)).split(4096)
         channels, pixels = images.shape[0], images.shape[1] * images.shape[2]
         dimensions, alone, scale = channels * pixels, None, None
@@ -92,6 +99,13 @@ class Whitening:
         """What a file holds of it."""
         named = {"mean": self.mean, "matrix": self.matrix, "alone": self.alone}
         return {f"whitening.{k}": v.cpu().contiguous() for k, v in named.items() if v is not None}
+
+    def sha256(self) -> str:
+        """Of all numbers."""
+        h = hashlib.sha256()
+        for name, tensor in self.tensors().items():
+            h.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()
 
     def equals(self, other: Whitening | None) -> bool:
         if other is None or self.tensors().keys() != other.tensors().keys():

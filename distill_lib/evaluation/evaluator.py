@@ -129,7 +129,7 @@ def evaluate(
     Returns: an `Evaluation`.
     Raises:  UserError: sets that do not fit together, an unknown protocol or network.  TimeUp: the loop's deadline.
     """
-    _check(synthetic, test, validation)
+    _check(synthetic, test, validation, real)
     test, validation, real = (None if s is None else s.under(synthetic.whitening) for s in (test, validation, real))
     protocol, network = protocols.protocol(protocol), networks.canonical(network)
     num_eval = protocol.num_eval if num_eval is None else num_eval
@@ -253,7 +253,7 @@ class _Job:
                 )
         selects = applied.checks or applied.lr_grid
         if selects and validation is None and real is not None and len(synthetic) < len(real):
-            each = math.ceil(1000 / real.num_classes)
+            each = min(math.ceil(1000 / real.num_classes), min(map(len, real.class_index)))
             validation = real.subset(real.draw_index(each, stream(seed, "evaluate", "validation")).flatten())
             notes.append(f"validation: {len(validation)} images of the real training set")
         epochs, after = applied.num_epochs(ipc, images), applied.restarts_after(ipc, images)
@@ -262,6 +262,8 @@ class _Job:
         whitening = sample.whitening and sample.whitening.matrix.double().sum().item()
         units = [sample.facts.mean, sample.facts.std, whitening]
         key = [as_dict(applied), network, seed, sample.sha256(), test.sha256(), units]
+        if validation is not None:
+            key.append(validation.sha256())
         stored = {"images": sample.images.nbytes, "labels": sample.labels.nbytes}
         if fresh:
             stored = {"generator": synthetic.nbytes}
@@ -287,8 +289,8 @@ class _Job:
         )
 
 
-def _check(synthetic: ImageSet, test: ImageSet, validation: ImageSet | None) -> None:
-    for other, role in ((test, "test"), (validation, "validation")):
+def _check(synthetic: ImageSet, test: ImageSet, validation: ImageSet | None, real: ImageSet | None) -> None:
+    for other, role in ((test, "test"), (validation, "validation"), (real, "real")):
         if other is None:
             continue
         if not len(other):
@@ -297,6 +299,12 @@ def _check(synthetic: ImageSet, test: ImageSet, validation: ImageSet | None) -> 
             raise UserError(
                 f"the set to evaluate has {synthetic.num_classes} classes of {synthetic.shape} images, the {role} set "
                 f"{other.facts.name} {other.num_classes} of {other.shape}: they must agree"
+            )
+        if other.facts.class_names != synthetic.facts.class_names:
+            mine, theirs = (", ".join(s.facts.class_names[:4]) for s in (synthetic, other))
+            raise UserError(
+                f"the set to evaluate has the classes {mine}, ..., the {role} set {other.facts.name} {theirs}, ...: "
+                "they must be the same in the same order"
             )
         for what in ("mean", "std", "normalisation"):
             a, b = getattr(synthetic.facts, what), getattr(other.facts, what)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import data
 from ..core.errors import UserError, unknown
 from ..core.loop import Loop
@@ -70,13 +72,17 @@ def evaluate_file(
     choice = {"channels": channels, "split": split, "classes": classes}
     real, test = data.load(dataset, resolution, normalisation=normalisation, **choice)
     given = distilled.read(path, like=test, values=values, **how)
-    sets = [(given, chosen)]
+    real = real.under(given.whitening)
+    sets = [(given, real, chosen)]
     if baseline:
         ipc = max(1, round(len(given) / given.num_classes))
         real.enough(ipc)
-        drawn = ImageSet.from_classes(real.draw_classes(ipc, stream(seed, "random baseline")), like=real)
-        drawn.facts = dataclasses.replace(drawn.facts, notes=(f"{BASELINE}{ipc} random real images of every class",))
-        sets.append((drawn, chosen))
+        index = real.draw_index(ipc, stream(seed, "random baseline")).flatten()
+        rest = torch.ones(len(real), dtype=torch.bool)
+        rest[index.cpu()] = False
+        others = real.subset(torch.nonzero(rest).flatten())  # validation images are not among those trained on
+        drawn = real.subset(index, notes=(*real.facts.notes, f"{BASELINE}{ipc} random real images of every class"))
+        sets.append((drawn, others if all(map(len, others.class_index)) else None, chosen))
     if ceiling_epochs is not None:
         if ceiling_epochs < 1:
             raise UserError(f"ceiling_epochs {ceiling_epochs}: at least 1")
@@ -84,13 +90,13 @@ def evaluate_file(
             replace(p, name=f"{p.name.partition('@')[0]}@{ceiling_epochs}ep", budget=ceiling_epochs) for p in chosen
         ]
         about = dataclasses.replace(real.facts, notes=(*real.facts.notes, f"{CEILING}all {len(real)} real images"))
-        sets.append((ImageSet(real.images, real.labels, about, real.whitening), budget))
+        sets.append((ImageSet(real.images, real.labels, about, real.whitening), real, budget))
     return [
-        dataclasses.replace(result, notes=[*s.facts.notes, *result.notes])
-        for s, judged in sets
+        dataclasses.replace(result, notes=list(dict.fromkeys([*test.facts.notes, *s.facts.notes, *result.notes])))
+        for s, others, judged in sets
         for p in judged
         for name in networks
-        for result in [evaluate(s, test, p, name, num_eval, seed, loop=loop, real=real, device=device)]
+        for result in [evaluate(s, test, p, name, num_eval, seed, loop=loop, real=others, device=device)]
     ]
 
 

@@ -15,10 +15,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from ..core.errors import UserError, unknown
-from ..core.settings import added, from_dict, replace, settings
+from ..core.settings import Count, Whole, added, from_dict, replace, settings
 from ..data import like
 
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
@@ -64,7 +66,7 @@ class Protocol:
 
     name: str
     # --- how long
-    epochs: int = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
+    epochs: Count = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
     # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
     epochs_by_ipc: tuple[tuple[int, int], ...] = ()
     steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
@@ -72,7 +74,7 @@ class Protocol:
     extra_epoch: bool = True
     budget: int | None = None  # epochs of a budget variant, in place of the rules above
     # --- optimiser
-    batch: int = 256  # images; the last, partial batch of an epoch is kept
+    batch: Count = 256  # images; the last, partial batch of an epoch is kept
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.01
     lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) if it carries one
@@ -87,15 +89,15 @@ class Protocol:
     # --- images and labels
     augmentation: str = "none"
     cutmix: float = 0.0  # probability per batch; box share from Beta(1, 1)
-    mixup: float = 0.0  # probability per batch; share from Beta(1, 1)
+    mixup: Annotated[float, pydantic.Field(ge=0, le=0)] = 0.0  # no protocol here mixes; records hold the field
     # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
     loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"
     temperature: float = 1.0  # kl
     fresh_images: bool = False  # a set backed by a generator draws new images every epoch; otherwise it is drawn once
     # --- what is tested
     ema: float = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
-    checks: int = 0  # looks at the accuracy during training, of which the paper reports the best; a named extra here
-    num_eval: int = 20  # networks, if the caller names no number
+    checks: Whole = 0  # looks at the accuracy during training, of which the paper reports the best; a named extra here
+    num_eval: Count = 20  # networks, if the caller names no number
     cases: tuple[Case, ...] = ()
     precision: Literal["float32", "bfloat16"] = added("float32")  # of multiplications; weights and losses are float32
 
@@ -206,6 +208,7 @@ def _plain(settings_: Any) -> dict[str, Any]:
 
 # --- presets --------------------------------------------------------------------------------------
 # A mirrored digit is none. Records hold this case, so it stays as it is; `settled` applies it to every set of digits.
+# Protocols without it mirror what their codes mirror: IDC all sets, FRePo all but MNIST and FashionMNIST.
 NO_FLIP = Case({"augmentation": DSA_NO_FLIP}, datasets=("MNIST", "SVHN"))
 # epochs of the IDC family at 10 classes; at 100 classes two thirds, rounded down to hundreds
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (10**9, 300))
@@ -346,7 +349,7 @@ _CHALLENGED = {
 }
 _AS_DIM = {
     **_NOT_INCLUSIVE,
-    "batch": "DiM's scripts give other sizes and, at IPC 1, zero",
+    "batch": "at IPC 1 and batches of 32 DiM's tests during training draw 32 images, its script for testing none",
     "augmentation": "colour and crop for every image",
     "checks": "DiM reports the best of a test every 200 epochs",
     "num_eval": "DiM states none",
@@ -423,7 +426,8 @@ _BUDGET = re.compile(r"([1-9][0-9]*)ep")
 
 
 def _variants(name: str) -> list[str]:
-    return name.split("@")[0].split("+")[1:]
+    """The known variants in a name; an own protocol may be called anything."""
+    return [part for part in name.split("@")[0].split("+")[1:] if part in VARIANTS]
 
 
 def protocol(name: str | Protocol) -> Protocol:

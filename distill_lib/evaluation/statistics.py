@@ -166,7 +166,8 @@ def equal_to_published(
             a, b = spread**2 / n, theirs**2 / m
             df = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)) if a + b else math.inf
         else:  # a deviation of one run, say over networks: taken as known
-            a, b, df = spread**2 / n, theirs**2, math.inf if published_std else n - 1
+            a, b = spread**2 / n, theirs**2
+            df = (a + b) ** 2 / (a**2 / (n - 1)) if a else math.inf
     else:
         spread = std(each, ddof=1)
         a, b, df = spread**2 / n, spread**2 / m, n - 1

@@ -26,7 +26,7 @@ from ..core.settings import as_dict, replace, settings
 from ..data import ImageSet, augment
 from . import fast, names
 
-VERSION = 1  # of the recipe: part of the key a trained network is kept under
+VERSION = 1  # of the recipe: part of its file's name; raise those of its methods too
 
 
 @settings
@@ -96,6 +96,8 @@ def on_real(real: ImageSet, cfg: Training, seed: int, loop: Loop | None = None) 
 def weights_file(real: ImageSet, cfg: Training, seed: int) -> Path:
     """Where the trained network lies."""
     units = [list(real.facts.mean), list(real.facts.std)]
+    if real.whitening is not None:
+        units.append(real.whitening.sha256())
     key = {"training": as_dict(cfg), "data": real.sha256(), "facts": units, "seed": seed, "version": VERSION}
     name = f"{cfg.network}-{real.facts.name}-{store.digest(key)}.safetensors"
     return paths.runs() / "feature_networks" / name

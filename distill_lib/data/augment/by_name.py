@@ -83,6 +83,8 @@ def named(name: str, like: Any = None) -> Augmentation:
     if kind not in AUGMENTATIONS:
         raise unknown("augmentation", kind, AUGMENTATIONS)
     build, takes_argument, takes_like = AUGMENTATIONS[kind]
+    if takes_like and getattr(like, "whitening", None) is not None:
+        raise UserError(f"augmentation {kind} works on pixels, and the set is whitened: choose dsa, idc, frepo or none")
     if colon and not takes_argument:
         raise UserError(f"augmentation {name!r}: {kind} takes nothing after a colon")
     return build(*([argument] if colon else []), **({"like": like} if takes_like else {}))

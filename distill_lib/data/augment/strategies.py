@@ -233,21 +233,11 @@ def none() -> Augmentation:
     return Strategy("none", (), {})
 
 
-def strategy_for(dataset: str, family: str = "dsa", network: str = "ConvNet") -> str:
-    """The strategy string a family's papers use on a data set.
-
-    No flips on digits: DSA and IDC leave them out on MNIST and SVHN (and we on the bundled digits), FRePo on MNIST and
-    FashionMNIST. DC augments its evaluation on MNIST, and for the network ConvNetBN on every set.
+def strategy_for(dataset: str) -> str:
+    """DSA's strategy string on a data set: without flips on digits, MNIST and SVHN (and we on the bundled ones).
 
     Args:
         dataset: a data set's name; FashionMNIST-mini is treated as FashionMNIST.
-        family:  dsa, idc, frepo or dc.
-    Raises: UserError: a family without strategies.
     """
-    known = catalogue.like(dataset)
-    if family == "dc":
-        return "crop_noise" if network == "ConvNetBN" else "crop_scale_rotate" if known.name == "MNIST" else "none"
-    if family not in STRATEGIES:
-        raise unknown("augmentation family", family, [*STRATEGIES, "dc"])
-    flips = known.mirrors and (family, known.name) != ("frepo", "FashionMNIST")
-    return "_".join(n for n in STRATEGIES[family].split("_") if n != "flip" or flips)
+    flips = catalogue.like(dataset).mirrors
+    return "_".join(n for n in STRATEGIES["dsa"].split("_") if n != "flip" or flips)

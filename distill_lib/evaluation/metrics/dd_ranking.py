@@ -95,9 +95,13 @@ class Ranking:
     official: Ranking | None = None
 
     def __str__(self) -> str:
-        lrs, ars = (f"{100 * statistics.mean(v):.1f} ± {100 * statistics.std(v):.1f} %" for v in (self.lrs, self.ars))
+        several = len(self.lrs) > 1
+        lrs, ars = (
+            f"{100 * statistics.mean(v):.1f}{f' ± {100 * statistics.std(v, ddof=1):.1f}' * several} %"
+            for v in (self.lrs, self.ars)
+        )
         hlr, ior = (f"{100 * statistics.mean(v):.1f}" for v in (self.hlr, self.ior))
-        rounds = f"{len(self.lrs)} rounds" if len(self.lrs) > 1 else "1 round"
+        rounds = f"{len(self.lrs)} rounds" if several else "1 round"
         return f"LRS {lrs}, ARS {ars} ({rounds}): HLR {hlr}, IOR {ior} points; {self.selection}"
 
 
@@ -159,6 +163,7 @@ def dd_ranking(
         raise UserError(f"{len(full_data)} full-data accuracies for {rounds} rounds: give one, or one per round")
     for value in full_data or ():
         _fractions(full_data=value)
+    real = real.under(synthetic.whitening)
     validation, pools = _split(real, seed)
     ipc = max(1, round(len(synthetic) / synthetic.num_classes))
     own = soft_protocol or protocol
@@ -254,4 +259,4 @@ def _random_images(
         return real.subset(index)
     images, _ = real.take(index)
     with torch.no_grad():
-        return ImageSet(images, teacher(images).float(), real.facts)
+        return ImageSet(images, teacher(images).float(), real.facts, real.whitening)

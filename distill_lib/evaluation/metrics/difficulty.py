@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from ... import networks
 from ...core import paths, store, weights
 from ...core.device import chunked
-from ...core.errors import UserError
+from ...core.errors import UserError, unknown
 from ...core.files import read_tensors, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
@@ -86,8 +86,14 @@ def scorer(
                which is our choice.
     Raises: UserError: missing weights, or classes a pretrained scorer does not know.
     """
+    if among not in get_args(Among):
+        raise unknown("among", among, get_args(Among))
     if name in ("resnet50", "mobilenet_v2"):
         return _pretrained(name, real, among, loop)
+    if name not in get_args(Name):
+        raise unknown("scorer", name, get_args(Name))
+    if real.whitening is not None:
+        raise UserError(f"{real.facts.name}: difficulty is of pixels; give the set without whitening")
     cfg, labels = cfg or Training(), torch.arange(real.num_classes)
     if name == "trained":
         one = _of_pixels(reference.on_real(real, cfg, seed, loop).network, real)

@@ -25,7 +25,7 @@ from ...core.errors import UserError
 from ...core.files import read_tensors, undamaged, write_tensors
 from ...core.loop import Loop
 from ...core.rng import stream
-from ...core.settings import as_dict, replace
+from ...core.settings import replace
 from ...data import ImageSet
 from ...networks import fast
 from ...networks import reference as networks_reference
@@ -174,7 +174,7 @@ def _trained(real: ImageSet, training: Training, seed: int, loop: Loop | None) -
         lambda x: fast.embed(network, facts.normalise(x)),
         network.classifier,
         256 if real.device.type == "cpu" else 2048,
-        {"training": as_dict(training), "data": real.sha256(), "seed": seed, "version": networks_reference.VERSION},
+        {"file": networks_reference.weights_file(real, training, seed).name},
     )
 
 

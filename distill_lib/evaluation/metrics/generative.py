@@ -82,10 +82,12 @@ class Judge:
 
     def __call__(self, images: ImageSet) -> dict[str, float]:
         """All scores of a set's first images, by name; fractions, distances, and percentages if the name says so."""
-        out, x = self._distances(self._some(images, self.cfg.samples))
+        some = self._some(images, self.cfg.samples)
+        out, x = self._distances(some)
         support = min(self.cfg.support, len(x), len(self.reference.features))
         if support > self.cfg.neighbours:
-            out |= support_scores(self.reference.features[:support], x[:support], self.cfg.neighbours)
+            balanced = x[self._turns(some)[:support].to(x.device)]
+            out |= support_scores(self.reference.features[:support], balanced, self.cfg.neighbours)
         if self.test is not None:
             test, samples = (self._some(s, self.cfg.memorised) for s in (self.test, images))
             out |= memorisation(self.real, test, samples)
@@ -107,11 +109,14 @@ class Judge:
     @staticmethod
     def _some(images: ImageSet, most: int) -> ImageSet:
         """The first images of every class in turn, so that any number of them is balanced."""
-        if len(images) <= most:
-            return images
+        return images if len(images) <= most else images.subset(Judge._turns(images)[:most])
+
+    @staticmethod
+    def _turns(images: ImageSet) -> Tensor:
+        """(N,) positions, one image of every class in turn."""
         rows = pad_sequence(images.class_index, batch_first=True, padding_value=-1)  # (K, most of a class)
         turns = rows.T.flatten()
-        return images.subset(turns[turns >= 0][:most])
+        return turns[turns >= 0]
 
 
 def kernel_distance(
