@@ -392,3 +392,13 @@ def test_the_frechet_distance_of_normal_distributions_by_hand():
     )  # commuting: squared differences of the roots
     features = torch.randn(50, 3, generator=stream(1))
     assert torch.allclose(moments(features)[1], torch.cov(features.T.double()))
+
+
+def test_a_set_read_from_its_file_draws_as_the_set_that_was_made(tmp_path):
+    real = data.load("digits")[0]
+    gan = cgan.redraw(Generator(Architecture(real.shape, 10, width=8)), stream(0, "weights"))
+    gan.precision = "bfloat16"
+    made = GeneratedSet.made("CGAN", real, gan, 2, seed=0)
+    back = GeneratedSet.load(made.save(tmp_path / "set.safetensors"))
+    assert torch.equal(back.images, made.images)
+    assert torch.equal(back.epoch(stream(1)).images, made.epoch(stream(1)).images)

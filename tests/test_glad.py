@@ -14,6 +14,7 @@ from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.generators import cgan, prior
 from distill_lib.generators.prior import Prior
+from distill_lib.generators.prior_networks import Conditional
 from distill_lib.methods import glad
 from distill_lib.methods.common import latents, trajectories
 from distill_lib.methods.common.latents import CodeSpace, Latents
@@ -228,6 +229,16 @@ def test_published_settings():
         glad.paper_config("FashionMNIST", 1).space.prior.family == "cGAN"
         and "flip" not in glad.paper_config("MNIST", 1).dsa
     )
+    assert "flip" not in glad.paper_config("MNIST", 1, "MTT").students.experts.dsa
+
+
+@pytest.mark.parametrize("name", ["digits", "MNIST@16px", "FashionMNIST"])
+@pytest.mark.parametrize("match", ["DC", "DM", "MTT"])
+def test_the_layer_is_one_that_the_conditional_gan_has(name, match):
+    side = data.sized(name)[1] or data.DATASETS[name].resolution
+    gan = Conditional(cgan.Generator(cgan.Architecture((1, side, side), 10, width=8)))
+    for cfg in (glad.paper_config(name, 1, match), glad.paper_config(name, 1, match).small()):
+        assert 0 < cfg.space.layer < len(gan.layer_names)
 
 
 def test_stage_1_is_the_gan_and_the_experts_where_they_are_trained(tmp_path, monkeypatch):

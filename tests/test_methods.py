@@ -165,6 +165,38 @@ def test_a_variant_is_its_method_under_other_settings():
     assert (METHODS["IDC-1"].VERSION, METHODS["IDC"].VERSION) == (1, 2) and not hasattr(METHODS["IDC"], "stage1")
 
 
+def test_settings_follow_the_images_and_not_the_spelling_of_a_name():
+    config = {name: METHODS[name].paper_config for name in METHODS}
+    assert config["SKD"]("MNIST@32px", 1) == config["SKD"]("MNIST", 1) != config["SKD"]("FashionMNIST", 1)
+    assert config["CAFE"]("MNIST@32px", 1) == config["CAFE"]("MNIST", 1)
+    assert config["MTT"]("TinyImageNet@64px", 1) == config["MTT"]("TinyImageNet", 1)
+    assert "reconstruction" in config["MTT"]("TinyImageNet@32px", 1).source
+    for name in ("TinyImageNet", "BloodCells"):
+        assert config["U-ViT"](name, 1) == config["U-ViT"](f"{name}@64px", 1)
+    assert config["U-ViT"]("TinyImageNet@32px", 1).training.start is None
+
+
+@pytest.mark.parametrize("name", ["DiT", "Minimax", "DGS"])
+def test_a_diffusion_model_sees_no_mirrored_digits(name):
+    assert not METHODS[name].paper_config("MNIST", 10).base.flips
+    assert METHODS[name].paper_config("FashionMNIST", 10).base.flips
+
+
+def test_published_settings_of_some_sets():
+    assert [METHODS["DM"].paper_config(d, 100).lr_img for d in ("CIFAR10", "CIFAR100")] == [10.0, 1.0]
+    assert [METHODS["KIP"].paper_config(d, 1).zca for d in ("CIFAR10", "MNIST", "PneumoniaMNIST")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_pool_of_real_images_does_not_repeat_them(real):
+    method = METHODS["Pool"]
+    with pytest.raises(UserError, match="ipc 500: digits has only"):
+        method.distill(real, method.Config(ipc=100, pool=5, source="real"), seed=0)
+
+
 def test_numbers_of_settings_are_lowered_and_never_raised():
     cfg = METHODS["DC"].Config(iterations=5)
     assert lowered(cfg, iterations=9, outer_loop=3) == replace(cfg, outer_loop=3)

@@ -158,6 +158,14 @@ def test_both_lambdas_at_zero_are_plain_difffit_bit_for_bit(real, runs):
     assert not all(torch.equal(found[k], other[k]) for k in trained)  # with them it is another run
 
 
+def test_two_checkpoints_of_one_name_are_told_apart(real, tmp_path):
+    checkpoint, places = tmp_path / "own.safetensors", set()
+    for content in ("a", "another"):
+        checkpoint.write_text(content)
+        places.add(minimax.tuned_file(real, replace(BASE, weights=str(checkpoint)), QUICK))
+    assert len(places) == 2
+
+
 def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
     whole = minimax.tuned(real, BASE, QUICK).network
     kept = minimax.tuned_file(real, BASE, QUICK)
@@ -311,6 +319,8 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
     figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]  # percent of each set
     assert sums == [100] * 12
+    means = [any("mean" in text.get_text() for text in axis.texts) for axis in figure.axes]
+    assert means == ([True] * 3 + [False] * 3) * 2  # of the raw scores alone
     assert len(tables_dgs.variation(found)) == 2
     shown = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"profile": "small", "ipc": 3}))
     again = tables_dgs.examples(experiments.check_parameters(pages.FIGURE3, {"ipc": 3}))

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
-from distill_lib.generators import cgan, prior, stylegan_xl
+from distill_lib.core.settings import replace
+from distill_lib.generators import cgan, prior, stylegan_xl, uvit
 from distill_lib.generators.prior import Prior
+from distill_lib.generators.prior_networks import Denoiser
 from distill_lib.generators.stylegan_xl import StyleGANXL, design, published_layers, unpickle
 
 STEM = [f"L{i}_36_1024" for i in range(8)]
@@ -281,6 +283,17 @@ def test_one_step_of_the_denoiser_is_the_image(real):
     torch.testing.assert_close(made(made.mapping(z, labels)), 2**0.5 * noisy - noise)
 
 
+def test_one_step_of_a_denoiser_of_v_is_the_image(real):
+    made = prior.prepare(real, FAMILIES["U-ViT"])
+    model = uvit.UViT(replace(made.model.arch, output="v"), stream(0)).eval()
+    model.load_state_dict(made.model.state_dict())
+    wrapped = Denoiser(model)
+    z, labels = torch.randn(2, wrapped.z_dim, generator=stream(0)), torch.tensor([0, 3])
+    noisy = z.view(2, *real.shape)
+    noise = model(noisy, wrapped.time.expand(2), labels)  # as the forward pass of any output is read
+    torch.testing.assert_close(wrapped(wrapped.mapping(z, labels)), 2**0.5 * noisy - noise)
+
+
 def test_classes_are_the_sets_own_or_random_distinct_ones(real):
     facts = data.Facts("birds", ("a", "b"), (0.5,) * 3, (0.5,) * 3, imagenet_indices=(84, 130))
     birds = data.ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), facts)
@@ -384,6 +397,11 @@ def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial)
         x = literal(layer, x, w[:, 1 + i])
     assert x.shape == (2, 3, 16, 16) and float(x.std()) > 0.01
     torch.testing.assert_close(read(w), 0.25 * x, atol=1e-5, rtol=1e-4)
+
+
+def test_random_styles_begin_at_one():
+    made = StyleGANXL(*published_layers(32, channel_base=1024, channel_max=16)).redraw(stream(0))
+    assert all(bool((layer.affine.bias == 1).all()) and not layer.bias.any() for layer in made.layers)
 
 
 @pytest.mark.parametrize(("kernel", "radial"), [(1, True), (3, False)])

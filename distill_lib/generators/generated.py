@@ -76,7 +76,7 @@ class GeneratedSet(ImageSet):
         """Write weights, facts and seed to one `.safetensors` file, complete or not at all."""
         about = {"architecture": json.dumps(as_dict(self.generator.arch))}
         about |= {"facts": json.dumps(dataclasses.asdict(self.facts)), "ipc": str(self.ipc), "seed": str(self.seed)}
-        about |= {"format": FORMAT, "family": self.generator.family}
+        about |= {"format": FORMAT, "family": self.generator.family, "precision": self.generator.precision}
         return write_tensors(Path(path), self.generator.state_dict(), about)
 
     @staticmethod
@@ -91,6 +91,7 @@ class GeneratedSet(ImageSet):
                 raise UserError(f"{path}: a safetensors file, but not a generator; write one with GeneratedSet.save")
             generator = cgan.rebuild(json.loads(about["architecture"]))
             generator.load_state_dict(tensors)
+            generator.precision = about.get("precision", "float32")
             facts = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about["facts"]).items()}
             return GeneratedSet(generator, Facts(**facts), int(about["ipc"]), int(about["seed"]))
 

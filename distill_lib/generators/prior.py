@@ -75,8 +75,8 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> LayeredGenerator:
         more = "" if prior.family == "small" else ", imagenet or a file"
         raise UserError(f"{prior.family}: only the cGAN is trained here; weights are random{more}")
     if prior.family == "U-ViT":
-        if prior.weights != "random":
-            return Denoiser(uvit.load(_file(prior.weights, real.shape[2], "imagenet{}_uvit_mid.pth")))
+        if file := file_of(prior, real.shape[2]):
+            return Denoiser(uvit.load(file))
         width = prior.width or 512
         patch = 4 if real.shape[2] % 4 == 0 else 1
         sizes = (real.shape[2], real.shape[0], patch, width, 4, max(1, width // 64))
@@ -87,7 +87,7 @@ def _made(real: ImageSet, prior: Prior, loop: Loop | None) -> LayeredGenerator:
         return Small(real.shape, real.num_classes, prior.width or 256).redraw(rng)
     if prior.weights == "random":
         return stylegan_xl.StyleGANXL(*_layers(real.shape[2], prior.width)).redraw(rng)
-    return stylegan_xl.read(_file(prior.weights, real.shape[2]))
+    return stylegan_xl.read(file_of(prior, real.shape[2]))
 
 
 def _layers(side: int, width: int | None) -> tuple[list[stylegan_xl.Layer], int]:
@@ -121,9 +121,15 @@ def _image_bytes(side: int, width: int | None, layer: int | None) -> float:
     return SLACK * width / narrow * bytes_per_image(run, few=1)
 
 
-def _file(name: str, side: int, imagenet: str = "imagenet{}.safetensors") -> str:
-    """The file of weights; "imagenet" is imagenet64.safetensors at 64 pixels."""
-    name = imagenet.format(side) if name == "imagenet" else name
+def file_of(prior: Prior, side: int) -> str | None:
+    """The file of a prior's weights, None where it has none; "imagenet" is imagenet64.safetensors at 64 pixels.
+
+    Raises: UserError: it is not here; where to put it.
+    """
+    if prior.family not in ("StyleGAN-XL", "U-ViT") or prior.weights in ("random", "trained"):
+        return None
+    imagenet = f"imagenet{side}_uvit_mid.pth" if prior.family == "U-ViT" else f"imagenet{side}.safetensors"
+    name = imagenet if prior.weights == "imagenet" else prior.weights
     command = "python -m distill_lib.generators.stylegan_xl.unpickle FILE.pkl FILE.safetensors"
     convert = f"convert them with `{command}`, and " if name.endswith(".safetensors") else ""
     return str(weights.need_file(name, name, f"download the official ones, {convert}"))

@@ -191,5 +191,7 @@ class Denoiser(LayeredGenerator):
                     kept.append(h)
             f = torch.stack([h, *kept], 1)
         if first <= len(self.blocks) < last:
-            f = 2**0.5 * self._parts(w)[0] - self.model.image(f[:, 0])
+            x, answer = self._parts(w)[0], self.model.image(f[:, 0])
+            # the clean image, where image and noise have the same share 1 / sqrt(2)
+            f = (x - answer) / 2**0.5 if self.model.arch.output == "v" else 2**0.5 * x - answer
         return f

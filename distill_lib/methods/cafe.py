@@ -32,7 +32,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, lowered, replace, settings
-from ..data import ImageSet, augment
+from ..data import ImageSet, augment, like
 from ..networks.gradients import Derivatives
 from ..networks.winograd import Products
 from .common import matching
@@ -86,7 +86,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     Source: the official code's defaults; no setting per data set is published. Which of the two variants a cell of the
     SKD paper's table quotes follows from the numbers of the CAFE paper's.
     """
-    return Config(ipc=ipc, dsa="none" if (dataset, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
+    return Config(ipc=ipc, dsa="none" if (like(dataset).name, ipc) == ("MNIST", 1) else augment.strategy_for(dataset))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

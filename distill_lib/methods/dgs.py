@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, like
 from ..evaluation.metrics import difficulty
 from ..evaluation.metrics.difficulty import Scorer
 from ..generators import dit
@@ -108,7 +108,9 @@ def paper_config(dataset: str, ipc: int) -> Config:
     if dit.has_published(dataset):
         return Config(ipc=ipc)
     sampling, scoring = dit.Sampling(channels="all"), Scoring(scorer="trained")
-    return Config(ipc=ipc, base=dit.Pretraining().in_pixels(), sampling=sampling, scoring=scoring)
+    return Config(
+        ipc=ipc, base=dit.Pretraining(flips=like(dataset).mirrors).in_pixels(), sampling=sampling, scoring=scoring
+    )
 
 
 def stage1(cfg: Config) -> dict[str, dit.Pretraining | Tuning]:

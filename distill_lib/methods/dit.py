@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, like
 from ..generators import dit
 from .minimax import draw_pool
 
@@ -33,7 +33,9 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting of the published rows on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=dit.Pretraining().in_pixels(), sampling=dit.Sampling(channels="all"))
+    return Config(
+        ipc=ipc, base=dit.Pretraining(flips=like(dataset).mirrors).in_pixels(), sampling=dit.Sampling(channels="all")
+    )
 
 
 def stage1(cfg: Config) -> dict[str, dit.Pretraining]:

@@ -57,7 +57,7 @@ class Config:
     iterations: int = 1_001  # updates of the latents, a fresh network each; the official loop runs 0 to 1,000 inclusive
     network: str = "ConvNet"  # of DC and DM
     batch_real: Count = 256  # real images per class and step, of DC and DM
-    dsa: str = "color_crop_cutout_flip_scale_rotate"  # one draw per class and step, for real and rendered images
+    dsa: str = "color_crop_cutout_flip_scale_rotate"  # of DC and DM: one draw per class and step
     space: CodeSpace = CodeSpace()
     students: Students = Students()  # of MTT
 
@@ -79,7 +79,9 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
     Source: the official README and defaults; the generator is that of `CodeSpace.published`. MTT drops the terms of
     second order between a student's steps, as the official code does.
     """
-    students, dsa = Students(second_order="dropped" if match == "MTT" else None), augment.strategy_for(dataset)
+    dsa, students = augment.strategy_for(dataset), Students()
+    if match == "MTT":
+        students = replace(students, second_order="dropped", experts=replace(students.experts, dsa=dsa))
     return Config(ipc=ipc, match=match, space=CodeSpace.published(dataset, match), dsa=dsa, students=students)
 
 

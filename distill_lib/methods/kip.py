@@ -66,7 +66,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """
     return Config(
         ipc=ipc,
-        zca=like(dataset).name not in ("MNIST", "FashionMNIST", "digits"),
+        zca=like(dataset).channels != 1,
         source="reconstruction: step size of the fully connected code, variant with learned labels",
     )
 

@@ -24,7 +24,7 @@ from ..core.files import read_tensors, undamaged, write_json, write_tensors
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, as_dict, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, like
 from ..generators import dit
 from ..generators.dit import DiT, Model, Pretraining, Sampling, base, drawn_pool, latents
 from ..generators.dit.settings import VERSION as STORE_VERSION
@@ -83,10 +83,14 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the official code on subsets of ImageNet; on other sets, ours: a DiT trained in pixels."""
+    """The setting of the official code on subsets of ImageNet; on other sets, ours: a DiT trained in pixels.
+
+    The official code tunes a subset of 100 classes in phases of 20, each from the start; here all classes are tuned
+    together, whatever their number.
+    """
     if dit.has_published(dataset):
         return Config(ipc=ipc)
-    return Config(ipc=ipc, base=Pretraining().in_pixels(), sampling=Sampling(channels="all"))
+    return Config(ipc=ipc, base=Pretraining(flips=like(dataset).mirrors).in_pixels(), sampling=Sampling(channels="all"))
 
 
 def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
@@ -124,7 +128,7 @@ def draw_pool(
         tuning: None draws from stage 1.
     Raises: see `base`.
     """
-    made_by = {"base": as_dict(start), "tuning": None if tuning is None else as_dict(tuning)}
+    made_by = {"base": as_dict(start), "tuning": None if tuning is None else as_dict(tuning), **start.file_state()}
     return drawn_pool(real, lambda: model(real, start, tuning, loop), made_by, sampling, per_class, seed, loop)
 
 
@@ -205,6 +209,7 @@ def tuned(real: ImageSet, start: Pretraining, tuning: Tuning, loop: Loop | None 
 def tuned_file(real: ImageSet, start: Pretraining, tuning: Tuning) -> Path:
     """The file of the parameters tuned by these settings."""
     key = {"base": as_dict(start), "tuning": as_dict(tuning), "data": real.sha256(), "version": STORE_VERSION}
+    key |= start.file_state()
     return kept_in("minimax", store.plain_name(real.facts.name), key) / "tuned.safetensors"
 
 
@@ -230,6 +235,8 @@ def tune(file: Path, model: Model, real: ImageSet, start: Pretraining, tuning: T
     batches = Batches(len(real), tuning.batch, last="drop")
     live = {"network": model.network, "average": average, "optimizer": optimizer, "rng": rng, "order": batches.order}
     live |= {"real": remembered.live(), "generated": generated.live()}
+    for curve in ("error", "bound"):
+        loop.history.pop(curve, None)  # of stage 1, where one loop made both
     for step in loop.steps("minimax", tuning.steps, live):
         index = batches.index(step, rng)
         classes = labels[index]

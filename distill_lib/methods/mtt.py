@@ -19,7 +19,7 @@ import torch
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, lowered, replace, settings
-from ..data import ImageSet, augment, like
+from ..data import ImageSet, augment, like, sized
 from .common.trajectories import Experts, Student, check_students, train_experts
 
 VERSION = 1
@@ -87,7 +87,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
     class, without whitening and without flips on digits. An ipc without published setting takes the nearest one of its
     data set.
     """
-    name = "ImageNet subsets" if like(dataset).is_imagenet_subset else dataset
+    known, (base, side, _) = like(dataset), sized(dataset)
+    if side == known.resolution:
+        dataset = base
+    name = "ImageNet subsets" if known.is_imagenet_subset else dataset
     rows = PUBLISHED.get(name, {10: PUBLISHED["CIFAR10"][10]})
     nearest = min(rows, key=lambda count: abs(count - ipc))
     if name not in PUBLISHED:

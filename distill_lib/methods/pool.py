@@ -66,12 +66,14 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
         real: (N, C, H, W) images of K classes, on the device to compute on.
     Returns: K x ipc images, normalised; facts.extra["difficulty_pct"] has the mean score of the pool and of the images
              chosen, where the rule looks at scores.
-    Raises:  UserError: images no GAN here fits, or a pre-defined target for another ipc.
+    Raises:  UserError: images no GAN here fits, a class smaller than its pool of real images, or a pre-defined target
+             for another ipc.
     """
     per_class, classes = cfg.pool * cfg.ipc, range(real.num_classes)
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
     index = None
     if cfg.source == "real":
+        real.enough(per_class)
         index = real.draw_index(per_class, stream(seed, "Pool"))  # (K, n)
         images = real.take(index.flatten())[0]
     else:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, like
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from .common import network_pool
@@ -44,7 +44,7 @@ class Config:
     weight: float = 0.01  # lambda of equation 7
     tau: Annotated[float, pydantic.Field(gt=0)] = 2.0
     standardise: bool = True  # False: the row "No Stand.", softmax(x / tau)
-    std: Literal["unbiased", "biased"] = "unbiased"  # as in the work whose standardisation is cited (Sun et al. 2024)
+    std: Literal["unbiased", "biased"] = "unbiased"  # as in Sun et al. 2024, which the paper does not cite
     eps: float = 1e-7  # added to the standard deviation, from the same code
     target: Literal["logits", "embedding"] = "logits"  # K in equation 6 is the classes; one sentence could say features
 
@@ -59,7 +59,10 @@ class Config:
 
 def paper_config(dataset: str, ipc: int, standardise: bool = True) -> Config:
     """Section 3.2: tau 2, lambda 0.001 on MNIST and 0.01 on FashionMNIST and CIFAR10. The rest is DiM's."""
-    weight, matching = 0.001 if dataset == "MNIST" else 0.01, network_pool.Matching(pool=network_pool.pool_for(dataset))
+    weight, matching = (
+        0.001 if like(dataset).name == "MNIST" else 0.01,
+        network_pool.Matching(pool=network_pool.pool_for(dataset)),
+    )
     return Config(ipc=ipc, weight=weight, standardise=standardise, matching=matching)
 
 

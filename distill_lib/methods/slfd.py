@@ -43,8 +43,10 @@ class StochasticModule:
     event: Literal["logits", "joint", "codes"] = "logits"  # logits of an image, or of all; a vector per code (ours)
     inputs: Literal["all", "mean"] = "all"  # of the layers: the codes in a row, or their mean (ours)
     scaled: bool = True  # inputs over the root of their number: Adam moves 13,824 of them by too much at once (ours)
-    refine: Literal["logits", "probabilities"] = "logits"  # what samples are added to; paper: probabilities, into a CE
-    average: Literal["likelihood", "loss"] = "likelihood"  # over samples: log-sum-exp (paper), or mean cross-entropy
+    refine: Literal["logits", "probabilities"] = (
+        "logits"  # of DC and "loss": what samples are added to; paper: probabilities, into a CE
+    )
+    average: Literal["likelihood", "loss"] = "likelihood"  # the same: log-sum-exp (paper), or mean cross-entropy
     mean_weight: float = 0.0  # of the squared norm of the means in the loss: they should not do the matching (ours)
     reaches_codes: bool = True  # the codes learn from the module too (ours)
     optimizer: Literal["adam", "sgd"] = "adam"  # of the layers (ours)

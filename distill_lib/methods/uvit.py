@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet, like
+from ..data import ImageSet, like, sized
 from ..generators import uvit
 
 VERSION = 1
@@ -49,19 +49,20 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int | None = None) -> Config:
-    """Section 5.2: Small from the CIFAR-10 weights for 32 pixels and less, Mid from the ImageNet weights for 64.
+    """Section 5.2: Small from the CIFAR-10 weights for less than 64 pixels, Mid from the ImageNet weights from 64 on.
 
     The paper has CIFAR-100 and TinyImageNet; the other data sets follow them and start from random weights.
 
     Args:
         ipc: images per class; None: as many as ten minutes give.
     """
-    training = uvit.UViTTraining(flip=like(dataset).mirrors)
-    if dataset == "CIFAR100":
+    known = like(dataset)
+    side, training = sized(dataset)[1] or known.resolution, uvit.UViTTraining(flip=known.mirrors)
+    if (known.name, side) == ("CIFAR100", 32):
         training = replace(training, start="cifar10_uvit_small.pth")
-    elif dataset == "TinyImageNet" or "@64px" in dataset:
+    elif side >= 64:
         mid = {k: getattr(uvit.ARCHITECTURES["Mid"], k) for k in ("patch", "width", "depth", "heads")}
-        start = "imagenet64_uvit_mid.pth" if dataset == "TinyImageNet" else None
+        start = "imagenet64_uvit_mid.pth" if (known.name, side) == ("TinyImageNet", 64) else None
         training = replace(training, steps=117_000, warm_up=5000, looks=117, checkpointing=True, start=start, **mid)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 

@@ -41,7 +41,7 @@ from ..training import kept_in, look_steps, lr_share, set_lr
 from .losses import Loss, discriminator_loss, generator_loss, gradient_penalty
 from .network import Architecture, Discriminator, Generator, normalised, redraw
 
-VERSION = 1  # of what stage 1 makes: part of the key
+VERSION = 1  # of what stage 1 makes: part of its file's name; raise those of its methods too
 
 
 @settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from ...core.settings import Count, replace, settings
@@ -9,7 +10,7 @@ from ...data import DATASETS, sized
 from ..diffusion import discrete
 from .network import Numerics
 
-VERSION = 1  # of what the stages make: part of every key
+VERSION = 1  # of what the stages make: part of its file's names of their files; raise those of its methods too
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -53,6 +54,12 @@ class Pretraining:
         tiny = dict(weights=None, autoencoder="taef2", decoder=None, side=None, patch=2) if self.weights else {}
         course = dict(steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995)
         return replace(self, **tiny, width=256, depth=6, heads=4, **course)
+
+    def file_state(self) -> dict[str, list[int]]:
+        """Size and time of a file of weights, for the keys of what is made from it; {} where there is none."""
+        if self.weights is None or not (file := Path(self.weights)).is_file():
+            return {}
+        return {"weights_file": [file.stat().st_size, file.stat().st_mtime_ns]}
 
     def in_pixels(self) -> Pretraining:
         return replace(self, weights=None, autoencoder="identity", decoder=None, side=None)

@@ -185,11 +185,12 @@ class StyleGANXL(LayeredGenerator):
             if isinstance(layer, Synthesis):
                 normal(layer.weight)
                 layer.bias.zero_()
-                layer.affine.bias.fill_(1.0)
                 if layer.resampling is not None:
                     known, made = layer.layer, layer.resampling
                     made.up_filter.copy_(design(6 * known.up, *known.filters[0]))
                     made.down_filter.copy_(design(6 * known.down, *known.filters[1], radial=known.radial))
+        for layer in self.layers:
+            layer.affine.bias.fill_(1.0)
         self.input.affine.weight.zero_()
         self.input.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
         normal(self.input.weight)

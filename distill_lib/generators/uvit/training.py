@@ -42,7 +42,7 @@ from . import weights
 from .network import UViT, UViTArchitecture
 from .weights import from_state, save, surgery
 
-VERSION = 1  # of what training makes: part of the key
+VERSION = 1  # of what training makes: part of its file's name; raise those of its methods too
 PIECE_MB = 8192  # of activations
 
 
@@ -56,7 +56,7 @@ class UViTTraining:
     heads: Count = 8
     mlp_ratio: Count = 4
     output: Literal["noise", "v"] = "noise"  # what is learned; "v" learns shapes in fewer steps (ours)
-    positions: Literal["random", "sinusoids"] = "random"  # start of the patches' learned positions (sinusoids: ours)
+    positions: Literal["random", "sinusoids"] = "random"  # of the patches where no file is the start (sinusoids: ours)
     # share of images whose label is left out, for guidance (ours; U-ViT's on ImageNet: 0.1)
     label_drop: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     start: str | None = None  # file of public weights to go on from; None: random ones
@@ -142,13 +142,13 @@ def initial(real: ImageSet, cfg: UViTTraining, seed: int) -> UViT:
                 raise UserError(f"U-ViT: positions from sinusoids need a width that four divides, not {arch.width}")
             model.pos_embed.data[0, arch.extras :] = sinusoids(arch.image_size // arch.patch, arch.width)
         return model
-    state, given = weights.read(_published(cfg.start))
+    state, given = weights.read(start_file(cfg.start))
     if replace(given, num_classes=arch.num_classes, no_label=arch.no_label) != arch:
         raise UserError(f"{cfg.start}: its weights are of {given}; these images and settings need {arch}")
     return from_state(surgery(state, arch.labels, rng), arch, cfg.checkpointing)
 
 
-def _published(start: str) -> Path:
+def start_file(start: str) -> Path:
     """The file of the weights to start from. Raises: UserError: saying where it could lie."""
     return need_file(start, f"U-ViT ({start})", instead="; or train from random weights with start=None")
 
@@ -355,7 +355,7 @@ class TrainedUViT:
 
 def place(real: ImageSet, cfg: UViTTraining, seed: int) -> TrainedUViT:
     """The training of these settings on disk, whether or not it was run."""
-    start = hashlib.sha256(_published(cfg.start).read_bytes()).hexdigest() if cfg.start else None
+    start = hashlib.sha256(start_file(cfg.start).read_bytes()).hexdigest() if cfg.start else None
     key = {"training": as_dict(cfg), "start": start, "data": real.sha256(), "seed": seed, "version": VERSION}
     return TrainedUViT(kept_in("uvit", real.facts.name, key))
 

@@ -24,7 +24,7 @@ from ...core.device import send
 from ...core.errors import UserError
 from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
-from ...data import NORMALISATIONS, ImageSet, like
+from ...data import NORMALISATIONS, ImageSet, like, sized
 from ...generators import cgan, prior
 from ...generators.layered import LayeredGenerator
 from ...generators.prior import Prior
@@ -36,6 +36,7 @@ CIFAR_LAYER = 2  # GLaD's author, answering a question: n = 16 leaves no layer o
 # the small budget, which is ours
 SMALL = {"DC": (100, 16), "DM": (150, 32), "MTT": (60, 16)}  # iterations, real images per class
 SMALL_SPACE = {"DC": (5, 1.0), "DM": (7, 1.0), "MTT": (5, 1_000.0)}  # layer of the conditional GAN, step size of f
+CGAN_LAYERS = {8: 2, 16: 6}  # the last layer of the conditional GAN that leaves one to follow, at this many pixels
 # 2,000 steps
 SMALL_GAN = replace(
     cgan.GAN().small(), width=16, batch=16, epochs=10, per_epoch=3_200, gp_every=8, looks=4, samples=400
@@ -71,12 +72,15 @@ class CodeSpace:
         if known.name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
             own = Prior("StyleGAN-XL", "imagenet", classes="random")
             return CodeSpace(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
-        return CodeSpace(Prior(), lr_w=lr_w).small(match)
+        space, side = CodeSpace(Prior(), lr_w=lr_w).small(match), sized(dataset)[1] or known.resolution
+        return replace(space, layer=min(space.layer, CGAN_LAYERS.get(side, space.layer)))
 
     def small(self, match: str) -> CodeSpace:
         """The generator is a conditional GAN trained in minutes, or one of its shape with random weights."""
         weights = "random" if self.prior.weights == "random" else "trained"
         own, (layer, lr_img) = Prior("cGAN", weights, gan=SMALL_GAN, seed=self.prior.seed), SMALL_SPACE[match]
+        if self.prior.family == "cGAN" and self.layer is not None:  # that of `published`, for few pixels a lower one
+            layer = min(layer, self.layer)
         return replace(self, prior=own, layer=layer, lr_img=lr_img)
 
     def smoke(self) -> CodeSpace:

@@ -48,7 +48,9 @@ class Matching:
     weight_decay_pool: float = 5e-4
     dsa_pool: str = "color_crop"  # of pool steps, parameters per image
     dsa: str = "color_crop_cutout"  # of matching, one draw for all real and generated images of a step
-    pairing: Literal["sample", "class_mean"] = "sample"  # real and generated image of a class, as DiM; or class means
+    pairing: Literal["sample", "class_mean"] = (
+        "sample"  # of answers by class: real and generated image, as DiM; or class means
+    )
     official_norm: bool = False  # normalise pixels in [-1, 1] by statistics of [0, 1], as DiM's code does by mistake
 
     def smoke(self) -> Matching:

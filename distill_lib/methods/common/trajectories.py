@@ -31,7 +31,7 @@ from ...core.settings import Count, as_dict, replace, settings
 from ...data import ImageSet, Whitening, augment
 from ...networks.gradients import Derivatives
 
-VERSION = 1  # of what an expert is: part of the key
+VERSION = 1  # of what an expert is: part of its file's name; raise those of its methods too
 
 
 @settings
