@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -152,6 +153,8 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"parameter {pair!r}: write name=value, for example -p ipcs=[1]")
+        if name == "profile":
+            raise UserError(f"parameter {pair!r}: say it as --profile {value}")
         try:
             out[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -202,13 +205,15 @@ def run(
             continue
         left_to_do.append([s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE])
         prerequisites.check(name, profile, [s.task.maker for s in left_to_do[-1]])
+        for s in left_to_do[-1]:
+            prerequisites.check_weights(s.task)
     failed: list[engine.Status] = []
     for (name, params), some, todo in zip(chosen, selected, left_to_do, strict=True):
         if profile == "full":
             print(f"{len(todo)} cells to compute at full: see the plan with `distill plan {name} --profile full`")
         left = None if limit is None else max(0.0, limit - time.monotonic())
         options = {"time_limit": left, "say": print, "device": device, "strict": False, "sets": sets}
-        if engine_name == "dask":
+        if engine_name == "dask" and profile != "recorded":
             from .experiments import cluster
 
             outcome = cluster.run(name, params, some, workers=workers, scheduler=scheduler, **options)
@@ -225,6 +230,13 @@ def run(
         rows = [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed]
         _print_table("failed", rows)
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
+
+
+def _computed(profile: str) -> str:
+    """A profile in which something is computed. Raises: UserError: recorded, or an unknown one."""
+    if profile not in paths.PROFILES[1:]:
+        raise unknown("profile", profile, paths.PROFILES[1:])
+    return profile
 
 
 def seconds(text: str) -> float:
@@ -265,7 +277,7 @@ def plan(
     from . import experiments as engine
     from .experiments import estimate
 
-    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
+    params = engine.check_parameters(experiment, {"profile": _computed(profile), **parse(parameter)})
     statuses = engine.plan(experiment, params, engine.select(engine.experiment(experiment).cells(params), cells), sets)
     rows = estimate.rows(statuses, profile, sets)
     if as_json:
@@ -364,7 +376,7 @@ def recompute(
     from . import experiments as engine
     from .experiments.recompute import recompute as compute_again
 
-    params = engine.check_parameters(experiment, {"profile": profile, **parse(parameter)})
+    params = engine.check_parameters(experiment, {"profile": _computed(profile), **parse(parameter)})
     chosen = engine.select(engine.experiment(experiment).cells(params), cells)
     found = compute_again(experiment, params, chosen, sets, keep, device=device, time_limit=limit)
     same = sum(r.largest_difference == 0 for r in found)
@@ -395,7 +407,7 @@ def explain(
     from . import records
 
     found = engine.find(cell)
-    params = engine.check_parameters(found.experiment, {"profile": profile, **parse(parameter)})
+    params = engine.check_parameters(found.experiment, {"profile": _computed(profile), **parse(parameter)})
     now = engine.status(found, params)
     verdict = {
         "recorded": "is taken from its record",
@@ -436,6 +448,8 @@ def watch(
     """Show what is being computed under this `runs` folder."""
     from .core import progress
 
+    if not 0 <= every <= threading.TIMEOUT_MAX:
+        raise UserError(f"--every {every}: a number of seconds, or 0 to look once")
     while True:
         notes = progress.running()
         if as_json:
@@ -578,11 +592,9 @@ def uvit_train(
 ) -> None:
     """Train the U-ViT of a data set; on several GPUs: `torchrun --nproc-per-node 4 -m distill_lib uvit train
     CIFAR100`."""
-    if profile not in paths.PROFILES[1:]:
-        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
-    uvit_commands.train(dataset, profile, scratch)
+    uvit_commands.train(dataset, _computed(profile), scratch)
 
 
 @uvit.command("generate")
@@ -594,15 +606,13 @@ def uvit_generate(
     weights: Annotated[Path | None, typer.Option(help="A file of weights, in place of a data set.")] = None,
     profile: ProfileOption = "full",
     seconds: Annotated[float | None, typer.Option(help="How long to generate.")] = None,
-    images: Annotated[int | None, typer.Option(help="Or how many images.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Or how many images.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Generate images of a trained U-ViT, in turn of every class, to a folder as uint8."""
-    if profile not in paths.PROFILES[1:]:
-        raise unknown("profile", profile, paths.PROFILES[1:])
     from .experiments import uvit_commands
 
-    uvit_commands.generate(folder, dataset, weights, profile, seconds, images, seed)
+    uvit_commands.generate(folder, dataset, weights, _computed(profile), seconds, images, seed)
 
 
 @app.command()

@@ -57,6 +57,11 @@ def test_list_names_what_exists(monkeypatch, capsys, kind, name):
         (["run", "skd/table1_accuracy", "-p", "ipcs"], "parameter 'ipcs': write name=value"),
         (["run", "skd/table1_accuracy", "--time-limit", "soon"], "time limit 'soon': write it as 90s, 9m or 2h"),
         (["run", "skd/table1_accuracy", "--device", "tpu9"], "unknown device 'tpu9'"),
+        (["plan", "skd/table1_accuracy", "--profile", "recorded"], "choose one of smoke, small, full"),
+        (["explain", "dm_mnist_ipc1_convnet_vico-dsa", "--profile", "recorded"], "unknown profile 'recorded'"),
+        (["recompute", "skd/table1_accuracy", "--profile", "recorded"], "unknown profile 'recorded'"),
+        (["run", "skd/table1_accuracy", "-p", "profile=full"], "say it as --profile full"),
+        (["watch", "--every", "nan"], "--every nan: a number of seconds"),
         (["bake"], "No such command 'bake'"),
     ],
 )
@@ -103,7 +108,7 @@ def test_time_limits(text, value):
 
 
 def test_parameters_are_json_where_they_read_as_json():
-    assert cli.parse(["ipcs=[1, 10]", "profile=smoke", "seed=3"]) == {"ipcs": [1, 10], "profile": "smoke", "seed": 3}
+    assert cli.parse(["ipcs=[1, 10]", "method=DM", "seed=3"]) == {"ipcs": [1, 10], "method": "DM", "seed": 3}
     with pytest.raises(UserError):
         cli.parse(["=3x"][:0] + ["ipcs"])
 

@@ -16,7 +16,7 @@ from distill_lib import data, experiments, records
 from distill_lib.core import paths
 from distill_lib.core.errors import UserError
 from distill_lib.core.settings import settings
-from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, registry
+from distill_lib.experiments import Experiment, Parameters, Skip, Task, engine, estimate, fill, prerequisites, registry
 from distill_lib.experiments.method_costs import WORK
 from distill_lib.methods import METHODS, random_real
 from distill_lib.records import Cell, record
@@ -220,3 +220,17 @@ def test_a_set_that_is_at_hand_is_told_from_one_that_is_not(monkeypatch, tmp_pat
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
     assert data.not_at_hand("digits") == data.not_at_hand("FashionMNIST-mini") == ""
     assert "TinyImageNet" in data.not_at_hand("TinyImageNet") and "ImageWoof" in data.not_at_hand("ImageWoof@64px")
+
+
+@pytest.mark.parametrize(
+    "method, dataset, file",
+    [("GLaD", "CIFAR10", "imagenet32.safetensors"), ("U-ViT", "CIFAR100", "cifar10_uvit_small.pth")],
+)
+def test_cells_whose_weights_are_not_here_are_left_out_before_they_are_begun(
+    method, dataset, file, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    config = METHODS[method].paper_config(dataset, 1)
+    with pytest.raises(UserError, match=file):
+        prerequisites.check_weights(SimpleNamespace(config=config, dataset=dataset))
+    prerequisites.check_weights(SimpleNamespace(config=config.small(), dataset=dataset))

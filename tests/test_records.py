@@ -232,3 +232,16 @@ def test_how_much_was_measured_in_words():
     assert records.sets_and_networks(record()) == "1 set x 2 networks"  # an arm of a claim: its plan may grow
     assert records.sets_and_networks(record(sets=[0, 1], key={"num_sets": 5})) == "2 of 5 sets x 1 network"
     assert records.sets_and_networks(record(sets=[0, 0, 3], key={"num_sets": 5})) == "2 of 5 sets x 1 to 2 networks"
+    several = record(key={"num_sets": 1, "networks": ["AlexNet", "ViT"]})
+    assert records.sets_and_networks(several) == "1 of 1 set x 2 networks of each of 2 architectures"
+
+
+def test_who_made_each_set_is_kept_when_parts_of_several_machines_are_joined():
+    def part(sets, device, **more):
+        by = {"device": device, "seeds": {"distill": sets}, **more}
+        return record(sets=sets, test_accuracy_pct=[70.0] * len(sets), metrics={}, made_by=by)
+
+    brought = part([1], "A").joined(part([2, 3], "B"))
+    whole = part([0], "home").joined(brought)
+    told = {tuple(p["sets"]): p["device"] for p in whole.made_by["earlier"]}
+    assert told == {(0,): "home", (1,): "A"} and whole.made_by["device"] == "B"

@@ -149,7 +149,8 @@ def _measured_as(record: Record | None, task: Task) -> Task:
 
     Raises: UserError: the space needs weights that are not here.
     """
-    if record is None or not isinstance(task.scores, Scores) or task.scores.extractor != "auto":
+    scores = getattr(task.scores, "scores", task.scores)  # those of samples may be a part
+    if record is None or not isinstance(scores, Scores) or scores.extractor != "auto":
         return task
     name = next((k.removeprefix("FID-").rpartition("-")[0] for k in record.metrics if k.startswith("FID-")), "auto")
     if name in PRETRAINED and weights.find(name) is None:
@@ -157,7 +158,10 @@ def _measured_as(record: Record | None, task: Task) -> Task:
             f"{record.cell}: its sets so far were measured in the features of {name}, whose weights are not here: put "
             f"{weights.FILES[name].names[0]} into {weights.weights_place()}"
         )
-    return dataclasses.replace(task, scores=replace(task.scores, extractor=name))
+    scores = replace(scores, extractor=name)
+    return dataclasses.replace(
+        task, scores=scores if isinstance(task.scores, Scores) else replace(task.scores, scores=scores)
+    )
 
 
 def _set(task: Task, index: int, run: Run, key: dict[str, Any], folder: Path) -> Record:
@@ -261,14 +265,14 @@ def distilled(task: Task, index: int, run: Run, real: ImageSet) -> tuple[ImageSe
     stem = Cell("", task.maker, task.dataset, ipc, "", "").stem
     file = paths.runs() / run.profile / "sets" / f"{stem}-{digest}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    spent = Spent(file.with_suffix(".json"))
     patience = -1.0 if run.deadline is None else max(0.0, run.deadline - time.monotonic())
     try:
         with FileLock(f"{file}.lock", timeout=patience):
             if file.exists():
                 _note_made(task, index, run.profile)
                 found = ImageSet.load(file).to(real.device)
-                return found.drawing(task.config.ipc) if every else found, Spent(spent.file)
+                return found.drawing(task.config.ipc) if every else found, Spent(file.with_suffix(".json"))
+            spent = Spent(file.with_suffix(".json"))  # now: another process may have begun the set
             work = paths.runs() / run.profile / "work" / "sets" / file.stem
             with store.used() as shared, spent.phase("distill", real.device):
                 synthetic = method.distill(real, task.config, seed=seed, loop=run.loop(work, digest))

@@ -203,8 +203,8 @@ class Rates:
     def memory(self, task: Task) -> tuple[float | None, str]:
         """The peak, in MB, of the most similar record, and which that is; None if none has images of about this size.
 
-        Similar by method, then network, size of the images and number of images. The lowest of equals, because the
-        others' processes held more from earlier cells.
+        Similar by method, whatever the device, then device, network, size of the images and number of images. The
+        lowest of equals, because the others' processes held more from earlier cells.
         """
         pixels, images = math.prod(_sizes(task.dataset)[0]), _images(task)
 
@@ -212,8 +212,12 @@ class Rates:
             other = (not peak.counted, peak.method != task.maker, peak.network != task.judges[0])
             return *other, _apart(peak.pixels, pixels), _apart(peak.images, images), peak.memory_mb
 
-        for device in self.devices:
-            if found := [p for p in self.peaks.get(device, ()) if _apart(p.pixels, pixels) <= math.log(ALIKE)]:
+        sized = [
+            [p for p in self.peaks.get(d, ()) if _apart(p.pixels, pixels) <= math.log(ALIKE)] for d in self.devices
+        ]
+        own = [[p for p in found if p.method == task.maker] for found in sized]
+        for found in [*own, *sized]:
+            if found:
                 peak = min(found, key=unlike)
                 return peak.memory_mb, f"measured for {peak.record}"
         return None, "no record with images of about this size"
@@ -348,7 +352,10 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
                 out[part.key] = Share(part.key, *known.seconds(names, count))
             else:
                 names = [(kind, name) for kind in ("distill", "with stage") for name in _makings(task)]
-                out[part.key] = Share(part.key, *known.seconds(names, distill))
+                found = Share(part.key, *known.seconds(names, distill))
+                if limit := getattr(task.config, "seconds", None):  # a set of as many images as that gives
+                    found = Share(part.key, limit, f"{limit:g} s are the setting")
+                out[part.key] = found
         key = f"{task.cell.experiment}/{task.cell.stem}/{index}"
         out[key] = Share(key, *known.seconds(_evaluations(task), evaluate))
     return list(out.values())

@@ -99,6 +99,7 @@ def _left_out(status: Status, profile: str) -> str:
         return ""
     try:
         prerequisites.check(status.cell.experiment, profile, [status.task.maker])
+        prerequisites.check_weights(status.task)
     except UserError as err:
         return str(err)
     return data.not_at_hand(status.task.dataset) or ""

@@ -5,10 +5,12 @@ Everything is read and checked before anything is written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from .. import records
 from ..core.errors import UserError
-from ..records import Cell, Record, benchmarks
+from ..records import Record, benchmarks
 from . import engine, registry
 
 FORMAT = "distill_lib.gpu/1"
@@ -37,8 +39,8 @@ def import_folder(folder: Path) -> Imported:
 
     A record of the same settings as one that is here adds the sets that are missing.
 
-    Raises: UserError: a damaged file, a record of an unknown cell, one made from uncommitted or unknown code, or one
-            whose settings differ from those of a record that is here. Nothing was written then.
+    Raises: UserError: a damaged file, a record of an unknown cell, or one made from uncommitted or unknown code.
+            Nothing was written then.
     """
     with tempfile.TemporaryDirectory() as place:
         _unpack(folder, Path(place))
@@ -54,10 +56,13 @@ def import_folder(folder: Path) -> Imported:
             report = benchmarks.read(file)
             for entry in report.entries.values():
                 _traced(entry["made_by"], f"{folder}: benchmark {entry['name']}")
-            writes.append((benchmarks.add, (report.device, report.threads, list(report.entries.values()))))
-            found.added.append(f"benchmarks: {report.title}, {len(report.entries)} entries")
-    for write, args in writes:
-        write(*args)
+            add = functools.partial(benchmarks.add, report.device, report.threads, list(report.entries.values()))
+            writes.append((add, f"benchmarks: {report.title}, {len(report.entries)} entries"))
+    for write, what in writes:
+        if write():
+            found.added.append(what)
+        else:
+            found.left_out.append(f"{what}: is being computed here now, or was meanwhile; import again")
     return found
 
 
@@ -77,7 +82,9 @@ def _unpack(folder: Path, place: Path) -> None:
         raise UserError(f"{folder}: not a whole folder of `make gpu` ({problem}); copy it again") from None
 
 
-def _place(found: Imported, writes: list[Any], record: Record, name: str, folder: Path) -> None:
+def _place(
+    found: Imported, writes: list[tuple[Callable[[], Any], str]], record: Record, name: str, folder: Path
+) -> None:
     """Decide what becomes of a record: a write, or a reason to leave it out. Raises: see `import_folder`."""
     profile, cell = PurePosixPath(name).parts[0], record.cell
     where, what = f"{folder}: {name}", f"{cell.experiment} [{profile}]: {cell}"
@@ -97,9 +104,6 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
             f"{what}: the record here has other settings ({'; '.join(changed)}); delete it to take this one"
         )
         return
-    if _is_computed_now(cell, profile):
-        found.left_out.append(f"{what}: is being computed here now; import again when that is done")
-        return
     new = [i for i in record.done if here is None or i not in here.done]
     if not new:
         found.left_out.append(f"{what}: its sets {record.done} are recorded")
@@ -111,18 +115,22 @@ def _place(found: Imported, writes: list[Any], record: Record, name: str, folder
             sets = f"sets {record.done} here are not those of the sets {here.done} recorded"
             found.left_out.append(f"{what}: it does not go on from the record here: {sets}")
             return
-    writes.append((record.save, (profile,)))
-    found.added.append(f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {task.num_sets}")
+    added = f"{what}: set{'s' * (len(new) > 1)} {', '.join(map(str, new))} of {task.num_sets}"
+    writes.append((functools.partial(_write, record, profile, here), added))
 
 
-def _is_computed_now(cell: Cell, profile: str) -> bool:
-    lock = engine.lock_file(cell, profile)
+def _write(record: Record, profile: str, before: Record | None) -> bool:
+    """Save a record in place of the one that was there before; False if that has changed, or its cell is being
+    computed."""
+    lock = engine.lock_file(record.cell, profile)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if lock.exists():
-            FileLock(lock, timeout=0).acquire().lock.release()
+        with FileLock(lock, timeout=0):
+            if same := records.load(record.cell, profile) == before:
+                record.save(profile)
+            return same
     except Timeout:
-        return True
-    return False
+        return False
 
 
 def _traced(by: dict[str, Any], where: str) -> None:

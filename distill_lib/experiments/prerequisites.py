@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from ..core import paths, weights
 from ..core.errors import UserError
 from ..core.weights import FOLDERS, find_folder, said_missing, weights_place, where_to_put
+from ..data import like, sized
+from ..generators import prior
+from ..generators.uvit.training import start_file
+from .definition import Task
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,18 @@ def check(experiment: str, profile: str, rows: list[str] | None = None) -> None:
         )
     if lines:
         raise UserError(f"{experiment} at {profile} needs what is not here:\n- " + "\n- ".join(lines))
+
+
+def check_weights(task: Task) -> None:
+    """Look for the files of weights that a task's settings name: a generator's, or those to train a U-ViT from.
+
+    Raises: UserError: one of them is not here; where to put it.
+    """
+    space, training = (getattr(task.config, part, None) for part in ("space", "training"))
+    if space is not None:
+        prior.file_of(space.prior, sized(task.dataset)[1] or like(task.dataset).resolution)
+    if start := getattr(training, "start", None):
+        start_file(start)
 
 
 def _has_imagenet() -> bool:

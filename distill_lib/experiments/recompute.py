@@ -114,10 +114,10 @@ def recompute(
     for s in valid:
         if changed := engine.data_change(s):
             raise UserError(f"{s.cell}: {changed}, so its number cannot be the same")
-    records.code_state()  # remembered: the checkout may change while cells are computed
-    found = []
-    with _runs_of_its_own(f"{name.replace('/', '-')}-{params.profile}-{_machine(place)}"):
-        how = Run(params.profile, deadline, device, Activity(len(valid)))
+    code = records.code_state()["commit"][:9]  # remembered: the checkout may change while cells are computed
+    found, listener = [], Activity(len(valid))  # of this `runs` folder, where `distill watch` looks
+    with _runs_of_its_own(f"{name.replace('/', '-')}-{params.profile}-{_machine(place)}-{code or 'unknown-code'}"):
+        how = Run(params.profile, deadline, device, listener)
         for number, s in enumerate(valid, 1):
             wanted = sets or leading[s.cell]
             task = dataclasses.replace(s.task, num_sets=max(s.task.num_sets, wanted))
@@ -176,7 +176,7 @@ def _runs_of_its_own(of: str) -> Iterator[None]:
     """A folder inside `runs/` in its place, so that nothing made before is found; removed where the block ends well.
 
     Args:
-        of: experiment, profile and machine: what goes on from another's state would be another measurement.
+        of: experiment, profile, machine and commit: what goes on from another's state would be another measurement.
     Raises: UserError: another process is in it.
     """
     before, folder = os.environ.get("DISTILL_RUNS"), paths.runs() / FOLDER / of

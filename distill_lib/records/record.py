@@ -144,6 +144,7 @@ class Record:
         if {**here, "at": None, "sets": None} != {**there, "at": None, "sets": None}:
             told = {i for part in earlier for i in part["sets"]}
             earlier = [*earlier, {"sets": [i for i in self.done if i not in told], **here}]
+        earlier = [*earlier, *theirs.get("earlier", [])]
         return {**made_by, "earlier": earlier} if earlier else made_by
 
     def save(self, profile: str) -> Path:
@@ -279,7 +280,9 @@ def sets_and_networks(record: Record) -> str:
     planned = max(n, record.key.get("num_sets", n))
     of = f"{n} of {planned}" if "num_sets" in record.key else str(n)
     each = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
-    return f"{of} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}"
+    kinds = len(record.key.get("networks", ()))
+    several = f" of each of {kinds} architectures" if kinds > 1 else ""
+    return f"{of} set{'s' * (planned > 1)} x {each} network{'s' * (sizes[-1] > 1)}{several}"
 
 
 LEARNED = 0.4  # of the way from the loss of a network that knows nothing to the lowest that CutMix leaves

@@ -7,6 +7,7 @@ import pandas as pd
 from .. import data
 from ..core import paths
 from ..core.device import pick
+from ..core.files import atomically
 from ..data import ImageSet
 from ..experiments import Skip, Task
 from ..experiments.compute import Run, distilled
@@ -42,7 +43,8 @@ def samples(params: paper.Figure2Parameters) -> dict[str, dict[str, ImageSet]]:
             made, _ = distilled(task, 0, Run(params.profile), real)
             images = drawn(made, params.per_class, params.seed)
             images.save(paths.results(params.profile) / artefact(dataset, method))
-            health(task, real).to_csv(paths.results(params.profile) / artefact(dataset, "health", "csv"), index=False)
+            looks, file = health(task, real), paths.results(params.profile) / artefact(dataset, "health", "csv")
+            atomically(file, lambda part, looks=looks: looks.to_csv(part, index=False))
             shown.setdefault(dataset, {})[method] = images
     return shown
 
