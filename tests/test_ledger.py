@@ -14,7 +14,7 @@ from distill_lib.core import paths
 from distill_lib.experiments import engine
 from distill_lib.records import Cell, Record, reported
 from distill_lib.records import record as records_record
-from distill_lib.tables import ledger
+from distill_lib.tables import ledger, widgets
 
 CELL = Cell("skd/table1_accuracy", "DM", "MNIST", 10, "ConvNet", "vico_dsa")
 
@@ -136,8 +136,8 @@ def test_the_sets_of_a_full_record_are_what_varies(results):
 
 def test_data_that_deviate_are_named_beside_a_full_number(results):
     note = "this copy has 23 re-encoded test images: their pixels are decoded from JPEG"
-    record(notes=[note]).save("full")
-    assert note in line()["reason"]
+    record(notes=[note, "not read from cifar10.npz: more"]).save("full")
+    assert note in line()["reason"] and "not read" not in line()["reason"]  # what is in no image changes no number
 
 
 def test_networks_that_are_not_trained_give_no_result(results):
@@ -238,6 +238,23 @@ def test_the_front_page_counts_what_the_record_files_say():
     called = table[table["status"].isin(ledger.FULL)]
     assert len(called) == full and (called["full"] != "").all() and (table["full"] != "").sum() == full
     assert not called["seconds"].eq("").any()
+
+
+def test_the_parts_that_the_front_page_names_add_up():
+    said = widgets.headline()
+    total, full, small, counted, lost, none = (
+        int(re.search(rf"(\d+) {words}", re.sub(r" \(.*?\)", "", said))[1])
+        for words in (
+            "numbers that could",
+            "of them at the papers' own",
+            "more at a small",
+            "more, such as",
+            "are lost",
+            "have no result",
+        )
+    )
+    assert total == full + small + counted + lost + none
+    assert sum(map(int, re.findall(r"\d+", said[said.rindex("(") :]))) == none
 
 
 def test_pages_and_commands_count_alike(monkeypatch, capsys):

@@ -448,7 +448,7 @@ def test_the_code_of_a_page_runs_and_shows_what_the_page_says(page, capsys):
             assert shown.frame.size and "<table" in shown._repr_html_()
         else:
             exec_all(body, names)
-    assert capsys.readouterr().out.strip() == LIVE[page]
+    assert capsys.readouterr().out.strip().endswith(LIVE[page])  # tables that a page displays are printed before
 
 
 def exec_all(body, names):

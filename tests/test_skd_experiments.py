@@ -18,6 +18,7 @@ from distill_lib.generators.generated import GeneratedSet
 from distill_lib.methods import METHODS
 from distill_lib.publish import pages as book_pages
 from distill_lib.records import Cell, Record, record, reported
+from distill_lib.tables import gallery
 from distill_lib.tables import skd as tables_skd
 
 
@@ -97,6 +98,38 @@ def test_figure2_shows_what_is_kept_and_nothing_where_nothing_is(real, tmp_path,
     figure = figures.gan_health(looks)
     drawn = [line.get_ydata().tolist() for axis in figure.axes for line in axis.lines]
     assert drawn == [[1, 1], [2, 1], [30, 60], [40, 20]]
+
+
+def test_pictures_and_films_are_made_again_for_other_settings(real, tmp_path, monkeypatch):
+    """A file that does not say what it was made with was made with the default settings."""
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    made = []
+
+    def pictures(*task_and_params):
+        made.append(task_and_params)
+        return data.ImageSet(real.images[:10], torch.arange(10), real.synthetic_facts())
+
+    monkeypatch.setattr(gallery, "_filmed", pictures)
+    monkeypatch.setattr(gallery, "distilled", lambda task, *rest: (pictures(task), None))
+    one = {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"]}
+    runs = [(gallery.films, skd.TIMELAPSE, {}), (gallery.films, skd.TIMELAPSE, {"moments": 4})]
+    runs += [(gallery.shelves, skd.GALLERY, {"ipcs": [1]}), (gallery.shelves, skd.GALLERY, {"ipcs": [1], "seed": 1})]
+    for make, name, more in runs:
+        params = experiments.check_parameters(name, {**one, **more})
+        for count in (1, 0):
+            made.clear()
+            assert make(params) and len(made) == count, (more, count)
+    recorded = {key: value for key, value in one.items() if key != "profile"}
+    assert not gallery.films(experiments.check_parameters(skd.TIMELAPSE, recorded))  # what lies there is of 4 moments
+    assert gallery.films(experiments.check_parameters(skd.TIMELAPSE, {**recorded, "moments": 4}))
+    file = gallery._file("small", skd.GALLERY, "FashionMNIST", "DM")
+    data.ImageSet(real.images[:10], torch.arange(10), real.synthetic_facts()).save(file)
+    for more, count in (({}, 0), ({"seed": 1}, 1)):
+        made.clear()
+        assert gallery.shelves(experiments.check_parameters(skd.GALLERY, {**one, "ipcs": [1], **more}))
+        assert len(made) == count
+    with pytest.raises(UserError, match="moments"):
+        experiments.check_parameters(skd.TIMELAPSE, {"moments": 1})
 
 
 def test_the_pipeline_names_what_the_paper_names():

@@ -283,6 +283,7 @@ def fair(tmp_path, monkeypatch):
     put("small", [99.0, 99.1], "DSA", epochs=9)
     put("small", [98.0, 98.1], "CAFE", data="FashionMNIST-mini")
     put("small", [50.0], "DM", ipc=10, epochs=100)
+    put("small", [10.0, 11.0], "KIP", protocol="vico_dsa+mse")
     params = experiments.check_parameters(skd.RANKING, {"datasets": ["FashionMNIST"]})
     return engine.run(TABLE1, params, skd.fair_cells(params))
 
@@ -337,8 +338,22 @@ def test_a_ranking_says_what_its_intervals_are_of_and_lists_what_was_not_run(fai
     rows = shown.reset_index()
     assert set(rows.loc[rows["method"] == "SKD", "rank"]) == {"not run"}
     assert rows.loc[rows["method"] == "every row", ["IPC", "rank"]].values.tolist() == [[50, "not run"]]
+    assert rows.loc[rows["rank"] == "underfit", ["method", "labels", "ours"]].values.tolist() == [
+        ["KIP", "learned", ""]
+    ]
     html = tables.show(tables.ranked(frame), "Ranks.", filters=["data"])._repr_html_()
     assert "not-run" in html and "nan" not in html.lower()
+
+
+def test_protocols_are_compared_on_the_sets_that_both_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    for protocol, values, sets in (("vico_noaug", [10.0, 20.0, 60.0], [0, 1, 2]), ("vico_dsa", [22.0, 24.0], [1, 1])):
+        key = {"dataset": "MNIST", "protocol": {"name": f"{protocol}@9ep", "budget": 9}, "network": "ConvNet"}
+        Record(Cell(TABLE1, "Random", "MNIST", 1, protocol=protocol), values, sets, key).save("small")
+    outcome = engine.run(TABLE1, experiments.check_parameters(TABLE1, {"datasets": ["MNIST"], "ipcs": [1]}))
+    ((budget, frame),) = tables.under_protocols(outcome).items()
+    assert budget == "small, 9 epochs"
+    assert frame.iloc[0, 3:].to_dict() == {"vico_noaug@9ep": "20.0 (1 x 1)", "vico_dsa@9ep": "23.0 ± 1.0 (1 x 2)"}
 
 
 def test_the_ranking_figure_has_a_panel_where_rows_can_be_compared_and_a_line_at_random(fair):

@@ -292,6 +292,8 @@ def test_the_budget_page_draws_accuracy_over_images_and_over_seconds(results):
         for axis in axes
     ]
     assert drawn == [{"U-ViT": ([10, 100], [31, 41]), "Random": ([10], [51])}, {"U-ViT": ([60], [45])}]
+    bars = [len(axis.containers[0][2][0].get_segments()[0]) for axis in axes]
+    assert bars == [2, 0]  # of a single network there is no spread
     last = tables_uvit.budget_table(points).iloc[-1]
     assert (last["budget"], last["images"], last["images/s"], last["accuracy (%)"]) == (
         "60 seconds of generation",

@@ -64,21 +64,24 @@ class Scale:
     scores: Any = None
 
     def __str__(self) -> str:
-        trained = " and ".join(self.networks) if self.networks else self.network
+        trained = f" of each: {' and '.join(self.networks)}" if self.networks else f": {self.network}"
         few = f", {self.tested} test images of every class" if self.tested else ""
-        return f"{self.dataset}, {self.protocol}, {self.num_eval} x {trained}{few}"
+        a_set = f"{self.num_eval} network{'s' * (self.num_eval > 1)} a set"
+        return f"{self.dataset}, {self.protocol}, {a_set}{trained}{few}"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: `method` of METHODS under `config`; `name` tells it from others with that method."""
+    """One side of a comparison: `method` of METHODS under `config`; `name` tells it from others with that method, and
+    pages show `title` in its place if there is one."""
 
     method: str
     config: Any
     name: str = ""
+    title: str = ""
 
     def __str__(self) -> str:
-        return f"{self.method}, {self.name}" if self.name else self.method
+        return ", ".join(filter(None, [self.method, self.title or self.name]))
 
     def cell(self, experiment: str, scale: Scale) -> Cell:
         network = UNSEEN_NETWORKS if scale.networks else scale.network
@@ -161,6 +164,7 @@ class Claim:
         n:        repeats that are planned; `delta`: the smallest difference that matters, in the quantity's unit.
         quantity: of QUANTITIES, what of a set is compared.
         smoke:    whether the smoke budget computes it.
+        title:    what figures and lists call it, if not by its name.
 
     Raises: UserError: arms or numbers that make no comparison.
     """
@@ -175,6 +179,7 @@ class Claim:
     delta: float = 0.5
     quantity: str = "accuracy"
     smoke: bool = False
+    title: str = ""
 
     def __post_init__(self) -> None:
         def wrong(why: str) -> UserError:
@@ -342,18 +347,29 @@ class Finding:
     arms: dict[Arm, Record] = field(default_factory=dict)
 
     @property
+    def unit(self) -> str:
+        """Of the difference; of a Fréchet distance the metric's name, with its features and number of samples."""
+        named = (metric_of("FID", record) for record in self.arms.values() if self.claim.quantity == "FID")
+        return next(named, "") or self.claim.unit
+
+    @property
     def verdict(self) -> str:
         """In words: the verdict, whether it is provisional, and of an undecided one the repeats that would decide."""
         if self.word == "not run":
             return "not run"
-        more = self.effect.needed
-        wanted = f" (about {more} repeats would decide)" if more else f" (more than {effects.MOST} repeats)"
-        said = self.word + (wanted if self.word == "undecided" and self.effect.n > 1 and not self.why else "")
+        more, said = self.effect.needed, self.word
+        if said == "undecided" and self.effect.n > 1 and not self.why:
+            if more is None:
+                said += f" (more than {effects.MOST} repeats)"
+            elif more > self.effect.n:
+                said += f" (about {more} repeats would decide)"
+            else:
+                said += " (the interval leaves out zero, but Holm's correction is not passed)"
         return f"provisional: {said}" if self.provisional else said
 
 
 def _untrained(record: Record) -> str:
-    """Why a record says nothing about an idea: its networks have not learned the set, or its generator no classes."""
+    """Why a record says nothing about an idea: its networks have not learned the set, or its GAN no classes."""
     if low := records.underfit(record):
         return f"networks are not trained: {low}"
     looks = record.metrics.get("stage 1", [[]])[0]

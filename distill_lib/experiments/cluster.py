@@ -97,10 +97,9 @@ def run(
                 retries=0,
             )
             futures[future] = cell
-        say(
-            f"{name} [{params.profile}]: {len(futures)} cells and {len(shared)} shared parts "
-            f"on {len(client.nthreads())} workers"
-        )
+        sizes = {"cell": len(futures), "shared part": len(shared), "worker": len(client.nthreads())}
+        said = [f"{n} {what}{'s' * (n != 1)}" for what, n in sizes.items()]
+        say(f"{name} [{params.profile}]: {said[0]} and {said[1]} on {said[2]}")
         stopped = False
         for future in _finished(client, futures, order.ends, say):
             result = _result(futures[future], future, params, sets)

@@ -147,7 +147,7 @@ def heat_map(differences: pd.DataFrame, title: str = "") -> Figure:
     shown = differences.set_axis(["\n".join(filter(None, name)) for name in names], axis=1)
     parts = [i if isinstance(i, tuple) else (i,) for i in shown.index]
     shown.index = [", ".join(str(part) for part in i if str(part)) for i in parts]
-    figure, axis = plt.subplots(figsize=(3.4 + 0.85 * columns, 1.4 + 0.32 * rows), layout="constrained")
+    figure, axis = plt.subplots(figsize=(3.4 + 0.85 * columns, max(3.0, 1.4 + 0.32 * rows)), layout="constrained")
     axis.patch.set(hatch="///", edgecolor="#c8c8c8")
     look = {"cmap": "RdBu", "center": 0, "vmin": -20, "vmax": 20, "linewidths": 0.5, "linecolor": "white"}
     numbers = {"annot": True, "fmt": "+.1f", "annot_kws": {"fontsize": 9}}
@@ -195,7 +195,8 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     method.
 
     Args:
-        points: columns panel, method, axis, x (shown on a logarithmic scale), value, std.
+        points: columns panel, method, axis, x (shown on a logarithmic scale), value, std, networks; a single network
+                has no bar.
     """
     style(fitted=True)
     panels, names = list(points["panel"].unique()), list(points["axis"].unique())
@@ -207,7 +208,7 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
             here = points[(points["panel"] == panel) & (points["axis"] == name)]
             for method, part in here.sort_values("x").groupby("method", sort=False):
                 look = {"color": colour(method), "marker": marker(method), "capsize": 2, "label": method}
-                axis.errorbar(part["x"], part["value"], part["std"], **look)
+                axis.errorbar(part["x"], part["value"], part["std"].where(part["networks"] > 1), **look)
             axis.set(xscale="log", xlabel=name, title=panel)
             axis.set_xticks(ticks := sorted(set(points.loc[points["axis"] == name, "x"])), [f"{t:g}" for t in ticks])
             axis.minorticks_off()

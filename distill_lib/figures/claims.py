@@ -28,7 +28,7 @@ def forest(points: pd.DataFrame) -> Figure:
     panels = list(points.groupby("panel", sort=False))
     heights = [len(part) + 2.2 for _, part in panels]
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(8.4, 0.34 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
+        len(panels), 1, figsize=(8.4, 0.4 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
     )
     for axis, (panel, part) in zip(axes[:, 0], panels):
         for y, row in enumerate(part.itertuples()):

@@ -188,34 +188,43 @@ def _has_reference(entry: dict[str, Any]) -> bool:
 
 
 def alone(entries: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per entry that `overview` leaves out: what was run, its seconds, its peak memory and, where a plan
-    estimates that, the estimate."""
+    """One line per entry that `overview` leaves out: what was run, its seconds or, where that is measured, the peak
+    memory of a step; of a process apart, for which old entries say 0 MB, no memory."""
     rows = []
     for e in (e for e in entries if not _has_reference(e)):
-        estimate, facts = e["facts"].get("estimated_mb"), e["facts"]
-        memory = facts.get("measured_mb") or e["ours"]["memory_mb"]
+        step = e["facts"].get("measured_mb")
+        memory = step or e["ours"]["memory_mb"]
         rows.append(
             {
-                "what": e["what"],
-                "seconds": "" if estimate else f"{e['ours']['median']:.3g}",
-                "peak memory, MB": "" if memory is None else f"{memory:.0f}",
-                "estimated, MB": f"{estimate:.0f}" if estimate else "",
+                "what": _at_its_ipc(e["what"]),
+                "seconds": "" if step else f"{e['ours']['median']:.3g}",
+                "peak memory, MB": f"{memory:.0f}" if memory else "",
             }
         )
-    return pd.DataFrame(rows, columns=["what", "seconds", "peak memory, MB", "estimated, MB"])
+    return pd.DataFrame(rows, columns=["what", "seconds", "peak memory, MB"])
+
+
+def _at_its_ipc(what: str) -> str:
+    """Old entries name two numbers of images per class, of which the one in brackets was run."""
+    own = re.search(r"\bipc (\d+)(, )?", what)
+    if not own:
+        return what
+    left = what.replace(own[0], "").replace(" ()", "").replace(", )", ")")
+    return re.sub(r"at IPC \d+", f"at IPC {own[1]}", left)
 
 
 def overview(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per entry that another loop is the reference of, the largest gain first: what was run, how many times as
-    long that loop takes, in the column of the plain or of the official one, and which share of the machine's arithmetic
-    ours uses."""
+    long that loop takes, in the column of the plain or of the official one, which share of the machine's arithmetic
+    ours uses, and what figures call it."""
     rows, loops = [], [e for e in entries if _has_reference(e)]
     for e in sorted(loops, key=lambda e: -e["ratio"]):
         official = any(word in e["compared"] for word in ("official", "published"))
         flops, times = rate(e, "ours"), f"{e['ratio']:.2g}" if e["ratio"] < 10 else f"{e['ratio']:.0f}"
         share = f"{100 * flops / e['peak_flops']:.0f} %" if flops and e["peak_flops"] else ""
-        rows.append((e["what"], "" if official else times, times if official else "", share))
-    columns = ["what", "times the plain loop", "times the official loop", "share of the limit"]
+        rows.append((e["what"], "" if official else times, times if official else "", share, e["name"]))
+    faster = [f"faster than the {loop} loop (times; below 1: slower)" for loop in ("plain", "official")]
+    columns = ["what", *faster, "share of the limit", "in figures"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.loc[:, (frame != "").any()] if len(frame) else frame
 

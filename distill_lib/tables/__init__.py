@@ -1,8 +1,8 @@
 """Tables: the paper's number beside ours, and the ledger of all of them."""
 
-from .compare import across, as_published, counts, details, grid, marks, points
+from .compare import across, as_published, counts, details, grid, marks, points, under_protocols
 from .html import show
-from .numbers import records_of, spread
+from .numbers import device, records_of, spread
 from .ranks import mean_interval, rank_ranges, ranked, ranking
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "as_published",
     "counts",
     "details",
+    "device",
     "grid",
     "marks",
     "mean_interval",
@@ -20,4 +21,5 @@ __all__ = [
     "records_of",
     "show",
     "spread",
+    "under_protocols",
 ]

@@ -12,7 +12,19 @@ from ..experiments import Outcome
 from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
 from . import ledger
-from .numbers import NOT_PRINTED, NOT_RUN, UNDERFIT, data_name, heading, number, published, records_of, spread
+from .numbers import (
+    NOT_PRINTED,
+    NOT_RUN,
+    UNDERFIT,
+    data_name,
+    device,
+    heading,
+    number,
+    on_common_sets,
+    published,
+    records_of,
+    spread,
+)
 
 Axis = str | Callable[[Cell], str | None]  # a field of `Cell`, or what to call a cell
 MORE = ["variant", "kernel regression", "network", "seconds", "shared", "processor seconds", "memory MB", "device"]
@@ -98,7 +110,7 @@ def _detail(cell: Cell, row: dict[str, Any] | None, profile: str, record: Record
         "shared": "; ".join(f"{name}: {cost.get('seconds', 0):,.0f} s" for name, cost in record.shared.items()),
         "processor seconds": round(sum(record.cpu_seconds.values())) if record.cpu_seconds else "",
         "memory MB": round(record.memory_mb),
-        "device": record.made_by.get("device", ""),
+        "device": device(record),
         "commit": record.made_by.get("commit", ""),
         "address": f"{cell.stem}-{profile}",
         "cite": quoted(record, profile),
@@ -189,6 +201,34 @@ def marks(outcome: Outcome, panel: Axis, rows: Axis = "method") -> pd.DataFrame:
                 said = f"{who}; stand-in {data_name(data)}" if stand_in else f"{'paper and ' * bool(beside)}{who}{on}"
                 parts.append(pd.concat([paper, group] if beside else [group]).assign(panel=f"{name}\n{said}"))
     return pd.concat(parts or [frame]).drop(columns="asked").reset_index(drop=True)
+
+
+def under_protocols(outcome: Outcome) -> dict[str, pd.DataFrame]:
+    """Sets that were measured under several protocols, on those that all of these have.
+
+    Returns: by budget, such as "small, 300 epochs", a row per method, data set and IPC, and a column per protocol:
+        "55.1 ± 5.2 (5 x 5)", mean and deviation over all networks, sets x networks; "underfit" where small trained too
+        little.
+    """
+    rows: dict[tuple[str, str, str, int | None], dict[str, Record]] = {}
+    for cell in (s.cell for s in outcome if not s.cell.variant):
+        for profile, record in records_of(cell, outcome).items():
+            epochs = record.key["protocol"]["budget"]
+            budget = f"{profile}, {epochs} epochs" if epochs else profile
+            row = rows.setdefault((budget, cell.method, record.key["dataset"], cell.ipc), {})
+            row[record.key["protocol"]["name"]] = record
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for (budget, method, dataset, ipc), row in rows.items():
+        if len(row) < 2 or not (parts := on_common_sets(list(row.values()))):
+            continue
+        line = {"method": method, "data set": dataset, "IPC": ipc}
+        for (protocol, record), part in zip(row.items(), parts, strict=True):
+            sets, networks = len(set(part.sets)), len(part.sets)
+            poor = budget.startswith("small") and records.underfit(record)
+            text = f"{spread(part.test_accuracy_pct)} ({sets} x {networks // sets})"
+            line[protocol] = UNDERFIT if poor else text
+        tables.setdefault(budget, []).append(line)
+    return {budget: pd.DataFrame(lines).fillna("") for budget, lines in tables.items()}
 
 
 def counts(outcome: Outcome) -> str:

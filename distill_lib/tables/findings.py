@@ -3,15 +3,16 @@
     findings.of("skd")          # as the last line of a notebook's cell: a bullet list; elsewhere lines of text
     findings.headline("skd")    # the first thing to know, for people in a hurry
 
-The functions of a paper take records and return sentences; besides them they read the published numbers alone. What
-the small budget left untrained is no result: it is named, and its number is not used.
+The functions of a paper take records and return sentences; besides them they read the published numbers, and what is
+kept of DGS's Figure 2. What the small budget left untrained is no result: it is named, and its number is not used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from statistics import median
+from statistics import fmean, median
+from typing import Any
 
 from .. import experiments, records
 from ..core import store
@@ -19,9 +20,15 @@ from ..core.errors import unknown
 from ..core.settings import from_dict, replace
 from ..data import DATASETS, Dataset, sized
 from ..evaluation import statistics
+from ..evaluation.effects import WORDS
 from ..evaluation.protocols import Protocol
 from ..experiments import Skip
+from ..experiments.papers import skd as table1_of
 from ..records import Cell, Record, reported
+from . import claims
+from .dgs import difficulty_of
+from .numbers import Findings, device, on_common_sets
+from .ranks import mean_interval, rank_ranges
 
 Found = dict[Cell, Record]  # the measured cells of a table, in its order
 SPREAD = (
@@ -30,18 +37,6 @@ SPREAD = (
     "larger. *The spread of networks* is said where a row has one set: how far a set from another seed would be, is "
     "not known then."
 )
-
-
-class Findings(list[str]):
-    """Sentences: a bullet list on a page, a paragraph where there is one alone, lines of text elsewhere."""
-
-    def _repr_markdown_(self) -> str:
-        if len(self) == 1:
-            return self[0]
-        return "\n".join(f"- {sentence}" for sentence in self)
-
-    def __repr__(self) -> str:
-        return "\n".join(self)
 
 
 def of(paper: str, profile: str = "small") -> Findings:
@@ -58,12 +53,24 @@ def of(paper: str, profile: str = "small") -> Findings:
 
 
 def headline(paper: str, profile: str = "small") -> Findings:
-    """The one finding of a paper to know, in plain words.
+    """The one finding of a paper to know, in plain words; what its claims say comes first.
 
     Raises: UserError: another paper; a damaged record.
     """
     _, say, names = _known(paper)
-    return Findings([say(*[measured(name, profile) for name in names]) or "Nothing has been measured yet."])
+    parts = [decided(paper) if profile == "small" else "", say(*[measured(name, profile) for name in names])]
+    return Findings([" ".join(filter(None, parts)) or "Nothing has been measured yet."])
+
+
+def decided(paper: str) -> str:
+    """What paired repeats decide of a paper's claims: how many, and the first of them; "" where they decide none."""
+    found = claims.of(paper)
+    done = [f for f in found if not f.provisional and f.word not in ("undecided", "not run")]
+    if not done:
+        return ""
+    words = ", ".join(f"{word} in {n}" for word in WORDS if (n := sum(f.word == word for f in done)))
+    first = f"{done[0].claim.sentence.removesuffix('.')}: {claims.difference(done[0])}, {done[0].word}."
+    return f"Paired repeats decide {len(done)} of {len(found)} claims: {words}. The first of these: {first}"
 
 
 def _known(paper: str) -> tuple[Callable[..., list[str]], Callable[..., str], list[str]]:
@@ -191,7 +198,8 @@ def guessing(record: Record) -> str:
 
 
 def reached(found: Iterable[Record]) -> str:
-    return f"{span(v for r in found for v in r.test_accuracy_pct)} %"
+    """The range over single networks, and not over the means that rows of a table show."""
+    return f"single networks reach {span(v for r in found for v in r.test_accuracy_pct)} %"
 
 
 def losses(found: Iterable[Record]) -> str:
@@ -328,27 +336,51 @@ def skd(table1: Found, table2: Found, ablations: Found) -> list[str]:
     if default and variants:
         pairs = [(r, default) for r in variants.values()]
         out.append(f"Ablations: {tally('a variant', 'the default', pairs, 'variants')}")
-        told = [v for v in ("lambda 0", "lambda 1") if v in variants]
-        out += [f"Ablations: {versus(f'*{v}*', variants[v], 'the default', default)}." for v in told]
+        place = 1 + sum(mean_pct(r) > mean_pct(default) for r in variants.values())
+        told = [
+            versus(f"*{v}*", variants[v], "the default", default) for v in ("lambda 0", "lambda 1") if v in variants
+        ]
+        out.append(
+            f"Ablations: by its mean the default is number {place} of {1 + len(pairs)}"
+            + f"; {', and '.join(told)}" * bool(told)
+            + "."
+        )
+        if alone := [r for r in (default, *variants.values()) if len(set(r.sets)) == 1]:
+            networks = span((len(r.test_accuracy_pct) for r in alone), 0)
+            out.append(
+                f"Ablations: one set of a variant, with {networks} networks, cannot tell what the setting does from "
+                "how far sets of other seeds lie."
+            )
     return out
 
 
 def skd_first(table1: Found, table2: Found, ablations: Found) -> str:
-    """The setting with the most images per class that has SKD and Random under one protocol: these and the best."""
-    groups = {}
-    for column, rows in columns(table1, "vico_dsa").items():
-        printed_ones = {row: r for row, r in rows.items() if printed(r.cell) is not None}
-        if {"SKD", "Random"} <= printed_ones.keys():
-            groups[column] = printed_ones
+    """The setting with the most images per class that has SKD and Random under one protocol: these, the best rows, and
+    SKD's rank among all rows by their intervals and among the printed ones by their means."""
+    groups: dict[tuple[str, int | None], dict[str, Record]] = {}
+    for cell, r in table1.items():
+        if cell.ipc and cell.protocol in (table1_of.FAIR, table1_of.LEARNED):
+            labels = table1_of.labels(cell)
+            row = cell.method if labels == "hard" else f"{cell.method} ({labels} labels)"
+            groups.setdefault((cell.dataset, cell.ipc), {})[row] = r
+    groups = {column: rows for column, rows in groups.items() if {"SKD", "Random"} <= rows.keys()}
     if not groups:
         return ""
     (name, ipc), rows = max(groups.items(), key=lambda group: group[0][1])
-    best = max(rows, key=lambda row: mean_pct(rows[row]))
-    place, at = (1 + sum(value(r) > value(rows["SKD"]) for r in rows.values()) for value in (mean_pct, _print_of))
+    said = {row: f"{mean_pct(r):.1f}" for row, r in rows.items()}
+    top = f"{max(map(mean_pct, rows.values())):.1f}"
+    best = [row for row in rows if said[row] == top]
+    intervals = [mean_interval(r.test_accuracy_pct, r.sets)[1:] for r in rows.values()]
+    first, last = dict(zip(rows, rank_ranges(*map(list, zip(*intervals))), strict=True))["SKD"]
+    once = [r.cell for r in rows.values() if table1_of.labels(r.cell) != "learned"]  # else some rows count twice
+    theirs = [value for cell in once if (value := printed(cell)) is not None]
+    at = 1 + sum(value > printed(rows["SKD"].cell) for value in theirs)
+    verb, ranks = "reach" if len(best) > 1 else "reaches", " to ".join(dict.fromkeys((str(first), str(last))))
     return (
-        f"{name}, {images_per_class(ipc)}, all rows under one protocol: {best} reaches {mean_pct(rows[best]):.1f} %, "
-        f"random real images {mean_pct(rows['Random']):.1f} % and SKD {mean_pct(rows['SKD']):.1f} %. By these means "
-        f"SKD is number {place} of {len(rows)}; by the printed ones, each row under its own protocol, number {at}."
+        f"{name}, {images_per_class(ipc)}, all rows under one protocol: {' and '.join(best)} {verb} {top} %, random "
+        f"real images {said['Random']} % and SKD {said['SKD']} %. By 95 % intervals, of networks where a row has one "
+        f"set, SKD's rank is {ranks} of {len(rows)}; by the printed means, each row under its own protocol, it is "
+        f"number {at} of {len(theirs)}."
     )
 
 
@@ -395,18 +427,17 @@ def from_print(groups: dict[tuple[str, int | None], dict[str, Record]]) -> list[
 
 
 def augmented(table1: Found) -> list[str]:
-    """What the same images score under `vico_dsa` instead of the printed protocol, without its augmentation."""
+    """What the same sets score under `vico_dsa` instead of the printed protocol, without its augmentation."""
     plain, again = columns(table1, "vico_noaug"), columns(table1, "vico_dsa")
     every, texts = [], []
     for (dataset, ipc), rows in again.items():
-        if pairs := [
-            (r, plain[dataset, ipc][name]) for name, r in rows.items() if name in plain.get((dataset, ipc), {})
-        ]:
+        both = [(r, other) for name, r in rows.items() if (other := plain.get((dataset, ipc), {}).get(name))]
+        if pairs := [tuple(common) for pair in both if (common := on_common_sets(list(pair)))]:
             changes = [mean_pct(a) - mean_pct(b) for a, b in pairs]
             between = " to ".join(dict.fromkeys((signed(min(changes)), signed(max(changes)))))
             texts.append(f"{dataset}, {images_per_class(ipc)}, {between} (rows: {len(pairs)})")
             every += pairs
-    said = f"The same images under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
+    said = f"The same sets under `vico_dsa` instead of `vico_noaug`, in points: {'; '.join(texts)}. "
     return [said + tally("`vico_dsa`", "`vico_noaug`", every)] if every else []
 
 
@@ -418,7 +449,7 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
         numbers = [str(n) for n, found in ((1, table1), (3, table3), (4, table4)) if found]
         out.append(
             f"Table{'s' * (len(numbers) > 1)} {', '.join(numbers)} ({chosen[0].key['dataset']}): networks are trained "
-            f"for {training(chosen)}. They reach {reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
+            f"for {training(chosen)}; {reached(chosen)}, {guessing(chosen[0])}; their {losses(chosen)}, "
             f"where guessing has {math.log(classes(chosen[0])):.2f}."
         )
     both = {n: rows for n, rows in nets.items() if {"Random", "Full data"} <= rows.keys()}
@@ -446,8 +477,24 @@ def dgs(table1: Found, table2: Found, table3: Found, table4: Found) -> list[str]
     for number, found in ((3, table3), (4, table4)):
         rows = {f"*{cell.variant.partition('=')[2]}*": r for cell, r in found.items()}
         out += [f"Table {number}: {ranking(rows)}, {guessing(next(iter(rows.values())))}."] if rows else []
+    shown = difficulty_of(experiments.check_parameters("dgs/figure2_difficulty", {}))
     every = [*table1.values(), *table2.values(), *table3.values(), *table4.values()]
-    return [*out, *looks(every), *repeated(every)]
+    return [*out, *pool_difficulty(shown), *looks(every), *repeated(every)]
+
+
+def pool_difficulty(shown: dict[str, Any]) -> list[str]:
+    """Whether the pool of Figure 2 is easier than the real images, as the paper finds; nothing where it was not run."""
+    if not shown:
+        return []
+    means = {name: (fmean(c["pool"]), fmean(c["real"])) for name, c in shown["classes"].items()}
+    harder = sum(made > real for made, real in means.values())
+    texts = [f"{name} {made:.2f} against {real:.2f}" for name, (made, real) in means.items()]
+    met = {0: "That is the paper's premise", len(means): "The paper's premise, an easier pool, does not hold here"}
+    return [
+        f"Figure 2 ({shown['about']['data']}): the pool is harder than the real images in {harder} of {len(means)} "
+        f"classes, by mean difficulty: {'; '.join(texts)}. "
+        f"{met.get(harder, 'The paper has an easier pool in both')}."
+    ]
 
 
 def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str:
@@ -462,7 +509,7 @@ def dgs_first(table1: Found, table2: Found, table3: Found, table4: Found) -> str
     said = said if parts else "Random real images have not been measured."
     pairs = [(r, random[other]) for c, r in rows.items() if c.method == "DGS" and (other := _like(c, random))]
     if not pairs:
-        return f"{said} No generated set of its tables is measured yet; its claims are tested on their own."
+        return f"{said} No generated set of its tables is measured yet."
     return f"{said} {tally('DGS', 'Random', pairs)}"
 
 
@@ -483,11 +530,15 @@ def slfd(table1: Found, table4: Found, table5: Found, table7: Found, ablations: 
     for (mean_of, name), some in sorted(groups.items(), key=lambda group: not group[0][0]):
         parts = [k for k in some[0].metrics if k.startswith("accuracy_pct, ")]
         each = [f"{k.partition(', ')[2]} {span(v for r in some for v in r.metrics[k])}" for k in parts]
-        out.append(
-            f"{'Unseen networks' if mean_of else 'ConvNet'} on {name}: {reached(some)}"
-            + f" as means over {len(each)} ({', '.join(each)})" * mean_of
-            + f", {guessing(some[0])}, after {training(some)}."
+        means = (
+            f"one network of each of {len(each)} kinds reaches {span(v for r in some for v in r.test_accuracy_pct)} %"
         )
+        out.append(
+            f"Unseen networks on {name}: {means} in the mean ({', '.join(each)})"
+            if mean_of
+            else f"ConvNet on {name}: {reached(some)}"
+        )
+        out[-1] += f", {guessing(some[0])}, after {training(some)}."
     unseen = [r for cell, r in tables.items() if cell.network == MEAN]
     if unseen and all(steps(r) < 0.1 * steps(r, budget=False) for r in unseen):
         out.append(
@@ -536,8 +587,7 @@ def slfd_first(table1: Found, table4: Found, table5: Found, table7: Found, ablat
     control = rows["GLaD"]
     return (
         f"{control.key['dataset']}, one image per class: networks reach {mean_pct(control):.1f} % on GLaD's images and "
-        f"{span(map(mean_pct, others))} % on those of {len(others)} readings of SLFD, {guessing(control)}. "
-        f"{tally('SLFD', 'GLaD', [(r, control) for r in others], 'readings')}"
+        f"{span(map(mean_pct, others))} % on those of {len(others)} readings of SLFD, {guessing(control)}."
     )
 
 
@@ -571,20 +621,20 @@ def uvit(table2: Found, budget: Found) -> list[str]:
                 f"{name}: no set of real images has been measured beside a generated one of its size, so what the "
                 "generator loses against them is not known."
             )
-    every = [*table2.values(), *budget.values()]
-    speeds = [v for r in every for v in r.metrics.get("images_per_second", [])]
+    timed = [r for cell, r in budget.items() if cell.variant]
+    speeds = [v for r in timed for v in r.metrics.get("images_per_second", [])]
     if speeds:
-        devices = " and ".join(sorted({r.made_by.get("device", "a device that is not named") for r in every}))
+        devices = " and ".join(sorted({device(r, "a device that is not named") for r in timed}))
         out.append(f"Generation with the small model: {span(speeds)} images a second on {devices}.")
     return out
 
 
 def uvit_first(table2: Found, budget: Found) -> str:
-    """How good samples are, and what a ConvNet trained on them reaches."""
+    """How good samples are, how long they took, and what a ConvNet trained on them reaches."""
     parts = [
-        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} generated images reaches "
-        f"{mean_pct(r):.1f} %, and a classifier of real images recognises "
-        f"{r.metrics['recognised_pct'][0]:.0f} % of them"
+        f"{cell.dataset}: a ConvNet trained on {r.metrics['images'][0]:,} images, generated in "
+        f"{r.metrics['generation_seconds'][0]:.0f} s, reaches {mean_pct(r):.1f} %, and a classifier of real images "
+        f"recognises {r.metrics['recognised_pct'][0]:.0f} % of them"
         for cell, r in table2.items()
     ]
     known = {cell.dataset for cell in table2} & {"CIFAR100", "TinyImageNet"}

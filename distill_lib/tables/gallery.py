@@ -1,6 +1,7 @@
 """Distilled sets to look at: every method's images side by side, and how a set changes while it is distilled.
 
-The notebooks make the files of images, which lie beside the records; pages only show them.
+The notebooks make the files of images, which lie beside the records; pages only show them. A file says what it was made
+with, and is made again for other settings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import data, records
-from ..core import paths
+from ..core import paths, store
 from ..core.device import pick
 from ..core.loop import Loop
 from ..data import ImageSet
@@ -88,21 +89,40 @@ def _reason(method: str, dataset: str, ipc: int, params: paper.GalleryParameters
 
 def _one(method: str, dataset: str, ipc: int, profile: str, params: paper.GalleryParameters) -> ImageSet | None:
     """A method's set as pictures: kept, drawn by Figure 2's generators, or made now."""
-    if (file := _file(profile, paper.GALLERY, dataset, method, ipc)).exists():
-        return ImageSet.load(file)
+    file = _file(profile, paper.GALLERY, dataset, method, ipc)
+    task = None if params.profile == "recorded" else _task(method, dataset, ipc, params)
+    asked = _asked(params, task)
+    if (kept := _kept(file, params, asked)) is not None:
+        return kept
     drawn_file = paths.results(profile) / artefact(dataset, method)
-    if method in paper.GENERATORS and drawn_file.exists():
+    if method in paper.GENERATORS and params.seed == type(params)().seed and drawn_file.exists():
         many = ImageSet.load(drawn_file)
         return many.subset(torch.cat([members[:ipc] for members in many.class_index]))
-    if params.profile == "recorded" or isinstance(task := _task(method, dataset, ipc, params), Skip):
+    if not isinstance(task, Task):
         return None
     real = data.load(task.dataset)[0].to(pick())
     made, _ = distilled(task, 0, Run(profile), real)
     if isinstance(made, GeneratedSet):
         made = drawn(made, ipc, params.seed)
-    shown = pictures(made)
+    shown = pictures(made, asked=asked)
     shown.save(file)
     return shown
+
+
+def _asked(params: Any, task: Task | Skip | None) -> dict[str, Any]:
+    """What the images of a file depend on, which stands in it; without the task's settings where nothing is made."""
+    asked = {name: getattr(params, name) for name in ("seed", "moments") if hasattr(params, name)}
+    return asked | ({"task": store.digest(task.key)} if isinstance(task, Task) else {})
+
+
+def _kept(file: Path, params: Any, asked: dict[str, Any]) -> ImageSet | None:
+    """A file's set, if it is there and is what is asked for; one that does not say was made with the default
+    parameters."""
+    if not file.exists():
+        return None
+    made = ImageSet.load(file)
+    stored = made.facts.extra.get("asked", asked | _asked(type(params)(), None))
+    return made if {**stored, **asked} == stored else None
 
 
 def pictures(made: ImageSet, **extra: Any) -> ImageSet:
@@ -131,12 +151,15 @@ def films(params: paper.TimelapseParameters) -> dict[tuple[str, str], ImageSet]:
         for method in params.methods:
             for profile in paths.shown(params.profile):
                 file = _file(profile, paper.TIMELAPSE, dataset, method)
-                if params.profile != "recorded" and not file.exists():
-                    task = _task(method, dataset, 1, params)
-                    if not isinstance(task, Skip):
-                        _filmed(task, params).save(file)
-                if file.exists():
-                    found[dataset, method] = ImageSet.load(file)
+                task = None if params.profile == "recorded" else _task(method, dataset, 1, params)
+                asked = _asked(params, task)
+                made = _kept(file, params, asked)
+                if made is None and isinstance(task, Task):
+                    made = _filmed(task, params)
+                    made.facts.extra["asked"] = asked
+                    made.save(file)
+                if made is not None:
+                    found[dataset, method] = made
                     break
     return found
 

@@ -161,7 +161,8 @@ def judge(record: Record, profile: str, row: dict[str, Any] | None) -> tuple[str
     untrained = records.underfit(record)
     parts = [record.key["protocol"]["name"], records.sets_and_networks(record), _stale(record, profile)]
     if profile == "full":
-        parts += [*record.made_by.get("data_notes", []), untrained and f"the networks hardly train: {untrained}"]
+        of_data = [note for note in record.made_by.get("data_notes", []) if not note.startswith("not read from ")]
+        parts += [*of_data, untrained and f"the networks hardly train: {untrained}"]
         reason = "; ".join(filter(None, [*parts, row and row["note"]]))
         if row is None or row["value"] is None:
             return "not printed" if row is None else "measured", reason, ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,18 @@ from ..experiments.registry import paper_data
 from ..records import Cell, Record, reported
 
 NOT_RUN, NOT_PRINTED, UNDERFIT = "not run", "not in the paper", "underfit"
+
+
+class Findings(list[str]):
+    """Sentences: a bullet list on a page, a paragraph where there is one alone, lines of text elsewhere."""
+
+    def _repr_markdown_(self) -> str:
+        if len(self) == 1:
+            return self[0]
+        return "\n".join(f"- {sentence}" for sentence in self)
+
+    def __repr__(self) -> str:
+        return "\n".join(self)
 
 
 def published(cell: Cell, outcome: Outcome) -> dict[str, Any] | None:
@@ -38,12 +52,28 @@ def number(record: Record, profile: str) -> str:
     return spread(record.test_accuracy_pct) + f" ({done} of {planned} sets)" * (done < planned)
 
 
+def on_common_sets(found: list[Record]) -> list[Record]:
+    """Each record's accuracies on the sets that all of them hold, without further measurements; [] where they share no
+    set."""
+    shared = set.intersection(*(set(r.sets) for r in found))
+    out = []
+    for r in found if shared else ():
+        values, sets = zip(*((v, i) for v, i in zip(r.test_accuracy_pct, r.sets, strict=True) if i in shared))
+        out.append(dataclasses.replace(r, test_accuracy_pct=list(values), sets=list(sets), metrics={}))
+    return out
+
+
 def records_of(cell: Cell, outcome: Outcome) -> dict[str, Record]:
     """Records of a cell by profile: full and small in the recorded view, else the run's own profile."""
     if outcome.params.profile == "recorded":
         return {p: r for p in paths.RESULT_PROFILES if (r := records.load(cell, p))}
     record = next((s.record for s in outcome if s.cell == cell and s.record), None)
     return {outcome.params.profile: record} if record else {}
+
+
+def device(record: Record, unnamed: str = "") -> str:
+    """The device that made a record, in words; records say "1 threads"."""
+    return re.sub(r"\b1 threads$", "1 thread", record.made_by.get("device", unnamed))
 
 
 def each(outcome: Outcome) -> Iterator[tuple[Cell, str, Record]]:

@@ -8,7 +8,7 @@ from ..evaluation import statistics
 from ..experiments.recompute import Recomputed, comparisons
 from ..records import Record
 from .findings import Findings
-from .numbers import spread
+from .numbers import device, spread
 
 
 def table() -> pd.DataFrame:
@@ -56,5 +56,4 @@ def _sets(r: Recomputed) -> int:
 
 
 def _device(record: Record) -> str:
-    by = record.made_by
-    return ", ".join([by.get("device", "unknown"), *by.get("processor", [])])
+    return ", ".join([device(record, "unknown"), *record.made_by.get("processor", [])])

@@ -20,8 +20,9 @@ from .. import experiments, records
 from ..core import paths
 from ..data import DATASETS, ImageSet, sized
 from ..evaluation import statistics
+from ..experiments.papers import slfd
 from ..figures.images import pixels, sheet
-from ..records import reported
+from ..records import Cell, reported
 from . import findings, ledger
 from .compare import quoted
 from .gallery import Shelf
@@ -64,16 +65,18 @@ def _picture(images: np.ndarray) -> str:
 
 # --- the front page ---------------------------------------------------------------------------------------------------
 def headline() -> str:
-    """How many numbers the papers print and what was measured of them, in a sentence or two."""
+    """How many numbers the papers print and what became of each, in a few sentences: the parts add up."""
     found = sum(ledger.counts().values(), Counter())
     full = {status: found[status] for status in ledger.FULL if found[status]}
     verdicts = f" ({', '.join(f'{n} {status}' for status, n in full.items())})" if full else ""
     small = found[ledger.OWN] + found[ledger.STAND_IN]
-    lost = found["source lost"]
+    none = {status: found[status] for status in PARTS["not run"] if found[status]}
     return (
         f"The four papers print {ledger.total(found)} numbers that could be measured. We have measured "
-        f"{sum(full.values()) or 'none'} of them at the papers' own budget{verdicts} and {small} more at a small one. "
-        f"{found[ledger.COUNTED]} more, such as layer counts, we checked by counting; {lost} are lost in the source."
+        f"{sum(full.values()) or 'none'} of them at the papers' own budget{verdicts} and {small} more at a small one, "
+        f"{found[ledger.STAND_IN]} of these on stand-ins. {found[ledger.COUNTED]} more, such as layer counts, we "
+        f"checked by counting; {found['source lost']} are lost in the source; {sum(none.values())} have no result yet "
+        f"({', '.join(f'{n} {status}' for status, n in none.items()) or 'none'})."
     )
 
 
@@ -225,7 +228,7 @@ def entries() -> list[dict[str, Any]]:
                     "profile": profile,
                     "protocol": key["protocol"]["name"],
                     "network": key.get("network", cell.network),
-                    "method": f"{cell.method}, {cell.variant}" if cell.variant else cell.method,
+                    "method": _row_name(cell),
                     "mean": round(statistics.mean(values), 2),
                     "std": round(statistics.std(values), 2) if len(values) > 1 else None,
                     "n": records.sets_and_networks(record),
@@ -238,11 +241,28 @@ def entries() -> list[dict[str, Any]]:
     return out
 
 
+def _row_name(cell: Cell) -> str:
+    """What the explorer calls a row: an arm of a claim and a row of SLFD's tables as on their pages."""
+    known = experiments.experiments().get(cell.experiment)
+    for claim in known.claims if known else ():
+        for arm, _ in claim.arms:
+            if arm.cell(cell.experiment, claim.scale) == cell:
+                return str(arm)
+    if cell.experiment.startswith("slfd/") and cell.axes:
+        return slfd.row_name(cell).removesuffix(", ConvNet")  # the network stands in a column of its own
+    if cell.variant.startswith(cell.method):
+        return cell.variant
+    return f"{cell.method}, {cell.variant}" if cell.variant else cell.method
+
+
 def explorer() -> Html:
     """All records, to choose from: the script draws what is chosen, as a chart and as a table."""
     found = entries()
     text = json.dumps(found).replace("</", "<\\/")
     said = f"{len(found)} records; the book draws what you choose"
-    return Html(
-        f'<div class="distill-explorer"><p>{said}.</p><script type="application/json">{text}</script></div>', said
+    without = (
+        f'<noscript><p>This needs JavaScript. The numbers stand in <a href="{BOOK}index.csv">index.csv</a>, and beside '
+        f'those of the papers in <a href="{BOOK}book/ledger.html">the ledger</a>.</p></noscript>'
     )
+    script = f'<script type="application/json">{text}</script>'
+    return Html(f'<div class="distill-explorer"><p>{said}.</p>{without}{script}</div>', said)

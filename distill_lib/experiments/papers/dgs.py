@@ -1,4 +1,5 @@
-"""DGS: enhancing generative dataset distillation with difficulty-guided sampling (Li et al., ICCV 2025 workshop)."""
+"""DGS: Task-Specific Generative Dataset Distillation with Difficulty-Guided Sampling (Li et al., ICCV 2025
+workshop)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ Table 1 and its ranking under one protocol, Table 2, the figures, and ablations 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from ...core.settings import replace
 from ...methods import METHODS
@@ -42,7 +44,8 @@ FAIR = "vico_dsa"
 # The same for labels that were learned with the images: no probabilities, so by the squared error.
 LEARNED = f"{FAIR}+mse"
 # Rows measured under other protocols than their own too. Fair: learned labels as they are, and their arg-max.
-# Generators draw without limit in the paper; under dim_fixed one fixed set is trained on as they are.
+# Generators draw without limit in DiM's code, and SKD's text does not say; under dim_fixed one fixed set is trained
+# on as they are.
 AGAIN = {
     **dict.fromkeys(["Random", "Herding", "K-Center", "Forgetting", "DC", "MTT"], [FAIR]),
     **dict.fromkeys(["KIP", "FRePo"], [LEARNED, FAIR]),
@@ -244,7 +247,7 @@ class GalleryParameters(Parameters):
 class TimelapseParameters(Parameters):
     methods: names_of("method", lambda: FILMED) = FILMED
     datasets: names_of("dataset", lambda: DATASETS) = ["FashionMNIST"]
-    moments: int = 16  # at which the set is kept and trained on
+    moments: Annotated[int, pydantic.Field(ge=2)] = 16  # at which the set is kept and trained on
 
 
 def _is_printed(cell: Cell) -> bool:

@@ -200,17 +200,17 @@ def table3_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 # --- Tables 4 and 5 -------------------------------------------------------------------------------
 class MatchParameters(Parameters):
-    # the paper does not say which; DC is taken as printed
+    # the paper does not say which; DC is assumed
     matches: names_of("matching", lambda: ["DC", "DM"]) = ["DC", "DM"]
 
 
 ONE_MATCHING = (
-    "small matches gradients here, as the printed rows are taken to do; Table 1 and the ablations match by DM too"
+    "small matches gradients here, as the printed rows are assumed to do; Table 1 and the ablations match by DM too"
 )
 
 
 def _with_match(base: str, match: str) -> str:
-    """A variant under a matching method; the printed rows are taken to be DC's, so DC's have the paper's variant."""
+    """A variant under a matching method; the printed rows are assumed to be DC's, so DC's have the paper's variant."""
     return base if match == "DC" else f"{base}, match={match}"
 
 
