@@ -8,6 +8,7 @@ OUT ?= runs/gpu_out
 DEVICE ?= cuda
 KIT ?= runs/gpu_kit
 BIN := .venv/bin
+UV = $(shell command -v uv || echo $(BIN)/python -m uv)
 READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -39,11 +40,11 @@ clean:  # remove the environment and the book; results and runs stay
 $(READY):  # uv, not pip: the same files whatever pip is configured to do, every hash checked
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@uv --version >/dev/null 2>&1 || $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	@$(UV) --version >/dev/null 2>&1 || $(BIN)/python -m pip --version >/dev/null 2>&1 || \
 		{ echo ".venv is incomplete: it is made again"; $(PYTHON) -m venv --clear .venv; }
-	uv --version 2>/dev/null || $(BIN)/python -m pip install --quiet uv
-	uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
-	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(UV) --version 2>/dev/null || $(BIN)/python -m pip install --quiet uv
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/ready-* && touch $@
 
 .PHONY: reproduce book test lint benchmark gpu gpu-kit clean

@@ -10,7 +10,7 @@ import tempfile
 
 import suite
 
-RECORDED = "import sys, pathlib; from distill_lib import book; book.build(out=pathlib.Path(sys.argv[1]))"
+RECORDED = "import sys, pathlib; from distill_lib.publish import build; build.build(out=pathlib.Path(sys.argv[1]))"
 
 
 def build(*words: str) -> None:

@@ -94,11 +94,13 @@ def peak(method: str, device: str, ipc: int, images: int, quick: bool) -> suite.
 
 
 def registered(method: str) -> None:
-    part = ", ".join(f"{k} {v}" for k, v in REDUCED.get(method, {}).items())
+    reduced = REDUCED.get(method, {})
+    part = ", ".join(f"{k} {v}" for k, v in reduced.items() if k != "ipc")
+    size = f"IPC {reduced.get('ipc', '{ipc}')} on {{images}} images, 3 x 32 x 32"
 
     @suite.benchmark(
         f"memory-{method.lower()}",
-        f"a step of {method} at IPC {{ipc}} on {{images}} images, 3 x 32 x 32{part and f' ({part})'}: peak memory",
+        f"a step of {method} at {size}{part and f' ({part})'}: peak memory",
         "",
         size={"ipc": 50, "images": 50_000, "quick": False},
         quick={"ipc": 1, "images": 1_000, "quick": True},

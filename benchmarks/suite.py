@@ -66,11 +66,12 @@ class Benchmark:
         size, quick: the size that is reported, and one that runs in seconds.
         tolerance: largest allowed difference of both results; None if they return nothing to compare.
         distance:  (ours, plain) -> that difference, and `difference_is` its unit; by default `apart`.
-        target:    see `distill_lib.speed`.
+        target:    see `distill_lib.records.benchmarks`.
         growth:    for `--scaling`: name in `size` -> values; `small` changes the other sizes for it.
         repeats:   at most, where one is enough.
         lacks:     () -> what it needs and is not there, in words; it is left out then.
         once:      takes minutes: its one run is what is measured, without memory, and `--quick` leaves it out.
+        elsewhere: runs in a process of its own, whose memory is not measured.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Benchmark:
     repeats: int | None = None
     lacks: Callable[[], str | None] = lambda: None
     once: bool = False
+    elsewhere: bool = False
 
 
 KNOWN: dict[str, Benchmark] = {}
@@ -196,7 +198,7 @@ def serve(
         if of.once:
             pipe.send({"memory_mb": None, "result": None, "facts": {}})
         else:
-            pipe.send(_first(call, side, device))
+            pipe.send(_first(call, side, device) | ({"memory_mb": None} if of.elsewhere else {}))
         while pipe.recv() == "go":
             _synchronise(device)
             start, processor = time.perf_counter(), time.process_time()
@@ -326,7 +328,7 @@ def entry(
     seconds: dict[str, list[tuple[float, float]]],
     machine: tuple[float, float],
 ) -> dict[str, Any]:
-    """What a benchmark's measurements say; see `distill_lib.speed`.
+    """What a benchmark's measurements say; see `distill_lib.records.benchmarks`.
 
     Args:
         first:   side -> memory_mb, result, facts, and of the plain side operations and bytes.

@@ -1,15 +1,32 @@
-"""What every test shares: nothing is written into the repository, nothing is compiled, one thread computes."""
+"""What every test shares: nothing is written into the repository, fetched or compiled, one thread computes."""
 
 import os
 import shutil
+import subprocess
 import tempfile
+
+import pytest
 
 # before anything imports torch
 FOLDER = tempfile.mkdtemp(prefix="distill-tests-")
 os.environ.update(DISTILL_RUNS=f"{FOLDER}/runs", DISTILL_CACHE=f"{FOLDER}/cache", DISTILL_COMPILE="0", MPLBACKEND="agg")
+os.environ["DISTILL_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DISTILL_DEVICE", "cpu")
 os.environ.pop("DISTILL_SUMMARY", None)
+
+
+@pytest.fixture(scope="session")
+def compiler(tmp_path_factory):
+    """Skips what compiles C++ only where nothing compiles: code of ours that does not is a failure."""
+    name = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "c++"
+    source = tmp_path_factory.mktemp("compiler") / "one.cpp"
+    source.write_text("#include <vector>\nint one() { return std::vector<int>(1).size(); }\n")
+    command = [name, "-std=c++17", "-shared", "-fPIC", "-o", str(source.with_suffix(".so")), str(source)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.SubprocessError) as err:
+        pytest.skip(f"no C++ compiler that works: {err}")
 
 
 def pytest_unconfigure(config):

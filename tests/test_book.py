@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.parse
 from collections import Counter
+from html import unescape
 
 import nbformat
 import pytest
@@ -21,6 +22,7 @@ from distill_lib.experiments.papers import skd
 from distill_lib.publish import build, check, pages
 from distill_lib.records import reported
 from distill_lib.tables import claims, findings, ledger, widgets
+from distill_lib.tables.html import BOOK
 
 PAGES = build._contents(paths.ROOT)
 FLAGS = [
@@ -278,9 +280,11 @@ def test_a_printed_page_has_its_text_and_tables_whole_and_nothing_to_click(html,
     ):
         assert page.evaluate(f"s => {seen}", clicked) == 0, clicked
     assert page.evaluate(f"s => {seen}", "h1") == 1 and page.evaluate(f"s => {seen}", "table.distill-table") >= 1
-    hides = "b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1"
-    assert page.evaluate(f"[...document.querySelectorAll('.distill-scroll')].filter({hides}).length") == 0
     pdf = page.pdf(format="A4")
+    hides = "b => getComputedStyle(b).overflowY !== 'visible' || b.scrollHeight > b.clientHeight + 1"
+    for name in ("intro", "ledger"):  # the ledger's table has filters
+        page.goto((html / "book" / f"{name}.html").as_uri())
+        assert page.evaluate(f"[...document.querySelectorAll('.distill-scroll')].filter({hides}).length") == 0, name
     assert (
         pdf.startswith(b"%PDF")
         and pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") + pdf.count(b"/Type/Page/") >= 2
@@ -339,6 +343,25 @@ def test_a_table_sorts_by_the_heading_clicked(html, browser):
     button.click()
     second = page.evaluate(column)
     assert first == sorted(first, reverse=True) and second == sorted(second) and first != second
+    page.close()
+
+
+ORDERS = [  # a column, and what a click and another one make of it
+    ("DM IDC-1 CIFAR10", "CIFAR10 DM IDC-1", "IDC-1 DM CIFAR10"),
+    ("20 1,000 none +3.5 −2 ≥4", "1,000 20 ≥4 +3.5 −2 none", "−2 +3.5 ≥4 20 1,000 none"),
+]
+
+
+@pytest.mark.parametrize("given, first, second", ORDERS)
+def test_columns_of_words_and_of_numbers_sort_both_ways(browser, given, first, second):
+    page = browser.new_page()
+    rows = "".join(f"<tr><td>{text}</td></tr>" for text in given.split())
+    page.set_content(f"<table><thead><tr><th>a</th></tr></thead><tbody>{rows}</tbody></table>")
+    page.add_script_tag(path=paths.ROOT / "book" / "_static" / "book.js")
+    page.evaluate("sortable(document.querySelector('table'))")
+    for wanted in (first, second):
+        page.locator("button").click()
+        assert page.locator("td").all_inner_texts() == wanted.split()
     page.close()
 
 
@@ -415,7 +438,7 @@ QUESTIONS = [  # what is chosen, and the method asked for
     ({"data": "FashionMNIST", "images per class": "1", "profile": "small", "protocol": "dim@300ep"}, "SKD"),
     ({"data": "MNIST", "images per class": "1", "profile": "small", "protocol": "vico_noaug@300ep"}, "Herding"),
     ({"data": "CIFAR10", "images per class": "1", "profile": "full", "protocol": "vico_dsa"}, "Random"),
-    ({"data": "ImageNette@64px", "images per class": "1", "profile": "small"}, "GLaD, match=DM, space=latent"),
+    ({"data": "ImageNette@64px", "images per class": "1", "profile": "small"}, "GLaD with DM"),
 ]
 
 
@@ -444,6 +467,15 @@ def test_the_explorer_keeps_its_choice_in_the_address_and_works_with_the_keyboar
     tick.focus()
     desk.keyboard.press("Space")
     assert "DM" in names.all_inner_texts() and "without" not in desk.url
+    desk.evaluate("location.hash = '#data=FashionMNIST&images per class=10&without=DM'")
+    desk.wait_for_function("!location.hash.includes('per class')")  # the script has written it anew
+    assert desk.locator(".distill-explorer select[name='data']").input_value() == "FashionMNIST"
+    assert "DM" not in names.all_inner_texts() and "without=DM" in desk.url
+
+
+def test_without_javascript_the_explorer_leads_to_its_numbers():
+    without = re.search("<noscript>.*</noscript>", widgets.explorer()._repr_html_())[0]
+    assert re.findall('href="(.*?)"', without) == [f"{BOOK}index.csv", f"{BOOK}book/ledger.html"]
 
 
 def test_a_number_is_copied_with_its_address_and_its_record_is_a_page(html, desk):
@@ -454,6 +486,14 @@ def test_a_number_is_copied_with_its_address_and_its_record_is_a_page(html, desk
     row.locator(".distill-copy").click()
     got = desk.evaluate("window.got")
     assert "% test accuracy; DM, FashionMNIST, IPC 10; budget small" in got and got.endswith(f"#{name}")
+    desk.evaluate("""() => {
+        navigator.clipboard.writeText = async () => { throw Error("denied"); };
+        document.execCommand = () => { window.other = document.activeElement.value; };
+    }""")
+    row.locator(".distill-copy").click()  # while the button still shows that it has copied
+    assert desk.evaluate("window.other") == got
+    desk.wait_for_timeout(1300)
+    assert row.locator(".distill-copy").inner_text() == "⧉"
     row.locator("a.distill-record").click()
     assert '"made_by"' in desk.locator("pre").inner_text()
     desk.locator("main a").first.click()
@@ -522,7 +562,11 @@ def test_a_run_s_book_shows_its_numbers_and_names_its_profile(root, capsys):
     page = (done.book.parent / "notebooks" / "demo" / "table1.html").read_text()
     assert "computed 42 smoke" in page and "Profile <b>smoke</b>" in page and "other notebooks show recorded" in page
     assert done.notebooks == 1 and done.memory_mb > 50 and str(done.book) in capsys.readouterr().out
-    assert not (root / "_build").exists()
+    command = "papermill notebooks/demo/table1.ipynb out.ipynb -p profile smoke -y '{\"n\": 21}'"
+    assert command in unescape(re.sub("<.*?>", "", page))
+    done = build.reproduce("recorded", only="demo/table1", parameters={"n": 21}, root=root)
+    assert str(done.book) in capsys.readouterr().out
+    assert not (root / "_build").exists()  # which is the book of the recorded results as they are
 
 
 def test_contents_that_name_a_missing_page_are_refused(root):

@@ -435,7 +435,10 @@ def test_a_pipe_is_no_image_and_names_of_other_encodings_are_named(tmp_path):
     os.mkfifo(tmp_path / "s" / "ant" / "pipe.png")
     assert read(tmp_path / "s")[1] == ("left out: 1 file that is not read: 1 pipe or device",)
     (tmp_path / "s" / "ant" / "pipe.png").unlink()
-    (Path(os.fsdecode(os.fsencode(tmp_path / "s") + b"/ant/caf\xe9.png"))).write_bytes(b"1")
+    try:
+        (Path(os.fsdecode(os.fsencode(tmp_path / "s") + b"/ant/caf\xe9.png"))).write_bytes(b"1")
+    except OSError as err:
+        pytest.skip(f"this file system refuses names that are not UTF-8: {err}")
     assert read(tmp_path / "s")[0]["all"]["ant"] == 3
     Path(os.fsdecode(os.fsencode(tmp_path / "s") + b"/caf\xe9")).mkdir()
     tree(tmp_path / "s", os.fsdecode(b"caf\xe9"))

@@ -59,6 +59,7 @@ def bare(tmp_path_factory):
 
 def test_without_a_gpu_the_chain_ends_in_time_and_its_records_come_home(bare, monkeypatch, capsys, tmp_path):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("DISTILL_", "PYTHONPATH", "MAKE"))}
+    clean["DISTILL_CACHE"] = str(tmp_path / "cache")
     words = ["make", "gpu", "MINUTES=2", "OUT=out", "DEVICE=cpu", "KIT=kit", f"PYTHON={sys.executable}"]
     start = time.monotonic()
     done = subprocess.run(words, cwd=bare, env=clean, capture_output=True, text=True)

@@ -133,13 +133,12 @@ def test_ctrl_c_saves_the_state_and_leaves_with_130(server, unbroken, tmp_path):
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------
-def work(place: Path, number: int, seconds: float, out) -> None:
-    """One of several runners: rounds of the same four cells as the others compute, and one of its own, until time is
-    up."""
+def work(place: Path, number: int, rounds: int, out) -> None:
+    """One of several runners: rounds of the same four cells as the others compute, and one of its own."""
     os.environ |= toy.folders(place)
     registry.experiments = toy.experiments
-    computed, end, round_ = [], time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    computed = []
+    for round_ in range(rounds):
         variants = [f"round {round_}, {k}" for k in range(4)]
         variants = variants[number % 4 :] + variants[: number % 4] + [f"round {round_}, of process {number}"]
         params = experiments.check_parameters(
@@ -147,16 +146,13 @@ def work(place: Path, number: int, seconds: float, out) -> None:
         )
         outcome = engine.run(toy.NAME, params, say=lambda line: None)
         computed += [s.cell.stem for s in outcome.of("computed")]
-        round_ += 1
     out.send(computed)
 
 
 def test_eight_processes_in_one_folder_damage_no_record_and_compute_no_cell_twice(server, tmp_path):
-    seconds = float(os.environ.get("DISTILL_STRESS_SECONDS", 8))
+    rounds = int(os.environ.get("DISTILL_STRESS_ROUNDS", 3))
     pipes = [server.Pipe(duplex=False) for _ in range(8)]
-    processes = [
-        server.Process(target=work, args=(tmp_path, n, seconds, theirs)) for n, (_, theirs) in enumerate(pipes)
-    ]
+    processes = [server.Process(target=work, args=(tmp_path, n, rounds, theirs)) for n, (_, theirs) in enumerate(pipes)]
     for process, (_, theirs) in zip(processes, pipes, strict=True):
         process.start()
         theirs.close()
@@ -169,7 +165,7 @@ def test_eight_processes_in_one_folder_damage_no_record_and_compute_no_cell_twic
     computed = [stem for ours, _ in pipes for stem in ours.recv()]
     assert [p.exitcode for p in processes] == [0] * 8
     files = list(tmp_path.glob("results/small/*/*/*.json"))
-    assert len(computed) == len(set(computed)) == len(files) >= 12 and reads > 0
+    assert len(computed) == len(set(computed)) == len(files) == rounds * (4 + 8) and reads > 0
     assert {f.stem for f in files} == set(computed)
     assert not list(tmp_path.glob("results/**/.*"))
     made = [record.read(f) for f in files]

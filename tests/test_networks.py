@@ -132,14 +132,14 @@ OTHERS = [
 
 @pytest.mark.parametrize(("name", "shape", "parameters", "embedding"), CONVNETS + OTHERS)
 def test_parameters_and_embedding_are_those_of_the_papers(name, shape, parameters, embedding):
-    network = make(name, shape)
+    network = networks.blank(name, shape, 10)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network.embed_dim == embedding
     assert network.name == networks.canonical(name) == name
 
 
 def test_a_hundred_classes():
-    assert sum(p.numel() for p in make("ConvNet", classes=100).parameters()) == 504_420
+    assert sum(p.numel() for p in networks.blank("ConvNet", RGB32, 100).parameters()) == 504_420
 
 
 @pytest.mark.parametrize(

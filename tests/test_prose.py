@@ -174,7 +174,7 @@ def test_no_result_of_ours_is_typed_into_prose(name):
         for kind, words, sentence in typed(text(name))
         if not any(words in excuse and excuse in sentence for excuse in excused)
     ]
-    how = "take it from the records (distill_lib.findings), name its source, or give a reason in ALLOWED"
+    how = "take it from the records (distill_lib.tables.findings), name its source, or give a reason in ALLOWED"
     assert not problems, f"{how}:\n" + "\n".join(problems)
 
 

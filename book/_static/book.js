@@ -6,9 +6,10 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
+// The number that a text starts with, commas between thousands left out.
 const number = (text) => {
-  const found = text.replace("−", "-").match(/-?\d+(\.\d+)?/);
-  return found ? parseFloat(found[0]) : NaN;
+  const found = text.trim().replace("−", "-").replace(/,(?=\d{3}(?!\d))/g, "").match(/^[≤≥<>]?\s*([+-]?\d+(\.\d+)?)/);
+  return found ? parseFloat(found[1]) : NaN;
 };
 
 function compare(a, b) {
@@ -33,12 +34,13 @@ function sortable(table) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const sign = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
-      heads.forEach((other) => other?.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
       const text = (row) => said(row.cells[column]);
       const empty = (row) => Number.isNaN(number(text(row)));
-      const rows = [...body.rows].sort((a, b) => (empty(a) || empty(b) ? 1 : sign) * compare(text(a), text(b)));
+      const before = head.getAttribute("aria-sort") ?? ([...body.rows].every(empty) ? "descending" : ""); // words begin with A
+      const sign = before === "descending" ? 1 : -1;
+      heads.forEach((other) => other?.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      const rows = [...body.rows].sort((a, b) => (empty(a) !== empty(b) ? 1 : sign) * compare(text(a), text(b)));
       body.append(...rows);
     });
   });
@@ -113,18 +115,20 @@ function edges(box) {
 }
 
 function copied(button, text) {
+  button.dataset.symbol ??= button.textContent;
   const done = () => {
-    const before = button.textContent;
     button.textContent = "✓";
-    setTimeout(() => (button.textContent = before), 1200);
+    setTimeout(() => (button.textContent = button.dataset.symbol), 1200);
   };
-  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(done);
-  const area = Object.assign(document.createElement("textarea"), { value: text });
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
-  done();
+  const selected = () => {
+    const area = Object.assign(document.createElement("textarea"), { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    done();
+  };
+  return navigator.clipboard ? navigator.clipboard.writeText(text).then(done).catch(selected) : selected();
 }
 
 function addresses(button) {
@@ -169,7 +173,7 @@ function explorer(box) {
     return made;
   };
   const axes = ["data", "images per class", "profile", "protocol", "network"];
-  const asked = new URLSearchParams(location.hash.slice(1));
+  let asked, off;
   const form = make("form", { className: "distill-filters" });
   const selects = axes.map((axis) => {
     const select = make("select", { name: axis });
@@ -181,7 +185,13 @@ function explorer(box) {
   result.setAttribute("aria-live", "polite");
   box.append(form, methods, result);
   form.addEventListener("submit", (event) => event.preventDefault());
-  const off = new Set((asked.get("without") ?? "").split("|").filter(Boolean));
+
+  function read() {
+    asked = new URLSearchParams(location.hash.slice(1));
+    off = new Set((asked.get("without") ?? "").split("|").filter(Boolean));
+    selects.forEach((select) => select.replaceChildren());
+    draw();
+  }
 
   // Of the rows that the choices before it leave, a choice offers the values that occur, the most frequent first.
   function narrow() {
@@ -243,7 +253,7 @@ function explorer(box) {
       if (row.std) drawn.append(svg("line", { x1: x(row.mean - row.std), x2: x(row.mean + row.std), y1: y, y2: y, class: "spread" }));
       drawn.append(svg("circle", { cx: x(row.mean), cy: y, r: 5, class: "ours" }));
     });
-    drawn.append(svg("text", { x: (phone ? wide : left + wide) / 2, y: height - 4, "text-anchor": "middle" }, phone ? "test accuracy (%): ● ours, ◇ paper" : "test accuracy (%): ● ours, ◇ paper, dotted line chance"));
+    drawn.append(svg("text", { x: (phone ? wide : left + wide) / 2, y: height - 4, "text-anchor": "middle" }, "test accuracy (%): ● ours, ◇ paper, dotted line chance"));
     return drawn;
   }
 
@@ -264,7 +274,8 @@ function explorer(box) {
     return scroll;
   }
   selects.forEach((select) => select.addEventListener("input", draw));
-  draw();
+  window.addEventListener("hashchange", () => location.hash.includes("=") && read()); // not where a heading is named
+  read();
 }
 
 document.addEventListener("DOMContentLoaded", () => {

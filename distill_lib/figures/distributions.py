@@ -34,9 +34,11 @@ def difficulty_histograms(rows: list[dict[str, Any]]) -> Figure:
             axis.bar(at, 100 * counts, width=0.9 / len(counts), color=shades[part])
             axis.set(xlim=(0, 1), ylim=(0, 105), yticks=(0, 50, 100))
             axis.tick_params(labelsize=9)
+            said = f"n = {found['images']}"
             if row["scale"] == "raw":
                 axis.axvline(found["mean"], color="black", ls="--", lw=1)
-            axis.text(0.5, 90, f"n = {found['images']}, mean {found['mean']:.2f}", ha="center", va="center", fontsize=9)
+                said += f", mean {found['mean']:.2f}"
+            axis.text(0.5, 90, said, ha="center", va="center", fontsize=9)
         line[0].set_ylabel(f"{row['class']},\n{row['scale']}\n(% of images)", fontsize=9)
     for axis, part in zip(axes[0], rows[0]["parts"]):
         axis.set_title(names[part], fontsize=10)

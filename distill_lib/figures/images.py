@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -99,7 +100,8 @@ def examples_by_difficulty(shown: dict[str, tuple[ImageSet, list[float]]]) -> Fi
     figure, axes = plt.subplots(len(shown), 1, figsize=(0.82 * columns + 1.5, 1.05 * len(shown)), squeeze=False)
     for (name, (images, scores)), axis in zip(shown.items(), axes[:, 0]):
         height, width = images.shape[1:]
-        places = [-1 if i and score == scores[i - 1] else i for i, score in enumerate(scores)]
+        x = images.images
+        places = [-1 if i and torch.equal(x[i], x[i - 1]) else i for i in range(len(scores))]
         (centre,) = _sheet(axis, pixels(images), [places])
         for i, place in enumerate(places):
             at, text = (-0.06 * height, f"{scores[i]:.2f}") if place >= 0 else (centre, "none")

@@ -66,7 +66,7 @@ def reproduce(
     with pages.peak_memory() as peak:
         others = [p for p in pages.live(root, _contents(root)) if p not in chosen]
         results = pages.run(chosen, profile, parameters, jobs, recorded=others, meanwhile=_import_sphinx)
-        index = build(profile, root, ran=chosen)
+        index = build(profile, root, ran=chosen, parameters=parameters)
     computed, reused = (sum(getattr(r, kind) for r in results) for kind in ("computed", "reused"))
     summary = Reproduction(profile, len(results), computed, reused, time.monotonic() - start, peak[0], index)
     print(summary, flush=True)
@@ -74,7 +74,11 @@ def reproduce(
 
 
 def build(
-    profile: str = "recorded", root: Path = paths.ROOT, ran: list[pages.Page] = (), out: Path | None = None
+    profile: str = "recorded",
+    root: Path = paths.ROOT,
+    ran: list[pages.Page] = (),
+    out: Path | None = None,
+    parameters: dict[str, Any] | None = None,
 ) -> Path:
     """Build the book and return its first page.
 
@@ -83,19 +87,21 @@ def build(
              are executed first where that is not done yet.
         out: where the book goes; by default `_build` for the recorded book, else, and where that cannot be written, the
              profile's folder in `runs/`.
+        parameters: that the notebooks in `ran` were given, which their pages name; such a book does not go to `_build`.
     Raises: UserError: every problem with its page: a failed cell, a missing figure, a broken reference or link, an
         image without alternative text, a page that would load something from outside.
     """
     if profile not in paths.PROFILES:
         raise unknown("profile", profile, paths.PROFILES)
     pages.run([p for p in pages.live(root, _contents(root)) if p not in ran], "recorded", meanwhile=_import_sphinx)
-    at_root = profile == "recorded" and os.access(root, os.W_OK)
+    at_root = profile == "recorded" and not parameters and os.access(root, os.W_OK)
     place = out or (root / "_build" if at_root else paths.runs() / profile / "book")
     overrides = {
         "external_toc_path": str(root / "_toc.yml"),
         "latex_individualpages": False,
         "distill_profile": profile,
         "distill_ran": [p.name for p in ran],
+        "distill_parameters": parameters or {},
     }
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
     app.add_config_value("distill_profile", "recorded", "env", (str,))
     app.add_config_value("distill_ran", [], "env", (list,))
+    app.add_config_value("distill_parameters", {}, "env", (dict,))  # that those notebooks were given
     app.add_config_value("distill_repository", "", "env", (str,))  # address of a public copy of the code, if any
     app.add_source_parser(ExecutedParser, override=True)
     app.add_role("src", SourceLink())
@@ -155,8 +157,11 @@ def _say_how_made(app: Sphinx, doctree: Any) -> None:
     name = app.env.docname
     if not name.startswith("notebooks/") or not (top := list(doctree.findall(nodes.section))):
         return
-    profile = app.config.distill_profile if name in app.config.distill_ran else "recorded"
+    ran = name in app.config.distill_ran
+    profile, given = (app.config.distill_profile, app.config.distill_parameters) if ran else ("recorded", {})
     command = f"papermill {name}.ipynb out.ipynb -p profile {profile}"
+    if given:
+        command += f" -y {shlex.quote(json.dumps(given))}"
     section = nodes.section("", nodes.title("", "How this page is made"), ids=["made-by"], names=["made-by"])
     section += nodes.paragraph("", "Every table and figure above is the output of this notebook, run with")
     section += nodes.literal_block(command, command, language="console", classes=["distill-command"])
