@@ -147,6 +147,8 @@ def _ours(column: Any) -> bool:
 
 
 def _cell(tag: str, value: Any, classes: list[str], more: str = "") -> str:
+    if "text" in classes and len(str(value)) > 50:  # of a width in which it takes a few lines
+        classes = [*classes, "long"]
     kinds = f' class="{" ".join(classes)}"' if classes else ""
     return f"<{tag}{kinds}{f' {more}' if more else ''}>{html.escape(str(value))}</{tag}>"
 
