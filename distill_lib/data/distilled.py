@@ -116,10 +116,11 @@ def read(
     elif not of.path.exists():
         raise of.fail(f"no such file; a distilled set is {ENDINGS}")
     elif of.path.suffix.lower() == ".safetensors" and _own(of.path):
+        found = ImageSet.load(of.path)
         said = {"factor": factor > 1, "values": values, "order": order, "numbers": numbers}
         if extra := [what for what, given in said.items() if given]:
             raise of.fail(f"this library's own file says what it holds: leave {' and '.join(extra)} out")
-        return _fitting(ImageSet.load(of.path), of)
+        return _fitting(found, of)
     else:
         if (part := re.search(r"(\d+)[-_ ]?of[-_ ]?0*(\d+)", of.path.name)) and int(part[2]) > 1:
             raise of.fail(f"part {int(part[1])} of {part[2]} by its name; join the parts in one file")
