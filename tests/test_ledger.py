@@ -104,6 +104,22 @@ def test_a_full_record_is_tested_for_equality(results, shift, status):
     assert ledger.progress("skd").splitlines()[0] == f"1 of 166 cells measured at the paper's protocol (1 {status})."
 
 
+def test_a_full_cell_names_what_other_readings_of_it_measured(results):
+    cell = Cell("skd/table1_accuracy", "K-Center", "CIFAR10", 10, "ConvNet", "vico_noaug")
+    record(cell, dataset="CIFAR10").save("full")
+    assert "beside it" not in line(cell)["reason"]
+    other = Cell(*[getattr(cell, f) for f in ("experiment", "method", "dataset", "ipc", "network")], "vico_dsa")
+    record(other, accuracies=(20.0, 20.2), dataset="CIFAR10").save("small")  # another budget is no reason
+    assert "beside it" not in line(cell)["reason"]
+    record(other, accuracies=(20.0, 20.2), dataset="CIFAR10").save("full")
+    reading = Cell(*list(vars(cell).values())[:6], "features of 5 epochs")
+    record(reading, accuracies=(15.0, 15.0), dataset="CIFAR10").save("full")
+    said = "measured beside it: 20.1 ± 0.1 under vico_dsa, 15.0 ± 0.0 with features of 5 epochs"
+    assert line(cell)["reason"].endswith(said)
+    record(Cell(*list(vars(cell).values())[:3], 50, "ConvNet", "vico_noaug"), dataset="CIFAR10").save("full")
+    assert line(cell)["reason"].endswith(said)  # another cell of the table is none either
+
+
 def test_one_network_decides_nothing(results):
     record(accuracies=[97.3]).save("full")
     assert line()["status"] == "undecided"

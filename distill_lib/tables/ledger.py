@@ -8,6 +8,7 @@ ledger.differences("skd/table1_accuracy", "small")   # for figures.heat_map
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections import Counter
@@ -87,6 +88,8 @@ def _cells(name: str) -> dict[tuple, Cell]:
 def _row(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) -> dict[str, Any]:
     row = reported.in_percent(row)
     status, reason, compared = _status(row, cell, found)
+    if status in FULL:
+        reason = "; ".join(filter(None, [reason, _beside(cell)]))
     counted = _counted(row)
     shown = found.get("full") or found.get("small")
     line = {
@@ -120,6 +123,19 @@ def _address(row: dict[str, Any]) -> str:
     """The id of a printed cell's row on a page: 'skd-table1_accuracy-dm-fashionmnist-10-convnet'."""
     parts = [*(str(row[k]) for k in reported.KEY if row[k]), row["quantity"].removeprefix("test_accuracy_pct")]
     return re.sub(r"[^a-z0-9_.]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _beside(cell: Cell) -> str:
+    """What the cell gives at full budget under protocols and readings that are not printed: measured reasons."""
+    definition = experiments.experiment(cell.experiment)
+    same = {"protocol": "", "variant": ""}
+    said = [
+        f"{numbers.number(record, 'full')} {f'with {other.variant}' if other.variant else f'under {other.protocol}'}"
+        for other in definition.cells(experiments.check_parameters(cell.experiment, {}))
+        if not definition.printed(other) and dataclasses.replace(other, **same) == dataclasses.replace(cell, **same)
+        if (record := records.load(other, "full"))
+    ]
+    return f"measured beside it: {', '.join(said)}" if said else ""
 
 
 def _counted(row: dict[str, Any]) -> float | None:
