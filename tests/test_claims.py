@@ -85,6 +85,33 @@ def test_the_repeats_that_would_decide_are_the_fewest(centre, spread):
     assert decides(n) and (n == 2 or not decides(n - 1))
 
 
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        ([3.0, 3.1, 3.2], "holds"),
+        ([0.4, 0.6, 0.8], "holds, perhaps by less than δ"),
+        ([-0.1, -0.11, -0.12], "reversed, by less than δ"),
+        ([-1.0, 1.0, 0.5], "undecided"),  # three repeats do not tell how many would decide
+        ([-1.0, 1.0, 0.5, 0.0, 0.3], r"undecided \(about 21 repeats in all would decide\)"),
+        ([0.0, 900.0, -900.0, 500.0, -510.0], "undecided .more than 10000 repeats would decide."),
+    ],
+)
+def test_a_verdict_says_of_an_effect_whether_it_matters_and_of_none_how_many_repeats_would_do(differences, says):
+    effect = effects.paired(differences, delta=0.5)
+    word = effects.verdict(effect, 0.001)
+    found = claims.Finding(claim(n=3), effect, 0.001, word, provisional=False)
+    assert re.fullmatch(says, found.verdict)
+
+
+def test_what_holm_s_correction_leaves_open_says_how_many_repeats_would_bring_it_inside_the_margin():
+    effect = effects.paired([0.1, 0.3, 0.5, 0.2, 0.2, 0.8, 0.5], delta=0.5)
+    found = claims.Finding(claim(n=7), effect, 0.2, effects.verdict(effect, 0.2), provisional=False)
+    n = effect.needed_inside
+    assert f"; about {n} repeats in all would put it inside ±δ)" in found.verdict
+    assert effect.mean + effects.half_width(effect.std, n) < 0.5 <= effect.mean + effects.half_width(effect.std, n - 1)
+    assert effects.paired([0.7, 0.9, 0.8], delta=0.5).needed_inside is None
+
+
 def test_seconds_are_the_processors_where_a_set_was_distilled_on_one():
     metrics = {"distill_seconds": [9.0, 8.0], "distill_cpu_seconds": [4.0, 2.0]}
     record = Record(next(iter(claim("seconds").cells("toy/claims"))), [50.0, 50.0], [0, 1], {}, metrics)
@@ -187,6 +214,22 @@ def test_arms_that_do_not_share_all_but_the_idea_are_not_compared(key, metrics, 
     assert re.match(f".*{says}", found.why) if says else not found.why
     assert found.effect.n == (0 if says else 3) and (not says or found.word == "not run")
     assert says or tables.arms([found])["IPC"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("ours", "says"), [([2.0, 3.0, 3.9], ""), ([2.0, 5.0, 3.0], "took longer than .* in 1 of 3 sets")]
+)
+def test_a_set_that_takes_longer_than_it_may_is_not_compared(ours, says, monkeypatch):
+    of = claims.experiment_of("toy/claims", "Toy", [claim("quick", n=3, in_no_more_seconds=True)])
+
+    def load(cell, profile):
+        seconds = {"distill_cpu_seconds": ours if cell.ipc == 2 else [4.0] * 3}
+        return Record(cell, [50.0 + cell.ipc] * 3, [0, 1, 2], key_of(of, cell), seconds)
+
+    monkeypatch.setattr(records, "load", load)
+    (found,) = claims.findings(of, "small")
+    assert re.search(says, found.why) if says else not found.why
+    assert found.effect.n == (0 if says else 3)
 
 
 # --- definitions ------------------------------------------------------------------------------------------------------

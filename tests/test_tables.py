@@ -367,6 +367,8 @@ def test_the_ranking_figure_has_a_panel_where_rows_can_be_compared_and_a_line_at
     assert names == ["MTT", "DM", "FRePo, arg-max of learned", "FRePo, learned", "Random"]
     dashed = [line.get_xdata()[0] for line in main.lines if line.get_linestyle() == "--"]
     assert dashed == pytest.approx([45.1])
+    dotted = [bars.get_linestyle()[0][1] is not None for bars in main.collections]
+    assert dotted == [True, True, True, True, False]  # bars of networks alone, and of Random's three sets
     assert figures.ranking(table[table["method"] == "Random"]).axes  # one row is better than no figure
     (axis,) = figures.ranking(table[table["method"] != "Random"]).axes
     assert "--" not in {line.get_linestyle() for line in axis.lines}

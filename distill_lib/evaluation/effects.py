@@ -44,6 +44,16 @@ class Effect:
     delta: float
     needed: int | None
 
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    @property
+    def needed_inside(self) -> int | None:
+        """As `needed`, until it would lie inside ±delta."""
+        return _fewest(self.std, self.delta - abs(self.mean))
+
     def __str__(self) -> str:
         if not self.n:
             return "not run"
@@ -77,9 +87,13 @@ def needed(centre: float, spread: float, delta: float) -> int | None:
 
     None where more than `MOST` would be needed.
     """
-    room = max(abs(centre), delta - abs(centre))
+    return _fewest(spread, max(abs(centre), delta - abs(centre)))
+
+
+def _fewest(spread: float, room: float) -> int | None:
+    """The fewest repeats after which half the interval is less than `room`; None where more than `MOST` are needed."""
     low, high = 2, MOST
-    if half_width(spread, high) >= room:
+    if not half_width(spread, high) < room:
         return None
     while low < high:
         middle = (low + high) // 2

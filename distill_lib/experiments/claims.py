@@ -147,7 +147,15 @@ QUANTITIES: dict[str, Callable[[Record], dict[int, float]]] = {
     "seconds": _metric("seconds"),
     "doublings of seconds": _metric("doublings of seconds", math.log2),
 }
-UNITS_OF_EFFECTS = {"FID": "FID", "seconds": "seconds", "doublings of seconds": "doublings"}  # of the others: points
+FEWEST_TO_PREDICT = 5  # repeats; the spread of fewer does not tell how many would decide
+UNITS_OF_EFFECTS = {  # of accuracies: points
+    "FID": "FID",
+    "seconds": "seconds",
+    "doublings of seconds": "doublings",
+    "difficulty of the pool": "points of difficulty",
+    "spread over networks": "points of deviation",
+    "spread over architectures": "points of deviation",
+}
 OF_NETWORKS = ("accuracy", "spread over networks", "spread over architectures")  # so the networks must be trained
 
 
@@ -165,6 +173,7 @@ class Claim:
         quantity: of QUANTITIES, what of a set is compared.
         smoke:    whether the smoke budget computes it.
         title:    what figures and lists call it, if not by its name.
+        in_no_more_seconds: the first arm's sets may not take longer to distil than the second's.
 
     Raises: UserError: arms or numbers that make no comparison.
     """
@@ -180,6 +189,7 @@ class Claim:
     quantity: str = "accuracy"
     smoke: bool = False
     title: str = ""
+    in_no_more_seconds: bool = False
 
     def __post_init__(self) -> None:
         def wrong(why: str) -> UserError:
@@ -357,15 +367,24 @@ class Finding:
         """In words: the verdict, whether it is provisional, and of an undecided one the repeats that would decide."""
         if self.word == "not run":
             return "not run"
-        more, said = self.effect.needed, self.word
+        said = self.word
+        if said in ("holds", "reversed") and (size := abs(self.effect.mean)) - self.effect.half < self.claim.delta:
+            said += ", by less than δ" if size + self.effect.half < self.claim.delta else ", perhaps by less than δ"
         if said == "undecided" and self.effect.n > 1 and not self.why:
-            if more is None:
-                said += f" (more than {effects.MOST} repeats)"
-            elif more > self.effect.n:
-                said += f" (about {more} repeats would decide)"
-            else:
-                said += " (the interval leaves out zero, but Holm's correction is not passed)"
+            said += f" ({self._undecided()})" if self._undecided() else ""
         return f"provisional: {said}" if self.provisional else said
+
+    def _undecided(self) -> str:
+        """Why the interval does not decide, and how many repeats in all would; "" from too few to say."""
+        n, more = self.effect.n, self.effect.needed
+        if not self.effect.low <= 0 <= self.effect.high:
+            inside = self.effect.needed_inside
+            return "the interval leaves out zero, but Holm's correction is not passed" + (
+                f"; about {inside} repeats in all would put it inside ±δ" if inside else ""
+            )
+        if n < FEWEST_TO_PREDICT:
+            return ""
+        return f"about {more} repeats in all would decide" if more else f"more than {effects.MOST} repeats would decide"
 
 
 def _untrained(record: Record) -> str:
@@ -385,6 +404,10 @@ def _unlike(claim: Claim, arms: list[Record]) -> str:
         return f"the arms were measured differently: {' and '.join(sorted(names)).strip()}"
     if "seconds" in claim.quantity and len(machines := {m for record in arms for m in _machines(record)}) > 1:
         return f"the arms were timed on different machines: {' and '.join(sorted(machines))}"
+    if claim.in_no_more_seconds:
+        ours, theirs = (QUANTITIES["seconds"](record) for record in arms[:2])
+        if slower := [i for i in ours if i in theirs and ours[i] > theirs[i]]:
+            return f"{claim.arms[0][0]} took longer than {claim.arms[1][0]} in {len(slower)} of {len(ours)} sets"
     if any(record.key.get("data_sha256") != arms[0].key.get("data_sha256") for record in arms):
         return "the arms were made from different pixels or labels"
     return ""

@@ -56,9 +56,10 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = UNIT, reference: str = "R
     return figure
 
 
-def _mark(axis: Axes, x: float, y: float, bar: Any, shade: Any, filled: Any, shape: str) -> None:
+def _mark(axis: Axes, x: float, y: float, bar: Any, shade: Any, filled: Any, shape: str, line: str = "-") -> None:
     look = {"color": shade, "markerfacecolor": filled, "markersize": 6, "elinewidth": 1, "capsize": 2, "zorder": 2}
-    axis.errorbar(x, y, xerr=bar, fmt=shape, **look)
+    for bars in axis.errorbar(x, y, xerr=bar, fmt=shape, **look)[2]:
+        bars.set_linestyle(line)
 
 
 def _chance(axis: Axes, dataset: str) -> float:
@@ -94,7 +95,8 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
     Args:
         table: as `tables.ranking` returns it; lines without a number are left out, as are panels of one line beside
                others.
-    Returns: bars the intervals; hollow marks where labels are not hard.
+    Returns: bars the intervals, dotted where they are of the networks of one set; hollow marks where labels are not
+        hard.
     """
     panels = list(table.dropna(subset="mean").groupby(["profile", "data", "IPC", "budget"], sort=False))
     panels = [panel for panel in panels if len(panel[1]) > 1] or panels
@@ -106,7 +108,7 @@ def ranking(table: pd.DataFrame, reference: str = "Random") -> Figure:
             hard = row["labels"] == "hard"
             names.append(row["method"] if hard else f"{row['method']}, {row['labels']}")
             bar = None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-            _mark(axis, row["mean"], y, bar, OURS, OURS if hard else "none", "o")
+            _mark(axis, row["mean"], y, bar, OURS, OURS if hard else "none", "o", "-" if row["of"] == "sets" else ":")
         for value in part.loc[part["method"] == reference, "mean"]:
             axis.axvline(value, color=GREY, ls="--", lw=1, zorder=0)
         _chance(axis, dataset)

@@ -78,7 +78,7 @@ def difference(found: Finding) -> str:
 
 def _delta(found: Finding) -> str:
     size, unit = found.claim.delta, found.unit
-    return f"{size:g} {unit.removesuffix('s') if size == 1 else unit}"
+    return f"{size:g} {unit.replace('points', 'point') if size == 1 else unit}"
 
 
 def _p_value(found: Finding) -> str:
@@ -138,12 +138,11 @@ def sentences(found: list[Finding]) -> Findings:
     out = []
     for f in found:
         if f.why and not f.effect.n:
-            out.append(f"{f.claim.sentence} *{f.verdict}*: {f.why}.")
+            out.append(f"*{f.verdict}*: “{f.claim.sentence}” {f.why}.")
         elif f.effect.n:
             why = f" Reason: {f.why}." if f.why else ""
-            out.append(
-                f"{f.claim.sentence} *{f.verdict}*: {difference(f)} after {f.effect.n} of {f.claim.n} repeats.{why}"
-            )
+            done = f"after {f.effect.n} of {f.claim.n} repeats"
+            out.append(f"*{f.verdict}*: “{f.claim.sentence}” {difference(f)} {done}.{why}")
     if left := sum(map(_not_begun, found)):
         out.append(f"No repeat of {left} of {len(found)} claims has been computed.")
     return Findings(out)
@@ -221,6 +220,7 @@ def arms(found: list[Finding]) -> pd.DataFrame:
     for f in found:
         for arm, record in f.arms.items():
             cpu = record.metrics.get("distill_cpu_seconds")
+            clock, spent = ("processor", record.cpu_seconds) if record.cpu_seconds else ("wall time", record.seconds)
             loss = [v for k, values in record.metrics.items() if k.startswith("train_loss") for v in values]
             rows[record.cell] = {
                 "arm": str(arm),
@@ -231,7 +231,7 @@ def arms(found: list[Finding]) -> pd.DataFrame:
                 "training loss": f"{sum(loss) / len(loss):.3f}" if loss else "not kept",
                 "generator recognised (%)": recognised(arm, record),
                 "distilling a set (processor s)": f"{statistics.fmean(cpu):.1f}" if cpu else "not kept",
-                "a repeat (wall s)": f"{sum(record.seconds.values()) / len(record.done):.0f}",
+                "a repeat": f"{sum(spent.values()) / len(record.done):.0f} s of {clock}",
             }
     return pd.DataFrame(list(rows.values()))
 

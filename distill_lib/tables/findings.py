@@ -69,8 +69,8 @@ def decided(paper: str) -> str:
     if not done:
         return ""
     words = ", ".join(f"{word} in {n}" for word in WORDS if (n := sum(f.word == word for f in done)))
-    first = f"{done[0].claim.sentence.removesuffix('.')}: {claims.difference(done[0])}, {done[0].word}."
-    return f"Paired repeats decide {len(done)} of {len(found)} claims: {words}. The first of these: {first}"
+    first = f"*{done[0].verdict}*: “{done[0].claim.sentence}” {claims.difference(done[0])}."
+    return f"Paired repeats decide {len(done)} of {len(found)} claims: {words}. The first of these, {first}"
 
 
 def _known(paper: str) -> tuple[Callable[..., list[str]], Callable[..., str], list[str]]:

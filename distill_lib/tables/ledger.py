@@ -28,8 +28,8 @@ from . import numbers
 OWN, STAND_IN, UNDERFIT, COUNTED = "small, own data", "small, stand-in", numbers.UNDERFIT, "counted from code"
 # status -> what it says; the first that holds
 STATUSES = {
-    "matched": "measured under the paper's protocol, equal within the published spread",
-    "differs": "measured under the paper's protocol, not equal within the published spread",
+    "matched": "measured under the paper's protocol, equal within twice the published deviation",
+    "differs": "measured under the paper's protocol, further off than twice the published deviation",
     "undecided": "measured under the paper's protocol, with too few sets or networks to tell",
     "measured": "measured under the paper's protocol; the source lost the number to compare with",
     UNDERFIT: "run at a small budget that left the networks near where training starts: no result",

@@ -140,7 +140,8 @@ CLAIMS = [
     ),
     Claim(
         "easy at IPC 10 and hard at IPC 50",
-        "Easy images help more at 10 images per class than at 50: cliff, the easiest target, gains on hill.",
+        "Easy images help more at 10 images per class than at 50: cliff, the easiest target, gains more on hill or "
+        "loses less.",
         "Section 3.3, Table 3",
         "37.4 ± 0.6 against 35.8 ± 0.2 at IPC 10, 56.6 ± 0.8 against 56.9 ± 0.5 at IPC 50 (ImageWoof)",
         SCALE,
