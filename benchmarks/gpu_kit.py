@@ -150,6 +150,7 @@ class Kit:
         self.env |= {"DISTILL_RESULTS": str(self.work / "results"), "DISTILL_RUNS": str(self.work / "runs")}
         self.report: dict[str, Any] = {"format": FORMAT, "minutes": minutes, "steps": []}
         out.mkdir(parents=True, exist_ok=True)
+        self.finish_packing()
         others = [f for f in out.iterdir() if f.name != "log.txt" and f.suffix != ".part"]
         if others and not (out / "manifest.json").is_file():
             raise SystemExit(f"{out}: holds other files; give an empty folder, or an earlier run's to go on from")
@@ -160,6 +161,19 @@ class Kit:
             shutil.copytree(ROOT / "results" / "full", self.places["full"])
         if files is not None:
             self.restore(files)
+
+    def finish_packing(self) -> None:
+        """Rename what a kill in the middle of `pack`'s renaming left, if it is whole."""
+        manifest = self.out / "manifest.json.part"
+        try:
+            files = json.loads(manifest.read_text())["files"]
+            parts = {n: p if (p := self.out / f"{n}.part").is_file() else self.out / n for n in files}
+            whole = all(sha256(p) == files[n]["sha256"] for n, p in parts.items())
+        except (OSError, ValueError, KeyError, TypeError):  # an unfinished part: the files before are whole
+            return
+        if whole:
+            for name, part in [*parts.items(), ("manifest.json", manifest)]:
+                part.replace(self.out / name)
 
     def say(self, line: str) -> None:
         with open(self.out / "log.txt", "a") as log:

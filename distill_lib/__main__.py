@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -205,8 +205,7 @@ def run(
             continue
         left_to_do.append([s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE])
         prerequisites.check(name, profile, [s.task.maker for s in left_to_do[-1]])
-        for s in left_to_do[-1]:
-            prerequisites.check_weights(s.task)
+        _say_what_lacks_weights(left_to_do[-1], name, profile)
     failed: list[engine.Status] = []
     for (name, params), some, todo in zip(chosen, selected, left_to_do, strict=True):
         if profile == "full":
@@ -230,6 +229,27 @@ def run(
         rows = [{"cell": str(s.cell), "error": s.why, "log": str(log_path(s.cell, profile))} for s in failed]
         _print_table("failed", rows)
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
+
+
+def _say_what_lacks_weights(todo: list[Any], name: str, profile: str) -> None:
+    """Which cells will fail for files that are not here.
+
+    Raises: UserError: none could be computed.
+    """
+    from .experiments import prerequisites
+
+    lacking = {}
+    for s in todo:
+        try:
+            prerequisites.check_weights(s.task)
+        except UserError as err:
+            lacking[s.cell] = str(err)
+    if not lacking:
+        return
+    cell, why = next(iter(lacking.items()))
+    if len(lacking) == len(todo):
+        raise UserError(f"{name} at {profile}: no cell can be computed here; {cell}: {why}")
+    print(f"{len(lacking)} of {len(todo)} cells of {name} will fail: {'; '.join(dict.fromkeys(lacking.values()))}")
 
 
 def _computed(profile: str) -> str:

@@ -91,6 +91,12 @@ def test_run_asks_for_weights_only_where_a_cell_that_is_left_to_compute_needs_th
     status, _, err = call(monkeypatch, capsys, *words)
     assert status == 2 and "dgs/table1_imagewoof at small needs what is not here" in err
     assert call(monkeypatch, capsys, *words[:-1], "method=Random,network=ConvNet-6")[0] == 0
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path))
+    words = ["run", "slfd/table4_cifar10", "--profile", "full", "--cells"]
+    status, out, _ = call(monkeypatch, capsys, *words, "ipc=1")
+    assert status == 0 and re.search(r"\d+ of \d+ cells of slfd/table4_cifar10 will fail: .*imagenet32", out)
+    status, _, err = call(monkeypatch, capsys, *words, "variant=generator=ImageNet")
+    assert status == 2 and "no cell can be computed here" in err and "imagenet32" in err
 
 
 def test_plan_says_where_every_cell_stands(monkeypatch, capsys, tmp_path):

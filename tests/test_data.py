@@ -284,6 +284,8 @@ def test_holding_out_too_much_is_refused():
         data.split(real, 200, seed=0)
     with pytest.raises(UserError, match="cannot hold out 0 images"):
         data.split(real, 0, seed=0)
+    with pytest.raises(UserError, match="cannot hold out inf images"):
+        data.split(real, float("inf"), seed=0)
 
 
 def test_load_with_validation_holds_out_where_the_source_has_no_validation_part():

@@ -120,6 +120,12 @@ def test_paths_in_a_table_count_from_its_folder(tmp_path, monkeypatch):
         assert per_class(data.load(tmp_path / "set")[0]) == [4, 4]
 
 
+def test_a_struct_without_a_path_holds_its_images_alone(tmp_path):
+    rows = [{"bytes": png(i), "filename": f"{i}.png"} for i in range(10)]
+    write(tmp_path / "train.parquet", pa.table({"image": rows, "label": [0, 1] * 5}))
+    assert per_class(data.load(tmp_path)[0]) == [4, 4]
+
+
 def class_folders(root, *parts):
     for part in parts or [""]:
         for name in ("ant", "bee"):

@@ -436,9 +436,11 @@ def test_validation_images_are_each_another_one(test_set):
 
 
 def test_sets_of_other_classes_or_sizes_are_refused(test_set):
-    reversed_ = dataclasses.replace(test_set.facts, class_names=test_set.facts.class_names[::-1])
-    other = ImageSet(test_set.images, test_set.labels, reversed_)
-    with pytest.raises(UserError, match="the same in the same order"):
+    names = list(test_set.facts.class_names)
+    names[-1], names[-2] = names[-2], names[-1]
+    other = ImageSet(test_set.images, test_set.labels, dataclasses.replace(test_set.facts, class_names=tuple(names)))
+    said = f"class {len(names) - 2} of the set to evaluate is '{names[-1]}', of the test set .* '{names[-2]}': .* order"
+    with pytest.raises(UserError, match=said):
         evaluate(toy(10), other, "vico_dsa@1ep", NET, num_eval=1)
     larger = ImageSet(test_set.images.repeat(1, 1, 2, 2), test_set.labels, test_set.facts)
     with pytest.raises(UserError, match="the real set"):

@@ -234,3 +234,11 @@ def test_cells_whose_weights_are_not_here_are_left_out_before_they_are_begun(
     with pytest.raises(UserError, match=file):
         prerequisites.check_weights(SimpleNamespace(config=config, dataset=dataset))
     prerequisites.check_weights(SimpleNamespace(config=config.small(), dataset=dataset))
+
+
+def test_fill_and_run_leave_out_cells_whose_weights_are_not_here_and_go_on_with_the_others(monkeypatch, tmp_path):
+    for folder in ("DISTILL_WEIGHTS", "DISTILL_RESULTS"):
+        monkeypatch.setenv(folder, str(tmp_path))
+    jobs, left_out = fill.plan("full", ["slfd/table4_cifar10"])
+    lacking = sum(n for why, n in left_out.items() if "imagenet32.safetensors" in why)
+    assert lacking and all(job.cell.axes.get("generator") != "ImageNet" for job in jobs)

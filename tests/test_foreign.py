@@ -162,6 +162,7 @@ STATIC = torch.zeros(1).expand(K * IPC, *SHAPE)
         ([PIXELS, LABELS], "raw", "unknown values 'raw'.*normalised, pixels, signed, bytes"),
         ([(PIXELS * 255).byte(), LABELS], "normalised", "8-bit"),
         ([(PIXELS * 255).int(), LABELS], "pixels", "expected uint8 pixels or floats"),
+        ([(PIXELS > 0.5).byte(), LABELS], None, "from 0 to 1; say --bytes"),
         ([PIXELS > 0.5, LABELS], "pixels", "torch.bool; expected uint8 pixels or floats"),
         ([PIXELS.to(torch.complex64), LABELS], "pixels", "complex64; expected uint8 pixels or floats"),
         ([PIXELS.to_sparse(), LABELS], "pixels", "is sparse or repeats its own memory"),

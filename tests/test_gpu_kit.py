@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -157,6 +158,33 @@ def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_
     with pytest.raises(SystemExit, match="checkpoint.zip.1: another checksum"):
         gpu_kit.Kit(out, tmp_path, 1, "cpu")
     assert (second.work / "runs" / stage).read_bytes() == state  # nothing was deleted
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_run_killed_while_its_files_are_renamed_goes_on_from_them(renamed, monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    out = tmp_path / "out"
+    first = gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    first.say("a line")
+    first.pack()
+    first = gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    checkpoint = first.work / "runs" / "products" / "a.unfinished"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(os.urandom(900))
+    rename, done = Path.replace, []
+
+    def killed(path, target):
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Path, "replace", killed)
+        first.pack()
+    second = gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    assert (second.work / "runs" / "products" / "a.unfinished").stat().st_size == 900
+    assert not list(out.glob("*.part"))
 
 
 def test_a_run_killed_before_anything_was_packed_begins_again(monkeypatch, tmp_path):

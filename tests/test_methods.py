@@ -174,6 +174,9 @@ def test_settings_follow_the_images_and_not_the_spelling_of_a_name():
     for name in ("TinyImageNet", "BloodCells"):
         assert config["U-ViT"](name, 1) == config["U-ViT"](f"{name}@64px", 1)
     assert config["U-ViT"]("TinyImageNet@32px", 1).training.start is None
+    assert config["U-ViT"]("BloodCells-mini", 1).training.patch < config["U-ViT"]("BloodCells", 1).training.patch
+    for name, same in (("CIFAR10", "CIFAR10@32px"), ("MNIST", "MNIST@28px")):
+        assert config["FRePo"](name, 1) == config["FRePo"](same, 1) != config["FRePo"](f"{name}@16px", 1)
 
 
 @pytest.mark.parametrize("name", ["DiT", "Minimax", "DGS"])
@@ -193,7 +196,9 @@ def test_published_settings_of_some_sets():
 
 def test_a_pool_of_real_images_does_not_repeat_them(real):
     method = METHODS["Pool"]
-    with pytest.raises(UserError, match="ipc 500: digits has only"):
+    with pytest.raises(
+        UserError, match="a pool of 5 x 100 = 500 real images of every class: digits has a class of only"
+    ):
         method.distill(real, method.Config(ipc=100, pool=5, source="real"), seed=0)
 
 

@@ -219,7 +219,9 @@ def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():
     assert p.batches(501) == 2 and p.batches(500) == 1
 
 
-@pytest.mark.parametrize("change", [{"mixup": 0.5}, {"batch": 0}, {"epochs": -1}, {"checks": -1}, {"num_eval": 0}])
+@pytest.mark.parametrize(
+    "change", [{"mixup": 0.5}, {"batch": 0}, {"epochs": -1}, {"checks": -1}, {"num_eval": 0}, {"budget": -3}]
+)
 def test_a_protocol_that_cannot_be_run_is_refused(change):
     with pytest.raises(UserError, match=f"bad Protocol: {next(iter(change))}"):
         replace(protocol("vico_dsa"), name="mine", **change)

@@ -36,6 +36,13 @@ def test_a_cell_is_made_anew_and_gives_the_same_numbers(table):  # noqa: F811
     assert not list((paths.runs() / "recomputed").glob("*/")) and not comparisons()
 
 
+def test_it_runs_outside_a_checkout(table, monkeypatch):  # noqa: F811
+    go()
+    monkeypatch.setattr(records, "code_state", dict)
+    (found,), _ = again()
+    assert found.largest_difference == 0
+
+
 def test_further_sets_tell_how_far_the_number_moves_with_the_seed(table):  # noqa: F811
     go()
     (found,), lines = again(sets=3, keep=True)

@@ -121,6 +121,16 @@ def sized(name: str) -> tuple[str, int | None, str | None]:
     return (found[1], int(found[2]), found[3]) if found and found[1] in DATASETS else (name, None, None)
 
 
+def side(name: str) -> int:
+    """Pixels along a side of the set of this name, of a cut its own; 0 where a set of that name is not known.
+
+    >>> side("ImageNette@64px"), side("TinyImageNet"), side("my own")
+    (64, 64, 0)
+    """
+    base, pixels, _ = sized(name)
+    return pixels or (DATASETS[base].resolution if base in DATASETS else 0)
+
+
 def like(name: str) -> Dataset:
     """The set whose published settings hold for a set of this name: of a cut the full one, whatever the resolution.
 

@@ -24,7 +24,7 @@ from ..core.errors import UserError, unknown
 from ..core.paths import expanded
 from . import arrays, catalogue, folders, prepare
 from . import read as files
-from .imageset import READERS, ImageSet
+from .imageset import ImageSet
 
 Values = Literal["normalised", "pixels", "signed", "bytes"]
 Order = Literal["classes", "rounds"]
@@ -208,7 +208,7 @@ def _torch(path: Path) -> Any:
 def _own(path: Path) -> bool:
     try:
         with safe_open(path, "pt") as f:
-            return (f.metadata() or {}).get("format", "").startswith(("distill_lib.ImageSet", *READERS))
+            return (f.metadata() or {}).get("format", "").startswith("distill_lib.")
     except (SafetensorError, OSError) as err:
         raise files.unreadable(path, err, "not a readable safetensors file") from None
 
@@ -431,7 +431,7 @@ def _values(images: Tensor, of: _Reading, values: Values | None) -> Tensor:
         if values not in said or low < 0 or high > 255:
             why = "; 8-bit images are pixels and cannot be normalised values" if as_bytes else ""
             raise of.fail(f"images are {images.dtype} from {low} to {high}; expected uint8 pixels or floats{why}")
-        if high <= 1 and not as_bytes and values is None:
+        if high <= 1 and values is None:
             raise of.fail(
                 f"images are {images.dtype} from {low} to {high}; say --bytes, or save floats and say --pixels"
             )

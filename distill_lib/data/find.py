@@ -8,6 +8,7 @@ import functools
 import glob
 import hashlib
 import lzma
+import math
 import os
 import shutil
 import socket
@@ -96,7 +97,7 @@ def hold_out(
 
     Raises: UserError: nothing to hold out, or a class too small to keep at least one image.
     """
-    if not per_class > 0 or (per_class >= 1 and per_class != int(per_class)):
+    if not 0 < per_class < math.inf or (per_class >= 1 and per_class != int(per_class)):
         what = "give a number of images, or a share between 0 and 1"
         raise UserError(f"cannot hold out {per_class} images of each class: {what}")
     g, held = rng.stream(seed, "hold-out"), []

@@ -161,7 +161,8 @@ def _columns(file: Path) -> _Columns:
     if len(images) != 1 or not labels or len(set(schema.names)) < len(schema.names):
         has = ", ".join(f"{f.name} ({f.type})"[:60] for f in schema)
         raise UserError(f"{file}: has the columns {has}; needed one image column and a column `label`")
-    paths = bool(re.search("string|path", str(schema.field(images[0]).type)))
+    kind = str(schema.field(images[0]).type)  # text, or a struct with text called path
+    paths = bool(re.match(r"(dictionary<values=)?(large_)?string", kind) or re.search(r"\bpath: (large_)?string", kind))
     return _Columns(images[0], labels[0], classes.get(labels[0], ()), tuple(labels[1:]), paths)
 
 

@@ -301,9 +301,10 @@ def _check(synthetic: ImageSet, test: ImageSet, validation: ImageSet | None, rea
                 f"{other.facts.name} {other.num_classes} of {other.shape}: they must agree"
             )
         if other.facts.class_names != synthetic.facts.class_names:
-            mine, theirs = (", ".join(s.facts.class_names[:4]) for s in (synthetic, other))
+            pairs = enumerate(zip(synthetic.facts.class_names, other.facts.class_names))
+            k, (mine, theirs) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
             raise UserError(
-                f"the set to evaluate has the classes {mine}, ..., the {role} set {other.facts.name} {theirs}, ...: "
+                f"class {k} of the set to evaluate is {mine!r}, of the {role} set {other.facts.name} {theirs!r}: "
                 "they must be the same in the same order"
             )
         for what in ("mean", "std", "normalisation"):

@@ -70,9 +70,9 @@ class Protocol:
     # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
     epochs_by_ipc: tuple[tuple[int, int], ...] = ()
     steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
-    steps_of_ipc: int | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
+    steps_of_ipc: Count | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
     extra_epoch: bool = True
-    budget: int | None = None  # epochs of a budget variant, in place of the rules above
+    budget: Count | None = None  # epochs of a budget variant, in place of the rules above
     # --- optimiser
     batch: Count = 256  # images; the last, partial batch of an epoch is kept
     optimizer: Literal["sgd", "adam"] = "sgd"

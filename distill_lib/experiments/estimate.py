@@ -354,7 +354,7 @@ def shares(task: Task, sets: list[int], known: Rates, made: Collection[str] = ()
                 names = [(kind, name) for kind in ("distill", "with stage") for name in _makings(task)]
                 found = Share(part.key, *known.seconds(names, distill))
                 if limit := getattr(task.config, "seconds", None):  # a set of as many images as that gives
-                    found = Share(part.key, limit, f"{limit:g} s are the setting")
+                    found = Share(part.key, limit, f"the setting of {limit:g} s")
                 out[part.key] = found
         key = f"{task.cell.experiment}/{task.cell.stem}/{index}"
         out[key] = Share(key, *known.seconds(_evaluations(task), evaluate))
@@ -416,7 +416,8 @@ def total(rows_: list[dict[str, Any]]) -> str:
     line = f"{len(rows_)} cells: " + ", ".join(f"{states[state]} {state}" for state in order if states[state])
     if not todo:
         return line
-    bases = sorted({r["basis"].rpartition(" on ")[2] for r in todo if r["seconds"] is not None} - {""})
+    timed = (r["basis"].rpartition(" on ") for r in todo if r["seconds"] is not None)
+    bases = sorted({machine for _, on, machine in timed if on})
     on = f" as on {', '.join(bases)}" if bases else ""
     line += "; to compute: " + (f"about {duration(sum(known))}{on}" if known else "time unknown")
     if known and len(known) < len(todo):

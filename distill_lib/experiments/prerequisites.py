@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..core import paths, weights
 from ..core.errors import UserError
 from ..core.weights import FOLDERS, find_folder, said_missing, weights_place, where_to_put
-from ..data import like, sized
+from ..data import side
 from ..generators import prior
 from ..generators.uvit.training import start_file
 from .definition import Task
@@ -67,7 +67,7 @@ def check_weights(task: Task) -> None:
     """
     space, training = (getattr(task.config, part, None) for part in ("space", "training"))
     if space is not None:
-        prior.file_of(space.prior, sized(task.dataset)[1] or like(task.dataset).resolution)
+        prior.file_of(space.prior, side(task.dataset))
     if start := getattr(training, "start", None):
         start_file(start)
 

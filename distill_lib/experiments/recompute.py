@@ -114,7 +114,8 @@ def recompute(
     for s in valid:
         if changed := engine.data_change(s):
             raise UserError(f"{s.cell}: {changed}, so its number cannot be the same")
-    code = records.code_state()["commit"][:9]  # remembered: the checkout may change while cells are computed
+    by = records.code_state()  # remembered: the checkout may change while cells are computed
+    code = by.get("commit", "")[:9] + "-changed" * bool(by.get("changed_since_commit"))
     found, listener = [], Activity(len(valid))  # of this `runs` folder, where `distill watch` looks
     with _runs_of_its_own(f"{name.replace('/', '-')}-{params.profile}-{_machine(place)}-{code or 'unknown-code'}"):
         how = Run(params.profile, deadline, device, listener)

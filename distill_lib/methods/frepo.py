@@ -24,7 +24,7 @@ from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, lowered, replace, settings
-from ..data import ImageSet, Whitening, like, sized
+from ..data import ImageSet, Whitening, like, side
 from ..networks import fast
 from .common import ntk
 
@@ -69,7 +69,7 @@ def paper_config(dataset: str, ipc: int) -> Config:
     whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered:
     `source` says so.
     """
-    name, resized = like(dataset).name, sized(dataset)[1] is not None
+    name, resized = like(dataset).name, side(dataset) != like(dataset).resolution
     known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet") and not resized
     coloured = known and name not in ("MNIST", "FashionMNIST")
     by_blocks = " by blocks" if name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100") else ""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.rng import stream
 from ..core.settings import Count, replace, settings
@@ -73,7 +74,9 @@ def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) ->
     labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
     index = None
     if cfg.source == "real":
-        real.enough(per_class)
+        if (least := min(map(len, real.class_index))) < per_class:
+            asked = f"a pool of {cfg.pool} x {cfg.ipc} = {per_class} real images of every class"
+            raise UserError(f"{asked}: {real.facts.name} has a class of only {least}")
         index = real.draw_index(per_class, stream(seed, "Pool"))  # (K, n)
         images = real.take(index.flatten())[0]
     else:

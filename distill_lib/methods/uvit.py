@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet, like, sized
+from ..data import ImageSet, like, side
 from ..generators import uvit
 
 VERSION = 1
@@ -57,12 +57,12 @@ def paper_config(dataset: str, ipc: int | None = None) -> Config:
         ipc: images per class; None: as many as ten minutes give.
     """
     known = like(dataset)
-    side, training = sized(dataset)[1] or known.resolution, uvit.UViTTraining(flip=known.mirrors)
-    if (known.name, side) == ("CIFAR100", 32):
+    pixels, training = side(dataset), uvit.UViTTraining(flip=known.mirrors)
+    if (known.name, pixels) == ("CIFAR100", 32):
         training = replace(training, start="cifar10_uvit_small.pth")
-    elif side >= 64:
+    elif pixels >= 64:
         mid = {k: getattr(uvit.ARCHITECTURES["Mid"], k) for k in ("patch", "width", "depth", "heads")}
-        start = "imagenet64_uvit_mid.pth" if (known.name, side) == ("TinyImageNet", 64) else None
+        start = "imagenet64_uvit_mid.pth" if (known.name, pixels) == ("TinyImageNet", 64) else None
         training = replace(training, steps=117_000, warm_up=5000, looks=117, checkpointing=True, start=start, **mid)
     return Config(ipc=ipc, seconds=600.0 if ipc is None else None, training=training)
 

@@ -10,7 +10,7 @@ from ...data import DATASETS, sized
 from ..diffusion import discrete
 from .network import Numerics
 
-VERSION = 1  # of what the stages make: part of its file's names of their files; raise those of its methods too
+VERSION = 1  # of what the stages make: part of their files' names; raise those of its methods too
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -55,11 +55,11 @@ class Pretraining:
         course = dict(steps=4_000, batch=32, lr=5e-4, warm_up=200, lr_decay=0.4, ema=0.995)
         return replace(self, **tiny, width=256, depth=6, heads=4, **course)
 
-    def file_state(self) -> dict[str, list[int]]:
-        """Size and time of a file of weights, for the keys of what is made from it; {} where there is none."""
-        if self.weights is None or not (file := Path(self.weights)).is_file():
-            return {}
-        return {"weights_file": [file.stat().st_size, file.stat().st_mtime_ns]}
+    def file_state(self) -> dict[str, list[list[int]]]:
+        """Sizes and times of the files of weights, for the keys of what is made from them; {} where there is none."""
+        place = Path(self.weights or "nothing")
+        files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
+        return {"weights_file": [[f.stat().st_size, f.stat().st_mtime_ns] for f in files]} if files else {}
 
     def in_pixels(self) -> Pretraining:
         return replace(self, weights=None, autoencoder="identity", decoder=None, side=None)

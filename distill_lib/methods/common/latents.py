@@ -24,7 +24,7 @@ from ...core.device import send
 from ...core.errors import UserError
 from ...core.measure import give_back
 from ...core.settings import Count, replace, settings
-from ...data import NORMALISATIONS, ImageSet, like, sized
+from ...data import NORMALISATIONS, ImageSet, like, side
 from ...generators import cgan, prior
 from ...generators.layered import LayeredGenerator
 from ...generators.prior import Prior
@@ -72,8 +72,8 @@ class CodeSpace:
         if known.name in ("CIFAR10", "PathMNIST"):  # classes ImageNet does not have
             own = Prior("StyleGAN-XL", "imagenet", classes="random")
             return CodeSpace(own, CIFAR_LAYER if known.name == "CIFAR10" else layer, lr_img, lr_w)
-        space, side = CodeSpace(Prior(), lr_w=lr_w).small(match), sized(dataset)[1] or known.resolution
-        return replace(space, layer=min(space.layer, CGAN_LAYERS.get(side, space.layer)))
+        space = CodeSpace(Prior(), lr_w=lr_w).small(match)
+        return replace(space, layer=min(space.layer, CGAN_LAYERS.get(side(dataset), space.layer)))
 
     def small(self, match: str) -> CodeSpace:
         """The generator is a conditional GAN trained in minutes, or one of its shape with random weights."""
