@@ -19,7 +19,7 @@ from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet, augment
-from distill_lib.evaluation import evaluate, evaluate_networks, evaluator, loss_per_network, targets, update_average
+from distill_lib.evaluation import evaluate, evaluator, loss_per_network, targets, update_average
 from distill_lib.evaluation.protocols import PROTOCOLS, protocol
 from distill_lib.generators import cgan
 from distill_lib.generators.generated import GeneratedSet
@@ -410,11 +410,6 @@ def test_uint8_images_are_normalised_batch_by_batch(test_set):
     assert a.metrics["train_loss"] == pytest.approx(b.metrics["train_loss"], rel=1e-5)
     assert a.test_accuracy_pct == pytest.approx(b.test_accuracy_pct, abs=2.6)  # one image of 40
     assert a.bytes["images"] == 40 * 64 and b.bytes["images"] == 4 * 40 * 64
-
-
-def test_cross_architecture(test_set):
-    table = evaluate_networks(toy(30), test_set, "vico_dsa@1ep", [NET, "MLP"], num_eval=1)
-    assert list(table) == [NET, "MLP"] and table["MLP"].network == "MLP"
 
 
 def test_a_finished_evaluation_without_validation_images_is_not_taken_for_one_with_them(test_set, tmp_path):

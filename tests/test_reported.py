@@ -61,7 +61,7 @@ NETWORKS = {
 
 
 def rows_of(experiment):
-    return reported.load_experiment(experiment).to_dict("records")
+    return reported.cells_of(experiment)
 
 
 def test_every_table_has_every_cell():
@@ -195,7 +195,7 @@ def test_unknown_names_list_the_valid_ones():
     with pytest.raises(UserError, match="unknown experiment 'skd/table1': did you mean skd/table1_accuracy"):
         reported.matrix("skd/table1")
     with pytest.raises(UserError, match="unknown experiment 'dm/table1'"):
-        reported.load_experiment("dm/table1")
+        reported.cells_of("dm/table1")
 
 
 def test_matrix_has_the_layout_of_the_paper():
@@ -306,11 +306,6 @@ def test_notes_are_grouped_by_text():
         3,
     ]
     assert len(reported.notes("slfd/table4_cifar10")) == 1
-
-
-def test_summary_counts_cells():
-    assert reported.summary("skd")["cells"].to_dict() == {k: v for k, v in CELLS.items() if k.startswith("skd/")}
-    assert list(reported.summary("slfd").columns) == [LOST, "cells"]
 
 
 def test_every_accuracy_lies_between_zero_and_the_full_data():

@@ -34,7 +34,7 @@ def made(real, seed, ipc=1):
 
 def test_table2_has_the_papers_cells():
     cells = skd.table2_cells(experiments.check_parameters(skd.TABLE2, {}))
-    printed = {(r["method"], r["network"]) for r in reported.load_experiment(skd.TABLE2).to_dict("records")}
+    printed = {(r["method"], r["network"]) for r in reported.cells_of(skd.TABLE2)}
     assert {(c.method, c.network) for c in cells} == printed and len(cells) == len(printed)
     assert all((c.dataset, c.ipc) == ("CIFAR10", 10) for c in cells)
 

@@ -7,7 +7,6 @@ import ctypes
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -94,7 +93,7 @@ def _peak_on(device: torch.device) -> float:
 _open: list[tuple[torch.device, Cost]] = []  # blocks that are measured now, one inside the other
 
 
-@contextmanager
+@contextlib.contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
     """Fill in a `Cost` when the block ends; a block inside it may be measured too."""
     device, cost = torch.device(device), Cost()

@@ -12,7 +12,6 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import psutil
 
 from . import paths
-from .errors import UserError
+from .errors import TimeUp, UserError
 from .files import atomically
 from .measure import Cost, measure
 
@@ -68,7 +67,7 @@ class Spent:
         sums = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "joules": self.joules}
         return {**{k: round(sum(v.values()), 2) for k, v in sums.items() if v}, "memory_mb": round(self.memory_mb)}
 
-    @contextmanager
+    @contextlib.contextmanager
     def phase(self, name: str, place: Any) -> Iterator[None]:
         """Measure a block; call `tick` in it now and then."""
         now = _Phase(self, name)
@@ -136,7 +135,7 @@ class Activity:
         self._written = self._logged = 0.0
         self._log: Path | None = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def cell(self, cell: Any, profile: str, number: int, why: str = "") -> Iterator[None]:
         """A cell is being computed: the `number`th of the run."""
         self._log = log_path(cell, profile)
@@ -147,7 +146,7 @@ class Activity:
         try:
             yield
         except BaseException as err:
-            known = isinstance(err, (UserError, KeyboardInterrupt)) or type(err).__name__ == "TimeUp"
+            known = isinstance(err, (UserError, KeyboardInterrupt, TimeUp))
             self._say(
                 "stopped: " + (str(err) or type(err).__name__ if known else "".join(traceback.format_exception(err)))
             )

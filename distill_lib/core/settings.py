@@ -13,8 +13,6 @@ from pydantic.dataclasses import dataclass as _dataclass
 
 from .errors import UserError
 
-__all__ = ["Count", "Whole", "added", "as_dict", "from_dict", "lowered", "replace", "settings"]
-
 Count = Annotated[int, pydantic.Field(ge=1)]  # at least one
 Whole = Annotated[int, pydantic.Field(ge=0)]  # none or more
 

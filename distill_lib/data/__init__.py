@@ -6,28 +6,3 @@ from .imageset import READERS, Facts, ImageSet
 from .loading import facts_table, load, load_with_validation, not_at_hand, split
 from .prepare import RESIZE, open_image, resize
 from .whitening import Whitening
-
-__all__ = [
-    "DATASETS",
-    "NORMALISATIONS",
-    "READERS",
-    "RESIZE",
-    "Dataset",
-    "Facts",
-    "ImageSet",
-    "Whitening",
-    "downloads",
-    "facts_table",
-    "hold_out",
-    "how_to_fetch",
-    "like",
-    "load",
-    "load_with_validation",
-    "locate",
-    "not_at_hand",
-    "open_image",
-    "resize",
-    "sized",
-    "split",
-    "unpacked",
-]

@@ -177,21 +177,6 @@ def evaluate(
     )
 
 
-def evaluate_networks(
-    synthetic: ImageSet,
-    test: ImageSet,
-    protocol: str | Protocol = "vico_dsa",
-    networks: Sequence[str] = ("ConvNet",),
-    **options: Any,
-) -> dict[str, Evaluation]:
-    """`evaluate` with each of several architectures: the rows of a cross-architecture table.
-
-    Args:
-        options: passed on to `evaluate`.
-    """
-    return {name: evaluate(synthetic, test, protocol, name, **options) for name in networks}
-
-
 # --- preparation ----------------------------------------------------------------------------------
 @dataclass
 class _Job:

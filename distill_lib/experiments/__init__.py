@@ -4,24 +4,3 @@ from .definition import Experiment, Numbers, Parameters, Skip, Task
 from .engine import run
 from .registry import check_parameters, experiment, experiments, find, paper_data, parameters, select
 from .state import TO_COMPUTE, Outcome, Status, plan, status
-
-__all__ = [
-    "TO_COMPUTE",
-    "Experiment",
-    "Numbers",
-    "Outcome",
-    "Parameters",
-    "Skip",
-    "Status",
-    "Task",
-    "check_parameters",
-    "experiment",
-    "experiments",
-    "find",
-    "paper_data",
-    "parameters",
-    "plan",
-    "run",
-    "select",
-    "status",
-]

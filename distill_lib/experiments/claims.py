@@ -89,25 +89,16 @@ class Arm:
         return Cell(experiment, self.method, scale.dataset, ipc, network, scale.protocol, self.name)
 
 
-def _by_set(record: Record, values: list[Any]) -> dict[int, list[Any]]:
-    """Values of a record by distilled set: one for each network, or one for each set."""
-    sets = record.sets if len(values) == len(record.sets) else list(dict.fromkeys(record.sets))
-    out: dict[int, list[Any]] = {i: [] for i in sets}
-    for i, value in zip(sets, values, strict=True):
-        out[i].append(value)
-    return out
-
-
 def _accuracy(record: Record) -> dict[int, float]:
-    return {i: statistics.fmean(v) for i, v in _by_set(record, record.test_accuracy_pct).items()}
+    return {i: statistics.fmean(v) for i, v in record.by_set().items()}
 
 
 def _spread(record: Record) -> dict[int, float]:
-    return {i: statistics.stdev(v) for i, v in _by_set(record, record.test_accuracy_pct).items()}
+    return {i: statistics.stdev(v) for i, v in record.by_set().items()}
 
 
 def _spread_of_architectures(record: Record) -> dict[int, float]:
-    each = [_by_set(record, v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")]
+    each = [record.by_set(v) for k, v in record.metrics.items() if k.startswith("accuracy_pct, ")]
     return {i: statistics.stdev([statistics.fmean(of[i]) for of in each]) for i in record.done}
 
 
@@ -132,7 +123,7 @@ def _metric(quantity: str, change: Callable[[float], float] = float) -> Callable
 
     def of(record: Record) -> dict[int, float]:
         values = record.metrics.get(metric_of(quantity, record), [])
-        return {i: change(v) for i, (v,) in _by_set(record, values).items()} if values else {}
+        return {i: change(v) for i, (v,) in record.by_set(values).items()} if values else {}
 
     return of
 

@@ -15,7 +15,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +118,7 @@ def run(
     return engine.ended(outcome, name, params, cells, strict, say)
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(
     workers: int | None = None,
     scheduler: str | None = None,

@@ -143,8 +143,4 @@ def _traced(by: dict[str, Any], where: str) -> None:
 
 def _continues(record: Record, here: Record) -> bool:
     """Whether a record holds every set of the one here, with the same accuracies."""
-
-    def by_set(r: Record) -> dict[int, list[float]]:
-        return {i: [v for v, of in zip(r.test_accuracy_pct, r.sets, strict=True) if of == i] for i in r.done}
-
-    return by_set(here).items() <= by_set(record).items()
+    return here.by_set().items() <= record.by_set().items()

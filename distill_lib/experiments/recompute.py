@@ -43,7 +43,7 @@ class Recomputed:
     @property
     def pairs(self) -> list[tuple[float, float]]:
         """Accuracy recorded and computed again, in percent, of every network of the sets that both hold."""
-        recorded, again = (_by_set(r) for r in (self.record, self.again))
+        recorded, again = (r.by_set() for r in (self.record, self.again))
         return [pair for i in recorded.keys() & again.keys() for pair in zip(recorded[i], again[i], strict=True)]
 
     @property
@@ -59,7 +59,7 @@ class Recomputed:
     @property
     def spread(self) -> float | None:
         """Standard deviation between the means of sets from several seeds, in points; None with a single set."""
-        each = _by_set(self.again if len(self.again.done) > 1 else self.record)
+        each = (self.again if len(self.again.done) > 1 else self.record).by_set()
         return statistics.std([statistics.mean(v) for v in each.values()], ddof=1) if len(each) > 1 else None
 
     def __str__(self) -> str:
@@ -71,10 +71,6 @@ class Recomputed:
             f"{means} % computed again: {self.mean_difference:+.2f} points, at most {self.largest_difference:.2f} in a "
             f"network{spread}"
         )
-
-
-def _by_set(record: Record) -> dict[int, list[float]]:
-    return {i: [v for v, of in zip(record.test_accuracy_pct, record.sets, strict=True) if of == i] for i in record.done}
 
 
 def recompute(

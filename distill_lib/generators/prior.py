@@ -54,7 +54,6 @@ def prepare(real: ImageSet, prior: Prior, loop: Loop | None = None) -> LayeredGe
 
     Raises: UserError: settings that do not fit together or the set; weights that are not there.  TimeUp.
     """
-    channels, height, side = real.shape
     made = _made(real, prior, loop).to(real.device).eval().requires_grad_(False)
     if made.image_shape != real.shape:
         draws = f"{prior.family} with {prior.weights} weights draws images of {made.image_shape}"
@@ -153,5 +152,4 @@ def drawn_classes(generator: LayeredGenerator, real: ImageSet, prior: Prior) -> 
 
 
 def stage1(prior: Prior) -> dict[str, cgan.GAN]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": prior.gan} if (prior.family, prior.weights) == ("cGAN", "trained") else {}

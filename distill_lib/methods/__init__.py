@@ -28,8 +28,6 @@ from . import (
 )
 from .contract import Method, optional, variant
 
-__all__ = ["METHODS", "Method", "optional", "variant"]
-
 METHODS: dict[str, Method] = {
     "Random": random_real,
     "Herding": selection,

@@ -67,7 +67,6 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the maps; bfloat16 moves the gradient by about 5 %
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return self._reduced(iterations=2, batch_real=16, batch_query=4, max_updates=4, max_epochs=3, window=3)
 
     def small(self) -> Config:

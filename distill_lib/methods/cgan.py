@@ -24,7 +24,6 @@ class Config:
     longer: Matching | None = None  # go on for as many steps as this second stage has, without matching: a control
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, gan=self.gan.smoke(), longer=self.longer and self.longer.smoke())
 
     def small(self) -> Config:

@@ -53,7 +53,6 @@ class Config:
     dsa: str | None = None  # None: DC; operations, siamese when matching, per image when training: DSA; "none" for none
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(lowered(self, iterations=15, outer_loop=2), inner_epochs=1, batch_real=16)
 
     def small(self) -> Config:

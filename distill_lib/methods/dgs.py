@@ -86,7 +86,6 @@ class Config:
     scoring: Scoring = Scoring()
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         scoring = replace(self.scoring.smoke(self.ipc), scorer="trained")
         tuning, sampling = self.tuning and self.tuning.smoke(), self.sampling.smoke()
         return replace(self, base=self.base.smoke(), tuning=tuning, sampling=sampling, scoring=scoring)
@@ -114,7 +113,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, dit.Pretraining | Tuning]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base} | ({"Minimax fine-tuning": cfg.tuning} if cfg.tuning else {})
 
 

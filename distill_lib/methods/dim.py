@@ -34,7 +34,6 @@ class Config:
     weight: float | None = None  # None: the official constant of the target
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, gan=self.gan.smoke(), matching=self.matching.smoke())
 
     def small(self) -> Config:

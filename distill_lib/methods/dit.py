@@ -21,7 +21,6 @@ class Config:
     sampling: dit.Sampling = dit.Sampling()
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, base=self.base.smoke(), sampling=self.sampling.smoke())
 
     def small(self) -> Config:
@@ -39,12 +38,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, dit.Pretraining]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base}
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, unless it is there already."""
     dit.base(real, cfg.base, loop)
 
 

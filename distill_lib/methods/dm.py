@@ -34,7 +34,6 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the synthetic images stay float32
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(lowered(self, iterations=40), batch_real=32)
 
     def small(self) -> Config:

@@ -62,7 +62,6 @@ class Config:
     students: Students = Students()  # of MTT
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         few = lowered(self, iterations=10, batch_real=16)
         return replace(few, space=self.space.smoke(), students=self.students.smoke())
 
@@ -86,12 +85,10 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Any]:
-    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior) | ({"expert trajectories": cfg.students.experts} if cfg.match == "MTT" else {})
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, unless it is there already."""
     prior.prepare(real, cfg.space.prior, loop)
     if cfg.match == "MTT":
         train_experts(real, cfg.students.experts, loop)

@@ -62,7 +62,6 @@ class Config:
     init: Literal["first", "random"] = "first"  # the first images of each class in file order, or random ones
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         few = {"iterations": 1, "batch_real": 16, "images_net": 64, "batch_net": 32, "early_epochs": 0}
         return replace(lowered(self, inner=10), **few)
 

@@ -74,7 +74,6 @@ class Config:
     sampling: Sampling = Sampling()
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, base=self.base.smoke(), tuning=self.tuning.smoke(), sampling=self.sampling.smoke())
 
     def small(self) -> Config:
@@ -94,7 +93,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Pretraining | Tuning]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"DiT": cfg.base, "Minimax fine-tuning": cfg.tuning}
 
 

@@ -42,7 +42,6 @@ class Config:
     source: str = "published"  # of this setting: published by the authors, or what it was reconstructed from
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return self._reduced(self.experts.smoke(), iterations=10, syn_steps=4, max_start_epoch=2, batch_syn=10)
 
     def small(self) -> Config:
@@ -105,12 +104,10 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Experts]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"expert trajectories": cfg.experts}
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, unless it is there already."""
     train_experts(real, cfg.experts, loop)
 
 

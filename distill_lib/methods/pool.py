@@ -35,7 +35,6 @@ class Config:
     scoring: dgs.Scoring = dgs.Scoring(scorer="trained")
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, gan=self.gan.smoke(), scoring=replace(self.scoring.smoke(self.ipc), folds=2))
 
     def small(self) -> Config:
@@ -50,7 +49,6 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, cgan.GAN]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"conditional GAN": cfg.gan} if cfg.source == "GAN" else {}
 
 

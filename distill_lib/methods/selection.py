@@ -40,7 +40,6 @@ class Config:
     never_learned: Literal["most", "none"] | None = None  # Forgetting: such images first, or no event (None: the same)
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, training=self.training.smoke(self.ipc))
 
     def small(self) -> Config:
@@ -61,12 +60,10 @@ def paper_config(dataset: str, ipc: int, never_learned: Literal["most", "none"] 
 
 
 def stage1(cfg: Config) -> dict[str, reference.Training]:
-    """Settings of stage 1, which several sets share, by name."""
     return {"feature network": cfg.training}
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, unless it is there already."""
     reference.on_real(real, cfg.training, seed, loop)
 
 

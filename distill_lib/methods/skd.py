@@ -49,7 +49,6 @@ class Config:
     target: Literal["logits", "embedding"] = "logits"  # K in equation 6 is the classes; one sentence could say features
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(self, gan=self.gan.smoke(), matching=self.matching.smoke())
 
     def small(self) -> Config:

@@ -77,7 +77,6 @@ class Config:
     module: StochasticModule = StochasticModule()
 
     def smoke(self) -> Config:
-        """The same method, small enough for two CPU cores in seconds."""
         return replace(lowered(self, iterations=10, batch_real=16), space=self.space.smoke())
 
     def small(self) -> Config:
@@ -93,12 +92,10 @@ def paper_config(dataset: str, ipc: int, match: str = "DC") -> Config:
 
 
 def stage1(cfg: Config) -> dict[str, Any]:
-    """Settings of stage 1, which several sets share, by name."""
     return prior.stage1(cfg.space.prior)
 
 
 def prepare(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> None:
-    """Make stage 1, unless it is there already."""
     prior.prepare(real, cfg.space.prior, loop)
 
 

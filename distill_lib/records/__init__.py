@@ -15,21 +15,3 @@ from .record import (
     sets_and_networks,
     underfit,
 )
-
-__all__ = [
-    "ABOVE_CHANCE",
-    "Cell",
-    "Record",
-    "code_state",
-    "cost",
-    "differences",
-    "files",
-    "load",
-    "lock_state",
-    "number_of_classes",
-    "path",
-    "provenance",
-    "read",
-    "sets_and_networks",
-    "underfit",
-]

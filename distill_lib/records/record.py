@@ -96,6 +96,15 @@ class Record:
         """Numbers of the distilled sets it holds; `key["num_sets"]` says how many the protocol has."""
         return sorted(set(self.sets))
 
+    def by_set(self, values: list[Any] | None = None) -> dict[int, list[Any]]:
+        """Its accuracies, or other values of its networks or of its sets, by the number of the distilled set."""
+        values = self.test_accuracy_pct if values is None else values
+        sets = self.sets if len(values) == len(self.sets) else list(dict.fromkeys(self.sets))
+        out: dict[int, list[Any]] = {i: [] for i in sets}
+        for i, value in zip(sets, values, strict=True):
+            out[i].append(value)
+        return out
+
     def differs(self, other: Record, num_sets: bool = True) -> list[str]:
         """What is not the same in what the numbers of two records depend on, one line each; `num_sets`: also in how
         many sets there are to be."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import functools
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,14 +98,6 @@ def load(paper: str) -> pd.DataFrame:
     Raises: UserError: unknown paper, or a damaged file: file, line and what is wrong.
     """
     return _frame(_rows(paper))
-
-
-def load_experiment(experiment: str) -> pd.DataFrame:
-    """The rows of one table or figure, in the paper's order; columns as in `load`.
-
-    Raises: UserError: unknown experiment, or a damaged file.
-    """
-    return _frame(cells_of(experiment))
 
 
 def experiment_names(paper: str | None = None, attributed: bool = False) -> list[str]:
@@ -208,17 +199,6 @@ def notes(experiment: str) -> pd.DataFrame:
         for note, hits in found.items()
     ]
     return pd.DataFrame(lines, columns=["note", "rows", "cells"])
-
-
-def summary(paper: str) -> pd.DataFrame:
-    """How many cells of each table the source prints, and how many it lost; index: experiment."""
-    names = experiment_names(paper)
-    counts = [Counter(r["status"] for r in cells_of(n)) for n in names]
-    kinds = [s for s in STATUSES if any(c[s] for c in counts)]
-    index = pd.Index(names, name="experiment")
-    return pd.DataFrame(
-        {s: [c[s] for c in counts] for s in kinds} | {"cells": [c.total() for c in counts]}, index=index
-    )
 
 
 def cells_of(experiment: str) -> list[dict[str, Any]]:

@@ -24,12 +24,12 @@ from ..experiments.definition import Parameters
 from ..records import Cell, Record
 from .numbers import Findings
 
-PAPER_TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
+TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 
 
 def papers() -> list[str]:
     """The papers that have claims."""
-    return [paper for paper in PAPER_TITLES if f"{paper}/claims" in experiments.experiments()]
+    return [paper for paper in TITLES if f"{paper}/claims" in experiments.experiments()]
 
 
 def of(paper: str, params: Parameters | None = None) -> list[Finding]:
@@ -159,7 +159,7 @@ def summary() -> pd.DataFrame:
         words = {word.removesuffix(" larger than δ"): final[word] for word in WORDS if word != "not run"}
         rows.append(
             {
-                "paper": PAPER_TITLES[paper],
+                "paper": TITLES[paper],
                 "claims": len(found),
                 **words,
                 "provisional": open_,
@@ -183,14 +183,14 @@ def overall() -> Findings:
         some = []
         for paper, claims in every.items():
             if names := [title(f.claim) for f in claims if f.word == word and not f.provisional]:
-                some.append(f"{PAPER_TITLES[paper]} ({'; '.join(names)})")
+                some.append(f"{TITLES[paper]} ({'; '.join(names)})")
         if some:
             out.append(f"*{word}*: {', '.join(some)}.")
     for said, belongs in (
         ("Not run yet", _not_begun),
         ("Recorded, but left out for the reason in the table", lambda f: bool(f.why) and not f.effect.n),
     ):
-        left = {PAPER_TITLES[paper]: sum(map(belongs, claims)) for paper, claims in every.items()}
+        left = {TITLES[paper]: sum(map(belongs, claims)) for paper, claims in every.items()}
         if texts := [f"{n} of {paper}" for paper, n in left.items() if n]:
             out.append(f"{said}: {', '.join(texts)}.")
     return Findings(out)
@@ -203,7 +203,7 @@ def run() -> pd.DataFrame:
         some = sorted((f for f in of(paper) if f.effect.n), key=lambda f: (f.provisional, WORDS.index(f.word)))
         if some:
             named = points(some).assign(name=[title(f.claim) for f in some])
-            parts += [part.assign(panel=f"{PAPER_TITLES[paper]}, in {unit}") for unit, part in named.groupby("unit")]
+            parts += [part.assign(panel=f"{TITLES[paper]}, in {unit}") for unit, part in named.groupby("unit")]
     return pd.concat(parts)
 
 

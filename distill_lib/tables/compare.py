@@ -10,7 +10,7 @@ import pandas as pd
 from .. import records
 from ..experiments import Outcome
 from ..experiments.registry import paper_data
-from ..records import Cell, Record, reported
+from ..records import Cell, Record
 from . import ledger
 from .numbers import (
     NOT_PRINTED,
@@ -229,13 +229,3 @@ def under_protocols(outcome: Outcome) -> dict[str, pd.DataFrame]:
             line[protocol] = UNDERFIT if poor else text
         tables.setdefault(budget, []).append(line)
     return {budget: pd.DataFrame(lines).fillna("") for budget, lines in tables.items()}
-
-
-def counts(outcome: Outcome) -> str:
-    """How many of the paper's cells were measured, and how: `ledger.progress`, of the cells the outcome is about."""
-    return ledger.of_outcome(outcome)
-
-
-def as_published(experiment: str) -> pd.DataFrame:
-    """A table as the paper prints it, 'not in the source' where the number is lost."""
-    return reported.matrix(experiment)

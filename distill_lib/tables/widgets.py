@@ -24,11 +24,11 @@ from ..experiments.papers import slfd
 from ..figures.images import pixels, sheet
 from ..records import Cell, reported
 from . import findings, ledger
+from .claims import TITLES
 from .compare import quoted
 from .gallery import Shelf
 from .html import BOOK
 
-TITLES = {"skd": "SKD", "uvit": "U-ViT", "dgs": "DGS", "slfd": "SLFD"}
 PARTS = {  # what the bars of the front page tell apart -> the ledger's statuses
     "matched": ("matched",),
     "differs": ("differs",),

@@ -7,23 +7,3 @@ from .dc_operations import dc
 from .operations import perform
 from .pipelines import DCBENCH_POLICIES, IMAGENET_MEAN, IMAGENET_STD, ImageNet
 from .strategies import Strategy, dsa, frepo, idc, none, strategy_for
-
-__all__ = [
-    "AUGMENTATIONS",
-    "DCBENCH_POLICIES",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "Augmentation",
-    "CutMix",
-    "ImageNet",
-    "Params",
-    "Strategy",
-    "dc",
-    "dsa",
-    "frepo",
-    "idc",
-    "named",
-    "none",
-    "perform",
-    "strategy_for",
-]

@@ -1,3 +1,1 @@
 """Scores of synthetic sets and generators."""
-
-from __future__ import annotations

@@ -1,7 +1,5 @@
 """What each table and figure consists of: one file per paper. Add an experiment to its paper's list."""
 
-from __future__ import annotations
-
 from . import claims_dgs, claims_skd, claims_slfd, claims_uvit, dgs, skd, slfd, uvit
 
 EXPERIMENTS = [
