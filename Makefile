@@ -3,7 +3,7 @@
 #   make test ARGS="-k book"
 PROFILE ?= smoke
 PYTHON ?= python3
-MINUTES ?= 13
+MINUTES ?= 9
 OUT ?= runs/gpu_out
 DEVICE ?= cuda
 KIT ?= runs/gpu_kit

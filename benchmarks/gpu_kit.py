@@ -1,7 +1,7 @@
 """What a machine with a GPU is asked in a few minutes: its tests, its speed, numbers under the papers' protocols.
 
     python benchmarks/gpu_kit.py collect KIT                              # where there is a network: a few MB to carry
-    python benchmarks/gpu_kit.py run OUT --kit KIT --minutes 13           # on the GPU's machine, which needs none
+    python benchmarks/gpu_kit.py run OUT --kit KIT --minutes 9            # on the GPU's machine, which needs none
     distill import OUT                                                    # at home
 
 Every step has a share of the minutes; one that fails or is cut short is reported, and the next one begins. Its results
@@ -52,8 +52,9 @@ PACKAGES = {  # what the machine lacks: name in requirements.lock -> module
     "typing-extensions": "typing_extensions",
     "typing-inspection": "typing_inspection",
 }
+DATA = ["MNIST", "FashionMNIST", "CIFAR10"]
 FILE_BYTES = 16_000_000  # of every file in OUT
-PARTS = 5  # files of the checkpoint; beside them lie manifest.json, results.zip and log.txt
+PARTS = 3  # files of the checkpoint; beside them lie manifest.json, results.zip and log.txt, 64 MB in all
 GRACE_S = 15.0  # for a step to save its state once its time is up
 CUT = "cut short: its time was up"
 STOPPED = "stopped: its time was up, and its state is saved"
@@ -72,7 +73,7 @@ class Step:
 
 def steps(device: str, tests: Path) -> list[Step]:
     """What is done, in order. What a step leaves of its time goes to the next one."""
-    pytest = ["-m", "pytest", "tests/test_gpu.py", f"--junitxml={tests}", "-p", "no:cacheprovider"]
+    pytest = ["-m", "pytest", "-v", "tests/test_gpu.py", f"--junitxml={tests}", "-p", "no:cacheprovider"]
 
     def measure(command: str, cells: str, sets: int) -> list[str]:
         options = ["--cells", cells, "--sets", str(sets), "--device", device]
@@ -92,11 +93,11 @@ def steps(device: str, tests: Path) -> list[Step]:
     names = ["dm", "dc", "mtt", "evaluate", "cgan-train", "skd", "uvit-train", "uvit-draw"]
     return [
         Step("tests", 0.15, [*pytest, "-m", "gpu"]),
-        Step("benchmarks", 0.2, ["benchmarks", *names, "--repeats", "3", "--device", device]),
-        Step("DM", 0.3, measure(fill, "method=DM,dataset=CIFAR10,ipc=1|10|50", 1), True),
-        Step("DC and DSA", 0.1, measure(fill, "method=DC|DSA,ipc=1|10", 1), True),
+        Step("benchmarks", 0.15, ["benchmarks", *names, "--repeats", "3", "--busy-anyway", "--device", device]),
+        # one step: `fill` takes the cheapest printed numbers first, and starting it takes seconds
+        Step("DC, DSA and DM", 0.5, measure(fill, "method=DC|DSA|DM,ipc=1|10|50", 1), True),
         Step("five sets", 0.1, measure(fill, "method=Random|Herding|K-Center|Forgetting|DM", 5), True),
-        Step("SKD, stage 1", 0.15, measure(fill, "method=SKD,dataset=MNIST,ipc=1", 1), True),
+        Step("SKD, stage 1", 0.1, measure(fill, "method=SKD,dataset=MNIST,ipc=1", 1), True),
     ]
 
 
@@ -148,6 +149,8 @@ class Kit:
         self.places = {"full": self.work / "results" / "full", "smoke": self.work / "runs" / "smoke" / "records"}
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive"}
         self.env |= {"DISTILL_RESULTS": str(self.work / "results"), "DISTILL_RUNS": str(self.work / "runs")}
+        self.env |= {"DISTILL_COMPILE": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # compiling takes half a minute
+        self.env.setdefault("DISTILL_DATA", str(runs / "gpu_data"))
         self.report: dict[str, Any] = {"format": FORMAT, "minutes": minutes, "steps": []}
         out.mkdir(parents=True, exist_ok=True)
         self.finish_packing()
@@ -217,7 +220,18 @@ class Kit:
             if not wheels:
                 raise SystemExit(f"not installed: {', '.join(missing)}; make gpu-kit collects them into {self.kit}")
             target = self.work / "packages"
-            pip = ["-m", "pip", "install", "--isolated", "--quiet", "--no-index", "--no-deps", "--find-links", self.kit]
+            pip = [
+                "-m",
+                "pip",
+                "install",
+                "--isolated",
+                "--quiet",
+                "--no-compile",
+                "--no-index",
+                "--no-deps",
+                "--find-links",
+                self.kit,
+            ]
             if subprocess.run([sys.executable, *pip, "--target", target, *wheels]).returncode:
                 raise SystemExit(f"the wheels of {self.kit} cannot be installed: they are for Python {PYTHON} on Linux")
             self.env["PYTHONPATH"] = f"{target}{os.pathsep}{ROOT}"
@@ -226,13 +240,18 @@ class Kit:
             known = json.loads(about.read_text())
             if known["code_sha256"] == code_sha256():
                 self.env.setdefault("DISTILL_COMMIT", known["commit"])
-        ask = "import json, sys; from distill_lib import records; from distill_lib.core.device import pick"
-        ask += "; print(json.dumps(records.provenance(pick(sys.argv[1]))))"
+                self.env.setdefault("GIT_DIR", os.devnull)  # the repository of a copy is not the one it was copied from
+        ask = "import json, sys; from distill_lib import data, records; from distill_lib.core.device import pick"
+        ask += f"; lacking = [why for name in {DATA} if (why := data.not_at_hand(name))]"
+        ask += "; print(json.dumps([records.provenance(pick(sys.argv[1])), lacking]))"
         done = subprocess.run([sys.executable, "-c", ask, self.device], env=self.env, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or "no error").splitlines()[-1]
             raise SystemExit(f"the library does not start on {self.device}: {said}")
-        by = json.loads(done.stdout.splitlines()[-1])
+        by, lacking = json.loads(done.stdout.splitlines()[-1])
+        if self.device != "cpu" and len(lacking) == len(DATA):
+            raise SystemExit(f"no data set is here, looked for in {self.env['DISTILL_DATA']}: {'; '.join(lacking)}")
+        self.report["data_not_here"] = lacking
         if self.device != "cpu" and (not by.get("commit") or by.get("changed_since_commit")):
             raise SystemExit(
                 "no number of this run could be imported: the code is not that of a commit; commit first, and carry "
@@ -271,6 +290,8 @@ class Kit:
             if step.limited and about["status"] == "done" and about["seconds"] >= left:
                 about["status"] = STOPPED
         self.say(f"{step.name}: {about['status']}, {about['seconds']:.0f} s")
+        if about["status"].startswith("failed"):  # the log may not come back
+            print("\n".join((self.out / "log.txt").read_text(errors="replace").splitlines()[-15:]), flush=True)
 
     # --- what goes back ---
     def pack(self) -> None:
@@ -336,12 +357,14 @@ def kept(runs: Path) -> Iterator[Path]:
 
 def ended(process: subprocess.Popen, until: float) -> str:
     """Wait for a step, or end it with all its processes; returns its status in words."""
-    for sign, patience in ((signal.SIGINT, until - time.monotonic()), (signal.SIGKILL, 5.0), (None, 5.0)):
+    status = None
+    for sign, patience in ((signal.SIGINT, until - time.monotonic()), (signal.SIGKILL, 10.0), (None, 5.0)):
         try:
             status = process.wait(max(patience, 1.0))
             break
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, sign)
+            if sign is not None:  # one that outlives this, such as a driver that is closing, is left behind
+                os.killpg(process.pid, sign)
     if time.monotonic() > until:
         return CUT
     return {0: "done", 3: STOPPED}.get(status, f"failed: exit status {status}, see the log")
@@ -355,7 +378,7 @@ def main() -> None:
     of = commands.add_parser("run", help="the tests, the benchmarks, the numbers")
     of.add_argument("out", type=Path)
     of.add_argument("--kit", type=Path, default=ROOT / "runs" / "gpu_kit")
-    of.add_argument("--minutes", type=float, default=13)
+    of.add_argument("--minutes", type=float, default=9)
     of.add_argument("--device", default="cuda")
     args = options.parse_args()
     if args.command == "collect":

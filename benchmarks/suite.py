@@ -165,9 +165,11 @@ def _highest_mb(device: str) -> float:
 def _first(call: Call, side: str, device: str) -> dict[str, Any]:
     """What the first run says: result or facts, peak memory, and of the plain side the counts."""
     before, counter = _held_mb(device), Counter() if side == "plain" else contextlib.nullcontext()
+    rounding, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # results are compared unrounded
     with counter:
         found = call()
     _synchronise(device)
+    torch.backends.cudnn.allow_tf32 = rounding
     first = {"memory_mb": _highest_mb(device) - before, "result": None, "facts": {}}
     if isinstance(found, Tensor):
         first["result"] = found.detach().double().cpu().numpy()

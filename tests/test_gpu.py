@@ -93,17 +93,6 @@ def test_what_stays_on_the_cpu_is_not_copied(copies):
 
 @gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "Full data"])
-def test_every_method_distils_on_a_gpu(name, small, tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
-    made = METHODS[name].distill(small[0].to(DEVICE), tiny(name), seed=0)
-    per_class = 2 * getattr(tiny(name), "factor", 1) ** 2
-    assert torch.bincount(made.hard_labels.cpu()).tolist() == [per_class] * small[0].num_classes
-    assert torch.isfinite(made.images.float()).all()
-
-
-@gpu
-@pytest.mark.gpu
 def test_an_evaluation_ends_where_the_cpus_does(small):
     real, test = small
     few = METHODS["Random"].distill(real, METHODS["Random"].Config(ipc=10), seed=0)
@@ -137,3 +126,16 @@ def test_tf32_costs_no_accuracy_over_five_seeds(rounding, monkeypatch):
         ]
     gaps = np.subtract(found["1"], found["0"])
     assert abs(gaps.mean()) <= 1.0 + 2 * gaps.std(ddof=1) / 5**0.5
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "name", sorted((n for n in METHODS if n != "Full data"), key=lambda n: n not in ("DM", "DC", "DSA"))
+)
+def test_every_method_distils_on_a_gpu(name, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    made = METHODS[name].distill(small[0].to(DEVICE), tiny(name), seed=0)
+    per_class = 2 * getattr(tiny(name), "factor", 1) ** 2
+    assert torch.bincount(made.hard_labels.cpu()).tolist() == [per_class] * small[0].num_classes
+    assert torch.isfinite(made.images.float()).all()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from distill_lib import networks
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
-from distill_lib.networks.winograd import Products
+from distill_lib.networks.winograd import Products, patches_at_once
 
 CASES = [  # name, image shape: 28 pixels are lifted to 32, sides of 12 and 6 need the small tiles
     ("ConvNetW8", (1, 28, 28)),
@@ -102,3 +102,13 @@ def test_other_networks_are_refused(name, shape):
     assert not Products.fits(network)
     with pytest.raises(UserError, match="ConvNet with instance norm"):
         Products(network)
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (3, 3)])
+def test_neighbourhoods_on_a_gpu_are_those_of_unfold(padding):
+    images = torch.randn(4, 3, 10, 10, generator=stream(0, "patches"), dtype=torch.float64, requires_grad=True)
+    found, plain = patches_at_once(images, padding), F.unfold(images, 3, padding=padding)
+    assert torch.equal(found, plain)
+    weights = torch.randn(plain.shape, generator=stream(1, "patches"), dtype=torch.float64)
+    grads = [torch.autograd.grad((p * weights).sum(), images)[0] for p in (found, plain)]
+    assert torch.allclose(*grads, rtol=1e-12)

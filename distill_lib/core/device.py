@@ -96,7 +96,7 @@ def send(x: torch.Tensor, device: torch.device | str, dtype: torch.dtype | None 
     """
     x = x.to(dtype or x.dtype)
     if torch.device(device).type == "cuda" and x.device.type == "cpu":
-        return x.pin_memory().to(device, non_blocking=True)
+        return x.contiguous().pin_memory().to(device, non_blocking=True)  # of strided memory the copy would wait too
     return x.to(device)
 
 

@@ -73,6 +73,8 @@ def _unpack(folder: Path, place: Path) -> None:
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT}")
         for name, about in manifest["files"].items():
+            if name.startswith("checkpoint.") and not (folder / name).is_file():
+                continue  # large, and only to go on from
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != about["sha256"]:
                 raise ValueError(f"{name}: another checksum than when it was written")
         with zipfile.ZipFile(folder / "results.zip") as archive:

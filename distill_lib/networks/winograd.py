@@ -103,6 +103,13 @@ class _Overlap(torch.autograd.Function):
         return _Windows.apply(grad.contiguous(), ctx.m), None, None
 
 
+def patches_at_once(images: Tensor, padding: tuple[int, int]) -> Tensor:
+    """`F.unfold(images, 3, padding=padding)`, which on a GPU starts a kernel for every image."""
+    above, left = padding
+    windows = F.pad(images, (left, left, above, above)).unfold(2, 3, 1).unfold(3, 3, 1)
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(images), 9 * images.shape[1], -1)
+
+
 def _pool(x: Tensor) -> Tensor:
     """2x2 averages of (N, H, W, C)."""
     return F.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
@@ -238,7 +245,8 @@ class Products:
     def _first(self, images: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, H', W', width): convolution and norm."""
         n, groups = len(images), len(weight)
-        patches = F.unfold(images, 3, padding=self.padding)  # (N, 9 C, L)
+        on_cpu = images.device.type == "cpu"
+        patches = F.unfold(images, 3, padding=self.padding) if on_cpu else patches_at_once(images, self.padding)
         patches = patches - patches.mean(2, keepdim=True)
         covariance = torch.bmm(patches, patches.transpose(1, 2)) / patches.shape[2]
         # each image its own
