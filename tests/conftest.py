@@ -29,5 +29,18 @@ def compiler(tmp_path_factory):
         pytest.skip(f"no C++ compiler that works: {err}")
 
 
+@pytest.fixture(scope="session")
+def digits():
+    """The digits' training and test set."""
+    from distill_lib import data  # here: the kit's tests run where not all of its packages are
+
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def real(digits):
+    return digits[0]
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(FOLDER, ignore_errors=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, networks
+from distill_lib import networks
 from distill_lib.core.device import Pieces
 from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
@@ -148,11 +148,6 @@ def test_with_the_leak_training_ends_at_once_when_the_window_is_full():
     assert watch.spread > 0.03
     watch.note(0.28)
     assert watch.spread < 0.03
-
-
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
 
 
 TINY = cafe.Config(

@@ -25,11 +25,6 @@ GREY28, RGB32 = Architecture((1, 28, 28), 10), Architecture((3, 32, 32), 10)
 TINY = replace(GAN().smoke(), width=8, batch=8, per_epoch=48, looks=2, samples=40, gp_every=1)
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))

@@ -403,11 +403,6 @@ def test_diffusers_autoencoder_behind_the_same_interface(tmp_path):
 
 
 # --- stages ---
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))

@@ -23,11 +23,6 @@ TINY = frepo.Config(ipc=1, iterations=3, network="FRePoConvW32BN", batch_target=
 K = 3
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
 def problem(n=4, m=6, seed=0):
     rng = stream(seed, "frepo test")
     x, t = (torch.randn(count, 1, 8, 8, generator=rng, dtype=torch.float64) for count in (n, m))

@@ -23,11 +23,6 @@ SMALL = CodeSpace(Prior("small", "random", width=16), layer=3)
 
 
 @pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
-@pytest.fixture(scope="module")
 def coloured():
     return data.load("BloodCells-mini", 16)[0]
 

@@ -27,11 +27,6 @@ def toy(shape=(1, 28, 28), per_class=20):
     return data.ImageSet(images, torch.arange(K).repeat(per_class), facts)
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 # --- multi-formation --------------------------------------------------------------------------------------------------
 def test_factor_one_decodes_to_the_images_themselves():
     images = torch.rand(K, M, 3, 8, 8)

@@ -17,11 +17,6 @@ from distill_lib.methods.common import ntk
 TINY = kip.Config(ipc=1, iterations=4, kernel="FC1", batch_target=40)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
 def problem(n=4, m=6, k=3):
     rng = stream(0, "kip test")
     x, t = (torch.randn(count, 1, 8, 8, generator=rng, dtype=torch.float64) for count in (n, m))

@@ -17,11 +17,6 @@ from distill_lib.methods import METHODS, check, optional, random_real, variant
 from distill_lib.methods.contract import REQUIRED
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 def tiny(name, ipc=2):
     cfg = METHODS[name].paper_config("digits", ipc).smoke()
     changes = {f: v for f, v in {"iterations": 3, "batch_real": 8}.items() if hasattr(cfg, f)}

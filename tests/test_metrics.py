@@ -26,11 +26,6 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """No weights are at hand, and nothing is kept."""

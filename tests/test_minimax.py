@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill_lib import data, experiments
+from distill_lib import experiments
 from distill_lib.core.errors import TimeUp
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
@@ -26,11 +26,6 @@ from distill_lib.tables import dgs as tables_dgs
 
 BASE = replace(generators_dit.Pretraining().smoke(), steps=4, batch=8, width=16, depth=2)
 QUICK = replace(Tuning().smoke(), steps=6, batch=4, memory=3)
-
-
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from distill_lib import data, networks
+from distill_lib import networks
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
@@ -21,11 +21,6 @@ from distill_lib.methods.common.trajectories import Experts, flat, unflat
 from distill_lib.networks.gradients import Derivatives
 
 K = 3
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -228,17 +223,17 @@ def test_the_papers_networks_have_their_sizes():
         assert all(torch.equal(a, b) for a, b in zip(back, network.parameters(), strict=True))
 
 
-def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
+def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(real):
     experts = few()
-    found = trajectories.train_experts(digits, experts)
+    found = trajectories.train_experts(real, experts)
     shots = load_file(found.file(1))["snapshots"]
     rng = stream(0, "expert", 1)
-    network = networks.fresh("ConvNetD2W8", digits, rng)
+    network = networks.fresh("ConvNetD2W8", real, rng)
     assert torch.equal(shots[0], flat([p.detach() for p in network.parameters()]))
     optimizer, aug = torch.optim.SGD(network.parameters(), lr=0.01), augment.dsa("color_crop")
     for epoch in range(2):
-        for index in torch.randperm(len(digits), generator=rng)[:40].split(16):
-            images, labels = digits.take(index)
+        for index in torch.randperm(len(real), generator=rng)[:40].split(16):
+            images, labels = real.take(index)
             optimizer.zero_grad()
             F.cross_entropy(network(aug(images, rng)), labels).backward()
             optimizer.step()
@@ -250,27 +245,27 @@ def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(digits):
     assert torch.equal(first, shots[0]) and torch.equal(last, shots[2])
 
 
-def test_experts_are_shared_and_more_of_them_are_added(digits, runs):
-    found = trajectories.train_experts(digits, few())
+def test_experts_are_shared_and_more_of_them_are_added(real, runs):
+    found = trajectories.train_experts(real, few())
     times = {f: f.stat().st_mtime_ns for f in found.folder.glob("*.safetensors")}
     assert len(times) == 2
-    more = trajectories.train_experts(digits, few(count=3))
+    more = trajectories.train_experts(real, few(count=3))
     assert more.folder == found.folder and len(list(found.folder.glob("*.safetensors"))) == 3
     assert all(f.stat().st_mtime_ns == t for f, t in times.items())
-    assert trajectories.train_experts(digits, few(lr=0.02)).folder != found.folder
+    assert trajectories.train_experts(real, few(lr=0.02)).folder != found.folder
     about = json.loads((found.folder / "settings.json").read_text())
     assert about["bytes_per_expert"] == found.expert_bytes == 3 * 4 * found.parameters
-    assert about["settings"]["epochs"] == 2 and about["data_sha256"] == digits.sha256()
+    assert about["settings"]["epochs"] == 2 and about["data_sha256"] == real.sha256()
     assert abs(found.file(0).stat().st_size - found.expert_bytes) < 200
 
 
-def test_a_broken_off_expert_goes_on_where_it_was(digits, tmp_path, monkeypatch):
-    whole = load_file(trajectories.train_experts(digits, few(count=1)).file(0))["snapshots"]
+def test_a_broken_off_expert_goes_on_where_it_was(real, tmp_path, monkeypatch):
+    whole = load_file(trajectories.train_experts(real, few(count=1)).file(0))["snapshots"]
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
     stops = 0
     while True:
         try:
-            found = trajectories.train_experts(digits, few(count=1), Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+            found = trajectories.train_experts(real, few(count=1), Loop(tmp_path / "ckpt", deadline=time.monotonic()))
             break
         except TimeUp:
             stops += 1
@@ -278,23 +273,23 @@ def test_a_broken_off_expert_goes_on_where_it_was(digits, tmp_path, monkeypatch)
     assert not list(found.folder.glob("*.unfinished"))  # the checkpoint goes when the expert is there
 
 
-def test_whitened_experts_see_whitened_images(digits):
-    found = trajectories.train_experts(digits, few(zca=True))
-    assert found.real.whitening is not None and found.folder != trajectories.train_experts(digits, few()).folder
-    again = trajectories.train_experts(digits, few(zca=True))
+def test_whitened_experts_see_whitened_images(real):
+    found = trajectories.train_experts(real, few(zca=True))
+    assert found.real.whitening is not None and found.folder != trajectories.train_experts(real, few()).folder
+    again = trajectories.train_experts(real, few(zca=True))
     assert again.real.whitening.equals(found.real.whitening)
 
 
-def test_bad_experts_are_clear_errors(digits, monkeypatch):
+def test_bad_experts_are_clear_errors(real, monkeypatch):
     with pytest.raises(UserError, match="count: .*greater than or equal to 1"):
-        trajectories.train_experts(digits, few(count=0))
-    found = trajectories.train_experts(digits, few(count=1))
+        trajectories.train_experts(real, few(count=0))
+    found = trajectories.train_experts(real, few(count=1))
     found.file(0).write_bytes(b"not it")
     with pytest.raises(UserError, match="expert_000.safetensors: damaged.*delete it"):
         found.snapshots(0, 0)
     monkeypatch.setattr(trajectories.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(UserError, match="2 experts of 0 MB take 0.0 GB.*DISTILL_RUNS"):
-        trajectories.train_experts(digits, few(lr=0.5))
+        trajectories.train_experts(real, few(lr=0.5))
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -312,19 +307,19 @@ def tiny(**changes):
     return mtt.Config(**{**settings, **changes})
 
 
-def test_images_and_step_size_move_and_the_set_carries_the_latter(digits):
-    made = mtt.distill(digits, tiny(), seed=0)
-    start = digits.initial_images(1, "real", stream(0, "MTT")).flatten(0, 1)
+def test_images_and_step_size_move_and_the_set_carries_the_latter(real):
+    made = mtt.distill(real, tiny(), seed=0)
+    start = real.initial_images(1, "real", stream(0, "MTT")).flatten(0, 1)
     assert (made.images - start).abs().max() > 1e-4
     assert made.facts.extra["lr_net"] != 0.001 and math.isfinite(made.facts.extra["lr_net"])
 
 
-def test_one_update_is_the_algorithm_of_the_paper(digits):
+def test_one_update_is_the_algorithm_of_the_paper(real):
     cfg = tiny(iterations=1)
-    made = mtt.distill(digits, cfg, seed=0)
-    found, rng = trajectories.train_experts(digits, cfg.experts), stream(0, "MTT")
-    synthetic = digits.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
-    network = networks.fresh("ConvNetD2W8", digits, rng).double()
+    made = mtt.distill(real, cfg, seed=0)
+    found, rng = trajectories.train_experts(real, cfg.experts), stream(0, "MTT")
+    synthetic = real.initial_images(cfg.ipc, cfg.init, rng).flatten(0, 1)
+    network = networks.fresh("ConvNetD2W8", real, rng).double()
     expert = torch.randperm(2, generator=rng)[-1].item()
     epoch = torch.randint(2, (), generator=rng).item()
     start, target = (x.double() for x in found.snapshots(expert, epoch, epoch + 1))
@@ -339,19 +334,19 @@ def test_one_update_is_the_algorithm_of_the_paper(digits):
     assert made.facts.extra["lr_net"] == pytest.approx(0.001 - 1e-3 * by_step_size.item(), rel=1e-3)
 
 
-def test_a_whitened_set_travels_with_its_whitening(digits, tmp_path):
-    made = mtt.distill(digits, tiny(experts=few(zca=True)), seed=0)
+def test_a_whitened_set_travels_with_its_whitening(real, tmp_path):
+    made = mtt.distill(real, tiny(experts=few(zca=True)), seed=0)
     back = ImageSet.load(made.save(tmp_path / "set.safetensors"))
     assert back.whitening.equals(made.whitening) and back.facts.extra["lr_net"] == made.facts.extra["lr_net"]
 
 
-def test_killing_it_anywhere_changes_nothing(digits, tmp_path, monkeypatch):
-    whole = mtt.distill(digits, tiny(), seed=0)
+def test_killing_it_anywhere_changes_nothing(real, tmp_path, monkeypatch):
+    whole = mtt.distill(real, tiny(), seed=0)
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
     stops = 0
     while True:
         try:
-            resumed = mtt.distill(digits, tiny(), seed=0, loop=Loop(tmp_path / "ckpt", deadline=time.monotonic()))
+            resumed = mtt.distill(real, tiny(), seed=0, loop=Loop(tmp_path / "ckpt", deadline=time.monotonic()))
             break
         except TimeUp:
             stops += 1
@@ -359,20 +354,20 @@ def test_killing_it_anywhere_changes_nothing(digits, tmp_path, monkeypatch):
     assert whole.facts.extra == resumed.facts.extra
 
 
-def test_a_step_size_that_explodes_stops_the_run(digits, tmp_path):
+def test_a_step_size_that_explodes_stops_the_run(real, tmp_path):
     with pytest.raises(Diverged, match="loss = nan|loss = inf|step_size"):
-        mtt.distill(digits, tiny(iterations=60, lr_lr=1e30), seed=0, loop=Loop(tmp_path, check=1))
+        mtt.distill(real, tiny(iterations=60, lr_lr=1e30), seed=0, loop=Loop(tmp_path, check=1))
 
 
-def test_epochs_the_experts_do_not_have_are_an_error(digits):
+def test_epochs_the_experts_do_not_have_are_an_error(real):
     with pytest.raises(
         UserError, match="experts have 2 epochs.*max_start_epoch - 1 \\+ expert_epochs must be at most 2"
     ):
-        mtt.distill(digits, tiny(max_start_epoch=3), seed=0)
+        mtt.distill(real, tiny(max_start_epoch=3), seed=0)
     with pytest.raises(UserError, match="batch_syn.*greater than or equal to 1"):
         tiny(batch_syn=0)
     with pytest.raises(UserError, match="syn_steps.*greater than or equal to 1"):
-        mtt.distill(digits, tiny(syn_steps=0), seed=0)
+        mtt.distill(real, tiny(syn_steps=0), seed=0)
 
 
 def test_published_settings():

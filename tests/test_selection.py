@@ -23,11 +23,6 @@ METHODS = {name: ROWS[name] for name in ("Herding", "K-Center", "Forgetting")}
 CHOOSE = {"Herding": selection.herding, "K-Center": selection.k_center}
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))

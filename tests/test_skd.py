@@ -24,11 +24,6 @@ THIRD = torch.tensor([[3.0, 1.0, 0.0, -1.0]]).double()
 
 
 @pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 

@@ -22,11 +22,6 @@ from distill_lib.tables import gallery
 from distill_lib.tables import skd as tables_skd
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 def made(real, seed, ipc=1):
     of = cgan.Architecture(real.shape, real.num_classes, width=8)
     return GeneratedSet.made("SKD", real, cgan.redraw(cgan.Generator(of), stream(seed, "weights")), ipc, seed=seed)

@@ -22,11 +22,6 @@ from distill_lib.records import Cell, Record, reported
 from distill_lib.tables import slfd as tables_slfd
 
 
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
-
-
 def config(**changes):
     module = {k: changes.pop(k) for k in list(changes) if k in StochasticModule.__dataclass_fields__}
     cfg = replace(slfd.paper_config("digits", 1).smoke(), **({"iterations": 3, "batch_real": 8} | changes))

@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional as F
 
 from distill_lib import __main__ as cli
-from distill_lib import data
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
@@ -36,11 +35,6 @@ from distill_lib.methods import uvit as method
 
 OF = UViTArchitecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
 TINY = replace(UViTTraining().smoke(), steps=6, batch=16, warm_up=2, looks=3)
-
-
-@pytest.fixture(scope="module")
-def real():
-    return data.load("digits")[0]
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from distill_lib import data, experiments, figures, networks
+from distill_lib import experiments, figures, networks
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Loop
 from distill_lib.core.settings import as_dict, replace
@@ -138,11 +138,6 @@ def test_table1_counts_what_is_built():
 
 
 # --- scores ---------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
 @pytest.fixture(scope="module")
 def scored(digits):
     """A task on digits with a generator of seconds, its set, and what an unbroken run measures."""

@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from distill_lib import data
 from distill_lib.core.errors import UserError
 from distill_lib.data import ImageSet, Whitening
 from distill_lib.evaluation import evaluate
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
 
 
 def centred(images):
