@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_data import per_class
 
 from distill_lib import data
 from distill_lib.core import paths
@@ -33,10 +34,6 @@ def write(root, classes=("ant", "bee", "cat"), n=10, size=(20, 20), mode="RGB"):
         for i in range(n):
             Image.fromarray(pixels(size[1], size[0], 3, seed=100 * k + i)).convert(mode).save(root / c / f"{i:03d}.png")
     return root
-
-
-def per_class(s):
-    return torch.bincount(s.labels, minlength=s.num_classes).tolist()
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_data import per_class
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
@@ -50,10 +51,6 @@ def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, path)
     return path
-
-
-def per_class(s):
-    return torch.bincount(s.labels, minlength=s.num_classes).tolist()
 
 
 def same(s, seeds):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from test_cli import call
 
-from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core.paths import ROOT
 from distill_lib.experiments import engine
@@ -28,18 +28,6 @@ gpu_kit = sys.modules["gpu_kit"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gpu_kit)
 
 TABLE = "skd/table1_accuracy"
-
-
-def call(monkeypatch, capsys, *words):
-    """Exit status, stdout, stderr of the command line, in this process."""
-    monkeypatch.setattr(sys, "argv", ["distill", *words])
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        status = stop.code or 0
-    out = capsys.readouterr()
-    return status, out.out, out.err
 
 
 # --- the whole chain --------------------------------------------------------------------------------------------------
