@@ -67,7 +67,8 @@ def main() -> None:
         sys.exit(_fail(STOPPED, 130))
     except Exception as err:
         if type(err).__module__.startswith(("click", "typer")) and hasattr(err, "format_message"):
-            sys.exit(_fail(err.format_message(), 2))
+            message = err.format_message()  # none where the help was shown in place of an error
+            sys.exit(_fail(message, 2) if message else 2)
         raise
 
 
@@ -143,7 +144,7 @@ def _print_table(title: str, rows: list[dict[str, object]]) -> None:
         table.add_column(str(column), overflow="fold")
     for row in rows:
         table.add_row(*(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values()))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)  # lines of a file are not folded at 80 columns
 
 
 def parse(pairs: list[str] | None) -> dict[str, object]:
@@ -303,6 +304,9 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    if reason := engine.experiment(experiment).no_cells:
+        print(f"{experiment} has no cells of its own: {reason}")
+        return
     for row in rows:
         todo = row["state"] in engine.TO_COMPUTE
         cost = estimate.words(row["seconds"], row["memory_mb"]) if todo else ""
@@ -352,7 +356,8 @@ def fill(
         print(f"... and {len(jobs) - 20} more sets")
     known = [job.seconds for job in jobs if job.seconds is not None]
     numbers = len({job.cell for job in jobs})
-    cost = f"{estimate.words(sum(known), None)}, and {len(jobs) - len(known)} of unknown cost"
+    cost = estimate.words(sum(known) if known or not jobs else None, None)
+    cost += f", and {len(jobs) - len(known)} of unknown cost" if known else ""
     print(f"{len(jobs)} sets of {numbers} cells to compute at {profile}: {cost}")
     alike: dict[str, list[str]] = {}
     for reason, count in left_out.most_common():
@@ -513,6 +518,9 @@ def evaluate(
     baseline: Annotated[bool, typer.Option("--baseline", help="Evaluate as many random real images too.")] = False,
     ceiling_epochs: Annotated[int | None, typer.Option(help="Epochs to train on all real images too.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Of the data set, in pixels.")] = None,
+    normalisation: Annotated[
+        str | None, typer.Option(help="Of the set and the data, if not the data set's own: ImageNet.")
+    ] = None,
     channels: Annotated[int | None, typer.Option(help="1 or 3: convert your own data to grey or colour.")] = None,
     split: Annotated[
         list[str] | None,
@@ -535,7 +543,7 @@ def evaluate(
         raise UserError(f"--{' and --'.join(values)} exclude each other: say which the float images are")
     options = {"baseline": baseline, "ceiling_epochs": ceiling_epochs, "device": device}
     options |= {"factor": factor, "order": order, "numbers": numbers, "values": values[0] if values else None}
-    options |= {"resolution": resolution, "channels": channels, "split": _split(split)}
+    options |= {"resolution": resolution, "channels": channels, "split": _split(split), "normalisation": normalisation}
     options |= {"classes": None if classes is None else _names(classes)}
     try:
         found = files.evaluate_file(file, dataset, _names(protocol), _names(networks), num_eval, seed, **options)

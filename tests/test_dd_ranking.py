@@ -107,7 +107,7 @@ def test_hard_label_procedure():
         ("rdm", "dd_ranking@60ep"),
         ("syn", "dd_ranking+noaug@60ep"),
         ("rdm", "dd_ranking+noaug@60ep"),
-        ("real", "dd_ranking_full_data"),
+        ("real", "dd_ranking_full_data@60ep"),
     ]
     assert len(table.calls) == 10
     assert {c[3]["seed"] for c in table.calls[:5]} != {c[3]["seed"] for c in table.calls[5:]}

@@ -430,6 +430,17 @@ def test_validation_images_are_each_another_one(test_set):
     assert any(note == "validation: 30 images of the real training set" for note in found.notes)
 
 
+def test_soft_labels_that_are_not_used_are_named_and_broken_ones_refused(test_set):
+    soft = toy(10)
+    soft = ImageSet(soft.images, torch.nn.functional.one_hot(soft.labels, soft.num_classes).float(), soft.facts)
+    found = evaluate(soft, test_set, "vico_dsa@1ep", NET, num_eval=1)
+    assert any("learn their arg-max" in note for note in found.notes)
+    assert not any("arg-max" in n for n in evaluate(soft, test_set, "vico_dsa+soft@1ep", NET, num_eval=1).notes)
+    soft.labels[0, 0] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite"):
+        evaluate(soft, test_set, "vico_dsa@1ep", NET, num_eval=1)
+
+
 def test_sets_of_other_classes_or_sizes_are_refused(test_set):
     names = list(test_set.facts.class_names)
     names[-1], names[-2] = names[-2], names[-1]

@@ -493,6 +493,8 @@ def test_protocols_side_by_side_and_the_full_data_ceiling(tmp_path):
         evaluate_file(tmp_path / "set.pt", "digits", judges, ["MLP"], values="normalised", ceiling_epochs=0)
     with pytest.raises(UserError, match="protocol"):
         evaluate_file(tmp_path / "set.pt", "digits", [], ["MLP"], values="normalised")
+    with pytest.raises(UserError, match="unknown network"):
+        evaluate_file(tmp_path / "set.pt", "digits", judges, [], values="normalised")
 
 
 FROM_REAL = ["Random", "Herding", "K-Center", "Forgetting", "DC", "DSA", "DM", "CAFE", "KIP", "FRePo"]

@@ -100,6 +100,19 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     )  # of a loop that held other things
 
 
+def test_without_a_key_a_checkpoint_serves_only_what_starts_alike(tmp_path):
+    def begin(seed=0, ipc=1, steps=10):
+        point = torch.zeros(ipc, 3)
+        return next(iter(Loop(tmp_path).steps("walk", steps, {"point": point, "rng": stream(seed), "seen": []})))
+
+    with pytest.raises(TimeUp):
+        live = {"point": torch.zeros(1, 3), "rng": stream(0), "seen": []}
+        for step in Loop(tmp_path, deadline=time.monotonic()).steps("walk", 10, live):
+            live["seen"].append(step)
+            live["point"] += torch.rand(1, 3, generator=live["rng"])
+    assert begin() == 1 and begin(seed=1) == begin(ipc=3) == begin(steps=11) == 0
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "walk.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="walk.ckpt: damaged checkpoint"):

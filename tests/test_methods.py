@@ -197,6 +197,26 @@ def test_a_pool_of_real_images_does_not_repeat_them(real):
         method.distill(real, method.Config(ipc=100, pool=5, source="real"), seed=0)
 
 
+def test_a_name_that_is_nearly_a_known_one_says_so():
+    with pytest.warns(UserWarning, match="'mnist' is taken for a set of your own; the settings of MNIST"):
+        METHODS["DM"].paper_config("mnist", 10)
+
+
+def test_a_set_of_pixels_stays_one_of_pixels(real):
+    index = real.draw_index(1, stream(0))
+    made = data.ImageSet.from_classes(real.images[index], like=real, method="pixels", seed=0)
+    assert torch.equal(made.pixels(), real.subset(index.flatten()).pixels())
+
+
+def test_what_a_method_raises_or_returns_is_said_by_the_check(real):
+    with pytest.raises(UserError, match="distill gives a Tensor; it must give an ImageSet"):
+        check.contract(broken(distill=lambda *args, **more: real.images[:2]), real)
+    with pytest.raises(UserError, match="TypeError: .*unexpected keyword argument"):
+        check.contract(broken(distill=lambda real, cfg, seed: real), real)
+    with pytest.raises(UserError, match="unknown check 'nosuch'"):
+        check.contract(broken(), real, skip=["nosuch"])
+
+
 def test_numbers_of_settings_are_lowered_and_never_raised():
     cfg = METHODS["DC"].Config(iterations=5)
     assert lowered(cfg, iterations=9, outer_loop=3) == replace(cfg, outer_loop=3)

@@ -297,6 +297,17 @@ def test_scores_tell_real_images_from_noise_and_are_called_after_their_features(
     assert judge(noise) == of_noise
 
 
+def test_samples_of_another_set_are_refused(judge, digits):
+    real = digits[0]
+    for other in (
+        ImageSet(real.images.repeat(1, 3, 1, 1)[:, :1, ::2, ::2], real.labels, real.facts),
+        ImageSet(real.images[:20], torch.arange(20) % 5, dataclasses.replace(real.facts, class_names=tuple("abcde"))),
+    ):
+        for score in (judge, judge.distances):
+            with pytest.raises(UserError, match="must agree"):
+                score(other)
+
+
 def test_units_do_not_change_scores(judge, digits):
     some = digits[1].subset(torch.arange(100))
     images, labels = some.all()

@@ -220,11 +220,30 @@ def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():
 
 
 @pytest.mark.parametrize(
-    "change", [{"mixup": 0.5}, {"batch": 0}, {"epochs": -1}, {"checks": -1}, {"num_eval": 0}, {"budget": -3}]
+    "change",
+    [
+        {"mixup": 0.5},
+        {"batch": 0},
+        {"epochs": -1},
+        {"checks": -1},
+        {"num_eval": 0},
+        {"budget": -3},
+        {"lr": -1.0},
+        {"momentum": 2.0},
+        {"ema": 2.0},
+        {"milestones": (50.0, 75.0)},
+        {"warmup_steps": -5},
+    ],
 )
 def test_a_protocol_that_cannot_be_run_is_refused(change):
     with pytest.raises(UserError, match=f"bad Protocol: {next(iter(change))}"):
         replace(protocol("vico_dsa"), name="mine", **change)
+
+
+def test_an_own_protocol_does_not_bear_the_name_of_a_preset_that_it_is_not():
+    with pytest.raises(UserError, match="'vico_dsa': differs from the preset of that name"):
+        protocol(Protocol(name="vico_dsa", epochs=2, lr=0.5))
+    assert protocol(protocol("vico_dsa")).name == "vico_dsa"
 
 
 def test_an_own_protocol_may_have_any_name():

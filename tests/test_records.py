@@ -245,3 +245,8 @@ def test_who_made_each_set_is_kept_when_parts_of_several_machines_are_joined():
     whole = part([0], "home").joined(brought)
     told = {tuple(p["sets"]): p["device"] for p in whole.made_by["earlier"]}
     assert told == {(0,): "home", (1,): "A"} and whole.made_by["device"] == "B"
+
+
+def test_a_path_as_text_is_read_too(results):
+    file = record().save("small")
+    assert records.read(str(file)) == records.read(file)

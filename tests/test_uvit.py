@@ -564,6 +564,9 @@ def test_a_time_is_kept_to_and_what_was_spent_counts_after_a_stop(model, tmp_pat
     options = {"num_classes": 10, "seed": 0, "folder": tmp_path, "steps": 1, "sampler": "ddim", "batch": 10}
     with pytest.raises(TimeUp):
         uvit.generate_for(model, 7.0, loop=Loop(deadline=time.monotonic()), **options)
+    for seconds in (-3.0, float("nan")):
+        with pytest.raises(UserError, match="a number above zero"):
+            uvit.generate_for(model, seconds, **options)
     made = uvit.generate_for(model, 7.0, **options)
     assert (
         made.images == 40 and made.seconds == 6.0 and made.images_per_second == pytest.approx(40 / 6)

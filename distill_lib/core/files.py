@@ -57,11 +57,26 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> Path:
 
 def unwritable(path: Path, err: OSError) -> UserError:
     """The error for a file that cannot be written; names the variable that moves its folder, where there is one."""
-    hint, places = "", {"DISTILL_RUNS": paths.runs, "DISTILL_CACHE": paths.cache}
+    hint, places = (
+        "",
+        {
+            "DISTILL_RUNS": paths.runs,
+            "DISTILL_CACHE": paths.cache,
+            "DISTILL_RESULTS": lambda: paths.results("small").parent,
+        },
+    )
     with contextlib.suppress(UserError):  # there is no such folder
         moved = next((variable for variable, place in places.items() if path.is_relative_to(place())), "")
         hint = moved and f"; set {moved} to a folder that can be written to"
     return UserError(f"cannot write {path}: {err.strerror or err}; nothing was changed{hint}")
+
+
+def check_writable(folder: Path) -> None:
+    """Before work whose outcome goes there. Raises: UserError: no file can be written below the folder."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ training enlarges.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import signal
 import sys
@@ -41,7 +42,9 @@ class Loop:
 
     Attributes:
         folder:   where checkpoints go; None keeps none.
-        key:      what the computation is (a hash of its settings); a checkpoint with another key is ignored.
+        key:      what the computation is (a hash of its settings); a checkpoint with another key is ignored. Without
+                  one a checkpoint serves a phase of as many steps that starts from the same state: give a key where
+                  settings may change that the start does not show, such as a step size.
         every:    seconds between checkpoints.
         saves:    whether checkpoints are written; of several processes that compute together, one does.
         check:    steps between looks at the logged values (each look waits for the device).
@@ -80,7 +83,8 @@ class Loop:
                   place).
         Raises: TimeUp, Diverged, KeyboardInterrupt (at the next step boundary, state saved).
         """
-        start = self._restore(name, live)
+        begun = "" if self.key or not self.folder else _digest(total, live)
+        start = self._restore(name, live, begun)
         saved = told = time.monotonic()
         shown = sys.stderr.isatty() if self.bar is None else self.bar
         bar = tqdm(total=total, initial=start, desc=self.title + name, disable=not shown, leave=False)
@@ -101,7 +105,7 @@ class Loop:
                 if self.folder and self.saves and (stop or done == total or now - saved > self.every):
                     if self._logged:
                         self._look(name, step)
-                    self._save(name, done, live)
+                    self._save(name, done, live, begun)
                     saved = now
                 if interrupted():
                     raise KeyboardInterrupt
@@ -125,12 +129,12 @@ class Loop:
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.ckpt"
 
-    def _save(self, name: str, step: int, live: dict[str, Any]) -> None:
+    def _save(self, name: str, step: int, live: dict[str, Any], begun: str) -> None:
         state = {k: _snapshot(v) for k, v in live.items()}
-        saved = {"key": self.key, "step": step, "state": state, "history": self.history}
+        saved = {"key": self.key or begun, "step": step, "state": state, "history": self.history}
         atomically(self._file(name), lambda part: torch.save(saved, part))
 
-    def _restore(self, name: str, live: dict[str, Any]) -> int:
+    def _restore(self, name: str, live: dict[str, Any], begun: str) -> int:
         if not self.folder or not self._file(name).exists():
             return 0
         try:
@@ -138,7 +142,7 @@ class Loop:
         except Exception as err:
             what = f"damaged checkpoint ({err}); delete it to start this phase again"
             raise UserError(f"{self._file(name)}: {what}") from None
-        if saved["key"] != self.key or saved["state"].keys() != live.keys():  # of other settings, or of other code
+        if saved["key"] != (self.key or begun) or saved["state"].keys() != live.keys():  # of other settings or code
             return 0
         for k, v in live.items():
             _put_back(v, saved["state"][k])
@@ -158,6 +162,28 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_snapshot(v) for v in value]
     return value
+
+
+def _digest(total: int, live: dict[str, Any]) -> str:
+    """What a phase starts from, and how many steps it takes, as a hash."""
+    found = hashlib.sha256(str(total).encode())
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.update(f"{tuple(value.shape)} {value.dtype}".encode())
+            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        elif isinstance(value, dict):
+            for k, v in value.items():
+                found.update(str(k).encode())
+                add(v)
+        elif isinstance(value, (list, tuple)):
+            for v in value:
+                add(v)
+        else:
+            found.update(repr(value).encode())
+
+    add({k: _snapshot(v) for k, v in live.items()})
+    return found.hexdigest()
 
 
 def _put_back(value: Any, saved: Any) -> None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from . import paths
 from .errors import TimeUp
+from .files import writing
 from .loop import Loop
 from .progress import Spent
 
@@ -78,7 +79,8 @@ def once(
              `used`.
     Raises:  Busy: another process held the lock until the deadline.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
     if patience is None:
         patience = -1.0 if loop is None or loop.deadline is None else max(0.0, loop.deadline - time.monotonic())
     lock = FileLock(f"{file}.lock", timeout=patience)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,8 +142,19 @@ def like(name: str) -> Dataset:
     ('FashionMNIST', True, 'my own')
     """
     base = sized(name)[0]
+    if base not in DATASETS and (meant := _plain_names().get(_plain(base))):
+        warnings.warn(f"{base!r} is taken for a set of your own; the settings of {meant} have that name", stacklevel=3)
     found = DATASETS.get(base) or Dataset(base, "", (), 0, 0, {}, MEASURED, "not stated", "")
     return DATASETS[found.follows] if found.follows else found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@functools.cache
+def _plain_names() -> dict[str, str]:
+    return {_plain(name): name for name in DATASETS}
 
 
 DATASETS: dict[str, Dataset] = _datasets()

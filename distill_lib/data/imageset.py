@@ -102,10 +102,12 @@ class ImageSet:
 
     @classmethod
     def from_classes(cls, images: Tensor, like: ImageSet, **extra: Any) -> ImageSet:
-        """A synthetic set from (K, ipc, C, H, W) normalised images, class k in row k, with `like`'s facts."""
+        """A synthetic set from (K, ipc, C, H, W) normalised images, or uint8 pixels, class k in row k, with `like`'s
+        facts."""
         classes, ipc = images.shape[:2]
         labels = torch.arange(classes, device=images.device).repeat_interleave(ipc)
-        images = images.detach().reshape(classes * ipc, *images.shape[2:]).float()
+        images = images.detach().reshape(classes * ipc, *images.shape[2:])
+        images = images if images.dtype == torch.uint8 else images.float()
         return cls(images, labels, like.synthetic_facts(**extra), like.whitening)
 
     def synthetic_facts(self, **extra: Any) -> Facts:

@@ -85,8 +85,8 @@ class Evaluation:
 
     @property
     def std_pct(self) -> float:
-        """Sample standard deviation over the networks (ddof 1); NaN for one network."""
-        return std(self.test_accuracy_pct, ddof=1)
+        """Standard deviation over the networks, as tables show it and the public codes compute it (ddof 0)."""
+        return std(self.test_accuracy_pct)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -236,6 +236,11 @@ class _Job:
                     f"the set's learned step size is {lr:g}, by which nothing trains: distil again with a smaller "
                     "lr_lr, or evaluate under a protocol with a step size of its own, such as vico_dsa"
                 )
+        if sample.labels.ndim == 2:
+            if not bool(torch.isfinite(sample.labels).all()):
+                raise UserError("the set's soft labels hold NaN or infinite values")
+            if applied.loss == "ce":
+                notes.append("soft labels: networks learn their arg-max; +soft, +kl and +mse protocols use all of them")
         selects = applied.checks or applied.lr_grid
         if selects and validation is None and real is not None and len(synthetic) < len(real):
             each = min(math.ceil(1000 / real.num_classes), min(map(len, real.class_index)))

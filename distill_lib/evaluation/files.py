@@ -23,6 +23,7 @@ from ..core.rng import stream
 from ..core.settings import replace
 from ..data import ImageSet, distilled
 from ..data.folders import Split
+from ..networks import NETWORKS
 from . import protocols
 from .evaluator import Evaluation, evaluate
 from .protocols import Protocol
@@ -69,6 +70,8 @@ def evaluate_file(
     chosen = [protocols.protocol(p) for p in ([protocol] if isinstance(protocol, str | Protocol) else protocol)]
     if not chosen:
         raise unknown("protocol", "", protocols.PROTOCOLS)
+    if not networks:
+        raise unknown("network", "", NETWORKS)
     choice = {"channels": channels, "split": split, "classes": classes}
     real, test = data.load(dataset, resolution, normalisation=normalisation, **choice)
     given = distilled.read(path, like=test, values=values, **how)
@@ -81,7 +84,11 @@ def evaluate_file(
         rest = torch.ones(len(real), dtype=torch.bool)
         rest[index.cpu()] = False
         others = real.subset(torch.nonzero(rest).flatten())  # validation images are not among those trained on
-        drawn = real.subset(index, notes=(*real.facts.notes, f"{BASELINE}{ipc} random real images of every class"))
+        unequal = f", {ipc * given.num_classes} beside the {len(given)} of the set"
+        unequal *= len(given) != ipc * given.num_classes
+        drawn = real.subset(
+            index, notes=(*real.facts.notes, f"{BASELINE}{ipc} random real images of every class{unequal}")
+        )
         sets.append((drawn, others if all(map(len, others.class_index)) else None, chosen))
     if ceiling_epochs is not None:
         if ceiling_epochs < 1:

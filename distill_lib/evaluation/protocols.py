@@ -23,6 +23,8 @@ from ..core.errors import UserError, unknown
 from ..core.settings import Count, Whole, added, from_dict, replace, settings
 from ..data import like
 
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Positive = Annotated[float, pydantic.Field(gt=0)]
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
 
@@ -76,15 +78,15 @@ class Protocol:
     # --- optimiser
     batch: Count = 256  # images; the last, partial batch of an epoch is kept
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.01
+    lr: Positive = 0.01
     lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) if it carries one
     lr_grid: tuple[float, ...] = ()  # train at each, keep the one with the best selection accuracy
-    momentum: float = 0.9  # sgd
-    weight_decay: float = 5e-4
+    momentum: Share = 0.9  # sgd
+    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 5e-4
     schedule: Literal["restart", "multistep", "warmup_cosine", "half_warmup_half_cosine", "constant"] = "restart"
-    milestones: tuple[float, ...] = ()  # multistep: fractions of the epochs
+    milestones: tuple[Share, ...] = ()  # multistep: fractions of the epochs
     gamma: float = 0.1  # factor on the learning rate at each milestone
-    warmup_steps: int = 0  # warmup_cosine
+    warmup_steps: Whole = 0  # warmup_cosine
     final_lr: float = 0.0  # warmup_cosine: last learning rate as a fraction of the highest
     # --- images and labels
     augmentation: str = "none"
@@ -92,10 +94,10 @@ class Protocol:
     mixup: Annotated[float, pydantic.Field(ge=0, le=0)] = 0.0  # no protocol here mixes; records hold the field
     # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
     loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"
-    temperature: float = 1.0  # kl
+    temperature: Positive = 1.0  # kl
     fresh_images: bool = False  # a set backed by a generator draws new images every epoch; otherwise it is drawn once
     # --- what is tested
-    ema: float = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
+    ema: Share = 0.0  # > 0: test an exponential average of the weights, updated once per epoch
     checks: Whole = 0  # looks at the accuracy during training, of which the paper reports the best; a named extra here
     num_eval: Count = 20  # networks, if the caller names no number
     cases: tuple[Case, ...] = ()
@@ -438,6 +440,9 @@ def protocol(name: str | Protocol) -> Protocol:
     Raises: UserError: an unknown preset or variant, or a budget that is not a number of epochs.
     """
     if isinstance(name, Protocol):
+        preset = PROTOCOLS.get(name.name)
+        if preset is not None and replace(name, cases=()) != replace(preset, cases=()):
+            raise UserError(f"protocol {name.name!r}: differs from the preset of that name; give yours another one")
         return name
     base, at, budget = name.partition("@")
     preset, *variants = base.split("+")

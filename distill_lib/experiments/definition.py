@@ -167,6 +167,7 @@ class Experiment:
         counted:    a printed row -> our value, if it follows from the code without a measurement, such as a number of
                     parameters.
         claims:     of which its cells are the arms, if they are: see `claims`.
+        no_cells:   why it has none, where it has none.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Experiment:
     measure: Callable[[Task, ImageSet, ImageSet, ImageSet, Loop], dict[str, list[Any]]] | None = None
     counted: Callable[[dict[str, Any]], float | None] = lambda row: None
     claims: tuple[Any, ...] = ()
+    no_cells: str = ""
 
 
 def cross(experiment: str, **axes: Any) -> list[Cell]:
@@ -191,7 +193,9 @@ def cross(experiment: str, **axes: Any) -> list[Cell]:
 
 def page(name: str, title: str, reason: str, parameters: type[Parameters] = Parameters, **more: Any) -> Experiment:
     """An experiment without cells of its own, and why it has none."""
-    return Experiment(name, title, parameters, lambda params: [], lambda cell, params: Skip(reason), **more)
+    return Experiment(
+        name, title, parameters, lambda params: [], lambda cell, params: Skip(reason), no_cells=reason, **more
+    )
 
 
 # --- settings in a profile ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .. import records
 from ..core import paths
 from ..core.device import pick
 from ..core.errors import TimeUp, UserError
-from ..core.files import DiskFull, full, sweep, unwritable
+from ..core.files import DiskFull, check_writable, full, sweep, unwritable
 from ..core.progress import Activity
 from ..records import Cell
 from . import compute
@@ -66,6 +66,7 @@ def run(
     tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
     records.code_state()  # remembered: the checkout may change while cells are computed
+    check_writable(paths.results(params.profile))
     outcome, waiting, first_round = Outcome(params, printed=this.printed), list(cells), len(cells)
     deadline = None if time_limit is None else start + time_limit
     how = Run(params.profile, deadline, device, Activity(len(cells)))

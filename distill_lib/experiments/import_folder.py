@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from .. import records
 from ..core.errors import UserError
+from ..core.files import writing
 from ..records import Record, benchmarks
 from . import engine, registry
 
@@ -125,7 +126,8 @@ def _write(record: Record, profile: str, before: Record | None) -> bool:
     """Save a record in place of the one that was there before; False if that has changed, or its cell is being
     computed."""
     lock = engine.lock_file(record.cell, profile)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
             if same := records.load(record.cell, profile) == before:

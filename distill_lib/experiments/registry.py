@@ -83,9 +83,12 @@ def parameters(name: str, namespace: dict[str, Any]) -> Parameters:
         whose, names = namespace.setdefault("_at_first", (id(namespace), namespace.keys() - {"In", "Out"}))
         assigned = names if whose == id(namespace) else namespace.keys() - {"In", "Out"}
     others = {k for k in assigned if not k.lower().startswith(("_", "papermill_")) and k not in ("upstream", "product")}
-    return check_parameters(
-        name, {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))}
-    )
+    values = {k: v for k, v in namespace.items() if k in fields or (k in others and isinstance(v, plain))}
+    try:
+        return check_parameters(name, values)
+    except UserError as err:
+        own = "; a variable of your own goes into a cell below the parameters" * bool(values.keys() - fields.keys())
+        raise UserError(f"{err}{own}") from None
 
 
 def _parameter_cells(cells: list[str]) -> set[str] | None:
@@ -123,7 +126,7 @@ def select(cells: list[Cell], text: str | None) -> list[Cell]:
 
     Raises: UserError: an unknown field, or nothing selected.
     """
-    if not text:
+    if text is None:
         return cells
     fields = [f.name for f in dataclasses.fields(Cell) if f.name != "experiment"]
     for part in text.split(","):
@@ -155,7 +158,7 @@ def find(text: str) -> Cell:
 
     Raises: UserError: none or several.
     """
-    wanted = text.strip().removesuffix(".json")
+    wanted = re.sub(r"(\.json|-small|-full)$", "", text.strip())  # as files and as citations have it
     every = {cell: f"{e.name}/{cell.stem}" for e in experiments().values() for cell in e.cells(e.parameters())}
     found = {
         cell: where

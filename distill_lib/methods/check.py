@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from ..core.errors import TimeUp, UserError
+from ..core.errors import TimeUp, UserError, unknown
 from ..core.loop import Loop
 from ..core.settings import as_dict, from_dict
 from ..data import ImageSet
@@ -49,7 +49,9 @@ class Trial:
 
     def distill(self, seed: int = 0, loop: Loop | None = None, runs: str = "runs") -> ImageSet:
         with mock.patch.dict(os.environ, DISTILL_RUNS=str(self.folder / runs)):
-            return self.method.distill(self.real, self.cfg, seed=seed, loop=loop)
+            made = self.method.distill(self.real, self.cfg, seed=seed, loop=loop)
+        _must(isinstance(made, ImageSet), f"distill gives a {type(made).__name__}; it must give an ImageSet")
+        return made
 
     @functools.cached_property
     def made(self) -> ImageSet:
@@ -184,13 +186,17 @@ def contract(method: Method, real: ImageSet, cfg: Any = None, skip: Collection[s
     Returns: the checks that were made, in words.
     Raises:  UserError: naming the check that failed and why.
     """
+    names = [check.__name__ for check in CHECKS]
+    if others := set(skip) - set(names):
+        raise unknown("check", min(others), names)
     done = []
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(method, real, Path(folder), cfg)
         for check in (c for c in CHECKS if c.__name__ not in skip):
             try:
                 check(trial)
-            except UserError as err:
-                raise UserError(f"{check.__name__.replace('_', ' ')}: {err}") from err
+            except Exception as err:  # the method may fail in any way
+                said = str(err) if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
+                raise UserError(f"{check.__name__.replace('_', ' ')}: {said}") from err
             done.append(check.__name__.replace("_", " "))
     return done

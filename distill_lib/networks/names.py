@@ -164,6 +164,8 @@ def logits(network: nn.Module, x: Tensor) -> Tensor:
 
 def _resolve(name: str) -> tuple[str, Build]:
     """The canonical name and the constructor."""
+    if not isinstance(name, str):
+        raise UserError(f"a network is given by its name, not as a {type(name).__name__}; see `distill list networks`")
     library, _, model = name.partition(":")
     if model:
         if library not in LIBRARIES:

@@ -220,6 +220,7 @@ def read(file: Path) -> Record:
 
     Raises: FileNotFoundError.  UserError: unreadable, not a record, of another format, or changed since it was written.
     """
+    file = Path(file)
     try:
         body = from_json(file.read_bytes())
         stored, version = body.pop("sha256"), body.pop("format")

@@ -123,7 +123,7 @@ def quoted(record: Record, profile: str) -> str:
     cell, values = record.cell, record.test_accuracy_pct
     what = ", ".join(filter(None, [cell.method, cell.variant, record.key["dataset"], cell.ipc and f"IPC {cell.ipc}"]))
     parts = [f"{spread(values, 2)} % test accuracy", what, f"budget {profile}", record.key["protocol"]["name"]]
-    commit = record.made_by.get("commit")
+    commit = record.made_by.get("commit", "") + " with changes" * bool(record.made_by.get("changed_since_commit"))
     return "; ".join([*parts, records.sets_and_networks(record), *([f"commit {commit}"] if commit else [])])
 
 

@@ -87,7 +87,7 @@ class Shown:
         every = zip(frame.index, frame.itertuples(index=False, name=None), about)
         for label, values, (address, cite, record, page) in every:
             cells = [_cell("th", part, [], 'scope="row"') for part in _parts(label)] if index else []
-            cells += [_cell("td", v, [*of, *(["not-run"] if v in NO_NUMBER else [])]) for v, of in zip(values, classes)]
+            cells += [_cell("td", v, [*of, *(["not-run"] if _empty(v) else [])]) for v, of in zip(values, classes)]
             if page:
                 text = html.escape(str(label if index else values[0]))
                 cells[0] = cells[0].replace(f">{text}<", f'><a href="{BOOK}notebooks/{page}.html">{text}</a><')
@@ -138,6 +138,10 @@ def _parts(label: Any) -> tuple:
     return label if isinstance(label, tuple) else (label,)
 
 
+def _empty(value: Any) -> bool:
+    return isinstance(value, str) and value in NO_NUMBER
+
+
 def _last(column: Any) -> str:
     return str(_parts(column)[-1])
 
@@ -153,10 +157,10 @@ def _cell(tag: str, value: Any, classes: list[str], more: str = "") -> str:
     return f"<{tag}{kinds}{f' {more}' if more else ''}>{html.escape(str(value))}</{tag}>"
 
 
-def show(frame: pd.DataFrame, caption: str = "", filters: list[str] = ()) -> Shown:
+def show(frame: pd.DataFrame | pd.Series, caption: str = "", filters: list[str] = ()) -> Shown:
     """A table for a notebook's last line.
 
     Args:
         filters: columns that the page offers a choice of values for, beside a box to search in all of them.
     """
-    return Shown(frame, caption, filters)
+    return Shown(frame.to_frame() if isinstance(frame, pd.Series) else frame, caption, filters)

@@ -32,7 +32,8 @@ from ...core.rng import stream
 from ...core.settings import replace
 from ...data import ImageSet
 from .. import statistics
-from ..protocols import Protocol, protocol
+from ..protocols import Protocol
+from ..protocols import protocol as rules_of
 
 
 # --- formulas, all in fractions -------------------------------------------------------------------
@@ -126,7 +127,7 @@ def dd_ranking(
     protocol: str = "dd_ranking",
     soft_protocol: str | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
-    full_data: Sequence[float] | None = None,
+    full_data: float | Sequence[float] | None = None,
     real_protocol: Protocol | str | None = None,
     lrs_weight: float = 0.5,
     ars_weight: float = 0.5,
@@ -142,18 +143,22 @@ def dd_ranking(
     Args:
         synthetic:     the set to score.
         real, test:    the real training and test sets.
-        evaluate:      `distill_lib.evaluate.evaluate`.
+        evaluate:      `distill_lib.evaluation.evaluate`.
         rounds:        independent repetitions.
         protocol:      hard-label evaluation by name; budgets as in "dd_ranking@60ep".
         soft_protocol: the method's own evaluation if it uses soft labels, such as "dd_ranking+kl"; None: `protocol`.
         teacher:       with `soft_protocol`: maps (N, C, H, W) normalised images to the (N, K) labels of the random
                        ones, from the model that made the synthetic set's.
         full_data:     accuracies of all real images as fractions, one or one per round, instead of training on them.
-        real_protocol: training on all real images; by default `full_data_protocol()`.
+        real_protocol: training on all real images; by default `full_data_protocol()`, with the budget of `protocol`.
         lrs_weight, ars_weight: of IOR in LRS, of augmented training in ARS.
     Raises: UserError: percentages, soft labels without a teacher, or too few real images.
     Source: the paper's definitions; procedure of release 0.2.0 of its code, whose own selection is `official`.
     """
+    if isinstance(protocol, Protocol):
+        raise UserError(f"protocol {protocol.name!r}: give a name, such as 'dd_ranking@60ep'")
+    if isinstance(full_data, float):
+        full_data = [full_data]
     if rounds < 1:
         raise UserError(f"rounds {rounds}: at least 1")
     if soft_protocol and (teacher is None or synthetic.labels.ndim == 1):
@@ -187,7 +192,7 @@ def dd_ranking(
         if soft_protocol:
             todo["syn_hard"] = (synthetic, protocol, given)
         if full_data is None:
-            todo["real_hard"] = (real, real_protocol or full_data_protocol(), {})
+            todo["real_hard"] = (real, real_protocol or full_data_protocol(rules_of(own).budget), {})
         for name, (images, rules, more) in todo.items():
             result = evaluate(images, test, rules, network=network, num_eval=1, seed=1000 * seed + r, loop=loop, **more)
             selected = result.metrics.get("test_selected_pct")
@@ -199,18 +204,19 @@ def dd_ranking(
     official = None
     if all(value is not None for values in best.values() for value in values):
         official = _scores(best, BEST, lrs_weight, ars_weight)
-    return _scores(last, LAST, lrs_weight, ars_weight, official)
+    selection = LAST if rules_of(own).lr_grid else "last epoch"
+    return _scores(last, selection, lrs_weight, ars_weight, official)
 
 
-def full_data_protocol() -> Protocol:
+def full_data_protocol(budget: int | None = None) -> Protocol:
     """DD-Ranking's training of a ConvNet on all real images: 200 epochs at batch 512, learning rate 0.01, a tenth from
     the middle on.
 
     The augmentation is that of `dd_ranking`: the public code augments here in its hard-label evaluator only.
     """
-    return replace(
-        protocol("dd_ranking"), name="dd_ranking_full_data", epochs=200, batch=512, lr=0.01, lr_grid=(), checks=20
-    )
+    name = "dd_ranking_full_data" + (f"@{budget}ep" if budget else "")
+    changes = {"epochs": 200, "batch": 512, "lr": 0.01, "lr_grid": (), "checks": 20, "budget": budget}
+    return replace(rules_of("dd_ranking"), name=name, **changes)
 
 
 def _scores(

@@ -58,7 +58,9 @@ class Scorer:
     real: Tensor
 
     def __call__(self, images: ImageSet) -> Tensor:
-        """(N,) float64 in [0, 1], on the CPU."""
+        """(N,) float64 in [0, 1], on the CPU. Raises: UserError: images of other classes or channels."""
+        if images.num_classes != len(self.labels):
+            raise UserError(f"{self.name} scores images of {len(self.labels)} classes; these have {images.num_classes}")
         return _scores(self.classify, self.labels, images)
 
 
@@ -148,6 +150,8 @@ def _of_pixels(network: nn.Module, like: ImageSet) -> Callable[[Tensor], Tensor]
     facts, side = like.facts, like.shape[1]
 
     def classify(pixels: Tensor) -> Tensor:
+        if pixels.shape[1] != like.shape[0]:
+            raise UserError(f"images have {pixels.shape[1]} channels; the scorer was trained on {like.shape[0]}")
         if pixels.shape[-1] != side:  # a pool at another size than the real images
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         return networks.logits(network, facts.normalise(pixels)).double().log_softmax(1)

@@ -78,10 +78,12 @@ class Judge:
 
     def distances(self, images: ImageSet) -> dict[str, float]:
         """FID, KID and the share of samples recognised as their class: what a curve over training steps shows."""
+        self._check(images)
         return self._distances(self._some(images, self.cfg.samples))[0]
 
     def __call__(self, images: ImageSet) -> dict[str, float]:
         """All scores of a set's first images, by name; fractions, distances, and percentages if the name says so."""
+        self._check(images)
         some = self._some(images, self.cfg.samples)
         out, x = self._distances(some)
         support = min(self.cfg.support, len(x), len(self.reference.features))
@@ -92,6 +94,13 @@ class Judge:
             test, samples = (self._some(s, self.cfg.memorised) for s in (self.test, images))
             out |= memorisation(self.real, test, samples)
         return out
+
+    def _check(self, images: ImageSet) -> None:
+        if images.shape != self.real.shape or images.num_classes != self.real.num_classes:
+            raise UserError(
+                f"samples of {images.num_classes} classes and {images.shape}; the real images, {self.real.facts.name}, "
+                f"have {self.real.num_classes} and {self.real.shape}: they must agree"
+            )
 
     def _distances(self, images: ImageSet) -> tuple[dict[str, float], Tensor]:
         x = self.extractor.features(images)

@@ -128,7 +128,13 @@ class Generator(MixedPrecisionNetwork):
 
     @torch.no_grad()
     def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """(B, C, H, W) in (-1, 1): a new image for every label, in eval mode."""
+        """(B, C, H, W) in (-1, 1): a new image for every label (B,) int64, in eval mode.
+
+        Raises: UserError: labels of other classes.
+        """
+        classes = self.arch.num_classes
+        if labels.dtype != torch.int64 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+            raise UserError(f"GAN: labels must be int64 from 0 to {classes - 1}; got {labels.dtype}, {labels.unique()}")
         was, noise = self.training, self.noise(len(labels), rng)
         self.eval()
         index, at_once = torch.arange(len(labels), device=labels.device), self.arch.drawn_at_once(labels.is_cuda)

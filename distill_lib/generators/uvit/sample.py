@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...core.errors import TimeUp, UserError
-from ...core.files import undamaged, write_tensors
+from ...core.errors import TimeUp, UserError, unknown
+from ...core.files import undamaged, write_tensors, writing
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...data import ImageSet
@@ -60,6 +61,8 @@ def generate(
     Returns: (N, C, H, W) uint8, on the network's device.
     Raises:  UserError: labels that do not fit the network, an unknown sampler.
     """
+    if batch < 1:
+        raise UserError(f"batch {batch}: at least 1")
     classes = model.arch.num_classes
     if (labels is None) != (classes == 0) or (labels is None) == (count is None):
         works = "give labels for a conditional network, count for an unconditional one"
@@ -78,6 +81,8 @@ def _guided(model: UViT, precision: str, guidance: float) -> Callable[[Tensor, T
     if guidance != 1 and not model.arch.no_label:
         needs = "needs a network trained with label_drop; this one works with guidance 1"
         raise UserError(f"U-ViT: guidance {guidance} {needs}")
+    if precision not in ("float32", "bfloat16"):
+        raise unknown("precision", precision, ["float32", "bfloat16"])
     network = fast(model.eval(), model.device)
 
     def eps(x: Tensor, t999: Tensor, y: Tensor | None) -> Tensor:
@@ -179,12 +184,15 @@ def generate_for(
     Raises: UserError: neither or both of seconds and images, files of other settings.  TimeUp: the loop's deadline
     passed.
     """
+    if not (seconds is None or 0 < seconds < math.inf) or not (images is None or images > 0):
+        raise UserError(f"generate_for: seconds={seconds}, images={images}; a number above zero")
     if (seconds is None) == (images is None):
         raise UserError(f"generate_for: seconds={seconds}, images={images}; give one of the two")
     if num_classes != model.arch.num_classes:
         raise UserError(f"generate_for: {num_classes} classes; the network has {model.arch.num_classes}")
     folder, loop = Path(folder), loop or Loop()
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     state, weights = model.state_dict(), hashlib.sha256()
     for name in ("pos_embed", "decoder_pred.weight"):
         weights.update(state[name].cpu().contiguous().numpy().tobytes())

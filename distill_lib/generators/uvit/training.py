@@ -29,7 +29,7 @@ from ...core import store
 from ...core.batches import Batches
 from ...core.device import compiled, send
 from ...core.errors import UserError
-from ...core.files import write_json
+from ...core.files import write_json, writing
 from ...core.loop import Loop
 from ...core.rng import stream
 from ...core.settings import Count, as_dict, replace, settings
@@ -369,7 +369,8 @@ def trained(real: ImageSet, cfg: UViTTraining, seed: int = 0, loop: Loop | None 
     """
     loop, found, (rank, _) = loop or Loop(), place(real, cfg, seed), _processes()
     cfg.architecture(real)
-    found.folder.mkdir(parents=True, exist_ok=True)
+    with writing(found.folder):
+        found.folder.mkdir(parents=True, exist_ok=True)
     if rank:  # of the processes that train together, the first holds the lock
         if not found.file.exists():
             loop = Loop(loop.folder)
