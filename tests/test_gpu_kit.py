@@ -125,7 +125,7 @@ def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_
     monkeypatch.setattr(gpu_kit, "FILE_BYTES", 1000)
     out, stage = tmp_path / "out", "generators/cgan-MNIST/gan.safetensors"
     first = gpu_kit.Kit(out, tmp_path, 1, "cpu")
-    state = os.urandom(3000)
+    state = os.urandom(2500)
     for name, body in {
         stage: state,
         "full/work/a/big.ckpt": os.urandom(9000),

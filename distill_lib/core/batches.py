@@ -32,7 +32,7 @@ class Batches:
         if batch < 1 or images < (batch if last == "drop" else 1):
             raise UserError(f"a batch of {batch} images, but an epoch has {images}; give a batch of 1 to {images}")
         self.total, self.batch = total, batch
-        self.order = torch.empty(images, dtype=torch.int64)
+        self.order = torch.zeros(images, dtype=torch.int64)
         self.steps_per_epoch = images // batch if last == "drop" else math.ceil(images / batch)
 
     def index(self, step: int, rng: torch.Generator) -> Tensor:

@@ -143,7 +143,7 @@ def _train_one(trajectories: Trajectories, number: int, loop: Loop) -> None:
     parameters, derivatives = [p.detach() for p in network.parameters()], Derivatives(network)
     dsa = augment.dsa(experts.dsa)
     batches = Batches(len(real), experts.batch, per_epoch=experts.per_epoch)
-    snapshots = torch.empty(experts.epochs + 1, trajectories.parameters)
+    snapshots = torch.zeros(experts.epochs + 1, trajectories.parameters)
     snapshots[0] = flat(parameters)
     live = {"network": network, "rng": rng, "order": batches.order, "snapshots": snapshots}
     name = f"expert_{number:03d}"
