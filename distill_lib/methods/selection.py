@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.loop import Loop
 from ..core.rng import stream
-from ..core.settings import replace, settings
+from ..core.settings import added, replace, settings
 from ..data import ImageSet, like
 from ..networks import reference
 
@@ -38,6 +38,7 @@ class Config:
     ipc: int = 10  # images per class
     training: reference.Training = reference.Training()  # of the network; one network serves all three rules
     never_learned: Literal["most", "none"] | None = None  # Forgetting: such images first, or no event (None: the same)
+    nearest: bool = added(False)  # Herding: the images nearest to the class mean, whatever was chosen before
 
     def smoke(self) -> Config:
         return replace(self, training=self.training.smoke(self.ipc))
@@ -89,7 +90,7 @@ def distill(
             events, learned = trained.forgotten[classes[k]], trained.learned[classes[k]]
             order = most_forgotten(events, learned, cfg.ipc, rng, cfg.never_learned)
         else:
-            choose = herding if rule == "Herding" else k_center
+            choose = k_center if rule == "K-Center" else nearest if cfg.nearest else herding
             order = choose(reference.features(trained.network, real, index), cfg.ipc).cpu()
         chosen.append(index[order].tolist())
     images = real.take(torch.tensor(chosen).flatten())[0].unflatten(0, (-1, cfg.ipc))
@@ -117,6 +118,16 @@ def herding(features: Tensor, n: int) -> Tensor:
         taken[best] = torch.inf
         total = total + centred[best]
     return torch.stack(order)
+
+
+def nearest(features: Tensor, n: int) -> Tensor:
+    """Places (n,) of the features nearest to their mean, nearest first: another reading of herding, which forgets what
+    was chosen before.
+
+    Args:
+        features: (N, D), n <= N.
+    """
+    return (features - features.mean(0)).square().sum(1).argsort(stable=True)[:n]
 
 
 def k_center(features: Tensor, n: int) -> Tensor:
