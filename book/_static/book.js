@@ -99,6 +99,17 @@ function said(cell) {
   return copy.textContent.trim();
 }
 
+// Tables that take the margin, as far as they are in view, fold the list of contents that stands there. The theme does
+// so for cells that are wide from the start.
+const inMargin = new Set();
+const margin = new IntersectionObserver(
+  (entries) => {
+    entries.forEach((e) => inMargin[e.isIntersecting ? "add" : "delete"](e.target));
+    document.querySelector("div.bd-sidebar-secondary")?.classList.toggle("distill-beneath", inMargin.size > 0);
+  },
+  { rootMargin: "0px 0px -33% 0px" },
+);
+
 // A table that goes on behind an edge of its box fades there; one that is wider than the text takes the margin too.
 function edges(box) {
   const look = () => {
@@ -107,7 +118,10 @@ function edges(box) {
     box.classList.toggle("more-left", more > 1 && box.scrollLeft > 1);
   };
   const cell = box.closest("div.cell");
-  if (cell && box.scrollWidth > box.clientWidth + 1) cell.classList.add("tag_full-width");
+  if (cell && box.scrollWidth > box.clientWidth + 1) {
+    cell.classList.add("tag_full-width");
+    margin.observe(cell);
+  }
   box.addEventListener("scroll", look, { passive: true });
   const observer = new ResizeObserver(look);
   [box, ...box.children].forEach((part) => observer.observe(part));
