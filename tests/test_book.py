@@ -335,9 +335,9 @@ def test_a_page_can_be_read_with_the_keyboard_alone(html, browser):
 def test_the_list_of_contents_folds_where_a_table_takes_its_place(html, browser):
     page = browser.new_page()
     page.goto((html / "book" / "claims.html").as_uri())
-    page.wait_for_function("""() => [...document.querySelector('table.distill-table').tHead.rows[0].cells].every(cell => {
-        const box = cell.getBoundingClientRect()
-        return cell.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2))
+    page.wait_for_function("""() => [...document.querySelector('table.distill-table').tHead.rows[0].cells].every(c => {
+        const box = c.getBoundingClientRect()
+        return c.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2))
     })""")
     page.close()
 
