@@ -118,6 +118,8 @@ def test_a_full_cell_names_what_other_readings_of_it_measured(results):
     assert line(cell)["reason"].endswith(said)
     record(Cell(*list(vars(cell).values())[:3], 50, "ConvNet", "vico_noaug"), dataset="CIFAR10").save("full")
     assert line(cell)["reason"].endswith(said)  # another cell of the table is none either
+    assert line(cell)["status"] == "differs"
+    assert ledger.gaps()[0] == f"K-Center, CIFAR10, IPC 10: printed 14.7 ± 0.9, here 97.4 ± 0.1; {said}."
 
 
 def test_one_network_decides_nothing(results):

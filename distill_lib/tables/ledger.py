@@ -42,6 +42,7 @@ STATUSES = {
     "not run": "not measured yet",
 }
 FULL = ("matched", "differs", "undecided", "measured")
+BESIDE = "measured beside it: "
 FREE = ("ImageNette", "ImageWoof")  # cuts of ImageNet that are published for download
 
 
@@ -135,7 +136,7 @@ def _beside(cell: Cell) -> str:
         if not definition.printed(other) and dataclasses.replace(other, **same) == dataclasses.replace(cell, **same)
         if (record := records.load(other, "full"))
     ]
-    return f"measured beside it: {', '.join(said)}" if said else ""
+    return f"{BESIDE}{', '.join(said)}" if said else ""
 
 
 def _counted(row: dict[str, Any]) -> float | None:
@@ -273,6 +274,18 @@ def sentence(found: Counter[str]) -> str:
 def progress(paper: str | None = None) -> str:
     """What became of the cells of a paper, or of all, in words."""
     return sentence(sum(counts(paper).values(), Counter()))
+
+
+def gaps() -> numbers.Findings:
+    """The cells that differ from print at full budget, and what else was measured of each: why they may differ."""
+    out = []
+    for line in (line for name in reported.experiment_names() for line in _lines(name)):
+        if line["status"] == "differs":
+            cell = ", ".join(filter(None, [line["method"], line["data set"], line["IPC"] and f"IPC {line['IPC']}"]))
+            _, found, beside = line["reason"].partition(BESIDE)
+            beside = f"{BESIDE}{beside}" if found else "nothing else was measured of it so far"
+            out.append(f"{cell}: printed {line['published']}, here {line['full']}; {beside}.")
+    return numbers.Findings(out or ["No cell differs so far."])
 
 
 def of_outcome(outcome: Outcome) -> str:
