@@ -202,7 +202,7 @@ def test_a_name_that_is_nearly_a_known_one_says_so():
         METHODS["DM"].paper_config("mnist", 10)
 
 
-def test_a_set_of_pixels_stays_one_of_pixels(real):
+def test_a_uint8_set_stays_one(real):
     index = real.draw_index(1, stream(0))
     made = data.ImageSet.from_classes(real.images[index], like=real, method="pixels", seed=0)
     assert torch.equal(made.pixels(), real.subset(index.flatten()).pixels())

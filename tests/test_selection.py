@@ -38,10 +38,10 @@ def test_herding_by_hand():
 
 
 def test_the_nearest_to_the_mean_by_hand():
-    assert column(0, 1, 2, 3, 10)[selection.nearest(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
+    assert column(0, 1, 2, 3, 10)[selection.nearest_to_mean(column(0, 1, 2, 3, 10), 3)].flatten().tolist() == [3, 2, 1]
     far = column(0, 4, 5, 6, 10)  # of equal distances the first; herding's second balances the first
-    assert far[selection.nearest(far, 3)].flatten().tolist() == [5, 4, 6]
-    assert selection.nearest(far, 1).tolist() == selection.herding(far, 1).tolist()
+    assert far[selection.nearest_to_mean(far, 3)].flatten().tolist() == [5, 4, 6]
+    assert selection.nearest_to_mean(far, 1).tolist() == selection.herding(far, 1).tolist()
 
 
 def test_k_center_by_hand():

@@ -431,7 +431,7 @@ def _values(images: Tensor, of: _Reading, values: Values | None) -> Tensor:
         if values not in said or low < 0 or high > 255:
             why = "; 8-bit images are pixels and cannot be normalised values" if as_bytes else ""
             raise of.fail(f"images are {images.dtype} from {low} to {high}; expected uint8 pixels or floats{why}")
-        if high <= 1 and values is None:
+        if values is None and (high == 1 if as_bytes else high <= 1):
             raise of.fail(
                 f"images are {images.dtype} from {low} to {high}; say --bytes, or save floats and say --pixels"
             )

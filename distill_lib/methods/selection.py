@@ -90,7 +90,7 @@ def distill(
             events, learned = trained.forgotten[classes[k]], trained.learned[classes[k]]
             order = most_forgotten(events, learned, cfg.ipc, rng, cfg.never_learned)
         else:
-            choose = k_center if rule == "K-Center" else nearest if cfg.nearest else herding
+            choose = k_center if rule == "K-Center" else nearest_to_mean if cfg.nearest else herding
             order = choose(reference.features(trained.network, real, index), cfg.ipc).cpu()
         chosen.append(index[order].tolist())
     images = real.take(torch.tensor(chosen).flatten())[0].unflatten(0, (-1, cfg.ipc))
@@ -120,7 +120,7 @@ def herding(features: Tensor, n: int) -> Tensor:
     return torch.stack(order)
 
 
-def nearest(features: Tensor, n: int) -> Tensor:
+def nearest_to_mean(features: Tensor, n: int) -> Tensor:
     """Places (n,) of the features nearest to their mean, nearest first: another reading of herding, which forgets what
     was chosen before.
 
