@@ -35,6 +35,7 @@ WAITS = {
     ("methods/slfd.py: summary", "a number"): LOOK,
     ("methods/slfd.py: summary", "a copy to the processor"): LOOK,
     ("evaluation/evaluator.py: _accuracies", "a copy to the processor"): LOOK,
+    ("generators/cgan/network.py: draw", "a number"): "labels are checked, once for all images that are drawn",
     ("generators/uvit/training.py: _mean", "a number"): LOOK,
     ("core/files.py: write_tensors", "a copy to the processor"): "weights that are kept at a few steps",
     ("generators/dit/drawing.py: _drawn", "a copy to the processor"): "a drawn pool is kept on the processor",
