@@ -1,5 +1,7 @@
 """Architectures, initial weights, and stacks of networks."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,9 @@ from torch.nn import functional as F
 
 from distill_lib import networks
 from distill_lib.core.errors import UserError
+from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
+from distill_lib.evaluation import evaluate
 
 RGB32, GREY28 = (3, 32, 32), (1, 28, 28)
 
@@ -396,9 +400,24 @@ def test_timm_models():
     check_foreign("timm:vit_tiny_patch16_224", square(32, 1), 192)
 
 
+def test_a_network_of_ones_own(digits):
+    def build(shape, classes):
+        layers = nn.Flatten(), nn.Linear(math.prod(shape), 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, classes)
+        return nn.Sequential(*layers)
+
+    name = networks.own("two layers", build)
+    check_foreign(name, RGB32, 16)
+    found = evaluate(*digits, "vico_dsa@60ep", name, num_eval=2, loop=Loop(bar=False))
+    assert found.network == "own:two layers" and min(found.test_accuracy_pct) > 50
+    networks.own("no logits", lambda shape, classes: nn.Sequential(nn.Linear(32, classes)))
+    with pytest.raises(UserError, match=r"own:no logits cannot take 32x32 images \(it gives .* last layer, not"):
+        make("own:no logits")
+
+
 @pytest.mark.parametrize(
     ("name", "side", "says"),
     [
+        ("own:unheard of", 32, r"networks.own\(name, build\)"),
         ("torchvision:resnt18", 32, "did you mean resnet18"),
         ("torchvision:squeezenet1_0", 64, "linear layer"),
         ("torchvision:densenet121", 8, "cannot take 8x8"),

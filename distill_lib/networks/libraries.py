@@ -1,5 +1,5 @@
-"""Any classifier of torchvision or timm as an evaluation network: "torchvision:resnet18",
-"timm:vit_tiny_patch16_224"."""
+"""Any classifier of torchvision or timm, or of your own, as an evaluation network: "torchvision:resnet18",
+"timm:vit_tiny_patch16_224", "own:<name>"."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Foreign(Seeded):
             whole, problem = False, f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}"
         if not whole:
             _, height, width = self.shape
-            most = "most models of its library are made for 224x224"
-            raise UserError(f"{self.name} cannot take {height}x{width} images ({problem}); {most}")
+            most = "" if self.name.startswith("own:") else "; most models of its library are made for 224x224"
+            raise UserError(f"{self.name} cannot take {height}x{width} images ({problem}){most}")
 
 
 def torchvision_model(name: str) -> Callable[[Shape, int], nn.Module]:
@@ -116,4 +116,31 @@ def _change_channels(model: nn.Module, channels: int) -> None:
     setattr(model.get_submodule(parent), attribute, new)
 
 
-LIBRARIES = {"torchvision": torchvision_model, "timm": timm_model}
+_OWN: dict[str, Callable[[Shape, int], nn.Module]] = {}
+
+
+def own(name: str, build: Callable[[Shape, int], nn.Module]) -> str:
+    """Make a classifier of yours known, until Python ends, wherever a network is named.
+
+        mine = networks.own("two layers", lambda shape, classes: nn.Sequential(...))
+        evaluate(images, test, "vico_dsa", mine)
+
+    Args:
+        name:  what records and checkpoints tell it from others by: give a changed network another one.
+        build: from (C, H, W) and K to a new module that takes (N, C, H, W) normalised images to (N, K) logits, K being
+               the outputs of its last linear layer. Its weights are drawn from torch's global generator, which is
+               seeded for it.
+    Returns: the network's name, "own:<name>".
+    """
+    _OWN[name] = build
+    return f"own:{name}"
+
+
+def own_model(name: str) -> Callable[[Shape, int], nn.Module]:
+    if name not in _OWN:
+        known = ", ".join(f"own:{other}" for other in _OWN) or "none yet"
+        raise UserError(f"unknown network own:{name}: make it known with networks.own(name, build); known: {known}")
+    return _OWN[name]
+
+
+LIBRARIES = {"torchvision": torchvision_model, "timm": timm_model, "own": own_model}

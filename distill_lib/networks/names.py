@@ -9,7 +9,8 @@
 activation `AR`, `AS`, `AL`, `ASwish`, norm `IN`, `BN`, `LN`, `GN`, `NN`, pooling `AP`, `MP`, `NP`, in this order, with
 or without hyphens: `ConvNetD4W64BN` or `ConvNet-D4-W64-BN`. `ConvNet-6` is `ConvNetD6`.
 `FRePoConvW32` and so on, and with `BN`, have 32, 64 and 128 channels in place of 128, 256 and 512.
-`torchvision:<model>` and `timm:<model>` name any classifier of those libraries.
+`torchvision:<model>` and `timm:<model>` name any classifier of those libraries, `own:<name>` one that `networks.own`
+made known.
 
 Papers use one name for several networks. Plain names here are those of the DC/DSA/DM/MTT code and the same layers at
 every resolution; a prefix names another source: `IDC-ResNet18`, `GLaD-VGG11`.
@@ -123,7 +124,7 @@ def fresh(name: str, like: ImageSet | tuple[Shape, int], rng: torch.Generator) -
     """A network with new random weights, on the CPU, in train mode.
 
     Args:
-        name: one of `NETWORKS`, a composed ConvNet, "torchvision:<model>" or "timm:<model>".
+        name: one of `NETWORKS`, a composed ConvNet, "torchvision:<model>", "timm:<model>" or "own:<name>".
         like: an image set, or ((C, H, W), K): the images it takes and the number of classes.
         rng:  the only source of randomness; torch's global generator is left as it was.
     Raises: UserError: unknown name, or images of a size the network cannot take (the message says which it can).
