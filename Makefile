@@ -1,4 +1,4 @@
-# Every target first sets up .venv from requirements.lock where that has not been done.
+# Every target but gpu, gpu-kit and clean first sets up .venv from requirements.lock where that has not been done.
 #   make reproduce PROFILE=small ONLY=skd/table1_accuracy PARAMS="-p ipcs=[1]"
 #   make test ARGS="-k book"
 PROFILE ?= smoke

@@ -264,7 +264,7 @@ def test_the_parts_that_the_front_page_names_add_up():
         int(re.search(rf"(\d+) {words}", re.sub(r" \(.*?\)", "", said))[1])
         for words in (
             "numbers that could",
-            "of them at the papers' own",
+            "of them under the papers' own",
             "more at a small",
             "more, such as",
             "are lost",
@@ -273,6 +273,10 @@ def test_the_parts_that_the_front_page_names_add_up():
     )
     assert total == full + small + counted + lost + none
     assert sum(map(int, re.findall(r"\d+", said[said.rindex("(") :]))) == none
+    rows = ledger.rows()
+    sets = rows[rows["status"].isin(ledger.FULL)]["reason"].str.extract(r"(\d+) of (\d+) sets").dropna()
+    fewer = int((sets[0].astype(int) < sets[1].astype(int)).sum())
+    assert ledger.incomplete() == fewer and (not fewer or f"{fewer} of these with fewer" in said)
 
 
 def test_pages_and_commands_count_alike(monkeypatch, capsys):

@@ -58,8 +58,8 @@ class Effect:
         if not self.n:
             return "not run"
         if self.n < 2:
-            return f"{self.mean:+.2f} (one repeat)"
-        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f}), {self.n} repeats"
+            return f"{self.mean:+z.2f} (one repeat)"
+        return f"{self.mean:+z.2f} ({self.low:+z.2f} to {self.high:+z.2f}), {self.n} repeats"
 
 
 def paired(differences: Sequence[float], delta: float) -> Effect:

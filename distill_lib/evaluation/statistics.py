@@ -183,7 +183,7 @@ def equal_to_published(
         verdict = "undecided"
     else:
         verdict, why = "undecided", "not wholly outside"
-    reason = f"{difference:+.2f} (90 % interval {low:+.2f} to {high:+.2f}), {why} the margin of ±{margin:.2f}"
+    reason = f"{difference:+z.2f} (90 % interval {low:+z.2f} to {high:+z.2f}), {why} the margin of ±{margin:.2f}"
     return Comparison(verdict, difference, low, high, margin, p_value, "; ".join([reason, *notes]))
 
 

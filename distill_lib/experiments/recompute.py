@@ -68,8 +68,8 @@ class Recomputed:
         means = " against ".join(f"{statistics.mean(values):.2f}" for values in zip(*self.pairs, strict=True))
         spread = "" if self.spread is None else f"; the standard deviation between sets is {self.spread:.2f}"
         return (
-            f"{means} % computed again: {self.mean_difference:+.2f} points, at most {self.largest_difference:.2f} in a "
-            f"network{spread}"
+            f"{means} % computed again: {self.mean_difference:+z.2f} points, at most {self.largest_difference:.2f} in "
+            f"a network{spread}"
         )
 
 

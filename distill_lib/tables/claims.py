@@ -72,8 +72,8 @@ def difference(found: Finding) -> str:
     if not effect.n:
         return "not run"
     if effect.n < 2:
-        return f"{effect.mean:+.2f} {unit}, one repeat"
-    return f"{effect.mean:+.2f} ({effect.low:+.2f} to {effect.high:+.2f}) {unit}"
+        return f"{effect.mean:+z.2f} {unit}, one repeat"
+    return f"{effect.mean:+z.2f} ({effect.low:+z.2f} to {effect.high:+z.2f}) {unit}"
 
 
 def _delta(found: Finding) -> str:
@@ -148,6 +148,16 @@ def sentences(found: list[Finding]) -> Findings:
     return Findings(out)
 
 
+def decided(found: list[Finding]) -> list[str]:
+    """A sentence per verdict: the claims that all their repeats decide so, each with its difference."""
+    out = []
+    for word in ("holds", "reversed", "no effect larger than δ"):
+        some = [f"{title(f.claim)}, {difference(f)}" for f in found if f.word == word and not f.provisional]
+        if some:
+            out.append(f"Claims that paired repeats decide, *{word}*: {'; '.join(some)}.")
+    return out
+
+
 def summary() -> pd.DataFrame:
     """A row per paper: its claims by verdict ("no effect": none larger than δ). Claims that lack repeats are counted
     apart."""
@@ -175,10 +185,8 @@ def overall() -> Findings:
     every = {paper: of(paper) for paper in papers()}
     found = [f for claims in every.values() for f in claims]
     done = [f for f in found if not f.provisional]
-    decided = [f for f in done if f.word not in ("undecided", "not run")]
-    out = [
-        f"Of {len(found)} planned claims {len(done)} have all their repeats, and {len(decided)} of these are decided."
-    ]
+    clear = sum(f.word not in ("undecided", "not run") for f in done)
+    out = [f"Of {len(found)} planned claims {len(done)} have all their repeats, and {clear} of these are decided."]
     for word in ("holds", "reversed", "no effect larger than δ"):
         some = []
         for paper, claims in every.items():

@@ -101,7 +101,7 @@ def _detail(cell: Cell, row: dict[str, Any] | None, profile: str, record: Record
         "protocol": record.key["protocol"]["name"],
         "paper": row["text"] if row else "",
         "ours": spread(values),
-        "difference": f"{sum(values) / len(values) - row['value']:+.1f}" if compared else "",
+        "difference": f"{sum(values) / len(values) - row['value']:+z.1f}" if compared else "",
         "verdict": verdict,
         "networks": records.sets_and_networks(record),
         "kernel regression": spread(kernel) if kernel else "",

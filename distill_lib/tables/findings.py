@@ -40,7 +40,7 @@ SPREAD = (
 
 
 def of(paper: str, profile: str = "small") -> Findings:
-    """What the records of a profile say about a paper, and which of its cells they leave out.
+    """What the records of a profile say about a paper, its decided claims first, and which of its cells they leave out.
 
     Args:
         paper: skd, uvit, dgs or slfd.
@@ -49,7 +49,9 @@ def of(paper: str, profile: str = "small") -> Findings:
     say, _, names = _known(paper)
     tables = [measured(name, profile) for name in names]
     gaps = [text for name in names for text in (not_measured(absent(name, profile)), not_trained(name, profile))]
-    return Findings([*say(*tables), *filter(None, gaps), *basis([r for found in tables for r in found.values()])])
+    tested = claims.decided(claims.of(paper)) if profile == "small" else []
+    rests_on = basis([r for found in tables for r in found.values()])
+    return Findings([*tested, *say(*tables), *filter(None, gaps), *rests_on])
 
 
 def headline(paper: str, profile: str = "small") -> Findings:
@@ -185,7 +187,7 @@ def span(values: Iterable[float], digits: int = 1) -> str:
 
 
 def signed(points: float) -> str:
-    return f"{round(points, 1) + 0:+.1f}"  # + 0: no minus before 0.0
+    return f"{points:+z.1f}"
 
 
 def ranking(rows: dict[str, Record]) -> str:

@@ -116,7 +116,7 @@ def _row(row: dict[str, Any], cell: Cell | None, found: dict[str, Record]) -> di
         "record": f"{next(iter(found))}/{cell.experiment}/{cell.stem}" if shown else "",
     }
     if status in (*FULL, OWN) and row["value"] is not None and row["quantity"].startswith("test_accuracy"):
-        line["difference"] = f"{statistics.mean(shown.test_accuracy_pct) - row['value']:+.1f}"
+        line["difference"] = f"{statistics.mean(shown.test_accuracy_pct) - row['value']:+z.1f}"
     return line
 
 
@@ -274,6 +274,17 @@ def sentence(found: Counter[str]) -> str:
 def progress(paper: str | None = None) -> str:
     """What became of the cells of a paper, or of all, in words."""
     return sentence(sum(counts(paper).values(), Counter()))
+
+
+def incomplete() -> int:
+    """How many printed numbers have a record at full budget with fewer sets than its protocol asks for."""
+    found = 0
+    for name in reported.experiment_names():
+        cells = _cells(name)
+        of_rows = (cells.get(tuple(row[k] for k in reported.KEY)) for row in reported.cells_of(name))
+        kept = [records.load(cell, "full") for cell in of_rows if cell]
+        found += sum(len(record.done) < record.key.get("num_sets", 1) for record in kept if record)
+    return found
 
 
 def gaps() -> numbers.Findings:

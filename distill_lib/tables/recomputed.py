@@ -19,7 +19,7 @@ def table() -> pd.DataFrame:
             "networks": len(r.pairs),
             "recorded": spread([a for a, _ in r.pairs], 2),
             "computed again": spread([b for _, b in r.pairs], 2),
-            "difference of the means": f"{r.mean_difference:+.2f}",
+            "difference of the means": f"{r.mean_difference:+z.2f}",
             "largest of a network": f"{r.largest_difference:.2f}",
             "between seeds": "one set" if r.spread is None else f"{r.spread:.2f} ({_sets(r)} sets)",
             "recorded on": _device(r.record),

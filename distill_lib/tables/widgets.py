@@ -69,13 +69,14 @@ def headline() -> str:
     found = sum(ledger.counts().values(), Counter())
     full = {status: found[status] for status in ledger.FULL if found[status]}
     verdicts = f" ({', '.join(f'{n} {status}' for status, n in full.items())})" if full else ""
+    fewer = f", {n} of these with fewer sets than the protocol asks for," if (n := ledger.incomplete()) else ""
     small = found[ledger.OWN] + found[ledger.STAND_IN]
     none = {status: found[status] for status in PARTS["not run"] if found[status]}
     return (
         f"The four papers print {ledger.total(found)} numbers that could be measured. We have measured "
-        f"{sum(full.values()) or 'none'} of them at the papers' own budget{verdicts} and {small} more at a small one, "
-        f"{found[ledger.STAND_IN]} of these on stand-ins. {found[ledger.COUNTED]} more, such as layer counts, we "
-        f"checked by counting; {found['source lost']} are lost in the source; {sum(none.values())} have no result yet "
+        f"{sum(full.values()) or 'none'} of them under the papers' own protocols{verdicts}{fewer} and {small} more at "
+        f"a small budget, {found[ledger.STAND_IN]} of these on stand-ins. {found[ledger.COUNTED]} more, such as layer "
+        f"counts, we checked by counting; {found['source lost']} are lost in the source; {sum(none.values())} have no result yet "
         f"({', '.join(f'{n} {status}' for status, n in none.items()) or 'none'})."
     )
 

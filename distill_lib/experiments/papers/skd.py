@@ -58,8 +58,8 @@ NARROW = {"smoke": "FRePoConvW32", "small": "FRePoConvW64"}  # the same network 
 # Methods the paper does not print, measured beside its rows; the first protocol is their own.
 BESIDE = {"IDC-1": ["vico_dsa", "idc_small"]}
 # Other readings of a row, each with the setting it changes; measured beside it under its own protocol. How long the
-# network behind Herding's and K-Center's features was trained is not published, and Herding's printed accuracies hardly
-# grow with the number of images, as if each image were chosen for itself.
+# network behind Herding's and K-Center's features was trained is not published, and on FashionMNIST Herding's printed
+# accuracies hardly grow with the number of images, as if each image were chosen for itself.
 FEWER_EPOCHS = ("training.epochs", 5)
 READINGS: dict[str, dict[str, tuple[str, Any]]] = {
     "Forgetting": {"never learned first": ("never_learned", "most")},
