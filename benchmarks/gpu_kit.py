@@ -173,10 +173,13 @@ class Kit:
             parts = {n: p if (p := self.out / f"{n}.part").is_file() else self.out / n for n in files}
             whole = all(sha256(p) == files[n]["sha256"] for n, p in parts.items())
         except (OSError, ValueError, KeyError, TypeError):  # an unfinished part: the files before are whole
-            return
+            whole = False
         if whole:
             for name, part in [*parts.items(), ("manifest.json", manifest)]:
                 part.replace(self.out / name)
+        for kind in ("manifest.json", "results.zip", "checkpoint.zip.*"):  # of a kill while they were written
+            for part in self.out.glob(f"{kind}.part"):
+                part.unlink()
 
     def say(self, line: str) -> None:
         with open(self.out / "log.txt", "a") as log:

@@ -36,6 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from distill_lib.core import paths
 from distill_lib.core.device import describe, pick, processor
 from distill_lib.core.measure import forget_peak, peak_mb
 from distill_lib.records import benchmarks, provenance
@@ -380,9 +381,11 @@ def made_by(device: str, threads: int) -> dict[str, Any]:
 
 
 def machine_name(device: str) -> str:
-    """The device as the results name it: processors of one name that differ in instructions are kept apart."""
+    """The device as the results name it: processors of one name that differ in instructions are kept apart, and so is
+    a GPU whose networks are not compiled."""
     name = describe(device).rpartition(", ")[0] or describe(device)
-    best = processor()[-1:] if torch.device(device).type == "cpu" else []
+    slow = [] if paths.switch("DISTILL_COMPILE", True) else ["nothing compiled"]
+    best = processor()[-1:] if torch.device(device).type == "cpu" else slow
     return " with ".join([name, *best])
 
 

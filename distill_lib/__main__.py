@@ -199,14 +199,19 @@ def run(
     limit = time.monotonic() + seconds(time_limit) if time_limit else None
     chosen = [(name, engine.check_parameters(name, {"profile": profile, **parse(parameter)})) for name in experiments]
     selected = [engine.select(engine.experiment(name).cells(params), cells) for name, params in chosen]
-    left_to_do = []
+    left_to_do, lacking = [], {}
     for (name, params), some in zip(chosen, selected, strict=True):
         if profile == "recorded":
             left_to_do.append([])
             continue
         left_to_do.append([s for s in engine.plan(name, params, some, sets) if s.state in engine.TO_COMPUTE])
         prerequisites.check(name, profile, [s.task.maker for s in left_to_do[-1]])
-        _say_what_lacks_weights(left_to_do[-1], name, profile)
+        lacking |= _without_weights(left_to_do[-1])
+    if lacking:
+        cell, why = next(iter(lacking.items()))
+        if len(lacking) == sum(map(len, left_to_do)):
+            raise UserError(f"no cell can be computed here at {profile}; {cell}: {why}")
+        print(f"{len(lacking)} cells will fail: {'; '.join(dict.fromkeys(lacking.values()))}")
     failed: list[engine.Status] = []
     for (name, params), some, todo in zip(chosen, selected, left_to_do, strict=True):
         if profile == "full":
@@ -232,11 +237,8 @@ def run(
         raise UserError(f"{len(failed)} of {sum(map(len, selected))} cells failed; the others are recorded")
 
 
-def _say_what_lacks_weights(todo: list[Any], name: str, profile: str) -> None:
-    """Which cells will fail for files that are not here.
-
-    Raises: UserError: none could be computed.
-    """
+def _without_weights(todo: list[Any]) -> dict[Any, str]:
+    """The cells that will fail for files that are not here, with the reason."""
     from .experiments import prerequisites
 
     lacking = {}
@@ -245,12 +247,7 @@ def _say_what_lacks_weights(todo: list[Any], name: str, profile: str) -> None:
             prerequisites.check_weights(s.task)
         except UserError as err:
             lacking[s.cell] = str(err)
-    if not lacking:
-        return
-    cell, why = next(iter(lacking.items()))
-    if len(lacking) == len(todo):
-        raise UserError(f"{name} at {profile}: no cell can be computed here; {cell}: {why}")
-    print(f"{len(lacking)} of {len(todo)} cells of {name} will fail: {'; '.join(dict.fromkeys(lacking.values()))}")
+    return lacking
 
 
 def _computed(profile: str) -> str:

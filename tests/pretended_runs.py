@@ -71,6 +71,11 @@ def test_every_method_leaves_nothing_on_the_processor(name, sets, device):
     assert torch.isfinite(made.to("cpu").images.float()).all()
 
 
+def test_a_run_without_a_key_is_told_by_what_it_starts_from(device, tmp_path):
+    loop, network = Loop(tmp_path, bar=False), torch.nn.Linear(2, 2).to(device.device)
+    assert list(loop.steps("a phase", 2, {"network": network})) == [0, 1]
+
+
 @pytest.mark.parametrize("protocol", ["vico_dsa@2ep", "dim@2ep", "idc_small@2ep", "glad@2ep", "dd_ranking@2ep"])
 def test_an_evaluation_leaves_nothing_on_the_processor(protocol, sets, device):
     real, test = (s.to(device.device) for s in sets)

@@ -217,14 +217,21 @@ def test_arms_that_do_not_share_all_but_the_idea_are_not_compared(key, metrics, 
 
 
 @pytest.mark.parametrize(
-    ("ours", "says"), [([2.0, 3.0, 3.9], ""), ([2.0, 5.0, 3.0], "took longer than .* in 1 of 3 sets")]
+    ("ours", "device", "says"),
+    [
+        ([2.0, 3.0, 3.9], "here", ""),
+        ([2.0, 5.0, 3.0], "here", "took longer than .* in 1 of 3 sets"),
+        ([2.0, 3.0, 3.9], "elsewhere", "timed on different machines: elsewhere and here"),
+        (None, "here", "seconds of the arms' sets are not known"),
+    ],
 )
-def test_a_set_that_takes_longer_than_it_may_is_not_compared(ours, says, monkeypatch):
+def test_a_set_that_takes_longer_than_it_may_is_not_compared(ours, device, says, monkeypatch):
     of = claims.experiment_of("toy/claims", "Toy", [claim("quick", n=3, in_no_more_seconds=True)])
 
     def load(cell, profile):
-        seconds = {"distill_cpu_seconds": ours if cell.ipc == 2 else [4.0] * 3}
-        return Record(cell, [50.0 + cell.ipc] * 3, [0, 1, 2], key_of(of, cell), seconds)
+        values, where = (ours, device) if cell.ipc == 2 else ([4.0] * 3, "here")
+        seconds = {"distill_cpu_seconds": values} if values else {}
+        return Record(cell, [50.0 + cell.ipc] * 3, [0, 1, 2], key_of(of, cell), seconds, made_by={"device": where})
 
     monkeypatch.setattr(records, "load", load)
     (found,) = claims.findings(of, "small")

@@ -146,9 +146,11 @@ def test_soft_labels_treat_random_images_alike():
         assert images.is_floating_point()  # normalised
         return torch.stack([images.mean((1, 2, 3)) + k for k in range(3)], 1)
 
-    got = dd_ranking(
-        synthetic, real, toy(10), table, rounds=1, soft_protocol="dd_ranking+kl", teacher=teacher, full_data=[0.84]
-    )
+    soft = {"rounds": 1, "soft_protocol": "dd_ranking+kl", "teacher": teacher}
+    dd_ranking(synthetic, real, toy(10), table, protocol="dd_ranking@60ep", **soft)
+    assert "dd_ranking_full_data@60ep" in [c[1] for c in table.calls]  # the difference of hard labels: one budget
+    table.calls.clear()
+    got = dd_ranking(synthetic, real, toy(10), table, **soft, full_data=[0.84])
     assert got.hlr == pytest.approx([0.34]) and got.ior == pytest.approx([0.14]) and got.official is None
     assert got.ars == pytest.approx([ranking._score(0.5 * 0.14 - 0.5 * 0.01)])
     assert [(c[0], c[1]) for c in table.calls] == [

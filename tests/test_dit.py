@@ -548,6 +548,10 @@ def test_published_weights_are_found_by_name_and_conditioned_on_imagenet_s_numbe
     )
     of = replace(dit.Pretraining(), side=8)
     model = dit.base(real, of)
+    state = of.file_state()
+    assert state["weights_file"]  # what is kept of them is made anew when they are others
+    (tmp_path / "weights" / "DiT-XL-2-256" / "more.json").write_text("{}")
+    assert of.file_state() != state
     assert (
         model.labels.tolist() == [258, 9]
         and model.network.arch.numerics == "official"

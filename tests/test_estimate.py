@@ -339,6 +339,9 @@ def test_selections_that_select_nothing_say_why(cells, text, says):
 def test_a_cell_is_found_by_its_text_and_by_its_record(cells):
     for cell in cells[::17]:
         assert experiments.find(f"{NAME}: {cell}") == cell == experiments.find(f"results/full/{NAME}/{cell.stem}.json")
+        assert experiments.find(f"{NAME}/{cell.stem}-full") == cell
+    ends_like_a_profile = "idc-1_mnist_ipc1_convnet_idc-small"
+    assert experiments.find(ends_like_a_profile).stem == ends_like_a_profile
     with pytest.raises(UserError, match="did you mean dm_mnist_ipc1_convnet_vico-dsa"):
         experiments.find("dm_mnist_ipc1_convnet_vico-dsb")
 

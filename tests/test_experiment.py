@@ -78,6 +78,18 @@ def test_the_second_run_computes_nothing_and_says_so(table):
     assert "2 reused" in again.summary
 
 
+def test_a_run_that_computes_nothing_needs_no_folder_to_write_to(table, monkeypatch):
+    go()
+
+    def refused(folder):
+        raise UserError(f"cannot write {folder}")
+
+    monkeypatch.setattr(engine, "check_writable", refused)
+    assert set(states(go())) == {"reused"}
+    with pytest.raises(UserError, match="cannot write"):
+        go(seed=1)
+
+
 def test_a_record_holds_every_network_with_settings_data_and_cost(table):
     record = go().statuses[0].record
     assert len(record.test_accuracy_pct) == 2 and record.sets == [0, 0]

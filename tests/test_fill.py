@@ -201,6 +201,7 @@ def test_the_command_says_first_what_it_will_do(table, monkeypatch, capsys):
         (["skd/table1"], "did you mean skd/table1_accuracy"),
         (["--time-limit", "long"], "write it as 90s, 9m or 2h"),
         (["--cells", "ipc=7"], "no cell"),
+        (["--cells", ""], "no cell"),
         (["--sets", "0"], "--sets"),
     ],
 )

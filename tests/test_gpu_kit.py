@@ -173,6 +173,9 @@ def test_a_run_killed_while_its_files_are_renamed_goes_on_from_them(renamed, mon
     second = gpu_kit.Kit(out, tmp_path, 1, "cpu")
     assert (second.work / "runs" / "products" / "a.unfinished").stat().st_size == 900
     assert not list(out.glob("*.part"))
+    (out / "checkpoint.zip.3.part").write_bytes(b"of a run that was killed while it wrote")
+    gpu_kit.Kit(out, tmp_path, 1, "cpu")
+    assert not list(out.glob("*.part"))
 
 
 def test_a_run_killed_before_anything_was_packed_begins_again(monkeypatch, tmp_path):

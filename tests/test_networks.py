@@ -412,6 +412,18 @@ def test_a_network_of_ones_own(digits):
     networks.own("no logits", lambda shape, classes: nn.Sequential(nn.Linear(32, classes)))
     with pytest.raises(UserError, match=r"own:no logits cannot take 32x32 images \(it gives .* last layer, not"):
         make("own:no logits")
+    networks.own("softmax", lambda *like: nn.Sequential(build(*like), nn.LogSoftmax(1)))
+    with pytest.raises(UserError, match=r"last linear layer is followed by others, such as a softmax"):
+        make("own:softmax")
+    with pytest.raises(UserError, match="needs a name"):
+        networks.own(" ", build)
+
+
+def test_layers_that_learn_their_size_are_drawn_by_the_seed_too():
+    def build(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(16), nn.Linear(16, classes))
+
+    check_foreign(networks.own("lazy", build), RGB32, 16)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from distill_lib.evaluation.protocols import (
     REASONS,
     SOURCES,
     VARIANTS,
+    Case,
     Protocol,
     departures,
     differing_fields,
@@ -233,6 +234,13 @@ def test_the_budget_is_a_whole_number_of_epochs_however_the_set_is_cut():
         {"ema": 2.0},
         {"milestones": (50.0, 75.0)},
         {"warmup_steps": -5},
+        {"lr": math.inf},
+        {"lr_grid": (-0.1,)},
+        {"gamma": math.nan},
+        {"cutmix": 7.0},
+        {"final_lr": -2.0},
+        {"epochs_by_ipc": ((1, -5),)},
+        {"steps_by_images": ((10, -3),)},
     ],
 )
 def test_a_protocol_that_cannot_be_run_is_refused(change):
@@ -240,10 +248,21 @@ def test_a_protocol_that_cannot_be_run_is_refused(change):
         replace(protocol("vico_dsa"), name="mine", **change)
 
 
+OWN = (Case({"epochs": 2}, datasets=("MNIST",)),)
+
+
 def test_an_own_protocol_does_not_bear_the_name_of_a_preset_that_it_is_not():
     with pytest.raises(UserError, match="'vico_dsa': differs from the preset of that name"):
         protocol(Protocol(name="vico_dsa", epochs=2, lr=0.5))
-    assert protocol(protocol("vico_dsa")).name == "vico_dsa"
+    for name, change in (
+        ("vico_dsa@60ep", {"lr": 0.5}),
+        ("vico_dsa+noaug", {"batch": 8}),
+        ("vico_dsa", {"cases": OWN}),
+    ):
+        with pytest.raises(UserError, match="differs from the preset of that name"):
+            protocol(replace(protocol(name), **change))
+    for own in (protocol("vico_dsa@60ep"), protocol("vico_dsa").settled("MNIST", "ConvNet", 1, 10)):
+        assert protocol(own) is own  # with its cases, or with one applied
 
 
 def test_an_own_protocol_may_have_any_name():

@@ -1,13 +1,14 @@
 """`distill recompute`: recorded cells computed anew, with nothing reused, and compared."""
 
 import dataclasses
+import importlib
 import statistics
 
 import pytest
 from test_experiment import go, table  # noqa: F401
 
 from distill_lib import experiments, records
-from distill_lib.core import paths
+from distill_lib.core import paths, store
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.experiments import compute
 from distill_lib.experiments.recompute import comparisons
@@ -51,6 +52,21 @@ def test_further_sets_tell_how_far_the_number_moves_with_the_seed(table):  # noq
     assert found.spread == pytest.approx(statistics.stdev(means))
     assert recomputed.table().loc[0, "between seeds"] == f"{found.spread:.2f} (3 sets)"
     assert "0 of 1 cells moved by more than twice their own" in recomputed.sentence()[0]
+
+
+def test_another_state_of_the_code_does_not_go_on_from_the_work_of_the_one_before(table, monkeypatch):  # noqa: F811
+    go()
+    monkeypatch.setattr(records, "code_state", lambda: {"commit": "abc", "changed_since_commit": True})
+    code, folders = {"text": "a"}, []
+    monkeypatch.setattr(store, "digest", lambda value, digest=store.digest: digest([value, code["text"]]))
+    module = importlib.import_module("distill_lib.experiments.recompute")
+    own = module._runs_of_its_own
+    monkeypatch.setattr(module, "_runs_of_its_own", lambda name: folders.append(name) or own(name))
+    again()
+    again()
+    code["text"] = "b"
+    again()
+    assert folders[0] == folders[1] != folders[2] and all("abc-changed-" in name for name in folders)
 
 
 def changed(by):

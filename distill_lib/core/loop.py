@@ -171,7 +171,8 @@ def _digest(total: int, live: dict[str, Any]) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
             found.update(f"{tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
         elif isinstance(value, dict):
             for k, v in value.items():
                 found.update(str(k).encode())

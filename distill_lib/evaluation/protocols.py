@@ -23,8 +23,9 @@ from ..core.errors import UserError, unknown
 from ..core.settings import Count, Whole, added, from_dict, replace, settings
 from ..data import like
 
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
-Positive = Annotated[float, pydantic.Field(gt=0)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Rows = tuple[tuple[Count, Count], ...]
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 DSA_NO_FLIP = "dsa:color_crop_cutout_scale_rotate"
 
@@ -70,8 +71,8 @@ class Protocol:
     # --- how long
     epochs: Count = 300  # nominal; `extra_epoch` adds the one that a loop "to epochs inclusive" runs
     # (up to this IPC, epochs), the last row for anything larger; replaces `epochs`
-    epochs_by_ipc: tuple[tuple[int, int], ...] = ()
-    steps_by_images: tuple[tuple[int, int], ...] = ()  # (up to this many images, optimiser steps); replaces `epochs`
+    epochs_by_ipc: Rows = ()
+    steps_by_images: Rows = ()  # (up to this many images, optimiser steps); replaces `epochs`
     steps_of_ipc: Count | None = None  # as many optimiser steps as `epochs` of a set with this many images per class
     extra_epoch: bool = True
     budget: Count | None = None  # epochs of a budget variant, in place of the rules above
@@ -80,17 +81,17 @@ class Protocol:
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Positive = 0.01
     lr_from_set: bool = False  # use the step size learned with the set (its facts.extra["lr_net"]) if it carries one
-    lr_grid: tuple[float, ...] = ()  # train at each, keep the one with the best selection accuracy
+    lr_grid: tuple[Positive, ...] = ()  # train at each, keep the one with the best selection accuracy
     momentum: Share = 0.9  # sgd
-    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 5e-4
     schedule: Literal["restart", "multistep", "warmup_cosine", "half_warmup_half_cosine", "constant"] = "restart"
     milestones: tuple[Share, ...] = ()  # multistep: fractions of the epochs
-    gamma: float = 0.1  # factor on the learning rate at each milestone
+    gamma: Positive = 0.1  # factor on the learning rate at each milestone
     warmup_steps: Whole = 0  # warmup_cosine
-    final_lr: float = 0.0  # warmup_cosine: last learning rate as a fraction of the highest
+    final_lr: Share = 0.0  # warmup_cosine: last learning rate as a fraction of the highest
     # --- images and labels
     augmentation: str = "none"
-    cutmix: float = 0.0  # probability per batch; box share from Beta(1, 1)
+    cutmix: Share = 0.0  # probability per batch; box share from Beta(1, 1)
     mixup: Annotated[float, pydantic.Field(ge=0, le=0)] = 0.0  # no protocol here mixes; records hold the field
     # ce: hard labels (arg-max of soft ones); the others use soft labels as they are
     loss: Literal["ce", "soft_ce", "mse", "kl"] = "ce"
@@ -440,8 +441,11 @@ def protocol(name: str | Protocol) -> Protocol:
     Raises: UserError: an unknown preset or variant, or a budget that is not a number of epochs.
     """
     if isinstance(name, Protocol):
-        preset = PROTOCOLS.get(name.name)
-        if preset is not None and replace(name, cases=()) != replace(preset, cases=()):
+        try:
+            known = protocol(name.name)
+        except UserError:  # a name of one's own
+            return name
+        if not _is(name, known):
             raise UserError(f"protocol {name.name!r}: differs from the preset of that name; give yours another one")
         return name
     base, at, budget = name.partition("@")
@@ -459,6 +463,16 @@ def protocol(name: str | Protocol) -> Protocol:
             raise UserError(f"protocol {name!r}: a budget is a number of epochs, such as {base}@60ep")
         fields["budget"] = int(number[1])
     return replace(PROTOCOLS[preset], name=name, **fields)
+
+
+def _is(own: Protocol, known: Protocol) -> bool:
+    """Whether a protocol is the one that its name stands for, perhaps with cases applied."""
+    if own.cases not in ((), known.cases):
+        return False
+    own_fields, known_fields = _plain(replace(own, cases=())), _plain(replace(known, cases=()))
+    applied = [from_dict(Protocol, {**known_fields, **case.change}) for case in known.cases if not own.cases]
+    values = {k: [v, *(getattr(one, k) for one in applied)] for k, v in known_fields.items()}
+    return all(v in values[k] for k, v in own_fields.items())
 
 
 def differing_fields(name: str) -> dict[str, tuple[Any, Any]]:

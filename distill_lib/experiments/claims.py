@@ -393,12 +393,16 @@ def _unlike(claim: Claim, arms: list[Record]) -> str:
     """Why the arms of a claim cannot be paired; "" if they can."""
     if len(names := {metric_of(claim.quantity, record) for record in arms}) > 1:
         return f"the arms were measured differently: {' and '.join(sorted(names)).strip()}"
-    if "seconds" in claim.quantity and len(machines := {m for record in arms for m in _machines(record)}) > 1:
+    timed = claim.in_no_more_seconds or "seconds" in claim.quantity
+    if timed and len(machines := {m for record in arms for m in _machines(record)}) > 1:
         return f"the arms were timed on different machines: {' and '.join(sorted(machines))}"
     if claim.in_no_more_seconds:
+        if len(clocks := {metric_of("seconds", record) for record in arms[:2]}) > 1 or "" in clocks:
+            return "the seconds of the arms' sets are not known, or not of one clock"
         ours, theirs = (QUANTITIES["seconds"](record) for record in arms[:2])
-        if slower := [i for i in ours if i in theirs and ours[i] > theirs[i]]:
-            return f"{claim.arms[0][0]} took longer than {claim.arms[1][0]} in {len(slower)} of {len(ours)} sets"
+        both = ours.keys() & theirs.keys()
+        if slower := [i for i in both if ours[i] > theirs[i]]:
+            return f"{claim.arms[0][0]} took longer than {claim.arms[1][0]} in {len(slower)} of {len(both)} sets"
     if any(record.key.get("data_sha256") != arms[0].key.get("data_sha256") for record in arms):
         return "the arms were made from different pixels or labels"
     return ""

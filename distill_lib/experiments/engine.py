@@ -66,7 +66,6 @@ def run(
     tell, say = say or (lambda line: None), say or print
     pick(device)  # an unknown device stops here, not in every cell
     records.code_state()  # remembered: the checkout may change while cells are computed
-    check_writable(paths.results(params.profile))
     outcome, waiting, first_round = Outcome(params, printed=this.printed), list(cells), len(cells)
     deadline = None if time_limit is None else start + time_limit
     how = Run(params.profile, deadline, device, Activity(len(cells)))
@@ -122,6 +121,7 @@ def _one(cell: Cell, params: Parameters, how: Run, say: Callable[[str], None], n
                 now = Status(cell, "stale", changed, now.task, now.record)
             elif now.state == "recorded":
                 return Status(cell, "reused", now.why, now.task, now.record)
+        check_writable(paths.results(how.profile))
         why = "" if now.state == "missing" else f"{now.state}: {now.why}"
         say(f"[{number}/{how.listener.cells}] computing {cell}" + (why and f", {why}"))
         with how.listener.cell(cell, how.profile, number, why):

@@ -86,7 +86,7 @@ def plan(
                 left_out[reason] += 1
             elif status.state in TO_COMPUTE:
                 statuses.append((status, params))
-    if cells and not selected:
+    if cells is not None and not selected:
         raise UserError(f"cells {cells!r}: no cell of {', '.join(names or ['any experiment'])} fits")
     return _ordered(statuses, profile, sets), left_out
 

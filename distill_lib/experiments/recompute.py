@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import records
-from ..core import paths
+from ..core import paths, store
 from ..core.device import describe, pick, processor
 from ..core.errors import UserError
 from ..core.files import write_json
@@ -111,7 +111,10 @@ def recompute(
         if changed := engine.data_change(s):
             raise UserError(f"{s.cell}: {changed}, so its number cannot be the same")
     by = records.code_state()  # remembered: the checkout may change while cells are computed
-    code = by.get("commit", "")[:9] + "-changed" * bool(by.get("changed_since_commit"))
+    code = by.get("commit", "")[:9]
+    if by.get("changed_since_commit"):  # what another state of the code has begun is not gone on with
+        files = sorted((paths.ROOT / "distill_lib").rglob("*.py"))
+        code += f"-changed-{store.digest([f.read_text() for f in files])[:9]}"
     found, listener = [], Activity(len(valid))  # of this `runs` folder, where `distill watch` looks
     with _runs_of_its_own(f"{name.replace('/', '-')}-{params.profile}-{_machine(place)}-{code or 'unknown-code'}"):
         how = Run(params.profile, deadline, device, listener)

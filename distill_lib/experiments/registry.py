@@ -158,13 +158,17 @@ def find(text: str) -> Cell:
 
     Raises: UserError: none or several.
     """
-    wanted = re.sub(r"(\.json|-small|-full)$", "", text.strip())  # as files and as citations have it
     every = {cell: f"{e.name}/{cell.stem}" for e in experiments().values() for cell in e.cells(e.parameters())}
-    found = {
-        cell: where
-        for cell, where in every.items()
-        if wanted in (str(cell), f"{cell.experiment}: {cell}", cell.stem) or wanted.endswith(where)
-    }
+
+    def named(wanted: str) -> dict[Cell, str]:
+        return {
+            cell: where
+            for cell, where in every.items()
+            if wanted in (str(cell), f"{cell.experiment}: {cell}", cell.stem) or wanted.endswith(where)
+        }
+
+    wanted = text.strip().removesuffix(".json")
+    found = named(wanted) or named(re.sub(r"-(small|full)$", "", wanted))  # as citations have it
     if not found:
         close = difflib.get_close_matches(wanted.rpartition("/")[2], [cell.stem for cell in every], n=1)
         hint = f"did you mean {close[0]}? " if close else ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -29,14 +30,21 @@ class Foreign(Seeded):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.seed))
             model = build(shape, num_classes)
+            if any(nn.parameter.is_lazy(p) for p in model.parameters()):  # drawn now, not in the first step
+                with torch.no_grad():
+                    model.eval()(torch.zeros(1, *shape))
+                model.train()
         linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
         found = [(path, layer) for path, layer in linear if layer.out_features == num_classes]
         if not found:
             raise UserError(f"{name} does not end in a linear layer with one output per class: choose another network")
-        path, self.classifier = found[-1]
-        parent, _, attribute = path.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, nn.Identity())
+        self._path, self.classifier = found[-1]
         self.body = model
+        self._replace_last(nn.Identity())
+
+    def _replace_last(self, layer: nn.Module) -> None:
+        parent, _, attribute = self._path.rpartition(".")
+        setattr(self.body.get_submodule(parent), attribute, layer)
 
     def embed(self, x: Tensor) -> Tensor:
         with self.dropout_stream(x):
@@ -47,18 +55,25 @@ class Foreign(Seeded):
         return self
 
     def check(self) -> None:
-        """Raise a `UserError` unless one image of the network's shape gives one embedding and one logit per class."""
+        """Raise a `UserError` unless an image of the network's shape gives an embedding, and this and the last layer
+        what the whole model gives."""
+        image, last, problem = torch.linspace(-1, 1, math.prod(self.shape)).view(1, *self.shape), self.classifier, ""
+        training = self.training
         try:
             with torch.no_grad():
-                training = self.training
-                embedding = self.eval().embed(torch.zeros(1, *self.shape))
-                self.train(training)
-            whole = isinstance(embedding, Tensor) and embedding.shape == (1, self.classifier.in_features)
-            shape = tuple(getattr(embedding, "shape", ()))
-            problem = f"it gives {shape} before its last layer, not (1, {self.classifier.in_features})"
+                embedding = self.eval().embed(image)
+                self._replace_last(last)
+                logits = self.body(image)
+                self._replace_last(nn.Identity())
+            if not isinstance(embedding, Tensor) or embedding.shape != (1, last.in_features):
+                shape = tuple(getattr(embedding, "shape", ()))
+                problem = f"it gives {shape} before its last layer, not (1, {last.in_features})"
+            elif not torch.allclose(last(embedding), logits, 1e-4, 1e-5):
+                problem = "its last linear layer is followed by others, such as a softmax: leave them out"
         except Exception as err:  # whatever another library raises for a size it cannot take
-            whole, problem = False, f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}"
-        if not whole:
+            problem = f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}"
+        self.train(training)
+        if problem:
             _, height, width = self.shape
             most = "" if self.name.startswith("own:") else "; most models of its library are made for 224x224"
             raise UserError(f"{self.name} cannot take {height}x{width} images ({problem}){most}")
@@ -131,7 +146,10 @@ def own(name: str, build: Callable[[Shape, int], nn.Module]) -> str:
                the outputs of its last linear layer. Its weights are drawn from torch's global generator, which is
                seeded for it.
     Returns: the network's name, "own:<name>".
+    Raises: UserError: no name.
     """
+    if not name.strip():
+        raise UserError("a network of your own needs a name")
     _OWN[name] = build
     return f"own:{name}"
 

@@ -76,8 +76,8 @@ def headline() -> str:
         f"The four papers print {ledger.total(found)} numbers that could be measured. We have measured "
         f"{sum(full.values()) or 'none'} of them under the papers' own protocols{verdicts}{fewer} and {small} more at "
         f"a small budget, {found[ledger.STAND_IN]} of these on stand-ins. {found[ledger.COUNTED]} more, such as layer "
-        f"counts, we checked by counting; {found['source lost']} are lost in the source; {sum(none.values())} have no result yet "
-        f"({', '.join(f'{n} {status}' for status, n in none.items()) or 'none'})."
+        f"counts, we checked by counting; {found['source lost']} are lost in the source; {sum(none.values())} have no "
+        f"result yet ({', '.join(f'{n} {status}' for status, n in none.items()) or 'none'})."
     )
 
 

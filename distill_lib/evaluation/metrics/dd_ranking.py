@@ -157,7 +157,7 @@ def dd_ranking(
     """
     if isinstance(protocol, Protocol):
         raise UserError(f"protocol {protocol.name!r}: give a name, such as 'dd_ranking@60ep'")
-    if isinstance(full_data, float):
+    if isinstance(full_data, (int, float)):
         full_data = [full_data]
     if rounds < 1:
         raise UserError(f"rounds {rounds}: at least 1")
@@ -192,7 +192,7 @@ def dd_ranking(
         if soft_protocol:
             todo["syn_hard"] = (synthetic, protocol, given)
         if full_data is None:
-            todo["real_hard"] = (real, real_protocol or full_data_protocol(rules_of(own).budget), {})
+            todo["real_hard"] = (real, real_protocol or full_data_protocol(rules_of(protocol).budget), {})
         for name, (images, rules, more) in todo.items():
             result = evaluate(images, test, rules, network=network, num_eval=1, seed=1000 * seed + r, loop=loop, **more)
             selected = result.metrics.get("test_selected_pct")

@@ -108,6 +108,8 @@ def table1_task(cell: Cell, params: Parameters) -> Task | Skip:
     if params.profile == "full":
         return Task(cell, config, cell.dataset, cell.protocol, num_eval=5, num_sets=1 if full_data else 5, **both)
     if params.profile == "small":
+        if READINGS.get(cell.method, {}).get(cell.variant) == FEWER_EPOCHS:
+            return Skip("full alone: the features of small are trained for hardly longer")
         if cell.ipc not in [*SMALL_CELLS[cell.dataset], None]:
             return Skip(f"small computes {cell.dataset} at IPC {SMALL_CELLS[cell.dataset]}")
         budget, sets = f"{cell.protocol}@{SMALL_EPOCHS[cell.ipc]}ep", 3 if cell.method == "Random" else 1

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...core.settings import Count, replace, settings
+from ...core.weights import find_folder
 from ...data import DATASETS, sized
 from ..diffusion import discrete
 from .network import Numerics
@@ -58,6 +59,8 @@ class Pretraining:
     def file_state(self) -> dict[str, list[list[int]]]:
         """Sizes and times of the files of weights, for the keys of what is made from them; {} where there is none."""
         place = Path(self.weights or "nothing")
+        if self.weights and not place.is_file():
+            place = find_folder(self.weights) or place
         files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
         return {"weights_file": [[f.stat().st_size, f.stat().st_mtime_ns] for f in files]} if files else {}
 
