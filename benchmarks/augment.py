@@ -221,7 +221,3 @@ def plain_dc(names: tuple[str, ...], x: Tensor, u: Tensor) -> Tensor:
             image = turned[:, top : top + h, left : left + w]
         out.append(image)
     return torch.from_numpy(np.stack(out))
-
-
-if __name__ == "__main__":
-    suite.main(only="augment")

@@ -51,7 +51,3 @@ def recorded(side: str, device: str) -> suite.Call:
 )
 def smoke(side: str, device: str) -> suite.Call:
     return lambda: build("-m", "distill_lib", "reproduce", "--profile", "smoke")
-
-
-if __name__ == "__main__":
-    suite.main(only="book")

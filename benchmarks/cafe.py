@@ -58,7 +58,3 @@ def update(side: str, device: str, ipc: int, real: int) -> suite.Call:
         )[1]
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="cafe")

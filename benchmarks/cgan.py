@@ -147,7 +147,3 @@ def draw(side: str, device: str, steps: int, batch: int, **size: int) -> suite.C
         return images
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="cgan")

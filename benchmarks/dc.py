@@ -80,7 +80,3 @@ def dc(*args, **size) -> suite.Call:
 )
 def dsa(*args, **size) -> suite.Call:
     return step(augment.dsa(), *args, **size)
-
-
-if __name__ == "__main__":
-    suite.main(only="dc")

@@ -49,7 +49,3 @@ def step(side: str, device: str, ipc: int, classes: int, real: int, pixels: int,
         return synthetic.grad
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="dm")

@@ -186,7 +186,3 @@ def start_plan(side: str, device: str, name: str) -> suite.Call:
     return python(
         *(["-m", "distill_lib", "plan", name, "--profile", "full"] if side == "ours" else ["-c", "import torch"])
     )
-
-
-if __name__ == "__main__":
-    suite.main(only="engine")

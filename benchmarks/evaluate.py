@@ -96,7 +96,3 @@ def plain(
             answers = torch.cat([net.eval()(x).argmax(1) for x in test_images.split(256)])
         accuracies.append(100 * (answers == test_labels).double().mean().item())
     return accuracies
-
-
-if __name__ == "__main__":
-    suite.main(only="evaluate")

@@ -54,7 +54,3 @@ def step(side: str, device: str, ipc: int, real: int, network: str) -> suite.Cal
         )[1]
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="frepo")

@@ -108,7 +108,3 @@ def result(network: torch.nn.Module, way: Tensor) -> Tensor:
     """Each part of largest value 1: the images' way, and the weights."""
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
     return torch.cat([way.flatten() / way.abs().max(), weights / weights.abs().max()])
-
-
-if __name__ == "__main__":
-    suite.main(only="idc")

@@ -72,7 +72,3 @@ def train(side: str, device: str, images: int, channels: int, pixels: int) -> su
         return torch.cat([found[i].flatten() for i in kept])
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="kernel")

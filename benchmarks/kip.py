@@ -55,7 +55,3 @@ def convolutional(*args, **size) -> suite.Call:
 )
 def dense(*args, **size) -> suite.Call:
     return entries("FC3", *args, **size)
-
-
-if __name__ == "__main__":
-    suite.main(only="kip")

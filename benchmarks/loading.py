@@ -65,7 +65,3 @@ def batches(side: str, device: str, name: str, batches: int, real: int) -> suite
                 memory[other.permutation(members[k])[:real]]
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="loading")

@@ -113,7 +113,3 @@ def registered(method: str) -> None:
 for name in METHODS:
     if name not in ("Full data", "SKD (no standardisation)"):  # no method, and SKD with a setting less
         registered(name)
-
-
-if __name__ == "__main__":
-    suite.main(only="memory")

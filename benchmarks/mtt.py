@@ -64,7 +64,3 @@ def loop(side: str, device: str, ipc: int, steps: int, channels: int, pixels: in
         )[1]
 
     return plain if side == "plain" else ours
-
-
-if __name__ == "__main__":
-    suite.main(only="mtt")

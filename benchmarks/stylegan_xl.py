@@ -82,7 +82,3 @@ def step(side: str, device: str, pixels: int, width: int, layer: int, images: in
         return torch.cat([(p / p.norm()).flatten() for p in parts])
 
     return run
-
-
-if __name__ == "__main__":
-    suite.main(only="stylegan_xl")

@@ -410,12 +410,8 @@ def chosen(names: list[str]) -> list[Benchmark]:
     return out or list(known.values())
 
 
-def main(argv: list[str] | None = None, only: str | None = None) -> None:
-    """Measure and show.
-
-    Args:
-        only: the file whose benchmarks run if none is named.
-    """
+def main(argv: list[str] | None = None) -> None:
+    """Measure and show."""
     options = argparse.ArgumentParser(
         prog="benchmarks", description="Speed and memory against plain references of the same mathematics."
     )
@@ -447,7 +443,7 @@ def main(argv: list[str] | None = None, only: str | None = None) -> None:
         raise SystemExit("--repeats and --threads: at least 1")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes below
     torch.set_num_threads(args.threads)
-    todo = chosen(args.names or ([b.name for b in load([only]).values()] if only else []))
+    todo = chosen(args.names)
     if args.list:
         print("\n".join(f"{b.name:20s} {b.what.format(**b.size)}" for b in todo))
         return

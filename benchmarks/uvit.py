@@ -244,7 +244,3 @@ def latents(side: str, device: str, batch: int, channels: int, pixels: int, widt
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
     return run
-
-
-if __name__ == "__main__":
-    suite.main(only="uvit")

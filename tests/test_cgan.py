@@ -3,15 +3,14 @@ it."""
 
 import copy
 import json
-import time
 
 import pytest
 import torch
+from steps import in_steps
 from torch.nn import functional as F
 
 from distill_lib import data
-from distill_lib.core.errors import TimeUp, UserError
-from distill_lib.core.loop import Loop
+from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, replace
 from distill_lib.data import Whitening
@@ -275,12 +274,7 @@ def test_a_gan_is_trained_once_and_an_interrupted_training_ends_in_the_same_bits
     assert cgan.train(real, replace(TINY, lr=2e-3)).folder != whole.folder
 
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
-    for stops in range(40):
-        try:
-            resumed = cgan.train(real, TINY, Loop(tmp_path / "ckpt", deadline=time.monotonic()))
-            break
-        except TimeUp:
-            continue
+    resumed, stops = in_steps(lambda loop: cgan.train(real, TINY, loop), tmp_path / "ckpt")
     assert stops >= 5
     assert same(resumed.pair().tensors(), whole.pair().tensors())
     assert [dict(h.items()) for h in resumed.health] == whole.health

@@ -1,14 +1,12 @@
 """DC and DSA: the distance, its derivative by the images against a slow float64 loop, the training on the way."""
 
 import copy
-import time
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from distill_lib import data, networks
-from distill_lib.core.errors import TimeUp
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
@@ -297,19 +295,6 @@ def test_images_move_and_start_where_the_settings_say(digits):
     assert (
         made.images - digits.initial_images(tiny(DSA).ipc, "real", stream(0, "DSA")).flatten(0, 1)
     ).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("method", [dc, DSA])
-def test_killing_between_any_two_updates_changes_nothing(method, digits, tmp_path):
-    whole = method.distill(digits, tiny(method), seed=0)
-    stops = 0
-    while True:
-        try:
-            resumed = method.distill(digits, tiny(method), seed=0, loop=Loop(tmp_path, deadline=time.monotonic()))
-            break
-        except TimeUp:
-            stops += 1
-    assert stops == 3 and torch.equal(whole.images, resumed.images)
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,17 @@ import math
 import os
 import subprocess
 import sys
-import time
 
 import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
+from steps import in_steps
 from torch import nn
 
 from distill_lib import data
 from distill_lib.core import weights as core_weights
-from distill_lib.core.errors import TimeUp, UserError
-from distill_lib.core.loop import Loop
+from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import prerequisites
@@ -442,13 +441,7 @@ def test_training_lowers_the_loss_and_is_kept(real, runs):
 def test_stage_1_resumes_bit_for_bit(real, runs, monkeypatch, tmp_path):
     whole = dit.base(real, QUICK).network
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
-    stops = 0
-    while True:
-        try:
-            resumed = dit.base(real, QUICK, Loop(tmp_path / "ckpt", deadline=time.monotonic())).network
-            break
-        except TimeUp:
-            stops += 1
+    resumed, stops = in_steps(lambda loop: dit.base(real, QUICK, loop).network, tmp_path / "ckpt")
     assert stops == QUICK.steps - 1
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import gpu_kit
 import pytest
 from filelock import FileLock
 from test_cli import call
@@ -22,10 +22,6 @@ from distill_lib.core.paths import ROOT
 from distill_lib.experiments import engine
 from distill_lib.experiments.import_folder import import_folder
 from distill_lib.records import Cell, benchmarks
-
-spec = importlib.util.spec_from_file_location("gpu_kit", ROOT / "benchmarks" / "gpu_kit.py")
-gpu_kit = sys.modules["gpu_kit"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gpu_kit)
 
 TABLE = "skd/table1_accuracy"
 

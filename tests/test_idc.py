@@ -314,14 +314,6 @@ def test_training_the_network_takes_whole_batches(real, monkeypatch):
     assert sizes == [64, 64]
 
 
-@pytest.mark.parametrize(("factor", "method"), [(1, "IDC-1"), (2, "IDC")])
-def test_the_set_consists_of_the_decoded_images(real, factor, method):
-    made = idc.distill(real, replace(TINY, factor=factor), seed=0)
-    assert len(made) == real.num_classes * 2 * factor**2 and made.facts.extra["method"] == method
-    assert torch.bincount(made.labels).tolist() == [2 * factor**2] * real.num_classes
-    assert made.shape == real.shape and torch.isfinite(made.images).all()
-
-
 def test_a_bound_concerns_matching_alone(real, monkeypatch):
     seen, match = [], matching.match
     monkeypatch.setattr(

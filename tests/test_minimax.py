@@ -2,15 +2,13 @@
 top."""
 
 import copy
-import time
 
 import pytest
 import torch
+from steps import in_steps
 from torch.nn import functional as F
 
 from distill_lib import experiments
-from distill_lib.core.errors import TimeUp
-from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Skip, Task
@@ -165,13 +163,7 @@ def test_fine_tuning_resumes_bit_for_bit(real, runs, monkeypatch):
     whole = minimax.tuned(real, BASE, QUICK).network
     kept = minimax.tuned_file(real, BASE, QUICK)
     monkeypatch.setenv("DISTILL_RUNS", str(runs / "other"))
-    stops = 0
-    while True:
-        try:
-            resumed = minimax.tuned(real, BASE, QUICK, Loop(runs / "ckpt", deadline=time.monotonic())).network
-            break
-        except TimeUp:
-            stops += 1
+    resumed, stops = in_steps(lambda loop: minimax.tuned(real, BASE, QUICK, loop).network, runs / "ckpt")
     assert stops == BASE.steps + QUICK.steps - 2
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert kept.parent.name.startswith("minimax-digits-")

@@ -2,15 +2,15 @@
 
 import json
 import math
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from steps import in_steps
 from torch.nn import functional as F
 
 from distill_lib import networks
-from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, from_dict, replace
@@ -262,13 +262,7 @@ def test_experts_are_shared_and_more_of_them_are_added(real, runs):
 def test_a_broken_off_expert_goes_on_where_it_was(real, tmp_path, monkeypatch):
     whole = load_file(trajectories.train_experts(real, few(count=1)).file(0))["snapshots"]
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
-    stops = 0
-    while True:
-        try:
-            found = trajectories.train_experts(real, few(count=1), Loop(tmp_path / "ckpt", deadline=time.monotonic()))
-            break
-        except TimeUp:
-            stops += 1
+    found, stops = in_steps(lambda loop: trajectories.train_experts(real, few(count=1), loop), tmp_path / "ckpt")
     assert stops == 5 and torch.equal(load_file(found.file(0))["snapshots"], whole)
     assert not list(found.folder.glob("*.unfinished"))  # the checkpoint goes when the expert is there
 
@@ -343,13 +337,7 @@ def test_a_whitened_set_travels_with_its_whitening(real, tmp_path):
 def test_killing_it_anywhere_changes_nothing(real, tmp_path, monkeypatch):
     whole = mtt.distill(real, tiny(), seed=0)
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "again"))
-    stops = 0
-    while True:
-        try:
-            resumed = mtt.distill(real, tiny(), seed=0, loop=Loop(tmp_path / "ckpt", deadline=time.monotonic()))
-            break
-        except TimeUp:
-            stops += 1
+    resumed, stops = in_steps(lambda loop: mtt.distill(real, tiny(), seed=0, loop=loop), tmp_path / "ckpt")
     assert stops == 5 + 5 + 2 and torch.equal(whole.images, resumed.images)
     assert whole.facts.extra == resumed.facts.extra
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from steps import in_steps
 
 from distill_lib import data, networks
 from distill_lib.core import paths
@@ -202,14 +203,8 @@ def test_candidates_are_the_same_number_of_every_class(real):
 def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(real, tmp_path, monkeypatch):
     whole = reference.on_real(real, TINY, seed=0)
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "other"))
-    interruptions = 0
-    for _ in range(100):
-        try:
-            resumed = reference.on_real(real, TINY, 0, Loop(tmp_path / "ckpt", deadline=time.monotonic()))
-            break
-        except TimeUp:
-            interruptions += 1
-    assert interruptions > 5
+    resumed, stops = in_steps(lambda loop: reference.on_real(real, TINY, 0, loop), tmp_path / "ckpt")
+    assert stops > 5
     assert all(
         torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), resumed.network.state_dict().values())
     )

@@ -10,7 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+import suite
 import torch
+from evaluate import plain as plain_evaluation
 from torch.nn import functional as F
 
 from distill_lib import data, figures, networks
@@ -24,10 +26,6 @@ from distill_lib.data import ImageSet, augment
 from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
 from distill_lib.records import benchmarks
-
-sys.path.append(str(ROOT / "benchmarks"))
-import suite
-from evaluate import plain as plain_evaluation
 
 NETWORK, SEEDS = "ConvNetD2W32", range(5)  # small, of the kind the compiled kernel serves
 CONFIG = dm.Config(ipc=1, iterations=20, network=NETWORK, batch_real=16, dsa=augment.strategy_for("FashionMNIST"))

@@ -12,7 +12,7 @@ import scipy.signal
 import scipy.special
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from stylegan_xl import literal
 
 from distill_lib import data
 from distill_lib.core.errors import UserError
@@ -127,42 +127,6 @@ def test_sides_and_widths_that_do_not_exist_are_refused():
 
 
 # --- the literal layer ---
-def _fir(x, f):
-    """True convolution of every channel with a separable or 2-D filter, valid part."""
-    c = x.shape[1]
-    if f.ndim == 2:
-        return F.conv2d(x, f.flip(0, 1)[None, None].expand(c, 1, -1, -1), groups=c)
-    x = F.conv2d(x, f.flip(0)[None, None, None].expand(c, 1, 1, -1), groups=c)
-    return F.conv2d(x, f.flip(0)[None, None, :, None].expand(c, 1, -1, 1), groups=c)
-
-
-def literal(module, x, w):
-    """A layer as the paper writes it: weights per sample in a grouped convolution, zeros between samples, filters on
-    all of them."""
-    layer, s, weight, b = module.layer, module.affine(w), module.weight, len(x)
-    if layer.to_rgb:
-        s = s / (layer.inputs * layer.kernel**2) ** 0.5
-    else:
-        weight, s = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt(), s * s.square().mean().rsqrt()
-    each = weight[None] * s[:, None, :, None, None]
-    if not layer.to_rgb:
-        each = each * (each.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
-    each = each / module.magnitude_ema.sqrt()
-    x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), each.flatten(0, 1), padding=layer.kernel - 1, groups=b).unflatten(
-        1, (b, -1)
-    )[0]
-    x = x + module.bias[:, None, None]
-    if layer.to_rgb:
-        return x.clamp(-256, 256)
-    low, high = layer.padding
-    stuffed = x.new_zeros(*x.shape[:2], *(n * layer.up for n in x.shape[2:]))
-    stuffed[:, :, :: layer.up, :: layer.up] = x
-    stuffed = F.pad(stuffed, (low, high, low, high))  # negative: cut off
-    x = _fir(stuffed, module.resampling.up_filter) * layer.up**2
-    x = (F.leaky_relu(x, 0.2) * 2**0.5).clamp(-256, 256)
-    return _fir(x, module.resampling.down_filter)[:, :, :: layer.down, :: layer.down]
-
-
 @pytest.mark.parametrize("stem", [1, 3])
 def test_every_layer_equals_the_literal_one_and_so_do_its_derivatives(stem):
     made = narrow(stem)

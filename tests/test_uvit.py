@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from steps import in_steps
 from torch.nn import functional as F
 
 from distill_lib import __main__ as cli
@@ -398,13 +399,8 @@ def test_the_average_the_rate_and_an_epoch_are_those_of_a_plain_loop(real):
 
 def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(real, tmp_path):
     whole = uvit.fit(real, TINY, 0)
-    for tries in range(20):
-        try:
-            resumed = uvit.fit(real, TINY, 0, Loop(tmp_path, deadline=time.monotonic()))
-            break
-        except TimeUp:
-            continue
-    assert tries == TINY.steps - 1
+    resumed, stops = in_steps(lambda loop: uvit.fit(real, TINY, 0, loop), tmp_path)
+    assert stops == TINY.steps - 1
     assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
     assert resumed.looks == whole.looks and resumed.curve == whole.curve
 
