@@ -2,6 +2,7 @@
 show what was kept."""
 
 import json
+import statistics
 import time
 
 import pytest
@@ -21,6 +22,7 @@ from distill_lib.figures import diagrams
 from distill_lib.generators.uvit import UViT, UViTArchitecture
 from distill_lib.methods import METHODS
 from distill_lib.records import Cell, Record, reported
+from distill_lib.tables import claims
 from distill_lib.tables import uvit as tables_uvit
 
 WITH_CELLS = [pages.TABLE2, pages.FIGURE4, pages.BUDGET]
@@ -274,6 +276,22 @@ def test_table2_shows_each_number_under_its_own_name(results):
     axes = figures.fid_curves({name: curve}).axes
     assert name == "CIFAR10, small" and axes[0].get_ylabel() == "FID-ResNet-56-1000"
     assert [axis.lines[0].get_ydata().tolist() for axis in axes] == [[30, 20], [20, 60]]
+
+
+def test_the_claims_page_draws_every_arm_over_images_and_all_but_real_ones_over_seconds():
+    found = claims.of("uvit")
+    points = tables_uvit.claimed_points(found)
+    arms = {r.cell: r for f in found if f.claim.quantity == "accuracy" for r in f.arms.values()}
+    if not arms:
+        pytest.skip("no record of an arm")
+    over_images, over_seconds = (points[points["axis"] == axis] for axis in points["axis"].unique())
+    assert len(over_images) == len(arms) and "Random" not in set(over_seconds["method"])
+    for point, (cell, record) in zip(over_images.itertuples(), arms.items(), strict=True):
+        assert (point.method, point.x, point.networks) == (cell.method, cell.ipc, len(record.done))
+        assert point.value == pytest.approx(statistics.fmean(record.test_accuracy_pct))  # as many networks on each set
+    ticks = [axis.get_xticks().tolist() for axis in figures.accuracy_over_budget(points).axes]
+    for shown, drawn in zip(ticks, (over_images, over_seconds)):
+        assert set(shown) <= set(drawn["x"]) and min(shown) == drawn["x"].min()
 
 
 def test_the_budget_page_draws_accuracy_over_images_and_over_seconds(results):

@@ -192,6 +192,15 @@ def leaderboard(entries: pd.DataFrame, chance: dict[str, float]) -> Figure:
     return figure
 
 
+def _apart(values: pd.Series) -> list[float]:
+    """Those of the values, from the smallest on, whose labels do not meet on a logarithmic axis."""
+    kept: list[float] = []
+    for value in sorted(set(values)):
+        if not kept or value / kept[-1] >= (values.max() / values.min()) ** 0.12:
+            kept.append(value)
+    return kept
+
+
 def accuracy_over_budget(points: pd.DataFrame) -> Figure:
     """Accuracy of networks against the size of a set: a row per panel of the table, a column per axis, a line per
     method.
@@ -212,7 +221,7 @@ def accuracy_over_budget(points: pd.DataFrame) -> Figure:
                 look = {"color": colour(method), "marker": marker(method), "capsize": 2, "label": method}
                 axis.errorbar(part["x"], part["value"], part["std"].where(part["networks"] > 1), **look)
             axis.set(xscale="log", xlabel=name, title=panel)
-            axis.set_xticks(ticks := sorted(set(points.loc[points["axis"] == name, "x"])), [f"{t:g}" for t in ticks])
+            axis.set_xticks(ticks := _apart(points.loc[points["axis"] == name, "x"]), [f"{t:g}" for t in ticks])
             axis.minorticks_off()
             if len(here):
                 axis.legend(frameon=False, fontsize=9)

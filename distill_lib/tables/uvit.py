@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from ..evaluation.metrics import features
 from ..evaluation.metrics.generative import Scores, neighbours_of
 from ..evaluation.statistics import mean
 from ..experiments import Outcome, Skip, Task
+from ..experiments.claims import Finding
 from ..experiments.compute import Run, distilled
 from ..experiments.papers import uvit as paper
 from ..generators.uvit import ARCHITECTURES, UViT, parameter_count
@@ -91,6 +93,21 @@ def budget_points(outcome: Outcome) -> pd.DataFrame:
         measured_as = [values.mean(), values.std(ddof=0), len(values), record.key["protocol"]["name"]]
         out.append([f"{record.key['dataset']}, {profile}", cell.method, *at, *measured_as, images, rate])
     return pd.DataFrame(out, columns=POINTS)
+
+
+def claimed_points(found: list[Finding]) -> pd.DataFrame:
+    """What `figures.accuracy_over_budget` draws of the claims about accuracy: a row per arm that has a record and axis,
+    "images per class" or "processor seconds of distilling" (real images take none); value and std of its sets."""
+    arms = {r.cell: r for f in found if f.claim.quantity == "accuracy" for r in f.arms.values()}
+    out = []
+    for cell, record in arms.items():
+        sets = pd.Series([fmean(values) for values in record.by_set(record.test_accuracy_pct).values()])
+        at = {"images per class": float(cell.ipc)}
+        if cell.method != "Random" and (seconds := record.metrics.get("distill_cpu_seconds")):
+            at["processor seconds of distilling"] = round(fmean(seconds), 1)
+        measured = [sets.mean(), sets.std(ddof=0), len(sets)]
+        out += [[record.key["dataset"], cell.method, *axis, *measured] for axis in at.items()]
+    return pd.DataFrame(out, columns=POINTS[:7])
 
 
 def budget_table(points: pd.DataFrame) -> pd.DataFrame:
