@@ -152,9 +152,9 @@ def decided(found: list[Finding]) -> list[str]:
     """A sentence per verdict: the claims that all their repeats decide so, each with its difference."""
     out = []
     for word in ("holds", "reversed", "no effect larger than δ"):
-        some = [f"{title(f.claim)}, {difference(f)}" for f in found if f.word == word and not f.provisional]
+        some = [f"\n  - {title(f.claim)}: {difference(f)}" for f in found if f.word == word and not f.provisional]
         if some:
-            out.append(f"Claims that paired repeats decide, *{word}*: {'; '.join(some)}.")
+            out.append(f"Claims that paired repeats decide, *{word}*:{';'.join(some)}.")
     return out
 
 

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -94,7 +95,7 @@ def bars() -> Html:
             if n
         )
         link = f'<a href="{BOOK}book/{paper}.html">{TITLES[paper]}</a>'
-        first = html.escape(findings.headline(paper)[0])
+        first = re.sub(r"\*(.+?)\*", r"<em>\1</em>", html.escape(findings.headline(paper)[0]))
         rows.append(
             f'<div class="paper"><p class="name">{link} <small>{said}</small></p>'
             f'<div class="bar" role="img" aria-label="{TITLES[paper]}: {said}">{boxes}</div><p>{first}</p></div>'
