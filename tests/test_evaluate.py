@@ -84,7 +84,7 @@ def plain(synthetic, test, p, network, number, seed):
 @pytest.mark.parametrize("network", [NET, "ConvNetD2W16BN", "MLP"])
 @pytest.mark.parametrize("together", [1, 3])
 def test_several_networks_at_once_equal_the_plain_loop_network_after_network(network, together, test_set):
-    p = replace(protocol("vico_dsa@5ep"), batch=12)  # 30 images: two whole batches and a partial one
+    p = replace(protocol("vico_dsa@5ep"), name="mine", batch=12)  # 30 images: two whole batches and a partial one
     synthetic = toy(30)
     result = evaluate(synthetic, test_set, p, network, num_eval=3, seed=4, together=together)
     assert result.steps == 6 * 3 and result.images_seen == 6 * 30
@@ -100,7 +100,7 @@ def test_the_restart_forgets_the_momentum(test_set):
 
     p = protocol("vico_noaug@6ep")
     kept = replace(
-        p, schedule="multistep", milestones=(5 / 7,), budget=7, extra_epoch=False
+        p, name="mine", schedule="multistep", milestones=(5 / 7,), budget=7, extra_epoch=False
     )  # same rates, momentum kept
     assert kept.learning_rates(3, 30) == pytest.approx(p.learning_rates(3, 30))
     assert loss(p) != pytest.approx(loss(kept), rel=1e-4)
@@ -294,7 +294,7 @@ def test_losses_by_hand():
     log_p = logits.log_softmax(2)[0]
 
     def loss(name, labels):
-        p = replace(protocol("vico_dsa"), loss=name, temperature=1.0)
+        p = replace(protocol("vico_dsa"), name="mine", loss=name, temperature=1.0)
         return loss_per_network(p, logits, targets(p, labels, 2)[None]).item()
 
     assert loss("ce", hard) == pytest.approx(-log_p[:, 0].mean().item())
@@ -307,7 +307,7 @@ def test_losses_by_hand():
     assert loss("kl", hard) == pytest.approx(loss("ce", hard), rel=1e-5)
     centred = (F.one_hot(hard, 2) - 0.5) / math.sqrt(0.2)
     assert loss("mse", hard) == pytest.approx((logits[0] - centred).square().sum(1).mean().item() / 2)
-    warm = replace(protocol("vico_dsa"), loss="kl", temperature=2.0)
+    warm = replace(protocol("vico_dsa"), name="mine", loss="kl", temperature=2.0)
     q = soft.sqrt() / soft.sqrt().sum(1, keepdim=True)  # softened to temperature 2
     expected = 4 * (q * (q.log() - (logits[0] / 2).log_softmax(1))).sum(1).mean().item()
     assert loss_per_network(warm, logits, targets(warm, soft, 2)[None]).item() == pytest.approx(expected, rel=1e-5)
@@ -345,7 +345,7 @@ def test_the_average_follows_its_decay():
 
 
 def test_glad_tests_the_average_and_not_the_last_weights(test_set):
-    p = replace(protocol("vico_noaug@6ep"), lr=0.1)
+    p = replace(protocol("vico_noaug@6ep"), name="mine", lr=0.1)
     last, averaged, copied = (evaluate(toy(30), test_set, replace(p, ema=e), NET, num_eval=2) for e in (0.0, 0.9, 1e-9))
     assert averaged.metrics["train_loss"] == last.metrics["train_loss"]  # training is the same
     assert averaged.metrics["ece_pct"] != last.metrics["ece_pct"]
@@ -408,14 +408,17 @@ def test_uint8_images_are_normalised_batch_by_batch(test_set):
     facts = Facts("pixels", tuple("0123456789"), (0.3,), (0.5,))
     real = ImageSet(torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=rng), torch.arange(40) % 10, facts)
     as_float = ImageSet(real.all()[0], real.labels, facts)
-    a, b = (evaluate(s, real, replace(protocol("vico_dsa@2ep"), batch=16), NET, num_eval=1) for s in (real, as_float))
+    a, b = (
+        evaluate(s, real, replace(protocol("vico_dsa@2ep"), name="mine", batch=16), NET, num_eval=1)
+        for s in (real, as_float)
+    )
     assert a.metrics["train_loss"] == pytest.approx(b.metrics["train_loss"], rel=1e-5)
     assert a.test_accuracy_pct == pytest.approx(b.test_accuracy_pct, abs=2.6)  # one image of 40
     assert a.bytes["images"] == 40 * 64 and b.bytes["images"] == 4 * 40 * 64
 
 
 def test_a_finished_evaluation_without_validation_images_is_not_taken_for_one_with_them(test_set, tmp_path):
-    rules = replace(protocol("dd_ranking@2ep"), lr_grid=(0.01,), checks=2)
+    rules = replace(protocol("dd_ranking@2ep"), name="mine", lr_grid=(0.01,), checks=2)
 
     def selected(folder, validation):
         found = evaluate(toy(30), test_set, rules, NET, num_eval=2, validation=validation, loop=Loop(folder))
@@ -493,7 +496,7 @@ def test_killed_and_run_again_gives_the_numbers_of_an_unbroken_run(test_set, tmp
 @pytest.mark.parametrize("name", ["vico_dsa@5ep", "glad@6ep", "frepo_mse@6ep"])
 @pytest.mark.parametrize("network", [NET, "ConvNetD2W16BN"])
 def test_resumed_from_any_step_it_goes_on_as_if_nothing_had_happened(name, network, test_set, tmp_path):
-    p = replace(protocol(name), batch=20)
+    p = replace(protocol(name), name="mine", batch=20)
     whole = evaluate(toy(30), test_set, p, network, num_eval=2, together=2)
 
     class Pulled(Exception):
