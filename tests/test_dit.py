@@ -18,7 +18,8 @@ from torch import nn
 
 from distill_lib import data
 from distill_lib.core import weights as core_weights
-from distill_lib.core.errors import UserError
+from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import prerequisites
@@ -444,6 +445,16 @@ def test_stage_1_resumes_bit_for_bit(real, runs, monkeypatch, tmp_path):
     resumed, stops = in_steps(lambda loop: dit.base(real, QUICK, loop).network, tmp_path / "ckpt")
     assert stops == QUICK.steps - 1
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_stopped_pool_leaves_no_file_of_a_larger_one_out(real, runs, tmp_path):
+    """Four files, stopped after the first; of five, four are to draw again."""
+    dit.base(real, QUICK)
+    few = replace(DRAW, batch=10)  # one image of every class in a file
+    with pytest.raises(TimeUp, match="stopped at step 1 of 4"):
+        minimax.draw_pool(real, QUICK, None, few, 4, seed=0, loop=Loop(tmp_path, deadline=0.0))
+    larger = minimax.draw_pool(real, QUICK, None, few, 5, seed=0, loop=Loop(tmp_path))
+    assert torch.equal(larger.images, minimax.draw_pool(real, QUICK, None, DRAW, 5, seed=0).images)
 
 
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(real, runs, monkeypatch, tmp_path):

@@ -347,6 +347,7 @@ def test_the_published_settings():
     assert (cifar.iterations, cifar.batch_target, cifar.pool, cifar.max_updates) == (500_000, 1024, 10, 100)
     assert [frepo.paper_config("CIFAR100", ipc).use_flip for ipc in (1, 10)] == [True, False]
     assert "without whitening by blocks" in frepo.paper_config("ImageNette", 1).source
+    assert [frepo.paper_config(d, 10).use_flip for d in ("ImageNette", "ImageWoof", "ImageIDC")] == [True, True, False]
     assert fashion.small().network == "FRePoConvW32BN" and fashion.small().source == "reduced"
 
 

@@ -171,5 +171,6 @@ def test_settings_that_cannot_work_are_refused(digits, changes, message):
 def test_the_published_settings():
     cfg = kip.paper_config("CIFAR10", 10)
     assert (cfg.kernel, cfg.ridge, cfg.iterations, cfg.batch_target, cfg.zca) == ("KIPConv", 1e-6, 50_000, 5_000, True)
+    assert not kip.paper_config("grey images of my own", 1).zca
     assert not kip.paper_config("FashionMNIST", 1).zca and "reconstruction" in cfg.source
     assert cfg.small().kernel == "FC1" and cfg.small().source == "reduced"

@@ -374,6 +374,16 @@ def test_dropout_draws_from_the_networks_own_seed():
     assert torch.equal(first.eval()(x), first(x))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("ViT", square(32)), ("ViTCIFAR", RGB32)])
+def test_transformers_drop_units_and_no_attention(name, shape):
+    """The official code drops out of embeddings, projections and MLPs alone."""
+    network, x = make(name, shape).train(), images(2, shape)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.testing.assert_close(network(x), network.eval()(x))
+
+
 # --- models of other libraries ---------------------------------------------------------------------------------------
 def check_foreign(name, shape, dim):
     before = torch.random.get_rng_state()

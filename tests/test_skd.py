@@ -291,6 +291,8 @@ def test_the_papers_settings():
         }
         assert made["CIFAR10"].matching.pool == ("ConvNet", "IDC-ThinResNet10BN", "IDC-ThinResNet18BN")
         assert made["MNIST"].matching.pool == ("ConvNet", "IDC-LargeResNet10BN", "IDC-LargeResNet18BN")
+    pools = [METHODS["DiM"].paper_config(d, 10).matching.pool for d in ("CIFAR10", "MNIST")]
+    assert [len(pool) for pool in pools] == [5, 3] and pools[0][3:] == ("IDC-ThinResNetAP10BN", "IDC-ThinResNetAP18BN")
     assert cgan.batches_of(data.load("digits")[0], 128, 150, None).steps_per_epoch == 1297 // 128
     assert (Matching().lr, Matching().batch, Matching().epochs, Matching().pool_steps) == (5e-6, 64, 100, 16)
     assert (cgan.GAN().lr, cgan.GAN().betas, cgan.GAN().batch, cgan.GAN().epochs, cgan.GAN().gp_weight) == (

@@ -363,6 +363,19 @@ def test_a_checkpoint_of_the_official_definition_loads_and_draws(kernel, radial)
     torch.testing.assert_close(read(w), 0.25 * x, atol=1e-5, rtol=1e-4)
 
 
+def test_ten_classes_with_the_features_of_a_thousand():
+    """The official file of CIFAR-10; one without classes has no table of them."""
+    tensors = official(1, True)[0]
+    table, codes_ = tensors["mapping.embed.weight"], tensors["mapping.w_avg"]
+    more = torch.cat([table, torch.randn(1000 - len(table), table.shape[1], generator=stream(1))])
+    read, plain = stylegan_xl.from_tensors(tensors | {"mapping.embed.weight": more}), stylegan_xl.from_tensors(tensors)
+    assert (read.num_classes, len(read.mapping.embed.weight)) == (len(codes_), 1000)
+    assert torch.equal(codes(read), codes(plain))
+    without = {k: v for k, v in tensors.items() if "embed" not in k} | {"mapping.w_avg": codes_[0]}
+    with pytest.raises(UserError, match="without classes"):
+        stylegan_xl.from_tensors(without)
+
+
 def test_random_styles_begin_at_one():
     made = StyleGANXL(*published_layers(32, channel_base=1024, channel_max=16)).redraw(stream(0))
     assert all(bool((layer.affine.bias == 1).all()) and not layer.bias.any() for layer in made.layers)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..core.loop import Loop
 from ..core.settings import Count, replace, settings
-from ..data import ImageSet
+from ..data import ImageSet, side
 from ..generators import cgan
 from ..generators.generated import GeneratedSet
 from .common import network_pool
@@ -42,8 +42,14 @@ class Config:
 
 
 def paper_config(dataset: str, ipc: int) -> Config:
-    """The setting of the official code and README. The paper trains one generator for every ipc."""
-    return Config(ipc=ipc, matching=network_pool.Matching(pool=network_pool.pool_for(dataset)))
+    """The setting of the official code and README. The paper trains one generator for every ipc.
+
+    The pool has two networks more than SKD's, ResNet10 and ResNet18 with average pooling, which crash on 28 pixels.
+    """
+    pool = network_pool.pool_for(dataset)
+    if side(dataset) >= 32:
+        pool += tuple(name.replace("ResNet", "ResNetAP") for name in pool[1:])
+    return Config(ipc=ipc, matching=network_pool.Matching(pool=pool))
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> GeneratedSet:

@@ -65,8 +65,8 @@ class Config:
 def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables.
 
-    Source: the published code: mirror images for CIFAR10, and at one image per class for CIFAR100 and TinyImageNet; no
-    whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered:
+    Source: the published code: mirror images for CIFAR10, ImageNette and ImageWoof, and at one image per class for
+    CIFAR100 and TinyImageNet; no whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered:
     `source` says so.
     """
     name, resized = like(dataset).name, side(dataset) != like(dataset).resolution
@@ -74,7 +74,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
     coloured = known and name not in ("MNIST", "FashionMNIST")
     by_blocks = " by blocks" if name in ("ImageNette", "ImageWoof", "ImageIDC", "ImageNet-100") else ""
     source = "published" if known else f"reconstruction: without whitening{by_blocks}"
-    return Config(ipc=ipc, use_flip=coloured and (name == "CIFAR10" or ipc == 1), zca=coloured, source=source)
+    flip = name in ("ImageNette", "ImageWoof") or (coloured and (name == "CIFAR10" or ipc == 1))
+    return Config(ipc=ipc, use_flip=flip, zca=coloured, source=source)
 
 
 def distill(real: ImageSet, cfg: Config, seed: int, loop: Loop | None = None) -> ImageSet:

@@ -16,7 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float, layer_norm: bool):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         inner = heads * head_dim
         self.norm1 = nn.LayerNorm(dim) if layer_norm else nn.Identity()
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
@@ -29,7 +29,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # each (N, heads, tokens, head_dim)
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        attended = F.scaled_dot_product_attention(q, k, v)  # no dropout of the attention, as in GLaD's code
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 

@@ -8,6 +8,7 @@ from ...core.settings import replace
 from ...methods import METHODS
 from ..claims import Arm, Claim, Scale, Watched, against, experiment_of
 from ..definition import changed
+from .claims_skd import WIDE
 
 DATASET, NETWORK = "CIFAR10", "ConvNetW32"
 LOST, NO_ROW = "lost in the source", "no such row"  # what was printed, and what never was
@@ -53,8 +54,8 @@ MODULES = {  # name of a claim: what is claimed, where the paper says it, what i
 def _arm(
     method: str, match: str, prior: str, name: str = "", shown: str = "", dataset: str = DATASET, **module: Any
 ) -> Arm:
-    """GLaD or SLFD with DC or DM at the small budget, from a conditional GAN trained on the set or with random
-    weights.
+    """GLaD or SLFD with DC or DM at the small budget, from a conditional GAN with random weights, or from one trained
+    on the set as long as SKD's claims train theirs: that of the small budget learns no class of CIFAR-10.
 
     Args:
         name:  tells the arm's cell from others.
@@ -64,6 +65,8 @@ def _arm(
     if prior == "random":
         config = changed(config, "space.prior.weights", prior)
     config = replace(config.small(), network=NETWORK)
+    if prior == "trained":
+        config = changed(config, "space.prior.gan", WIDE)
     if module:
         config = replace(config, module=replace(config.module, **module))
     start = f"{match}, {prior} prior"

@@ -49,7 +49,8 @@ def drawn_pool(
         if missing:
             network = model()
             todo = [i for i, f in enumerate(files) if not f.exists()]
-            phase = f"pool-{folder.name}-{len(todo)}"
+            phase = f"pool-{folder.name}"
+            store.forget(loop, phase)  # of a stopped run with other files to draw: those on disk are what is kept
             for step in loop.steps(phase, len(todo), {}):
                 i = todo[step]
                 write_tensors(files[i], {"images": _drawn(network, sampling, range(i * each, (i + 1) * each), seed)})

@@ -49,13 +49,14 @@ def unit(x: Tensor) -> Tensor:
 
 
 class Mapping(nn.Module):
-    """Noise and class -> style codes. The table `embed` holds a feature vector of every class; `w_avg` their mean
-    codes."""
+    """Noise and class -> style codes. `embed` holds a feature vector of every class, or of the 1,000 of ImageNet of
+    which a set with fewer takes the first; `w_avg` the classes' mean codes."""
 
-    def __init__(self, num_ws: int, classes: int, z_dim: int = 64, w_dim: int = 512):
+    def __init__(self, num_ws: int, classes: int, z_dim: int = 64, w_dim: int = 512, rows: int | None = None):
         super().__init__()
         self.num_ws, self.z_dim, self.w_dim = num_ws, z_dim, w_dim
-        self.embed = nn.Embedding(classes, EMBEDDING, _weight=torch.empty(classes, EMBEDDING))
+        rows = rows or classes
+        self.embed = nn.Embedding(rows, EMBEDDING, _weight=torch.empty(rows, EMBEDDING))
         self.embed_proj = FullyConnected(EMBEDDING, z_dim, activation=True)
         self.fc0 = FullyConnected(2 * z_dim, w_dim, 0.01, activation=True)
         self.fc1 = FullyConnected(w_dim, w_dim, 0.01, activation=True)
@@ -141,14 +142,22 @@ class StyleGANXL(LayeredGenerator):
 
     Args:
         layers:  in order; the last is toRGB.
-        classes: rows of the table of class features.
+        classes: that it draws.
+        rows:    of the table of class features, if those are more.
     """
 
-    def __init__(self, layers: Sequence[Layer], classes: int = 1000, z_dim: int = 64, w_dim: int = 512):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        classes: int = 1000,
+        z_dim: int = 64,
+        w_dim: int = 512,
+        rows: int | None = None,
+    ):
         super().__init__()
         self.plan, self.num_ws, self.num_classes = list(layers), len(layers) + 1, classes
         self.z_dim, self.w_dim = z_dim, w_dim
-        self.mapping = Mapping(self.num_ws, classes, z_dim, w_dim)
+        self.mapping = Mapping(self.num_ws, classes, z_dim, w_dim, rows)
         self.input = Input(layers[0].inputs, w_dim)
         self.layers = nn.ModuleList(Synthesis(layer, w_dim) for layer in layers)
 

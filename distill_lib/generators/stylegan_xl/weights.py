@@ -42,11 +42,16 @@ def read_layers(tensors: dict[str, Tensor]) -> list[Layer]:
 def from_tensors(tensors: dict[str, Tensor]) -> StyleGANXL:
     """A generator with the weights of an official checkpoint's `G_ema`, named as there.
 
-    Raises: UserError: tensors missing, left over or of other shapes.
+    The file of CIFAR-10 knows ten classes and keeps the features of ImageNet's thousand.
+
+    Raises: UserError: tensors missing, left over or of other shapes; a generator without classes.
     """
     layers, w_avg = read_layers(tensors), tensors["mapping.w_avg"]
+    if w_avg.ndim != 2 or "mapping.embed.weight" not in tensors:
+        raise UserError("a StyleGAN-XL without classes: one that was trained with classes is needed")
+    z_dim, rows = tensors["mapping.embed_proj.weight"].shape[0], len(tensors["mapping.embed.weight"])
     with torch.device("meta"):
-        made = StyleGANXL(layers, len(w_avg), tensors["mapping.embed_proj.weight"].shape[0], w_avg.shape[1])
+        made = StyleGANXL(layers, len(w_avg), z_dim, w_avg.shape[1], rows)
     made = made.to_empty(device="cpu")
     places = {layer.name: f"layers.{i}" for i, layer in enumerate(layers)}
     renamed = {}

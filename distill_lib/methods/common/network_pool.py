@@ -39,7 +39,7 @@ class Matching:
     batch: Count = 64  # real images, generated images, and images of a pool step
     per_epoch: Count | None = None  # random real images an epoch passes over; None for all of them
     lr: float = 5e-6  # Adam, generator and discriminator, whose states go on from stage 1
-    # ConvNet3, ResNet10, ResNet18; DiM adds two that 28 pixels are too small for
+    # ConvNet3, ResNet10, ResNet18; DiM has two more, which 28 pixels are too small for: `dim.paper_config`
     pool: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] = THIN
     pool_steps: Whole = 16  # SGD steps of the network on real images before every match
     warm_up: Whole = 0  # further steps before the first match of an epoch; DiM's early targets are of random weights
@@ -71,7 +71,7 @@ class Matching:
 
 
 def pool_for(dataset: str) -> tuple[str, ...]:
-    """The pool DiM's code makes of its three common names: narrow ResNets on CIFAR, else those with ImageNet's stem."""
+    """SKD's three networks as DiM's code makes them: narrow ResNets on CIFAR, else those with ImageNet's stem."""
     return THIN if like(dataset).family == "cifar" else LARGE
 
 
