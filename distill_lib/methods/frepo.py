@@ -66,8 +66,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
     """The setting behind one cell of the papers' tables.
 
     Source: the published code: mirror images for CIFAR10, ImageNette and ImageWoof, and at one image per class for
-    CIFAR100 and TinyImageNet; no whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of 128 pixels is not offered:
-    `source` says so.
+    CIFAR100 and TinyImageNet; no whitening for MNIST and FashionMNIST. The whitening by blocks it has for images of
+    128 pixels is not offered: `source` says so.
     """
     name, resized = like(dataset).name, side(dataset) != like(dataset).resolution
     known = name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet") and not resized

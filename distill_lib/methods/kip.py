@@ -61,8 +61,8 @@ def paper_config(dataset: str, ipc: int) -> Config:
 
     Source: architecture, ridge, target batch and steps as released. A reconstruction are the step size, which is that
     of the released fully connected code, and the variant: tables quote one of eight (whitening or not, labels learned
-    or not, augmentation or not) without saying which; here labels are learned, and the colour images of known sets whitened.
-    Augmentation is in no released code and not offered.
+    or not, augmentation or not) without saying which; here labels are learned, and colour images of known sets are
+    whitened. Augmentation is in no released code and not offered.
     """
     return Config(
         ipc=ipc,

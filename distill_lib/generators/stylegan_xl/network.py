@@ -147,12 +147,7 @@ class StyleGANXL(LayeredGenerator):
     """
 
     def __init__(
-        self,
-        layers: Sequence[Layer],
-        classes: int = 1000,
-        z_dim: int = 64,
-        w_dim: int = 512,
-        rows: int | None = None,
+        self, layers: Sequence[Layer], classes: int = 1000, z_dim: int = 64, w_dim: int = 512, rows: int | None = None
     ):
         super().__init__()
         self.plan, self.num_ws, self.num_classes = list(layers), len(layers) + 1, classes
