@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from .core import paths
-from .core.errors import TimeUp, UserError, unknown
+from .core.errors import TimeUp, UserError, printable, unknown
 
 app = typer.Typer(
     add_completion=False,
@@ -138,12 +138,14 @@ def list_(
 def _print_table(title: str, rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
     for column in rows[0] if rows else ["name"]:
         table.add_column(str(column), overflow="fold")
     for row in rows:
-        table.add_row(*(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values()))
+        cells = (", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in row.values())
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(width=None if sys.stdout.isatty() else 240).print(table)  # lines of a file are not folded at 80 columns
 
 

@@ -210,6 +210,14 @@ def test_a_flat_test_part_has_no_labels_and_is_left_out(tmp_path):
         (["fold1/<class>", "fold2/<class>", "fold3/<class>"], r"'train': \['fold1', 'fold2'\], 'test': 'fold3'"),
         (["train/fold1/<class>", "train/fold2/<class>", "test/<class>"], "train/fold1, train/fold2 hold folders"),
         (["fold_1", "fold_2"], "numbered like folds"),
+        (
+            [f"{part}/<class>/{place}" for part in ("train", "test") for place in ("indoor", "outdoor")],
+            r"split=\{'train': 'train/\*', 'test': 'test/\*'\}",
+        ),
+        (
+            [f"{part}/<class>/{kind}" for part in ("train", "test") for kind in ("images", "masks")],
+            r"split=\{'train': 'train/\*/images', 'test': 'test/\*/images'\}",
+        ),
         (["<class>", "test"], r"classes=\['ant', 'bee', 'test'\].*classes=\['ant', 'bee'\]"),
         (["<class>", "train/<class>"], r"train lies beside ant, bee.*split=\{'all': '\*'\}"),
         (["<class>/1/train", "<class>/2/test"], "hold folders of the same names"),

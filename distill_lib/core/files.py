@@ -21,6 +21,11 @@ from . import paths
 from .errors import UserError
 
 
+def short(name: str, size: int = 60) -> str:
+    """The start of a name, of at most so many bytes of UTF-8, for the name of a file."""
+    return name.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
+
+
 class DiskFull(UserError):
     """A file did not fit on its disk; whatever was there before is unchanged."""
 
@@ -33,7 +38,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     path, part = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{short(path.name, 180)}-", suffix=".part")
         os.close(handle)
         part = Path(name)
         write(part)

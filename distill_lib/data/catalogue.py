@@ -65,7 +65,7 @@ class Dataset:
     @property
     def mirrors(self) -> bool:
         """Whether a mirrored image still shows its class: a mirrored digit is not a digit."""
-        return self.name not in DIGITS
+        return self.name.removesuffix("-own") not in DIGITS
 
     @property
     def num_classes(self) -> int:

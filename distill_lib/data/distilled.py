@@ -529,4 +529,12 @@ def _fitting(own: ImageSet, of: _Reading) -> ImageSet:
     for what, fact in facts.items():
         if fact(own) != fact(of.like):
             raise of.fail(f"{what} {str(fact(own))[:90]}, {of.like.facts.name} has {str(fact(of.like))[:90]}")
+    mine, theirs = own.facts, of.like.facts
+    measured = mine.normalisation == theirs.normalisation == catalogue.MEASURED and own.whitening is None
+    if measured and (mine.mean, mine.std) != (theirs.mean, theirs.std):
+        images = own.images if own.images.dtype == torch.uint8 else theirs.normalise(mine.pixels(own.images))
+        was, now = (", ".join(f"{m:.4f}" for m in facts.mean) for facts in (mine, theirs))
+        note = f"mean and deviation of the training images have changed since (mean {was}, now {now}): normalised anew"
+        facts = dataclasses.replace(mine, mean=theirs.mean, std=theirs.std, notes=(*mine.notes, note))
+        return ImageSet(images, own.labels, facts)
     return own

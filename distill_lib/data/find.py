@@ -26,7 +26,7 @@ import torch
 
 from ..core import paths, rng
 from ..core.errors import UserError
-from ..core.files import unwritable
+from ..core.files import short, unwritable
 from . import arrays, folders, read
 from .catalogue import Dataset
 from .read import Part, Source
@@ -140,7 +140,7 @@ def in_folder(dataset: Dataset, folder: Path, size: int, itself: bool = False) -
         itself: `folder` may also be the set's own folder or file, not only the one above it.
     """
     if folder.is_file():
-        if folder.suffix == ".npz":
+        if folder.suffix.lower() == ".npz":
             return _npz(dataset, folder, size)
         if folder.name in ARCHIVES.get(dataset.name, {}):
             return _in_archive(dataset, folder, size)
@@ -244,7 +244,7 @@ def unpacked(archive: Path) -> Path:
     """
     stat = archive.stat()
     key = hashlib.sha256(f"{archive}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    target = paths.cache() / "unpacked" / f"{archive.name.split('.')[0]}-{key}"
+    target = paths.cache() / "unpacked" / f"{short(archive.name.split('.')[0])}-{key}"
     if target.is_dir():
         return target
     with lock(target):
@@ -253,6 +253,7 @@ def unpacked(archive: Path) -> Path:
             part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
             try:
                 _unpack(archive, part)
+                part.chmod(0o755)  # as other files of a cache that several users share
                 part.rename(target)
             except tarfile.FilterError as err:
                 raise UserError(f"{archive}: not unpacked, it would write outside its folder ({err})") from None
@@ -287,11 +288,16 @@ def _unpack(archive: Path, to: Path) -> None:
     if tarfile.is_tarfile(archive) or not (archive.suffix.lower() == ".zip" or zipfile.is_zipfile(archive)):
         with tarfile.open(archive) as tar:
             tar.extractall(to, filter=once)
+            if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # tarfile takes a cut in a header for the end
+                raise tarfile.ReadError("no end of archive")
             while tar.fileobj.read(2**20):  # to the checksum of a gzip archive, at its end
                 pass
         return
     with zipfile.ZipFile(archive) as z:
         for member in z.infolist():
+            if not member.flag_bits & 0x800:  # not marked as UTF-8, which some tools forget
+                with suppress(UnicodeError):
+                    member.filename = member.filename.encode("cp437").decode()
             name = member.filename = member.filename.replace("\\", "/")  # some Windows tools write names so
             packing = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
             if name.startswith("/") or ".." in name.split("/"):

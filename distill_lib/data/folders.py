@@ -428,18 +428,27 @@ def _of_splits(tree: Tree, top: Folder, group: dict[str, list[Folder]], rest: li
         if folder.flat:
             notes.append(printable(f"{folder.at} has no class folders, so its images have no labels"))
         else:
-            parts[part] = _of_classes(tree, folder.inner(), inside=True)["all"]
+            parts[part] = _of_classes(tree, folder.inner(), group)["all"]
     return parts
 
 
-def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
-    """Every folder in `top` is a class, unless the folders in them say otherwise."""
-    full, every = [f for f in top.full if not tree.chosen or f.name in tree.chosen], _every(top.at)
-    beside, below = {f.name for f in full}, {"classes, with all below them": {"all": every}}
+def _of_classes(tree: Tree, top: Folder, inside: Mapping[str, list[Folder]] | None = None) -> Parts:
+    """Every folder in `top` is a class, unless the folders in them say otherwise.
+
+    Args:
+        inside: the parts of the set, if `top` is one of them: what is proposed holds for each, if they have the same
+                classes.
+    """
+    full = [f for f in top.full if not tree.chosen or f.name in tree.chosen]
+    tops = {part: f.inner() for part, (f,) in (inside or {}).items() if not f.flat}
+    if not tops or any(set(t.folders) != set(top.folders) for t in tops.values()):
+        tops = {"all": top}
+    every, beside = {part: _every(t.at) for part, t in tops.items()}, {f.name for f in full}
+    below = {"classes, with all below them": every}
     for f in full:
         if copy := sorted({g.name for g in f.opened.full} & (beside - {f.name})):
             why = f"{f.at} holds folders named like those beside it ({_some(copy)})"
-            _ambiguous(tree, why, {"a copy, left out": sorted(beside - {f.name}), "a class": {"all": every}})
+            _ambiguous(tree, why, {"a copy, left out": sorted(beside - {f.name}), "a class": every})
     inner = [{g.name for g in f.opened.full} for f in full]
     if not inside and all(inner) and all(_splits_of_class(f) for f in full):
         return _by_part((part, f.name, [g]) for f in full for part, g in _splits_of_class(f).items())
@@ -451,7 +460,7 @@ def _of_classes(tree: Tree, top: Folder, inside: bool = False) -> Parts:
         readings: dict[str, str | list[str] | Split] = {}
         images = next((name for name in shared if name.casefold() in FILLERS), "")
         if images:
-            readings[f"classes, images in {images}"] = {"all": f"{every}/{images}"}
+            readings[f"classes, images in {images}"] = {part: f"{at}/{images}" for part, at in every.items()}
         else:
             readings["one of them"] = f"the path {tree.path / full[0].at}"
         if not inside and any(split_of(name)[0] for name in shared):
@@ -604,6 +613,9 @@ def named_folder(root: Path, class_names: Sequence[str], wnids: Sequence[str] = 
         raise UserError(f"{root}: has a train folder but neither val nor test beside it")
     files: dict[str, list[list[Path]]] = {}
     for part, (path,) in group.items():
+        if part == "test" and "val" in group and not any(p.is_dir() for p in path.iterdir()):
+            notes.append(f"{path.name} has no class folders, so its images have no labels")
+            continue
         folders = class_folders(path, class_names, wnids)
         trees = {p: Tree(p) for p in dict.fromkeys(folders)}
         files[part] = [trees[p].top.everything for p in folders]

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..core.device import send
 from ..core.errors import UserError, unknown
 from ..core.files import write_tensors
+from ..core.paths import expanded
 from .whitening import Whitening
 
 
@@ -64,6 +65,11 @@ class Facts:
 
 # Readers of sets of other kinds, by the format line of their files. Who makes such sets adds its own.
 READERS: dict[str, Callable[[Any], ImageSet]] = {}
+
+
+def _plain(value: Any) -> Any:
+    """What a file's header holds in place of a NumPy or torch value, or of a path."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 class ImageSet:
@@ -272,8 +278,8 @@ class ImageSet:
     def save(self, path: str | Path) -> Path:
         """Write images, labels and facts to one `.safetensors` file, complete or not at all."""
         tensors = {"images": self.images, "labels": self.labels} | (self.whitening.tensors() if self.whitening else {})
-        about = {"format": "distill_lib.ImageSet/1", "facts": json.dumps(dataclasses.asdict(self.facts))}
-        return write_tensors(Path(path), tensors, about)
+        facts = json.dumps(dataclasses.asdict(self.facts), default=_plain)
+        return write_tensors(expanded(path), tensors, {"format": "distill_lib.ImageSet/1", "facts": facts})
 
     @staticmethod
     def load(path: str | Path) -> ImageSet:
@@ -282,6 +288,7 @@ class ImageSet:
 
         Raises: UserError: missing, truncated or foreign file.
         """
+        path = expanded(path)
         try:
             with safe_open(path, "pt") as f:
                 meta = f.metadata() or {}

@@ -22,6 +22,8 @@ import torch
 
 from ..core import paths
 from ..core.errors import UserError, unknown
+from ..core.files import short
+from ..core.paths import expanded
 from . import find, own, prepare
 from .catalogue import DATASETS, MEASURED, NORMALISATIONS, Dataset, sized
 from .folders import Split
@@ -169,7 +171,7 @@ def _load(wanted: tuple[str, ...], name: str | Path, resolution: int | None, **o
             raise UserError(f"folder={str(folder)!r}: {str(name)!r} is a path already; give one or the other")
         if channels not in (None, 1, 3):
             raise UserError(f"channels={channels!r}: give 1 (grey) or 3 (colour)")
-        path = Path(name).expanduser().resolve()
+        path = Path(os.path.abspath(expanded(name)))  # a link stays one: what it points to may have no ending
         source = own.source(path, split, classes)
         dataset = own.dataset_of(path, source)
     else:
@@ -185,11 +187,11 @@ def _load(wanted: tuple[str, ...], name: str | Path, resolution: int | None, **o
         resolution = resolution or dataset.resolution
         size = resolution if resize is None and resolution in dataset.sizes else 28
         allowed = not paths.switch("DISTILL_OFFLINE", False) if download is None else download
-        source = find.locate(dataset, size, Path(folder).expanduser() if folder else None, allowed)
+        source = find.locate(dataset, size, expanded(folder) if folder else None, allowed)
         if dataset.family == "tiny" and source.class_names:  # the source's files hold the names
             dataset = dataclasses.replace(dataset, class_names=source.class_names)
     rule = resize or ("bicubic" if dataset.sizes else "bilinear")
-    copy = _Copy(dataset, source, resolution, rule, channels)
+    copy = _Copy(dataset, source, resolution, rule, channels, "" if split is None else str(split))
     built, made = {}, []
     try:
         for part in wanted:  # train first: your own images decide there about channels and resolution
@@ -220,6 +222,7 @@ class _Copy:
     resolution: int | None
     rule: str
     channels: int | None
+    split: str  # as it was asked for: copies of one choice do not replace those of another
 
     @property
     def own(self) -> bool:
@@ -238,10 +241,10 @@ class _Copy:
         if dataset.family in ("bundled", "digits"):
             part, shape = self._read(found)
             return prepare.in_memory(part.labels, shape, lambda out: self._fill(out, part, split))
-        kind = f"{dataset.class_names}{dataset.wnids}{self.channels}{' as shown' if self.own else ''}"
+        kind = f"{dataset.class_names}{dataset.wnids}{self.channels}{' as shown' if self.own else ''}{self.split}"
         place = hashlib.sha256(os.fsencode(os.path.abspath(source.where)) + kind.encode()).hexdigest()[:8]
         px = f"{self.resolution}px" if self.resolution else "auto"
-        name = f"{dataset.name}-{split}-{px}-{self.rule}-{place}-{source.fingerprint()}.safetensors"
+        name = f"{short(dataset.name)}-{split}-{px}-{self.rule}-{place}-{source.fingerprint()}.safetensors"
         path = paths.cache() / "prepared" / name
         if not path.is_file():
             with find.lock(path):
@@ -264,7 +267,8 @@ class _Copy:
             channels = 1 if part.images.ndim == 3 else part.images.shape[-1]
         if self.dataset.channels not in (0, channels):
             has = f"{self.dataset.name} has {self.dataset.channels}"
-            raise UserError(f"{where}: images have {channels} channels; {has}")
+            choose = "; choose channels=1 or channels=3" if self.own else ""
+            raise UserError(f"{where}: images have {channels} channels; {has}{choose}")
         return part, (len(part.labels), channels, size, size)
 
     def _fill(self, out: np.ndarray, part: Part, split: str) -> dict[str, Any]:

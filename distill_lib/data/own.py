@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import UserError
+from ..core.errors import UserError, printable
 from . import arrays, folders, prepare, tables
 from .catalogue import DATASETS, MEASURED, Dataset
 from .find import hold_out, not_in, unpacked
@@ -37,8 +37,10 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
     """
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         folder = unpacked(path)
+        inside = list(folder.iterdir())
+        only = inside[0] if len(inside) == 1 and inside[0].suffix.lower() == ".npz" else folder
         try:
-            return dataclasses.replace(source(folder, split, classes), archive=path)
+            return dataclasses.replace(source(only, split, classes), archive=path)
         except UserError as err:
             raise not_in(path, folder, err) from None
     choice = split is not None or classes is not None
@@ -49,7 +51,7 @@ def source(path: Path, split: folders.Split | None = None, classes: Sequence[str
         raise UserError(f"{path}: split= and classes= are for a folder of images")
     elif tree:
         found = _tables(tree)
-    elif path.is_file() and path.suffix == ".npz":
+    elif path.is_file() and path.suffix.lower() == ".npz":
         found = arrays.npz(path)
     elif path.is_file() and path.suffix.lower() in (".parquet", ".arrow"):
         found = tables.read(path)
@@ -102,7 +104,7 @@ def dataset_of(path: Path, found: Source) -> Dataset:
     ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), path.suffix)
     name = path.name if path.is_dir() else path.name[: -len(ending)]
     facts = {"normalisation": MEASURED, "licence": "the owner's", "source": f"your own {found.form}"}
-    facts |= {"name": f"{name}-own" if name in DATASETS else name, "class_names": found.class_names}
+    facts |= {"name": f"{name}-own" if name in DATASETS else printable(name), "class_names": found.class_names}
     return Dataset(family="own", channels=0, resolution=0, counts={"train": 0, "test": 0}, **facts)
 
 

@@ -41,7 +41,9 @@ RESIZE = {
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "TIFF", "WEBP")  # others may run code (EPS)
 GREY, COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
 ORIENTATION = ExifTags.Base.Orientation
-UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError)  # of Pillow
+# what Pillow's readers raise at damaged files
+UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+UNREADABLE = (*UNREADABLE, Image.DecompressionBombError)
 
 
 def resize(image: Image.Image, resolution: int, rule: str) -> Image.Image:
@@ -113,6 +115,9 @@ def open_image(item: Path | bytes | np.ndarray, decode: bool = True, name: str =
             image.load()
     except UNREADABLE as err:
         reason = "not an image of a known kind" if isinstance(err, UnidentifiedImageError) else str(err)
+        if isinstance(err, Image.DecompressionBombError):
+            millions = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+            reason = f"more than {millions} megapixels: make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS"
         with suppress(OSError):
             reason = read.instead(item if isinstance(item, bytes) else item.open("rb").read(512)) or reason
         raise UserError(f"{name}: cannot be read as an image ({reason})") from None
@@ -133,6 +138,12 @@ def _deep(image: Image.Image) -> str:
         return image.mode
     stored = str([(tile[0], tile[3]) for tile in image.tile]) if isinstance(image, ImageFile) else ""
     found = re.search(r"[A-Za-z]+;(1[0-6]|32|64)[BLNSF]|SGI16", stored)
+    if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple) and image.tile[0][3][1] > 255:
+        return f"values up to {image.tile[0][3][1]}"
+    if image.format == "AVIF":
+        image.fp.seek(0)
+        box = image.fp.read().partition(b"av1C")[2][:3]  # its third byte: a bit for 10 or 12 bits, one for 12
+        return "10 or 12 bits" if box[2:] and box[2] & 0x40 else ""
     per_sample = getattr(image, "tag_v2", {}).get(258, ())  # TIFF's bits per sample
     if image.format == "JPEG2000":
         per_sample = _jpeg2000_bits(image)

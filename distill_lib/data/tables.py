@@ -141,7 +141,9 @@ def _open(file: Path, columns: list[str] | None = None) -> Any:
         if file.suffix.lower() == ".parquet":
             return pq.read_table(file, columns=columns, partitioning=None) if columns else pq.read_schema(file)
         with pa.memory_map(str(file)) as m:
-            stream = pa.ipc.open_stream(m)
+            whole = m.read(6) == b"ARROW1"  # a file of the format, not a stream
+            m.seek(0)
+            stream = pa.ipc.open_file(m) if whole else pa.ipc.open_stream(m)
             return stream.read_all().select(columns) if columns else stream.schema
     except (pa.ArrowException, OSError, ValueError, MemoryError) as err:
         raise unreadable(file, err, "truncated or damaged") from None
@@ -157,7 +159,8 @@ def _columns(file: Path) -> _Columns:
         raise UserError(f"{file}: Hugging Face's description of its columns is damaged ({err})") from None
     images = [c for c in schema.names if kinds[c] == "Image"] or [c for c in schema.names if c.lower() in IMAGES]
     images = images or [f.name for f in schema if re.match(r"(large_)?binary|struct<.*bytes", str(f.type))]
-    labels = [c for name in LABELS for c in schema.names if c.lower() == name and c not in images] or list(classes)
+    labels = [c for name in LABELS for c in schema.names if c.lower() == name and c not in images]
+    labels = sorted(dict.fromkeys([*labels, *classes]), key=lambda c: c not in classes)  # said to be classes: first
     if len(images) != 1 or not labels or len(set(schema.names)) < len(schema.names):
         has = ", ".join(f"{f.name} ({f.type})"[:60] for f in schema)
         raise UserError(f"{file}: has the columns {has}; needed one image column and a column `label`")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import read_tensors, undamaged, write_tensors
+from ..core.paths import expanded
 from ..core.rng import stream
 from ..core.settings import as_dict
 from ..data import READERS, Facts, ImageSet
@@ -74,10 +75,10 @@ class GeneratedSet(ImageSet):
 
     def save(self, path: str | Path) -> Path:
         """Write weights, facts and seed to one `.safetensors` file, complete or not at all."""
-        about = {"architecture": json.dumps(as_dict(self.generator.arch))}
-        about |= {"facts": json.dumps(dataclasses.asdict(self.facts)), "ipc": str(self.ipc), "seed": str(self.seed)}
+        about = {"architecture": json.dumps(as_dict(self.generator.arch)), "ipc": str(self.ipc), "seed": str(self.seed)}
+        about |= {"facts": json.dumps(dataclasses.asdict(self.facts))}
         about |= {"format": FORMAT, "family": self.generator.family, "precision": self.generator.precision}
-        return write_tensors(Path(path), self.generator.state_dict(), about)
+        return write_tensors(expanded(path), self.generator.state_dict(), about)
 
     @staticmethod
     def load(path: str | Path) -> GeneratedSet:
@@ -85,6 +86,7 @@ class GeneratedSet(ImageSet):
 
         Raises: UserError: missing, truncated or foreign file.
         """
+        path = expanded(path)
         with undamaged(path, "write a generator with GeneratedSet.save"):
             tensors, about = read_tensors(path)
             if about.get("format") != FORMAT or about.get("family") != "cgan":
