@@ -290,6 +290,19 @@ def test_a_real_slurm_of_one_node_computes_a_cell(folders):
     assert records.load(cell, "smoke") and "recorded: " in progress.log_path(cell, "smoke").read_text()
 
 
+def test_every_worker_of_a_machine_takes_a_gpu_of_its_own(monkeypatch, tmp_path):
+    """Whatever its name or address; one more than there are shares."""
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cluster, "_HELD", [])
+    monkeypatch.delenv("DISTILL_DEVICE", raising=False)
+    own = cluster._own_gpu.__wrapped__
+    assert [own(2), own(2)] == ["cuda:0", "cuda:1"] and own(2) in ("cuda:0", "cuda:1")
+    assert cluster._place("cpu") == "cpu"
+    monkeypatch.setenv("DISTILL_DEVICE", "cpu")
+    assert cluster._place(None) == "cpu"
+
+
 def test_a_damaged_record_fails_its_cell_and_stays(folders):
     params, cells = chosen(protocol="vico_dsa")
     outcome = engine.run(NAME, params, cells, say=lambda line: None)

@@ -74,6 +74,16 @@ def test_dm_passes_every_real_image_once_and_every_synthetic_one_there_and_back(
     assert WORK["DM"](cfg, 10, 60_000) == 20_001 * 10 * (256 + 3 * 10)
 
 
+def test_a_method_costs_what_its_own_network_costs_and_its_test_what_is_tested():
+    mtt, herding = (METHODS[name].paper_config("CIFAR10", 1) for name in ("MTT", "Herding"))
+    names = [estimate._network(c) for c in (mtt, mtt.small(), herding, METHODS["DM"].paper_config("CIFAR10", 1))]
+    assert names == [mtt.experts.network, mtt.small().experts.network, herding.training.network, "ConvNet"]
+    glad = METHODS["GLaD"].paper_config("CIFAR10", 1, "MTT")
+    assert estimate._network(glad) == glad.students.experts.network
+    whole, few = (estimate._operations(replace(task("DM"), tested=n))[1] for n in (None, 10))
+    assert 0 < few < whole
+
+
 @pytest.mark.parametrize("name", WORK)
 def test_work_grows_with_the_budget(name):
     cfg = METHODS[name].paper_config("FashionMNIST", 10)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from distill_lib import data, networks
 from distill_lib.core.errors import UserError
-from distill_lib.core.loop import Loop
+from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.data import Facts, ImageSet, augment
@@ -259,6 +259,14 @@ def test_without_checks_the_test_set_is_seen_once(test_set, monkeypatch):
     result = evaluate(toy(30), test_set, "vico_dsa@3ep", NET, num_eval=1, validation=toy(50, seed=3, name="val"))
     assert looks.count("toy") == 1
     assert "test_selected_pct" not in result.metrics
+
+
+def test_a_learning_rate_at_which_training_diverges_is_left_out(test_set):
+    p = replace(protocol("dd_ranking"), name="mine", epochs=3, checks=1, lr_grid=(0.01, 1e30), augmentation="none")
+    found = evaluate(toy(50), test_set, p, NET, num_eval=1, validation=toy(100, seed=3))
+    assert found.lr == 0.01 and any("1e+30 left out: training diverged" in note for note in found.notes)
+    with pytest.raises(Diverged, match="diverged at learning rate 1e"):
+        evaluate(toy(50), test_set, replace(p, lr_grid=(1e30, 1e31)), NET, num_eval=1, validation=toy(100, seed=3))
 
 
 def test_the_learning_rate_is_chosen_by_validation_or_not_at_all(test_set):

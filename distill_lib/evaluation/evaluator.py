@@ -31,7 +31,7 @@ from .. import networks
 from ..core import store
 from ..core.device import Pieces, describe, pick
 from ..core.errors import UserError
-from ..core.loop import Loop
+from ..core.loop import Diverged, Loop
 from ..core.measure import measure
 from ..core.rng import stream
 from ..core.settings import as_dict
@@ -143,8 +143,16 @@ def evaluate(
         pieces = Pieces(together or (num_eval if place.type == "cuda" else 1))
         trained = {}
         for lr in rates:
-            groups = pieces(num_eval, lambda part, lr=lr: _train(job, range(num_eval)[part], lr))
+            try:
+                groups = pieces(num_eval, lambda part, lr=lr: _train(job, range(num_eval)[part], lr))
+            except Diverged:
+                if len(rates) == 1:
+                    raise
+                job.notes.append(f"learning rate {lr} left out: training diverged")
+                continue
             trained[lr] = [result for group in groups for result in group]
+    if not trained or not (searched or job.base_lr in trained):
+        raise Diverged(f"training diverged at learning rate {', '.join(map(str, {*rates} - {*trained}))}")
     lr = _choose(job, trained)
     chosen = trained[lr]
     metrics: dict[str, list[Any]] = {

@@ -25,7 +25,7 @@ import pydantic
 from .. import records
 from ..core.errors import UserError, unknown
 from ..core.loop import Loop
-from ..core.settings import settings
+from ..core.settings import replace, settings
 from ..data import ImageSet
 from ..evaluation import effects
 from ..evaluation.effects import Effect, Word
@@ -243,7 +243,10 @@ def measure_sets(task: Task, synthetic: ImageSet, real: ImageSet, test: ImageSet
     """What the task's `scores` ask for: distances of the set to real images, or of every look at the GAN in training
     its step, the share of its samples that a classifier of real images recognises, and their Fréchet distance."""
     if isinstance(task.scores, Scores):
-        judge = Judge(real, None, task.scores, task.seed, loop)
+        scores = task.scores
+        if scores.extractor == "auto":  # not Inception where its weights are at hand: a claim's scale is fixed
+            scores = replace(scores, extractor=scores.trained.network)
+        judge = Judge(real, None, scores, task.seed, loop)
         return {name: [value] for name, value in judge.distances(synthetic).items()}
     names = ("step", "class_accuracy_pct", "frechet_distance")
     looks = [cgan.train(real, of, loop).health for of in _gans(task.config, task.maker)]

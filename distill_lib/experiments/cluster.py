@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..core import paths
 from ..core.device import pick
@@ -139,7 +143,8 @@ def connected(
         ) from None
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: at least 1")
-    share = max(1, (os.cpu_count() or 1) // (workers or 1))  # processor cores of a worker on this machine
+    local = workers or max(1, torch.cuda.device_count())  # workers on this machine, and each one's processor cores
+    share = max(1, (os.cpu_count() or 1) // local)
     options = {
         "distributed.scheduler.allowed-failures": TRIES,
         "distributed.comm.timeouts.connect": "20s",
@@ -172,7 +177,9 @@ def connected(
                 yield client
                 return
         else:
-            cluster = _local(LocalCluster, workers)
+            cluster = LocalCluster(
+                n_workers=local, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            )
         try:
             with cluster, Client(cluster) as client:
                 _first_worker(client, ends, say, refused)
@@ -275,20 +282,6 @@ def _finished(
         yield from done
 
 
-def _local(local: Any, workers: int | None) -> Any:
-    gpus = torch.cuda.device_count()
-    if gpus and (workers or gpus) <= gpus:
-        try:
-            from dask_cuda import LocalCUDACluster  # also pins each worker to the processors next to its GPU
-
-            return LocalCUDACluster(n_workers=workers or gpus, threads_per_worker=1, dashboard_address=None)
-        except ImportError:
-            pass
-    return local(
-        n_workers=workers or max(1, gpus), threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
-    )
-
-
 def _shared(client: Client, task: Task, todo: list[int], order: WorkerOrder, shared: dict[str, Future]) -> list[Future]:
     """The futures a cell waits for: the distilled sets `todo`, which wait for their stage 1. Each exists once."""
     sets = []
@@ -367,13 +360,24 @@ def _cell(
 
 
 def _place(device: str | None) -> str:
-    """The device of this worker: its own GPU if there are several."""
-    from distributed import get_worker  # optional
-
-    name = str(get_worker().name)
-    if device is None and torch.cuda.device_count() > 1 and name.isdigit():
-        return f"cuda:{int(name) % torch.cuda.device_count()}"
+    """The device of this worker: where its machine has several GPUs, one that no other worker has."""
+    if device is None and not os.environ.get("DISTILL_DEVICE") and torch.cuda.device_count() > 1:
+        return _own_gpu(torch.cuda.device_count())
     return str(pick(device))
+
+
+@functools.cache
+def _own_gpu(count: int) -> str:
+    """The first GPU whose lock is free, which this process holds until it ends."""
+    for i in range(count):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"distill_lib-{os.getuid()}-cuda-{i}.lock", timeout=0)
+        with contextlib.suppress(Timeout):
+            _HELD.append(lock.acquire())
+            return f"cuda:{i}"
+    return f"cuda:{os.getpid() % count}"
+
+
+_HELD: list[Any] = []
 
 
 # --- what the client does -------------------------------------------------------------------------

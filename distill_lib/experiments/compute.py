@@ -268,7 +268,7 @@ def distilled(task: Task, index: int, run: Run, real: ImageSet) -> tuple[ImageSe
     patience = -1.0 if run.deadline is None else max(0.0, run.deadline - time.monotonic())
     try:
         with FileLock(f"{file}.lock", timeout=patience):
-            if file.exists():
+            if file.exists() and file.with_suffix(".json").exists():  # else its cost is not known
                 _note_made(task, index, run.profile)
                 found = ImageSet.load(file).to(real.device)
                 return found.drawing(task.config.ipc) if every else found, Spent(file.with_suffix(".json"))

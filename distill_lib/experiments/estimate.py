@@ -53,6 +53,7 @@ def _task_of(record: Record) -> Task | None:
         method, rules = key.get("method", cell.method), key["protocol"]["name"]
         config, judges = from_dict(METHODS[method].Config, key["config"]), tuple(key.get("networks", ()))
         judging = {"num_eval": key["num_eval"], "network": key["network"], "networks": judges}
+        judging |= {"tested": key.get("tested")}
         return Task(cell, config, key["dataset"], rules, method=method, **judging)
     except (KeyError, UserError):
         return None
@@ -68,6 +69,13 @@ def _sizes(dataset: str) -> tuple[Shape, int, int, int] | None:
     images = facts.counts.get("train") or (IMAGENET_CLASS * facts.num_classes if facts.family == "imagenet" else 0)
     side = px or facts.resolution
     return ((facts.channels, side, side), facts.num_classes, images, facts.counts.get("test", 0)) if images else None
+
+
+def _network(config: Any) -> str:
+    """The network that a method distils with: its own, or that of its experts or of its features."""
+    students = getattr(config, "students", None) if getattr(config, "match", "") == "MTT" else None
+    places = (students and students.experts, config, *(getattr(config, name, None) for name in ("experts", "training")))
+    return next((of.network for of in places if getattr(of, "network", None)), "ConvNet")
 
 
 def _images(task: Task) -> int:
@@ -87,9 +95,10 @@ def _operations(task: Task) -> tuple[float | None, float] | None:
     shape, classes, images, tested = sizes
     distill = None
     if task.maker in WORK:
-        once = per_image(getattr(task.config, "network", "ConvNet"), shape, classes)
+        once = per_image(_network(task.config), shape, classes)
         distill = WORK[task.maker](task.config, classes, images) * once
     trained, evaluate = _images(task), 0.0
+    tested = min(tested, task.tested * classes) if task.tested else tested
     per_class = task.cell.ipc or max(1, images // classes)
     for network in task.judges:
         rule = _rule(task.protocol).settled(sized(task.dataset)[0], network, per_class, classes)
@@ -105,7 +114,7 @@ def _stage_operations(settings: Any, config: Any, dataset: str) -> float | None:
     if not hasattr(settings, "work"):
         return None
     shape, classes, images, _ = _sizes(dataset)
-    network = getattr(settings, "network", getattr(config, "network", "ConvNet"))
+    network = getattr(settings, "network", _network(config))
     return settings.work(classes, images) * per_image(network, shape, classes)
 
 
@@ -253,7 +262,7 @@ class Rates:
 
 def _makings(task: Task) -> list[str]:
     """What making a set is called, the most precise first: the method with its network, the method."""
-    return [f"{task.maker}, {getattr(task.config, 'network', 'ConvNet')}", task.maker]
+    return [f"{task.maker}, {_network(task.config)}", task.maker]
 
 
 def _evaluations(task: Task) -> list[tuple[str, str]]:

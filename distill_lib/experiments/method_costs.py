@@ -103,8 +103,8 @@ def scored_samples_work(cfg: Any, num_classes: int, images: int) -> float:
 
 
 def chosen_from_pool_work(cfg: Any, num_classes: int, images: int) -> float:
-    """The whole pool, drawn and scored, and its scorer's training."""
-    return num_classes * cfg.ipc * cfg.pool + cfg.scoring.training.work(num_classes, images)
+    """The whole pool, drawn and scored; the scorer is made once for all sets."""
+    return num_classes * cfg.ipc * cfg.pool
 
 
 WORK: dict[str, Callable[[Any, int, int], float]] = {

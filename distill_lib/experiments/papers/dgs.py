@@ -66,7 +66,7 @@ def task_of(cell: Cell, config: Any, params: Parameters) -> Task:
     if profile == "small":
         epochs, networks = (SMALL_FULL_EPOCHS, 1) if full_data else SMALL_EPOCHS[cell.network]
         return Task(cell, config, dataset, f"{PROTOCOL}@{epochs}ep", num_eval=networks, tested=TESTED, **both)
-    if cell.method in ("Full data", "K-Center", "Herding"):  # their set is always the same: three networks on one
+    if full_data:  # the set is always the same: three networks on it
         return Task(cell, config, dataset, PROTOCOL, num_eval=3, num_sets=1, **both)
     return Task(cell, config, dataset, PROTOCOL, num_eval=1, num_sets=3, **both)
 
