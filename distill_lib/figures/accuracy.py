@@ -28,6 +28,11 @@ def paper_and_ours(points: pd.DataFrame, xlabel: str = UNIT, reference: str = "R
     Returns: hollow marks for the paper, filled for ours, bars one standard deviation.
     Raises:  UserError: a panel would hold two data sets, or two budgets of ours.
     """
+    if points.empty:
+        figure, (axis,) = _grid(1, 0.6)
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "nothing printed or measured of the cells asked for", ha="center", transform=axis.transAxes)
+        return figure
     panels = list(points.groupby("panel", sort=False))
     for panel, part in panels:
         for what, found in (("data sets", part["data"]), ("budgets", part.loc[part["who"] != "paper", "who"])):

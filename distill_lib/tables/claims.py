@@ -150,12 +150,16 @@ def sentences(found: list[Finding]) -> Findings:
 
 def decided(found: list[Finding]) -> list[str]:
     """A sentence per verdict: the claims that all their repeats decide so, each with its difference."""
-    out = []
-    for word in ("holds", "reversed", "no effect larger than δ"):
-        some = [f"\n  - {title(f.claim)}: {difference(f)}" for f in found if f.word == word and not f.provisional]
-        if some:
-            out.append(f"Claims that paired repeats decide, *{word}*:{';'.join(some)}.")
-    return out
+    groups: dict[str, list[str]] = {}
+    for f in _clear(found):
+        groups.setdefault(f.verdict, []).append(f"\n  - {title(f.claim)}: {difference(f)}")
+    return [f"Claims that paired repeats decide, *{said}*:{';'.join(some)}." for said, some in groups.items()]
+
+
+def _clear(found: list[Finding]) -> list[Finding]:
+    """The claims that all their repeats decide, by verdict."""
+    some = [f for f in found if not f.provisional and f.word not in ("undecided", "not run")]
+    return sorted(some, key=lambda f: (WORDS.index(f.word), f.verdict))
 
 
 def summary() -> pd.DataFrame:
@@ -184,16 +188,15 @@ def overall() -> Findings:
     computed."""
     every = {paper: of(paper) for paper in papers()}
     found = [f for claims in every.values() for f in claims]
-    done = [f for f in found if not f.provisional]
-    clear = sum(f.word not in ("undecided", "not run") for f in done)
-    out = [f"Of {len(found)} planned claims {len(done)} have all their repeats, and {clear} of these are decided."]
-    for word in ("holds", "reversed", "no effect larger than δ"):
-        some = []
-        for paper, claims in every.items():
-            if names := [title(f.claim) for f in claims if f.word == word and not f.provisional]:
-                some.append(f"{TITLES[paper]} ({'; '.join(names)})")
-        if some:
-            out.append(f"*{word}*: {', '.join(some)}.")
+    done, clear = sum(not f.provisional for f in found), len(_clear(found))
+    out = [f"Of {len(found)} planned claims {done} have all their repeats, and {clear} of these are decided."]
+    for paper, claims in every.items():
+        groups: dict[str, list[str]] = {}
+        for f in _clear(claims):
+            groups.setdefault(f.verdict, []).append(title(f.claim))
+        listed = "".join(f"\n  - *{said}*: {'; '.join(names)}." for said, names in groups.items())
+        many = f"{len(_clear(claims))}" if listed else "none"
+        out.append(f"{TITLES[paper]}: {many} of {len(claims)} decided.{listed}")
     for said, belongs in (
         ("Not run yet", _not_begun),
         ("Recorded, but left out for the reason in the table", lambda f: bool(f.why) and not f.effect.n),

@@ -287,10 +287,11 @@ def incomplete() -> int:
     return found
 
 
-def gaps() -> numbers.Findings:
-    """The cells that differ from print at full budget, and what else was measured of each: why they may differ."""
+def gaps(paper: str | None = None) -> numbers.Findings:
+    """The cells of a paper, or of all, that differ from print at full budget, and what else was measured of each: why
+    they may differ."""
     out = []
-    for line in (line for name in reported.experiment_names() for line in _lines(name)):
+    for line in (line for name in reported.experiment_names(paper) for line in _lines(name)):
         if line["status"] == "differs":
             cell = ", ".join(filter(None, [line["method"], line["data set"], line["IPC"] and f"IPC {line['IPC']}"]))
             _, found, beside = line["reason"].partition(BESIDE)
@@ -313,9 +314,12 @@ def of_outcome(outcome: Outcome) -> str:
                 shown = numbers.records_of(cell, outcome) if cell else {}
                 done += bool(shown)
                 found[_status(reported.in_percent(row), cell, shown)[0]] += 1
-    if outcome.params.profile == "smoke":
-        return f"{done} of {total(found)} cells run at smoke, which gives no results."
-    return sentence(found)
+    smoke = outcome.params.profile == "smoke"
+    said = [f"{done} of {total(found)} cells run at smoke, which gives no results." if smoke else sentence(found)]
+    if not found:
+        said = ["The paper prints none of the cells asked for."]
+    left = dict.fromkeys(s.why for s in outcome.of("skipped") if s.why)
+    return "\n".join([*said, *([f"Left out: {'; '.join(left)}."] if left else [])])
 
 
 def summary(paper: str | None = None) -> pd.DataFrame:

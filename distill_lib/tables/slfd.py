@@ -11,6 +11,7 @@ import torch
 from .. import data, networks
 from ..core import paths
 from ..core.device import pick
+from ..core.errors import UserError
 from ..core.rng import stream
 from ..data import DATASETS, ImageSet, sized
 from ..experiments import Parameters, Task, experiment, paper_data
@@ -94,6 +95,8 @@ def refined(shown: ImageSet, image: int = 0, seed: int = 0) -> pd.DataFrame:
         distillation.
     Returns: columns class, alone, refined, low, high (5th and 95th percentile of the samples), probabilities.
     """
+    if not 0 <= image < len(shown):
+        raise UserError(f"image {image}: the set has {len(shown)} images, numbered from 0")
     normal = slfd.final(shown)
     rng = stream(seed, "figure 3")
     network = networks.fresh("ConvNet", shown, rng)

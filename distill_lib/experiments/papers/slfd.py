@@ -363,7 +363,7 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
         protocol = f"vico_dsa@{SMOKE_EPOCHS}ep"
         return Task(cell, config, COLOUR, protocol, num_eval=1, seed=seed, tested=SMOKE_TESTED)
     if cell.variant not in SMALL_VARIANTS or cell.dataset not in SMALL_SETS:
-        return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on ImageNette")
+        return Skip(f"small computes {', '.join(SMALL_VARIANTS)} on {', '.join(SMALL_SETS)}")
     config, tested = replace(config, network=SMALL_NETWORK), SMALL_TESTED.get(cell.dataset, 50)
     dataset, network = SMALL_SETS[cell.dataset], SMALL_NETWORK
     return Task(cell, config, dataset, SMALL_PROTOCOL, num_eval=3, seed=seed, network=network, tested=tested)
@@ -371,7 +371,7 @@ def ablation_task(cell: Cell, params: Parameters) -> Task | Skip:
 
 # --- pages ----------------------------------------------------------------------------------------
 class Figure3Parameters(Parameters):
-    image: int = 0  # which of the set's images
+    image: int = 0  # which of the set's images, one of each class
 
 
 def _is_printed(cell: Cell) -> bool:
