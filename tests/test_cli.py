@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distill_lib import __main__ as cli
 from distill_lib.core import device, paths
 from distill_lib.core.errors import UserError
 from distill_lib.core.files import atomically
+from distill_lib.evaluation import files
 from distill_lib.experiments import Outcome, check_parameters, parameters
 from distill_lib.publish import kernel_server, pages
 
@@ -82,8 +84,16 @@ def test_run_computes_then_reuses(monkeypatch, capsys, tmp_path):
     assert status == 0 and "2 reused" in out and "computed" not in out
 
 
+def test_a_run_whose_time_is_up_says_so_in_one_line_and_a_status(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
+    cells = "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"
+    status, _, err = call(monkeypatch, capsys, "run", "skd/table1_accuracy", "--cells", cells, "--time-limit", "0.001s")
+    assert status == 3 and err.startswith("error: ") and err.endswith("state saved\n") and err.count("\n") == 1
+
+
 def test_run_asks_for_weights_only_where_a_cell_that_is_left_to_compute_needs_them(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    for folder in ("DISTILL_WEIGHTS", "DISTILL_DATA"):
+        monkeypatch.setenv(folder, str(tmp_path))
     monkeypatch.setattr("distill_lib.experiments.run", lambda *args, **options: Outcome(args[1]))
     status, _, err = call(monkeypatch, capsys, "run", "dgs/claims", "--profile", "small")
     assert status == 0 and not err  # no generator of the paper: its pools are drawn from a GAN
@@ -100,6 +110,27 @@ def test_run_asks_for_weights_only_where_a_cell_that_is_left_to_compute_needs_th
     both = ["run", "slfd/table7_covariance_rank", *words[1:], "ipc=1"]  # of the first no cell can be computed
     status, out, _ = call(monkeypatch, capsys, *both)
     assert status == 0 and "cells will fail" in out
+
+
+def test_every_option_of_evaluate_arrives(monkeypatch, capsys, tmp_path):
+    images = np.random.default_rng(0).random((20, 1, 16, 16), dtype=np.float32)
+    np.savez(tmp_path / "set.npz", images=images)
+    how = "--pixels --factor 2 --order rounds --resolution 16 --normalisation half --seed 3 --num-eval 1"
+    judged = "--dataset FashionMNIST-mini --protocol vico_noaug@1ep --networks MLP --json"
+    seen, evaluate = [], files.evaluate
+    monkeypatch.setattr(files, "evaluate", lambda s, *args, **options: seen.append(s) or evaluate(s, *args, **options))
+    status, out, _ = call(monkeypatch, capsys, "evaluate", str(tmp_path / "set.npz"), *how.split(), *judged.split())
+    (found,) = json.loads(out)
+    assert status == 0 and found["seed"] == 3 and len(found["test_accuracy_pct"]) == 1
+    assert found["bytes"]["images"] == 4 * 20 * 16 * 16 * 4  # each image is cut into four; four bytes a pixel
+    notes = " ".join(found["notes"])
+    assert "taken in rounds" in notes and "from 28 px to 16 px" in notes and "cut into 2 x 2 parts" in notes
+    assert seen[0].facts.normalisation == "half" and seen[0].facts.mean == (0.5,)
+
+
+def test_plan_says_why_a_page_has_no_cells(monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "plan", "skd/figure1_pipeline")
+    assert status == 0 and out == "skd/figure1_pipeline has no cells of its own: a drawing\n"
 
 
 def test_plan_says_where_every_cell_stands(monkeypatch, capsys, tmp_path):
@@ -119,8 +150,9 @@ def test_time_limits(text, value):
 
 def test_parameters_are_json_where_they_read_as_json():
     assert cli.parse(["ipcs=[1, 10]", "method=DM", "seed=3"]) == {"ipcs": [1, 10], "method": "DM", "seed": 3}
-    with pytest.raises(UserError):
-        cli.parse(["=3x"][:0] + ["ipcs"])
+    for bad in ("ipcs", "=3"):
+        with pytest.raises(UserError, match=f"parameter '{bad}': write name=value"):
+            cli.parse([bad])
 
 
 @pytest.mark.parametrize("given", ["1,10", "1, 10", "[1, 10]", "(1, 10)", "['1', '10']", [1, 10], (1, 10)])
