@@ -13,7 +13,8 @@ os.environ.update(DISTILL_RUNS=f"{FOLDER}/runs", DISTILL_CACHE=f"{FOLDER}/cache"
 os.environ["DISTILL_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DISTILL_DEVICE", "cpu")
-os.environ.pop("DISTILL_SUMMARY", None)
+for name in ("DISTILL_RESULTS", "DISTILL_SUMMARY"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

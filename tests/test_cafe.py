@@ -107,15 +107,6 @@ def test_the_embedding_repeats_the_last_map():
     assert torch.allclose(alone[0], alone[1]) and torch.allclose(alone[2], 2 * dm, rtol=1e-4)
 
 
-def test_the_images_get_no_gradient_from_the_network_s_own_error_on_real_images():
-    """The official code adds it to the loss; leaving it out changes nothing."""
-    net, (real, synthetic) = network(), batches()
-    images = synthetic.clone().requires_grad_()
-    logits = net(torch.cat([real.flatten(0, 1), images.flatten(0, 1)]))[: K * N]
-    error = F.cross_entropy(logits, torch.arange(K).repeat_interleave(N), reduction="sum")
-    assert not torch.autograd.grad(error, images)[0].any()
-
-
 def test_equal_batches_have_no_feature_loss_and_classify_themselves():
     net, (real, _) = network(), batches()
     means, embedded = cafe.class_means(net.taps, real)

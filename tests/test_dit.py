@@ -417,9 +417,12 @@ def test_the_network_fits_the_images_and_an_official_model_its_latents(real):
     assert (dit.architecture(real, free).tokens, dit.architecture(real, free).channels) == (64, 1)
     larger = data.ImageSet(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10), replace_facts(real, 3))
     assert dit.architecture(larger, free).patch == 4
+
+
+def test_an_autoencoder_of_colour_images_refuses_grey_ones(real):
+    if prerequisites.weights.find("TAEF2 encoder") is None:
+        pytest.skip("TAEF2's weights are not in a weights folder")
     with pytest.raises(UserError, match="takes 3 channels, digits has 1; use identity"):
-        if prerequisites.weights.find("TAEF2 encoder") is None:
-            pytest.skip("TAEF2's weights are not in a weights folder")
         dit.base(real, replace(QUICK, autoencoder="taef2"))
 
 

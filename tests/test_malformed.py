@@ -96,7 +96,7 @@ bad_parameters = names.flatmap(lambda n: junk.map(lambda v: (n, v))) | st.sample
 def test_malformed_parameters(place, bad):
     name, value = bad
     said = refused("run", NAME, "-p", f"{name}={json.dumps(value)}")
-    assert "Parameters: " in said or "write name=value" in said or "profile" in said
+    assert "Parameters: profile, seed, methods" in said or "say it as --profile" in said
     assert not list(place.rglob("*"))
 
 
@@ -360,24 +360,25 @@ def patched(at, value):
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
 PAGE = b"<!DOCTYPE html><html><title>503</title></html>"
-NOT_IMAGES = {
-    "empty": b"",
-    "pointer": POINTER,
-    "page": PAGE,
-    "xml": b"<?xml version='1.0'?><Error/>",
-    "text": b"hello",
-    "zeros": bytes(500),
-    "pickle": b"\x80\x04N.",
-    "npz": b"PK\3\4",
-    "png head": b"\x89PNG\r\n\x1a\n",
-    "jpeg head": b"\xff\xd8\xff\xe0",
-    "gif head": b"GIF89a",
-    "webp head": b"RIFF\0\0\0\0WEBP",
-    "bmp head": b"BM",
-    "tiff head": b"II*\0",
-    "ppm head": b"P6 24 24 255\n",
-    "heic": b"\0\0\0 ftypheic\0\0\0\0mif1heic",
-    "json": b'{"error": 404}',
+UNKNOWN, UNREAD = "cannot be read as an image (not an image of a known kind)", "cannot be read as an image"
+NOT_IMAGES = {  # under the name of a PNG
+    "empty": (b"", f"{UNREAD} (the file is empty)"),
+    "pointer": (POINTER, f"{UNREAD} (a Git LFS pointer, not the file itself; run: git lfs pull)"),
+    "page": (PAGE, f"{UNREAD} (a web page"),
+    "xml": (b"<?xml version='1.0'?><Error/>", f"{UNREAD} (a web page"),
+    "text": (b"hello", UNKNOWN),
+    "zeros": (bytes(500), UNKNOWN),
+    "pickle": (b"\x80\x04N.", UNKNOWN),
+    "npz": (b"PK\3\4", UNKNOWN),
+    "png head": (b"\x89PNG\r\n\x1a\n", UNKNOWN),
+    "jpeg head": (b"\xff\xd8\xff\xe0", UNKNOWN),
+    "gif head": (b"GIF89a", UNKNOWN),
+    "webp head": (b"RIFF\0\0\0\0WEBP", UNKNOWN),
+    "bmp head": (b"BM", UNKNOWN),
+    "tiff head": (b"II*\0", UNKNOWN),
+    "ppm head": (b"P6 24 24 255\n", f"{UNREAD} (image file is truncated"),
+    "heic": (b"\0\0\0 ftypheic\0\0\0\0mif1heic", UNKNOWN),
+    "json": (b'{"error": 404}', UNKNOWN),
 }
 
 
@@ -414,7 +415,6 @@ def jpeg_2000_of_16_bits():
     return bytes(raw)
 
 
-UNKNOWN, UNREAD = "cannot be read as an image (not an image of a known kind)", "cannot be read as an image"
 ODD_IMAGES = {  # under the name of a PNG
     "PostScript": (written("EPS"), UNKNOWN),
     "PDF": (written("PDF"), UNKNOWN),
@@ -492,7 +492,7 @@ TREES = {
     "nested classes": (["ant/2019", "bee/2019", "ant/2020", "bee/2020"], "Say which it is"),
 }
 FORMS = {
-    **{f"image: {kind}": (with_file("train/ant/1.png", raw), "1.png: ") for kind, raw in NOT_IMAGES.items()},
+    **{f"image: {kind}": (with_file("train/ant/1.png", x), f"1.png: {says}") for kind, (x, says) in NOT_IMAGES.items()},
     **{
         f"cut {ending} at {share}": (with_cut(ending, share), f"9.{ending}: cannot be read as an image")
         for ending in ("png", "jpg", "bmp", "tif", "webp", "ppm")
@@ -500,7 +500,7 @@ FORMS = {
     },
     **{f"tree: {kind}": (with_folders(*folders), says) for kind, (folders, says) in TREES.items()},
     **{f"image: {kind}": (with_image_of(made), f"9.png: {says}") for kind, (made, says) in ODD_IMAGES.items()},
-    "empty class": (lambda root: (good(root) / "train" / "cat").mkdir(), "cat"),
+    "empty class": (lambda root: (good(root) / "train" / "cat").mkdir(), "no folder for class cat"),
     "grey 16 bit png": (with_image("train/ant/9.png", Image.new("I;16", (8, 8))), "more than 8 bits"),
     "grey 16 bit tif": (with_image("train/ant/9.tif", Image.new("I;16", (8, 8))), "more than 8 bits"),
     "float tif": (with_image("train/ant/9.tif", Image.new("F", (8, 8))), "more than 8 bits"),
@@ -628,8 +628,7 @@ FORMS = {
 
 
 X, Y = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
-PAGE, PICKLE = b"<!DOCTYPE html><html><title>404</title></html>", b"\x80\x04\x95\x00"
+PICKLE = b"\x80\x04\x95\x00"
 SETS = {  # content -> a word of the line that refuses it as a distilled set
     "labels one short": ({"images": X, "labels": Y[1:]}, "labels (19,)"),
     "labels out of range": ({"images": X, "labels": Y + 1}, "classes 0..9; subtract 1"),
@@ -672,10 +671,10 @@ TORCH_SETS = {
     "classes that do not exist": ({10: X, 11: X}, "labels 10..11"),
 }
 RAW = {
-    "a pointer": (LFS, "git lfs pull"),
+    "a pointer": (POINTER, "git lfs pull"),
     "a page": (PAGE, "a web page"),
     "empty": (b"", "empty"),
-    "a pickle": (PICKLE, ""),
+    "a pickle": (PICKLE, "it is a Python pickle, which may hold code and is never run"),
 }
 HEADER = {"images": {"dtype": "F32", "shape": [20, 1, 8, 8], "data_offsets": [0, 5120]}}
 LABEL_HEADER = {"labels": {"dtype": "I64", "shape": [20], "data_offsets": [5120, 5280]}}
@@ -931,7 +930,7 @@ OWN = {  # arguments of numpy.savez, or bytes -> a word of the line
     "one name": ({"images": PIXELS, "labels": LABELS, "classes": np.array("ant")}, "classes has shape ()"),
     "few names": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["ant"])}, "at least two classes"),
     "names twice": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["a", "a"])}, "names 'a' twice"),
-    "pointer": (LFS, "git lfs pull"),
+    "pointer": (POINTER, "git lfs pull"),
     "page": (PAGE, "a web page"),
     "empty": (b"", "empty"),
     "cut": (b"PK\x03\x04", "cut short"),
@@ -1017,7 +1016,7 @@ IMAGES_OF = {  # the second row -> a word of the line
     "a path to a folder": ({"bytes": None, "path": ".."}, "and no such file is there"),
     "text": ({"bytes": b"hello", "path": None}, "row 1: cannot be read as an image"),
     "half an image": ({"bytes": png(0)[:100], "path": None}, "row 1: cannot be read as an image"),
-    "a pointer": ({"bytes": LFS, "path": None}, "git lfs pull"),
+    "a pointer": ({"bytes": POINTER, "path": None}, "git lfs pull"),
     "a page": ({"bytes": PAGE, "path": None}, "a web page"),
     "a PostScript program": ({"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n", "path": None}, "not an image of a known kind"),
     "16 bits": ({"bytes": deep("PNG"), "path": None}, "row 1: more than 8 bits per channel"),
@@ -1150,7 +1149,7 @@ TABLES = {  # file name -> content or rows, and a word of the line
     "file: its head alone": ({"t": b"PAR1"}, "truncated or damaged"),
     "file: its description flipped": ({"t": lambda: flipped(whole_table(), -60)}, "t.parquet"),
     "file: its length flipped": ({"t": lambda: flipped(whole_table(), -7)}, "truncated or damaged"),
-    "file: a pointer": ({"t": LFS}, "git lfs pull"),
+    "file: a pointer": ({"t": POINTER}, "git lfs pull"),
     "file: a page": ({"t": PAGE}, "a web page"),
     "file: empty": ({"t": b""}, "the file is empty"),
     "file: a table in text": ({"t": b"image,label\n0.png,1\n"}, "truncated or damaged"),

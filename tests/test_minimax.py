@@ -1,8 +1,6 @@
 """Minimax and DiffFit: the loss by hand, memories, equality with plain fine-tuning, what trains; DGS's experiments on
 top."""
 
-import copy
-
 import pytest
 import torch
 from steps import in_steps
@@ -218,9 +216,6 @@ def test_settings_of_the_published_rows():
         "official",
         256,
     )
-    assert (
-        pytest.approx(1 - 0.301, abs=1e-3) == 1 - 0.9999**12_000
-    )  # 30 % of the average are still the weights before tuning
     assert minimax.paper_config("ImageWoof@64px", 10).small().base.autoencoder == "taef2"
     assert minimax.paper_config("digits", 10).base.autoencoder == "identity"
 
@@ -234,9 +229,10 @@ def test_the_tables_have_the_papers_cells(name):
     cells = experiments.experiment(name).cells(experiments.check_parameters(name, {}))
     found = [reported.lookup(name, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
     assert all(found) and len({c.stem for c in cells}) == len(cells)
-    printed = {(r["method"], r["ipc"], r["network"], r["variant"]) for r in reported.cells_of(name)}
-    ours = len(cells) + (2 * 3 if name == pages.TABLE1 else 0)  # full data, printed again at every ipc
-    assert ours == len(reported.cells_of(name)) and len(printed) <= ours
+    printed = {(r["method"], r["dataset"], r["ipc"], r["network"], r["variant"]) for r in reported.cells_of(name)}
+    at = {c: [c.ipc] if c.ipc else (10, 20, 50) for c in cells}  # full data is printed again at every ipc
+    ours = {(c.method, c.dataset, ipc, c.network, c.variant) for c in cells for ipc in at[c]}
+    assert ours == printed and len(printed) == len(reported.cells_of(name))
 
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
@@ -335,12 +331,3 @@ def test_the_objective_map_marks_infinite_cells():
     axis = figures.objective_map(values).axes[0]
     assert sorted(t.get_position() for t in axis.texts if t.get_text() == "×") == [(0, 0), (1, 1)]
     assert axis.lines[0].get_xydata().tolist() == [[0, 1]]
-
-
-def test_a_copy_of_a_model_is_left_alone(real, runs):
-    """Fine-tuning never writes to the model it starts from."""
-    start = generators_dit.base(real, BASE).network
-    before = copy.deepcopy(start.state_dict())
-    minimax.tuned(real, BASE, QUICK)
-    after = generators_dit.base(real, BASE).network.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before)

@@ -232,7 +232,6 @@ def test_an_unknown_name_stops_before_anything_runs(tmp_path, runs):
     assert not runs.exists()
 
 
-@pytest.mark.skipif("skd/table1_accuracy" not in NOTEBOOKS, reason="the notebook is not there")
 def test_an_ill_typed_parameter_of_an_experiment_stops_before_anything_runs(runs):
     with pytest.raises(UserError, match="unknown method 'DMM'"):
         pages.run(pages.notebooks(only="skd/table1_accuracy"), "smoke", {"methods": ["DMM"]})
