@@ -50,31 +50,6 @@ def test_list_names_what_exists(monkeypatch, capsys, kind, name):
     assert status == 0 and name in out
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["list", "method"], "unknown kind 'method': did you mean methods"),
-        (["run", "skd/table1"], "unknown experiment 'skd/table1': did you mean skd/table1_accuracy?"),
-        (["run", "skd/table1_accuracy", "--profile", "fast"], "unknown profile 'fast'"),
-        (["run", "skd/table1_accuracy", "-p", "metods=DM"], "unknown parameter 'metods': did you mean methods"),
-        (["run", "skd/table1_accuracy", "-p", "ipcs"], "parameter 'ipcs': write name=value"),
-        (["run", "skd/table1_accuracy", "--time-limit", "soon"], "time limit 'soon': write it as 90s, 9m or 2h"),
-        (["run", "skd/table1_accuracy", "--device", "tpu9"], "unknown device 'tpu9'"),
-        (["plan", "skd/table1_accuracy", "--profile", "recorded"], "choose one of smoke, small, full"),
-        (["explain", "dm_mnist_ipc1_convnet_vico-dsa", "--profile", "recorded"], "unknown profile 'recorded'"),
-        (["recompute", "skd/table1_accuracy", "--profile", "recorded"], "unknown profile 'recorded'"),
-        (["run", "skd/table1_accuracy", "-p", "profile=full"], "say it as --profile full"),
-        (["watch", "--every", "nan"], "--every nan: a number of seconds"),
-        (["bake"], "No such command 'bake'"),
-    ],
-)
-def test_bad_input_is_one_line_and_a_status(monkeypatch, capsys, tmp_path, words, message):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
-    status, _, err = call(monkeypatch, capsys, *words)
-    assert status == 2
-    assert message in err and err.startswith("error: ") and len(err.strip().splitlines()) == 1
-
-
 def test_run_computes_then_reuses(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
     words = ["run", "skd/table1_accuracy", "-p", "methods=Random", "-p", "ipcs=[1]", "-p", "datasets=FashionMNIST"]

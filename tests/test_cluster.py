@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_cli import call
 
-from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core import progress
 from distill_lib.core.errors import TimeUp, UserError
@@ -95,22 +95,11 @@ def test_what_cells_share_is_one_task(folders):
     assert len(sets) == len(set(sets)) == 2 + 2 + 2 + 1 + 1  # two of every image method, one generator each
 
 
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (["--engine", "das"], "did you mean dask"),
-        (["--workers", "2"], "need --engine dask"),
-        (["--engine", "dask", "--workers", "0"], "at least 1"),
-        (["--engine", "dask", "--scheduler", "nowhere"], "no dask scheduler answers"),
-    ],
-)
-def test_a_cluster_that_cannot_be_says_why(words, says, folders, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["distill", "run", NAME, "--cells", "method=Random,ipc=1", *words])
-    failed = []
-    monkeypatch.setattr(cli, "_fail", lambda message, status: failed.append(message) or status)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2 and says in failed[0]
+def test_a_cluster_that_cannot_be_says_why(folders, monkeypatch, capsys):
+    chosen = ["run", NAME, "--cells", "method=Random,ipc=1", "--engine", "dask"]
+    for words, says in ((["--workers", "0"], "at least 1"), (["--scheduler", "nowhere"], "no dask scheduler answers")):
+        status, _, err = call(monkeypatch, capsys, *chosen, *words)
+        assert status == 2 and says in err and err.startswith("error: ") and err.count("\n") == 1
 
 
 @pytest.fixture
@@ -164,9 +153,8 @@ def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypa
         f"{len(cells)} computed",
         f"{len(cells)} reused",
     ):  # the second run finds the scheduler as the first left it
-        monkeypatch.setattr(sys, "argv", ["distill", *words])
-        cli.main()
-        assert expected in capsys.readouterr().out
+        status, out, _ = call(monkeypatch, capsys, *words)
+        assert status == 0 and expected in out
     spread = numbers(cells)
     monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
     engine.run(NAME, params, cells, say=lambda line: None)

@@ -3,7 +3,6 @@ and generation."""
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import torch
 from steps import in_steps
 from torch.nn import functional as F
 
-from distill_lib import __main__ as cli
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
@@ -646,28 +644,6 @@ def test_training_and_generation_by_command(tmp_path, capsys):
         generate(folder, weights=weights, images=40)
     with pytest.raises(UserError, match="one of the two"):
         generate(folder, images=40)
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["train", "CIFAR9"], "did you mean CIFAR10"),
-        (["train", "CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth"),
-        (["train", "digits", "--profile", "tiny"], "unknown profile 'tiny'"),
-        (["generate", "digits"], "--folder"),
-    ],
-)
-def test_a_command_that_cannot_begin_is_one_clear_error(words, says, monkeypatch, capsys):
-    monkeypatch.delenv("DISTILL_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", ["distill", "uvit", *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert (
-        stop.value.code == 2
-        and re.search(says, told := capsys.readouterr().err)
-        and told.startswith("error: ")
-        and told.count("\n") == 1
-    )
 
 
 def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
