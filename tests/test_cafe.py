@@ -170,14 +170,8 @@ def test_a_window_that_a_cap_does_not_let_fill_is_refused(real):
 
 
 def test_step_sizes():
-    assert [cafe.step_size(cafe.Config(), i) for i in (0, 1199, 1200, 1600, 1800, 2000)] == [
-        0.1,
-        0.1,
-        0.05,
-        0.025,
-        0.0125,
-        0.0125,
-    ]
+    steps = {0: 0.1, 1199: 0.1, 1200: 0.05, 1600: 0.025, 1800: 0.0125, 2000: 0.0125}
+    assert {i: cafe.step_size(cafe.Config(), i) for i in steps} == steps
 
 
 def test_the_published_settings():

@@ -22,6 +22,7 @@ from distill_lib.experiments import cluster, engine
 dask = pytest.importorskip("dask", reason="needs dask.distributed")
 pytest.importorskip("distributed", reason="needs dask.distributed")
 NAME = "skd/table1_accuracy"
+CELLS = "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"
 
 
 @pytest.fixture
@@ -137,18 +138,7 @@ def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypa
     assert address.startswith("tcp://")
     add_worker()
     params, cells = chosen(protocol="vico_dsa")
-    words = [
-        "run",
-        NAME,
-        "--profile",
-        "smoke",
-        "--cells",
-        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
-        "--engine",
-        "dask",
-        "--scheduler",
-        address,
-    ]
+    words = f"run {NAME} --profile smoke --cells {CELLS} --engine dask --scheduler {address}".split()
     for expected in (
         f"{len(cells)} computed",
         f"{len(cells)} reused",
@@ -255,16 +245,7 @@ def test_a_real_slurm_of_one_node_computes_a_cell(folders):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     _, (cell,) = chosen(protocol="vico_dsa")
     here = Path(__file__).parent
-    words = [
-        "run",
-        NAME,
-        "--cells",
-        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
-        "--engine",
-        "dask",
-        "--scheduler",
-        "slurm",
-    ]
+    words = f"run {NAME} --cells {CELLS} --engine dask --scheduler slurm".split()
     done = subprocess.run(
         [here / "slurm_single_node.sh", sys.executable, "-m", "distill_lib", *words],
         cwd=here.parent,

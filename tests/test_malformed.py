@@ -103,18 +103,7 @@ def test_malformed_parameters(place, bad):
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
-FIELDS = [
-    "cell",
-    "test_accuracy_pct",
-    "sets",
-    "key",
-    "metrics",
-    "seconds",
-    "memory_mb",
-    "made_by",
-    "cpu_seconds",
-    "joules",
-]
+FIELDS = "cell test_accuracy_pct sets key metrics seconds memory_mb made_by cpu_seconds joules".split()
 of_another_type = {
     "cell": junk,
     "test_accuracy_pct": junk,
@@ -174,20 +163,8 @@ def test_malformed_records(place, damage):
         NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]}
     )
     assert [s.state for s in experiments.plan(NAME, params)] == ["damaged"]
-    assert "1 of 1 cells failed" in refused(
-        "run",
-        NAME,
-        "--profile",
-        "small",
-        "-p",
-        "methods=DM",
-        "-p",
-        "datasets=FashionMNIST",
-        "-p",
-        "ipcs=[10]",
-        "--cells",
-        "protocol=vico_dsa",
-    )
+    chosen = "-p methods=DM -p datasets=FashionMNIST -p ipcs=[10] --cells protocol=vico_dsa"
+    assert "1 of 1 cells failed" in refused("run", NAME, "--profile", "small", *chosen.split())
     assert file.read_bytes() == before and [f for f in (place / "results").rglob("*") if f.is_file()] == [file]
 
 
@@ -246,19 +223,8 @@ def test_malformed_data_files(place, whole, data_):
             from safetensors.torch import save_file
 
             save_file({"images": torch.from_numpy(images)}, file)
-    said = refused(
-        "evaluate",
-        str(file),
-        "--dataset",
-        "digits",
-        "--pixels",
-        "--protocol",
-        "vico_noaug@1ep",
-        "--networks",
-        "MLP",
-        "--num-eval",
-        "1",
-    )
+    how = "--dataset digits --pixels --protocol vico_noaug@1ep --networks MLP --num-eval 1"
+    said = refused("evaluate", str(file), *how.split())
     assert file.name in said
     file.unlink()
     assert not list(place.rglob("*"))
