@@ -30,6 +30,20 @@ def compiler(tmp_path_factory):
         pytest.skip(f"no C++ compiler that works: {err}")
 
 
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A `runs` folder of the test's own."""
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def folders(runs, tmp_path, monkeypatch):
+    """The folder that holds `runs` and `results` of the test's own."""
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The digits' training and test set."""

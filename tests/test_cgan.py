@@ -20,14 +20,9 @@ from distill_lib.generators import cgan
 from distill_lib.generators.cgan import GAN, Architecture, Discriminator, Generator, Pair
 from distill_lib.generators.generated import GeneratedSet
 
+pytestmark = pytest.mark.usefixtures("runs")
 GREY28, RGB32 = Architecture((1, 28, 28), 10), Architecture((3, 32, 32), 10)
 TINY = replace(GAN().smoke(), width=8, batch=8, per_epoch=48, looks=2, samples=40, gp_every=1)
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 def narrow(shape=(1, 28, 28), **changes):

@@ -26,13 +26,11 @@ CELLS = "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+def folders(folders, monkeypatch):
     monkeypatch.setenv(
         "OMP_NUM_THREADS", str(torch.get_num_threads())
     )  # of every worker: as many as here, for the same bits
-    return tmp_path
+    return folders
 
 
 def chosen(ipc="1", protocol="*"):

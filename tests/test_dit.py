@@ -393,12 +393,6 @@ def test_diffusers_autoencoder_behind_the_same_interface(tmp_path):
 
 
 # --- stages ---
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 QUICK = replace(dit.Pretraining().smoke(), steps=5, batch=8, width=16, depth=1, patch=2)
 DRAW = replace(dit.Sampling().smoke(), steps=2, batch=20)
 

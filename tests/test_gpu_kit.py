@@ -205,11 +205,9 @@ FOUND = records.path(Cell(TABLE, "Random", "MNIST", 1), "full")
 
 
 @pytest.fixture
-def home(monkeypatch, tmp_path):
+def home(folders):
     """Results of this checkout: none yet."""
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    return tmp_path / "results"
+    return folders / "results"
 
 
 def of_sets(record, *sets, **changes):

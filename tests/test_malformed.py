@@ -51,13 +51,11 @@ junk = st.recursive(
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Folders of their own."""
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+def place(folders, monkeypatch):
+    """Folders of their own, and neither data nor weights in them."""
     for folder in ("DISTILL_DATA", "DISTILL_WEIGHTS"):
-        monkeypatch.setenv(folder, str(tmp_path / "data"))
-    return tmp_path
+        monkeypatch.setenv(folder, str(folders / "data"))
+    return folders
 
 
 def refused(*words):

@@ -24,12 +24,6 @@ BASE = replace(generators_dit.Pretraining().smoke(), steps=4, batch=8, width=16,
 QUICK = replace(Tuning().smoke(), steps=6, batch=4, memory=3)
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
 def memory(vectors, classes=1, size=64):
     found = LatentMemory(classes, size, 2, "cpu")
     found.add(torch.tensor(vectors), torch.zeros(len(vectors), dtype=torch.int64))
@@ -185,9 +179,7 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     rows = [replace(m.paper_config("digits", ipc).smoke(), base=BASE) for m in (dit_row, minimax, dgs)]
     rows[1:] = [replace(c, tuning=QUICK) for c in rows[1:]]
     made = [m.distill(real, c, seed=0) for m, c in zip((dit_row, minimax, dgs), rows, strict=True)]
-    folders = [
-        sorted(p.name for p in (runs / "runs" / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")
-    ]
+    folders = [sorted(p.name for p in (runs / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
     pool = minimax.draw_pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)

@@ -86,12 +86,6 @@ def write(root, name, *sources):
     return pages.Page(root, f"notebooks/{name}")
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 # --- the notebooks of the book ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_the_form_of_a_page(name):

@@ -32,14 +32,9 @@ from distill_lib.generators.uvit import (
 )
 from distill_lib.methods import uvit as method
 
+pytestmark = pytest.mark.usefixtures("runs")
 OF = UViTArchitecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
 TINY = replace(UViTTraining().smoke(), steps=6, batch=16, warm_up=2, looks=3)
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 @pytest.fixture
