@@ -246,14 +246,12 @@ def test_importing_the_library_loads_no_plotting_or_data_libraries():
     heavy = "pandas matplotlib torchvision medmnist timm sklearn seaborn papermill diffusers"
     imports = "import distill_lib.experiments, distill_lib.methods, distill_lib.evaluation, sys"
     code = f"{imports}; print([m for m in '{heavy}'.split() if m in sys.modules])"
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_the_shell_runs_ends_with_its_output_and_its_status():
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True)
+    run = functools.partial(subprocess.run, cwd=paths.ROOT, capture_output=True, text=True)
     done = run([sys.executable, "-m", "distill_lib", "list", "networks", "--json"])
     assert done.returncode == 0 and len(json.loads(done.stdout)) > 5
     done = run([sys.executable, "-m", "distill_lib", "list", "nothing"])

@@ -1,12 +1,13 @@
 """Minimax and DiffFit: the loss by hand, memories, equality with plain fine-tuning, what trains; DGS's experiments on
 top."""
 
+import numpy as np
 import pytest
 import torch
 from steps import in_steps
 from torch.nn import functional as F
 
-from distill_lib import experiments
+from distill_lib import experiments, figures, networks
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Skip, Task
@@ -17,6 +18,7 @@ from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.methods import METHODS, dgs, minimax
 from distill_lib.methods import dit as dit_row
 from distill_lib.methods.minimax import LatentMemory, Tuning, minimax_loss
+from distill_lib.networks import names
 from distill_lib.records import reported
 from distill_lib.tables import dgs as tables_dgs
 
@@ -235,9 +237,6 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
     assert all(isinstance(t, Task | Skip) for t in tasks)
     assert any(isinstance(t, Task) for t in tasks) == (profile != "small" or name in (pages.TABLE1, pages.TABLE2))
     assert profile != "full" or not any(isinstance(t, Skip) for t in tasks)
-    from distill_lib import networks
-    from distill_lib.networks import names
-
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
         assert task.dataset == {"smoke": pages.COLOUR}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
@@ -287,8 +286,6 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
             3,
             3,
         )
-    from distill_lib import figures
-
     figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]  # percent of each set
     assert sums == [100] * 12
@@ -308,17 +305,11 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
 
 
 def test_pre_defined_targets_are_drawn_from_their_counts():
-    from distill_lib import figures
-
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figures.target_counts(dgs.PREDEFINED).axes]
     assert sums == [ipc for ipc in (10, 20, 50) for _ in range(4)]
 
 
 def test_the_objective_map_marks_infinite_cells():
-    import numpy as np
-
-    from distill_lib import figures
-
     values = np.array([[np.inf, 2.0], [1.0, np.nan]])
     axis = figures.objective_map(values).axes[0]
     assert sorted(t.get_position() for t in axis.texts if t.get_text() == "×") == [(0, 0), (1, 1)]
