@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import suite
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib import networks
@@ -16,6 +16,28 @@ from distill_lib.core.rng import stream
 from distill_lib.methods import cafe
 
 SHAPE, K = (1, 28, 28), 10
+
+
+def plain(network: nn.Module, theirs: Tensor, synthetic: Tensor, cfg: cafe.Config) -> tuple[Tensor, Tensor]:
+    """The official form for (K, real) and (K, ipc) images: the losses, and their derivative by the synthetic images."""
+    (classes, real), ipc = theirs.shape[:2], synthetic.shape[1]
+    images = synthetic.clone().requires_grad_()
+    network.requires_grad_()
+    maps = network.taps(torch.cat([theirs.flatten(0, 1), images.flatten(0, 1)]))
+    maps = [*maps, maps[-1].flatten(1)]
+    loss, centres = 0.0, []
+    for k in range(classes):
+        own = slice(classes * real + k * ipc, classes * real + (k + 1) * ipc)
+        for weight, layer in zip([*cfg.layers, cfg.embedding], maps, strict=True):
+            loss = loss + weight * F.mse_loss(
+                layer[own].mean(0), layer[k * real : (k + 1) * real].mean(0), reduction="sum"
+            )
+        centres.append(maps[-1][own].mean(0))
+    labels = torch.arange(classes, device=theirs.device).repeat_interleave(real)
+    logits = maps[-1][: classes * real] @ torch.stack(centres).T
+    loss = loss + cfg.discrimination * F.cross_entropy(logits, labels, reduction="sum")
+    loss.backward()
+    return loss.detach(), images.grad
 
 
 @suite.benchmark(
@@ -32,29 +54,10 @@ def update(side: str, device: str, ipc: int, real: int) -> suite.Call:
     theirs, synthetic = (torch.randn(K, n, *SHAPE, generator=rng).to(device) for n in (real, ipc))
     cfg = cafe.Config(ipc=ipc)
 
-    def plain() -> Tensor:
-        images = synthetic.clone().requires_grad_()
-        network.requires_grad_()
-        maps = network.taps(torch.cat([theirs.flatten(0, 1), images.flatten(0, 1)]))
-        maps = [*maps, maps[-1].flatten(1)]
-        loss, centres = 0.0, []
-        for k in range(K):
-            own = slice(K * real + k * ipc, K * real + (k + 1) * ipc)
-            for weight, layer in zip([*cfg.layers, cfg.embedding], maps, strict=True):
-                loss = loss + weight * F.mse_loss(
-                    layer[own].mean(0), layer[k * real : (k + 1) * real].mean(0), reduction="sum"
-                )
-            centres.append(maps[-1][own].mean(0))
-        classes = torch.arange(K, device=device).repeat_interleave(real)
-        logits = maps[-1][: K * real] @ torch.stack(centres).T
-        loss = loss + cfg.discrimination * F.cross_entropy(logits, classes, reduction="sum")
-        loss.backward()
-        return images.grad
-
     def ours() -> Tensor:
         at_once = Pieces(cafe.images_at_once(SHAPE[-2:], theirs.device))
         return cafe.image_gradient(
             network, theirs, synthetic, cafe.layer_weights(network, cfg), cfg, images_at_once=at_once
         )[1]
 
-    return plain if side == "plain" else ours
+    return (lambda: plain(network, theirs, synthetic, cfg)[1]) if side == "plain" else ours

@@ -6,14 +6,33 @@ loss, and its derivative by the synthetic images, which both sides return.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import suite
 import torch
+from torch import Tensor, nn
 
 from distill_lib import networks
 from distill_lib.core.rng import stream
 from distill_lib.data import augment
-from distill_lib.data.augment import Params
+from distill_lib.data.augment import Augmentation, Params
 from distill_lib.methods import dm
+
+
+def plain(network: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """DM's loss as the paper writes it: over pairs of a class's real and synthetic images."""
+    loss = 0.0
+    for real, synthetic in pairs:
+        target = network.embed(real).detach().mean(0)
+        loss = loss + (target - network.embed(synthetic).mean(0)).square().sum()
+    return loss
+
+
+def augmented(dsa: Augmentation, omega: Params, real: Tensor, synthetic: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Class after class, both sides under the class's own numbers."""
+    for k in range(len(real)):
+        own = Params(omega.choice[k : k + 1], omega.u[k : k + 1])
+        yield dsa.apply(real[k], own), dsa.apply(synthetic[k], own)
 
 
 @suite.benchmark(
@@ -34,13 +53,9 @@ def step(side: str, device: str, ipc: int, classes: int, real: int, pixels: int,
     dsa = augment.dsa()
     omega = dsa.draw(rng, groups=classes)
 
-    def plain() -> torch.Tensor:
-        synthetic, loss = start.clone().requires_grad_(), 0.0
-        for k in range(classes):
-            own = Params(omega.choice[k : k + 1], omega.u[k : k + 1])
-            target = network.embed(dsa.apply(theirs[k], own)).detach().mean(0)
-            loss = loss + (target - network.embed(dsa.apply(synthetic[k], own)).mean(0)).square().sum()
-        loss.backward()
+    def alone() -> torch.Tensor:
+        synthetic = start.clone().requires_grad_()
+        plain(network, augmented(dsa, omega, theirs, synthetic)).backward()
         return synthetic.grad
 
     def ours() -> torch.Tensor:
@@ -48,4 +63,4 @@ def step(side: str, device: str, ipc: int, classes: int, real: int, pixels: int,
         dm.dm_loss(network, dsa.apply(theirs, omega), dsa.apply(synthetic, omega)).backward()
         return synthetic.grad
 
-    return plain if side == "plain" else ours
+    return alone if side == "plain" else ours

@@ -223,19 +223,8 @@ class Kit:
             if not wheels:
                 raise SystemExit(f"not installed: {', '.join(missing)}; make gpu-kit collects them into {self.kit}")
             target = self.work / "packages"
-            pip = [
-                "-m",
-                "pip",
-                "install",
-                "--isolated",
-                "--quiet",
-                "--no-compile",
-                "--no-index",
-                "--no-deps",
-                "--find-links",
-                self.kit,
-            ]
-            if subprocess.run([sys.executable, *pip, "--target", target, *wheels]).returncode:
+            pip = "-m pip install --isolated --quiet --no-compile --no-index --no-deps --find-links".split()
+            if subprocess.run([sys.executable, *pip, self.kit, "--target", target, *wheels]).returncode:
                 raise SystemExit(f"the wheels of {self.kit} cannot be installed: they are for Python {PYTHON} on Linux")
             self.env["PYTHONPATH"] = f"{target}{os.pathsep}{ROOT}"
         about = self.kit / "commit.json"

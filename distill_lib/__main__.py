@@ -154,7 +154,7 @@ def parse(pairs: list[str] | None) -> dict[str, object]:
     out: dict[str, object] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name:
             raise UserError(f"parameter {pair!r}: write name=value, for example -p ipcs=[1]")
         if name == "profile":
             raise UserError(f"parameter {pair!r}: say it as --profile {value}")

@@ -13,7 +13,8 @@ os.environ.update(DISTILL_RUNS=f"{FOLDER}/runs", DISTILL_CACHE=f"{FOLDER}/cache"
 os.environ["DISTILL_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DISTILL_DEVICE", "cpu")
-os.environ.pop("DISTILL_SUMMARY", None)
+for name in ("DISTILL_RESULTS", "DISTILL_SUMMARY"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,20 @@ def compiler(tmp_path_factory):
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.SubprocessError) as err:
         pytest.skip(f"no C++ compiler that works: {err}")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A `runs` folder of the test's own."""
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def folders(runs, tmp_path, monkeypatch):
+    """The folder that holds `runs` and `results` of the test's own."""
+    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -9,26 +9,14 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from augment import PLAIN, plain, plain_dc  # the official codes' formulations, one image after another
+from test_gpu import COLOUR, EVERY
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
-from distill_lib.data import Facts, augment
+from distill_lib.data import augment
 from distill_lib.data.augment import Params, strategies
 
-COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))
-EVERY = [
-    "none",
-    "dsa",
-    "idc",
-    "idc:color_crop",
-    "frepo",
-    "dc",
-    "dc:crop_noise",
-    "imagenet",
-    "dcbench:cifar_aug",
-    "dcbench:randaug",
-]
 FLOAT_OPS = ["dsa:" + op for op in PLAIN] + ["frepo:" + op for op in strategies._FREPO]
 
 
@@ -190,16 +178,6 @@ def test_a_generator_repeats_its_draws():
     assert not torch.equal(first, aug(x, rng))
     rng.set_state(state)
     assert torch.equal(first, aug(x, rng))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", EVERY)
-def test_gpu_and_cpu_agree(name):
-    aug, x = named(name), images(6, 5, 3, 32, 32)
-    there = aug(x.cuda(), stream(0))
-    assert there.is_cuda
-    torch.testing.assert_close(there.cpu(), aug(x, stream(0)), rtol=1e-4, atol=1e-4)
 
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------

@@ -25,16 +25,8 @@ from distill_lib.tables import claims, findings, ledger, widgets
 from distill_lib.tables.html import BOOK
 
 PAGES = build._contents(paths.ROOT)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync".split()
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
 MATHJAX_READY = """async () => {
     while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20));
     await MathJax.startup.promise;

@@ -15,19 +15,13 @@ from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, replace
 from distill_lib.data import Whitening
 from distill_lib.evaluation import evaluate
-from distill_lib.evaluation.metrics.frechet import frechet_distance, moments
 from distill_lib.generators import cgan
 from distill_lib.generators.cgan import GAN, Architecture, Discriminator, Generator, Pair
 from distill_lib.generators.generated import GeneratedSet
 
+pytestmark = pytest.mark.usefixtures("runs")
 GREY28, RGB32 = Architecture((1, 28, 28), 10), Architecture((3, 32, 32), 10)
 TINY = replace(GAN().smoke(), width=8, batch=8, per_epoch=48, looks=2, samples=40, gp_every=1)
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 def narrow(shape=(1, 28, 28), **changes):
@@ -364,23 +358,6 @@ def test_sets_that_make_no_sense_are_one_clear_error(real):
         GeneratedSet.made("CGAN", real, narrow((1, 8, 8)), ipc=0, seed=0)
     with pytest.raises(UserError, match="has 10 classes, the generator 7"):
         GeneratedSet.made("CGAN", real, Generator(Architecture((1, 8, 8), 7, width=8)), ipc=1, seed=0)
-
-
-# --- Fréchet distance ---
-def test_the_frechet_distance_of_normal_distributions_by_hand():
-    mean, eye = torch.zeros(3).double(), torch.eye(3).double()
-    assert abs(frechet_distance((mean, eye), (mean, eye))) < 1e-9
-    assert abs(frechet_distance((mean, eye), (mean + 2, 9 * eye)) - (3 * 4 + 3 * (3 - 1) ** 2)) < 1e-9
-    turned = torch.linalg.qr(torch.randn(3, 3, generator=stream(0)).double())[0]
-    a, b = (
-        turned @ torch.diag(torch.tensor([1.0, 4.0, 9.0]).double()) @ turned.T,
-        turned @ torch.diag(torch.tensor([4.0, 1.0, 0.0]).double()) @ turned.T,
-    )
-    assert (
-        abs(frechet_distance((mean, a), (mean, b)) - (1 + 1 + 9)) < 1e-6
-    )  # commuting: squared differences of the roots
-    features = torch.randn(50, 3, generator=stream(1))
-    assert torch.allclose(moments(features)[1], torch.cov(features.T.double()))
 
 
 def test_a_set_read_from_its_file_draws_as_the_set_that_was_made(tmp_path):

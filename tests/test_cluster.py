@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_cli import call
 
-from distill_lib import __main__ as cli
 from distill_lib import experiments, records
 from distill_lib.core import progress
 from distill_lib.core.errors import TimeUp, UserError
@@ -22,16 +22,15 @@ from distill_lib.experiments import cluster, engine
 dask = pytest.importorskip("dask", reason="needs dask.distributed")
 pytest.importorskip("distributed", reason="needs dask.distributed")
 NAME = "skd/table1_accuracy"
+CELLS = "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
+def folders(folders, monkeypatch):
     monkeypatch.setenv(
         "OMP_NUM_THREADS", str(torch.get_num_threads())
     )  # of every worker: as many as here, for the same bits
-    return tmp_path
+    return folders
 
 
 def chosen(ipc="1", protocol="*"):
@@ -95,22 +94,11 @@ def test_what_cells_share_is_one_task(folders):
     assert len(sets) == len(set(sets)) == 2 + 2 + 2 + 1 + 1  # two of every image method, one generator each
 
 
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (["--engine", "das"], "did you mean dask"),
-        (["--workers", "2"], "need --engine dask"),
-        (["--engine", "dask", "--workers", "0"], "at least 1"),
-        (["--engine", "dask", "--scheduler", "nowhere"], "no dask scheduler answers"),
-    ],
-)
-def test_a_cluster_that_cannot_be_says_why(words, says, folders, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["distill", "run", NAME, "--cells", "method=Random,ipc=1", *words])
-    failed = []
-    monkeypatch.setattr(cli, "_fail", lambda message, status: failed.append(message) or status)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2 and says in failed[0]
+def test_a_cluster_that_cannot_be_says_why(folders, monkeypatch, capsys):
+    chosen = ["run", NAME, "--cells", "method=Random,ipc=1", "--engine", "dask"]
+    for words, says in ((["--workers", "0"], "at least 1"), (["--scheduler", "nowhere"], "no dask scheduler answers")):
+        status, _, err = call(monkeypatch, capsys, *chosen, *words)
+        assert status == 2 and says in err and err.startswith("error: ") and err.count("\n") == 1
 
 
 @pytest.fixture
@@ -148,25 +136,13 @@ def test_a_running_scheduler_computes_on_its_worker(folders, scheduler, monkeypa
     assert address.startswith("tcp://")
     add_worker()
     params, cells = chosen(protocol="vico_dsa")
-    words = [
-        "run",
-        NAME,
-        "--profile",
-        "smoke",
-        "--cells",
-        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
-        "--engine",
-        "dask",
-        "--scheduler",
-        address,
-    ]
+    words = f"run {NAME} --profile smoke --cells {CELLS} --engine dask --scheduler {address}".split()
     for expected in (
         f"{len(cells)} computed",
         f"{len(cells)} reused",
     ):  # the second run finds the scheduler as the first left it
-        monkeypatch.setattr(sys, "argv", ["distill", *words])
-        cli.main()
-        assert expected in capsys.readouterr().out
+        status, out, _ = call(monkeypatch, capsys, *words)
+        assert status == 0 and expected in out
     spread = numbers(cells)
     monkeypatch.setenv("DISTILL_RUNS", str(folders / "other"))
     engine.run(NAME, params, cells, say=lambda line: None)
@@ -267,16 +243,7 @@ def test_a_real_slurm_of_one_node_computes_a_cell(folders):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     _, (cell,) = chosen(protocol="vico_dsa")
     here = Path(__file__).parent
-    words = [
-        "run",
-        NAME,
-        "--cells",
-        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
-        "--engine",
-        "dask",
-        "--scheduler",
-        "slurm",
-    ]
+    words = f"run {NAME} --cells {CELLS} --engine dask --scheduler slurm".split()
     done = subprocess.run(
         [here / "slurm_single_node.sh", sys.executable, "-m", "distill_lib", *words],
         cwd=here.parent,

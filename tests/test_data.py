@@ -431,7 +431,8 @@ def test_imagewoof_names_how_the_copy_differs():
 
 
 def test_hold_out_draws_from_its_own_stream():
-    before = torch.get_rng_state()
-    distill_lib_data.hold_out(np.repeat(np.arange(3), 10), 2, seed=0)
+    before, labels = torch.get_rng_state(), np.repeat(np.arange(3), 10)
+    first, again, other = (distill_lib_data.hold_out(labels, 2, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
-    assert rng.stream(0, "hold-out").initial_seed() != rng.stream(1, "hold-out").initial_seed()
+    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[1], other[1])

@@ -3,7 +3,6 @@ is wrong where."""
 
 import ast
 import io
-import json
 
 import numpy as np
 import pytest
@@ -175,41 +174,10 @@ def test_what_lies_beside_tables_is_counted(tmp_path):
         data.load(tmp_path / "set", classes=["ant", "bee"])
 
 
-DEEP = {
-    "JPEG 2000, grey": lambda: encoded(np.full((8, 8), 3000, np.uint16), "JPEG2000"),
-    "JPEG 2000, colour": lambda: sixteen_bits(encoded(pixels(0), "JPEG2000")),
-    "JPEG 2000, colour, bare": lambda: sixteen_bits(encoded(pixels(0), "JPEG2000", no_jp2=True)),
-    "SGI, grey": lambda: encoded(pixels(0)[..., 0], "SGI", bpc=2),
-    "SGI, colour": lambda: encoded(pixels(0), "SGI", bpc=2),
-    "PNG, grey": lambda: encoded(np.full((8, 8), 3000, np.uint16), "PNG"),
-    "TIFF, float": lambda: encoded(np.full((8, 8), 0.5, np.float32), "TIFF"),
-}
-
-
 def encoded(array, kind, **options):
     out = io.BytesIO()
     Image.fromarray(array).save(out, kind, **options)
     return out.getvalue()
-
-
-def sixteen_bits(raw):
-    """A JPEG 2000 image whose header says 16 bits for each of three components."""
-    at = raw.index(b"\xff\x4f\xff\x51") + 42
-    return (
-        raw[:at] + bytes([15]) + raw[at + 1 : at + 3] + bytes([15]) + raw[at + 4 : at + 6] + bytes([15]) + raw[at + 7 :]
-    )
-
-
-@pytest.mark.parametrize("kind", DEEP)
-def test_more_than_8_bits_in_a_cell_or_under_another_ending_are_refused(kind, tmp_path):
-    rows = [{"bytes": b, "path": None} for b in (png(0), png(1), png(2), DEEP[kind]())]
-    write(tmp_path / "set" / "t.parquet", pa.table({"image": structs(*rows), "label": [0, 1] * 2}))
-    with pytest.raises(UserError, match=r"t\.parquet, row 3: more than 8 bits per channel"):
-        data.load(tmp_path / "set", channels=3)
-    class_folders(tmp_path / "folder")
-    (tmp_path / "folder" / "ant" / "9.png").write_bytes(DEEP[kind]())
-    with pytest.raises(UserError, match=r"9\.png: more than 8 bits per channel"):
-        data.load(tmp_path / "folder", channels=3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG2000", "SGI", "WEBP", "BMP", "TIFF"])
@@ -221,91 +189,8 @@ def test_eight_bits_in_a_cell_are_read_in_every_format(kind, tmp_path):
     assert same(data.load(tmp_path / "set")[0], range(6))
 
 
-def classes(rows, names):
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    return rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
-
 def structs(*rows):
     return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-
-
-GOOD, LABELS = {"bytes": png(0), "path": None}, [0, 1, 0]
-
-
-@pytest.mark.parametrize(
-    "files, says",
-    [
-        (
-            {"t": pa.table({"image": structs(GOOD, None, GOOD), "label": LABELS})},
-            "row 1: no image .column image is null",
-        ),
-        (
-            {"t": pa.table({"image": structs(GOOD, {"bytes": None, "path": None}, GOOD), "label": LABELS})},
-            "row 1: no image .column image is null",
-        ),
-        (
-            {"t": pa.table({"image": structs(GOOD, GOOD, {"bytes": b"", "path": None}), "label": LABELS})},
-            "row 2: no image .column image is empty",
-        ),
-        (
-            {"t": pa.table({"image": structs(GOOD, {"bytes": None, "path": "no/0.png"}, GOOD), "label": LABELS})},
-            r"row 1: names .*set/no/0\.png, and no such file is there",
-        ),
-        (
-            {
-                "t": pa.table(
-                    {"image": structs(GOOD, {"bytes": b"text", "path": None}, GOOD, GOOD), "label": [0, 1] * 2}
-                )
-            },
-            "row 1: cannot be read as an image",
-        ),
-        ({"t": table(3, labels=[0, None, 1])}, "row 1: no label .column label is null"),
-        ({"t": table(3, labels=["a", "b", "a"])}, "column label: holds string; needed whole numbers"),
-        ({"t": table(3, labels=[0.0, 1.0, 0.0])}, "column label: holds double; needed whole numbers"),
-        ({"t": table(3, labels=[[0], [1], [0]])}, "column label: holds list"),
-        ({"t": table(4, labels=[0, 1, 0, 2**40])}, "labels run from 0 to 1099511627776"),
-        ({"t": table(4, labels=[0, 1, 0, 90000])}, "labels run from 0 to 90000 in 4 images; needed 0, 1, 2"),
-        (
-            {"t": table(4, labels=pa.array([0, 1, 0, 2**63 + 5], pa.uint64()))},
-            "labels run from 0 to 9223372036854775813",
-        ),
-        ({"t": table(4, labels=[1, 2, 1, 2])}, "labels run from 1 to 2; numbers of classes begin at 0: subtract 1"),
-        ({"t": table(4, labels=[-1, 0, 1, 0])}, "labels run from -1 to 1"),
-        (
-            {"t": table(4, label="species")},
-            r"has the columns image .*, species .*; needed one image column and a column",
-        ),
-        ({"t": table(4, image="a").append_column("b", [[b"x"] * 4])}, "needed one image column"),
-        ({"t": pa.table({"image": [[1, 2], [3, 4]] * 2, "label": [0, 0, 1, 1]})}, "row .: cannot be read as an image"),
-        ({"t": pa.table({"image": [[[300, 2]]] * 2, "label": [0, 1]})}, "row 0, column image: a list that is no"),
-        ({"t": pa.table({"image": [1, 2], "label": [0, 1]})}, "row 0: column image holds int64; needed encoded images"),
-        ({"t": pa.table({"image": [[[1]], [[1, 2]]], "label": [0, 1]})}, "pixel lists of several sizes"),
-        ({"t": table(0)}, "no images|null"),
-        ({"train": table(4), "other": table(4)}, "other.parquet names no split beside train; rename it"),
-        ({"a_train": table(4), "b_train": table(4)}, "2 data sets side by side .*give the folder or the file of one"),
-        ({"x/train": table(4), "y/train": table(4)}, "2 data sets side by side"),
-        (
-            {"train": classes(table(4), ["ant", "bee"]), "test": classes(table(4), ["bee", "ant"])},
-            "test.parquet: its classes|train.parquet: its classes",
-        ),
-        ({"train": b"PAR1 cut"}, r"train\.parquet: truncated or damaged"),
-        ({"train": LFS.encode()}, r"train\.parquet: truncated or damaged .a Git LFS pointer.*git lfs pull"),
-        ({"train": b"<!DOCTYPE html>"}, r"train\.parquet: truncated or damaged .a web page"),
-        ({"train": b""}, r"train\.parquet: truncated or damaged .the file is empty"),
-    ],
-)
-def test_a_table_that_cannot_be_read_names_file_row_and_column(files, says, tmp_path):
-    for name, content in files.items():
-        path = tmp_path / "set" / f"{name}.parquet"
-        if isinstance(content, bytes):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        else:
-            write(path, content)
-    with pytest.raises(UserError, match=says) as error:
-        data.load(tmp_path / "set")
-    assert "\n" not in str(error.value) and not list(tmp_path.glob("cache/prepared/*.safetensors"))
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------
@@ -327,55 +212,6 @@ def test_an_npz_names_its_parts_in_one_of_three_ways(keys, tmp_path):
     assert np.array_equal(real.images[:, 0].numpy(), X) and np.array_equal(test.images[:, 0].numpy(), X[:8] // 2)
     assert real.facts.class_names == ("ant", "bee", "cow", "dog")
     assert "not read from mine.npz: more" in real.facts.notes
-
-
-def names_of(*names):
-    return {"images": X, "labels": Y, "class_names": np.array(names)}
-
-
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (names_of("a", "b", "b", "c"), "class_names names 'b' twice"),
-        ({**names_of(), "class_names": np.array("ant")}, r"class_names has shape \(\); needed a list"),
-        ({**names_of(), "class_names": np.array(list("abcd"), dtype=object)}, "class_names holds Python objects"),
-        ({**names_of(), "class_names": np.array([b"\xff", b"b", b"c", b"d"])}, "bytes that are no UTF-8 text"),
-        (names_of("a", "b"), "labels run from 0 to 3; the set has 2 classes"),
-        ({"images": X[:, :0, :0], "labels": Y}, r"images have shape \(20, 0, 0\)"),
-        ({"images": X, "labels": Y.astype(np.uint64) + 2**63}, "labels run from 9223372036854775808"),
-        ({"images": X, "labels": Y * 10**11}, "labels run from 0 to 300000000000"),
-        ({"images": X, "labels": Y * 10**6}, "labels run from 0 to 3000000 in 20 images; needed 0, 1, 2"),
-        ({"images": X, "labels": Y + 1}, "labels run from 1 to 4; numbers of classes begin at 0: subtract 1"),
-        ({"images": X, "labels": Y.astype(object)}, "labels holds Python objects"),
-        ({"test_images": X, "test_labels": Y}, "holds test; a train part is needed"),
-        ({"images": X, "target": Y}, "has the keys images, target; needs train_images"),
-    ],
-)
-def test_an_npz_that_cannot_be_read_names_its_key(content, says, tmp_path):
-    np.savez(tmp_path / "mine.npz", **content)
-    with pytest.raises(UserError, match=says) as error:
-        data.load(tmp_path / "mine.npz")
-    assert "allow_pickle" not in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (LFS.encode(), "a Git LFS pointer"),
-        (b"<html>503</html>", "a web page"),
-        (b"", "the file is empty"),
-        (b"PK\x03\x04 cut", "a zip archive, cut short"),
-        (b"\x89HDF\r\n", "an HDF5 file"),
-    ],
-)
-def test_what_is_no_npz_is_called_by_its_name(content, says, tmp_path):
-    (tmp_path / "mine.npz").write_bytes(content)
-    with pytest.raises(UserError, match=f"mine.npz: cannot be read as plain arrays .*{says}"):
-        data.load(tmp_path / "mine.npz")
-    np.save(tmp_path / "mine.npy", X)
-    (tmp_path / "mine.npy").rename(tmp_path / "mine.npz")
-    with pytest.raises(UserError, match="a single array"):
-        data.load(tmp_path / "mine.npz")
 
 
 def test_images_that_a_table_names_belong_to_what_is_watched(tmp_path):

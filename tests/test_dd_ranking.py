@@ -9,6 +9,7 @@ import torch
 from distill_lib.core.errors import UserError
 from distill_lib.core.rng import stream
 from distill_lib.data import Facts, ImageSet
+from distill_lib.evaluation import evaluate
 from distill_lib.evaluation.metrics import dd_ranking as ranking
 from distill_lib.evaluation.metrics.dd_ranking import augmentation_robust_score, dd_ranking, label_robust_score
 
@@ -112,6 +113,15 @@ def test_hard_label_procedure():
     assert len(table.calls) == 10
     assert {c[3]["seed"] for c in table.calls[:5]} != {c[3]["seed"] for c in table.calls[5:]}
     assert all(c[3]["num_eval"] == 1 for c in table.calls)
+
+
+def test_the_procedure_with_networks_that_are_trained(digits):
+    real, test = digits
+    few = real.subset(real.draw_index(1, stream(0)).flatten())
+    got = dd_ranking(few, real, test, evaluate, "MLP", rounds=1, protocol="dd_ranking@1ep", full_data=[0.5])
+    pct = got.accuracies
+    assert got.hlr == [pct["real_hard"][0] - pct["syn_hard"][0]] and pct["real_hard"] == [0.5]
+    assert all(0 < pct[name][0] <= got.official.accuracies[name][0] < 1 for name in ("syn_any", "rdm_any", "syn_naug"))
 
 
 def test_random_images_are_fresh_balanced_and_apart_from_validation():

@@ -254,6 +254,8 @@ def test_damaged_records_do_not_stop_a_plan(results):
     file = record(task("DM"), 1.0, 1.0).save("small")
     file.write_text(file.read_text()[:-20])
     assert estimate.rates("small").devices == []
+    (found,) = experiments.plan(NAME, experiments.check_parameters(NAME, {"profile": "small"}), [task("DM").cell])
+    assert found.state == "damaged"
 
 
 def test_a_plan_says_what_to_compute_and_what_it_costs(results):
@@ -377,6 +379,8 @@ def test_watch_shows_what_runs_and_forgets_the_dead(results, capsys):
         assert (note["cell"], note["done"], note["total"], note["number"]) == (str(cell), 40, 40, 2)
         cli.watch(0.0)
         assert "40 of 40" in capsys.readouterr().out
+        cli.watch(0.0, as_json=True)
+        assert json.loads(capsys.readouterr().out) == [note]
         activity.file.with_name("other.json").write_text(json.dumps({**note, "pid": 2**22 + 1}))
         assert len(progress.running()) == 1 and not activity.file.with_name("other.json").exists()
     assert progress.running() == []

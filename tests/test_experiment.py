@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from papermill.translators import PythonTranslator
+from test_cli import call
 
 from distill_lib import data, experiments, networks, records
 from distill_lib.core.errors import TimeUp, UserError
@@ -39,6 +40,10 @@ class Counting:
 
 class Axes(Parameters):
     ipcs: experiments.Numbers = [1, 2]
+
+
+class Three(Axes):
+    ipcs: experiments.Numbers = [1, 2, 3]  # the third is skipped
 
 
 @pytest.fixture
@@ -198,6 +203,20 @@ def test_skipped_cells_say_why_and_recorded_computes_nothing(table):
     shown = go(profile="recorded", ipcs=[1, 2])
     assert [(s.state, s.why) for s in shown] == [("recorded", "small"), ("missing", "not run")]
     assert len(table.calls) == calls
+
+
+@pytest.mark.parametrize(
+    "ipc, says", [(1, "is taken from its record"), (2, "cannot be computed: "), (3, "is not computed: too many")]
+)
+def test_explain_says_what_becomes_of_a_cell(ipc, says, table, monkeypatch, capsys):
+    go()
+    damaged = records.path(Cell("toy/table", "Counting", "digits", 2, "MLP", "vico_noaug"), "small")
+    damaged.write_text(damaged.read_text()[:-20])
+    toy = dataclasses.replace(registry.experiments()["toy/table"], parameters=Three)
+    monkeypatch.setattr(registry, "experiments", lambda: {"toy/table": toy})
+    cell = Cell("toy/table", "Counting", "digits", ipc, "MLP", "vico_noaug")
+    status, out, _ = call(monkeypatch, capsys, "explain", cell.stem, "--profile", "small")
+    assert status == 0 and f"[small] {says}" in out
 
 
 def test_the_summary_file_gets_a_line_per_cell(table, tmp_path, monkeypatch):
@@ -460,7 +479,7 @@ def test_cells_that_differ_in_protocol_or_network_share_the_distilled_set(table,
     assert all(
         o.seconds["distill"] == first.seconds["distill"] for o in others
     )  # what making the sets has cost, stated by every cell
-    assert go(seed=1).statuses[0].state == "computed" and table.calls[2:] == [(1, 1), (1, 2)][1:]
+    assert go(seed=1).statuses[0].state == "computed" and table.calls[2:] == [(1, 2)]
 
 
 def test_a_generator_is_trained_once_and_serves_every_ipc(tmp_path, monkeypatch):

@@ -160,17 +160,7 @@ def test_second_derivatives_are_the_layers():
         assert error(mine, theirs.double()) < 1e-3
 
 
-OTHERS = [
-    "ConvNetBN",
-    "ConvNetLN",
-    "ConvNetGN",
-    "ConvNetMP",
-    "ConvNetNP",
-    "ConvNetAS",
-    "ConvNetW8",
-    "LeNet",
-    "FRePoConvBN",
-]
+OTHERS = "ConvNetBN ConvNetLN ConvNetGN ConvNetMP ConvNetNP ConvNetAS ConvNetW8 LeNet FRePoConvBN".split()
 
 
 @pytest.mark.parametrize("name", OTHERS)

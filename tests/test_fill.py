@@ -2,7 +2,6 @@
 loses nothing."""
 
 import os
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -42,7 +41,7 @@ class Slow:
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """Three cells on the digits with three sets each, one on a data set that is nowhere, one that is skipped."""
-    for name in ("RESULTS", "RUNS", "CACHE"):
+    for name in ("RESULTS", "RUNS", "CACHE", "DATA"):
         monkeypatch.setenv(f"DISTILL_{name}", str(tmp_path / name.lower()))
     method = Slow()
     monkeypatch.setitem(METHODS, "Slow", method)
@@ -194,28 +193,6 @@ def test_the_command_says_first_what_it_will_do(table, monkeypatch, capsys):
         cli.fill(None, "full", None, "ipc=1", None, "", None, None, dry_run=False)
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--profile", "smoke"], "unknown profile 'smoke': choose one of small, full"),
-        (["skd/table1"], "did you mean skd/table1_accuracy"),
-        (["--time-limit", "long"], "write it as 90s, 9m or 2h"),
-        (["--cells", "ipc=7"], "no cell"),
-        (["--cells", ""], "no cell"),
-        (["--sets", "0"], "--sets"),
-    ],
-)
-def test_bad_input_is_one_line(words, says, monkeypatch, tmp_path):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path))
-    monkeypatch.setattr(os, "nice", lambda by: None)
-    monkeypatch.setattr(sys, "argv", ["distill", "fill", *words])
-    failed = []
-    monkeypatch.setattr(cli, "_fail", lambda message, status: failed.append(message) or status)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2 and says in failed[0]
-
-
 def test_a_set_that_is_at_hand_is_told_from_one_that_is_not(monkeypatch, tmp_path):
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path))
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
@@ -230,15 +207,16 @@ def test_a_set_that_is_at_hand_is_told_from_one_that_is_not(monkeypatch, tmp_pat
 def test_cells_whose_weights_are_not_here_are_left_out_before_they_are_begun(
     method, dataset, file, monkeypatch, tmp_path
 ):
-    monkeypatch.setenv("DISTILL_WEIGHTS", str(tmp_path))
+    for folder in ("DISTILL_WEIGHTS", "DISTILL_DATA"):
+        monkeypatch.setenv(folder, str(tmp_path))
     config = METHODS[method].paper_config(dataset, 1)
     with pytest.raises(UserError, match=file):
         prerequisites.check_weights(SimpleNamespace(config=config, dataset=dataset))
     prerequisites.check_weights(SimpleNamespace(config=config.small(), dataset=dataset))
 
 
-def test_fill_and_run_leave_out_cells_whose_weights_are_not_here_and_go_on_with_the_others(monkeypatch, tmp_path):
-    for folder in ("DISTILL_WEIGHTS", "DISTILL_RESULTS"):
+def test_fill_leaves_out_cells_whose_weights_are_not_here_and_goes_on_with_the_others(monkeypatch, tmp_path):
+    for folder in ("DISTILL_WEIGHTS", "DISTILL_DATA", "DISTILL_RESULTS"):
         monkeypatch.setenv(folder, str(tmp_path))
     jobs, left_out = fill.plan("full", ["slfd/table4_cifar10"])
     lacking = sum(n for why, n in left_out.items() if "imagenet32.safetensors" in why)

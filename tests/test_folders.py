@@ -5,9 +5,7 @@ import os
 import re
 import shlex
 import shutil
-import struct
 import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -300,30 +298,6 @@ def test_the_command_line_says_and_takes_what_the_library_does(tmp_path, monkeyp
     assert cli.main() is None and " accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--split", "day"], "--split 'day': write part=folder, as in --split train=day,dusk --split test=night"),
-        (["--split", "train=none"], "no class folders"),
-        (
-            ["--split", "learn=day"],
-            "--split learn=day: give the folders of each part: --split train=a --split test=b,c",
-        ),
-        (["--split", "train="], "give the folders of each part"),
-        (["--classes", "ant,cow"], "no folder for class cow; it has ant, bee"),
-        (["--classes", ""], "--classes '': give a list of folder names"),
-        (["--classes", '["ant", '], '["ant", : begins like a list; write ["a, b", "c"] as JSON'),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_choice_on_the_command_line_that_does_not_fit(words, says, tmp_path, monkeypatch, capsys):
-    tree(tmp_path / "s", "<class>")
-    monkeypatch.setattr("sys.argv", ["distill", "evaluate", "none.pt", "--dataset", str(tmp_path / "s"), *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2 and says in capsys.readouterr().err
-
-
 # --- classes ---------------------------------------------------------------------------------------------------------
 def test_classes_called_train_are_classes(tmp_path):
     parts, notes = read(tree(tmp_path / "s", "bus", "car", "train"))
@@ -392,25 +366,6 @@ def test_files_that_are_not_read_are_counted_by_ending(tmp_path):
         "left out: 5 files that are not read: 2 .heic, 1 .txt, 1 .xcf, 1 without an ending",
         "left out, no data: 1 file in Thumbs.db (1)",
     )
-
-
-@pytest.mark.parametrize(
-    ("link", "target", "says"),
-    [
-        ("ant/9.png", "/nowhere/9.png", r"ant/9\.png: a link to /nowhere/9\.png, which is not there.*git annex get"),
-        ("cat", "/nowhere/cat", "cat: a link to /nowhere/cat, which is not there"),
-        ("ant/9.png", "9.png", r"ant/9\.png: a link to 9\.png that cannot be followed"),
-        ("ant2", "ant", r"ant/0\.png \(ant, all\) and .*ant2/0\.png \(ant2, all\) are one file"),
-        ("ant/more", "../bee", "are one file: it can have one class in one part; remove the link"),
-        ("bee/9.png", "../ant/0.png", "are one file"),
-    ],
-)
-def test_a_link_that_cannot_be_read_is_named(link, target, says, tmp_path):
-    tree(tmp_path / "s", "<class>")
-    os.symlink(target, tmp_path / "s" / link)
-    with pytest.raises(UserError, match=says) as err:
-        read(tmp_path / "s")
-    assert len(str(err.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -557,43 +512,6 @@ def test_photographs_are_turned_as_their_tag_says(tag, ending, tmp_path):
     assert any("a rotation tag: turned as it says" in note for note in real.facts.notes) == (tag > 1)
 
 
-def deep(path, mode):
-    grey = np.full((8, 8), 3000, np.uint16)
-    if mode == "grey":
-        Image.fromarray(grey).save(path)
-    elif mode == "float":
-        Image.fromarray(grey.astype(np.float32)).save(path)
-    else:  # Pillow writes no 16-bit colour: by hand
-        kind, channels = {"colour": (2, 3), "grey alpha": (4, 2), "colour alpha": (6, 4)}[mode]
-        raw = b"".join(b"\0" + grey[:1].repeat(channels, 1).astype(">u2").tobytes() for _ in range(8))
-        body = b"\x89PNG\r\n\x1a\n"
-        header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
-        for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")):
-            body += struct.pack(">I", len(content)) + name + content
-            body += struct.pack(">I", zlib.crc32(name + content))
-        path.write_bytes(body)
-
-
-@pytest.mark.parametrize("channels", [None, 1, 3])
-@pytest.mark.parametrize(
-    ("mode", "ending"),
-    [
-        ("grey", "png"),
-        ("grey", "tif"),
-        ("float", "tif"),
-        ("colour", "png"),
-        ("grey alpha", "png"),
-        ("colour alpha", "png"),
-    ],
-)
-def test_more_than_8_bits_are_refused_in_every_form(mode, ending, channels, tmp_path):
-    root = images(tmp_path / "s")
-    deep(root / "ant" / f"deep.{ending}", mode)
-    with pytest.raises(UserError, match=rf"deep\.{ending}: more than 8 bits per channel \(.+\); convert the images"):
-        data.load(root, channels=channels)
-    assert not (paths.cache() / "prepared").exists() or not list((paths.cache() / "prepared").glob("*.safetensors"))
-
-
 def clear(path, kind):
     """Red where one sees it, hidden green in the left half."""
     seen, hidden = (255, 0, 0), (0, 255, 0)
@@ -644,30 +562,6 @@ def test_frames_and_pages_are_noted(ending, tmp_path):
         frames[0].save(root / "ant" / f"many{i}.{ending}", save_all=True, append_images=frames[1:])
     real, _ = data.load(root, channels=3)
     assert any("several frames or pages: the first is read" in note for note in real.facts.notes)
-
-
-LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 3\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (LFS.encode(), "a Git LFS pointer, not the file itself; run: git lfs pull"),
-        (b"<!DOCTYPE html><title>503</title>", "a web page, not the file itself"),
-        (b"", "the file is empty"),
-        (b"hello", "not an image of a known kind"),
-    ],
-)
-def test_what_is_no_image_is_named_with_what_it_is(content, says, tmp_path):
-    root = images(tmp_path / "s")
-    (root / "ant" / "1.png").write_bytes(content)
-    with pytest.raises(UserError, match=rf"ant/1\.png: cannot be read as an image \({says}"):
-        data.load(root)
-    if content:
-        return
-    (root / "ant" / "1.png").write_bytes((root / "ant" / "0.png").read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"ant/1\.png: cannot be read as an image \(.*truncated"):
-        data.load(root)
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("jfif", "JPEG"), ("jpe", "JPEG"), ("avif", "AVIF"), ("pbm", "PPM")])

@@ -1,18 +1,17 @@
 """FRePo: loss and gradients against the plain formula in float64, LAMB by hand, the pool's ages, whitening, and what is
 refused."""
 
-import contextlib
 import math
-import time
 from dataclasses import replace
 
 import pytest
 import torch
+from steps import in_steps
 from torch.nn import functional as F
 
 from distill_lib import data, networks
 from distill_lib.core.device import Pieces
-from distill_lib.core.errors import TimeUp, UserError
+from distill_lib.core.errors import UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
 from distill_lib.data import Whitening
@@ -298,9 +297,8 @@ def test_a_resumed_run_has_the_same_pool(digits, tmp_path):
     """Networks are replaced after every second step of theirs, and the run is stopped after every step."""
     cfg = replace(TINY, iterations=6, pool=2, max_updates=1)
     whole = frepo.distill(digits[0], cfg, seed=0)
-    for _ in range(cfg.iterations + 1):
-        with contextlib.suppress(TimeUp):
-            resumed = frepo.distill(digits[0], cfg, seed=0, loop=Loop(tmp_path, deadline=time.monotonic()))
+    resumed, stops = in_steps(lambda loop: frepo.distill(digits[0], cfg, seed=0, loop=loop), tmp_path)
+    assert stops == cfg.iterations - 1
     assert torch.equal(whole.images, resumed.images) and torch.equal(whole.labels, resumed.labels)
 
 

@@ -9,12 +9,15 @@ from distill_lib.core.device import pick, send, set_rounding
 from distill_lib.core.loop import Loop
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import as_dict, from_dict
+from distill_lib.data import Facts, augment
 from distill_lib.evaluation import evaluate
 from distill_lib.methods import METHODS, dm
 from distill_lib.records import provenance
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"
+COLOUR = Facts("toy", ("a", "b"), (0.49, 0.48, 0.44), (0.2, 0.21, 0.19))
+EVERY = "none dsa idc idc:color_crop frepo dc dc:crop_noise imagenet dcbench:cifar_aug dcbench:randaug".split()
 
 
 @pytest.fixture
@@ -89,6 +92,17 @@ def test_what_stays_on_the_cpu_is_not_copied(copies):
     network = networks.fresh("ConvNetD1W8", ((1, 8, 8), 2), stream(0, "send"))
     assert network.to("cpu").to(torch.float64) is network and next(network.parameters()).dtype == torch.float64
     assert copies == []
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", EVERY)
+def test_an_augmentation_gives_the_cpus_images(name):
+    aug = augment.named(name, like=COLOUR)
+    x = torch.randn(6, 5, 3, 32, 32, generator=stream(0, "images"))
+    there = aug(x.to(DEVICE), stream(0))
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), aug(x, stream(0)), rtol=1e-4, atol=1e-4)
 
 
 @gpu

@@ -78,8 +78,10 @@ sys.modules.update(dict.fromkeys({LACKING.split()}))  # None: not installed
 import pytest
 assert pytest.main(["--collect-only", "-q", "tests/test_gpu.py", "-p", "no:cacheprovider"]) == 0
 sys.path.insert(0, "benchmarks")
-import suite
-assert len(suite.chosen(["dm", "dc", "mtt", "evaluate", "cgan-train", "skd", "uvit-train", "uvit-draw"])) >= 8
+import gpu_kit, suite
+(words,) = (step.command[1:] for step in gpu_kit.steps("cuda", None) if step.name == "benchmarks")
+names = words[: words.index("--repeats")]
+assert len(suite.chosen(names)) >= len(names) > 0
 sys.argv = ["distill", "fill", "{TABLE}", "--profile", "full", "--cells", "method=DM|SKD,ipc=1", "--dry-run"]
 from distill_lib import __main__ as cli
 cli.main()
@@ -114,6 +116,8 @@ def test_a_step_that_does_not_end_is_ended():
     assert gpu_kit.ended(process, time.monotonic()) == gpu_kit.CUT and process.poll() is not None
     process = subprocess.Popen(["false"], start_new_session=True)
     assert gpu_kit.ended(process, time.monotonic() + 30) == "failed: exit status 1, see the log"
+    process = subprocess.Popen(["sh", "-c", "exit 3"], start_new_session=True)  # as a run whose time is up
+    assert gpu_kit.ended(process, time.monotonic() + 30) == gpu_kit.STOPPED
 
 
 def test_a_second_run_goes_on_from_the_checkpoint_of_the_first(monkeypatch, tmp_path):
@@ -201,11 +205,9 @@ FOUND = records.path(Cell(TABLE, "Random", "MNIST", 1), "full")
 
 
 @pytest.fixture
-def home(monkeypatch, tmp_path):
+def home(folders):
     """Results of this checkout: none yet."""
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    return tmp_path / "results"
+    return folders / "results"
 
 
 def of_sets(record, *sets, **changes):

@@ -13,13 +13,6 @@ from distill_lib.core import paths
 from distill_lib.records import Cell, export
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
 def table(file):
     with open(file, newline="") as f:
         return list(csv.DictReader(f))
@@ -60,14 +53,14 @@ def test_every_row_is_what_its_record_says(tmp_path):
         assert row["commit"] == body["made_by"]["commit"] and row["device"] == body["made_by"]["device"]
 
 
-def test_what_was_not_measured_is_empty(results):
+def test_what_was_not_measured_is_empty(folders):
     record().save("small")
     full_data = Cell("skd/table1_accuracy", "DM", "FashionMNIST")
     record(
         cell=full_data, cpu_seconds={"distill": 1.5, "evaluate": 2.0}, joules={"distill": 10.0, "evaluate": 5.0}
     ).save("full")
-    export.write(results / "index.csv")
-    full, small = table(results / "index.csv")
+    export.write(folders / "index.csv")
+    full, small = table(folders / "index.csv")
     assert (full["ipc"], full["cpu_seconds"], full["joules"], full["test_accuracy_pct"], full["std_pct"]) == (
         "all",
         "3.5",
@@ -78,7 +71,7 @@ def test_what_was_not_measured_is_empty(results):
     assert (small["ipc"], small["cpu_seconds"], small["joules"], small["device"]) == ("10", "", "", "")
 
 
-def test_a_damaged_record_has_no_row_and_is_named(results, monkeypatch, capsys):
+def test_a_damaged_record_has_no_row_and_is_named(folders, monkeypatch, capsys):
     record().save("small")
     other = Cell("skd/table1_accuracy", "DM", "MNIST", 10)
     records.path(other, "small").write_text(
@@ -94,10 +87,10 @@ def test_a_damaged_record_has_no_row_and_is_named(results, monkeypatch, capsys):
         and "checksum differs" in err
         and "another cell" in err
     )
-    assert [row["test_accuracy_pct"] for row in table(results / "runs" / "index.csv")] == ["70.875"]
+    assert [row["test_accuracy_pct"] for row in table(folders / "runs" / "index.csv")] == ["70.875"]
 
 
-def test_the_index_is_where_the_command_is_told_to_put_it(results, monkeypatch, capsys):
+def test_the_index_is_where_the_command_is_told_to_put_it(folders, monkeypatch, capsys):
     record().save("small")
-    status, out, _ = call(monkeypatch, capsys, "index", "--output", str(results / "here" / "table.csv"))
-    assert status == 0 and len(table(results / "here" / "table.csv")) == 1 and "1 records" in out
+    status, out, _ = call(monkeypatch, capsys, "index", "--output", str(folders / "here" / "table.csv"))
+    assert status == 0 and len(table(folders / "here" / "table.csv")) == 1 and "1 records" in out

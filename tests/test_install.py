@@ -124,14 +124,8 @@ runpy.run_module("distill_lib", run_name="__main__")
 
 
 def test_a_user_without_name_and_home_computes_or_is_told_what_to_set(installed, tmp_path):
-    words = [
-        "-c",
-        UNKNOWN,
-        "run",
-        "skd/table1_accuracy",
-        "--cells",
-        "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa",
-    ]
+    cells = "method=Random,dataset=FashionMNIST,ipc=1,protocol=vico_dsa"
+    words = ["-c", UNKNOWN, "run", "skd/table1_accuracy", "--cells", cells]
     done = plain(installed, tmp_path, *words)
     assert done.returncode == 2 and "set DISTILL_RUNS to a folder" in done.stderr and done.stderr.count("\n") == 1
     done = plain(installed, tmp_path, *words, DISTILL_RUNS=str(tmp_path / "r"), DISTILL_CACHE=str(tmp_path / "c"))

@@ -25,9 +25,8 @@ RANK = {name: i for i, names in enumerate(ORDER) for name in names}
 ALLOWED: dict[tuple[str, str], str] = {}  # (importing file, imported module) -> why
 
 
-def imports(package):
-    """(file, folder, module imported, names, in a function) of every import of the package's own, TYPE_CHECKING blocks
-    apart."""
+def imports(package, within=ast.Module):
+    """(file, folder, module imported, name) of every import of the package's own, TYPE_CHECKING blocks apart."""
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package).with_suffix("").parts
         tree = ast.parse(file.read_text())
@@ -37,8 +36,13 @@ def imports(package):
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
             for n in ast.walk(node)
         }
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.ImportFrom) or id(node) in typing:
+        for node in (n for part in ast.walk(tree) if isinstance(part, within) for n in ast.walk(part)):
+            if not isinstance(node, (ast.Import, ast.ImportFrom)) or id(node) in typing:
+                continue
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name.split(".")[0] == package.name:
+                        yield "/".join(parts), parts[0], alias.name.partition(".")[2], alias.name.rpartition(".")[2]
                 continue
             here = [package.name, *parts][: -node.level] if node.level else []
             module = [*here, *(node.module.split(".") if node.module else [])]
@@ -59,6 +63,9 @@ def problems(package):
             found.append(f"{file}: imports {target}; {folder} stands before {other}")
         elif name.startswith("_") and not name.startswith("__"):
             found.append(f"{file}: imports {target}, a private name of {other}")
+    for file, folder, target, _ in imports(package, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if folder != "__main__":
+            found.append(f"{file}: imports {target} inside a function")
     return found
 
 
@@ -157,6 +164,9 @@ def test_what_packages_hand_on_is_there():
     [
         ({"core/a.py": "from ..data import b", "data/b.py": ""}, "core stands before data"),
         ({"core/a.py": "def f():\n    from ..data.b import c", "data/b.py": "c = 1"}, "core stands before data"),
+        ({"data/a.py": "def f():\n    from ..core.b import c", "core/b.py": "c = 1"}, "core.b.c inside a function"),
+        ({"__main__.py": "def f():\n    from .core.b import c", "core/b.py": "c = 1"}, None),
+        ({"core/a.py": "import toy.data.b", "data/b.py": ""}, "core stands before data"),
         ({"data/a.py": "from ..core.b import _c", "core/b.py": "_c = 1"}, "a private name of core"),
         ({"data/a.py": "from ..else_where import c", "else_where/b.py": ""}, "in no folder of the layout"),
         ({"data/a.py": "from .b import c", "data/b.py": "from .a import d"}, "data.a -> data.b -> data.a"),

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -236,15 +237,7 @@ def test_the_front_page_counts_what_the_record_files_say():
     for name in reported.experiment_names():
         for row in reported.cells_of(name):
             cell = ledger._cells(name).get(tuple(row[k] for k in reported.KEY))
-            key = cell and (
-                cell.experiment,
-                cell.method,
-                cell.dataset,
-                cell.ipc,
-                cell.network,
-                cell.protocol,
-                cell.variant,
-            )
+            key = cell and dataclasses.astuple(cell)
             printed += row["status"] != "others' entry"
             full += key in measured
             small += key in at_small and key not in measured

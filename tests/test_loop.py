@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from distill_lib.core import paths
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.files import atomically
 from distill_lib.core.loop import Diverged, Loop
@@ -52,16 +53,15 @@ def test_resume_after_time_limits_equals_an_unbroken_run(tmp_path):
 
 
 def test_resume_after_sigkill_equals_an_unbroken_run(tmp_path):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    first = subprocess.Popen([*command, "0.05"], cwd=root, stdout=subprocess.PIPE)
+    first = subprocess.Popen([*command, "0.05"], cwd=paths.ROOT, stdout=subprocess.PIPE)
     until = time.monotonic() + 60
     while not (tmp_path / "walk.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert (tmp_path / "walk.ckpt").exists()
-    again = subprocess.run([*command, "0"], cwd=root, capture_output=True, text=True, check=True)
+    again = subprocess.run([*command, "0"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
     resumed = torch.tensor([float(v) for v in again.stdout.strip().split(",")], dtype=torch.float64)
     assert torch.equal(resumed, walk(Loop()))
 

@@ -51,11 +51,11 @@ junk = st.recursive(
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Folders of their own."""
-    monkeypatch.setenv("DISTILL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path
+def place(folders, monkeypatch):
+    """Folders of their own, and neither data nor weights in them."""
+    for folder in ("DISTILL_DATA", "DISTILL_WEIGHTS"):
+        monkeypatch.setenv(folder, str(folders / "data"))
+    return folders
 
 
 def refused(*words):
@@ -96,23 +96,12 @@ bad_parameters = names.flatmap(lambda n: junk.map(lambda v: (n, v))) | st.sample
 def test_malformed_parameters(place, bad):
     name, value = bad
     said = refused("run", NAME, "-p", f"{name}={json.dumps(value)}")
-    assert "Parameters: " in said or "write name=value" in said or "profile" in said
+    assert "Parameters: profile, seed, methods" in said or "say it as --profile" in said
     assert not list(place.rglob("*"))
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
-FIELDS = [
-    "cell",
-    "test_accuracy_pct",
-    "sets",
-    "key",
-    "metrics",
-    "seconds",
-    "memory_mb",
-    "made_by",
-    "cpu_seconds",
-    "joules",
-]
+FIELDS = "cell test_accuracy_pct sets key metrics seconds memory_mb made_by cpu_seconds joules".split()
 of_another_type = {
     "cell": junk,
     "test_accuracy_pct": junk,
@@ -172,20 +161,8 @@ def test_malformed_records(place, damage):
         NAME, {"profile": "small", "methods": ["DM"], "datasets": ["FashionMNIST"], "ipcs": [10]}
     )
     assert [s.state for s in experiments.plan(NAME, params)] == ["damaged"]
-    assert "1 of 1 cells failed" in refused(
-        "run",
-        NAME,
-        "--profile",
-        "small",
-        "-p",
-        "methods=DM",
-        "-p",
-        "datasets=FashionMNIST",
-        "-p",
-        "ipcs=[10]",
-        "--cells",
-        "protocol=vico_dsa",
-    )
+    chosen = "-p methods=DM -p datasets=FashionMNIST -p ipcs=[10] --cells protocol=vico_dsa"
+    assert "1 of 1 cells failed" in refused("run", NAME, "--profile", "small", *chosen.split())
     assert file.read_bytes() == before and [f for f in (place / "results").rglob("*") if f.is_file()] == [file]
 
 
@@ -244,19 +221,8 @@ def test_malformed_data_files(place, whole, data_):
             from safetensors.torch import save_file
 
             save_file({"images": torch.from_numpy(images)}, file)
-    said = refused(
-        "evaluate",
-        str(file),
-        "--dataset",
-        "digits",
-        "--pixels",
-        "--protocol",
-        "vico_noaug@1ep",
-        "--networks",
-        "MLP",
-        "--num-eval",
-        "1",
-    )
+    how = "--dataset digits --pixels --protocol vico_noaug@1ep --networks MLP --num-eval 1"
+    said = refused("evaluate", str(file), *how.split())
     assert file.name in said
     file.unlink()
     assert not list(place.rglob("*"))
@@ -360,24 +326,25 @@ def patched(at, value):
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
 PAGE = b"<!DOCTYPE html><html><title>503</title></html>"
-NOT_IMAGES = {
-    "empty": b"",
-    "pointer": POINTER,
-    "page": PAGE,
-    "xml": b"<?xml version='1.0'?><Error/>",
-    "text": b"hello",
-    "zeros": bytes(500),
-    "pickle": b"\x80\x04N.",
-    "npz": b"PK\3\4",
-    "png head": b"\x89PNG\r\n\x1a\n",
-    "jpeg head": b"\xff\xd8\xff\xe0",
-    "gif head": b"GIF89a",
-    "webp head": b"RIFF\0\0\0\0WEBP",
-    "bmp head": b"BM",
-    "tiff head": b"II*\0",
-    "ppm head": b"P6 24 24 255\n",
-    "heic": b"\0\0\0 ftypheic\0\0\0\0mif1heic",
-    "json": b'{"error": 404}',
+UNKNOWN, UNREAD = "cannot be read as an image (not an image of a known kind)", "cannot be read as an image"
+NOT_IMAGES = {  # under the name of a PNG
+    "empty": (b"", f"{UNREAD} (the file is empty)"),
+    "pointer": (POINTER, f"{UNREAD} (a Git LFS pointer, not the file itself; run: git lfs pull)"),
+    "page": (PAGE, f"{UNREAD} (a web page"),
+    "xml": (b"<?xml version='1.0'?><Error/>", f"{UNREAD} (a web page"),
+    "text": (b"hello", UNKNOWN),
+    "zeros": (bytes(500), UNKNOWN),
+    "pickle": (b"\x80\x04N.", UNKNOWN),
+    "npz": (b"PK\3\4", UNKNOWN),
+    "png head": (b"\x89PNG\r\n\x1a\n", UNKNOWN),
+    "jpeg head": (b"\xff\xd8\xff\xe0", UNKNOWN),
+    "gif head": (b"GIF89a", UNKNOWN),
+    "webp head": (b"RIFF\0\0\0\0WEBP", UNKNOWN),
+    "bmp head": (b"BM", UNKNOWN),
+    "tiff head": (b"II*\0", UNKNOWN),
+    "ppm head": (b"P6 24 24 255\n", f"{UNREAD} (image file is truncated"),
+    "heic": (b"\0\0\0 ftypheic\0\0\0\0mif1heic", UNKNOWN),
+    "json": (b'{"error": 404}', UNKNOWN),
 }
 
 
@@ -396,9 +363,9 @@ def block(name, content, wrong=0):
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content) ^ wrong)
 
 
-def png_of(width, height, bits=8, data=None, wrong=0):
+def png_of(width, height, bits=8, kind=2, data=None, wrong=0):
     rows_ = b"".join(b"\0" + bytes(3 * width) for _ in range(height)) if data is None else data
-    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + block(b"IHDR", header, wrong)
@@ -407,14 +374,13 @@ def png_of(width, height, bits=8, data=None, wrong=0):
     )
 
 
-def jpeg_2000_of_16_bits():
-    raw = bytearray(written("JPEG2000")())
+def jpeg_2000_of_16_bits(**options):
+    raw = bytearray(written("JPEG2000", **options)())
     at = raw.index(b"\xff\x4f\xff\x51") + 42
     raw[at], raw[at + 3], raw[at + 6] = 15, 15, 15
     return bytes(raw)
 
 
-UNKNOWN, UNREAD = "cannot be read as an image (not an image of a known kind)", "cannot be read as an image"
 ODD_IMAGES = {  # under the name of a PNG
     "PostScript": (written("EPS"), UNKNOWN),
     "PDF": (written("PDF"), UNKNOWN),
@@ -425,7 +391,9 @@ ODD_IMAGES = {  # under the name of a PNG
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", UNKNOWN),
     "16-bit JPEG 2000": (jpeg_2000_of_16_bits, "more than 8 bits per channel (16 bits)"),
     "16-bit SGI": (written("SGI", bpc=2), "more than 8 bits per channel (SGI16)"),
-    "16-bit colour PNG": (lambda: png_of(24, 24, bits=16), "more than 8 bits per channel (RGB;16B)"),
+    "16-bit colour PNG": (lambda: png_of(24, 24, bits=16), "more than 8 bits per channel (RGB;16B); convert"),
+    "16-bit grey PNG with transparency": (lambda: png_of(24, 24, bits=16, kind=4), "more than 8 bits per channel"),
+    "16-bit colour PNG with transparency": (lambda: png_of(24, 24, bits=16, kind=6), "more than 8 bits per channel"),
     "JPEG 2000 cut": (lambda: written("JPEG2000")()[:150], UNREAD),
     "AVIF cut": (lambda: written("AVIF")()[:-60], UNREAD),
     "GIF of many frames, cut": (
@@ -469,7 +437,10 @@ TREES = {
     "no train": (["test/ant", "test/bee"], "no train folder"),
     "only val and test": (["val/ant", "test/ant"], "no train folder"),
     "class without a test folder": (["train/1", "train/2", "test/1"], "no folder for class 2"),
-    "class without a train folder": (["train/1", "train/2", "test/1", "test/2", "test/3"], "no folder for class 3"),
+    "class without a train folder": (
+        ["train/1", "train/2", "test/1", "test/2", "test/3"],
+        "train part has no folder for class 3",
+    ),
     "class without a val folder": (["train/1", "train/2", "test/1", "test/2", "val/2"], "no folder for class 1"),
     "other case": (["train/A", "train/b", "test/a", "test/b"], "differs in case"),
     "zeros": (["train/1", "train/2", "test/01", "test/02"], "zeros"),
@@ -492,7 +463,7 @@ TREES = {
     "nested classes": (["ant/2019", "bee/2019", "ant/2020", "bee/2020"], "Say which it is"),
 }
 FORMS = {
-    **{f"image: {kind}": (with_file("train/ant/1.png", raw), "1.png: ") for kind, raw in NOT_IMAGES.items()},
+    **{f"image: {kind}": (with_file("train/ant/1.png", x), f"1.png: {says}") for kind, (x, says) in NOT_IMAGES.items()},
     **{
         f"cut {ending} at {share}": (with_cut(ending, share), f"9.{ending}: cannot be read as an image")
         for ending in ("png", "jpg", "bmp", "tif", "webp", "ppm")
@@ -500,13 +471,21 @@ FORMS = {
     },
     **{f"tree: {kind}": (with_folders(*folders), says) for kind, (folders, says) in TREES.items()},
     **{f"image: {kind}": (with_image_of(made), f"9.png: {says}") for kind, (made, says) in ODD_IMAGES.items()},
-    "empty class": (lambda root: (good(root) / "train" / "cat").mkdir(), "cat"),
+    "empty class of one part": (lambda root: (good(root, "ant", "bee") / "dog").mkdir(), "class dog has no images"),
+    "empty class": (lambda root: (good(root) / "train" / "cat").mkdir(), "no folder for class cat"),
     "grey 16 bit png": (with_image("train/ant/9.png", Image.new("I;16", (8, 8))), "more than 8 bits"),
+    "grey 16 bit png, to colour": (
+        lambda root: (Image.new("I;16", (8, 8)).save(good(root) / "train/ant/9.png"), ("--channels", "3"))[1],
+        "9.png: more than 8 bits",
+    ),
     "grey 16 bit tif": (with_image("train/ant/9.tif", Image.new("I;16", (8, 8))), "more than 8 bits"),
     "float tif": (with_image("train/ant/9.tif", Image.new("F", (8, 8))), "more than 8 bits"),
     "32 bit tif": (with_image("train/ant/9.tif", Image.new("I", (8, 8))), "more than 8 bits"),
     "16 bit pgm": (with_file("train/ant/9.pgm", b"P5 2 2 65535\n" + bytes(8)), "more than 8 bits"),
-    "RGBA": (with_image("train/ant/9.png", Image.new("RGBA", (8, 8))), "pass --channels 1 or --channels 3"),
+    "RGBA": (
+        with_image("train/ant/9.png", Image.new("RGBA", (8, 8))),
+        "1 images are RGBA; pass --channels 1 or --channels 3 to convert all (what is transparent becomes white)",
+    ),
     "grey and alpha": (with_image("train/ant/9.png", Image.new("LA", (8, 8))), "pass --channels 1 or --channels 3"),
     "clear gif": (
         with_image("train/ant/9.gif", Image.new("P", (8, 8)), transparency=0),
@@ -519,12 +498,16 @@ FORMS = {
     "grey among colour": (with_image("train/ant/9.png", Image.new("L", (8, 8))), "mixed channels"),
     "colour test, grey train": (
         lambda root: [Image.new("L", (8, 8)).save(f) for f in (good(root) / "train").rglob("*.png")],
-        "images have 3 channels",
+        "set (test): images have 3 channels; set has 1",
     ),
     "dead link": (with_link("train/ant/9.png", "/nowhere/9.png"), "a link to /nowhere/9.png, which is not there"),
-    "dead link to a folder": (with_link("train/cat", "/nowhere"), "a link to /nowhere"),
-    "link to itself": (with_link("train/ant/9.png", "9.png"), "cannot be followed"),
-    "link between classes": (with_link("train/ant/9.png", "../bee/0.png"), "are one file"),
+    "dead link of git annex": (with_link("train/ant/9.png", "../.git/annex/objects/9.png"), "git annex get"),
+    "dead link to a folder": (with_link("train/cat", "/nowhere"), "train/cat: a link to /nowhere, which is not there"),
+    "link to itself": (with_link("train/ant/9.png", "9.png"), "9.png: a link to 9.png that cannot be followed"),
+    "link between classes": (
+        with_link("train/ant/9.png", "../bee/0.png"),
+        "are one file: it can have one class in one part; remove the link",
+    ),
     "link from test to train": (with_link("test/ant/9.png", "../../train/ant/0.png"), "are one file"),
     "class linked twice": (with_link("train/bee/more", "../ant"), "are one file"),
     "test linked to train": (
@@ -605,8 +588,8 @@ FORMS = {
     **{
         f"choice: {' '.join(words)}": (lambda root, w=words: (good(root), w)[1], says)
         for words, says in {
-            ("--split", "train"): "write part=folder",
-            ("--split", "learn=train"): "give the folders of each part: --split train=a --split test=b,c",
+            ("--split", "train"): "--split 'train': write part=folder, as in --split train=day,dusk --split test=night",
+            ("--split", "learn=train"): "--split learn=train: give the folders of each part: --split train=a --split",
             ("--split", "train="): "give the folders of each part",
             ("--split", "test=train"): "name the folders of the train part",
             ("--split", "train=nothing"): "no class folders",
@@ -614,9 +597,9 @@ FORMS = {
             ("--split", "train=../set/train"): "no class folders",
             ("--split", "train=train", "--split", "test=train"): "are one file",
             ("--split", "train=train", "--classes", "ant,cow"): "no folder for class cow",
-            ("--classes", "ant,cow"): "no folder for class",
-            ("--classes", ""): "give a list of folder names",
-            ("--classes", "["): "begins like a list",
+            ("--classes", "ant,cow"): "no folder for class cow; it has ant, bee",
+            ("--classes", ""): "--classes '': give a list of folder names",
+            ("--classes", '["ant", '): '["ant", : begins like a list; write ["a, b", "c"] as JSON',
             ("--classes", "train,train"): "stands there twice",
             ("--classes", "train"): "at least two classes",
             ("--channels", "2"): "--channels 2: give 1 (grey) or 3 (colour)",
@@ -628,8 +611,7 @@ FORMS = {
 
 
 X, Y = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 3\n"
-PAGE, PICKLE = b"<!DOCTYPE html><html><title>404</title></html>", b"\x80\x04\x95\x00"
+PICKLE = b"\x80\x04\x95\x00"
 SETS = {  # content -> a word of the line that refuses it as a distilled set
     "labels one short": ({"images": X, "labels": Y[1:]}, "labels (19,)"),
     "labels out of range": ({"images": X, "labels": Y + 1}, "classes 0..9; subtract 1"),
@@ -672,10 +654,11 @@ TORCH_SETS = {
     "classes that do not exist": ({10: X, 11: X}, "labels 10..11"),
 }
 RAW = {
-    "a pointer": (LFS, "git lfs pull"),
+    "a pointer": (POINTER, "git lfs pull"),
     "a page": (PAGE, "a web page"),
     "empty": (b"", "empty"),
-    "a pickle": (PICKLE, ""),
+    "a pickle": (PICKLE, "it is a Python pickle, which may hold code and is never run"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(90), "an HDF5 file"),
 }
 HEADER = {"images": {"dtype": "F32", "shape": [20, 1, 8, 8], "data_offsets": [0, 5120]}}
 LABEL_HEADER = {"labels": {"dtype": "I64", "shape": [20], "data_offsets": [5120, 5280]}}
@@ -758,8 +741,8 @@ def saved(**content):
 
 PLAIN = "cannot be read as plain arrays"
 NPZ = {
-    "larger than any memory": (member("images.npy", described((10**12, 1, 8, 8))), PLAIN),
-    "negative shape": (member("images.npy", described((-5, 1, 8, 8))), PLAIN),
+    "larger than any memory": (member("images.npy", described((10**12, 1, 8, 8))), f"{PLAIN} (an array of"),
+    "negative shape": (member("images.npy", described((-5, 1, 8, 8))), f"{PLAIN} (an array of"),
     "shape that is no number": (member("images.npy", described(("a", 1))), PLAIN),
     "fewer bytes than the header says": (member("images.npy", described((4, 1, 8, 8))), PLAIN),
     "more bytes than the header says": (member("images.npy", described((1, 1, 2, 2))), PLAIN),
@@ -841,7 +824,6 @@ PT = {
     "a picture": (lambda: png(0), "it is a PNG image"),
     "quantised images": (quantised, "expected uint8 pixels or floats"),
     "a gzip archive": (b"\x1f\x8b" + bytes(30), "a gzip archive"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(90), "an HDF5 file"),
     "text": (b"hello", TENSORS),
 }
 TORCH_SETS |= {
@@ -860,9 +842,9 @@ SETS_OF = {
     ".pt": {**SETS, **TORCH_SETS, **RAW, **PT},
     ".pth": {"a pointer": RAW["a pointer"], "text": PT["text"]},
     ".safetensors": {**SETS, **RAW, **SAFETENSORS},
-    ".csv": {"a table": (b"0,1\n", "cannot read .csv")},
+    ".csv": {"a table": (b"0,1\n", "cannot read .csv"), "a pointer": RAW["a pointer"]},
     ".mat": {"MATLAB's": (b"MATLAB 5.0 MAT-file", "cannot read .mat")},
-    ".h5": {"HDF5": (PT["HDF5"][0], "cannot read .h5")},
+    ".h5": {"HDF5": (RAW["HDF5"][0], "cannot read .h5")},
     ".pkl": {"a pickle": (PICKLE, "cannot read .pkl")},
     "": {"no ending": (b"hello", "a file without an ending")},
 }
@@ -896,8 +878,12 @@ def class_images(*names, image=lambda: Image.new("L", (8, 8)), ending="png"):
 
 DIGITS = [str(k) for k in range(10)]
 SET_FOLDERS = {
-    "nine of ten classes": (class_images(*DIGITS[:9]), "no folder for 1 of 10 classes: 9"),
+    "nine of ten classes": (class_images(*DIGITS[:9]), "no folder for 1 of 10 classes: 9; name the folders after"),
     "eleven classes": (class_images(*DIGITS, "ten"), "ten is no class of digits"),
+    "one number twice": (
+        class_images("c01", *(f"c{k}" for k in range(10))),
+        "c0, c01, c1, c2, c3: two folders have the same number; rename or join them",
+    ),
     "numbers from 5": (class_images(*(f"c{k + 5}" for k in range(10))), "no folder for 10 of 10 classes"),
     "other letters before each number": (class_images(*(f"{'ab'[k % 2]}{k}" for k in range(10))), "or class000"),
     "a folder around it": (class_images(*(f"out/{k}" for k in range(10))), "perhaps you mean"),
@@ -915,10 +901,10 @@ SET_FOLDERS = {
 
 PIXELS, LABELS = (X * 255).to(torch.uint8)[:, 0].numpy(), (Y % 2).numpy()
 OWN = {  # arguments of numpy.savez, or bytes -> a word of the line
-    "keys": ({"pictures": PIXELS, "labels": LABELS}, "has the keys labels, pictures"),
-    "only a test part": ({"test_images": PIXELS, "test_labels": LABELS}, "a train part is needed"),
+    "keys": ({"pictures": PIXELS, "labels": LABELS}, "has the keys labels, pictures; needs train_images"),
+    "only a test part": ({"test_images": PIXELS, "test_labels": LABELS}, "holds test; a train part is needed"),
     "floats": ({"images": PIXELS / 255, "labels": LABELS}, "save them as uint8"),
-    "no pixels": ({"images": PIXELS[:, :0], "labels": LABELS}, "needed (N, H, W)"),
+    "no pixels": ({"images": PIXELS[:, :0], "labels": LABELS}, "images have shape (20, 0, 8); needed (N, H, W)"),
     "channels": ({"images": np.stack([PIXELS] * 2, -1), "labels": LABELS}, "1 or 3 channels"),
     "short": ({"images": PIXELS, "labels": LABELS[1:]}, "one whole number for each of 20 images"),
     "broken": ({"images": PIXELS, "labels": LABELS + 0.5}, "one whole number for each"),
@@ -926,15 +912,25 @@ OWN = {  # arguments of numpy.savez, or bytes -> a word of the line
     "objects": ({"images": PIXELS, "labels": LABELS.astype(object)}, "labels holds Python objects"),
     "negative": ({"images": PIXELS, "labels": LABELS - 1}, "labels run from -1 to 0"),
     "absurd": ({"images": PIXELS, "labels": LABELS * 10**12}, "labels run from 0 to 1000000000000"),
-    "large": ({"images": PIXELS, "labels": LABELS * 10**8}, "needed 0, 1, 2, ... without gaps"),
-    "from one": ({"images": PIXELS, "labels": LABELS + 1}, "subtract 1"),
+    "large": ({"images": PIXELS, "labels": LABELS * 10**8}, "labels run from 0 to 100000000 in 20 images; needed 0"),
+    "above 2^63": ({"images": PIXELS, "labels": LABELS.astype(np.uint64) + 2**63}, "labels run from 92233720"),
+    "from one": ({"images": PIXELS, "labels": LABELS + 1}, "labels run from 1 to 2; numbers of classes begin at 0"),
     "one name": ({"images": PIXELS, "labels": LABELS, "classes": np.array("ant")}, "classes has shape ()"),
+    "names as objects": (
+        {"images": PIXELS, "labels": LABELS, "classes": np.array(["a", "b"], dtype=object)},
+        "classes holds Python objects",
+    ),
+    "fewer names than classes": (
+        {"images": PIXELS, "labels": Y.numpy() % 4, "classes": np.array(["a", "b"])},
+        "labels run from 0 to 3; the set has 2 classes",
+    ),
     "few names": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["ant"])}, "at least two classes"),
     "names twice": ({"images": PIXELS, "labels": LABELS, "classes": np.array(["a", "a"])}, "names 'a' twice"),
-    "pointer": (LFS, "git lfs pull"),
-    "page": (PAGE, "a web page"),
-    "empty": (b"", "empty"),
-    "cut": (b"PK\x03\x04", "cut short"),
+    "pointer": (POINTER, "cannot be read as plain arrays (a Git LFS pointer, not the file itself; run: git lfs pull)"),
+    "page": (PAGE, "cannot be read as plain arrays (a web page"),
+    "empty": (b"", "cannot be read as plain arrays (the file is empty)"),
+    "cut": (b"PK\x03\x04", "cannot be read as plain arrays (it is a zip archive, cut short"),
+    "HDF5": (RAW["HDF5"][0], "cannot be read as plain arrays (it is an HDF5 file"),
 }
 
 
@@ -1009,26 +1005,30 @@ def deep(kind="JPEG2000"):
 GOOD = [{"bytes": png(i), "path": None} for i in range(4)]
 NO_ROW = {"bytes": None, "path": None}
 IMAGES_OF = {  # the second row -> a word of the line
-    "null": (None, "row 1: no image"),
-    "null fields": (NO_ROW, "row 1: no image"),
+    "null": (None, "row 1: no image (column image is null)"),
+    "null fields": (NO_ROW, "row 1: no image (column image is null)"),
     "no bytes": ({"bytes": b"", "path": None}, "row 1: no image (column image is empty)"),
-    "a path to nothing": ({"bytes": None, "path": "img/0.png"}, "and no such file is there"),
+    "a path to nothing": ({"bytes": None, "path": "img/0.png"}, "own/img/0.png, and no such file is there"),
     "an absolute path to nothing": ({"bytes": None, "path": "/nowhere/0.png"}, "and no such file is there"),
     "a path to a folder": ({"bytes": None, "path": ".."}, "and no such file is there"),
     "text": ({"bytes": b"hello", "path": None}, "row 1: cannot be read as an image"),
     "half an image": ({"bytes": png(0)[:100], "path": None}, "row 1: cannot be read as an image"),
-    "a pointer": ({"bytes": LFS, "path": None}, "git lfs pull"),
+    "a pointer": ({"bytes": POINTER, "path": None}, "git lfs pull"),
     "a page": ({"bytes": PAGE, "path": None}, "a web page"),
     "a PostScript program": ({"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n", "path": None}, "not an image of a known kind"),
     "16 bits": ({"bytes": deep("PNG"), "path": None}, "row 1: more than 8 bits per channel"),
     "16 bits in JPEG 2000": ({"bytes": deep(), "path": None}, "row 1: more than 8 bits per channel"),
+    "16 bits in JPEG 2000, colour": ({"bytes": jpeg_2000_of_16_bits(), "path": None}, "row 1: more than 8 bits"),
+    "16 bits in JPEG 2000, bare": ({"bytes": jpeg_2000_of_16_bits(no_jp2=True), "path": None}, "row 1: more than 8"),
     "16 bits in SGI": ({"bytes": deep("SGI"), "path": None}, "row 1: more than 8 bits per channel"),
+    "16 bits in SGI, grey": ({"bytes": written("SGI", Image.new("L", (8, 8)), bpc=2)(), "path": None}, "row 1: more"),
+    "floats in TIFF": ({"bytes": written("TIFF", Image.new("F", (8, 8)))(), "path": None}, "row 1: more than 8 bits"),
     "transparency": ({"bytes": png(0, mode="RGBA"), "path": None}, "pass --channels 1 or --channels 3"),
     "grey among colour": ({"bytes": png(0, mode="L"), "path": None}, "mixed channels: "),
 }
 LABELS_OF = {
-    "null": ([0, None, 0, 1], "row 1: no label"),
-    "text": (["a", "b", "a", "b"], "column label: holds string"),
+    "null": ([0, None, 0, 1], "row 1: no label (column label is null)"),
+    "text": (["a", "b", "a", "b"], "column label: holds string; needed whole numbers"),
     "categories": (lambda: pa().array(["a", "b", "a", "b"]).dictionary_encode(), "column label: holds dictionary"),
     "broken numbers": ([0.0, 1.0, 0.0, 1.0], "column label: holds double"),
     "lists": ([[0], [1], [0], [1]], "column label: holds list"),
@@ -1037,8 +1037,8 @@ LABELS_OF = {
     "structs": ([{"id": 0}, {"id": 1}, {"id": 0}, {"id": 1}], "column label: holds struct"),
     "absurd": ([0, 1, 0, 2**40], "labels run from 0 to 1099511627776"),
     "above 2^63": (lambda: pa().array([0, 1, 0, 2**63 + 5], pa().uint64()), "labels run from 0 to 9223372036854775813"),
-    "large": ([0, 1, 0, 90000], "needed 0, 1, 2, ... without gaps"),
-    "from one": ([1, 2, 1, 2], "subtract 1"),
+    "large": ([0, 1, 0, 90000], "labels run from 0 to 90000 in 4 images; needed 0, 1, 2, ... without gaps"),
+    "from one": ([1, 2, 1, 2], "labels run from 1 to 2; numbers of classes begin at 0: subtract 1"),
     "negative": ([-1, 0, -1, 0], "labels run from -1 to 0"),
     "with a gap": ([0, 2, 0, 2], "class 1 (1) has no images"),
     "one class": ([0, 0, 0, 0], "at least two classes"),
@@ -1069,6 +1069,13 @@ def in_parquet(table):
     return out.getvalue()
 
 
+def in_arrow(table):
+    out = io.BytesIO()
+    with pa().ipc.new_stream(out, table.schema) as stream:
+        stream.write_table(table)
+    return out.getvalue()
+
+
 def names_of(*names):
     return {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
 
@@ -1095,13 +1102,16 @@ TABLES = {  # file name -> content or rows, and a word of the line
     },
     "columns: no label": (
         {"t": lambda: rows(labels=None, species=[0, 1, 0, 1])},
-        "needed one image column and a column",
+        "species (int64); needed one image column and a column `label`",
     ),
     "columns: no image": ({"t": lambda: rows(images=None)}, "needed one image column"),
     "columns: two of images": ({"t": lambda: rows(photo=[b"x"] * 4)}, "needed one image column"),
     "columns: two of one name": ({"t": two_of_one_name}, "needed one image column"),
     "columns: none": ({"t": lambda: pa().table({})}, "needed one image column"),
-    "pixels: out of range": ({"t": lambda: rows(images=None, image=[[[300, 2]]] * 4)}, "a list that is no (H, W)"),
+    "pixels: out of range": (
+        {"t": lambda: rows(images=None, image=[[[300, 2]]] * 4)},
+        "row 0, column image: a list that is no (H, W)",
+    ),
     "pixels: broken numbers": ({"t": lambda: rows(images=None, image=[[[0.5]]] * 4)}, "a list that is no (H, W)"),
     "pixels: ragged": ({"t": lambda: rows(images=None, image=[[[1, 2], [3]]] * 4)}, "a list that is no (H, W)"),
     "pixels: nothing": ({"t": lambda: rows(images=None, image=[[[]]] * 4)}, "a list that is no (H, W)"),
@@ -1113,7 +1123,7 @@ TABLES = {  # file name -> content or rows, and a word of the line
         {"t": lambda: rows(images=None, image=[[1, 2]] * 4)},
         "cannot be read as an image",
     ),
-    "pixels: a number": ({"t": lambda: rows(images=None, image=[1, 2, 3, 4])}, "column image holds int64"),
+    "pixels: a number": ({"t": lambda: rows(images=None, image=[1, 2, 3, 4])}, "row 0: column image holds int64"),
     "pixels: dates": (
         {"t": lambda: rows(images=None, image=pa().array([0, 1, 2, 3], pa().timestamp("s")))},
         "column image holds timestamp",
@@ -1122,7 +1132,7 @@ TABLES = {  # file name -> content or rows, and a word of the line
     "parts: only a test part": ({"test": rows}, "a train part is needed"),
     "parts: only a validation part": ({"validation": rows}, "a train part is needed"),
     "parts: one without a name": ({"train": rows, "other": rows}, "other.parquet names no split beside train"),
-    "parts: two sets": ({"a_train": rows, "b_train": rows}, "2 data sets side by side"),
+    "parts: two sets": ({"a_train": rows, "b_train": rows}, "2 data sets side by side (a_train.parquet, b_"),
     "parts: two configurations": ({"en/train": rows, "de/train": rows}, "2 data sets side by side"),
     "parts: another column in the test part": (
         {"train": rows, "test": lambda: rows(labels=None, species=[0, 1, 0, 1])},
@@ -1130,7 +1140,7 @@ TABLES = {  # file name -> content or rows, and a word of the line
     ),
     "parts: other classes in the test part": (
         {"train": lambda: rows(features=names_of("ant", "bee")), "test": lambda: rows(features=names_of("bee", "ant"))},
-        "are not those of",
+        "train.parquet: its classes ('ant', 'bee') are not those of",
     ),
     "parts: a class more in the test part": ({"train": rows, "test": lambda: rows(labels=[0, 1, 2, 2])}, "class 2"),
     "parts: a test part in grey": (
@@ -1150,7 +1160,7 @@ TABLES = {  # file name -> content or rows, and a word of the line
     "file: its head alone": ({"t": b"PAR1"}, "truncated or damaged"),
     "file: its description flipped": ({"t": lambda: flipped(whole_table(), -60)}, "t.parquet"),
     "file: its length flipped": ({"t": lambda: flipped(whole_table(), -7)}, "truncated or damaged"),
-    "file: a pointer": ({"t": LFS}, "git lfs pull"),
+    "file: a pointer": ({"t": POINTER}, "damaged (a Git LFS pointer, not the file itself; run: git lfs pull)"),
     "file: a page": ({"t": PAGE}, "a web page"),
     "file: empty": ({"t": b""}, "the file is empty"),
     "file: a table in text": ({"t": b"image,label\n0.png,1\n"}, "truncated or damaged"),
@@ -1163,6 +1173,10 @@ TABLES = {  # file name -> content or rows, and a word of the line
     "saved: a file that is not there": ({"state.json": b'{"_data_files": [{"filename": "a.arrow"}]}'}, "a.arrow"),
     "saved: a file that is text": (
         {"state.json": b'{"_data_files": [{"filename": "a.arrow"}]}', "a.arrow": b"hello"},
+        "a.arrow: truncated or damaged",
+    ),
+    "saved: a file cut short": (
+        {"state.json": b'{"_data_files": [{"filename": "a.arrow"}]}', "a.arrow": lambda: in_arrow(rows())[:200]},
         "a.arrow: truncated or damaged",
     ),
     "saved: parts without names": (
@@ -1233,15 +1247,28 @@ COMMANDS = {
     ("run", NAME, "-p", "methods=1"): "unknown method '1'",
     ("run", NAME, "-p", "seed=1,2"): "seed",
     ("run", NAME, "-p", "upstream=1"): "unknown parameter 'upstream'",
-    ("run", NAME, "--time-limit", "nan"): "time limit 'nan'",
+    ("run", NAME, "--time-limit", "nan"): "time limit 'nan': write it as 90s, 9m or 2h",
     ("run", NAME, "--time-limit", "-5s"): "time limit '-5s'",
     ("run", NAME, "--time-limit", "inf"): "time limit 'inf'",
     ("run", NAME, "--time-limit", "1h30m"): "time limit '1h30m'",
     ("run", NAME, "--time-limit", "s"): "time limit 's'",
     ("run", NAME, "--device", "mps:0.5"): "unknown device",
-    ("run", NAME, "--device", "vulkan"): "unknown device",
+    ("run", NAME, "--device", "vulkan"): "unknown device 'vulkan'",
     ("run", NAME, "--device", "cuda:-1"): "device",
     ("run", NAME, "--sets", "0"): "sets",
+    ("run", NAME, "--profile", "fast"): "unknown profile 'fast'",
+    ("run", NAME, "-p", "metods=DM"): "unknown parameter 'metods': did you mean methods",
+    ("run", NAME, "-p", "profile=full"): "say it as --profile full",
+    ("run", "skd/table1"): "unknown experiment 'skd/table1': did you mean skd/table1_accuracy?",
+    ("run", NAME, "--engine", "das"): "unknown engine 'das': did you mean dask",
+    ("plan", NAME, "--profile", "recorded"): "unknown profile 'recorded': choose one of smoke, small, full",
+    ("recompute", NAME, "--profile", "recorded"): "unknown profile 'recorded'",
+    ("explain", "dm_mnist_ipc1_convnet_vico-dsa", "--profile", "recorded"): "unknown profile 'recorded'",
+    ("watch", "--every", "nan"): "--every nan: a number of seconds",
+    ("fill", "skd/table1"): "did you mean skd/table1_accuracy",
+    ("fill", "--cells", "ipc=7"): "no cell",
+    ("fill", "--cells", ""): "no cell",
+    ("fill", "--sets", "0"): "--sets",
     (*EVALUATE, "--pixels", "--normalised"): "exclude each other",
     (*EVALUATE, "--signed", "--bytes"): "--signed and --bytes exclude each other",
     (*EVALUATE, "--factor", "0"): "factor 0: at least 1",
@@ -1271,7 +1298,7 @@ COMMANDS = {
     ("plan", NAME, "--cells", "methods=DM"): "methods",
     ("plan", NAME, "--cells", "method"): "method",
     ("explain", "nothing"): "nothing",
-    ("fill", "--profile", "smoke"): "unknown profile 'smoke'",
+    ("fill", "--profile", "smoke"): "unknown profile 'smoke': choose one of small, full",
     ("fill", "--threads", "0"): "'--threads'",
     ("fill", "--time-limit", "a night"): "time limit 'a night'",
     ("run", "skd/table9"): "unknown experiment 'skd/table9'",
@@ -1281,7 +1308,8 @@ COMMANDS = {
     ("run", NAME, "--cells", "method=Nothing"): "Nothing",
     ("index", "--output", "/proc/none/index.csv"): "cannot write /proc/none/index.csv",
     ("uvit", "train", "CIFAR10", "--profile", "tiny"): "unknown profile 'tiny'",
-    ("uvit", "train", "Cifar"): "Cifar",
+    ("uvit", "train", "CIFAR9"): "unknown dataset 'CIFAR9': did you mean CIFAR10",
+    ("uvit", "train", "CIFAR100"): "CIFAR100: not found",
     ("uvit", "generate"): "Missing option '--folder'",
     ("watch", "--every", "often"): "Invalid value for '--every'",
     ("evalute",): "No such command 'evalute'",
@@ -1314,6 +1342,10 @@ INPUTS = {  # kind: how -> what writes it and says the command, a word of the li
     **{f"distilled folder: {k}": case for k, case in SET_FOLDERS.items()},
     **{f"npz: {k}": (arrays_of_your_own(content), says) for k, (content, says) in OWN.items()},
     **{f"parquet: {k}": (tables_of_your_own(files), says) for k, (files, says) in TABLES.items()},
+    "parquet: 16 bits, to colour": (
+        tables_of_your_own({"t": lambda: rows(images=[{"bytes": deep("PNG"), "path": None}] * 4)}, "--channels", "3"),
+        "row 0: more than 8 bits per channel",
+    ),
     **{f"folder: {k}": (folder_of_your_own(form), says) for k, (form, says) in FORMS.items()},
     **{f"environment: {k}={v}": (environment(k, v), says) for (k, v), says in WRONG.items()},
     **{f"command: {' '.join(words)}": (lambda place, w=words: w, says) for words, says in COMMANDS.items()},
@@ -1325,6 +1357,8 @@ def test_a_malformed_input_is_one_line_and_leaves_nothing(name, place, monkeypat
     make, says = INPUTS[name]
     kind, _, what = name.partition(": ")
     monkeypatch.setenv("DISTILL_CACHE", str(place / "cache"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setattr(os, "nice", lambda by: None)  # what `distill fill` sets
     words = make(place)
     if kind == "environment":
         device.keep_memory.cache_clear()

@@ -1,14 +1,13 @@
 """Minimax and DiffFit: the loss by hand, memories, equality with plain fine-tuning, what trains; DGS's experiments on
 top."""
 
-import copy
-
+import numpy as np
 import pytest
 import torch
 from steps import in_steps
 from torch.nn import functional as F
 
-from distill_lib import experiments
+from distill_lib import experiments, figures, networks
 from distill_lib.core.rng import stream
 from distill_lib.core.settings import replace
 from distill_lib.experiments import Skip, Task
@@ -19,17 +18,12 @@ from distill_lib.generators.diffusion.discrete import Schedule
 from distill_lib.methods import METHODS, dgs, minimax
 from distill_lib.methods import dit as dit_row
 from distill_lib.methods.minimax import LatentMemory, Tuning, minimax_loss
+from distill_lib.networks import names
 from distill_lib.records import reported
 from distill_lib.tables import dgs as tables_dgs
 
 BASE = replace(generators_dit.Pretraining().smoke(), steps=4, batch=8, width=16, depth=2)
 QUICK = replace(Tuning().smoke(), steps=6, batch=4, memory=3)
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path
 
 
 def memory(vectors, classes=1, size=64):
@@ -187,9 +181,7 @@ def test_rows_share_their_stages_and_their_pool(real, runs):
     rows = [replace(m.paper_config("digits", ipc).smoke(), base=BASE) for m in (dit_row, minimax, dgs)]
     rows[1:] = [replace(c, tuning=QUICK) for c in rows[1:]]
     made = [m.distill(real, c, seed=0) for m, c in zip((dit_row, minimax, dgs), rows, strict=True)]
-    folders = [
-        sorted(p.name for p in (runs / "runs" / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")
-    ]
+    folders = [sorted(p.name for p in (runs / kind).iterdir() if p.is_dir()) for kind in ("generators", "pools")]
     assert [n.split("-")[0] for n in folders[0]] == ["dit", "minimax"] and len(folders[1]) == 2
     report = made[2].facts.extra["dgs"]
     pool = minimax.draw_pool(real, BASE, QUICK, rows[2].sampling, 5 * ipc, 0)
@@ -218,9 +210,6 @@ def test_settings_of_the_published_rows():
         "official",
         256,
     )
-    assert (
-        pytest.approx(1 - 0.301, abs=1e-3) == 1 - 0.9999**12_000
-    )  # 30 % of the average are still the weights before tuning
     assert minimax.paper_config("ImageWoof@64px", 10).small().base.autoencoder == "taef2"
     assert minimax.paper_config("digits", 10).base.autoencoder == "identity"
 
@@ -234,9 +223,10 @@ def test_the_tables_have_the_papers_cells(name):
     cells = experiments.experiment(name).cells(experiments.check_parameters(name, {}))
     found = [reported.lookup(name, c.method, c.dataset, c.ipc, c.network, c.variant) for c in cells]
     assert all(found) and len({c.stem for c in cells}) == len(cells)
-    printed = {(r["method"], r["ipc"], r["network"], r["variant"]) for r in reported.cells_of(name)}
-    ours = len(cells) + (2 * 3 if name == pages.TABLE1 else 0)  # full data, printed again at every ipc
-    assert ours == len(reported.cells_of(name)) and len(printed) <= ours
+    printed = {(r["method"], r["dataset"], r["ipc"], r["network"], r["variant"]) for r in reported.cells_of(name)}
+    at = {c: [c.ipc] if c.ipc else (10, 20, 50) for c in cells}  # full data is printed again at every ipc
+    ours = {(c.method, c.dataset, ipc, c.network, c.variant) for c in cells for ipc in at[c]}
+    assert ours == printed and len(printed) == len(reported.cells_of(name))
 
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "full"])
@@ -247,9 +237,6 @@ def test_every_cell_has_a_task_or_a_reason(name, profile):
     assert all(isinstance(t, Task | Skip) for t in tasks)
     assert any(isinstance(t, Task) for t in tasks) == (profile != "small" or name in (pages.TABLE1, pages.TABLE2))
     assert profile != "full" or not any(isinstance(t, Skip) for t in tasks)
-    from distill_lib import networks
-    from distill_lib.networks import names
-
     for task in (t for t in tasks if isinstance(t, Task)):
         assert networks.canonical(task.network) == task.network and ("@" in task.protocol) == (profile != "full")
         assert task.dataset == {"smoke": pages.COLOUR}.get(profile, f"{task.cell.dataset}@{pages.SIDE.get(profile)}px")
@@ -299,8 +286,6 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
             3,
             3,
         )
-    from distill_lib import figures
-
     figure = figures.difficulty_histograms(tables_dgs.histograms(found["classes"]))
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes]  # percent of each set
     assert sums == [100] * 12
@@ -320,27 +305,12 @@ def test_figures_show_what_is_kept_and_nothing_where_nothing_is(real, runs, monk
 
 
 def test_pre_defined_targets_are_drawn_from_their_counts():
-    from distill_lib import figures
-
     sums = [round(sum(bar.get_height() for bar in axis.patches)) for axis in figures.target_counts(dgs.PREDEFINED).axes]
     assert sums == [ipc for ipc in (10, 20, 50) for _ in range(4)]
 
 
 def test_the_objective_map_marks_infinite_cells():
-    import numpy as np
-
-    from distill_lib import figures
-
     values = np.array([[np.inf, 2.0], [1.0, np.nan]])
     axis = figures.objective_map(values).axes[0]
     assert sorted(t.get_position() for t in axis.texts if t.get_text() == "×") == [(0, 0), (1, 1)]
     assert axis.lines[0].get_xydata().tolist() == [[0, 1]]
-
-
-def test_a_copy_of_a_model_is_left_alone(real, runs):
-    """Fine-tuning never writes to the model it starts from."""
-    start = generators_dit.base(real, BASE).network
-    before = copy.deepcopy(start.state_dict())
-    minimax.tuned(real, BASE, QUICK)
-    after = generators_dit.base(real, BASE).network.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before)

@@ -20,13 +20,8 @@ from distill_lib.methods.common import trajectories
 from distill_lib.methods.common.trajectories import Experts, flat, unflat
 from distill_lib.networks.gradients import Derivatives
 
+pytestmark = pytest.mark.usefixtures("runs")
 K = 3
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs" / "expert_trajectories"
 
 
 def problem(name="ConvNetW4", shape=(1, 28, 28), images=6):
@@ -245,7 +240,7 @@ def test_an_expert_is_plain_sgd_and_its_snapshots_are_copies(real):
     assert torch.equal(first, shots[0]) and torch.equal(last, shots[2])
 
 
-def test_experts_are_shared_and_more_of_them_are_added(real, runs):
+def test_experts_are_shared_and_more_of_them_are_added(real):
     found = trajectories.train_experts(real, few())
     times = {f: f.stat().st_mtime_ns for f in found.folder.glob("*.safetensors")}
     assert len(times) == 2

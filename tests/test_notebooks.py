@@ -86,12 +86,6 @@ def write(root, name, *sources):
     return pages.Page(root, f"notebooks/{name}")
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 # --- the notebooks of the book ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_the_form_of_a_page(name):
@@ -232,7 +226,6 @@ def test_an_unknown_name_stops_before_anything_runs(tmp_path, runs):
     assert not runs.exists()
 
 
-@pytest.mark.skipif("skd/table1_accuracy" not in NOTEBOOKS, reason="the notebook is not there")
 def test_an_ill_typed_parameter_of_an_experiment_stops_before_anything_runs(runs):
     with pytest.raises(UserError, match="unknown method 'DMM'"):
         pages.run(pages.notebooks(only="skd/table1_accuracy"), "smoke", {"methods": ["DMM"]})

@@ -5,6 +5,7 @@ import importlib
 import statistics
 
 import pytest
+from test_cli import call
 from test_experiment import go, table  # noqa: F401
 
 from distill_lib import experiments, records
@@ -35,6 +36,12 @@ def test_a_cell_is_made_anew_and_gives_the_same_numbers(table):  # noqa: F811
     assert lines[-1].endswith("2 networks with the same accuracy")
     assert records.path(cell(), "small").read_bytes() == before
     assert not list((paths.runs() / "recomputed").glob("*/")) and not comparisons()
+
+
+def test_the_command_counts_the_cells_with_the_same_accuracies(table, monkeypatch, capsys):  # noqa: F811
+    go()
+    status, out, _ = call(monkeypatch, capsys, "recompute", "toy/table", "--profile", "small", "-p", "ipcs=[1]")
+    assert status == 0 and out.endswith("1 cells computed again: 1 with the same accuracies, 0 with others\n")
 
 
 def test_it_runs_outside_a_checkout(table, monkeypatch):  # noqa: F811

@@ -46,18 +46,8 @@ METHODS = {
     *"GLaD SLFD U-ViT".split(),
 } | {"SKD (no standardisation)", "Full data"}
 EXTRA_DATASETS = {"CIFAR100 and TinyImageNet", ""}  # the leaderboard's average; a number of no data set
-NETWORKS = {
-    "ConvNet",
-    "ResNet18",
-    "AlexNet",
-    "VGG11",
-    "ViT",
-    "ConvNet-6",
-    "ResNetAP-10",
-    "ResNet-18",
-    "cross-architecture mean",
-    "",
-}
+NETWORKS = {*"ConvNet ResNet18 AlexNet VGG11 ViT ConvNet-6 ResNetAP-10 ResNet-18".split()}
+NETWORKS |= {"cross-architecture mean", ""}
 
 
 def rows_of(experiment):

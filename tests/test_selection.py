@@ -19,14 +19,10 @@ from distill_lib.methods import METHODS as ROWS
 from distill_lib.methods import selection
 from distill_lib.networks import reference
 
+pytestmark = pytest.mark.usefixtures("runs")
 TINY = reference.Training(network="ConvNetW32", epochs=2, batch=32, per_class=20)
 METHODS = {name: ROWS[name] for name in ("Herding", "K-Center", "Forgetting")}
 CHOOSE = {"Herding": selection.herding, "K-Center": selection.k_center}
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
 
 
 def column(*values):
@@ -259,8 +255,7 @@ def test_running_out_of_memory_halves_the_slices_and_changes_nothing():
         chunked(lambda x: (_ for _ in ()).throw(RuntimeError("broken")), torch.arange(4.0), 2)
 
 
-def test_a_network_half_trained_for_one_goes_on_for_whoever_asks_next(real, tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+def test_a_network_half_trained_for_one_goes_on_for_whoever_asks_next(real, tmp_path):
     cfg = replace(TINY, epochs=3)
     file = reference.weights_file(real, cfg, 0)
     with pytest.raises(TimeUp, match="stopped at step 1 of"):

@@ -4,15 +4,17 @@ Live cells run with the book. Python blocks are run here as they stand; commands
 checked as far as they go without computing: the same options, parsed and resolved.
 """
 
+import doctest
+import importlib
 import re
 import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import typer
 import yaml
+from test_cli import call
 
 from distill_lib import __main__ as cli
 from distill_lib import data
@@ -39,6 +41,16 @@ def commands():
             for line in lines:
                 if words := shlex.split(line, comments=True):
                     yield pytest.param(words, id=f"{file.stem}: {' '.join(words)[:70]}")
+
+
+EXAMPLES = sorted(f for f in (paths.ROOT / "distill_lib").rglob("*.py") if ">>> " in f.read_text())
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_examples_in_docstrings_are_right(file):
+    module = importlib.import_module(".".join(file.relative_to(paths.ROOT).with_suffix("").parts))
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
 
 
 def test_every_block_is_of_a_kind_that_is_tested():
@@ -102,15 +114,9 @@ def options(arguments, kept):
 
 
 def look(monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sys, "argv", ["distill", *arguments])
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        status = stop.code or 0
-    said = capsys.readouterr()
-    assert status == 0, said.err
-    assert said.out.strip()
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert status == 0, err
+    assert out.strip()
 
 
 def a_set(file):

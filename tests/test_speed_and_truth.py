@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import suite
 import torch
+from dm import augmented
+from dm import plain as plain_loss
 from evaluate import plain as plain_evaluation
 from torch.nn import functional as F
 
@@ -55,13 +57,9 @@ def plain_dm(real, cfg, seed):
     for _ in range(cfg.iterations):
         network = networks.fresh(cfg.network, real, rng).requires_grad_(False)
         theirs = real.draw_classes(cfg.batch_real, rng)
-        omega, loss = dsa.draw(rng, groups=real.num_classes), 0.0
-        for k in range(real.num_classes):
-            own = augment.Params(omega.choice[k : k + 1], omega.u[k : k + 1])
-            target = network.embed(dsa.apply(theirs[k], own)).mean(0)
-            loss = loss + (target - network.embed(dsa.apply(synthetic[k], own)).mean(0)).square().sum()
+        omega = dsa.draw(rng, groups=real.num_classes)
         optimizer.zero_grad()
-        loss.backward()
+        plain_loss(network, augmented(dsa, omega, theirs, synthetic)).backward()
         optimizer.step()
     return ImageSet.from_classes(synthetic.detach(), like=real)
 

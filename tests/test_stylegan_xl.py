@@ -280,7 +280,9 @@ def test_classes_are_the_sets_own_or_random_distinct_ones(real):
         (Prior("U-ViT", "nowhere.pth"), "nowhere.pth are not here"),
     ],
 )
-def test_weights_that_are_not_there_are_one_clear_error(settings, problem, real):
+def test_weights_that_are_not_there_are_one_clear_error(settings, problem, real, monkeypatch, tmp_path):
+    for folder in ("DISTILL_WEIGHTS", "DISTILL_DATA"):
+        monkeypatch.setenv(folder, str(tmp_path))
     with pytest.raises(UserError, match=problem):
         prior.prepare(real, settings)
 

@@ -230,7 +230,7 @@ def test_networks_that_are_not_trained_have_no_mark_and_no_number_in_any_table(o
 def test_a_damaged_record_is_not_shown(outcome):
     file = records.path(Cell(TABLE1, "DM", "FashionMNIST", 10), "full")
     file.write_text(file.read_text().replace("83.6", "99.9"))
-    with pytest.raises(Exception, match="changed since it was written"):
+    with pytest.raises(UserError, match="changed since it was written"):
         tables.grid(outcome)
 
 

@@ -3,7 +3,6 @@ and generation."""
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import torch
 from steps import in_steps
 from torch.nn import functional as F
 
-from distill_lib import __main__ as cli
 from distill_lib.core.errors import TimeUp, UserError
 from distill_lib.core.loop import Diverged, Loop
 from distill_lib.core.rng import stream
@@ -23,25 +21,12 @@ from distill_lib.data import ImageSet
 from distill_lib.experiments import uvit_commands
 from distill_lib.generators import uvit
 from distill_lib.generators.transformer import sinusoids
-from distill_lib.generators.uvit import (
-    ARCHITECTURES,
-    UViT,
-    UViTArchitecture,
-    UViTTraining,
-    parameter_count,
-    sample,
-    training,
-)
+from distill_lib.generators.uvit import ARCHITECTURES, UViT, UViTArchitecture, UViTTraining, sample, training
 from distill_lib.methods import uvit as method
 
+pytestmark = pytest.mark.usefixtures("runs")
 OF = UViTArchitecture(image_size=8, channels=1, patch=2, width=16, depth=4, heads=2, num_classes=10)
 TINY = replace(UViTTraining().smoke(), steps=6, batch=16, warm_up=2, looks=3)
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 @pytest.fixture
@@ -68,23 +53,6 @@ def inputs(of, n=3):
 
 
 # --- network ---
-@pytest.mark.parametrize(
-    "name, classes, count, tensors",
-    [
-        ("Small", 0, 44_255_328, 164),
-        ("Small", 100, 44_307_040, 165),
-        ("Mid", 1000, 130_940_292, 213),
-        ("Mid", 200, 130_325_892, 213),
-        ("Large", 1000, 286_827_652, 261),
-    ],
-)
-def test_the_public_sizes_have_their_parameters(name, classes, count, tensors):
-    of = replace(ARCHITECTURES[name], num_classes=classes)
-    assert parameter_count(of) == count
-    state = shapes(of)
-    assert sum(v.numel() for v in state.values()) == count and len(state) == tensors
-
-
 def shapes(of):
     return UViT(of, device="meta").state_dict()
 
@@ -646,28 +614,6 @@ def test_training_and_generation_by_command(tmp_path, capsys):
         generate(folder, weights=weights, images=40)
     with pytest.raises(UserError, match="one of the two"):
         generate(folder, images=40)
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["train", "CIFAR9"], "did you mean CIFAR10"),
-        (["train", "CIFAR100"], "DISTILL_DATA|cifar10_uvit_small.pth"),
-        (["train", "digits", "--profile", "tiny"], "unknown profile 'tiny'"),
-        (["generate", "digits"], "--folder"),
-    ],
-)
-def test_a_command_that_cannot_begin_is_one_clear_error(words, says, monkeypatch, capsys):
-    monkeypatch.delenv("DISTILL_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", ["distill", "uvit", *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert (
-        stop.value.code == 2
-        and re.search(says, told := capsys.readouterr().err)
-        and told.startswith("error: ")
-        and told.count("\n") == 1
-    )
 
 
 def test_unconditional_weights_are_not_generated_from_by_class(tmp_path):
