@@ -1,5 +1,6 @@
 """Sentences about results follow from the records, say what is inside the spread, and say what was not measured."""
 
+import dataclasses
 import re
 from dataclasses import replace
 
@@ -94,10 +95,12 @@ def test_a_fixed_set_and_another_protocol_are_compared_with_the_printed_one():
     fixed = skd_column("dim_fixed", CGAN=70.0, SKD=66.0)
     table = skd_column(CGAN=73.0, DiM=71.0, plain=70.0, SKD=69.0) | fixed
     assert "costs the generators 3.0 points at 10 images per class." in findings.fixed(table)[0]
-    plain, again = (Cell(T1, "Random", "MNIST", 1, "ConvNet", name) for name in ("vico_noaug", "vico_dsa"))
+    plain, again = (Cell(T1, "Random", "CIFAR10", 1, "ConvNet", name) for name in ("vico_noaug", "vico_dsa"))
     (said,) = findings.augmented({plain: made(plain, 58.0, 59.0, 60.0), again: made(again, 53.0, 54.0, 55.0)})
-    assert "MNIST, 1 image per class, -5.0 (rows: 1)." in said and "in 0 of 1 comparisons, and below in 1." in said
+    assert "CIFAR10, 1 image per class, -5.0 (rows: 1)." in said and "in 0 of 1 comparisons, and below in 1." in said
     assert findings.augmented({plain: made(plain, 58.0)}) == []
+    digits = [dataclasses.replace(cell, dataset="MNIST") for cell in (plain, again)]  # augmented under both
+    assert findings.augmented({cell: made(cell, 58.0) for cell in digits}) == []
 
 
 def test_another_reading_of_a_row_is_not_taken_for_the_row():
@@ -150,7 +153,8 @@ def test_a_pool_that_is_harder_than_real_images_is_said_to_be():
     assert "in 0 of 1 classes" in said and said.endswith("That is the paper's premise.")
 
 
-def test_what_the_generator_loses_is_told_only_beside_real_images():
+def test_what_the_generator_loses_is_told_beside_real_images_where_no_claim_decides_it(monkeypatch):
+    monkeypatch.setattr(findings, "decided", lambda paper: "")
     made_by, real = (
         Cell("uvit/accuracy_budget", m, "FashionMNIST", 10, "ConvNet", "challenge_steps") for m in ("U-ViT", "Random")
     )
@@ -161,6 +165,8 @@ def test_what_the_generator_loses_is_told_only_beside_real_images():
         "the generated set is 4.0 points below as many random real images, outside the spread of networks."
         in findings.uvit({}, both)[0]
     )
+    monkeypatch.setattr(findings, "decided", lambda paper: "Paired repeats decide 13 of 13 claims.")
+    assert findings.uvit({}, both) == []
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
