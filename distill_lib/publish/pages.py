@@ -236,6 +236,7 @@ def _one(task: _Task, kernels: Any, shown: _Display) -> Result:
             language="python",
             progress_bar=False,
             request_save_on_cell_execute=False,
+            iopub_timeout=60,  # seconds that a large output may take beside other work
             kernel_manager_class=kernels.manager(page.file.parent, DISTILL_SUMMARY=str(summary)),
         )
     except papermill.PapermillExecutionError as err:
